@@ -1,0 +1,3 @@
+//! A stand-in for the Claude Code CLI that runs its prompt with bash.
+
+fn main() {}

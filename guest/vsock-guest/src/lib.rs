@@ -1,0 +1,1 @@
+//! The guest's end of the guest link.

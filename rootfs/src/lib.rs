@@ -1,0 +1,1 @@
+//! Builds and stores guest images: kernel, initramfs, root file system.

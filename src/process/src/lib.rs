@@ -1,0 +1,1 @@
+//! Processes born into a cgroup, watched by pidfd, killed whole.

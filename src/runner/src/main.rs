@@ -1,0 +1,3 @@
+//! Runs AI-agent jobs, each in its own microVM.
+
+fn main() {}

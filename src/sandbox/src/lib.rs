@@ -1,0 +1,1 @@
+//! What a sandbox is: the trait and its vocabulary.

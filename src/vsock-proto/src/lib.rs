@@ -1,0 +1,1 @@
+//! The messages between host and guest, and their framing.

@@ -1,0 +1,1 @@
+//! The real host end against the real guest end.
