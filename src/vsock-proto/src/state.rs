@@ -1,0 +1,34 @@
+//! What a guest must be told before it may run a job.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// What differs from VM to VM and from restore to restore, all in one message.
+/// What is `None` or empty stays as it is.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GuestState {
+    /// The time, in nanoseconds since 1970.
+    pub clock_unix_ns: Option<u64>,
+    /// Random bytes, mixed into the kernel's pool and credited.
+    pub entropy: ByteBuf,
+    /// The host name, also in `/etc/hostname` and `/etc/hosts`.
+    pub hostname: Option<String>,
+    /// An IANA time zone such as `Europe/Berlin`: `/etc/localtime` and `/etc/timezone`.
+    pub timezone: Option<String>,
+    /// `/etc/machine-id`.
+    pub machine_id: Option<[u8; 16]>,
+}
+
+impl fmt::Debug for GuestState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("GuestState")
+            .field("clock_unix_ns", &self.clock_unix_ns)
+            .field("entropy", &format_args!("{} bytes", self.entropy.len()))
+            .field("hostname", &self.hostname)
+            .field("timezone", &self.timezone)
+            .finish_non_exhaustive()
+    }
+}
