@@ -1,0 +1,172 @@
+//! A cgroup of version 2, for one process and all its descendants.
+//!
+//! INVARIANT: whoever made a cgroup kills what is in it and removes it; a descendant cannot
+//! leave it, whatever session, process group or parent it takes.
+
+use std::fs;
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{Error, Result};
+
+/// The file that tells whether a cgroup has processes, and reports when that changes.
+const EVENTS: &str = "cgroup.events";
+
+/// A cgroup that we made or found. Dropping it removes it if it is empty.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+/// Where cgroup v2 is mounted.
+pub fn mount_point() -> Result<PathBuf> {
+    const MOUNTS: &str = "/proc/self/mounts";
+    let mounts = fs::read_to_string(MOUNTS).map_err(failed("read", Path::new(MOUNTS)))?;
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(path))
+        })
+        .next()
+        .ok_or(Error::NoCgroup2)
+}
+
+impl Cgroup {
+    /// Makes `name` below `parent`, which is made too if it is missing.
+    pub fn create(parent: &Path, name: &str) -> Result<Self> {
+        let path = parent.join(name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(parent).map_err(failed("create", parent))?;
+                fs::create_dir(&path).map_err(failed("create", &path))?;
+            }
+            other => other.map_err(failed("create", &path))?,
+        }
+        Self::open_path(path)
+    }
+
+    /// Opens `name` below `parent`, if it exists.
+    pub fn open(parent: &Path, name: &str) -> Result<Option<Self>> {
+        let path = parent.join(name);
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        Self::open_path(path).map(Some)
+    }
+
+    fn open_path(path: PathBuf) -> Result<Self> {
+        let folder = fs::File::open(&path).map_err(failed("open", &path))?.into();
+        Ok(Self { path, folder })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its folder's descriptor, for clone3.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// Writes to one of its control files.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(failed("write to", &path))
+    }
+
+    /// Kills every process in it, at once and whole.
+    pub fn kill(&self) -> Result<()> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// Whether any process is in it or below it. Zombies do not count.
+    pub fn is_populated(&self) -> Result<bool> {
+        let path = self.path.join(EVENTS);
+        let events = fs::File::open(&path).map_err(failed("open", &path))?;
+        is_populated(&events, &path)
+    }
+
+    /// Waits until no process is in it.
+    pub fn wait_empty(&self, deadline: Instant) -> Result<()> {
+        let path = self.path.join(EVENTS);
+        let events = fs::File::open(&path).map_err(failed("open", &path))?;
+        // Each read arms the file to report the next change once.
+        while is_populated(&events, &path)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::CgroupBusy {
+                    path: self.path.clone(),
+                });
+            }
+            let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(failed("watch", &path)(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes it with the cgroups that its processes made below it. It must be empty.
+    pub fn remove(self) -> Result<()> {
+        remove_tree(&self.path)
+    }
+
+    /// Kills what is in it, waits, and removes it.
+    pub fn destroy(self, deadline: Instant) -> Result<()> {
+        self.kill()?;
+        self.wait_empty(deadline)?;
+        self.remove()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Removed already, or busy and then its owner's next sweep finds it by name.
+        if let Err(error) = remove_tree(&self.path) {
+            log::debug!("cgroup stays; path={} error={error}", self.path.display());
+        }
+    }
+}
+
+fn is_populated(mut events: &fs::File, path: &Path) -> Result<bool> {
+    events.rewind().map_err(failed("rewind", path))?;
+    let text = io::read_to_string(events).map_err(failed("read", path))?;
+    Ok(text.lines().any(|line| line == "populated 1"))
+}
+
+/// Depth first; what is gone already is no error.
+fn remove_tree(path: &Path) -> Result<()> {
+    let children = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed("list", path))?,
+    };
+    for child in children.flatten() {
+        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&child.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(failed("remove", path)),
+    }
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Cgroup {
+        operation,
+        path,
+        source,
+    }
+}

@@ -1,0 +1,141 @@
+//! A running process that somebody owns.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use crate::{Error, Result, sys};
+
+/// A child process. Its pidfd names it and nothing else, even after it ended.
+/// Dropping it kills it and waits for it.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+    status: std::cell::Cell<Option<Status>>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It returned this code.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled {
+        /// The signal's number.
+        signal: u8,
+        /// Whether it left a core dump.
+        core_dumped: bool,
+    },
+}
+
+impl Child {
+    pub(crate) fn new(pid: u32, pidfd: OwnedFd) -> Self {
+        Self {
+            pid,
+            pidfd,
+            status: std::cell::Cell::new(None),
+        }
+    }
+
+    /// Its process id, to be shown: signals go by [`signal`](Self::signal).
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Becomes readable when the process ends.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Sends it a signal. One that has ended already is no error.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        match sys::signal(self.pidfd(), signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map_err(|source| Error::Signal {
+                pid: self.pid,
+                signal,
+                source,
+            }),
+        }
+    }
+
+    /// Its status, if it has ended.
+    pub fn try_wait(&self) -> Result<Option<Status>> {
+        self.reap(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+    }
+
+    /// Its status, once it ends.
+    pub fn wait(&self) -> Result<Status> {
+        loop {
+            if let Some(status) = self.reap(WaitPidFlag::WEXITED)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Its status if it ends before `deadline`.
+    pub fn wait_until(&self, deadline: Instant) -> Result<Option<Status>> {
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(Some(status));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
+            // Rounded up, so as not to spin through the last millisecond.
+            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.wait_error(errno)),
+            }
+        }
+    }
+
+    fn reap(&self, flags: WaitPidFlag) -> Result<Option<Status>> {
+        if let Some(status) = self.status.get() {
+            return Ok(Some(status));
+        }
+        let status = loop {
+            match waitid(Id::PIDFd(self.pidfd()), flags) {
+                Err(Errno::EINTR) => {}
+                other => break other.map_err(|errno| self.wait_error(errno))?,
+            }
+        };
+        let status = match status {
+            WaitStatus::Exited(_, code) => Some(Status::Exited((code & 0xff) as u8)),
+            WaitStatus::Signaled(_, signal, core_dumped) => Some(Status::Signalled {
+                signal: signal as u8,
+                core_dumped,
+            }),
+            _ => None,
+        };
+        self.status.set(status);
+        Ok(status)
+    }
+
+    fn wait_error(&self, errno: Errno) -> Error {
+        Error::Wait {
+            pid: self.pid,
+            source: io::Error::from(errno),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.status.get().is_some() {
+            return;
+        }
+        let ended = self.signal(libc::SIGKILL).and_then(|()| self.wait());
+        if let Err(error) = ended {
+            log::warn!("a process may be left; pid={} error={error}", self.pid);
+        }
+    }
+}

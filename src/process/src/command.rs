@@ -1,0 +1,192 @@
+//! What a process is to be.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::{Child, Result, spawn};
+
+/// A process to be. It inherits nothing that is not named here: its environment starts empty,
+/// its standard streams are `/dev/null`, every other descriptor is closed, all signals have
+/// their default actions.
+#[derive(Debug)]
+pub struct Command<'a> {
+    pub(crate) program: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) stdio: [Option<OwnedFd>; 3],
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) network: Network<'a>,
+    pub(crate) session: bool,
+    pub(crate) terminal: bool,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) parent_death_signal: Option<i32>,
+    pub(crate) limits: Vec<(u32, u64)>,
+}
+
+/// Who a process runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// All supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// The network namespace of a process.
+#[derive(Debug, Default)]
+pub enum Network<'a> {
+    /// That of its parent.
+    #[default]
+    Inherited,
+    /// A new one, with nothing in it but a loopback device that is down.
+    Empty,
+    /// This one.
+    Namespace(BorrowedFd<'a>),
+}
+
+impl<'a> Command<'a> {
+    /// Runs `program`: a path if it has a slash, else looked up in the `PATH` of the
+    /// environment that it is given.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            cwd: None,
+            stdio: [None, None, None],
+            cgroup: None,
+            credentials: None,
+            network: Network::Inherited,
+            session: false,
+            terminal: false,
+            no_new_privileges: false,
+            parent_death_signal: None,
+            limits: Vec::new(),
+        }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.arguments.extend(
+            arguments
+                .into_iter()
+                .map(|argument| argument.as_ref().to_owned()),
+        );
+        self
+    }
+
+    /// One more variable of the environment.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment
+            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// The folder to start in; `/` if none is named.
+    #[must_use]
+    pub fn cwd(mut self, folder: impl AsRef<Path>) -> Self {
+        self.cwd = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// Standard input.
+    #[must_use]
+    pub fn stdin(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.stdio[0] = Some(descriptor.into());
+        self
+    }
+
+    /// Standard output.
+    #[must_use]
+    pub fn stdout(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.stdio[1] = Some(descriptor.into());
+        self
+    }
+
+    /// Standard error.
+    #[must_use]
+    pub fn stderr(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.stdio[2] = Some(descriptor.into());
+        self
+    }
+
+    /// The cgroup to be born into.
+    #[must_use]
+    pub fn cgroup(mut self, cgroup: &'a crate::Cgroup) -> Self {
+        self.cgroup = Some(cgroup.descriptor());
+        self
+    }
+
+    /// Who to run as.
+    #[must_use]
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// Which network to see.
+    #[must_use]
+    pub fn network(mut self, network: Network<'a>) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Lead a session of its own.
+    #[must_use]
+    pub fn new_session(mut self) -> Self {
+        self.session = true;
+        self
+    }
+
+    /// Lead a session of its own, whose terminal is standard input.
+    #[must_use]
+    pub fn controlling_terminal(mut self) -> Self {
+        (self.session, self.terminal) = (true, true);
+        self
+    }
+
+    /// Never gain privileges, by set-user-id programs or otherwise.
+    #[must_use]
+    pub fn no_new_privileges(mut self) -> Self {
+        self.no_new_privileges = true;
+        self
+    }
+
+    /// Get `signal` when the *thread* that spawns it ends.
+    #[must_use]
+    pub fn parent_death_signal(mut self, signal: i32) -> Self {
+        self.parent_death_signal = Some(signal);
+        self
+    }
+
+    /// Set a resource limit (`libc::RLIMIT_…`), soft and hard.
+    #[must_use]
+    pub fn limit(mut self, resource: u32, value: u64) -> Self {
+        self.limits.push((resource, value));
+        self
+    }
+
+    /// Starts it. When this returns, the program itself is running.
+    pub fn spawn(self) -> Result<Child> {
+        spawn::spawn(self)
+    }
+
+    /// The program's name, for error texts.
+    pub(crate) fn name(&self) -> String {
+        self.program.to_string_lossy().into_owned()
+    }
+}

@@ -1,0 +1,146 @@
+//! From a [`Command`] to a [`Child`].
+//!
+//! Everything that allocates happens here, before the fork; [`sys`] then only makes system
+//! calls. A pipe that exec closes tells the parent how it went:
+//!
+//! ```text
+//!   parent  ── clone3 ──▶ child: stdio, session, …, execve
+//!     read ◀── end of file (exec closed it), or stage and error number
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::command::{Command, Network};
+use crate::error::{Stage, c_string};
+use crate::sys::{self, Plan};
+use crate::{Child, Error, Result};
+
+pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
+    let name = command.name();
+    let describe = |source| Error::Descriptors {
+        program: name.clone(),
+        source,
+    };
+    let stdio = standard_streams(&command).map_err(describe)?;
+    let (mut report, report_tx) = pipe().map_err(describe)?;
+    let plan = Plan {
+        candidates: candidates(&command)?,
+        arguments: arguments(&command)?,
+        environment: environment(&command)?,
+        cwd: command
+            .cwd
+            .as_ref()
+            .map(|cwd| c_string(cwd.as_os_str().as_bytes()))
+            .transpose()?,
+        stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
+        report: report_tx.as_raw_fd(),
+        cgroup: command.cgroup.as_ref().map(AsRawFd::as_raw_fd),
+        credentials: command.credentials,
+        unshare_network: matches!(command.network, Network::Empty),
+        network: match &command.network {
+            Network::Namespace(fd) => Some(fd.as_raw_fd()),
+            Network::Inherited | Network::Empty => None,
+        },
+        session: command.session,
+        terminal: command.terminal,
+        no_new_privileges: command.no_new_privileges,
+        parent_death_signal: command.parent_death_signal,
+        limits: command.limits,
+    };
+    let (pid, pidfd) = sys::clone(&plan).map_err(|source| Error::Fork {
+        program: name.clone(),
+        source,
+    })?;
+    let child = Child::new(pid, pidfd);
+    drop(report_tx);
+    match read_report(&mut report).map_err(describe)? {
+        None => Ok(child),
+        Some((stage, source)) => {
+            child.wait()?;
+            Err(Error::Start {
+                program: name,
+                stage,
+                source,
+            })
+        }
+    }
+}
+
+/// What the child says it failed at, or nothing if it runs its program.
+fn read_report(report: &mut File) -> io::Result<Option<(Stage, io::Error)>> {
+    let mut bytes = Vec::with_capacity(8);
+    report.read_to_end(&mut bytes)?;
+    let Some((stage, errno)) = bytes.split_first() else {
+        return Ok(None);
+    };
+    let errno = <[u8; 4]>::try_from(errno).map_or(libc::EIO, i32::from_ne_bytes);
+    Ok(Some((
+        Stage::from_byte(*stage),
+        io::Error::from_raw_os_error(errno),
+    )))
+}
+
+fn pipe() -> io::Result<(File, OwnedFd)> {
+    let (rx, tx) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    Ok((File::from(rx), above_stdio(tx.as_fd())?))
+}
+
+/// The three descriptors, none of which is in the place of another one's target.
+fn standard_streams(command: &Command<'_>) -> io::Result<[OwnedFd; 3]> {
+    let stream = |given: &Option<OwnedFd>| match given {
+        Some(fd) => above_stdio(fd.as_fd()),
+        None => {
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            above_stdio(null.as_fd())
+        }
+    };
+    let [stdin, stdout, stderr] = &command.stdio;
+    Ok([stream(stdin)?, stream(stdout)?, stream(stderr)?])
+}
+
+fn above_stdio(fd: impl AsFd) -> io::Result<OwnedFd> {
+    let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    Ok(sys::own(fd))
+}
+
+/// The paths to try, in order.
+fn candidates(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
+    let program = command.program.as_bytes();
+    if program.contains(&b'/') {
+        return Ok(vec![c_string(program)?]);
+    }
+    let path = command
+        .environment
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH");
+    let folders = path.map_or(&b"/usr/local/bin:/usr/bin:/bin"[..], |(_, value)| {
+        value.as_bytes()
+    });
+    folders
+        .split(|byte| *byte == b':')
+        .map(|folder| {
+            let folder = if folder.is_empty() { b"." } else { folder };
+            c_string(&[folder, b"/", program].concat())
+        })
+        .collect()
+}
+
+fn arguments(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
+    std::iter::once(&command.program)
+        .chain(&command.arguments)
+        .map(|argument| c_string(argument.as_bytes()))
+        .collect()
+}
+
+fn environment(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
+    let variable = |(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
+        c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())
+    };
+    command.environment.iter().map(variable).collect()
+}
