@@ -1,1 +1,60 @@
 //! What a sandbox is: the trait and its vocabulary.
+//!
+//! A [`SandboxFactory`] starts sandboxes, a [`Sandbox`] runs commands ([`Sandbox::exec`]) and
+//! moves files ([`Sandbox::write`], [`Sandbox::read`]). Everything blocks, with a deadline, and
+//! may be called from several threads at once. Whoever holds a sandbox owns it: dropping it ends
+//! it and all that belongs to it.
+//!
+//! No crate of ours is beneath this one, and no kind of virtual machine is named in it. With the
+//! feature `fake` it brings a scripted sandbox for tests.
+
+mod config;
+mod error;
+mod exec;
+#[cfg(feature = "fake")]
+pub mod fake;
+mod id;
+mod tree;
+
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+
+pub use config::{Image, SandboxConfig, StartReport};
+pub use error::{Error, Result};
+pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
+pub use id::SandboxId;
+pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
+
+/// Starts sandboxes of one kind.
+pub trait SandboxFactory: Send + Sync {
+    /// What kind: `qemu`, `firecracker`.
+    fn kind(&self) -> &'static str;
+
+    /// Starts a sandbox that takes commands when this returns. When it fails, nothing is left.
+    fn start(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
+}
+
+/// A running sandbox.
+pub trait Sandbox: Send + Sync {
+    /// Its name on this host.
+    fn id(&self) -> SandboxId;
+
+    /// How it started.
+    fn start_report(&self) -> &StartReport;
+
+    /// Starts a command. A command that cannot start is no error here: its exit says so.
+    fn exec(&self, request: &ExecRequest, deadline: Instant) -> Result<Box<dyn Execution>>;
+
+    /// Begins to write a tree of files.
+    fn write(&self, request: &WriteRequest, deadline: Instant) -> Result<Box<dyn TreeWriter>>;
+
+    /// Begins to read the tree of files at an absolute path.
+    fn read(&self, path: &std::path::Path, deadline: Instant) -> Result<Box<dyn TreeReader>>;
+
+    /// Disconnects when the sandbox has ended, for whatever reason.
+    fn ended(&self) -> Receiver<()>;
+
+    /// Ends it in an orderly way, or by force at the deadline. Nothing is left afterwards.
+    fn stop(self: Box<Self>, deadline: Instant) -> Result<()>;
+}

@@ -1,0 +1,45 @@
+//! What a sandbox is to be, and how its start went.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::SandboxId;
+
+/// What a sandbox is to be.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// Its name on this host; must be fresh.
+    pub id: SandboxId,
+    /// What is in it.
+    pub image: Image,
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// Its host name.
+    pub hostname: String,
+    /// An IANA time zone; UTC if none.
+    pub timezone: Option<String>,
+}
+
+/// The files that a sandbox starts from. They are only read.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// An uncompressed kernel (`vmlinux`).
+    pub kernel: PathBuf,
+    /// The initramfs that holds guest-init.
+    pub initramfs: PathBuf,
+    /// The root file system, a squashfs.
+    pub rootfs: PathBuf,
+    /// An empty ext4 file system, copied for each sandbox to hold its changes.
+    pub disk_template: PathBuf,
+}
+
+/// How a sandbox started.
+#[derive(Debug, Clone, Default)]
+pub struct StartReport {
+    /// The release of the kernel that runs in it.
+    pub kernel: String,
+    /// Each stage of the start and how long it took, in order.
+    pub stages: Vec<(&'static str, Duration)>,
+}

@@ -1,0 +1,139 @@
+//! Running a command in a sandbox.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+
+/// A command to run. Everything is data: no shell sees any of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Program and arguments. A program without a slash is looked up in `PATH`.
+    pub argv: Vec<OsString>,
+    /// Its environment, besides `PATH`, `HOME`, `USER`, `LOGNAME` and `TERM`, which have defaults.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where it starts; in its user's home if nothing is said.
+    pub cwd: Option<PathBuf>,
+    /// Who runs it; root if nobody is named.
+    pub user: Option<User>,
+    /// Whether its standard input will be written; else that is empty.
+    pub stdin: bool,
+    /// A terminal of this size for all its streams.
+    pub pty: Option<PtySize>,
+    /// How long it may run; for ever if nothing is said.
+    pub timeout: Option<Duration>,
+    /// How many bytes of each output stream to pass on; the rest is dropped.
+    pub output_cap: Option<u64>,
+}
+
+/// Who runs a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// A name known in the sandbox, with its groups.
+    Name(String),
+    /// Numbers, with no other groups.
+    Ids {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PtySize {
+    /// Height.
+    pub rows: u16,
+    /// Width.
+    pub columns: u16,
+}
+
+/// A command that runs. Dropping it before its exit was seen kills it with all its descendants.
+pub trait Execution: Send + Sync {
+    /// What happens next; blocks until the deadline, or for as long as it takes.
+    fn next(&self, deadline: Option<Instant>) -> Result<Event>;
+
+    /// Writes all of `data` to its standard input; what it no longer reads is dropped.
+    fn write_stdin(&self, data: &[u8], deadline: Option<Instant>) -> Result<()>;
+
+    /// Ends its standard input.
+    fn close_stdin(&self) -> Result<()>;
+
+    /// Tells its terminal a new size.
+    fn resize(&self, size: PtySize) -> Result<()>;
+
+    /// Sends it a signal.
+    fn signal(&self, signal: u8) -> Result<()>;
+
+    /// Kills it with all its descendants. Its exit still comes.
+    fn cancel(&self) -> Result<()>;
+}
+
+/// What a running command does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It wrote these bytes.
+    Output(Stream, Vec<u8>),
+    /// It ended; nothing follows.
+    Exit(Exit),
+}
+
+/// An output stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// What ended it.
+    pub outcome: Outcome,
+    /// Bytes of output over the cap, which were dropped.
+    pub dropped: u64,
+    /// How long it ran.
+    pub duration: Duration,
+}
+
+/// What ended a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returned this code.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled {
+        /// The signal's number.
+        signal: u8,
+        /// Whether it left a core dump.
+        core_dumped: bool,
+    },
+    /// Its time was up.
+    TimedOut,
+    /// [`Execution::cancel`] was called.
+    Cancelled,
+    /// It never ran: what could not be done, on what, and why.
+    FailedToStart {
+        /// 127 if the program is not there, else 126.
+        code: u8,
+        /// The reason.
+        message: String,
+    },
+}
+
+impl Outcome {
+    /// The exit code that a shell would report: 128+n for signal n, 124 for a time-out, 137 for a
+    /// cancel.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Exited(code) | Self::FailedToStart { code, .. } => *code,
+            Self::Signalled { signal, .. } => 128u8.saturating_add(*signal),
+            Self::TimedOut => 124,
+            Self::Cancelled => 137,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! A sandbox that follows a script: for tests of what is built on sandboxes.
+//!
+//! ```
+//! use sandbox::fake::Script;
+//! let factory = Script::default().on("make", &["building\n"], 2).factory();
+//! ```
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::{
+    Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, PtySize, Result, Sandbox,
+    SandboxConfig, SandboxFactory, SandboxId, StartReport, Stream, TreeItem, TreeReader,
+    TreeWriter, WriteRequest,
+};
+
+/// What the fake sandboxes do.
+#[derive(Debug, Default, Clone)]
+pub struct Script {
+    commands: HashMap<OsString, Vec<Event>>,
+}
+
+/// What was asked of the fake sandboxes, and the files in them.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Every command, in order.
+    pub execs: Vec<ExecRequest>,
+    /// Bytes written to the commands' standard inputs.
+    pub stdin: Vec<u8>,
+    /// Signals sent to commands.
+    pub signals: Vec<u8>,
+    /// Files by path.
+    pub files: HashMap<PathBuf, Vec<u8>>,
+    /// Sandboxes that were started.
+    pub started: usize,
+    /// Sandboxes that ended, by `stop` or by being dropped.
+    pub ended: usize,
+}
+
+/// Starts fake sandboxes.
+#[derive(Debug, Default)]
+pub struct Factory {
+    script: Script,
+    record: Arc<Mutex<Record>>,
+}
+
+impl Script {
+    /// Says what `program` prints and returns. A program that is not in the script is not there.
+    #[must_use]
+    pub fn on(mut self, program: &str, output: &[&str], code: u8) -> Self {
+        let output = output
+            .iter()
+            .map(|text| Event::Output(Stream::Stdout, (*text).into()));
+        let exit = Event::Exit(exit(Outcome::Exited(code)));
+        self.commands
+            .insert(program.into(), output.chain([exit]).collect());
+        self
+    }
+
+    /// A factory of sandboxes that follow this script.
+    pub fn factory(self) -> Factory {
+        Factory {
+            script: self,
+            record: Arc::default(),
+        }
+    }
+}
+
+impl Factory {
+    /// What was asked so far.
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        lock(&self.record)
+    }
+}
+
+fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn exit(outcome: Outcome) -> Exit {
+    Exit {
+        outcome,
+        dropped: 0,
+        duration: Duration::ZERO,
+    }
+}
+
+impl SandboxFactory for Factory {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+
+    fn start(&self, config: &SandboxConfig, _deadline: Instant) -> Result<Box<dyn Sandbox>> {
+        lock(&self.record).started += 1;
+        let (ended_tx, ended) = crossbeam_channel::bounded(0);
+        Ok(Box::new(FakeSandbox {
+            id: config.id,
+            report: StartReport::default(),
+            script: self.script.clone(),
+            record: Arc::clone(&self.record),
+            ended,
+            _ended_tx: ended_tx,
+        }))
+    }
+}
+
+struct FakeSandbox {
+    id: SandboxId,
+    report: StartReport,
+    script: Script,
+    record: Arc<Mutex<Record>>,
+    ended: Receiver<()>,
+    _ended_tx: Sender<()>,
+}
+
+impl Sandbox for FakeSandbox {
+    fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    fn start_report(&self) -> &StartReport {
+        &self.report
+    }
+
+    fn exec(&self, request: &ExecRequest, _deadline: Instant) -> Result<Box<dyn Execution>> {
+        lock(&self.record).execs.push(request.clone());
+        let missing = || {
+            let message = "not in the script".to_owned();
+            vec![Event::Exit(exit(Outcome::FailedToStart {
+                code: 127,
+                message,
+            }))]
+        };
+        let program = request.argv.first().cloned().unwrap_or_default();
+        let events = self
+            .script
+            .commands
+            .get(&program)
+            .cloned()
+            .unwrap_or_else(missing);
+        let events = Mutex::new(events.into_iter().collect::<Vec<_>>().into());
+        Ok(Box::new(FakeExecution {
+            events,
+            record: Arc::clone(&self.record),
+        }))
+    }
+
+    fn write(&self, request: &WriteRequest, _deadline: Instant) -> Result<Box<dyn TreeWriter>> {
+        let (target, record) = (request.target.clone(), Arc::clone(&self.record));
+        Ok(Box::new(FakeWriter {
+            target,
+            current: PathBuf::new(),
+            record,
+        }))
+    }
+
+    fn read(&self, path: &Path, _deadline: Instant) -> Result<Box<dyn TreeReader>> {
+        let Some(data) = lock(&self.record).files.get(path).cloned() else {
+            let source = "no such file".into();
+            return Err(crate::Error::Copy {
+                path: path.display().to_string(),
+                source,
+            });
+        };
+        let kind = EntryKind::File {
+            size: data.len() as u64,
+        };
+        let path = PathBuf::new();
+        let entry = Entry {
+            path,
+            kind,
+            mode: 0o644,
+            owner: None,
+            modified: None,
+        };
+        Ok(Box::new(FakeReader(vec![
+            TreeItem::Data(data),
+            TreeItem::Entry(entry),
+        ])))
+    }
+
+    fn ended(&self) -> Receiver<()> {
+        self.ended.clone()
+    }
+
+    fn stop(self: Box<Self>, _deadline: Instant) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for FakeSandbox {
+    fn drop(&mut self) {
+        lock(&self.record).ended += 1;
+    }
+}
+
+struct FakeExecution {
+    events: Mutex<std::collections::VecDeque<Event>>,
+    record: Arc<Mutex<Record>>,
+}
+
+impl Execution for FakeExecution {
+    fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(events
+            .pop_front()
+            .unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
+    }
+
+    fn write_stdin(&self, data: &[u8], _deadline: Option<Instant>) -> Result<()> {
+        lock(&self.record).stdin.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn close_stdin(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn resize(&self, _size: PtySize) -> Result<()> {
+        Ok(())
+    }
+
+    fn signal(&self, signal: u8) -> Result<()> {
+        lock(&self.record).signals.push(signal);
+        Ok(())
+    }
+
+    fn cancel(&self) -> Result<()> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        *events = [Event::Exit(exit(Outcome::Cancelled))].into();
+        Ok(())
+    }
+}
+
+struct FakeWriter {
+    target: PathBuf,
+    current: PathBuf,
+    record: Arc<Mutex<Record>>,
+}
+
+impl TreeWriter for FakeWriter {
+    fn entry(&mut self, entry: &Entry, _deadline: Instant) -> Result<()> {
+        let inner = !entry.path.as_os_str().is_empty();
+        self.current = if inner {
+            self.target.join(&entry.path)
+        } else {
+            self.target.clone()
+        };
+        if matches!(entry.kind, EntryKind::File { .. }) {
+            lock(&self.record)
+                .files
+                .insert(self.current.clone(), Vec::new());
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8], _deadline: Instant) -> Result<()> {
+        let mut record = lock(&self.record);
+        record
+            .files
+            .entry(self.current.clone())
+            .or_default()
+            .extend_from_slice(data);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, _deadline: Instant) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What is left to be read, last first.
+struct FakeReader(Vec<TreeItem>);
+
+impl TreeReader for FakeReader {
+    fn next(&mut self, _deadline: Instant) -> Result<Option<TreeItem>> {
+        Ok(self.0.pop())
+    }
+}

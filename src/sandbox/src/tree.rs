@@ -1,0 +1,89 @@
+//! Moving files: a tree is a sequence of entries, each file's entry followed by its bytes.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::Result;
+
+/// What to write where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteRequest {
+    /// What the entries' paths are relative to; absolute.
+    pub target: PathBuf,
+    /// If given and `target` is a folder, then the tree goes to this name in it.
+    pub name: Option<PathBuf>,
+    /// Whether missing folders above a target are made.
+    pub make_parents: bool,
+    /// Who owns what is made where the entry does not say; root if nobody.
+    pub owner: Option<Owner>,
+}
+
+/// One file, folder or link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Relative to the tree's top; empty for the top itself.
+    ///
+    /// What comes out of a sandbox is hostile: it may hold `..` or be absolute.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Who owns it.
+    pub owner: Option<Owner>,
+    /// When it was last changed, in seconds since 1970.
+    pub modified: Option<i64>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File {
+        /// The size in bytes when it was opened: for a progress bar, not to be trusted.
+        size: u64,
+    },
+    /// A folder.
+    Directory,
+    /// A symbolic link.
+    Symlink {
+        /// What it holds.
+        target: PathBuf,
+    },
+}
+
+/// User and group of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// Writes a tree into a sandbox. Dropping it unfinished leaves no partial file behind.
+pub trait TreeWriter: Send {
+    /// The next file, folder or link.
+    fn entry(&mut self, entry: &Entry, deadline: Instant) -> Result<()>;
+
+    /// More bytes of the file whose entry came last.
+    fn data(&mut self, data: &[u8], deadline: Instant) -> Result<()>;
+
+    /// Waits until all of it is in place.
+    fn finish(self: Box<Self>, deadline: Instant) -> Result<()>;
+}
+
+/// Reads a tree out of a sandbox.
+pub trait TreeReader: Send {
+    /// What comes next, or `None` at the end.
+    fn next(&mut self, deadline: Instant) -> Result<Option<TreeItem>>;
+}
+
+/// A piece of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TreeItem {
+    /// A file, folder or link begins.
+    Entry(Entry),
+    /// Bytes of the file whose entry came last.
+    Data(Vec<u8>),
+}
