@@ -1,5 +1,6 @@
 //! What a sandbox is to be, and how its start went.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,10 @@ use crate::SandboxId;
 pub struct SandboxConfig {
     /// Its name on this host; must be fresh.
     pub id: SandboxId,
+    /// A name for people, unique among those that run.
+    pub name: Option<String>,
+    /// Facts to show in a list: the image's name, the command.
+    pub labels: BTreeMap<String, String>,
     /// What is in it.
     pub image: Image,
     /// Processors.

@@ -21,7 +21,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 
 pub use config::{Image, SandboxConfig, StartReport};
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;
 pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
