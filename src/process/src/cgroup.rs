@@ -17,11 +17,12 @@ use crate::{Error, Result};
 /// The file that tells whether a cgroup has processes, and reports when that changes.
 const EVENTS: &str = "cgroup.events";
 
-/// A cgroup that we made or found. Dropping it removes it if it is empty.
+/// A cgroup. Dropping the one who made it removes it if it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
     folder: OwnedFd,
+    is_ours: bool,
 }
 
 /// Where cgroup v2 is mounted.
@@ -50,21 +51,21 @@ impl Cgroup {
             }
             other => other.map_err(failed("create", &path))?,
         }
-        Self::open_path(path)
+        Self::open_path(path, true)
     }
 
-    /// Opens `name` below `parent`, if it exists.
+    /// Opens `name` below `parent`, if it exists: somebody else's, unless it is destroyed.
     pub fn open(parent: &Path, name: &str) -> Result<Option<Self>> {
         let path = parent.join(name);
         if !path.is_dir() {
             return Ok(None);
         }
-        Self::open_path(path).map(Some)
+        Self::open_path(path, false).map(Some)
     }
 
-    fn open_path(path: PathBuf) -> Result<Self> {
+    fn open_path(path: PathBuf, is_ours: bool) -> Result<Self> {
         let folder = fs::File::open(&path).map_err(failed("open", &path))?.into();
-        Ok(Self { path, folder })
+        Ok(Self { path, folder, is_ours })
     }
 
     /// Its folder.
@@ -133,7 +134,8 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         // Removed already, or busy and then its owner's next sweep finds it by name.
-        if let Err(error) = remove_tree(&self.path) {
+        if self.is_ours
+            && let Err(error) = remove_tree(&self.path) {
             log::debug!("cgroup stays; path={} error={error}", self.path.display());
         }
     }

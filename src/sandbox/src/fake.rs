@@ -191,6 +191,10 @@ impl Sandbox for FakeSandbox {
     fn stop(self: Box<Self>, _deadline: Instant) -> Result<()> {
         Ok(())
     }
+
+    fn kill(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Drop for FakeSandbox {

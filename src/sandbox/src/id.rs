@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// 64 random bits, written as 16 hexadecimal digits: the name of the sandbox's folder, cgroup,
 /// and (its first eight digits) thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SandboxId(u64);
 
 impl SandboxId {

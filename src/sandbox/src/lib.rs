@@ -57,4 +57,7 @@ pub trait Sandbox: Send + Sync {
 
     /// Ends it in an orderly way, or by force at the deadline. Nothing is left afterwards.
     fn stop(self: Box<Self>, deadline: Instant) -> Result<()>;
+
+    /// Ends it at once, as pulling a plug does. Nothing is left afterwards.
+    fn kill(self: Box<Self>) -> Result<()>;
 }
