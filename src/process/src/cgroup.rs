@@ -65,7 +65,11 @@ impl Cgroup {
 
     fn open_path(path: PathBuf, is_ours: bool) -> Result<Self> {
         let folder = fs::File::open(&path).map_err(failed("open", &path))?.into();
-        Ok(Self { path, folder, is_ours })
+        Ok(Self {
+            path,
+            folder,
+            is_ours,
+        })
     }
 
     /// Its folder.
@@ -135,7 +139,8 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // Removed already, or busy and then its owner's next sweep finds it by name.
         if self.is_ours
-            && let Err(error) = remove_tree(&self.path) {
+            && let Err(error) = remove_tree(&self.path)
+        {
             log::debug!("cgroup stays; path={} error={error}", self.path.display());
         }
     }

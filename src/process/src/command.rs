@@ -12,6 +12,7 @@ use crate::{Child, Result, spawn};
 #[derive(Debug)]
 pub struct Command<'a> {
     pub(crate) program: OsString,
+    pub(crate) shown_as: Option<OsString>,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) cwd: Option<PathBuf>,
@@ -55,6 +56,7 @@ impl<'a> Command<'a> {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
+            shown_as: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             cwd: None,
@@ -68,6 +70,13 @@ impl<'a> Command<'a> {
             parent_death_signal: None,
             limits: Vec::new(),
         }
+    }
+
+    /// The program's name as it sees itself, and as error texts have it, if not its path.
+    #[must_use]
+    pub fn shown_as(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.shown_as = Some(name.as_ref().to_owned());
+        self
     }
 
     /// One more argument.
@@ -187,6 +196,10 @@ impl<'a> Command<'a> {
 
     /// The program's name, for error texts.
     pub(crate) fn name(&self) -> String {
-        self.program.to_string_lossy().into_owned()
+        self.argument_zero().to_string_lossy().into_owned()
+    }
+
+    pub(crate) fn argument_zero(&self) -> &OsStr {
+        self.shown_as.as_ref().unwrap_or(&self.program)
     }
 }

@@ -8,6 +8,7 @@
 //!     read ◀── end of file (exec closed it), or stage and error number
 //! ```
 
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -109,7 +110,7 @@ fn above_stdio(fd: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// The paths to try, in order.
-fn candidates(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
+fn candidates(command: &Command<'_>) -> Result<Vec<CString>> {
     let program = command.program.as_bytes();
     if program.contains(&b'/') {
         return Ok(vec![c_string(program)?]);
@@ -131,15 +132,15 @@ fn candidates(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
         .collect()
 }
 
-fn arguments(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
-    std::iter::once(&command.program)
-        .chain(&command.arguments)
+fn arguments(command: &Command<'_>) -> Result<Vec<CString>> {
+    std::iter::once(command.argument_zero())
+        .chain(command.arguments.iter().map(OsString::as_os_str))
         .map(|argument| c_string(argument.as_bytes()))
         .collect()
 }
 
-fn environment(command: &Command<'_>) -> Result<Vec<std::ffi::CString>> {
-    let variable = |(name, value): &(std::ffi::OsString, std::ffi::OsString)| {
+fn environment(command: &Command<'_>) -> Result<Vec<CString>> {
+    let variable = |(name, value): &(OsString, OsString)| {
         c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())
     };
     command.environment.iter().map(variable).collect()
