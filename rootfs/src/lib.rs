@@ -1,1 +1,54 @@
-//! Builds and stores guest images: kernel, initramfs, root file system.
+//! Builds and stores guest images.
+//!
+//! An image is a kernel, an initramfs with guest-init and the modules that it needs
+//! first, a read-only root file system (squashfs) and a template of the writable
+//! disk above it (ext4). [`build`] makes one from a [`Source`]; a [`Store`] keeps
+//! them by name. Everything lies below one state directory:
+//!
+//! ```text
+//! images/    finished images            (store)
+//! cache/     parts by their inputs      (cache)
+//! staging/   the build that is running  (stage)
+//! ```
+//!
+//! Sources are untrusted: their files go from the archive into an index in memory
+//! with one file of contents beside it (tree), and from there into `mksquashfs`.
+//! Nothing is unpacked on the host, so no path or link in a source can reach it.
+
+mod account;
+mod arch;
+mod archive;
+mod build;
+mod cache;
+mod compress;
+mod cpio;
+mod digest;
+mod disk;
+mod durable;
+mod error;
+mod initramfs;
+mod kernel;
+mod layer;
+mod lock;
+mod oci;
+mod program;
+mod progress;
+mod setup;
+mod source;
+mod squashfs;
+mod stage;
+mod store;
+#[cfg(test)]
+mod testing;
+mod tool;
+mod tree;
+
+pub use arch::Arch;
+pub use build::{BuildRequest, build};
+pub use compress::Format;
+pub use disk::DEFAULT_DISK_MIB;
+pub use error::{ArchiveFault, Error, PayloadFault, Result};
+pub use progress::{Progress, Step};
+pub use source::Source;
+pub use store::{Defaults, Description, Image, Store};
+pub use tool::{MissingTool, missing_tools};

@@ -1,0 +1,192 @@
+//! What can go wrong in a build and in the store.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use crate::arch::Arch;
+use crate::compress::Format;
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum Error {
+    // Asked for what cannot be.
+    #[error("image name {name:?} is not of the form [a-z0-9][a-z0-9._-]*, 64 characters at most")]
+    BadName { name: String },
+    #[error("no image named {name}")]
+    NoImage { name: String },
+    #[error("source {text:?} is neither debian:SUITE nor a folder nor an archive")]
+    BadSource { text: String },
+    #[error("packages can be added to a debian:SUITE source only, not to {source_text}")]
+    PackagesWithoutDebian { source_text: String },
+    #[error("package name {name:?} is not one")]
+    BadPackage { name: String },
+    #[error("disk of {mib} MiB is not between {least} and {most} MiB")]
+    BadDiskSize { mib: u64, least: u64, most: u64 },
+    #[error("images cannot be built on {name}: only on x86_64 and aarch64")]
+    UnknownArch { name: &'static str },
+    #[error("{path} is not a program for {arch:?}")]
+    NotAProgram { path: PathBuf, arch: Arch },
+    #[error("{path} needs a dynamic loader: guest programs must be static")]
+    DynamicProgram { path: PathBuf },
+
+    // Files of the host.
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot create folder {path}")]
+    CreateDir { path: PathBuf, source: io::Error },
+    #[error("cannot rename {from} to {to}")]
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot link {from} to {to}")]
+    Link {
+        from: PathBuf,
+        to: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
+    #[error("cannot lock {path}")]
+    Lock { path: PathBuf, source: io::Error },
+    #[error("not enough room in {path}: {needed_mib} MiB needed, {available_mib} MiB available")]
+    NoSpace {
+        path: PathBuf,
+        needed_mib: u64,
+        available_mib: u64,
+    },
+    #[error("cannot understand {path}")]
+    BadRecord {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+
+    // Programs of the host.
+    #[error("cannot find {tool}: install package {package}")]
+    MissingTool {
+        tool: &'static str,
+        package: &'static str,
+    },
+    #[error("cannot start {tool}")]
+    StartTool {
+        tool: &'static str,
+        source: io::Error,
+    },
+    #[error("cannot read from {tool}")]
+    ReadTool {
+        tool: &'static str,
+        source: io::Error,
+    },
+    #[error("cannot write to {tool}")]
+    WriteTool {
+        tool: &'static str,
+        source: io::Error,
+    },
+    #[error("{tool} failed ({status}): {output}")]
+    ToolFailed {
+        tool: &'static str,
+        status: ExitStatus,
+        output: String,
+    },
+
+    // The kernel.
+    #[error("apt knows no kernel package {name}")]
+    NoKernelPackage { name: &'static str },
+    #[error("{path} is not what its digest says")]
+    WrongDigest { path: PathBuf },
+    #[error("kernel {release} has no module {module}")]
+    MissingModule {
+        module: &'static str,
+        release: String,
+    },
+    #[error("cannot extract the kernel")]
+    BadKernel { source: PayloadFault },
+
+    // What the source holds.
+    #[error("cannot read {archive}")]
+    ReadArchive { archive: String, source: io::Error },
+    #[error("cannot read {archive}: {format:?} compression is not supported")]
+    UnknownCompression { archive: String, format: Format },
+    #[error("bad archive {archive}")]
+    BadArchive {
+        archive: String,
+        source: ArchiveFault,
+    },
+    #[error("cannot read {member} in the source")]
+    ReadMember { member: String, source: io::Error },
+    #[error("unsafe path {member} in the source")]
+    UnsafePath { member: String },
+    #[error("path too long in the source: {member}…")]
+    PathTooLong { member: String },
+    #[error("a parent of {member} in the source is not a folder")]
+    NotADirectory { member: String },
+    #[error("{member} in the source cannot be a link to {target}")]
+    BadLink { member: String, target: String },
+    #[error("too many links in the source on the way to {member}")]
+    LinkLoop { member: String },
+    #[error("source is too large: more than {limit} {what}")]
+    TooLarge { what: &'static str, limit: u64 },
+    #[error("image {path} {what}")]
+    BadImage { path: PathBuf, what: String },
+    #[error("cannot understand {name} of image {path}")]
+    BadDocument {
+        path: PathBuf,
+        name: String,
+        source: serde_json::Error,
+    },
+}
+
+/// What is wrong with a tar archive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum ArchiveFault {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("header at byte {position} has a wrong checksum")]
+    Checksum { position: u64 },
+    #[error("extension header of {size} bytes")]
+    Extension { size: u64 },
+    #[error("malformed extension record")]
+    Record,
+    #[error("number that is none or does not fit")]
+    Number,
+    #[error("sparse files are not supported: pack it without --sparse")]
+    Sparse,
+    #[error("member of the unknown type {kind}")]
+    Type { kind: u8 },
+}
+
+/// What is wrong with a kernel file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum PayloadFault {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("neither a bzImage nor an uncompressed kernel")]
+    Unknown,
+    #[error("{format:?} compression is not supported")]
+    Compression { format: Format },
+    #[error("compressed block is cut off")]
+    Truncated,
+    #[error("malformed lz4 block")]
+    Lz4 {
+        source: lz4_flex::block::DecompressError,
+    },
+    #[error("{length} bytes are more than a kernel has")]
+    TooLarge { length: usize },
+    #[error("{stated} bytes announced, {found} found")]
+    Length { stated: usize, found: usize },
+    #[error("what was unpacked is not a kernel")]
+    NotAKernel,
+}

@@ -1,0 +1,228 @@
+//! The files of an image layout, in a folder or in an archive, by name; and
+//! readers of them that check what was read.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::archive::{Archive, Kind};
+use crate::compress::{self, Format};
+use crate::digest::Hashing;
+use crate::error::{Error, Result};
+
+/// The largest JSON document.
+const DOCUMENT_LIMIT: u64 = 4 << 20;
+/// The largest archive, once decompressed.
+const ARCHIVE_LIMIT: u64 = 64 << 30;
+/// The most files that a layout may have.
+const FILES_LIMIT: usize = 100_000;
+
+/// A file of the layout and what it must hold.
+pub(super) struct Reference {
+    pub(super) name: String,
+    pub(super) digest: String,
+    pub(super) size: Option<u64>,
+}
+
+pub(super) struct Blobs {
+    path: PathBuf,
+    place: Place,
+}
+
+enum Place {
+    Directory(File),
+    /// Offset and length of each file in the archive.
+    Archive {
+        file: File,
+        index: HashMap<String, (u64, u64)>,
+    },
+}
+
+impl Blobs {
+    /// Opens a folder or an archive; a compressed one is decompressed to `scratch`.
+    pub(super) fn open(path: &Path, scratch: &Path) -> Result<Blobs> {
+        let file = File::open(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let place = if path.is_dir() {
+            Place::Directory(file)
+        } else {
+            let file = plain(file, path, scratch)?;
+            let index = index(&file, path)?;
+            Place::Archive { file, index }
+        };
+        Ok(Blobs {
+            path: path.to_owned(),
+            place,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.file(name).is_ok()
+    }
+
+    /// A JSON document that nothing states a digest of.
+    pub(super) fn document(&self, name: &str) -> Result<Vec<u8>> {
+        compress::read_bounded(self.file(name)?, DOCUMENT_LIMIT)
+            .map_err(|source| self.unreadable(name, source))
+    }
+
+    pub(super) fn reader<'a>(&'a self, reference: &'a Reference) -> Result<Blob<'a>> {
+        let inner = Hashing::new(self.file(&reference.name)?);
+        Ok(Blob {
+            blobs: self,
+            reference,
+            inner,
+        })
+    }
+
+    /// The hex part of a digest, which also is a safe file name.
+    pub(super) fn sha256<'d>(&self, digest: &'d str) -> Result<&'d str> {
+        digest
+            .strip_prefix("sha256:")
+            .filter(|hex| hex.len() == 64)
+            .filter(|hex| hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')))
+            .ok_or_else(|| self.bad(format!("has a digest that is no sha256: {digest:.80}")))
+    }
+
+    pub(super) fn bad(&self, what: String) -> Error {
+        Error::BadImage {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
+    fn unreadable(&self, name: &str, source: io::Error) -> Error {
+        Error::ReadMember {
+            member: format!("{} of {}", name, self.path.display()),
+            source,
+        }
+    }
+
+    fn file(&self, name: &str) -> Result<Box<dyn Read + '_>> {
+        let name = name.trim_start_matches("./");
+        let file: io::Result<Box<dyn Read>> = match &self.place {
+            Place::Directory(directory) => open_beneath(directory, name).map(|f| Box::new(f) as _),
+            Place::Archive { file, index } => match index.get(name) {
+                None => Err(io::ErrorKind::NotFound.into()),
+                Some((offset, length)) => {
+                    let mut file = file;
+                    file.seek(SeekFrom::Start(*offset))
+                        .map(|_| Box::new(file.take(*length)) as _)
+                }
+            },
+        };
+        file.map_err(|source| self.unreadable(name, source))
+    }
+}
+
+/// A blob that is being read; `verify` is its end.
+pub(super) struct Blob<'a> {
+    blobs: &'a Blobs,
+    reference: &'a Reference,
+    inner: Hashing<Box<dyn Read + 'a>>,
+}
+
+impl Read for Blob<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
+    }
+}
+
+impl Blob<'_> {
+    pub(super) fn read_document(&mut self) -> Result<Vec<u8>> {
+        compress::read_bounded(&mut self.inner, DOCUMENT_LIMIT)
+            .map_err(|source| self.blobs.unreadable(&self.reference.name, source))
+    }
+
+    /// Reads the rest and compares digest and size with what they must be.
+    pub(super) fn verify(mut self) -> Result<()> {
+        let Reference { name, digest, size } = self.reference;
+        self.inner
+            .drain()
+            .map_err(|source| self.blobs.unreadable(name, source))?;
+        let (found, length) = self.inner.finish();
+        if found != *digest || size.is_some_and(|size| size != length) {
+            return Err(self
+                .blobs
+                .bad(format!("is damaged: {name} is not what its digest says")));
+        }
+        Ok(())
+    }
+}
+
+/// Opens a regular file in the layout, not through links that lead out of it.
+fn open_beneath(directory: &File, name: &str) -> io::Result<File> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = File::from(openat2(directory, name, how)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(file)
+}
+
+/// The file itself, or a decompressed copy.
+fn plain(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
+    let fail = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut head = Vec::new();
+    file.by_ref().take(6).read_to_end(&mut head).map_err(fail)?;
+    file.rewind().map_err(fail)?;
+    if compress::detect(&head) == Format::Plain {
+        return Ok(file);
+    }
+    let unwritable = |source| Error::Write {
+        path: scratch.to_owned(),
+        source,
+    };
+    let mut copy = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(scratch)
+        .map_err(unwritable)?;
+    let reader = compress::reader(file, &path.display().to_string())?;
+    let length = io::copy(&mut reader.take(ARCHIVE_LIMIT + 1), &mut copy).map_err(unwritable)?;
+    if length > ARCHIVE_LIMIT {
+        return Err(Error::TooLarge {
+            what: "bytes of the archive",
+            limit: ARCHIVE_LIMIT,
+        });
+    }
+    Ok(copy)
+}
+
+fn index(mut file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>> {
+    file.rewind().map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut archive = Archive::new(io::BufReader::new(file), &path.display().to_string());
+    let mut index = HashMap::new();
+    while let Some(member) = archive.next()? {
+        if index.len() >= FILES_LIMIT {
+            let limit = FILES_LIMIT as u64;
+            return Err(Error::TooLarge {
+                what: "files in the image",
+                limit,
+            });
+        }
+        if let (Kind::File, Ok(name)) = (&member.kind, String::from_utf8(member.path)) {
+            let name = name.trim_start_matches("./").to_owned();
+            index.insert(name, (archive.position(), member.size));
+        }
+    }
+    Ok(index)
+}

@@ -1,0 +1,95 @@
+//! The JSON documents of an image, as far as a build reads them.
+
+use serde::Deserialize;
+
+/// A reference to a blob.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    platform: Option<Platform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Platform {
+    architecture: String,
+    os: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Index {
+    pub(super) manifests: Vec<Descriptor>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct DockerManifest {
+    pub(super) config: String,
+    pub(super) layers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Config {
+    pub(super) architecture: String,
+    pub(super) config: Option<Execution>,
+    pub(super) rootfs: RootFs,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Execution {
+    pub(super) env: Option<Vec<String>>,
+    pub(super) working_dir: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) entrypoint: Option<Vec<String>>,
+    pub(super) cmd: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RootFs {
+    pub(super) diff_ids: Vec<String>,
+}
+
+impl Descriptor {
+    /// Whether it may be for this architecture: one without a platform may.
+    /// Attestations have the platform `unknown`.
+    pub(super) fn fits(&self, arch: &str) -> bool {
+        self.platform
+            .as_ref()
+            .is_none_or(|platform| platform.os == "linux" && platform.architecture == arch)
+    }
+
+    pub(super) fn is_index(&self) -> bool {
+        matches!(
+            self.media_type.as_str(),
+            "application/vnd.oci.image.index.v1+json"
+                | "application/vnd.docker.distribution.manifest.list.v2+json"
+        )
+    }
+
+    /// Whether it is a file system layer in a compression that can be read; which
+    /// of them it is, its first bytes tell.
+    pub(super) fn is_layer(&self) -> bool {
+        matches!(
+            self.media_type.as_str(),
+            "application/vnd.oci.image.layer.v1.tar"
+                | "application/vnd.oci.image.layer.v1.tar+gzip"
+                | "application/vnd.oci.image.layer.v1.tar+zstd"
+                | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+                | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+                | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+                | "application/vnd.docker.image.rootfs.diff.tar"
+                | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+                | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+        )
+    }
+}

@@ -1,0 +1,302 @@
+//! Where an image's files come from: what `--from` means.
+
+mod debian;
+mod directory;
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::str;
+
+use crate::archive::Archive;
+use crate::build::Context;
+use crate::compress;
+use crate::digest::{self, Key};
+use crate::error::{Error, Result};
+use crate::layer::{self, Whiteouts};
+use crate::oci;
+use crate::progress::{Origin, Reporter, Step};
+use crate::store::Defaults;
+use crate::tree::{Limits, Tree};
+
+/// What an image is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// A minimal system of Debian packages.
+    Debian {
+        /// The release: `bookworm`.
+        suite: String,
+    },
+    /// A folder that holds a root file system.
+    Directory(PathBuf),
+    /// A tar archive of a root file system, plain or compressed.
+    Tar(PathBuf),
+    /// An OCI image: a layout folder, an archive of one, or what `docker save` writes.
+    Oci(PathBuf),
+}
+
+impl Source {
+    /// Understands `debian:SUITE` or a path; what the path holds decides on the rest.
+    pub fn parse(text: &str) -> Result<Source> {
+        if let Some(suite) = text.strip_prefix("debian:") {
+            if !debian::is_suite(suite) {
+                return Err(Error::BadSource {
+                    text: text.to_owned(),
+                });
+            }
+            return Ok(Source::Debian {
+                suite: suite.to_owned(),
+            });
+        }
+        let path = PathBuf::from(text);
+        let metadata = path.metadata().map_err(|source| Error::Read {
+            path: path.clone(),
+            source,
+        })?;
+        if metadata.is_dir() {
+            let is_layout = path.join("oci-layout").is_file();
+            return Ok(if is_layout {
+                Source::Oci(path)
+            } else {
+                Source::Directory(path)
+            });
+        }
+        if !metadata.is_file() {
+            return Err(Error::BadSource {
+                text: text.to_owned(),
+            });
+        }
+        Ok(if is_image_archive(&path)? {
+            Source::Oci(path)
+        } else {
+            Source::Tar(path)
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Debian { suite } => write!(f, "debian:{suite}"),
+            Source::Directory(path) | Source::Tar(path) | Source::Oci(path) => {
+                write!(f, "{}", path.display())
+            }
+        }
+    }
+}
+
+/// A source that is at hand: its identity, and how to read it.
+pub(crate) struct Prepared {
+    /// Hash of all that its files depend on; a folder has none but its content.
+    pub(crate) key: Option<String>,
+    pub(crate) defaults: Defaults,
+    files: Files,
+}
+
+enum Files {
+    Directory(PathBuf),
+    Tar(PathBuf),
+    Oci(Box<oci::Opened>),
+}
+
+/// Fetches what has to be fetched and identifies the source.
+pub(crate) fn prepare(
+    source: &Source,
+    packages: &[String],
+    context: &Context<'_>,
+    reporter: &mut Reporter<'_>,
+) -> Result<Prepared> {
+    if !packages.is_empty() && !matches!(source, Source::Debian { .. }) {
+        return Err(Error::PackagesWithoutDebian {
+            source_text: source.to_string(),
+        });
+    }
+    Ok(match source {
+        Source::Debian { suite } => {
+            let base = debian::base(suite, packages, context, reporter)?;
+            let files = Files::Tar(base.archive);
+            Prepared {
+                key: Some(base.key),
+                defaults: Defaults::default(),
+                files,
+            }
+        }
+        Source::Directory(path) => {
+            let files = Files::Directory(path.clone());
+            Prepared {
+                key: None,
+                defaults: Defaults::default(),
+                files,
+            }
+        }
+        Source::Tar(path) => {
+            let key = Key::new("tar").part(digest::of_file(path)?).finish();
+            let files = Files::Tar(path.clone());
+            Prepared {
+                key: Some(key),
+                defaults: Defaults::default(),
+                files,
+            }
+        }
+        Source::Oci(path) => {
+            let opened = oci::open(path, context)?;
+            let key = Some(opened.key());
+            Prepared {
+                key,
+                defaults: opened.defaults(),
+                files: Files::Oci(Box::new(opened)),
+            }
+        }
+    })
+}
+
+impl Prepared {
+    /// Reads all files into a tree.
+    pub(crate) fn read(&self, spool: &Path, reporter: &mut Reporter<'_>) -> Result<Tree> {
+        reporter.step(Step::Read, |meter| {
+            let mut tree = Tree::create(spool, Limits::default())?;
+            match &self.files {
+                Files::Directory(path) => directory::add(&mut tree, path, meter)?,
+                Files::Tar(path) => {
+                    let mut archive = open_archive(path)?;
+                    layer::apply(&mut tree, &mut archive, Whiteouts::Literal, meter)?;
+                }
+                Files::Oci(opened) => opened.read(&mut tree, meter)?,
+            }
+            Ok((tree, Origin::Made))
+        })
+    }
+}
+
+/// The archive in a file that may be compressed.
+fn open_archive(path: &Path) -> Result<Archive<Box<dyn std::io::Read>>> {
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Archive::new(compress::reader(file, &name)?, &name))
+}
+
+/// Tells an archive of an image from one of a file system: image archives have
+/// nothing at their top but a few known names, so the first other name decides.
+fn is_image_archive(path: &Path) -> Result<bool> {
+    let mut archive = open_archive(path)?;
+    let mut found = false;
+    while let Some(member) = archive.next()? {
+        let path = str::from_utf8(&member.path).unwrap_or("\0");
+        let path = path.trim_start_matches("./").trim_end_matches('/');
+        let (top, below) = path.split_once('/').unwrap_or((path, ""));
+        match top {
+            "" | "blobs" | "index.json" | "repositories" => {}
+            "oci-layout" | "manifest.json" => found = true,
+            // What docker-archives name after digests.
+            _ if is_hex(
+                top.strip_suffix(".json")
+                    .or(top.strip_suffix(".tar"))
+                    .unwrap_or(top),
+            ) => {}
+            _ => return Ok(false),
+        }
+        if found && below.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(found)
+}
+
+fn is_hex(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::TarBuilder;
+
+    fn parse_archive(archive: TarBuilder) -> Source {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        fs::write(&path, archive.finish()).unwrap();
+        Source::parse(path.to_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn debian_suite_is_recognised() {
+        let source = Source::parse("debian:bookworm").unwrap();
+
+        assert_eq!(
+            source,
+            Source::Debian {
+                suite: "bookworm".into()
+            }
+        );
+        assert_eq!(source.to_string(), "debian:bookworm");
+    }
+
+    #[test]
+    fn suite_that_would_be_an_option_is_refused() {
+        assert!(matches!(
+            Source::parse("debian:--help"),
+            Err(Error::BadSource { .. })
+        ));
+        assert!(matches!(
+            Source::parse("debian:"),
+            Err(Error::BadSource { .. })
+        ));
+    }
+
+    #[test]
+    fn folder_is_a_root_file_system_unless_it_is_a_layout() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().to_str().unwrap();
+        assert_eq!(
+            Source::parse(text).unwrap(),
+            Source::Directory(dir.path().to_owned())
+        );
+
+        fs::write(dir.path().join("oci-layout"), "{}").unwrap();
+
+        assert_eq!(
+            Source::parse(text).unwrap(),
+            Source::Oci(dir.path().to_owned())
+        );
+    }
+
+    #[test]
+    fn archive_of_a_file_system_is_a_tar() {
+        let archive = TarBuilder::new().dir("./").file("./etc/hostname", "a");
+
+        assert!(matches!(parse_archive(archive), Source::Tar(_)));
+    }
+
+    #[test]
+    fn archive_with_a_layout_file_is_an_image() {
+        let archive = TarBuilder::new()
+            .file("blobs/sha256/00", "")
+            .file("oci-layout", "{}");
+
+        assert!(matches!(parse_archive(archive), Source::Oci(_)));
+    }
+
+    #[test]
+    fn archive_of_docker_save_is_an_image() {
+        let id = "0".repeat(64);
+        let archive = TarBuilder::new()
+            .file(&format!("{id}.json"), "{}")
+            .file(&format!("{id}/layer.tar"), "")
+            .file("manifest.json", "[]");
+
+        assert!(matches!(parse_archive(archive), Source::Oci(_)));
+    }
+
+    #[test]
+    fn absent_path_is_named() {
+        let error = Source::parse("/nonexistent/x.tar").unwrap_err();
+
+        assert_eq!(error.to_string(), "cannot read /nonexistent/x.tar");
+    }
+}

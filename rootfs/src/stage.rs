@@ -1,0 +1,136 @@
+//! The folder in which one build works, and the lock that makes it the only one.
+//!
+//! INVARIANT: everything in `<state_dir>/staging` belongs to the holder of the
+//! build lock, so whatever is found there on taking it was left by a dead one.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::sys::statvfs::statvfs;
+
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::lock::{self, Lock};
+use crate::progress::Reporter;
+
+/// Removed, with all that is in it, when dropped.
+pub(crate) struct Stage {
+    dir: PathBuf,
+    _lock: Lock,
+}
+
+/// Where builds stage, below the state directory.
+pub(crate) fn parent(state_dir: &Path) -> PathBuf {
+    state_dir.join("staging")
+}
+
+impl Stage {
+    /// Waits for other builds, sweeps up after dead ones and makes a new folder.
+    pub(crate) fn enter(state_dir: &Path, reporter: &mut Reporter<'_>) -> Result<Stage> {
+        let parent = parent(state_dir);
+        durable::create_dir(&parent)?;
+        let lock = lock::acquire(&state_dir.join("build.lock"), || reporter.waiting())?;
+        sweep(&parent)?;
+        let dir = parent.join(unique_name());
+        durable::create_dir(&dir)?;
+        Ok(Stage { dir, _lock: lock })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Fails unless the file system has `needed` bytes left.
+    pub(crate) fn require_space(&self, needed: u64) -> Result<()> {
+        let status = statvfs(&self.dir).map_err(|errno| Error::Read {
+            path: self.dir.clone(),
+            source: errno.into(),
+        })?;
+        let available = status
+            .blocks_available()
+            .saturating_mul(status.fragment_size());
+        if available < needed {
+            return Err(Error::NoSpace {
+                path: self.dir.clone(),
+                needed_mib: needed >> 20,
+                available_mib: available >> 20,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Err(error) = durable::remove(&self.dir) {
+            log::warn!("cannot clean up after a build; error={error}");
+        }
+    }
+}
+
+/// A name that no other folder in `staging` has.
+pub(crate) fn unique_name() -> String {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{}-{:x}", std::process::id(), since.as_nanos())
+}
+
+fn sweep(parent: &Path) -> Result<()> {
+    let fail = |source| Error::Read {
+        path: parent.to_owned(),
+        source,
+    };
+    for entry in std::fs::read_dir(parent).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        log::info!("removing what a dead build left; path={}", path.display());
+        // A tool of the dead build may still be writing there: the next build
+        // will get it.
+        if let Err(error) = durable::remove(&path) {
+            log::warn!("cannot remove what a dead build left; error={error}");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enter_removes_what_a_dead_build_left() {
+        let state = tempfile::tempdir().unwrap();
+        let leftover = state.path().join("staging/1-abc/tree");
+        std::fs::create_dir_all(&leftover).unwrap();
+
+        let stage = Stage::enter(state.path(), &mut Reporter::new(&mut |_| ())).unwrap();
+
+        assert!(!leftover.exists());
+        assert!(stage.dir().is_dir());
+    }
+
+    #[test]
+    fn dropping_a_stage_removes_its_folder() {
+        let state = tempfile::tempdir().unwrap();
+        let stage = Stage::enter(state.path(), &mut Reporter::new(&mut |_| ())).unwrap();
+        let dir = stage.dir().to_owned();
+        std::fs::write(stage.path("spool"), "x").unwrap();
+
+        drop(stage);
+
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn more_space_than_any_disk_has_is_refused_with_the_numbers() {
+        let state = tempfile::tempdir().unwrap();
+        let stage = Stage::enter(state.path(), &mut Reporter::new(&mut |_| ())).unwrap();
+
+        let error = stage.require_space(1 << 62).unwrap_err();
+
+        assert!(matches!(error, Error::NoSpace { needed_mib, .. } if needed_mib == 1 << 42));
+    }
+}

@@ -1,0 +1,394 @@
+//! Finished images by name.
+//!
+//! ```text
+//! <state_dir>/images/
+//!   .lock                  held while a name changes
+//!   NAME/image.json        the commit point: names the folder below
+//!   NAME/ID/vmlinux initramfs.cpio rootfs.squashfs disk.ext4
+//! ```
+//!
+//! INVARIANT: files of an image are never changed. Another build of the same name
+//! adds a folder and then replaces `image.json`; a machine that has the old files
+//! open keeps them.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::arch::Arch;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::lock;
+use crate::stage;
+
+pub(crate) const KERNEL: &str = "vmlinux";
+pub(crate) const INITRAMFS: &str = "initramfs.cpio";
+pub(crate) const ROOTFS: &str = "rootfs.squashfs";
+pub(crate) const DISK: &str = "disk.ext4";
+
+const RECORD: &str = "image.json";
+
+/// An image that machines can start from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// The name that it was built under.
+    pub name: String,
+    /// Hash of its content, in hex.
+    pub id: String,
+    /// The kernel, uncompressed.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// The read-only root file system.
+    pub rootfs: PathBuf,
+    /// The empty writable disk: sparse, to be copied for each machine.
+    pub disk_template: PathBuf,
+    /// What the image says, beside its files.
+    #[serde(flatten)]
+    pub description: Description,
+}
+
+/// What is known of an image beside its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The kernel's release, as `uname -r` prints it.
+    pub kernel_version: String,
+    /// Seconds since 1970 at the end of its build.
+    pub created: u64,
+    /// What its files take on the disk.
+    pub size_bytes: u64,
+    /// What it was built from.
+    pub source: String,
+    /// The processor architecture.
+    pub arch: Arch,
+    /// How commands run unless told otherwise.
+    pub defaults: Defaults,
+}
+
+/// How an OCI image wants commands to be run; empty for other sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Defaults {
+    /// `NAME=VALUE` each.
+    pub env: Vec<String>,
+    /// The working directory.
+    pub workdir: Option<String>,
+    /// Name or number, with `:GROUP` perhaps.
+    pub user: Option<String>,
+    /// What comes before the command.
+    pub entrypoint: Vec<String>,
+    /// The command where none is given.
+    pub command: Vec<String>,
+}
+
+/// The content of `image.json`.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    id: String,
+    #[serde(flatten)]
+    description: Description,
+}
+
+/// The images of one state directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    state_dir: PathBuf,
+}
+
+impl Store {
+    /// Opens the store and makes its folders where they are missing.
+    pub fn open(state_dir: &Path) -> Result<Store> {
+        let store = Store {
+            state_dir: state_dir.to_owned(),
+        };
+        durable::create_dir(&store.images())?;
+        Ok(store)
+    }
+
+    /// The image of that name.
+    pub fn get(&self, name: &str) -> Result<Image> {
+        check_name(name)?;
+        let directory = self.images().join(name);
+        let path = directory.join(RECORD);
+        let json = fs::read(&path).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => Error::NoImage {
+                name: name.to_owned(),
+            },
+            _ => Error::Read {
+                path: path.clone(),
+                source,
+            },
+        })?;
+        let record: Record = serde_json::from_slice(&json).map_err(|source| Error::BadRecord {
+            path: path.clone(),
+            source,
+        })?;
+        let files = directory.join(folder(&record.id));
+        Ok(Image {
+            name: name.to_owned(),
+            id: record.id,
+            kernel: files.join(KERNEL),
+            initramfs: files.join(INITRAMFS),
+            rootfs: files.join(ROOTFS),
+            disk_template: files.join(DISK),
+            description: record.description,
+        })
+    }
+
+    /// All images in the order of their names. One that cannot be read is logged
+    /// and left out, so that it does not hide the others.
+    pub fn list(&self) -> Result<Vec<Image>> {
+        let mut images = Vec::new();
+        for name in entries(&self.images())? {
+            if check_name(&name).is_err() {
+                continue;
+            }
+            match self.get(&name) {
+                Ok(image) => images.push(image),
+                // A first build that died, or an image that just now was removed.
+                Err(Error::NoImage { .. }) => {}
+                Err(error) => log::warn!("cannot read an image; name={name} error={error}"),
+            }
+        }
+        images.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(images)
+    }
+
+    /// Removes an image. Machines that run from it go on.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let lock = self.lock()?;
+        let path = self.images().join(name);
+        if !path.exists() {
+            return Err(Error::NoImage {
+                name: name.to_owned(),
+            });
+        }
+        // Out of sight at once; a crash below leaves the rest to the next build.
+        let parent = stage::parent(&self.state_dir);
+        durable::create_dir(&parent)?;
+        let doomed = parent.join(stage::unique_name());
+        fs::rename(&path, &doomed).map_err(|source| Error::Rename {
+            from: path,
+            to: doomed.clone(),
+            source,
+        })?;
+        drop(lock);
+        durable::remove(&doomed)
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Makes a folder of finished files the image `name`.
+    pub(crate) fn commit(
+        &self,
+        name: &str,
+        id: &str,
+        files: &Path,
+        description: Description,
+    ) -> Result<Image> {
+        let directory = self.images().join(name);
+        let record = Record {
+            id: id.to_owned(),
+            description,
+        };
+        let path = directory.join(RECORD);
+        let json = serde_json::to_vec_pretty(&record).map_err(|source| Error::BadRecord {
+            path: path.clone(),
+            source,
+        })?;
+        let _lock = self.lock()?;
+        durable::create_dir(&directory)?;
+        let kept = directory.join(folder(id));
+        if !kept.exists() {
+            durable::publish(files, &kept)?;
+        }
+        durable::write(&path, &json)?;
+        for other in entries(&directory)? {
+            if other != RECORD && other != folder(id) {
+                durable::remove(&directory.join(other))?;
+            }
+        }
+        self.get(name)
+    }
+
+    fn lock(&self) -> Result<lock::Lock> {
+        lock::acquire(&self.images().join(".lock"), || ())
+    }
+
+    fn images(&self) -> PathBuf {
+        self.state_dir.join("images")
+    }
+}
+
+/// Accepts `[a-z0-9][a-z0-9._-]{0,63}`.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    const LONGEST: usize = 64;
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let good = name.len() <= LONGEST
+        && name.bytes().next().is_some_and(plain)
+        && name
+            .bytes()
+            .all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
+    if good {
+        Ok(())
+    } else {
+        Err(Error::BadName {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// What the files take on the disk: less than their lengths, where they are sparse.
+pub(crate) fn size_on_disk(directory: &Path) -> Result<u64> {
+    const BLOCK: u64 = 512;
+    entries(directory)?.iter().try_fold(0, |sum, name| {
+        let path = directory.join(name);
+        match path.metadata() {
+            Ok(metadata) => Ok(sum + metadata.blocks() * BLOCK),
+            Err(source) => Err(Error::Read { path, source }),
+        }
+    })
+}
+
+/// The name of an image's folder: enough of the id to be unique below one name.
+fn folder(id: &str) -> &str {
+    id.get(..16).unwrap_or(id)
+}
+
+fn entries(directory: &Path) -> Result<Vec<String>> {
+    let fail = |source| Error::Read {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(fail)? {
+        names.push(
+            entry
+                .map_err(fail)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned(),
+        );
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description() -> Description {
+        Description {
+            kernel_version: "6.1".into(),
+            created: 7,
+            size_bytes: 42,
+            source: "debian:bookworm".into(),
+            arch: Arch::X86_64,
+            defaults: Defaults {
+                workdir: Some("/srv".into()),
+                ..Defaults::default()
+            },
+        }
+    }
+
+    fn commit(store: &Store, name: &str, id: &str) -> Image {
+        let files = store.state_dir.join("made");
+        fs::create_dir(&files).unwrap();
+        fs::write(files.join(KERNEL), id).unwrap();
+        store.commit(name, id, &files, description()).unwrap()
+    }
+
+    #[test]
+    fn get_returns_what_was_committed() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path()).unwrap();
+        let image = commit(&store, "default", &"a".repeat(64));
+
+        let found = store.get("default").unwrap();
+
+        assert_eq!(found, image);
+        assert_eq!(found.description, description());
+        assert_eq!(fs::read_to_string(found.kernel).unwrap(), "a".repeat(64));
+    }
+
+    #[test]
+    fn commit_replaces_the_old_image_and_its_open_files_stay_readable() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path()).unwrap();
+        let old = commit(&store, "default", &"a".repeat(64));
+        let open = fs::File::open(&old.kernel).unwrap();
+
+        let new = commit(&store, "default", &"b".repeat(64));
+
+        assert_eq!(store.get("default").unwrap().id, new.id);
+        assert!(!old.kernel.exists());
+        assert_eq!(std::io::read_to_string(open).unwrap(), "a".repeat(64));
+    }
+
+    #[test]
+    fn absent_image_is_named() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path()).unwrap();
+
+        let error = store.get("nothing").unwrap_err();
+
+        assert_eq!(error.to_string(), "no image named nothing");
+    }
+
+    #[test]
+    fn list_is_sorted_and_skips_what_is_no_image() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path()).unwrap();
+        commit(&store, "b", &"b".repeat(64));
+        fs::remove_dir_all(state.path().join("made")).ok();
+        commit(&store, "a", &"a".repeat(64));
+        fs::create_dir(state.path().join("images/unfinished")).unwrap();
+        fs::create_dir(state.path().join("images/damaged")).unwrap();
+        fs::write(state.path().join("images/damaged/image.json"), "{").unwrap();
+
+        let names: Vec<String> = store
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|image| image.name)
+            .collect();
+
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn remove_takes_the_image_away() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path()).unwrap();
+        commit(&store, "default", &"a".repeat(64));
+
+        store.remove("default").unwrap();
+
+        assert!(matches!(store.get("default"), Err(Error::NoImage { .. })));
+        assert!(matches!(
+            store.remove("default"),
+            Err(Error::NoImage { .. })
+        ));
+        assert_eq!(
+            fs::read_dir(state.path().join("staging")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn names_that_could_be_paths_or_options_are_refused() {
+        let bad = ["", ".", "..", "-a", "a/b", "A", "a b", &"a".repeat(65)];
+
+        assert_eq!(
+            bad.iter().filter(|name| check_name(name).is_ok()).count(),
+            0
+        );
+        assert!(check_name("node-20.1_x").is_ok());
+    }
+}
