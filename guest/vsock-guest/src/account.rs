@@ -1,0 +1,184 @@
+//! Who runs a command: users and groups as `/etc/passwd` and `/etc/group` have them.
+//!
+//! Parsed here rather than by libc, whose lookups load plug-ins of the image and ask the network.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use process::Credentials;
+use vsock_proto::{Failure, User};
+
+use crate::failure::{failed, refused};
+
+/// A file of accounts that is longer is not believed to be one.
+const LIMIT: u64 = 4 << 20;
+
+/// What a command gets from its user.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) name: OsString,
+    pub(crate) home: PathBuf,
+    /// `None` keeps the service's own.
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// The account of `user`; root's if there is none, as far as `/etc/passwd` knows it.
+pub(crate) fn find(root: &Path, user: Option<&User>) -> Result<Account, Failure> {
+    match user {
+        None => {
+            let (name, home) = describe(root, 0);
+            let credentials = None;
+            Ok(Account { name, home, credentials })
+        }
+        Some(User::Ids { uid, gid }) => {
+            let (name, home) = describe(root, *uid);
+            let credentials = Some(Credentials { uid: *uid, gid: *gid, groups: Vec::new() });
+            Ok(Account { name, home, credentials })
+        }
+        Some(User::Name(name)) => by_name(root, name),
+    }
+}
+
+fn by_name(root: &Path, name: &str) -> Result<Account, Failure> {
+    let path = root.join("etc/passwd");
+    let passwd = load(&path)?;
+    let record = records(&passwd)
+        .find(|record| record.name == name.as_bytes())
+        .ok_or_else(|| refused(Errno::EINVAL, format!("no user `{name}` in {}", path.display())))?;
+    let group = load(&root.join("etc/group")).unwrap_or_default();
+    Ok(Account {
+        name: name.into(),
+        home: path_of(record.home),
+        credentials: Some(Credentials {
+            uid: record.uid,
+            gid: record.gid,
+            groups: groups(&group, name.as_bytes(), record.gid),
+        }),
+    })
+}
+
+/// Name and home of a user id, as good as they are known.
+fn describe(root: &Path, uid: u32) -> (OsString, PathBuf) {
+    let passwd = load(&root.join("etc/passwd")).unwrap_or_default();
+    let record = records(&passwd).find(|record| record.uid == uid);
+    match record {
+        Some(record) => (OsStr::from_bytes(record.name).to_owned(), path_of(record.home)),
+        None => (uid.to_string().into(), PathBuf::from("/")),
+    }
+}
+
+fn path_of(home: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(if home.is_empty() { b"/" } else { home }))
+}
+
+fn load(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    // Non-blocking, lest somebody put a FIFO there.
+    let read = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes));
+    read.map_err(|error| failed("read", path)(errno(&error)))?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(failed("read", path)(Errno::EFBIG));
+    }
+    Ok(bytes)
+}
+
+/// The number of an error of the standard library.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// A line of `/etc/passwd`.
+struct Record<'a> {
+    name: &'a [u8],
+    uid: u32,
+    gid: u32,
+    home: &'a [u8],
+}
+
+fn records(passwd: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    passwd.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let (name, _password) = (fields.next()?, fields.next()?);
+        let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
+        let (_comment, home) = (fields.next()?, fields.next()?);
+        Some(Record { name, uid, gid, home })
+    })
+}
+
+/// The ids of all groups that `user` is in, besides `own`.
+fn groups(group: &[u8], user: &[u8], own: u32) -> Vec<u32> {
+    let ids = group.split(|byte| *byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let (_name, _password) = (fields.next()?, fields.next()?);
+        let (gid, members) = (number(fields.next()?)?, fields.next()?);
+        let is_member = members.split(|byte| *byte == b',').any(|name| name == user);
+        (is_member && gid != own).then_some(gid)
+    });
+    std::iter::once(own).chain(ids).collect()
+}
+
+fn number(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\nuser:x:1000:1001:,,,:/home/user:/bin/bash\n";
+        fs::write(root.path().join("etc/passwd"), passwd).unwrap();
+        let group = "root:x:0:\nuser:x:1001:\ndocker:x:5:root,user\nsudo:x:6:users\n";
+        fs::write(root.path().join("etc/group"), group).unwrap();
+        root
+    }
+
+    #[test]
+    fn a_name_brings_its_home_and_all_its_groups() {
+        let user = User::Name("user".into());
+        let account = find(root().path(), Some(&user)).unwrap();
+        let expected = Account {
+            name: "user".into(),
+            home: "/home/user".into(),
+            credentials: Some(Credentials { uid: 1000, gid: 1001, groups: vec![1001, 5] }),
+        };
+        assert_eq!(account, expected);
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused() {
+        let root = root();
+        let failure = find(root.path(), Some(&User::Name("nobody".into()))).unwrap_err();
+        assert!(failure.message.starts_with("no user `nobody` in "));
+    }
+
+    #[test]
+    fn ids_need_no_record() {
+        let account = find(root().path(), Some(&User::Ids { uid: 7, gid: 8 })).unwrap();
+        assert_eq!(account.name, "7");
+        assert_eq!(account.home, Path::new("/"));
+        let groups = account.credentials.unwrap().groups;
+        assert_eq!(groups, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn nobody_named_is_root_though_there_is_no_passwd() {
+        let account = find(Path::new("/nowhere"), None).unwrap();
+        assert_eq!(account.home, Path::new("/"));
+        assert_eq!(account.credentials, None);
+    }
+}

@@ -1,0 +1,191 @@
+//! A running command.
+//!
+//! ```text
+//!   running ──▶ ended: its process is reaped ──▶ done: what its pipes held then is sent
+//!      └─ killed (time-out, cancel) ─┘
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use process::{Cgroup, Child, Status};
+use vsock_proto::{Exit, Outcome, PtySize, Stream, StreamTotal, Timeout};
+
+use crate::input::Input;
+use crate::output::{Output, pipe_content};
+use crate::{sys, terminal};
+
+#[derive(Debug)]
+pub(crate) struct Command {
+    child: Child,
+    cgroup: Option<Cgroup>,
+    pub(crate) input: Input,
+    outputs: Outputs,
+    started: Instant,
+    deadline: Option<Instant>,
+    /// What to say of it in place of the signal, since we sent that.
+    killed: Option<Outcome>,
+    /// How its process ended, and after how many microseconds.
+    ended: Option<(Outcome, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outputs {
+    /// Standard output and standard error.
+    Pipes([Output; 2]),
+    /// All that is written to the terminal, and our side of it.
+    Terminal(Output, Rc<OwnedFd>),
+}
+
+impl Command {
+    pub(crate) fn new(
+        child: Child,
+        cgroup: Option<Cgroup>,
+        input: Input,
+        outputs: Outputs,
+    ) -> Self {
+        Self {
+            child,
+            cgroup,
+            input,
+            outputs,
+            started: Instant::now(),
+            deadline: None,
+            killed: None,
+            ended: None,
+        }
+    }
+
+    /// Takes note that it was started then, and may run so long.
+    pub(crate) fn started(mut self, started: Instant, timeout: Option<Timeout>) -> Self {
+        self.started = started;
+        // A time-out beyond the clock's end never comes.
+        self.deadline = timeout.and_then(|timeout| started.checked_add(timeout.duration()));
+        self
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// When it is to be killed, if that is still to come.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let is_over = self.ended.is_some() || self.killed.is_some();
+        if is_over { None } else { self.deadline }
+    }
+
+    /// Becomes readable when its process ends; `None` afterwards.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.ended.is_none().then(|| self.child.pidfd())
+    }
+
+    /// Its output streams. A terminal's is standard output.
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = (Stream, &Output)> {
+        const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+        STREAMS.into_iter().zip(match &self.outputs {
+            Outputs::Pipes(both) => &both[..],
+            Outputs::Terminal(one, _) => std::slice::from_ref(one),
+        })
+    }
+
+    pub(crate) fn output(&mut self, stream: Stream) -> Option<&mut Output> {
+        match (&mut self.outputs, stream) {
+            (Outputs::Pipes([stdout, _]), Stream::Stdout) => Some(stdout),
+            (Outputs::Pipes([_, stderr]), Stream::Stderr) => Some(stderr),
+            (Outputs::Terminal(output, _), Stream::Stdout) => Some(output),
+            (Outputs::Terminal(..), Stream::Stderr) => None,
+        }
+    }
+
+    pub(crate) fn resize(&self, size: PtySize) {
+        if let Outputs::Terminal(_, master) = &self.outputs
+            && let Err(errno) = sys::set_terminal_size(master.as_fd(), size)
+        {
+            log::debug!("cannot resize a terminal; error={errno}");
+        }
+    }
+
+    /// Sends a signal to the process group in its terminal's foreground, else to its process.
+    pub(crate) fn signal(&self, signal: u8) {
+        if self.ended.is_some() {
+            return;
+        }
+        let signal = i32::from(signal);
+        if let Outputs::Terminal(_, master) = &self.outputs
+            && terminal::signal_foreground(master.as_fd(), signal).is_ok()
+        {
+            return;
+        }
+        if let Err(error) = self.child.signal(signal) {
+            log::debug!("a signal is lost; error={error}");
+        }
+    }
+
+    /// Kills it with all its descendants; `outcome` is what to say of it.
+    pub(crate) fn kill(&mut self, outcome: Outcome) {
+        if self.ended.is_some() || self.killed.is_some() {
+            return;
+        }
+        self.killed = Some(outcome);
+        let whole = match &self.cgroup {
+            Some(cgroup) => cgroup.kill().map_err(|error| error.to_string()),
+            // It leads a group of its own, and is not reaped yet, so the number is still its own.
+            None => i32::try_from(self.child.pid()).map_err(|error| error.to_string()).and_then(
+                |group| sys::signal_group(group, libc::SIGKILL).map_err(|errno| errno.to_string()),
+            ),
+        };
+        if let Err(error) = whole {
+            log::warn!("cannot kill a command whole; pid={} error={error}", self.pid());
+            if let Err(error) = self.child.signal(libc::SIGKILL) {
+                log::warn!("cannot kill a command; error={error}");
+            }
+        }
+    }
+
+    /// Looks whether its process has ended; from then on only what its pipes hold now is read.
+    pub(crate) fn reap(&mut self) {
+        let outcome = match self.child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(Status::Exited(code))) => Outcome::Exited { code },
+            Ok(Some(Status::Signalled { signal, core_dumped })) => {
+                Outcome::Signalled { signal, core_dumped }
+            }
+            Err(error) => {
+                log::error!("a command's status is lost; error={error}");
+                Outcome::Signalled { signal: 0, core_dumped: false }
+            }
+        };
+        let duration = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.ended = Some((self.killed.take().unwrap_or(outcome), duration));
+        match &mut self.outputs {
+            Outputs::Pipes(both) => {
+                both.iter_mut().for_each(|output| output.command_ended(pipe_content))
+            }
+            Outputs::Terminal(output, _) => output.command_ended(|_| terminal::CONTENT),
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// What to tell of it, once it has ended and all its output is read.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        let (outcome, duration_us) = self.ended.as_ref()?;
+        let mut totals = [StreamTotal::default(); 2];
+        for (total, (_, output)) in totals.iter_mut().zip(self.outputs()) {
+            if !output.is_closed() {
+                return None;
+            }
+            *total = output.total();
+        }
+        let [stdout, stderr] = totals;
+        Some(Exit { outcome: outcome.clone(), stdout, stderr, duration_us: *duration_us })
+    }
+
+    /// What outlives it.
+    pub(crate) fn into_remains(self) -> (Child, Option<Cgroup>) {
+        (self.child, self.cgroup)
+    }
+}

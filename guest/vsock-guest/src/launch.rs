@@ -1,0 +1,200 @@
+//! From a request to a running command.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use process::{Cgroup, Stage};
+use serde_bytes::ByteBuf;
+use vsock_proto::{Exec, Failure};
+
+use crate::account::{self, Account};
+use crate::command::{Command, Outputs};
+use crate::failure::{refused, text};
+use crate::input::Input;
+use crate::link::set_nonblocking;
+use crate::output::Output;
+use crate::terminal;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Starts what `exec` says. `root` is the folder with the accounts.
+pub(crate) fn launch(exec: &Exec, root: &Path, cgroup: Option<Cgroup>) -> Result<Command, Failure> {
+    let started = Instant::now();
+    let (program, arguments) =
+        exec.argv.split_first().ok_or_else(|| refused(Errno::EINVAL, "no program is named"))?;
+    let account = account::find(root, exec.user.as_ref())?;
+    let mut command = process::Command::new(OsStr::from_bytes(program))
+        .args(arguments.iter().map(|bytes| OsStr::from_bytes(bytes)))
+        .cwd(cwd(exec, &account));
+    for (name, value) in environment(exec, &account)? {
+        command = command.env(name, value);
+    }
+    let (mut command, input, outputs) = if exec.pty.is_some() {
+        with_terminal(command, exec, &account).map_err(no_streams)?
+    } else {
+        with_pipes(command, exec).map_err(no_streams)?
+    };
+    if let Some(credentials) = account.credentials {
+        command = command.credentials(credentials);
+    }
+    if let Some(cgroup) = &cgroup {
+        command = command.cgroup(cgroup);
+    }
+    let child = command.spawn().map_err(|error| why(&error))?;
+    keep_killable(child.pid());
+    Ok(Command::new(child, cgroup, input, outputs).started(started, exec.timeout))
+}
+
+fn no_streams(errno: Errno) -> Failure {
+    refused(errno, format!("cannot make the command's streams: {}", text(errno)))
+}
+
+fn cwd(exec: &Exec, account: &Account) -> PathBuf {
+    match &exec.cwd {
+        Some(cwd) => PathBuf::from(OsStr::from_bytes(cwd)),
+        None if account.home.is_dir() => account.home.clone(),
+        None => PathBuf::from("/"),
+    }
+}
+
+/// The environment that is given, and what is missing in it.
+fn environment<'a>(
+    exec: &'a Exec,
+    account: &'a Account,
+) -> Result<Vec<(&'a OsStr, &'a OsStr)>, Failure> {
+    let given = |(name, value): &'a (ByteBuf, ByteBuf)| {
+        if name.is_empty() || name.contains(&b'=') {
+            let name = String::from_utf8_lossy(name);
+            let message = format!("`{name}` cannot be the name of a variable");
+            return Err(refused(Errno::EINVAL, message));
+        }
+        Ok((OsStr::from_bytes(name), OsStr::from_bytes(value)))
+    };
+    let mut variables = exec.env.iter().map(given).collect::<Result<Vec<_>, _>>()?;
+    let defaults = [
+        ("PATH", OsStr::new(PATH)),
+        ("HOME", account.home.as_os_str()),
+        ("USER", account.name.as_os_str()),
+        ("LOGNAME", account.name.as_os_str()),
+        ("TERM", OsStr::new("xterm-256color")),
+    ];
+    let count = if exec.pty.is_some() { 5 } else { 4 };
+    for (name, value) in defaults.into_iter().take(count) {
+        if !variables.iter().any(|(present, _)| *present == name) {
+            variables.push((OsStr::new(name), value));
+        }
+    }
+    Ok(variables)
+}
+
+type Prepared<'a> = (process::Command<'a>, Input, Outputs);
+
+fn with_pipes<'a>(mut command: process::Command<'a>, exec: &Exec) -> nix::Result<Prepared<'a>> {
+    let mut input = Input::default();
+    if exec.stdin {
+        let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
+        set_nonblocking(&ours)?;
+        command = command.stdin(theirs);
+        input = Input::pipe(ours);
+    }
+    let (stdout, theirs) = output(exec.stdout_cap)?;
+    command = command.stdout(theirs);
+    let (stderr, theirs) = output(exec.stderr_cap)?;
+    command = command.stderr(theirs).new_session();
+    Ok((command, input, Outputs::Pipes([stdout, stderr])))
+}
+
+/// A pipe's reading end as an output, and its writing end.
+fn output(cap: Option<u64>) -> nix::Result<(Output, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    set_nonblocking(&ours)?;
+    Ok((Output::new(Rc::new(ours), cap), theirs))
+}
+
+fn with_terminal<'a>(
+    command: process::Command<'a>,
+    exec: &Exec,
+    account: &Account,
+) -> nix::Result<Prepared<'a>> {
+    let size = exec.pty.unwrap_or(vsock_proto::PtySize { rows: 24, columns: 80 });
+    let owner = account.credentials.as_ref().map(|who| who.uid);
+    let terminal = terminal::create(size, owner)?;
+    let mut input = Input::terminal(Rc::clone(&terminal.master));
+    if !exec.stdin {
+        input.end();
+    }
+    let output = Output::new(Rc::clone(&terminal.master), exec.stdout_cap);
+    let command = command
+        .stdin(terminal.peer.try_clone().map_err(|error| account::errno(&error))?)
+        .stdout(terminal.peer.try_clone().map_err(|error| account::errno(&error))?)
+        .stderr(terminal.peer)
+        .controlling_terminal();
+    Ok((command, input, Outputs::Terminal(output, terminal.master)))
+}
+
+/// The error as a sentence. What every shell says of a program that is not there gets its words.
+fn why(error: &process::Error) -> Failure {
+    let errno = Errno::from_raw(error.errno().unwrap_or(0));
+    let message = match error {
+        process::Error::Start { program, stage: Stage::Exec, .. } => {
+            format!("cannot start `{program}`: {}", text(errno))
+        }
+        process::Error::ZeroByte { .. } => error.to_string(),
+        other => format!("{other}: {}", text(errno)),
+    };
+    Failure { errno: errno as i32, message }
+}
+
+/// A service that the kernel spares when memory runs out must not pass that on. The program is
+/// still being loaded, so it has no child yet that would keep the old value.
+fn keep_killable(pid: u32) {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    if !own.starts_with('-') {
+        return;
+    }
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "0") {
+        log::debug!("a command keeps its score; pid={pid} error={error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Account {
+        Account { name: "user".into(), home: "/home/user".into(), credentials: None }
+    }
+
+    fn value<'a>(variables: &[(&OsStr, &'a OsStr)], name: &str) -> Option<&'a OsStr> {
+        let variable = variables.iter().find(|(present, _)| *present == name);
+        variable.map(|(_, value)| *value)
+    }
+
+    #[test]
+    fn only_missing_variables_are_added() {
+        let exec =
+            Exec { env: vec![(ByteBuf::from("HOME"), ByteBuf::from("/tmp"))], ..Exec::default() };
+        let account = account();
+        let variables = environment(&exec, &account).unwrap();
+        assert_eq!(value(&variables, "HOME"), Some(OsStr::new("/tmp")));
+        assert_eq!(value(&variables, "USER"), Some(OsStr::new("user")));
+        assert_eq!(value(&variables, "PATH"), Some(OsStr::new(PATH)));
+        assert_eq!(value(&variables, "TERM"), None);
+    }
+
+    #[test]
+    fn a_name_with_an_equals_sign_is_refused() {
+        let exec = Exec { env: vec![(ByteBuf::from("A=B"), ByteBuf::new())], ..Exec::default() };
+        let account = account();
+        let failure = environment(&exec, &account).unwrap_err();
+        assert_eq!(failure.message, "`A=B` cannot be the name of a variable");
+    }
+}

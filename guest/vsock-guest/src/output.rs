@@ -1,0 +1,175 @@
+//! One output stream of a command.
+//!
+//! INVARIANT: bytes are read only if they can be sent at once or are over the cap. While the
+//! command runs, so long as it is not read it fills its pipe and waits.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use vsock_proto::{SendWindow, StreamTotal};
+
+use crate::sys;
+
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    fd: Option<Rc<OwnedFd>>,
+    window: SendWindow,
+    /// How much may be sent yet, by the stream's cap.
+    allowed: Option<u64>,
+    /// How much of what was in the pipe when the command ended is to be read yet.
+    rest: Option<u64>,
+    total: StreamTotal,
+}
+
+impl Output {
+    pub(crate) fn new(fd: Rc<OwnedFd>, cap: Option<u64>) -> Self {
+        Self { fd: Some(fd), allowed: cap, ..Self::default() }
+    }
+
+    pub(crate) fn total(&self) -> StreamTotal {
+        self.total
+    }
+
+    pub(crate) fn granted(&mut self, count: u64) -> vsock_proto::Result<()> {
+        self.window.granted(count)
+    }
+
+    /// The descriptor, if something should be read from it.
+    pub(crate) fn wanted(&self) -> Option<BorrowedFd<'_>> {
+        (self.window.available() > 0 || self.allowed == Some(0))
+            .then_some(self.fd.as_ref()?.as_fd())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.fd.is_none()
+    }
+
+    /// Limits what is read from now on to what is in the pipe now, so that a grandchild that
+    /// holds it, or goes on writing to it, delays nothing.
+    pub(crate) fn command_ended(&mut self, most: impl FnOnce(BorrowedFd<'_>) -> u64) {
+        if let Some(fd) = &self.fd {
+            let rest = most(fd.as_fd());
+            self.rest = Some(rest);
+            if rest == 0 {
+                self.fd = None;
+            }
+        }
+    }
+
+    /// Reads once; returns what is to be sent, if anything is.
+    pub(crate) fn read<'a>(&mut self, buffer: &'a mut [u8]) -> &'a [u8] {
+        let Some(fd) = &self.fd else {
+            return &[];
+        };
+        let limit = self.read_limit(buffer.len());
+        match nix::unistd::read(fd, &mut buffer[..limit]) {
+            Ok(0) => {
+                self.fd = None;
+                &[]
+            }
+            Ok(count) => {
+                let kept = self.account(count);
+                &buffer[..kept]
+            }
+            Err(Errno::EINTR) => &[],
+            Err(Errno::EAGAIN) if self.rest.is_none() => &[],
+            // EAGAIN: all that was there is read. EIO: nobody has the terminal open.
+            Err(_) => {
+                self.fd = None;
+                &[]
+            }
+        }
+    }
+
+    fn read_limit(&self, most: usize) -> usize {
+        let credit = self.window.available();
+        let by_credit = match self.allowed {
+            Some(allowed) if allowed <= credit => u64::MAX,
+            _ => credit,
+        };
+        let limit = by_credit.min(self.rest.unwrap_or(u64::MAX));
+        usize::try_from(limit).map_or(most, |limit| limit.min(most))
+    }
+
+    /// Takes note of `count` bytes; returns how many of them are to be sent.
+    fn account(&mut self, count: usize) -> usize {
+        let read = count as u64;
+        let kept = read.min(self.allowed.unwrap_or(u64::MAX));
+        self.total.sent += kept;
+        self.total.dropped += read - kept;
+        self.window.sent(kept);
+        if let Some(allowed) = &mut self.allowed {
+            *allowed -= kept;
+        }
+        if let Some(rest) = &mut self.rest {
+            *rest -= read;
+            if *rest == 0 {
+                self.fd = None;
+            }
+        }
+        kept as usize
+    }
+}
+
+/// What a pipe holds now.
+pub(crate) fn pipe_content(fd: BorrowedFd<'_>) -> u64 {
+    sys::readable(fd).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use vsock_proto::WINDOW;
+
+    use super::*;
+
+    fn pair(cap: Option<u64>) -> (UnixStream, Output) {
+        let (writer, reader) = UnixStream::pair().unwrap();
+        reader.set_nonblocking(true).unwrap();
+        (writer, Output::new(Rc::new(reader.into()), cap))
+    }
+
+    #[test]
+    fn bytes_over_the_cap_are_read_and_counted_but_not_sent() {
+        let (mut writer, mut output) = pair(Some(3));
+        writer.write_all(b"hello").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(output.read(&mut buffer), b"hel");
+        writer.write_all(b"!").unwrap();
+        assert_eq!(output.read(&mut buffer), b"");
+        let total = StreamTotal { sent: 3, dropped: 3 };
+        assert_eq!(output.total(), total);
+    }
+
+    #[test]
+    fn nothing_is_read_without_credit() {
+        let (mut writer, mut output) = pair(None);
+        output.window.sent(WINDOW - 2);
+        writer.write_all(b"hello").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(output.read(&mut buffer), b"he");
+        assert!(output.wanted().is_none());
+        output.granted(1).unwrap();
+        assert_eq!(output.read(&mut buffer), b"l");
+    }
+
+    #[test]
+    fn what_a_grandchild_writes_after_the_end_is_not_waited_for() {
+        let (mut writer, mut output) = pair(None);
+        writer.write_all(b"last").unwrap();
+        output.command_ended(pipe_content);
+        writer.write_all(b"words").unwrap();
+        assert_eq!(output.read(&mut [0; 64]), b"last");
+        assert!(output.is_closed());
+    }
+
+    #[test]
+    fn an_empty_pipe_is_closed_at_the_end_though_a_grandchild_holds_it() {
+        let (_writer, mut output) = pair(None);
+        output.command_ended(pipe_content);
+        assert!(output.is_closed());
+    }
+}

@@ -1,0 +1,181 @@
+//! Sending a tree of files to the host.
+//!
+//! Sorted, folders before what is in them, links as links. What cannot be sent, a socket or a
+//! device, fails the request: to leave it out would look like success.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::vec;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use serde_bytes::ByteBuf;
+use vsock_proto::{CHUNK, Entry, EntryKind, Failure, Owner, Read};
+
+use crate::failure::{failed, refused};
+use crate::transfer::{Event, Port};
+
+/// Sends the tree at the path of `request` through `port`.
+pub(crate) fn read(port: &Port, request: &Read) -> Result<(), Failure> {
+    let path = Path::new(OsStr::from_bytes(&request.path));
+    if !path.is_absolute() {
+        return Err(failed("read", path)(Errno::EINVAL));
+    }
+    let walk = Walk { port, top: path };
+    let stat = fstatat(AT_FDCWD, path, AtFlags::empty()).map_err(failed("read", path))?;
+    let mut folders = Vec::new();
+    match kind(&stat) {
+        SFlag::S_IFREG => {
+            let file = open(AT_FDCWD, path, OFlag::empty()).map_err(failed("read", path))?;
+            walk.file(Path::new(""), &stat, &file)?;
+        }
+        SFlag::S_IFDIR => {
+            let flags = OFlag::O_DIRECTORY;
+            let folder = open(AT_FDCWD, path, flags).map_err(failed("read", path))?;
+            folders.push(walk.folder(PathBuf::new(), &stat, folder)?);
+        }
+        other => return Err(not_sendable(path, other)),
+    }
+    // Deep trees cost descriptors, not stack.
+    while let Some(folder) = folders.last_mut() {
+        match folder.names.next() {
+            Some(name) => {
+                let below = walk.entry(folder, &name)?;
+                folders.extend(below);
+            }
+            None => drop(folders.pop()),
+        }
+    }
+    Ok(())
+}
+
+struct Walk<'a> {
+    port: &'a Port,
+    top: &'a Path,
+}
+
+/// A folder whose names are sent one after another.
+struct Folder {
+    fd: OwnedFd,
+    /// Relative to the top.
+    path: PathBuf,
+    names: vec::IntoIter<OsString>,
+}
+
+impl Walk<'_> {
+    /// Sends one entry of a folder; returns it if it is a folder itself.
+    fn entry(&self, folder: &Folder, name: &OsStr) -> Result<Option<Folder>, Failure> {
+        let relative = folder.path.join(name);
+        let path = self.top.join(&relative);
+        let stat = match fstatat(&folder.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // Removed since the folder was listed.
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.map_err(failed("read", &path))?,
+        };
+        match kind(&stat) {
+            SFlag::S_IFREG => match open(&folder.fd, name, OFlag::O_NOFOLLOW) {
+                Err(Errno::ENOENT) => Ok(None),
+                other => {
+                    let file = other.map_err(failed("read", &path))?;
+                    self.file(&relative, &stat, &file).map(|()| None)
+                }
+            },
+            SFlag::S_IFDIR => {
+                match open(&folder.fd, name, OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY) {
+                    Err(Errno::ENOENT) => Ok(None),
+                    other => {
+                        let below = other.map_err(failed("read", &path))?;
+                        self.folder(relative, &stat, below).map(Some)
+                    }
+                }
+            }
+            SFlag::S_IFLNK => {
+                let target = readlinkat(&folder.fd, name).map_err(failed("read", &path))?;
+                let target = ByteBuf::from(target.into_vec());
+                self.announce(&relative, &stat, EntryKind::Symlink { target })?;
+                Ok(None)
+            }
+            other => Err(not_sendable(&path, other)),
+        }
+    }
+
+    fn folder(&self, relative: PathBuf, stat: &FileStat, fd: OwnedFd) -> Result<Folder, Failure> {
+        self.announce(&relative, stat, EntryKind::Directory)?;
+        let names = names(&fd).map_err(failed("list", &self.top.join(&relative)))?;
+        Ok(Folder { fd, path: relative, names: names.into_iter() })
+    }
+
+    fn file(&self, relative: &Path, stat: &FileStat, file: &OwnedFd) -> Result<(), Failure> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        self.announce(relative, stat, EntryKind::File { size })?;
+        // One byte more than the size finds the end of a small file in two reads; a file of no
+        // size may have any.
+        let room = match usize::try_from(size) {
+            Ok(size @ 1..CHUNK) => size + 1,
+            _ => CHUNK,
+        };
+        loop {
+            let mut bytes = vec![0; room];
+            match nix::unistd::read(file, &mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    bytes.truncate(count);
+                    self.port.send(Event::Data(bytes))?;
+                }
+                Err(Errno::EINTR) => {}
+                // A file of the kernel that has nothing to say now, such as its log.
+                Err(Errno::EAGAIN) => self.port.wait_readable(file.as_fd())?,
+                Err(errno) => return Err(failed("read", &self.top.join(relative))(errno)),
+            }
+        }
+    }
+
+    fn announce(&self, path: &Path, stat: &FileStat, kind: EntryKind) -> Result<(), Failure> {
+        self.port.send(Event::Entry(Entry {
+            path: ByteBuf::from(path.as_os_str().as_bytes()),
+            kind,
+            mode: stat.st_mode & 0o7777,
+            owner: Some(Owner { uid: stat.st_uid, gid: stat.st_gid }),
+            modified: Some(stat.st_mtime),
+        }))
+    }
+}
+
+/// Opens without waiting, and without becoming a terminal's owner, whatever it turns out to be.
+fn open(at: impl AsFd, path: impl AsRef<Path>, flags: OFlag) -> nix::Result<OwnedFd> {
+    let always = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    openat(at, path.as_ref(), always | flags, Mode::empty())
+}
+
+fn names(folder: &OwnedFd) -> nix::Result<Vec<OsString>> {
+    let mut listing = Dir::openat(folder, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in listing.iter() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+fn not_sendable(path: &Path, kind: SFlag) -> Failure {
+    let what = match kind {
+        SFlag::S_IFIFO => "a FIFO",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFCHR | SFlag::S_IFBLK => "a device",
+        _ => "no file, folder or link",
+    };
+    let message = format!("cannot read {}: it is {what}", path.display());
+    refused(Errno::EINVAL, message)
+}

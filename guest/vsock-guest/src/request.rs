@@ -1,0 +1,212 @@
+//! What each message of the host does.
+
+use std::sync::Arc;
+
+use vsock_proto::{
+    Entry, Exec, Exit, Failure, GuestBody, GuestState, HostBody, HostMessage, Outcome, RequestId,
+    Stream, StreamTotal,
+};
+
+use crate::launch::launch;
+use crate::serve::{End, Server};
+use crate::transfer::{Part, Port, Transfer};
+use crate::{Error, Result, read, state, write};
+
+impl Server<'_> {
+    /// Carries out one message; the connection's end, if that is what it means.
+    pub(crate) fn obey(&mut self, message: HostMessage<'_>) -> Result<Option<End>> {
+        self.break_silence()?;
+        let HostMessage { id, body } = message;
+        if !self.is_welcome {
+            return self.admit(body);
+        }
+        if body.is_request()
+            && (self.commands.contains_key(&id) || self.transfers.contains_key(&id))
+        {
+            return Err(Error::Unexpected {
+                message: "a request",
+                when: "with the number of one that is not finished",
+            });
+        }
+        match body {
+            HostBody::Welcome | HostBody::Reject(_) => {
+                return Err(Error::Unexpected {
+                    message: "a second greeting",
+                    when: "to a guest that it had welcomed",
+                });
+            }
+            HostBody::Ping => self.link.send(id, GuestBody::Done)?,
+            HostBody::Exec(exec) => self.exec(id, &exec)?,
+            HostBody::Write(request) => {
+                self.transfer(id, move |port| write::write(port, request))?
+            }
+            HostBody::Read(request) => self.transfer(id, move |port| read::read(port, &request))?,
+            HostBody::SetState(state) => self.set_state(id, state)?,
+            HostBody::Quiesce => self.quiesce(id)?,
+            HostBody::Shutdown => {
+                self.link.send(id, GuestBody::Done)?;
+                self.say_goodbye()?;
+                return Ok(Some(End::Shutdown));
+            }
+            HostBody::Data(bytes) => self.data(id, bytes)?,
+            HostBody::Entry(entry) => self.entry(id, entry)?,
+            HostBody::End => self.end(id)?,
+            HostBody::Credit(stream, count) => self.credit(id, stream, count)?,
+            HostBody::Resize(size) => {
+                if let Some(command) = self.commands.get(&id) {
+                    command.resize(size);
+                }
+            }
+            HostBody::Signal(signal) => {
+                if let Some(command) = self.commands.get(&id) {
+                    command.signal(signal);
+                }
+            }
+            HostBody::Cancel => self.cancel(id),
+        }
+        Ok(None)
+    }
+
+    /// After a quiesce the host speaks again: what ended meanwhile may be reported.
+    fn break_silence(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_silent) {
+            let ids: Vec<RequestId> = self.commands.keys().copied().collect();
+            for id in ids {
+                self.finish(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the host's answer to our hello.
+    fn admit(&mut self, answer: HostBody<'_>) -> Result<Option<End>> {
+        match answer {
+            HostBody::Welcome => {}
+            HostBody::Reject(reason) => return Ok(Some(End::Rejected(reason))),
+            _ => {
+                return Err(Error::Unexpected {
+                    message: "a request",
+                    when: "before it answered the hello",
+                });
+            }
+        }
+        self.is_welcome = true;
+        // It has been told; the next connection's hello is about the time since then.
+        self.service.config.previous_failure = None;
+        let ready = GuestBody::Ready(state::describe());
+        self.link.send(RequestId::LINK, ready)?;
+        Ok(None)
+    }
+
+    fn exec(&mut self, id: RequestId, exec: &Exec) -> Result<()> {
+        self.is_untidy = true;
+        let cgroup = self.service.remains.take_cgroup().map_err(|error| Failure {
+            errno: error.errno().unwrap_or(0),
+            message: error.to_string(),
+        });
+        let launched = cgroup.and_then(|cgroup| launch(exec, &self.service.config.root, cgroup));
+        match launched {
+            Ok(command) => {
+                self.link.send(id, GuestBody::Started(command.pid()))?;
+                self.commands.insert(id, command);
+                Ok(())
+            }
+            Err(Failure { errno, message }) => {
+                let exit = Exit {
+                    outcome: Outcome::FailedToStart { errno, message },
+                    stdout: StreamTotal::default(),
+                    stderr: StreamTotal::default(),
+                    duration_us: 0,
+                };
+                self.link.send(id, GuestBody::Exit(exit))
+            }
+        }
+    }
+
+    fn set_state(&mut self, id: RequestId, state: GuestState) -> Result<()> {
+        let root = self.service.config.root.clone();
+        let owns_kernel = self.service.config.owns_kernel;
+        self.transfer(id, move |_| state::set(&state, &root, owns_kernel))
+    }
+
+    fn quiesce(&mut self, id: RequestId) -> Result<()> {
+        self.quiesce = Some(id);
+        self.transfer(id, |_| {
+            nix::unistd::sync();
+            Ok(())
+        })
+    }
+
+    fn transfer(
+        &mut self,
+        id: RequestId,
+        job: impl FnOnce(&Port) -> std::result::Result<(), Failure> + Send + 'static,
+    ) -> Result<()> {
+        match Transfer::start(id, &Arc::clone(&self.waker), job) {
+            Ok(transfer) => {
+                self.transfers.insert(id, transfer);
+                Ok(())
+            }
+            Err(failure) => self.link.send(id, GuestBody::Failed(failure)),
+        }
+    }
+
+    fn data(&mut self, id: RequestId, bytes: &[u8]) -> Result<()> {
+        // Costs no credit, so it must cost no memory.
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let grant = if let Some(command) = self.commands.get_mut(&id) {
+            command.input.receive(bytes)?
+        } else if let Some(transfer) = self.transfers.get_mut(&id) {
+            transfer.receive(Part::Data(bytes.to_vec()), bytes.len() as u64)?
+        } else {
+            None
+        };
+        self.grant(id, grant)
+    }
+
+    fn entry(&mut self, id: RequestId, entry: Entry) -> Result<()> {
+        let Some(transfer) = self.transfers.get_mut(&id) else {
+            return Ok(());
+        };
+        let cost = entry.cost();
+        let grant = transfer.receive(Part::Entry(entry), cost)?;
+        self.grant(id, grant)
+    }
+
+    fn grant(&mut self, id: RequestId, grant: Option<u64>) -> Result<()> {
+        match grant {
+            Some(grant) => self.link.send(id, GuestBody::Credit(grant)),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&mut self, id: RequestId) -> Result<()> {
+        if let Some(command) = self.commands.get_mut(&id) {
+            command.input.end();
+        } else if let Some(transfer) = self.transfers.get_mut(&id) {
+            transfer.receive(Part::End, 0)?;
+        }
+        Ok(())
+    }
+
+    fn credit(&mut self, id: RequestId, stream: Stream, count: u64) -> Result<()> {
+        if let Some(command) = self.commands.get_mut(&id) {
+            if let Some(output) = command.output(stream) {
+                output.granted(count)?;
+            }
+        } else if let Some(transfer) = self.transfers.get_mut(&id) {
+            transfer.granted(count)?;
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: RequestId) {
+        if let Some(command) = self.commands.get_mut(&id) {
+            command.kill(Outcome::Cancelled);
+        } else if let Some(transfer) = self.transfers.get_mut(&id) {
+            transfer.cancel();
+        }
+    }
+}

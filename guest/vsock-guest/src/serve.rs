@@ -1,0 +1,358 @@
+//! The loop: one connection and all its commands.
+//!
+//! 1. Send what is ready.
+//! 2. Sleep until something happens, at most until the next time-out.
+//! 3. Take the host's messages, write input, read output, reap.
+//! 4. Kill what has run too long.
+//! 5. Pass on what the threads of transfers have.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+use vsock_proto::{CHUNK, Decoder, GuestBody, Outcome, RequestId, Stream};
+
+use crate::command::Command;
+use crate::link::{Link, Peer};
+use crate::transfer::Transfer;
+use crate::{Error, Result, Service};
+
+/// How long the end of a connection may take: to flush the last answer, to stop its threads.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It closed or was reset.
+    Disconnected {
+        /// Whether the host had welcomed us: then it may be dialled again at once.
+        was_welcome: bool,
+    },
+    /// The host does not want us, for this reason; it must not be dialled again.
+    Rejected(String),
+    /// The host asks for the machine to be turned off.
+    Shutdown,
+}
+
+/// Serves `connection` until it ends. Its commands and transfers are ended by then.
+pub fn serve(connection: OwnedFd, service: &mut Service) -> Result<End> {
+    let mut server = Server::new(connection, service)?;
+    let end = server.run();
+    server.stop();
+    end
+}
+
+pub(crate) struct Server<'a> {
+    pub(crate) link: Link,
+    pub(crate) service: &'a mut Service,
+    pub(crate) commands: BTreeMap<RequestId, Command>,
+    pub(crate) transfers: BTreeMap<RequestId, Transfer>,
+    pub(crate) waker: Arc<EventFd>,
+    pub(crate) is_welcome: bool,
+    /// The quiesce request under way, and whether it is done: then only the host's next message
+    /// makes us speak again.
+    pub(crate) quiesce: Option<RequestId>,
+    pub(crate) is_silent: bool,
+    /// Whether there may be something to tidy up.
+    pub(crate) is_untidy: bool,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+    turn: usize,
+}
+
+/// What a descriptor that the loop waits for is.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Link,
+    Waker,
+    Pidfd(RequestId),
+    Input(RequestId),
+    Output(RequestId, Stream),
+}
+
+impl<'a> Server<'a> {
+    fn new(connection: OwnedFd, service: &'a mut Service) -> Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let waker =
+            EventFd::from_flags(flags).map_err(|errno| Error::Prepare { source: errno.into() })?;
+        Ok(Self {
+            link: Link::new(connection)?,
+            service,
+            commands: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            waker: Arc::new(waker),
+            is_welcome: false,
+            quiesce: None,
+            is_silent: false,
+            is_untidy: true,
+            decoder: Decoder::new(),
+            buffer: vec![0; CHUNK],
+            turn: 0,
+        })
+    }
+
+    fn run(&mut self) -> Result<End> {
+        let hello = self.service.hello();
+        self.link.greet(&hello)?;
+        loop {
+            // 1 Send.
+            if self.link.flush() == Peer::Gone {
+                return Ok(self.disconnected());
+            }
+            // 2 Sleep; but before a sleep of any length, tidy up.
+            let ready = self.wait()?;
+            if ready.is_empty() && std::mem::take(&mut self.is_untidy) {
+                self.service.remains.tidy();
+            }
+            // 3 Act.
+            for source in ready {
+                if let Some(end) = self.act(source)? {
+                    return Ok(end);
+                }
+            }
+            // 4 Time out.
+            self.expire();
+            // 5 Transfer.
+            self.pump()?;
+        }
+    }
+
+    fn disconnected(&self) -> End {
+        End::Disconnected { was_welcome: self.is_welcome }
+    }
+
+    /// The descriptors that have something for us. In turns another command is the first, so
+    /// that all get their share of a slow connection.
+    fn wait(&mut self) -> Result<Vec<Source>> {
+        let mut sources = vec![Source::Link, Source::Waker];
+        let mut fds = vec![
+            PollFd::new(self.link.as_fd(), self.link_interest()),
+            PollFd::new(self.waker.as_fd(), PollFlags::POLLIN),
+        ];
+        let mut watch = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::new(fd, flags));
+        };
+        let is_mute = self.is_mute();
+        let first = self.turn % self.commands.len().max(1);
+        let ordered = self.commands.iter().skip(first);
+        for (id, command) in ordered.chain(self.commands.iter().take(first)) {
+            if let Some(fd) = command.pidfd() {
+                watch(Source::Pidfd(*id), fd, PollFlags::POLLIN);
+            }
+            if let Some(fd) = command.input.wanted() {
+                watch(Source::Input(*id), fd, PollFlags::POLLOUT);
+            }
+            for (stream, output) in command.outputs().filter(|_| !is_mute) {
+                if let Some(fd) = output.wanted() {
+                    watch(Source::Output(*id, stream), fd, PollFlags::POLLIN);
+                }
+            }
+        }
+        self.turn = self.turn.wrapping_add(1);
+        match ppoll(&mut fds, self.patience(), None) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            Err(errno) => {
+                return Err(Error::Wait { source: errno.into() });
+            }
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.revents().is_none_or(|flags| !flags.is_empty());
+        let ready = sources.into_iter().zip(&fds);
+        Ok(ready.filter_map(|(source, fd)| is_ready(fd).then_some(source)).collect())
+    }
+
+    fn link_interest(&self) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, !self.link.is_deaf());
+        flags.set(PollFlags::POLLOUT, !self.link.is_flushed());
+        flags
+    }
+
+    /// Whether output has to wait.
+    fn is_mute(&self) -> bool {
+        self.is_silent || self.link.is_congested()
+    }
+
+    /// How long to sleep at most.
+    fn patience(&self) -> Option<TimeSpec> {
+        if self.is_untidy && self.link.is_flushed() {
+            return Some(TimeSpec::from_duration(Duration::ZERO));
+        }
+        let next = self.commands.values().filter_map(Command::deadline).min()?;
+        let left = next.saturating_duration_since(Instant::now());
+        // The kernel refuses times that its clock cannot hold; then it is as good as never.
+        Some(TimeSpec::from_duration(left.min(Duration::from_secs(1 << 30))))
+    }
+
+    fn act(&mut self, source: Source) -> Result<Option<End>> {
+        match source {
+            Source::Link => return self.hear(),
+            // Non-blocking, and what it says is looked at after each sleep anyway.
+            Source::Waker => drop(self.waker.read()),
+            Source::Pidfd(id) => self.reap(id)?,
+            Source::Input(id) => {
+                if let Some(command) = self.commands.get_mut(&id)
+                    && let Some(grant) = command.input.write()
+                {
+                    self.link.send(id, GuestBody::Credit(grant))?;
+                }
+            }
+            Source::Output(id, stream) => self.read(id, stream)?,
+        }
+        Ok(None)
+    }
+
+    /// Takes what the host has sent.
+    fn hear(&mut self) -> Result<Option<End>> {
+        if self.link.is_deaf() {
+            return Ok(None);
+        }
+        let mut decoder = std::mem::take(&mut self.decoder);
+        if self.link.receive(&mut decoder) == Peer::Gone {
+            return Ok(Some(self.disconnected()));
+        }
+        while let Some(message) = decoder.next()? {
+            if let Some(end) = self.obey(message)? {
+                return Ok(Some(end));
+            }
+        }
+        self.decoder = decoder;
+        Ok(None)
+    }
+
+    /// Reads a command's output once and sends it.
+    fn read(&mut self, id: RequestId, stream: Stream) -> Result<()> {
+        if self.is_mute() {
+            return Ok(());
+        }
+        let Some(command) = self.commands.get_mut(&id) else {
+            return Ok(());
+        };
+        if let Some(output) = command.output(stream) {
+            let bytes = output.read(&mut self.buffer);
+            if !bytes.is_empty() {
+                self.link.send(id, GuestBody::Data(stream, bytes))?;
+            }
+        }
+        self.finish(id)
+    }
+
+    fn reap(&mut self, id: RequestId) -> Result<()> {
+        let Some(command) = self.commands.get_mut(&id) else {
+            return Ok(());
+        };
+        command.reap();
+        if !command.has_ended() {
+            return Ok(());
+        }
+        // What it left in its pipes, at once as far as it may be sent.
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.read(id, stream)?;
+        }
+        self.finish(id)
+    }
+
+    /// Reports a command's end once all of its output is sent.
+    pub(crate) fn finish(&mut self, id: RequestId) -> Result<()> {
+        if self.is_silent {
+            return Ok(());
+        }
+        let Some(exit) = self.commands.get(&id).and_then(Command::exit) else {
+            return Ok(());
+        };
+        self.link.send(id, GuestBody::Exit(exit))?;
+        if let Some(command) = self.commands.remove(&id) {
+            let (_, cgroup) = command.into_remains();
+            self.service.remains.add_cgroup(cgroup);
+            self.is_untidy = true;
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        for command in self.commands.values_mut() {
+            if command.deadline().is_some_and(|deadline| deadline <= now) {
+                command.kill(Outcome::TimedOut);
+            }
+        }
+    }
+
+    /// Passes on what the transfers have, each as much as it may, in turns another one first.
+    fn pump(&mut self) -> Result<()> {
+        if self.is_silent || self.transfers.is_empty() {
+            return Ok(());
+        }
+        let mut ids: Vec<RequestId> = self.transfers.keys().copied().collect();
+        let first = self.turn % ids.len();
+        ids.rotate_left(first);
+        for id in ids {
+            let Some(transfer) = self.transfers.get_mut(&id) else {
+                continue;
+            };
+            if !transfer.pump(id, &mut self.link)? {
+                continue;
+            }
+            if let Some(transfer) = self.transfers.remove(&id) {
+                self.service.remains.add_thread(transfer.into_thread());
+                self.is_untidy = true;
+            }
+            if self.quiesce == Some(id) {
+                self.quiesce = None;
+                self.is_silent = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all that the connection started: first all are told, then waited for.
+    fn stop(&mut self) {
+        for command in self.commands.values_mut() {
+            command.kill(Outcome::Cancelled);
+        }
+        for transfer in self.transfers.values_mut() {
+            transfer.cancel();
+        }
+        let deadline = Instant::now() + FAREWELL;
+        for (_, transfer) in std::mem::take(&mut self.transfers) {
+            if let Some(thread) = transfer.stop(deadline) {
+                log::warn!("a transfer's thread does not stop; it is joined later");
+                self.service.remains.add_thread(thread);
+            }
+        }
+        for (_, command) in std::mem::take(&mut self.commands) {
+            let (child, cgroup) = command.into_remains();
+            match child.wait_until(deadline) {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => self.service.remains.add_child(child),
+            }
+            self.service.remains.add_cgroup(cgroup);
+        }
+    }
+
+    /// Sends the last answer; the host is given a moment to take it.
+    pub(crate) fn say_goodbye(&mut self) -> Result<()> {
+        let deadline = Instant::now() + FAREWELL;
+        while self.link.flush() == Peer::Present && !self.link.is_flushed() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let mut fds = [PollFd::new(self.link.as_fd(), PollFlags::POLLOUT)];
+            match ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    return Err(Error::Wait { source: errno.into() });
+                }
+            }
+        }
+        Ok(())
+    }
+}

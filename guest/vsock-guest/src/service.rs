@@ -1,0 +1,48 @@
+//! What lives longer than a connection.
+
+use std::path::PathBuf;
+
+use vsock_proto::{BootId, Hello, VERSION};
+
+use crate::remains::Remains;
+
+/// What a service needs to know of its machine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This boot's id.
+    pub boot_id: BootId,
+    /// Why the service before this one ended, if there was one.
+    pub previous_failure: Option<String>,
+    /// The cgroup below which each command gets one of its own. Without it only a command's
+    /// process group is killed.
+    pub cgroups: Option<PathBuf>,
+    /// The folder that has `etc` in it: accounts are looked up there, host name and time zone are
+    /// kept there. `/` in a guest.
+    pub root: PathBuf,
+    /// Whether clock, entropy and host name of the running kernel are for the host to set.
+    pub owns_kernel: bool,
+}
+
+/// Serves one connection after another.
+#[derive(Debug)]
+pub struct Service {
+    pub(crate) config: Config,
+    pub(crate) remains: Remains,
+}
+
+impl Service {
+    /// A service that has had no connection yet.
+    pub fn new(config: Config) -> Self {
+        let remains = Remains::new(config.cgroups.clone());
+        Self { config, remains }
+    }
+
+    /// How a connection begins.
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            version: VERSION,
+            boot_id: self.config.boot_id,
+            previous_failure: self.config.previous_failure.clone(),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How a connection begins and ends.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::host::{Answer, Host, config, shell};
+use vsock_guest::{Config, End, Error};
+use vsock_proto::{HostBody, RequestId, VERSION};
+
+#[test]
+fn a_guest_says_who_it_is_and_why_the_service_before_ended() {
+    let (host, hello) =
+        Host::dialled(Config { previous_failure: Some("killed by signal 11".into()), ..config() });
+    assert_eq!(hello.version, VERSION);
+    assert_eq!(hello.boot_id, config().boot_id);
+    assert_eq!(hello.previous_failure.as_deref(), Some("killed by signal 11"));
+    let was_welcome = false;
+    assert_eq!(host.close().unwrap(), End::Disconnected { was_welcome });
+}
+
+#[test]
+fn a_rejected_guest_knows_why() {
+    let (mut host, _) = Host::dialled(config());
+    host.send(RequestId::LINK, HostBody::Reject("too old".into()));
+    assert_eq!(host.end().unwrap(), End::Rejected("too old".into()));
+}
+
+#[test]
+fn a_request_before_the_welcome_is_an_error() {
+    let (mut host, _) = Host::dialled(config());
+    host.request(HostBody::Ping);
+    assert!(matches!(host.end(), Err(Error::Unexpected { .. })));
+}
+
+#[test]
+fn a_number_in_use_is_an_error() {
+    let mut host = Host::connected();
+    let id = host.request(HostBody::Exec(shell("sleep 100")));
+    host.send(id, HostBody::Ping);
+    assert!(matches!(host.end(), Err(Error::Unexpected { .. })));
+}
+
+#[test]
+fn garbage_is_an_error() {
+    let mut host = Host::connected();
+    host.stream.write_all(&[3, 0, 0, 0, 255, 255, 255]).unwrap();
+    assert!(matches!(host.end(), Err(Error::Protocol { .. })));
+}
+
+#[test]
+fn a_close_in_the_middle_of_a_message_is_a_close() {
+    let mut host = Host::connected();
+    host.stream.write_all(&[100, 0, 0, 0, 1, 2]).unwrap();
+    let was_welcome = true;
+    assert_eq!(host.close().unwrap(), End::Disconnected { was_welcome });
+}
+
+#[test]
+fn messages_about_unknown_requests_are_ignored() {
+    let mut host = Host::connected();
+    host.send(RequestId(77), HostBody::Data(b"late"));
+    host.send(RequestId(77), HostBody::Cancel);
+    host.ping();
+}
+
+#[test]
+fn a_shutdown_is_answered_before_the_end() {
+    let mut host = Host::connected();
+    let id = host.request(HostBody::Shutdown);
+    assert_eq!(host.answer_to(id), Answer::Done);
+    assert_eq!(host.end().unwrap(), End::Shutdown);
+}
+
+#[test]
+fn after_a_quiesce_nothing_is_said_until_the_host_speaks() {
+    let mut host = Host::connected();
+    let command = host.request(HostBody::Exec(shell("read line; sleep 0.2; echo $line")));
+    assert!(matches!(host.answer_to(command), Answer::Started(_)));
+    let quiesce = host.request(HostBody::Quiesce);
+    assert_eq!(host.answer_to(quiesce), Answer::Done);
+    assert!(host.is_silent_for(Duration::from_millis(400)));
+    host.ping();
+    assert_eq!(host.finish(command).stdout, b"\n");
+}

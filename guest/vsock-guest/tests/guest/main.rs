@@ -1,0 +1,8 @@
+//! The guest's end against a scripted host, over a socket pair.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod exec;
+mod file;
+mod host;
+mod link;
