@@ -122,6 +122,13 @@ impl Command {
         }
     }
 
+    /// Waits for the end of its process, which is then still to be noticed.
+    pub(crate) fn wait_until(&self, deadline: Instant) {
+        if let Err(error) = self.child.wait_until(deadline) {
+            log::debug!("cannot wait for a command; error={error}");
+        }
+    }
+
     /// Kills it with all its descendants; `outcome` is what to say of it.
     pub(crate) fn kill(&mut self, outcome: Outcome) {
         if self.ended.is_some() || self.killed.is_some() {

@@ -46,6 +46,7 @@ impl Server<'_> {
             HostBody::Shutdown => {
                 self.link.send(id, GuestBody::Done)?;
                 self.say_goodbye()?;
+                self.ask_to_end();
                 return Ok(Some(End::Shutdown));
             }
             HostBody::Data(bytes) => self.data(id, bytes)?,

@@ -312,6 +312,17 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
+    /// Asks all commands to end, and gives them a moment to do so.
+    pub(crate) fn ask_to_end(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        for command in self.commands.values() {
+            command.signal(libc::SIGTERM as u8);
+        }
+        for command in self.commands.values() {
+            command.wait_until(deadline);
+        }
+    }
+
     /// Ends all that the connection started: first all are told, then waited for.
     fn stop(&mut self) {
         for command in self.commands.values_mut() {

@@ -59,3 +59,6 @@ pub use tree::{Entry, EntryKind, Owner, Read, Write};
 
 /// The port on the host, CID 2, that every guest dials.
 pub const PORT: u32 = 1000;
+
+/// What a line on the console begins with if the guest cannot go on; the reason follows it.
+pub const BOOT_FAILURE_PREFIX: &str = "guest-init: boot failed: ";

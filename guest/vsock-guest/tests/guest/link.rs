@@ -72,12 +72,34 @@ fn a_shutdown_is_answered_before_the_end() {
 }
 
 #[test]
-fn after_a_quiesce_nothing_is_said_until_the_host_speaks() {
+fn a_shutdown_lets_commands_end_by_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
     let mut host = Host::connected();
-    let command = host.request(HostBody::Exec(shell("read line; sleep 0.2; echo $line")));
+    let script = format!(
+        "trap 'echo > {}; exit' TERM; echo ready; while :; do sleep 0.05; done",
+        mark.display()
+    );
+    let command = host.request(HostBody::Exec(shell(&script)));
+    assert!(matches!(host.answer_to(command), Answer::Started(_)));
+    assert!(matches!(host.answer_to(command), Answer::Data(..)));
+    let id = host.request(HostBody::Shutdown);
+    assert_eq!(host.answer_to(id), Answer::Done);
+    assert_eq!(host.end().unwrap(), End::Shutdown);
+    assert!(mark.exists());
+}
+
+#[test]
+fn after_a_quiesce_nothing_is_said_until_the_host_speaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let script = format!("while [ ! -e {} ]; do sleep 0.02; done; echo", mark.display());
+    let mut host = Host::connected();
+    let command = host.request(HostBody::Exec(shell(&script)));
     assert!(matches!(host.answer_to(command), Answer::Started(_)));
     let quiesce = host.request(HostBody::Quiesce);
     assert_eq!(host.answer_to(quiesce), Answer::Done);
+    std::fs::write(&mark, "").unwrap();
     assert!(host.is_silent_for(Duration::from_millis(400)));
     host.ping();
     assert_eq!(host.finish(command).stdout, b"\n");

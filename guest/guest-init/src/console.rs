@@ -1,0 +1,111 @@
+//! What is said on the console, which is standard error.
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+
+use log::{LevelFilter, Log, Metadata, Record};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use vsock_proto::BOOT_FAILURE_PREFIX;
+
+/// The word on the kernel's command line that asks for more than errors.
+const DEBUG: &str = "sandbox.debug";
+
+struct Console;
+
+impl Log for Console {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let level = record.level().as_str().to_ascii_lowercase();
+            write(&format!("guest-init: {level}: {}\n", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Logs warnings and errors from now on.
+pub(crate) fn log_errors() {
+    // Fails only if there is a logger already.
+    if log::set_logger(&Console).is_ok() {
+        log::set_max_level(LevelFilter::Warn);
+    }
+}
+
+/// Logs what the kernel's command line asks for, once that can be read.
+pub(crate) fn log_as_asked() {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if asks_for_debug(&line) {
+        log::set_max_level(LevelFilter::Debug);
+    }
+}
+
+/// Makes the console standard error: whether the kernel did depends on the initramfs.
+pub(crate) fn attach() {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let attached = open("/dev/console", flags, Mode::empty()).and_then(nix::unistd::dup2_stderr);
+    if let Err(errno) = attached {
+        // A machine without a console boots as well.
+        log::warn!("no console; error={errno}");
+    }
+}
+
+/// Says why the guest cannot go on, where the host looks for it.
+pub(crate) fn tell_failure(reason: &str) {
+    // On a line of its own, whatever was being written.
+    write(&format!("\n{BOOT_FAILURE_PREFIX}{}\n", reason.replace('\n', " ")));
+    // What is still in the serial device's buffer would go with the power.
+    if let Err(errno) = nix::sys::termios::tcdrain(io::stderr()) {
+        log::debug!("the console is not drained; error={errno}");
+    }
+}
+
+/// Unlike `eprintln!` this does not panic where nobody can be told anything.
+fn write(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// The error with all its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn asks_for_debug(line: &str) -> bool {
+    line.split_ascii_whitespace().any(|word| word == DEBUG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_word_asks_for_more() {
+        assert!(asks_for_debug("quiet sandbox.debug\n"));
+        assert!(!asks_for_debug("quiet sandbox.debugger"));
+        assert!(!asks_for_debug(""));
+    }
+
+    #[test]
+    fn a_chain_names_all_causes() {
+        let error = crate::Error::LoadModule {
+            name: "overlay.ko".into(),
+            source: nix::errno::Errno::ENOEXEC,
+        };
+        assert_eq!(
+            chain(&error),
+            "cannot load the kernel module overlay.ko: ENOEXEC: Exec format error"
+        );
+    }
+}

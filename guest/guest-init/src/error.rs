@@ -1,0 +1,40 @@
+//! What can go wrong from the kernel's start to the service's.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+/// Each ends the boot, and its text is the reason that the host is told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot mount {what} on {target}")]
+    Mount { what: &'static str, target: PathBuf, source: Errno },
+    #[error("cannot make the folder {path}")]
+    MakeFolder { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot load the kernel module {name}")]
+    LoadModule { name: String, source: Errno },
+    #[error("cannot watch /dev")]
+    WatchDevices { source: Errno },
+    #[error("no disk {path} after {} s", .patience.as_secs())]
+    NoDisk { path: &'static str, patience: Duration },
+    #[error("the root file system is not an initramfs")]
+    NoInitramfs,
+    #[error("cannot {operation}")]
+    SwitchRoot { operation: &'static str, source: Errno },
+    #[error("cannot bring the loopback device up")]
+    Loopback { source: io::Error },
+    #[error("cannot make {path}")]
+    Make { path: PathBuf, source: io::Error },
+    #[error("cannot set the host name")]
+    HostName { source: Errno },
+    #[error("cannot enable the cgroup controllers")]
+    Controllers { source: process::Error },
+    #[error("cannot watch for signals")]
+    WatchSignals { source: Errno },
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,38 @@
+//! Kernel modules.
+//!
+//! The initramfs names them in `/modules/order`, one file of `/modules` a line, each after those
+//! that it needs. A kernel that has everything built in brings no such file.
+
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+
+use crate::{Error, Result};
+
+const FOLDER: &str = "/modules";
+
+/// Loads all modules that the initramfs brings.
+pub(crate) fn load_all() -> Result<()> {
+    let path = Path::new(FOLDER).join("order");
+    let order = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|source| Error::Read { path, source })?,
+    };
+    order.lines().filter(|name| !name.is_empty()).try_for_each(load)
+}
+
+fn load(name: &str) -> Result<()> {
+    let path = Path::new(FOLDER).join(name);
+    let file = File::open(&path).map_err(|source| Error::Read { path, source })?;
+    match finit_module(&file, NO_PARAMETERS, ModuleInitFlags::empty()) {
+        // It is built in, or was loaded before.
+        Err(Errno::EEXIST) => Ok(()),
+        other => other.map_err(|source| Error::LoadModule { name: name.to_owned(), source }),
+    }
+}
+
+const NO_PARAMETERS: &CStr = c"";
