@@ -14,11 +14,7 @@ pub(crate) const HOME: &str = "/home/user";
 
 /// `/etc/passwd` with our account; `shell` is its login shell.
 pub(crate) fn passwd(text: &str, shell: &str) -> String {
-    let text = if text.is_empty() {
-        "root:x:0:0:root:/root:/bin/sh\n"
-    } else {
-        text
-    };
+    let text = if text.is_empty() { "root:x:0:0:root:/root:/bin/sh\n" } else { text };
     insert(text, 2, &format!("{NAME}:x:{ID}:{ID}::{HOME}:{shell}"))
 }
 
@@ -44,13 +40,7 @@ fn insert(text: &str, field: usize, line: &str) -> String {
         .position(|other| other.split(':').nth(field) == Some(&id))
         .unwrap_or(others.len());
     let (before, after) = others.split_at(at);
-    join(
-        before
-            .iter()
-            .copied()
-            .chain([line])
-            .chain(after.iter().copied()),
-    )
+    join(before.iter().copied().chain([line]).chain(after.iter().copied()))
 }
 
 fn name(line: &str) -> &str {
@@ -77,20 +67,14 @@ mod tests {
     fn account_stands_before_another_of_its_number() {
         let node = "node:x:1000:1000::/home/node:/bin/sh\n";
 
-        assert_eq!(
-            passwd(&format!("{ROOT}{node}"), "/bin/bash"),
-            format!("{ROOT}{OURS}{node}")
-        );
+        assert_eq!(passwd(&format!("{ROOT}{node}"), "/bin/bash"), format!("{ROOT}{OURS}{node}"));
     }
 
     #[test]
     fn account_of_the_same_name_is_replaced() {
         let other = "user:x:1001:1001::/srv:/bin/false\n";
 
-        assert_eq!(
-            passwd(&format!("{ROOT}{other}"), "/bin/bash"),
-            format!("{ROOT}{OURS}")
-        );
+        assert_eq!(passwd(&format!("{ROOT}{other}"), "/bin/bash"), format!("{ROOT}{OURS}"));
     }
 
     #[test]

@@ -63,21 +63,12 @@ struct Extension {
 impl<R: Read> Archive<R> {
     /// `name` is for errors.
     pub(crate) fn new(inner: R, name: &str) -> Archive<R> {
-        Archive {
-            inner,
-            name: name.to_owned(),
-            position: 0,
-            body: 0,
-            padding: 0,
-        }
+        Archive { inner, name: name.to_owned(), position: 0, body: 0, padding: 0 }
     }
 
     /// The next member, or `None` at the archive's end mark.
     pub(crate) fn next(&mut self) -> Result<Option<Member>> {
-        self.advance().map_err(|source| Error::BadArchive {
-            archive: self.name.clone(),
-            source,
-        })
+        self.advance().map_err(|source| Error::BadArchive { archive: self.name.clone(), source })
     }
 
     /// The current member's bytes.
@@ -132,27 +123,16 @@ impl<R: Read> Archive<R> {
         }
         let header = Header::from_byte_slice(&block).clone();
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        let field: u32 = header
-            .as_old()
-            .cksum
-            .iter()
-            .map(|byte| u32::from(*byte))
-            .sum();
+        let field: u32 = header.as_old().cksum.iter().map(|byte| u32::from(*byte)).sum();
         if header.cksum()? != sum - field + 8 * u32::from(b' ') {
-            return Err(ArchiveFault::Checksum {
-                position: self.position - BLOCK,
-            });
+            return Err(ArchiveFault::Checksum { position: self.position - BLOCK });
         }
         Ok(Some(header))
     }
 
     fn long_name(&mut self) -> std::result::Result<Vec<u8>, ArchiveFault> {
         let mut name = self.extension()?;
-        name.truncate(
-            name.iter()
-                .position(|byte| *byte == 0)
-                .unwrap_or(name.len()),
-        );
+        name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
         Ok(name)
     }
 
@@ -200,10 +180,7 @@ impl Extension {
     fn read(&mut self, mut records: &[u8]) -> std::result::Result<(), ArchiveFault> {
         while !records.is_empty() {
             let (record, rest) = split_record(records).ok_or(ArchiveFault::Record)?;
-            let at = record
-                .iter()
-                .position(|byte| *byte == b'=')
-                .ok_or(ArchiveFault::Record)?;
+            let at = record.iter().position(|byte| *byte == b'=').ok_or(ArchiveFault::Record)?;
             let (key, value) = (&record[..at], &record[at + 1..]);
             let key = std::str::from_utf8(key).map_err(|_| ArchiveFault::Record)?;
             self.set(key, value)?;
@@ -235,14 +212,10 @@ impl Extension {
     }
 
     fn member(self, header: &Header, size: u64) -> std::result::Result<Member, ArchiveFault> {
-        let path = self
-            .path
-            .unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = self.link.unwrap_or_else(|| {
-            header
-                .link_name_bytes()
-                .map_or(Vec::new(), |l| l.into_owned())
-        });
+        let path = self.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = self
+            .link
+            .unwrap_or_else(|| header.link_name_bytes().map_or(Vec::new(), |l| l.into_owned()));
         let kind = match header.entry_type() {
             // Archives older than ustar mark a folder by its name alone.
             EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
@@ -254,9 +227,7 @@ impl Extension {
             EntryType::Char | EntryType::Block => Kind::Device,
             EntryType::GNUSparse => return Err(ArchiveFault::Sparse),
             other => {
-                return Err(ArchiveFault::Type {
-                    kind: other.as_byte(),
-                });
+                return Err(ArchiveFault::Type { kind: other.as_byte() });
             }
         };
         let old = header.as_old();
@@ -271,9 +242,7 @@ impl Extension {
             mode: (mode & 0o7777) as u32,
             uid: id(self.uid, header.uid(), &old.uid)?,
             gid: id(self.gid, header.gid(), &old.gid)?,
-            mtime: self
-                .mtime
-                .map_or_else(|| unless_blank(header.mtime(), &old.mtime), Ok)?,
+            mtime: self.mtime.map_or_else(|| unless_blank(header.mtime(), &old.mtime), Ok)?,
             size,
             xattrs: self.xattrs,
         })
@@ -294,10 +263,7 @@ fn split_record(records: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn number(digits: &[u8]) -> std::result::Result<u64, ArchiveFault> {
-    std::str::from_utf8(digits)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(ArchiveFault::Number)
+    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(ArchiveFault::Number)
 }
 
 #[cfg(test)]
@@ -316,10 +282,7 @@ mod tests {
 
     #[test]
     fn members_are_read_with_their_attributes() {
-        let bytes = TarBuilder::new()
-            .file("etc/passwd", "root")
-            .symlink("bin", "usr/bin")
-            .finish();
+        let bytes = TarBuilder::new().file("etc/passwd", "root").symlink("bin", "usr/bin").finish();
 
         let members = members(&bytes).unwrap();
 
@@ -331,10 +294,7 @@ mod tests {
 
     #[test]
     fn body_has_the_bytes_of_its_member_only() {
-        let bytes = TarBuilder::new()
-            .file("a", "first")
-            .file("b", "second")
-            .finish();
+        let bytes = TarBuilder::new().file("a", "first").file("b", "second").finish();
         let mut archive = Archive::new(&bytes[..], "test.tar");
         archive.next().unwrap();
         archive.next().unwrap();
@@ -363,19 +323,13 @@ mod tests {
 
         let xattrs = &members(&bytes).unwrap()[0].xattrs;
 
-        assert_eq!(
-            xattrs,
-            &[("security.capability".to_owned(), capability.to_vec())]
-        );
+        assert_eq!(xattrs, &[("security.capability".to_owned(), capability.to_vec())]);
     }
 
     #[test]
     fn pax_path_and_owner_win_over_the_header() {
-        let bytes = TarBuilder::new()
-            .pax("path", b"real")
-            .pax("uid", b"70000")
-            .file("x", "")
-            .finish();
+        let bytes =
+            TarBuilder::new().pax("path", b"real").pax("uid", b"70000").file("x", "").finish();
 
         let member = &members(&bytes).unwrap()[0];
 
@@ -388,30 +342,21 @@ mod tests {
 
         let member = &members(&bytes).unwrap()[0];
 
-        assert_eq!(
-            (&bytes[108..116], member.uid, member.gid),
-            (&[0; 8][..], 0, 0)
-        );
+        assert_eq!((&bytes[108..116], member.uid, member.gid), (&[0; 8][..], 0, 0));
     }
 
     #[test]
     fn archive_cut_inside_a_member_is_an_error() {
         let bytes = TarBuilder::new().file("a", &"x".repeat(4_000)).finish();
 
-        assert!(matches!(
-            members(&bytes[..2_000]),
-            Err(Error::BadArchive { .. })
-        ));
+        assert!(matches!(members(&bytes[..2_000]), Err(Error::BadArchive { .. })));
     }
 
     #[test]
     fn archive_cut_before_its_end_mark_is_an_error() {
         let bytes = TarBuilder::new().file("a", "x").finish();
 
-        assert!(matches!(
-            members(&bytes[..1_024]),
-            Err(Error::BadArchive { .. })
-        ));
+        assert!(matches!(members(&bytes[..1_024]), Err(Error::BadArchive { .. })));
     }
 
     #[test]
@@ -423,29 +368,17 @@ mod tests {
 
         assert!(matches!(
             error,
-            Error::BadArchive {
-                source: ArchiveFault::Checksum { position: 0 },
-                ..
-            }
+            Error::BadArchive { source: ArchiveFault::Checksum { position: 0 }, .. }
         ));
     }
 
     #[test]
     fn sparse_file_is_refused() {
-        let bytes = TarBuilder::new()
-            .pax("GNU.sparse.major", b"1")
-            .file("a", "x")
-            .finish();
+        let bytes = TarBuilder::new().pax("GNU.sparse.major", b"1").file("a", "x").finish();
 
         let error = members(&bytes).unwrap_err();
 
-        assert!(matches!(
-            error,
-            Error::BadArchive {
-                source: ArchiveFault::Sparse,
-                ..
-            }
-        ));
+        assert!(matches!(error, Error::BadArchive { source: ArchiveFault::Sparse, .. }));
     }
 
     #[test]
@@ -457,13 +390,7 @@ mod tests {
 
         let error = members(header.as_bytes()).unwrap_err();
 
-        assert!(matches!(
-            error,
-            Error::BadArchive {
-                source: ArchiveFault::Extension { .. },
-                ..
-            }
-        ));
+        assert!(matches!(error, Error::BadArchive { source: ArchiveFault::Extension { .. }, .. }));
     }
 
     #[test]
@@ -477,9 +404,8 @@ mod tests {
 
     #[test]
     fn noise_is_an_error_and_not_a_panic() {
-        let noise: Vec<u8> = (0..4_096_u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-            .collect();
+        let noise: Vec<u8> =
+            (0..4_096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
 
         assert!(members(&noise).is_err());
     }

@@ -51,6 +51,9 @@ pub struct BuildRequest {
 /// What all steps of a build share.
 pub(crate) struct Context<'a> {
     pub(crate) arch: Arch,
+    /// Seconds since 1970 at the beginning of this day: what comes from a mirror
+    /// is looked up there once a day.
+    pub(crate) day: u64,
     pub(crate) stage: &'a Stage,
     pub(crate) cache: &'a Cache,
 }
@@ -68,17 +71,9 @@ pub fn build(
     let mut reporter = Reporter::new(progress);
     let stage = Stage::enter(store.state_dir(), &mut reporter)?;
     stage.require_space(ROOM + size_of(&request.source))?;
-    let reuse = if request.no_cache {
-        Reuse::Refused
-    } else {
-        Reuse::Allowed
-    };
+    let reuse = if request.no_cache { Reuse::Refused } else { Reuse::Allowed };
     let cache = Cache::open(store.state_dir(), reuse);
-    let context = Context {
-        arch,
-        stage: &stage,
-        cache: &cache,
-    };
+    let context = Context { arch, day: today(), stage: &stage, cache: &cache };
 
     let kernel = kernel::fetch(&context, &mut reporter)?;
     let disk = disk::template(request.disk_mib, &context, &mut reporter)?;
@@ -86,16 +81,8 @@ pub fn build(
     let rootfs = rootfs(&source, &programs, &context, &mut reporter)?;
     let image = reporter.step(Step::Store, |_| {
         let initramfs = initramfs::build(&programs.init, &kernel.modules);
-        let parts = Parts {
-            kernel: &kernel,
-            initramfs,
-            rootfs: &rootfs,
-            disk: &disk,
-        };
-        Ok((
-            assemble(store, request, &source, parts, &context)?,
-            Origin::Made,
-        ))
+        let parts = Parts { kernel: &kernel, initramfs, rootfs: &rootfs, disk: &disk };
+        Ok((assemble(store, request, &source, parts, &context)?, Origin::Made))
     })?;
     cache.prune()?;
     Ok(image)
@@ -108,14 +95,8 @@ fn rootfs(
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<PathBuf> {
-    let key = source
-        .key
-        .as_ref()
-        .map(|source| rootfs_key(source, programs));
-    if let Some(found) = key
-        .as_ref()
-        .and_then(|key| context.cache.get("rootfs", key))
-    {
+    let key = source.key.as_ref().map(|source| rootfs_key(source, programs));
+    if let Some(found) = key.as_ref().and_then(|key| context.cache.get("rootfs", key)) {
         return reporter.step(Step::Pack, |_| Ok((found, Origin::Cache)));
     }
     let mut tree = source.read(&context.stage.path("spool"), reporter)?;
@@ -133,11 +114,7 @@ fn rootfs(
 
 fn rootfs_key(source: &str, programs: &Programs) -> String {
     let key = Key::new(setup::RECIPE).part(source);
-    programs
-        .installed
-        .iter()
-        .fold(key, |key, (name, bytes)| key.part(name).part(bytes))
-        .finish()
+    programs.installed.iter().fold(key, |key, (name, bytes)| key.part(name).part(bytes)).finish()
 }
 
 /// The four files of an image.
@@ -163,10 +140,8 @@ fn assemble(
     link(parts.rootfs, &folder.join(store::ROOTFS))?;
     link(parts.disk, &folder.join(store::DISK))?;
     let initramfs = folder.join(store::INITRAMFS);
-    fs::write(&initramfs, &parts.initramfs).map_err(|source| Error::Write {
-        path: initramfs,
-        source,
-    })?;
+    fs::write(&initramfs, &parts.initramfs)
+        .map_err(|source| Error::Write { path: initramfs, source })?;
     let id = Key::new("image")
         .part(digest::of_file(&parts.kernel.vmlinux)?)
         .part(digest::of_file(parts.rootfs)?)
@@ -175,10 +150,7 @@ fn assemble(
         .finish();
     let description = Description {
         kernel_version: parts.kernel.release.clone(),
-        created: SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap_or_default()
-            .as_secs(),
+        created: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
         size_bytes: store::size_on_disk(&folder)?,
         source: request.source.to_string(),
         arch: context.arch,
@@ -193,6 +165,16 @@ fn link(from: &Path, to: &Path) -> Result<()> {
         to: to.to_owned(),
         source,
     })
+}
+
+fn today() -> u64 {
+    const DAY: u64 = 24 * 60 * 60;
+    let now = now();
+    now - now % DAY
+}
+
+fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
 /// What an archive takes again when it is read; others are in `ROOM`.
@@ -220,10 +202,6 @@ pub(crate) fn with_context<T>(
     let mut reporter = Reporter::new(&mut sink);
     let stage = Stage::enter(state_dir, &mut reporter).unwrap();
     let cache = Cache::open(state_dir, Reuse::Allowed);
-    let context = Context {
-        arch: Arch::X86_64,
-        stage: &stage,
-        cache: &cache,
-    };
+    let context = Context { arch: Arch::X86_64, day: 0, stage: &stage, cache: &cache };
     work(&context, &mut reporter).unwrap()
 }

@@ -27,10 +27,7 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn open(state_dir: &Path, reuse: Reuse) -> Cache {
-        Cache {
-            dir: state_dir.join("cache"),
-            reuse,
-        }
+        Cache { dir: state_dir.join("cache"), reuse }
     }
 
     /// The entry, if there is one and it may be used; it counts as used now.
@@ -41,10 +38,7 @@ impl Cache {
         }
         let touched = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         if let Err(error) = touched {
-            log::debug!(
-                "cannot touch a cache entry; path={} error={error}",
-                path.display()
-            );
+            log::debug!("cannot touch a cache entry; path={} error={error}", path.display());
         }
         Some(path)
     }
@@ -76,23 +70,15 @@ impl Cache {
 }
 
 fn children(dir: &Path) -> Result<Vec<PathBuf>> {
-    let fail = |source| Error::Read {
-        path: dir.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: dir.to_owned(), source };
     let entries = fs::read_dir(dir).map_err(fail)?;
-    entries
-        .map(|entry| entry.map(|entry| entry.path()).map_err(fail))
-        .collect()
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(fail)).collect()
 }
 
 fn unused_for(path: &Path) -> Result<Duration> {
     let modified = fs::metadata(path)
         .and_then(|metadata| metadata.modified())
-        .map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
     Ok(modified.elapsed().unwrap_or_default())
 }
 

@@ -43,17 +43,10 @@ pub(crate) fn detect(head: &[u8]) -> Format {
 /// A reader of what `inner` holds once decompressed. `name` is for errors.
 pub(crate) fn reader<'a>(inner: impl Read + 'a, name: &str) -> Result<Box<dyn Read + 'a>> {
     const HEAD: u64 = 6;
-    let fail = |source| Error::ReadArchive {
-        archive: name.to_owned(),
-        source,
-    };
+    let fail = |source| Error::ReadArchive { archive: name.to_owned(), source };
     let mut inner = BufReader::with_capacity(1 << 16, inner);
     let mut head = Vec::new();
-    inner
-        .by_ref()
-        .take(HEAD)
-        .read_to_end(&mut head)
-        .map_err(fail)?;
+    inner.by_ref().take(HEAD).read_to_end(&mut head).map_err(fail)?;
     let format = detect(&head);
     let whole = Cursor::new(head).chain(inner);
     Ok(match format {
@@ -62,10 +55,7 @@ pub(crate) fn reader<'a>(inner: impl Read + 'a, name: &str) -> Result<Box<dyn Re
         Format::Zstd => Box::new(zstd::Decoder::new(whole).map_err(fail)?),
         Format::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(whole)),
         Format::Lz4Legacy | Format::Bzip2 | Format::Lzma => {
-            return Err(Error::UnknownCompression {
-                archive: name.to_owned(),
-                format,
-            });
+            return Err(Error::UnknownCompression { archive: name.to_owned(), format });
         }
     })
 }
@@ -89,10 +79,7 @@ mod tests {
 
     fn read_all(bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        reader(bytes, "test")
-            .unwrap()
-            .read_to_end(&mut out)
-            .unwrap();
+        reader(bytes, "test").unwrap().read_to_end(&mut out).unwrap();
         out
     }
 
@@ -116,10 +103,7 @@ mod tests {
 
     #[test]
     fn reader_decompresses_zstd() {
-        assert_eq!(
-            read_all(&zstd::encode_all(&b"hello"[..], 1).unwrap()),
-            b"hello"
-        );
+        assert_eq!(read_all(&zstd::encode_all(&b"hello"[..], 1).unwrap()), b"hello");
     }
 
     #[test]
@@ -134,10 +118,7 @@ mod tests {
     fn reader_names_a_format_that_it_cannot_read() {
         let error = reader(&b"BZh91AY"[..], "a.tar.bz2").err().unwrap();
 
-        assert_eq!(
-            error.to_string(),
-            "cannot read a.tar.bz2: Bzip2 compression is not supported"
-        );
+        assert_eq!(error.to_string(), "cannot read a.tar.bz2: Bzip2 compression is not supported");
     }
 
     #[test]

@@ -56,8 +56,7 @@ impl Cpio {
         ];
         self.bytes.extend_from_slice(MAGIC.as_bytes());
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -114,12 +113,7 @@ mod tests {
             eprintln!("skipped: no cpio on this host");
             return;
         };
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(&cpio.finish())
-            .unwrap();
+        child.stdin.take().unwrap().write_all(&cpio.finish()).unwrap();
 
         let output = child.wait_with_output().unwrap();
 

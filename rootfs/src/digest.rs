@@ -11,10 +11,7 @@ use crate::error::{Error, Result};
 
 /// The digest of a whole file, in hex.
 pub(crate) fn of_file(path: &Path) -> Result<String> {
-    let fail = |source| Error::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: path.to_owned(), source };
     let mut reader = Hashing::new(File::open(path).map_err(fail)?);
     reader.drain().map_err(fail)?;
     Ok(reader.finish().0)
@@ -34,11 +31,7 @@ pub(crate) struct Hashing<R> {
 
 impl<R: Read> Hashing<R> {
     pub(crate) fn new(inner: R) -> Hashing<R> {
-        Hashing {
-            inner,
-            hash: Sha256::new(),
-            length: 0,
-        }
+        Hashing { inner, hash: Sha256::new(), length: 0 }
     }
 
     /// Reads the rest, so that the digest covers all of the input.

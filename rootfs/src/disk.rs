@@ -25,11 +25,7 @@ pub(crate) fn template(
     reporter: &mut Reporter<'_>,
 ) -> Result<PathBuf> {
     if !SIZES.contains(&mib) {
-        return Err(Error::BadDiskSize {
-            mib,
-            least: *SIZES.start(),
-            most: *SIZES.end(),
-        });
+        return Err(Error::BadDiskSize { mib, least: *SIZES.start(), most: *SIZES.end() });
     }
     let key = Key::new("disk 1").part(mib.to_le_bytes()).finish();
     reporter.step(Step::Disk, |_| {
@@ -39,24 +35,10 @@ pub(crate) fn template(
         let made = context.stage.path("disk.ext4");
         File::create_new(&made)
             .and_then(|file| file.set_len(mib << 20))
-            .map_err(|source| Error::Write {
-                path: made.clone(),
-                source,
-            })?;
+            .map_err(|source| Error::Write { path: made.clone(), source })?;
         let mut command = MKE2FS.command();
         command
-            .args([
-                "-q",
-                "-F",
-                "-t",
-                "ext4",
-                "-L",
-                "overlay",
-                "-m",
-                "0",
-                "-O",
-                "^has_journal",
-            ])
+            .args(["-q", "-F", "-t", "ext4", "-L", "overlay", "-m", "0", "-O", "^has_journal"])
             .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
             .arg(&made);
         MKE2FS.run(command, context.stage)?;
@@ -101,9 +83,6 @@ mod tests {
             Ok(template(1, context, reporter).unwrap_err())
         });
 
-        assert_eq!(
-            error.to_string(),
-            "disk of 1 MiB is not between 64 and 16777216 MiB"
-        );
+        assert_eq!(error.to_string(), "disk of 1 MiB is not between 64 and 16777216 MiB");
     }
 }

@@ -10,10 +10,7 @@ use crate::error::{Error, Result};
 /// Replaces the file `path` with `bytes`.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
-    let fail = |source| Error::Write {
-        path: temporary.clone(),
-        source,
-    };
+    let fail = |source| Error::Write { path: temporary.clone(), source };
     let mut file = File::create(&temporary).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     publish(&temporary, path)
@@ -22,10 +19,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Flushes `from`, a file or a folder of files, and gives it the name `to`.
 pub(crate) fn publish(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() {
-        let fail = |source| Error::Read {
-            path: from.to_owned(),
-            source,
-        };
+        let fail = |source| Error::Read { path: from.to_owned(), source };
         for entry in fs::read_dir(from).map_err(fail)? {
             sync(&entry.map_err(fail)?.path())?;
         }
@@ -41,10 +35,7 @@ pub(crate) fn publish(from: &Path, to: &Path) -> Result<()> {
 
 /// Creates a folder and its parents.
 pub(crate) fn create_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|source| Error::CreateDir {
-        path: path.to_owned(),
-        source,
-    })
+    fs::create_dir_all(path).map_err(|source| Error::CreateDir { path: path.to_owned(), source })
 }
 
 /// Removes a file, or a folder with all that is in it. Gone already is fine.
@@ -55,10 +46,9 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     };
     match result {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Remove {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Remove { path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }
@@ -66,10 +56,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 fn sync(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
-        .map_err(|source| Error::Write {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

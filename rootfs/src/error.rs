@@ -43,60 +43,29 @@ pub enum Error {
     #[error("cannot create folder {path}")]
     CreateDir { path: PathBuf, source: io::Error },
     #[error("cannot rename {from} to {to}")]
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
-        source: io::Error,
-    },
+    Rename { from: PathBuf, to: PathBuf, source: io::Error },
     #[error("cannot link {from} to {to}")]
-    Link {
-        from: PathBuf,
-        to: PathBuf,
-        source: io::Error,
-    },
+    Link { from: PathBuf, to: PathBuf, source: io::Error },
     #[error("cannot remove {path}")]
     Remove { path: PathBuf, source: io::Error },
     #[error("cannot lock {path}")]
     Lock { path: PathBuf, source: io::Error },
     #[error("not enough room in {path}: {needed_mib} MiB needed, {available_mib} MiB available")]
-    NoSpace {
-        path: PathBuf,
-        needed_mib: u64,
-        available_mib: u64,
-    },
+    NoSpace { path: PathBuf, needed_mib: u64, available_mib: u64 },
     #[error("cannot understand {path}")]
-    BadRecord {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    BadRecord { path: PathBuf, source: serde_json::Error },
 
     // Programs of the host.
     #[error("cannot find {tool}: install package {package}")]
-    MissingTool {
-        tool: &'static str,
-        package: &'static str,
-    },
+    MissingTool { tool: &'static str, package: &'static str },
     #[error("cannot start {tool}")]
-    StartTool {
-        tool: &'static str,
-        source: io::Error,
-    },
+    StartTool { tool: &'static str, source: io::Error },
     #[error("cannot read from {tool}")]
-    ReadTool {
-        tool: &'static str,
-        source: io::Error,
-    },
+    ReadTool { tool: &'static str, source: io::Error },
     #[error("cannot write to {tool}")]
-    WriteTool {
-        tool: &'static str,
-        source: io::Error,
-    },
+    WriteTool { tool: &'static str, source: io::Error },
     #[error("{tool} failed ({status}): {output}")]
-    ToolFailed {
-        tool: &'static str,
-        status: ExitStatus,
-        output: String,
-    },
+    ToolFailed { tool: &'static str, status: ExitStatus, output: String },
 
     // The kernel.
     #[error("apt knows no kernel package {name}")]
@@ -104,10 +73,7 @@ pub enum Error {
     #[error("{path} is not what its digest says")]
     WrongDigest { path: PathBuf },
     #[error("kernel {release} has no module {module}")]
-    MissingModule {
-        module: &'static str,
-        release: String,
-    },
+    MissingModule { module: &'static str, release: String },
     #[error("cannot extract the kernel")]
     BadKernel { source: PayloadFault },
 
@@ -117,10 +83,7 @@ pub enum Error {
     #[error("cannot read {archive}: {format:?} compression is not supported")]
     UnknownCompression { archive: String, format: Format },
     #[error("bad archive {archive}")]
-    BadArchive {
-        archive: String,
-        source: ArchiveFault,
-    },
+    BadArchive { archive: String, source: ArchiveFault },
     #[error("cannot read {member} in the source")]
     ReadMember { member: String, source: io::Error },
     #[error("unsafe path {member} in the source")]
@@ -138,11 +101,7 @@ pub enum Error {
     #[error("image {path} {what}")]
     BadImage { path: PathBuf, what: String },
     #[error("cannot understand {name} of image {path}")]
-    BadDocument {
-        path: PathBuf,
-        name: String,
-        source: serde_json::Error,
-    },
+    BadDocument { path: PathBuf, name: String, source: serde_json::Error },
 }
 
 /// What is wrong with a tar archive.
@@ -180,9 +139,7 @@ pub enum PayloadFault {
     #[error("compressed block is cut off")]
     Truncated,
     #[error("malformed lz4 block")]
-    Lz4 {
-        source: lz4_flex::block::DecompressError,
-    },
+    Lz4 { source: lz4_flex::block::DecompressError },
     #[error("{length} bytes are more than a kernel has")]
     TooLarge { length: usize },
     #[error("{stated} bytes announced, {found} found")]

@@ -16,10 +16,7 @@ pub(crate) fn build(init: &[u8], modules: &[(String, Vec<u8>)]) -> Vec<u8> {
     // The kernel opens it for PID 1 before anything is mounted.
     cpio.character_device("dev/console", 0o600, (5, 1));
     cpio.file("init", 0o755, init);
-    let order: String = modules
-        .iter()
-        .flat_map(|(name, _)| [name.as_str(), "\n"])
-        .collect();
+    let order: String = modules.iter().flat_map(|(name, _)| [name.as_str(), "\n"]).collect();
     cpio.file("modules/order", 0o644, order.as_bytes());
     for (name, bytes) in modules {
         cpio.file(&format!("modules/{name}"), 0o644, bytes);
@@ -33,10 +30,7 @@ mod tests {
 
     #[test]
     fn order_names_the_modules_a_line_each() {
-        let modules = [
-            ("a.ko".to_owned(), b"1".to_vec()),
-            ("b.ko".to_owned(), b"2".to_vec()),
-        ];
+        let modules = [("a.ko".to_owned(), b"1".to_vec()), ("b.ko".to_owned(), b"2".to_vec())];
 
         let bytes = build(b"init", &modules);
 

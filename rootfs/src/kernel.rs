@@ -1,7 +1,8 @@
 //! The distribution's cloud kernel: found with apt, its package opened, the
 //! uncompressed kernel and the modules that the initramfs needs kept in the cache.
 //!
-//! The cache's key is the package's own hash, which apt states without a download.
+//! The cache has kernels by the hash of their package, which apt states without a
+//! download, and the hash that was found today, so that apt is asked once a day.
 
 mod module;
 mod package;
@@ -16,8 +17,8 @@ use crate::build::Context;
 use crate::digest::Key;
 use crate::durable;
 use crate::error::{Error, Result};
-use crate::kernel::package::Content;
-use crate::progress::{Origin, Reporter, Step};
+use crate::kernel::package::{Content, Found};
+use crate::progress::{Meter, Origin, Reporter, Step};
 
 /// Counts up when the same package must give other files.
 const RECIPE: &str = "kernel 1";
@@ -41,22 +42,39 @@ struct Description {
 
 /// Finds the newest kernel and extracts it, unless the cache has it.
 pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Result<Kernel> {
+    let today =
+        Key::new(RECIPE).part(context.arch.debian()).part(context.day.to_le_bytes()).finish();
     reporter.step(Step::Kernel, |meter| {
-        let found = package::find(context.arch, context.stage)?;
-        let key = Key::new(RECIPE)
-            .part(&found.name)
-            .part(&found.sha256)
-            .finish();
-        if let Some(entry) = context.cache.get("kernel", &key) {
-            return Ok((load(&entry)?, Origin::Cache));
+        if let Some(newest) = context.cache.get("newest-kernel", &today) {
+            let key = String::from_utf8_lossy(&read(&newest)?).into_owned();
+            if let Some(entry) = context.cache.get("kernel", &key) {
+                return Ok((load(&entry)?, Origin::Cache));
+            }
         }
-        let archive = package::download(&found, context.stage)?;
-        let content = package::open(&archive, context.stage, meter)?;
-        let made = context.stage.path("kernel");
-        save(&content, &made)?;
-        let entry = context.cache.put("kernel", &key, &made)?;
-        Ok((load(&entry)?, Origin::Made))
+        let found = package::find(context.arch, context.stage)?;
+        let key = Key::new(RECIPE).part(&found.name).part(&found.sha256).finish();
+        let (entry, origin) = match context.cache.get("kernel", &key) {
+            Some(entry) => (entry, Origin::Cache),
+            None => (extract(&found, &key, context, meter)?, Origin::Made),
+        };
+        let newest = context.stage.path("newest-kernel");
+        write(&newest, key.as_bytes())?;
+        context.cache.put("newest-kernel", &today, &newest)?;
+        Ok((load(&entry)?, origin))
     })
+}
+
+fn extract(
+    found: &Found,
+    key: &str,
+    context: &Context<'_>,
+    meter: &mut Meter<'_>,
+) -> Result<PathBuf> {
+    let archive = package::download(found, context.stage)?;
+    let content = package::open(&archive, context.stage, meter)?;
+    let made = context.stage.path("kernel");
+    save(&content, &made)?;
+    context.cache.put("kernel", key, &made)
 }
 
 fn save(content: &Content, directory: &Path) -> Result<()> {
@@ -72,10 +90,8 @@ fn save(content: &Content, directory: &Path) -> Result<()> {
         modules: modules.into_iter().map(|(name, _)| name).collect(),
     };
     let path = directory.join(DESCRIPTION);
-    let json = serde_json::to_vec_pretty(&description).map_err(|source| Error::BadRecord {
-        path: path.clone(),
-        source,
-    })?;
+    let json = serde_json::to_vec_pretty(&description)
+        .map_err(|source| Error::BadRecord { path: path.clone(), source })?;
     write(&path, &json)
 }
 
@@ -89,23 +105,42 @@ fn load(directory: &Path) -> Result<Kernel> {
         modules.push((name, bytes));
     }
     let vmlinux = directory.join("vmlinux");
-    Ok(Kernel {
-        vmlinux,
-        release: description.release,
-        modules,
-    })
+    Ok(Kernel { vmlinux, release: description.release, modules })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(|source| Error::Write {
-        path: path.to_owned(),
-        source,
-    })
+    fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_is_loaded_as_it_was_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = dir.path().join("kernel");
+        let builtin = ["virtio_mmio", "virtio_blk", "virtio_net", "vsock", "overlay", "squashfs"]
+            .map(|name| format!("kernel/{name}.ko\n"))
+            .concat()
+            + "vmw_vsock_virtio_transport_common.ko\nvmw_vsock_virtio_transport.ko\nvirtio_ring.ko\n";
+        let module = ("virtio.ko".to_owned(), b"module".to_vec());
+        let content = Content {
+            release: "6.1".into(),
+            kernel: b"\x7fELF".to_vec(),
+            builtin,
+            modules: [("virtio".to_owned(), module.clone())].into(),
+        };
+
+        save(&content, &entry).unwrap();
+        let kernel = load(&entry).unwrap();
+
+        assert_eq!(kernel.release, "6.1");
+        assert_eq!(kernel.modules, [module]);
+        assert_eq!(fs::read(kernel.vmlinux).unwrap(), b"\x7fELF");
+    }
 }

@@ -34,23 +34,8 @@ pub(crate) fn apply<R: Read>(
 }
 
 fn add<R: Read>(tree: &mut Tree, archive: &mut Archive<R>, member: Member) -> Result<()> {
-    let Member {
-        path,
-        kind,
-        mode,
-        uid,
-        gid,
-        mtime,
-        xattrs,
-        ..
-    } = member;
-    let meta = Meta {
-        mode,
-        uid,
-        gid,
-        mtime,
-        xattrs,
-    };
+    let Member { path, kind, mode, uid, gid, mtime, xattrs, .. } = member;
+    let meta = Meta { mode, uid, gid, mtime, xattrs };
     match kind {
         Kind::File => tree.add(&path, meta, Content::File(&mut archive.body())),
         Kind::Directory => tree.add(&path, meta, Content::Directory),
@@ -58,10 +43,7 @@ fn add<R: Read>(tree: &mut Tree, archive: &mut Archive<R>, member: Member) -> Re
         Kind::HardLink(target) => tree.add(&path, meta, Content::HardLink(&target)),
         Kind::Fifo => tree.add(&path, meta, Content::Fifo),
         Kind::Device => {
-            log::debug!(
-                "leaving out a device node; path={}",
-                crate::tree::display(&path)
-            );
+            log::debug!("leaving out a device node; path={}", crate::tree::display(&path));
             Ok(())
         }
     }
@@ -69,10 +51,7 @@ fn add<R: Read>(tree: &mut Tree, archive: &mut Archive<R>, member: Member) -> Re
 
 /// Does what a whiteout says; `false` if `path` is not one.
 fn apply_whiteout(tree: &mut Tree, path: &[u8]) -> Result<bool> {
-    let at = path
-        .iter()
-        .rposition(|byte| *byte == b'/')
-        .map_or(0, |slash| slash + 1);
+    let at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let (parent, name) = path.split_at(at);
     let Some(hidden) = name.strip_prefix(b".wh.") else {
         return Ok(false);
@@ -120,10 +99,7 @@ mod tests {
     #[test]
     fn opaque_whiteout_empties_the_folder_of_the_layer_below() {
         let lower = TarBuilder::new().file("d/a", "1").file("d/e/b", "2");
-        let upper = TarBuilder::new()
-            .dir("d")
-            .file("d/new", "3")
-            .file("d/.wh..wh..opq", "");
+        let upper = TarBuilder::new().dir("d").file("d/new", "3").file("d/.wh..wh..opq", "");
 
         assert_eq!(stack([lower, upper]), ["d/", "d/new=3"]);
     }
@@ -149,10 +125,7 @@ mod tests {
         let lower = TarBuilder::new().dir("usr/lib").symlink("lib", "usr/lib");
         let upper = TarBuilder::new().file("lib/x", "1");
 
-        assert_eq!(
-            stack([lower, upper]),
-            ["lib->usr/lib", "usr/", "usr/lib/", "usr/lib/x=1"]
-        );
+        assert_eq!(stack([lower, upper]), ["lib->usr/lib", "usr/", "usr/lib/", "usr/lib/x=1"]);
     }
 
     #[test]
@@ -192,9 +165,7 @@ mod tests {
     fn hard_link_that_climbs_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
-        let bytes = TarBuilder::new()
-            .hard_link("shadow", "../../etc/shadow")
-            .finish();
+        let bytes = TarBuilder::new().hard_link("shadow", "../../etc/shadow").finish();
 
         let error = add_layer(&mut tree, &bytes, Whiteouts::Literal).unwrap_err();
 

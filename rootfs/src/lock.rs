@@ -14,16 +14,8 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "dropping it unlocks")] Floc
 
 /// Takes the lock, after calling `waiting` once if someone else holds it.
 pub(crate) fn acquire(path: &Path, waiting: impl FnOnce()) -> Result<Lock> {
-    let fail = |source| Error::Lock {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(fail)?;
+    let fail = |source| Error::Lock { path: path.to_owned(), source };
+    let file = File::options().write(true).create(true).truncate(false).open(path).map_err(fail)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Lock(lock)),
         Err((file, Errno::EWOULDBLOCK)) => {

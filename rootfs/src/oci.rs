@@ -45,9 +45,7 @@ pub(crate) fn open(path: &Path, context: &Context<'_>) -> Result<Opened> {
     };
     let arch = &opened.config.architecture;
     if arch != context.arch.oci() {
-        return Err(opened
-            .blobs
-            .bad(format!("is for {arch}, not {}", context.arch.oci())));
+        return Err(opened.blobs.bad(format!("is for {arch}, not {}", context.arch.oci())));
     }
     Ok(opened)
 }
@@ -55,10 +53,7 @@ pub(crate) fn open(path: &Path, context: &Context<'_>) -> Result<Opened> {
 impl Opened {
     /// Identity of all files: the digests of the layers in their order.
     pub(crate) fn key(&self) -> String {
-        self.layers
-            .iter()
-            .fold(Key::new("oci"), |key, layer| key.part(&layer.digest))
-            .finish()
+        self.layers.iter().fold(Key::new("oci"), |key, layer| key.part(&layer.digest)).finish()
     }
 
     /// What the image says of how commands run in it.
@@ -99,22 +94,15 @@ fn open_layout(blobs: Blobs, arch: &str) -> Result<Opened> {
         }
         layers.push(reference(&blobs, descriptor)?);
     }
-    Ok(Opened {
-        blobs,
-        config,
-        layers,
-    })
+    Ok(Opened { blobs, config, layers })
 }
 
 /// Follows indexes down to the one manifest that fits.
 fn find_manifest(blobs: &Blobs, mut index: Index, arch: &str) -> Result<Manifest> {
     const DEPTH: usize = 4;
     for _ in 0..DEPTH {
-        let mut fitting: Vec<Descriptor> = index
-            .manifests
-            .into_iter()
-            .filter(|found| found.fits(arch))
-            .collect();
+        let mut fitting: Vec<Descriptor> =
+            index.manifests.into_iter().filter(|found| found.fits(arch)).collect();
         // Several names of one image are one image.
         fitting.dedup_by(|one, other| one.digest == other.digest);
         let Some(descriptor) = fitting.pop() else {
@@ -147,17 +135,9 @@ fn open_docker(blobs: Blobs) -> Result<Opened> {
     let mut layers = Vec::new();
     for (name, digest) in manifest.layers.into_iter().zip(&config.rootfs.diff_ids) {
         let digest = blobs.sha256(digest)?.to_owned();
-        layers.push(Reference {
-            name,
-            digest,
-            size: None,
-        });
+        layers.push(Reference { name, digest, size: None });
     }
-    Ok(Opened {
-        blobs,
-        config,
-        layers,
-    })
+    Ok(Opened { blobs, config, layers })
 }
 
 fn load<T: DeserializeOwned>(blobs: &Blobs, descriptor: &Descriptor) -> Result<T> {
@@ -171,11 +151,7 @@ fn load<T: DeserializeOwned>(blobs: &Blobs, descriptor: &Descriptor) -> Result<T
 fn reference(blobs: &Blobs, descriptor: &Descriptor) -> Result<Reference> {
     let digest = blobs.sha256(&descriptor.digest)?.to_owned();
     let name = format!("blobs/sha256/{digest}");
-    Ok(Reference {
-        name,
-        digest,
-        size: Some(descriptor.size),
-    })
+    Ok(Reference { name, digest, size: Some(descriptor.size) })
 }
 
 fn parse<T: DeserializeOwned>(blobs: &Blobs, name: &str, bytes: &[u8]) -> Result<T> {

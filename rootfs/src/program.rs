@@ -39,19 +39,11 @@ pub(crate) fn load(folder: &Path, arch: Arch) -> Result<Programs> {
 fn read(path: &Path, arch: Arch) -> Result<Vec<u8>> {
     let bytes = File::open(path)
         .and_then(|file| compress::read_bounded(file, LIMIT))
-        .map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
     match needs_interpreter(&bytes, arch) {
         Some(false) => Ok(bytes),
-        Some(true) => Err(Error::DynamicProgram {
-            path: path.to_owned(),
-        }),
-        None => Err(Error::NotAProgram {
-            path: path.to_owned(),
-            arch,
-        }),
+        Some(true) => Err(Error::DynamicProgram { path: path.to_owned() }),
+        None => Err(Error::NotAProgram { path: path.to_owned(), arch }),
     }
 }
 

@@ -96,22 +96,12 @@ impl<'a> Reporter<'a> {
     ) -> Result<T> {
         let begin = Instant::now();
         (self.sink)(Progress::Started { step });
-        let mut meter = Meter {
-            sink: self.sink,
-            step,
-            done: 0,
-            told: 0,
-            total: None,
-        };
+        let mut meter = Meter { sink: self.sink, step, done: 0, told: 0, total: None };
         let (value, origin) = work(&mut meter)?;
         let elapsed = begin.elapsed();
         let cached = origin == Origin::Cache;
         log::debug!("build step done; step={step} elapsed={elapsed:?} cached={cached}");
-        (self.sink)(Progress::Finished {
-            step,
-            elapsed,
-            cached,
-        });
+        (self.sink)(Progress::Finished { step, elapsed, cached });
         Ok(value)
     }
 }
@@ -136,11 +126,7 @@ impl Meter<'_> {
         self.done += bytes;
         if self.done - self.told >= Self::GRAIN {
             self.told = self.done;
-            (self.sink)(Progress::Advanced {
-                step: self.step,
-                done: self.done,
-                total: self.total,
-            });
+            (self.sink)(Progress::Advanced { step: self.step, done: self.done, total: self.total });
         }
     }
 }
@@ -167,14 +153,7 @@ mod tests {
         assert_eq!(events.len(), 3);
         assert_eq!(events[0], Progress::Started { step: Step::Pack });
         let done = (1 << 20) + 100;
-        assert_eq!(
-            events[1],
-            Progress::Advanced {
-                step: Step::Pack,
-                done,
-                total: Some(2 << 20)
-            }
-        );
+        assert_eq!(events[1], Progress::Advanced { step: Step::Pack, done, total: Some(2 << 20) });
         assert!(matches!(events[2], Progress::Finished { cached: true, .. }));
     }
 }

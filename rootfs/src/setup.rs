@@ -19,15 +19,7 @@ const ETC_LIMIT: u64 = 4 << 20;
 
 /// Changes the tree as described at the head of this file.
 pub(crate) fn furnish(tree: &mut Tree, programs: &Programs) -> Result<()> {
-    for path in [
-        "/proc",
-        "/sys",
-        "/dev",
-        "/run",
-        "/mnt",
-        "/etc",
-        "/usr/local/bin",
-    ] {
+    for path in ["/proc", "/sys", "/dev", "/run", "/mnt", "/etc", "/usr/local/bin"] {
         ensure_directory(tree, path, &Meta::with_mode(0o755))?;
     }
     ensure_directory(tree, "/tmp", &Meta::with_mode(0o1777))?;
@@ -51,11 +43,7 @@ fn add_account(tree: &mut Tree) -> Result<()> {
     if tree.get(b"/etc/shadow")?.is_some() {
         edit(tree, "/etc/shadow", account::shadow)?;
     }
-    let owned = Meta {
-        uid: account::ID,
-        gid: account::ID,
-        ..Meta::with_mode(0o755)
-    };
+    let owned = Meta { uid: account::ID, gid: account::ID, ..Meta::with_mode(0o755) };
     tree.add(account::HOME.as_bytes(), owned.clone(), Content::Directory)?;
     let workspace = format!("{}/workspace", account::HOME);
     tree.add(workspace.as_bytes(), owned, Content::Directory)
@@ -74,21 +62,14 @@ fn edit(tree: &mut Tree, path: &str, change: impl FnOnce(&str) -> String) -> Res
     let old = tree.read(path.as_bytes(), ETC_LIMIT)?.unwrap_or_default();
     let new = change(&String::from_utf8_lossy(&old));
     let meta = match tree.get(path.as_bytes())? {
-        Some(inode) => Meta {
-            mtime: 0,
-            ..inode.meta.clone()
-        },
+        Some(inode) => Meta { mtime: 0, ..inode.meta.clone() },
         None => Meta::with_mode(0o644),
     };
     tree.add(path.as_bytes(), meta, Content::File(&mut new.as_bytes()))
 }
 
 fn write(tree: &mut Tree, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
-    tree.add(
-        path.as_bytes(),
-        Meta::with_mode(mode),
-        Content::File(&mut &bytes[..]),
-    )
+    tree.add(path.as_bytes(), Meta::with_mode(mode), Content::File(&mut &bytes[..]))
 }
 
 #[cfg(test)]
@@ -97,10 +78,7 @@ mod tests {
     use crate::testing::{listing, tree};
 
     fn programs() -> Programs {
-        Programs {
-            init: Vec::new(),
-            installed: vec![("guest-agent", b"elf".to_vec())],
-        }
+        Programs { init: Vec::new(), installed: vec![("guest-agent", b"elf".to_vec())] }
     }
 
     #[test]
@@ -123,38 +101,21 @@ mod tests {
     fn link_in_etc_is_replaced_and_not_written_through() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
-        tree.add(
-            b"etc/resolv.conf",
-            Meta::default(),
-            Content::Symlink(b"../victim"),
-        )
-        .unwrap();
-        tree.add(b"victim", Meta::default(), Content::File(&mut &b"kept"[..]))
-            .unwrap();
+        tree.add(b"etc/resolv.conf", Meta::default(), Content::Symlink(b"../victim")).unwrap();
+        tree.add(b"victim", Meta::default(), Content::File(&mut &b"kept"[..])).unwrap();
 
         furnish(&mut tree, &programs()).unwrap();
 
         assert_eq!(tree.read(b"victim", 10).unwrap().unwrap(), b"kept");
-        assert_eq!(
-            tree.read(b"etc/resolv.conf", 99).unwrap().unwrap(),
-            RESOLV_CONF.as_bytes()
-        );
+        assert_eq!(tree.read(b"etc/resolv.conf", 99).unwrap().unwrap(), RESOLV_CONF.as_bytes());
     }
 
     #[test]
     fn shadow_keeps_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
-        let meta = Meta {
-            gid: 42,
-            ..Meta::with_mode(0o640)
-        };
-        tree.add(
-            b"etc/shadow",
-            meta,
-            Content::File(&mut &b"root:*:::::::\n"[..]),
-        )
-        .unwrap();
+        let meta = Meta { gid: 42, ..Meta::with_mode(0o640) };
+        tree.add(b"etc/shadow", meta, Content::File(&mut &b"root:*:::::::\n"[..])).unwrap();
 
         furnish(&mut tree, &programs()).unwrap();
 
@@ -166,10 +127,8 @@ mod tests {
     fn temporary_folder_that_is_a_link_to_a_folder_stays_one() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
-        tree.add(b"var/tmp", Meta::with_mode(0o1777), Content::Directory)
-            .unwrap();
-        tree.add(b"tmp", Meta::default(), Content::Symlink(b"var/tmp"))
-            .unwrap();
+        tree.add(b"var/tmp", Meta::with_mode(0o1777), Content::Directory).unwrap();
+        tree.add(b"tmp", Meta::default(), Content::Symlink(b"var/tmp")).unwrap();
 
         furnish(&mut tree, &programs()).unwrap();
 
@@ -180,14 +139,8 @@ mod tests {
     fn bash_is_the_shell_where_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
-        tree.add(
-            b"usr/bin/bash",
-            Meta::default(),
-            Content::File(&mut &b"elf"[..]),
-        )
-        .unwrap();
-        tree.add(b"bin", Meta::default(), Content::Symlink(b"usr/bin"))
-            .unwrap();
+        tree.add(b"usr/bin/bash", Meta::default(), Content::File(&mut &b"elf"[..])).unwrap();
+        tree.add(b"bin", Meta::default(), Content::Symlink(b"usr/bin")).unwrap();
 
         furnish(&mut tree, &programs()).unwrap();
 

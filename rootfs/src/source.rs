@@ -41,37 +41,21 @@ impl Source {
     pub fn parse(text: &str) -> Result<Source> {
         if let Some(suite) = text.strip_prefix("debian:") {
             if !debian::is_suite(suite) {
-                return Err(Error::BadSource {
-                    text: text.to_owned(),
-                });
+                return Err(Error::BadSource { text: text.to_owned() });
             }
-            return Ok(Source::Debian {
-                suite: suite.to_owned(),
-            });
+            return Ok(Source::Debian { suite: suite.to_owned() });
         }
         let path = PathBuf::from(text);
-        let metadata = path.metadata().map_err(|source| Error::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let metadata =
+            path.metadata().map_err(|source| Error::Read { path: path.clone(), source })?;
         if metadata.is_dir() {
             let is_layout = path.join("oci-layout").is_file();
-            return Ok(if is_layout {
-                Source::Oci(path)
-            } else {
-                Source::Directory(path)
-            });
+            return Ok(if is_layout { Source::Oci(path) } else { Source::Directory(path) });
         }
         if !metadata.is_file() {
-            return Err(Error::BadSource {
-                text: text.to_owned(),
-            });
+            return Err(Error::BadSource { text: text.to_owned() });
         }
-        Ok(if is_image_archive(&path)? {
-            Source::Oci(path)
-        } else {
-            Source::Tar(path)
-        })
+        Ok(if is_image_archive(&path)? { Source::Oci(path) } else { Source::Tar(path) })
     }
 }
 
@@ -108,45 +92,27 @@ pub(crate) fn prepare(
     reporter: &mut Reporter<'_>,
 ) -> Result<Prepared> {
     if !packages.is_empty() && !matches!(source, Source::Debian { .. }) {
-        return Err(Error::PackagesWithoutDebian {
-            source_text: source.to_string(),
-        });
+        return Err(Error::PackagesWithoutDebian { source_text: source.to_string() });
     }
     Ok(match source {
         Source::Debian { suite } => {
             let base = debian::base(suite, packages, context, reporter)?;
             let files = Files::Tar(base.archive);
-            Prepared {
-                key: Some(base.key),
-                defaults: Defaults::default(),
-                files,
-            }
+            Prepared { key: Some(base.key), defaults: Defaults::default(), files }
         }
         Source::Directory(path) => {
             let files = Files::Directory(path.clone());
-            Prepared {
-                key: None,
-                defaults: Defaults::default(),
-                files,
-            }
+            Prepared { key: None, defaults: Defaults::default(), files }
         }
         Source::Tar(path) => {
             let key = Key::new("tar").part(digest::of_file(path)?).finish();
             let files = Files::Tar(path.clone());
-            Prepared {
-                key: Some(key),
-                defaults: Defaults::default(),
-                files,
-            }
+            Prepared { key: Some(key), defaults: Defaults::default(), files }
         }
         Source::Oci(path) => {
             let opened = oci::open(path, context)?;
             let key = Some(opened.key());
-            Prepared {
-                key,
-                defaults: opened.defaults(),
-                files: Files::Oci(Box::new(opened)),
-            }
+            Prepared { key, defaults: opened.defaults(), files: Files::Oci(Box::new(opened)) }
         }
     })
 }
@@ -172,10 +138,7 @@ impl Prepared {
 /// The archive in a file that may be compressed.
 fn open_archive(path: &Path) -> Result<Archive<Box<dyn std::io::Read>>> {
     let name = path.display().to_string();
-    let file = File::open(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     Ok(Archive::new(compress::reader(file, &name)?, &name))
 }
 
@@ -192,11 +155,7 @@ fn is_image_archive(path: &Path) -> Result<bool> {
             "" | "blobs" | "index.json" | "repositories" => {}
             "oci-layout" | "manifest.json" => found = true,
             // What docker-archives name after digests.
-            _ if is_hex(
-                top.strip_suffix(".json")
-                    .or(top.strip_suffix(".tar"))
-                    .unwrap_or(top),
-            ) => {}
+            _ if is_hex(top.strip_suffix(".json").or(top.strip_suffix(".tar")).unwrap_or(top)) => {}
             _ => return Ok(false),
         }
         if found && below.is_empty() {
@@ -228,42 +187,25 @@ mod tests {
     fn debian_suite_is_recognised() {
         let source = Source::parse("debian:bookworm").unwrap();
 
-        assert_eq!(
-            source,
-            Source::Debian {
-                suite: "bookworm".into()
-            }
-        );
+        assert_eq!(source, Source::Debian { suite: "bookworm".into() });
         assert_eq!(source.to_string(), "debian:bookworm");
     }
 
     #[test]
     fn suite_that_would_be_an_option_is_refused() {
-        assert!(matches!(
-            Source::parse("debian:--help"),
-            Err(Error::BadSource { .. })
-        ));
-        assert!(matches!(
-            Source::parse("debian:"),
-            Err(Error::BadSource { .. })
-        ));
+        assert!(matches!(Source::parse("debian:--help"), Err(Error::BadSource { .. })));
+        assert!(matches!(Source::parse("debian:"), Err(Error::BadSource { .. })));
     }
 
     #[test]
     fn folder_is_a_root_file_system_unless_it_is_a_layout() {
         let dir = tempfile::tempdir().unwrap();
         let text = dir.path().to_str().unwrap();
-        assert_eq!(
-            Source::parse(text).unwrap(),
-            Source::Directory(dir.path().to_owned())
-        );
+        assert_eq!(Source::parse(text).unwrap(), Source::Directory(dir.path().to_owned()));
 
         fs::write(dir.path().join("oci-layout"), "{}").unwrap();
 
-        assert_eq!(
-            Source::parse(text).unwrap(),
-            Source::Oci(dir.path().to_owned())
-        );
+        assert_eq!(Source::parse(text).unwrap(), Source::Oci(dir.path().to_owned()));
     }
 
     #[test]
@@ -275,9 +217,7 @@ mod tests {
 
     #[test]
     fn archive_with_a_layout_file_is_an_image() {
-        let archive = TarBuilder::new()
-            .file("blobs/sha256/00", "")
-            .file("oci-layout", "{}");
+        let archive = TarBuilder::new().file("blobs/sha256/00", "").file("oci-layout", "{}");
 
         assert!(matches!(parse_archive(archive), Source::Oci(_)));
     }

@@ -28,24 +28,13 @@ pub(crate) fn pack(tree: &Tree, to: &Path, stage: &Stage, meter: &mut Meter<'_>)
     let Meta { mode, uid, gid, .. } = tree.root();
     let mut command = MKSQUASHFS.command();
     command
+        // No file is newer, so this changes none: it is the time of the file system
+        // and of its root, which a stream cannot give and which would be now.
+        .env("SOURCE_DATE_EPOCH", newest(tree)?.to_string())
         .arg("-")
         .arg(to)
-        .args([
-            "-tar",
-            "-noappend",
-            "-quiet",
-            "-no-progress",
-            "-comp",
-            "zstd",
-        ])
-        .args([
-            "-Xcompression-level",
-            LEVEL,
-            "-mkfs-time",
-            "0",
-            "-root-time",
-            "0",
-        ])
+        .args(["-tar", "-noappend", "-quiet", "-no-progress", "-comp", "zstd"])
+        .args(["-Xcompression-level", LEVEL])
         .args(["-root-mode", &format!("{mode:o}")])
         .args(["-root-uid", &uid.to_string(), "-root-gid", &gid.to_string()]);
     let mut running = MKSQUASHFS.start(command, Streams::Input, stage)?;
@@ -62,12 +51,23 @@ pub(crate) fn pack(tree: &Tree, to: &Path, stage: &Stage, meter: &mut Meter<'_>)
     }
 }
 
+/// The time of the newest file.
+fn newest(tree: &Tree) -> Result<u64> {
+    let mut newest = 0;
+    tree.walk(&mut |_, _, inode| {
+        newest = newest.max(seconds(&inode.meta));
+        Ok(())
+    })?;
+    Ok(newest)
+}
+
+/// A file's time as squashfs can store it: in 32 bits.
+fn seconds(meta: &Meta) -> u64 {
+    meta.mtime.min(u32::MAX.into())
+}
+
 fn write(tree: &Tree, out: impl Write, meter: &mut Meter<'_>) -> Result<()> {
-    let mut stream = Stream {
-        tar: Builder::new(out),
-        tree,
-        names: HashMap::new(),
-    };
+    let mut stream = Stream { tar: Builder::new(out), tree, names: HashMap::new() };
     tree.walk(&mut |path, number, inode| {
         stream.entry(path, number, inode)?;
         if let Node::File(extent) = &inode.node {
@@ -75,11 +75,7 @@ fn write(tree: &Tree, out: impl Write, meter: &mut Meter<'_>) -> Result<()> {
         }
         Ok(())
     })?;
-    stream
-        .tar
-        .into_inner()
-        .and_then(|mut out| out.flush())
-        .map_err(broken)
+    stream.tar.into_inner().and_then(|mut out| out.flush()).map_err(broken)
 }
 
 /// The tar stream so far; `names` has the first name of each inode.
@@ -93,39 +89,20 @@ impl<W: Write> Stream<'_, W> {
     fn entry(&mut self, path: &[u8], number: usize, inode: &Inode) -> Result<()> {
         if let Some(first) = self.names.get(&number).cloned() {
             let unchanged = Meta::default();
-            return self.append(
-                Entry::new(path, EntryType::Link, &first),
-                &unchanged,
-                io::empty(),
-            );
+            return self.append(Entry::new(path, EntryType::Link, &first), &unchanged, io::empty());
         }
         let meta = &inode.meta;
         match &inode.node {
             Node::Directory(_) => {
-                return self.append(
-                    Entry::new(path, EntryType::Directory, b""),
-                    meta,
-                    io::empty(),
-                );
+                return self.append(Entry::new(path, EntryType::Directory, b""), meta, io::empty());
             }
             Node::File(extent) => {
                 let entry = Entry::new(path, EntryType::Regular, b"");
                 let bytes = self.tree.open(*extent)?;
-                self.append(
-                    Entry {
-                        size: extent.length,
-                        ..entry
-                    },
-                    meta,
-                    bytes,
-                )?;
+                self.append(Entry { size: extent.length, ..entry }, meta, bytes)?;
             }
             Node::Symlink(target) => {
-                self.append(
-                    Entry::new(path, EntryType::Symlink, target),
-                    meta,
-                    io::empty(),
-                )?;
+                self.append(Entry::new(path, EntryType::Symlink, target), meta, io::empty())?;
             }
             Node::Fifo => {
                 self.append(Entry::new(path, EntryType::Fifo, b""), meta, io::empty())?;
@@ -141,8 +118,7 @@ impl<W: Write> Stream<'_, W> {
         header.set_mode(meta.mode);
         header.set_uid(meta.uid.into());
         header.set_gid(meta.gid.into());
-        // Times in squashfs have 32 bits.
-        header.set_mtime(meta.mtime.min(u32::MAX.into()));
+        header.set_mtime(seconds(meta));
         header.set_size(entry.size);
         let mut records = Vec::new();
         for (name, value) in &meta.xattrs {
@@ -174,12 +150,7 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn new(path: &'a [u8], kind: EntryType, target: &'a [u8]) -> Entry<'a> {
-        Entry {
-            path,
-            kind,
-            target,
-            size: 0,
-        }
+        Entry { path, kind, target, size: 0 }
     }
 }
 
@@ -191,10 +162,7 @@ fn fill(field: &mut [u8; FIELD], bytes: &[u8]) -> bool {
 }
 
 fn broken(source: io::Error) -> Error {
-    Error::WriteTool {
-        tool: MKSQUASHFS.name,
-        source,
-    }
+    Error::WriteTool { tool: MKSQUASHFS.name, source }
 }
 
 #[cfg(test)]
@@ -209,9 +177,7 @@ mod tests {
     fn members(tree: &Tree) -> Vec<Member> {
         let mut bytes = Vec::new();
         Reporter::new(&mut |_| ())
-            .step(Step::Pack, |meter| {
-                Ok((write(tree, &mut bytes, meter)?, Origin::Made))
-            })
+            .step(Step::Pack, |meter| Ok((write(tree, &mut bytes, meter)?, Origin::Made)))
             .unwrap();
         let mut archive = Archive::new(&bytes[..], "stream");
         std::iter::from_fn(|| archive.next().unwrap()).collect()
@@ -226,46 +192,28 @@ mod tests {
             ("security.capability".to_owned(), b"\n\x00=".to_vec()),
             ("system.posix_acl_access".to_owned(), b"x".to_vec()),
         ];
-        let meta = Meta {
-            mode: 0o4755,
-            uid: 3_000_000,
-            gid: 7,
-            mtime: 1 << 40,
-            xattrs,
-        };
-        tree.add(name.as_bytes(), meta, Content::File(&mut &b"12345"[..]))
-            .unwrap();
+        let meta = Meta { mode: 0o4755, uid: 3_000_000, gid: 7, mtime: 1 << 40, xattrs };
+        tree.add(name.as_bytes(), meta, Content::File(&mut &b"12345"[..])).unwrap();
 
         let members = members(&tree);
 
         let file = members.last().unwrap();
         assert_eq!(file.path, name.as_bytes());
-        assert_eq!(
-            (file.mode, file.uid, file.gid, file.size),
-            (0o4755, 3_000_000, 7, 5)
-        );
+        assert_eq!((file.mode, file.uid, file.gid, file.size), (0o4755, 3_000_000, 7, 5));
         assert_eq!(file.mtime, u64::from(u32::MAX));
-        assert_eq!(
-            file.xattrs,
-            [("security.capability".to_owned(), b"\n\x00=".to_vec())]
-        );
+        assert_eq!(file.xattrs, [("security.capability".to_owned(), b"\n\x00=".to_vec())]);
     }
 
     #[test]
     fn second_name_of_a_file_is_a_hard_link_to_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
-        tree.add(b"z", Meta::default(), Content::File(&mut &b"1"[..]))
-            .unwrap();
-        tree.add(b"a", Meta::default(), Content::HardLink(b"z"))
-            .unwrap();
+        tree.add(b"z", Meta::default(), Content::File(&mut &b"1"[..])).unwrap();
+        tree.add(b"a", Meta::default(), Content::HardLink(b"z")).unwrap();
 
         let members = members(&tree);
 
-        assert_eq!(
-            (&members[0].path[..], &members[0].kind),
-            (&b"a"[..], &Kind::File)
-        );
+        assert_eq!((&members[0].path[..], &members[0].kind), (&b"a"[..], &Kind::File));
         assert_eq!(members[1].kind, Kind::HardLink(b"a".to_vec()));
     }
 }

@@ -47,13 +47,9 @@ impl Stage {
 
     /// Fails unless the file system has `needed` bytes left.
     pub(crate) fn require_space(&self, needed: u64) -> Result<()> {
-        let status = statvfs(&self.dir).map_err(|errno| Error::Read {
-            path: self.dir.clone(),
-            source: errno.into(),
-        })?;
-        let available = status
-            .blocks_available()
-            .saturating_mul(status.fragment_size());
+        let status = statvfs(&self.dir)
+            .map_err(|errno| Error::Read { path: self.dir.clone(), source: errno.into() })?;
+        let available = status.blocks_available().saturating_mul(status.fragment_size());
         if available < needed {
             return Err(Error::NoSpace {
                 path: self.dir.clone(),
@@ -80,10 +76,7 @@ pub(crate) fn unique_name() -> String {
 }
 
 fn sweep(parent: &Path) -> Result<()> {
-    let fail = |source| Error::Read {
-        path: parent.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: parent.to_owned(), source };
     for entry in std::fs::read_dir(parent).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         log::info!("removing what a dead build left; path={}", path.display());

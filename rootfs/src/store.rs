@@ -101,9 +101,7 @@ pub struct Store {
 impl Store {
     /// Opens the store and makes its folders where they are missing.
     pub fn open(state_dir: &Path) -> Result<Store> {
-        let store = Store {
-            state_dir: state_dir.to_owned(),
-        };
+        let store = Store { state_dir: state_dir.to_owned() };
         durable::create_dir(&store.images())?;
         Ok(store)
     }
@@ -114,18 +112,11 @@ impl Store {
         let directory = self.images().join(name);
         let path = directory.join(RECORD);
         let json = fs::read(&path).map_err(|source| match source.kind() {
-            ErrorKind::NotFound => Error::NoImage {
-                name: name.to_owned(),
-            },
-            _ => Error::Read {
-                path: path.clone(),
-                source,
-            },
+            ErrorKind::NotFound => Error::NoImage { name: name.to_owned() },
+            _ => Error::Read { path: path.clone(), source },
         })?;
-        let record: Record = serde_json::from_slice(&json).map_err(|source| Error::BadRecord {
-            path: path.clone(),
-            source,
-        })?;
+        let record: Record = serde_json::from_slice(&json)
+            .map_err(|source| Error::BadRecord { path: path.clone(), source })?;
         let files = directory.join(folder(&record.id));
         Ok(Image {
             name: name.to_owned(),
@@ -163,9 +154,7 @@ impl Store {
         let lock = self.lock()?;
         let path = self.images().join(name);
         if !path.exists() {
-            return Err(Error::NoImage {
-                name: name.to_owned(),
-            });
+            return Err(Error::NoImage { name: name.to_owned() });
         }
         // Out of sight at once; a crash below leaves the rest to the next build.
         let parent = stage::parent(&self.state_dir);
@@ -193,15 +182,10 @@ impl Store {
         description: Description,
     ) -> Result<Image> {
         let directory = self.images().join(name);
-        let record = Record {
-            id: id.to_owned(),
-            description,
-        };
+        let record = Record { id: id.to_owned(), description };
         let path = directory.join(RECORD);
-        let json = serde_json::to_vec_pretty(&record).map_err(|source| Error::BadRecord {
-            path: path.clone(),
-            source,
-        })?;
+        let json = serde_json::to_vec_pretty(&record)
+            .map_err(|source| Error::BadRecord { path: path.clone(), source })?;
         let _lock = self.lock()?;
         durable::create_dir(&directory)?;
         let kept = directory.join(folder(id));
@@ -232,16 +216,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
     let good = name.len() <= LONGEST
         && name.bytes().next().is_some_and(plain)
-        && name
-            .bytes()
-            .all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
-    if good {
-        Ok(())
-    } else {
-        Err(Error::BadName {
-            name: name.to_owned(),
-        })
-    }
+        && name.bytes().all(|c| plain(c) || matches!(c, b'.' | b'_' | b'-'));
+    if good { Ok(()) } else { Err(Error::BadName { name: name.to_owned() }) }
 }
 
 /// What the files take on the disk: less than their lengths, where they are sparse.
@@ -262,19 +238,10 @@ fn folder(id: &str) -> &str {
 }
 
 fn entries(directory: &Path) -> Result<Vec<String>> {
-    let fail = |source| Error::Read {
-        path: directory.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: directory.to_owned(), source };
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(fail)? {
-        names.push(
-            entry
-                .map_err(fail)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        names.push(entry.map_err(fail)?.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
 }
@@ -290,10 +257,7 @@ mod tests {
             size_bytes: 42,
             source: "debian:bookworm".into(),
             arch: Arch::X86_64,
-            defaults: Defaults {
-                workdir: Some("/srv".into()),
-                ..Defaults::default()
-            },
+            defaults: Defaults { workdir: Some("/srv".into()), ..Defaults::default() },
         }
     }
 
@@ -352,12 +316,8 @@ mod tests {
         fs::create_dir(state.path().join("images/damaged")).unwrap();
         fs::write(state.path().join("images/damaged/image.json"), "{").unwrap();
 
-        let names: Vec<String> = store
-            .list()
-            .unwrap()
-            .into_iter()
-            .map(|image| image.name)
-            .collect();
+        let names: Vec<String> =
+            store.list().unwrap().into_iter().map(|image| image.name).collect();
 
         assert_eq!(names, ["a", "b"]);
     }
@@ -371,24 +331,15 @@ mod tests {
         store.remove("default").unwrap();
 
         assert!(matches!(store.get("default"), Err(Error::NoImage { .. })));
-        assert!(matches!(
-            store.remove("default"),
-            Err(Error::NoImage { .. })
-        ));
-        assert_eq!(
-            fs::read_dir(state.path().join("staging")).unwrap().count(),
-            0
-        );
+        assert!(matches!(store.remove("default"), Err(Error::NoImage { .. })));
+        assert_eq!(fs::read_dir(state.path().join("staging")).unwrap().count(), 0);
     }
 
     #[test]
     fn names_that_could_be_paths_or_options_are_refused() {
         let bad = ["", ".", "..", "-a", "a/b", "A", "a b", &"a".repeat(65)];
 
-        assert_eq!(
-            bad.iter().filter(|name| check_name(name).is_ok()).count(),
-            0
-        );
+        assert_eq!(bad.iter().filter(|name| check_name(name).is_ok()).count(), 0);
         assert!(check_name("node-20.1_x").is_ok());
     }
 }

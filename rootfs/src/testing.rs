@@ -50,11 +50,7 @@ impl TarBuilder {
     fn entry(mut self, kind: EntryType, path: &str, target: &str, bytes: &[u8]) -> TarBuilder {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        header.set_mode(if kind == EntryType::Directory {
-            0o755
-        } else {
-            0o644
-        });
+        header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o644 });
         header.set_mtime(1_000);
         header.set_size(bytes.len() as u64);
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());

@@ -22,45 +22,20 @@ pub(crate) struct Tool {
     why: &'static str,
 }
 
-pub(crate) const MKSQUASHFS: Tool = Tool {
-    name: "mksquashfs",
-    package: "squashfs-tools",
-    why: "packs the root file system",
-};
-pub(crate) const MKE2FS: Tool = Tool {
-    name: "mke2fs",
-    package: "e2fsprogs",
-    why: "formats the writable disk",
-};
-pub(crate) const MMDEBSTRAP: Tool = Tool {
-    name: "mmdebstrap",
-    package: "mmdebstrap",
-    why: "installs a debian:SUITE source",
-};
-pub(crate) const APT_GET: Tool = Tool {
-    name: "apt-get",
-    package: "apt",
-    why: "downloads the kernel package",
-};
-pub(crate) const APT_CACHE: Tool = Tool {
-    name: "apt-cache",
-    package: "apt",
-    why: "finds the kernel package",
-};
-pub(crate) const DPKG_DEB: Tool = Tool {
-    name: "dpkg-deb",
-    package: "dpkg",
-    why: "opens the kernel package",
-};
+pub(crate) const MKSQUASHFS: Tool =
+    Tool { name: "mksquashfs", package: "squashfs-tools", why: "packs the root file system" };
+pub(crate) const MKE2FS: Tool =
+    Tool { name: "mke2fs", package: "e2fsprogs", why: "formats the writable disk" };
+pub(crate) const MMDEBSTRAP: Tool =
+    Tool { name: "mmdebstrap", package: "mmdebstrap", why: "installs a debian:SUITE source" };
+pub(crate) const APT_GET: Tool =
+    Tool { name: "apt-get", package: "apt", why: "downloads the kernel package" };
+pub(crate) const APT_CACHE: Tool =
+    Tool { name: "apt-cache", package: "apt", why: "finds the kernel package" };
+pub(crate) const DPKG_DEB: Tool =
+    Tool { name: "dpkg-deb", package: "dpkg", why: "opens the kernel package" };
 
-const ALL: [&Tool; 6] = [
-    &MKSQUASHFS,
-    &MKE2FS,
-    &MMDEBSTRAP,
-    &APT_GET,
-    &APT_CACHE,
-    &DPKG_DEB,
-];
+const ALL: [&Tool; 6] = [&MKSQUASHFS, &MKE2FS, &MMDEBSTRAP, &APT_GET, &APT_CACHE, &DPKG_DEB];
 
 /// A host tool that image builds need and that is not on the search path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +54,7 @@ pub fn missing_tools() -> Vec<MissingTool> {
     let found = |tool: &Tool| env::split_paths(&path).any(|dir| dir.join(tool.name).is_file());
     ALL.into_iter()
         .filter(|tool| !found(tool))
-        .map(|tool| MissingTool {
-            tool: tool.name,
-            package: tool.package,
-            why: tool.why,
-        })
+        .map(|tool| MissingTool { tool: tool.name, package: tool.package, why: tool.why })
         .collect()
 }
 
@@ -106,23 +77,11 @@ pub(crate) struct Running {
 impl Tool {
     /// A command with an empty environment save what every tool needs.
     pub(crate) fn command(&self) -> Command {
-        const PASSED: [&str; 5] = [
-            "http_proxy",
-            "https_proxy",
-            "no_proxy",
-            "HTTPS_PROXY",
-            "NO_PROXY",
-        ];
+        const PASSED: [&str; 5] =
+            ["http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY"];
         let mut command = Command::new(self.name);
-        command
-            .env_clear()
-            .env("PATH", search_path())
-            .env("LC_ALL", "C.UTF-8");
-        command.envs(
-            PASSED
-                .into_iter()
-                .filter_map(|name| Some((name, env::var_os(name)?))),
-        );
+        command.env_clear().env("PATH", search_path()).env("LC_ALL", "C.UTF-8");
+        command.envs(PASSED.into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
         command
     }
 
@@ -134,10 +93,7 @@ impl Tool {
         stage: &Stage,
     ) -> Result<Running> {
         let path = stage.path(&format!("{}.log", self.name));
-        let fail = |source| Error::Write {
-            path: path.clone(),
-            source,
-        };
+        let fail = |source| Error::Write { path: path.clone(), source };
         let log = File::create(&path).map_err(fail)?;
         let (stdin, stdout) = match streams {
             Streams::Output => (Stdio::null(), Stdio::piped()),
@@ -147,20 +103,10 @@ impl Tool {
         };
         command.stdin(stdin).stdout(stdout).stderr(log);
         let child = command.spawn().map_err(|source| match source.kind() {
-            ErrorKind::NotFound => Error::MissingTool {
-                tool: self.name,
-                package: self.package,
-            },
-            _ => Error::StartTool {
-                tool: self.name,
-                source,
-            },
+            ErrorKind::NotFound => Error::MissingTool { tool: self.name, package: self.package },
+            _ => Error::StartTool { tool: self.name, source },
         })?;
-        Ok(Running {
-            tool: self,
-            child,
-            log: path,
-        })
+        Ok(Running { tool: self, child, log: path })
     }
 
     /// Runs `command` to its end.
@@ -177,10 +123,7 @@ impl Tool {
             stdout
                 .take(LIMIT)
                 .read_to_end(&mut bytes)
-                .map_err(|source| Error::ReadTool {
-                    tool: self.name,
-                    source,
-                })?;
+                .map_err(|source| Error::ReadTool { tool: self.name, source })?;
         }
         running.finish()?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -198,19 +141,13 @@ impl Running {
 
     /// Waits for the end and turns any but a good one into an error.
     pub(crate) fn finish(mut self) -> Result<()> {
-        let status = self.child.wait().map_err(|source| Error::ReadTool {
-            tool: self.tool.name,
-            source,
-        })?;
+        let status =
+            self.child.wait().map_err(|source| Error::ReadTool { tool: self.tool.name, source })?;
         if status.success() {
             return Ok(());
         }
         let log = fs::read(&self.log).unwrap_or_default();
-        Err(Error::ToolFailed {
-            tool: self.tool.name,
-            status,
-            output: last_lines(&log),
-        })
+        Err(Error::ToolFailed { tool: self.tool.name, status, output: last_lines(&log) })
     }
 }
 
@@ -233,19 +170,11 @@ fn search_path() -> std::ffi::OsString {
 /// The last lines of a log on one line, without control characters.
 fn last_lines(log: &[u8]) -> String {
     const LINES: usize = 5;
-    let tail = log
-        .get(log.len().saturating_sub(2048)..)
-        .unwrap_or_default();
+    let tail = log.get(log.len().saturating_sub(2048)..).unwrap_or_default();
     let text = String::from_utf8_lossy(tail);
-    let lines: Vec<&str> = text
-        .split(['\n', '\r'])
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
-    let kept = lines
-        .get(lines.len().saturating_sub(LINES)..)
-        .unwrap_or_default()
-        .join("; ");
+    let lines: Vec<&str> =
+        text.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).collect();
+    let kept = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("; ");
     kept.chars().filter(|c| !c.is_control()).collect()
 }
 
@@ -254,16 +183,8 @@ mod tests {
     use super::*;
     use crate::progress::Reporter;
 
-    const SHELL: Tool = Tool {
-        name: "sh",
-        package: "dash",
-        why: "tests",
-    };
-    const ABSENT: Tool = Tool {
-        name: "no-such-tool",
-        package: "no-package",
-        why: "tests",
-    };
+    const SHELL: Tool = Tool { name: "sh", package: "dash", why: "tests" };
+    const ABSENT: Tool = Tool { name: "no-such-tool", package: "no-package", why: "tests" };
 
     fn stage() -> (tempfile::TempDir, Stage) {
         let dir = tempfile::tempdir().unwrap();
@@ -281,9 +202,7 @@ mod tests {
     fn failed_tool_is_reported_with_the_last_lines_it_wrote() {
         let (_dir, stage) = stage();
 
-        let error = SHELL
-            .run(shell("echo first; echo boom >&2; exit 3"), &stage)
-            .unwrap_err();
+        let error = SHELL.run(shell("echo first; echo boom >&2; exit 3"), &stage).unwrap_err();
 
         assert_eq!(error.to_string(), "sh failed (exit status: 3): first; boom");
     }
@@ -294,19 +213,14 @@ mod tests {
 
         let error = ABSENT.run(ABSENT.command(), &stage).unwrap_err();
 
-        assert_eq!(
-            error.to_string(),
-            "cannot find no-such-tool: install package no-package"
-        );
+        assert_eq!(error.to_string(), "cannot find no-such-tool: install package no-package");
     }
 
     #[test]
     fn output_returns_stdout_alone() {
         let (_dir, stage) = stage();
 
-        let output = SHELL
-            .output(shell("echo good; echo bad >&2"), &stage)
-            .unwrap();
+        let output = SHELL.output(shell("echo good; echo bad >&2"), &stage).unwrap();
 
         assert_eq!(output, "good\n");
     }
@@ -315,9 +229,7 @@ mod tests {
     fn environment_of_the_caller_is_not_passed_on() {
         let (_dir, stage) = stage();
 
-        let output = SHELL
-            .output(shell("echo ${CARGO_MANIFEST_DIR-unset}"), &stage)
-            .unwrap();
+        let output = SHELL.output(shell("echo ${CARGO_MANIFEST_DIR-unset}"), &stage).unwrap();
 
         assert_eq!(output, "unset\n");
     }

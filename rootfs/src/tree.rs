@@ -35,11 +35,7 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            entries: 2_000_000,
-            bytes: 64 << 30,
-            metadata: 512 << 20,
-        }
+        Limits { entries: 2_000_000, bytes: 64 << 30, metadata: 512 << 20 }
     }
 }
 
@@ -57,10 +53,7 @@ pub(crate) struct Meta {
 impl Meta {
     /// Root's, from 1970, without extended attributes.
     pub(crate) fn with_mode(mode: u32) -> Meta {
-        Meta {
-            mode,
-            ..Meta::default()
-        }
+        Meta { mode, ..Meta::default() }
     }
 }
 
@@ -112,18 +105,9 @@ const ROOT: usize = 0;
 impl Tree {
     /// An empty tree whose files' bytes go to `spool`, a file that must not exist.
     pub(crate) fn create(spool: &Path, limits: Limits) -> Result<Tree> {
-        let root = Inode {
-            meta: Meta::with_mode(0o755),
-            node: Node::Directory(BTreeMap::new()),
-        };
+        let root = Inode { meta: Meta::with_mode(0o755), node: Node::Directory(BTreeMap::new()) };
         let spool = Spool::create(spool)?;
-        Ok(Tree {
-            inodes: vec![root],
-            spool,
-            limits,
-            metadata: 0,
-            layer: 0,
-        })
+        Ok(Tree { inodes: vec![root], spool, limits, metadata: 0, layer: 0 })
     }
 
     /// Puts something at `path`, in place of what was there; parents that do not
@@ -157,10 +141,8 @@ impl Tree {
             return Ok(None);
         };
         let reader = self.spool.open(*extent)?;
-        let bytes = compress::read_bounded(reader, limit).map_err(|source| Error::ReadMember {
-            member: display(path),
-            source,
-        })?;
+        let bytes = compress::read_bounded(reader, limit)
+            .map_err(|source| Error::ReadMember { member: display(path), source })?;
         Ok(Some(bytes))
     }
 
@@ -205,9 +187,7 @@ impl Tree {
             }
             path.extend_from_slice(name);
             if path.len() > path::LIMIT {
-                return Err(Error::PathTooLong {
-                    member: display(path),
-                });
+                return Err(Error::PathTooLong { member: display(path) });
             }
             visit(path, child.inode, &self.inodes[child.inode])?;
             self.walk_below(child.inode, path, visit)?;
@@ -222,10 +202,7 @@ impl Tree {
             Content::File(reader) => Node::File(self.store(path, reader)?),
             Content::Symlink(target) => {
                 if target.is_empty() || target.len() > path::LIMIT || target.contains(&0) {
-                    return Err(Error::BadLink {
-                        member: display(path),
-                        target: display(target),
-                    });
+                    return Err(Error::BadLink { member: display(path), target: display(target) });
                 }
                 self.account(target.len())?;
                 Node::Symlink(target.to_vec())
@@ -236,23 +213,14 @@ impl Tree {
 
     fn store(&mut self, path: &[u8], reader: &mut dyn Read) -> Result<Extent> {
         let left = self.limits.bytes - self.spool.length();
-        let mut source = Source {
-            inner: reader,
-            error: None,
-        };
+        let mut source = Source { inner: reader, error: None };
         let stored = self.spool.append((&mut source).take(left + 1));
         if let Some(source) = source.error {
-            return Err(Error::ReadMember {
-                member: display(path),
-                source,
-            });
+            return Err(Error::ReadMember { member: display(path), source });
         }
         let extent = stored?;
         if extent.length > left {
-            return Err(Error::TooLarge {
-                what: "bytes of files",
-                limit: self.limits.bytes,
-            });
+            return Err(Error::TooLarge { what: "bytes of files", limit: self.limits.bytes });
         }
         Ok(extent)
     }
@@ -260,17 +228,9 @@ impl Tree {
     fn allocate(&mut self, meta: Meta, node: Node) -> Result<usize> {
         if self.inodes.len() >= self.limits.entries {
             let limit = self.limits.entries as u64;
-            return Err(Error::TooLarge {
-                what: "files",
-                limit,
-            });
+            return Err(Error::TooLarge { what: "files", limit });
         }
-        self.account(
-            meta.xattrs
-                .iter()
-                .map(|(name, value)| name.len() + value.len())
-                .sum(),
-        )?;
+        self.account(meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum())?;
         self.inodes.push(Inode { meta, node });
         Ok(self.inodes.len() - 1)
     }
@@ -288,29 +248,21 @@ impl Tree {
     fn account(&mut self, bytes: usize) -> Result<()> {
         self.metadata += bytes as u64;
         if self.metadata > self.limits.metadata {
-            return Err(Error::TooLarge {
-                what: "bytes of names",
-                limit: self.limits.metadata,
-            });
+            return Err(Error::TooLarge { what: "bytes of names", limit: self.limits.metadata });
         }
         Ok(())
     }
 
     fn set_root(&mut self, path: &[u8], meta: Meta, content: &Content<'_>) -> Result<()> {
         if !matches!(content, Content::Directory) {
-            return Err(Error::UnsafePath {
-                member: display(path),
-            });
+            return Err(Error::UnsafePath { member: display(path) });
         }
         self.inodes[ROOT].meta = meta;
         Ok(())
     }
 
     fn link_target(&self, path: &[u8], target: &[u8]) -> Result<usize> {
-        let missing = || Error::BadLink {
-            member: display(path),
-            target: display(target),
-        };
+        let missing = || Error::BadLink { member: display(path), target: display(target) };
         let (parent, name) = path::split(target)?.ok_or_else(missing)?;
         let parent = self.find_components(&parent)?.ok_or_else(missing)?;
         let inode = self.lookup(parent, name).ok_or_else(missing)?;
@@ -349,9 +301,7 @@ impl Read for Source<'_> {
 
 /// A path of the tree as text, for errors: bounded and without control characters.
 pub(crate) fn display(path: &[u8]) -> String {
-    String::from_utf8_lossy(path.get(..200).unwrap_or(path))
-        .escape_debug()
-        .to_string()
+    String::from_utf8_lossy(path.get(..200).unwrap_or(path)).escape_debug().to_string()
 }
 
 #[cfg(test)]

@@ -51,20 +51,14 @@ pub(super) fn select(
     builtin: &str,
     release: &str,
 ) -> Result<Vec<(String, Vec<u8>)>> {
-    let built_in: Vec<&str> = builtin
-        .lines()
-        .filter_map(|l| name(l.rsplit('/').next()?))
-        .collect();
+    let built_in: Vec<&str> = builtin.lines().filter_map(|l| name(l.rsplit('/').next()?)).collect();
     let mut selected = Vec::new();
     for (wanted, need) in WANTED {
         if let Some((file, bytes)) = found.get(wanted) {
             selected.push((format!("{wanted}.ko"), decompress(file, bytes)?));
         } else if need == Need::Required && !built_in.contains(&wanted) {
             let release = release.to_owned();
-            return Err(Error::MissingModule {
-                module: wanted,
-                release,
-            });
+            return Err(Error::MissingModule { module: wanted, release });
         }
     }
     Ok(selected)
@@ -72,10 +66,8 @@ pub(super) fn select(
 
 fn decompress(file: &str, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut reader = compress::reader(bytes, file)?;
-    compress::read_bounded(reader.by_ref(), LIMIT).map_err(|source| Error::ReadMember {
-        member: file.to_owned(),
-        source,
-    })
+    compress::read_bounded(reader.by_ref(), LIMIT)
+        .map_err(|source| Error::ReadMember { member: file.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -85,12 +77,7 @@ mod tests {
     fn all() -> BTreeMap<String, (String, Vec<u8>)> {
         WANTED
             .iter()
-            .map(|(name, _)| {
-                (
-                    (*name).to_owned(),
-                    (format!("{name}.ko"), name.as_bytes().to_vec()),
-                )
-            })
+            .map(|(name, _)| ((*name).to_owned(), (format!("{name}.ko"), name.as_bytes().to_vec())))
             .collect()
     }
 
@@ -103,10 +90,7 @@ mod tests {
         let selected = select(&all(), "", "6.1").unwrap();
 
         assert_eq!(selected.len(), WANTED.len());
-        assert_eq!(
-            names(&selected)[..3],
-            ["virtio_ring.ko", "virtio.ko", "virtio_mmio.ko"]
-        );
+        assert_eq!(names(&selected)[..3], ["virtio_ring.ko", "virtio.ko", "virtio_mmio.ko"]);
     }
 
     #[test]

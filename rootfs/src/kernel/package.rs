@@ -55,17 +55,13 @@ fn look_up(arch: Arch, stage: &Stage) -> Result<Found> {
     show.args(["--no-all-versions", "show", meta]);
     let name = kernel_of(&APT_CACHE.output(show, stage)?).ok_or_else(missing)?;
     let mut print = APT_GET.command();
-    print
-        .args(["--print-uris", "download", &name])
-        .current_dir(stage.dir());
+    print.args(["--print-uris", "download", &name]).current_dir(stage.dir());
     parse_uris(&name, &APT_GET.output(print, stage)?).ok_or_else(missing)
 }
 
 /// The package that the empty one depends on.
 fn kernel_of(description: &str) -> Option<String> {
-    let depends = description
-        .lines()
-        .find_map(|line| line.strip_prefix("Depends: "))?;
+    let depends = description.lines().find_map(|line| line.strip_prefix("Depends: "))?;
     let first = depends.split([',', ' ', '(']).next()?;
     first.starts_with("linux-image-").then(|| first.to_owned())
 }
@@ -76,24 +72,14 @@ fn parse_uris(name: &str, output: &str) -> Option<Found> {
     let mut fields = line.split_whitespace().skip(1);
     let file = fields.next()?.to_owned();
     let sha256 = fields.nth(1)?.strip_prefix("SHA256:")?.to_owned();
-    (!file.contains('/')).then(|| Found {
-        name: name.to_owned(),
-        sha256,
-        file,
-    })
+    (!file.contains('/')).then(|| Found { name: name.to_owned(), sha256, file })
 }
 
 /// Downloads the package into the staging folder.
 pub(super) fn download(found: &Found, stage: &Stage) -> Result<PathBuf> {
     let mut command = APT_GET.command();
     // The staging folder is root's alone, so apt's own user cannot write there.
-    command.args([
-        "--quiet=2",
-        "-o",
-        "APT::Sandbox::User=root",
-        "download",
-        &found.name,
-    ]);
+    command.args(["--quiet=2", "-o", "APT::Sandbox::User=root", "download", &found.name]);
     command.current_dir(stage.dir());
     APT_GET.run(command, stage)?;
     let path = stage.path(&found.file);
@@ -129,12 +115,8 @@ fn read(mut archive: Archive<impl std::io::Read>, meter: &mut Meter<'_>) -> Resu
         if member.kind != Kind::File || !is_wanted(&path) {
             continue;
         }
-        let bytes = compress::read_bounded(archive.body(), FILE_LIMIT).map_err(|source| {
-            Error::ReadMember {
-                member: path.clone(),
-                source,
-            }
-        })?;
+        let bytes = compress::read_bounded(archive.body(), FILE_LIMIT)
+            .map_err(|source| Error::ReadMember { member: path.clone(), source })?;
         let file = path.rsplit('/').next().unwrap_or_default();
         if let Some(release) = file.strip_prefix("vmlinuz-") {
             content.release = release.to_owned();
@@ -179,45 +161,30 @@ mod tests {
     fn printed_address_gives_file_and_hash() {
         let found = parse_uris("k", "'http://m.test/k.deb' k_1_amd64.deb 99 SHA256:abc\n").unwrap();
 
-        assert_eq!(
-            (found.file.as_str(), found.sha256.as_str()),
-            ("k_1_amd64.deb", "abc")
-        );
+        assert_eq!((found.file.as_str(), found.sha256.as_str()), ("k_1_amd64.deb", "abc"));
     }
 
     #[test]
     fn file_name_that_is_a_path_is_refused() {
-        assert_eq!(
-            parse_uris("k", "'http://m.test/k.deb' ../k.deb 99 SHA256:abc"),
-            None
-        );
+        assert_eq!(parse_uris("k", "'http://m.test/k.deb' ../k.deb 99 SHA256:abc"), None);
     }
 
     #[test]
     fn wanted_files_are_read_and_others_skipped() {
         let bytes = TarBuilder::new()
             .file("./boot/vmlinuz-6.1", "kernel")
-            .file(
-                "./lib/modules/6.1/modules.builtin",
-                "kernel/fs/ext4/ext4.ko\n",
-            )
+            .file("./lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\n")
             .file("./lib/modules/6.1/kernel/fs/overlayfs/overlay.ko", "module")
             .file("./lib/modules/6.1/kernel/fs/xfs/xfs.ko", "other")
             .finish();
 
         let content = Reporter::new(&mut |_| ())
             .step(Step::Kernel, |meter| {
-                Ok((
-                    read(Archive::new(&bytes[..], "k.deb"), meter)?,
-                    Origin::Made,
-                ))
+                Ok((read(Archive::new(&bytes[..], "k.deb"), meter)?, Origin::Made))
             })
             .unwrap();
 
-        assert_eq!(
-            (content.release.as_str(), &content.kernel[..]),
-            ("6.1", &b"kernel"[..])
-        );
+        assert_eq!((content.release.as_str(), &content.kernel[..]), ("6.1", &b"kernel"[..]));
         assert_eq!(content.builtin, "kernel/fs/ext4/ext4.ko\n");
         assert_eq!(content.modules.keys().collect::<Vec<_>>(), ["overlay"]);
     }

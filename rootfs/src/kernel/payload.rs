@@ -35,25 +35,16 @@ fn extract_payload(file: &[u8]) -> std::result::Result<Vec<u8>, PayloadFault> {
         return check(unpack(Format::Gzip, file, LIMIT)?);
     }
     let payload = payload(file).ok_or(PayloadFault::Unknown)?;
-    let (stream, length) = payload
-        .split_last_chunk::<4>()
-        .ok_or(PayloadFault::Unknown)?;
+    let (stream, length) = payload.split_last_chunk::<4>().ok_or(PayloadFault::Unknown)?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > LIMIT {
         return Err(PayloadFault::TooLarge { length });
     }
     let format = compress::detect(stream);
-    let stream = if format == Format::Gzip {
-        payload
-    } else {
-        stream
-    };
+    let stream = if format == Format::Gzip { payload } else { stream };
     let kernel = unpack(format, stream, length)?;
     if kernel.len() != length {
-        return Err(PayloadFault::Length {
-            stated: length,
-            found: kernel.len(),
-        });
+        return Err(PayloadFault::Length { stated: length, found: kernel.len() });
     }
     check(kernel)
 }
@@ -64,11 +55,7 @@ fn is_kernel(bytes: &[u8]) -> bool {
 }
 
 fn check(kernel: Vec<u8>) -> std::result::Result<Vec<u8>, PayloadFault> {
-    if is_kernel(&kernel) {
-        Ok(kernel)
-    } else {
-        Err(PayloadFault::NotAKernel)
-    }
+    if is_kernel(&kernel) { Ok(kernel) } else { Err(PayloadFault::NotAKernel) }
 }
 
 /// The payload of a bzImage.
@@ -121,9 +108,7 @@ fn unpack_lz4(stream: &[u8], limit: usize) -> std::result::Result<Vec<u8>, Paylo
             .map_err(|source| PayloadFault::Lz4 { source })?;
         kernel.extend_from_slice(block.get(..count).unwrap_or_default());
         if kernel.len() > limit {
-            return Err(PayloadFault::TooLarge {
-                length: kernel.len(),
-            });
+            return Err(PayloadFault::TooLarge { length: kernel.len() });
         }
         rest = after.get(length..).unwrap_or_default();
     }
@@ -199,10 +184,7 @@ mod tests {
         encoder.write_all(b"\x7fELF and so on").unwrap();
         let stream = encoder.finish().unwrap();
 
-        assert_eq!(
-            extract(&image(&with_length(stream, 14))).unwrap(),
-            b"\x7fELF and so on"
-        );
+        assert_eq!(extract(&image(&with_length(stream, 14))).unwrap(), b"\x7fELF and so on");
     }
 
     #[test]
@@ -216,10 +198,7 @@ mod tests {
 
         assert!(matches!(
             extract_payload(&image),
-            Err(PayloadFault::Length {
-                stated: 5,
-                found: 4
-            })
+            Err(PayloadFault::Length { stated: 5, found: 4 })
         ));
     }
 
@@ -227,20 +206,14 @@ mod tests {
     fn payload_that_grows_past_its_stated_length_is_stopped() {
         let image = image(&with_length(lz4(&vec![0; 1 << 20]), 100));
 
-        assert!(matches!(
-            extract_payload(&image),
-            Err(PayloadFault::TooLarge { .. })
-        ));
+        assert!(matches!(extract_payload(&image), Err(PayloadFault::TooLarge { .. })));
     }
 
     #[test]
     fn kernel_larger_than_the_limit_is_refused_before_unpacking() {
         let image = image(&with_length(lz4(b"\x7fELF"), LIMIT + 1));
 
-        assert!(matches!(
-            extract_payload(&image),
-            Err(PayloadFault::TooLarge { .. })
-        ));
+        assert!(matches!(extract_payload(&image), Err(PayloadFault::TooLarge { .. })));
     }
 
     #[test]
@@ -248,23 +221,14 @@ mod tests {
         let kernel = kernel();
         let image = image(&with_length(lz4(&kernel), kernel.len()));
 
-        assert!(matches!(
-            extract_payload(&image[..5_000]),
-            Err(PayloadFault::Unknown)
-        ));
-        assert!(matches!(
-            extract_payload(&image[..300]),
-            Err(PayloadFault::Unknown)
-        ));
+        assert!(matches!(extract_payload(&image[..5_000]), Err(PayloadFault::Unknown)));
+        assert!(matches!(extract_payload(&image[..300]), Err(PayloadFault::Unknown)));
     }
 
     #[test]
     fn payload_that_is_no_kernel_is_an_error() {
         let image = image(&with_length(lz4(b"text"), 4));
 
-        assert!(matches!(
-            extract_payload(&image),
-            Err(PayloadFault::NotAKernel)
-        ));
+        assert!(matches!(extract_payload(&image), Err(PayloadFault::NotAKernel)));
     }
 }

@@ -44,10 +44,8 @@ enum Place {
 impl Blobs {
     /// Opens a folder or an archive; a compressed one is decompressed to `scratch`.
     pub(super) fn open(path: &Path, scratch: &Path) -> Result<Blobs> {
-        let file = File::open(path).map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let file =
+            File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let place = if path.is_dir() {
             Place::Directory(file)
         } else {
@@ -55,10 +53,7 @@ impl Blobs {
             let index = index(&file, path)?;
             Place::Archive { file, index }
         };
-        Ok(Blobs {
-            path: path.to_owned(),
-            place,
-        })
+        Ok(Blobs { path: path.to_owned(), place })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -77,11 +72,7 @@ impl Blobs {
 
     pub(super) fn reader<'a>(&'a self, reference: &'a Reference) -> Result<Blob<'a>> {
         let inner = Hashing::new(self.file(&reference.name)?);
-        Ok(Blob {
-            blobs: self,
-            reference,
-            inner,
-        })
+        Ok(Blob { blobs: self, reference, inner })
     }
 
     /// The hex part of a digest, which also is a safe file name.
@@ -94,17 +85,11 @@ impl Blobs {
     }
 
     pub(super) fn bad(&self, what: String) -> Error {
-        Error::BadImage {
-            path: self.path.clone(),
-            what,
-        }
+        Error::BadImage { path: self.path.clone(), what }
     }
 
     fn unreadable(&self, name: &str, source: io::Error) -> Error {
-        Error::ReadMember {
-            member: format!("{} of {}", name, self.path.display()),
-            source,
-        }
+        Error::ReadMember { member: format!("{} of {}", name, self.path.display()), source }
     }
 
     fn file(&self, name: &str) -> Result<Box<dyn Read + '_>> {
@@ -115,8 +100,7 @@ impl Blobs {
                 None => Err(io::ErrorKind::NotFound.into()),
                 Some((offset, length)) => {
                     let mut file = file;
-                    file.seek(SeekFrom::Start(*offset))
-                        .map(|_| Box::new(file.take(*length)) as _)
+                    file.seek(SeekFrom::Start(*offset)).map(|_| Box::new(file.take(*length)) as _)
                 }
             },
         };
@@ -146,14 +130,10 @@ impl Blob<'_> {
     /// Reads the rest and compares digest and size with what they must be.
     pub(super) fn verify(mut self) -> Result<()> {
         let Reference { name, digest, size } = self.reference;
-        self.inner
-            .drain()
-            .map_err(|source| self.blobs.unreadable(name, source))?;
+        self.inner.drain().map_err(|source| self.blobs.unreadable(name, source))?;
         let (found, length) = self.inner.finish();
         if found != *digest || size.is_some_and(|size| size != length) {
-            return Err(self
-                .blobs
-                .bad(format!("is damaged: {name} is not what its digest says")));
+            return Err(self.blobs.bad(format!("is damaged: {name} is not what its digest says")));
         }
         Ok(())
     }
@@ -173,20 +153,14 @@ fn open_beneath(directory: &File, name: &str) -> io::Result<File> {
 
 /// The file itself, or a decompressed copy.
 fn plain(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
-    let fail = |source| Error::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: path.to_owned(), source };
     let mut head = Vec::new();
     file.by_ref().take(6).read_to_end(&mut head).map_err(fail)?;
     file.rewind().map_err(fail)?;
     if compress::detect(&head) == Format::Plain {
         return Ok(file);
     }
-    let unwritable = |source| Error::Write {
-        path: scratch.to_owned(),
-        source,
-    };
+    let unwritable = |source| Error::Write { path: scratch.to_owned(), source };
     let mut copy = File::options()
         .read(true)
         .write(true)
@@ -196,28 +170,19 @@ fn plain(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
     let reader = compress::reader(file, &path.display().to_string())?;
     let length = io::copy(&mut reader.take(ARCHIVE_LIMIT + 1), &mut copy).map_err(unwritable)?;
     if length > ARCHIVE_LIMIT {
-        return Err(Error::TooLarge {
-            what: "bytes of the archive",
-            limit: ARCHIVE_LIMIT,
-        });
+        return Err(Error::TooLarge { what: "bytes of the archive", limit: ARCHIVE_LIMIT });
     }
     Ok(copy)
 }
 
 fn index(mut file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>> {
-    file.rewind().map_err(|source| Error::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    file.rewind().map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut archive = Archive::new(io::BufReader::new(file), &path.display().to_string());
     let mut index = HashMap::new();
     while let Some(member) = archive.next()? {
         if index.len() >= FILES_LIMIT {
             let limit = FILES_LIMIT as u64;
-            return Err(Error::TooLarge {
-                what: "files in the image",
-                limit,
-            });
+            return Err(Error::TooLarge { what: "files in the image", limit });
         }
         if let (Kind::File, Ok(name)) = (&member.kind, String::from_utf8(member.path)) {
             let name = name.trim_start_matches("./").to_owned();

@@ -44,18 +44,11 @@ impl Layout {
             "config": {"Env": ["A=1"], "WorkingDir": "/srv", "User": "", "Cmd": ["sh"]},
         });
         let config = self.blob("application/vnd.oci.image.config.v1+json", &bytes(&config));
-        self.blob(
-            MANIFEST,
-            &bytes(&json!({"config": config, "layers": layers})),
-        )
+        self.blob(MANIFEST, &bytes(&json!({"config": config, "layers": layers})))
     }
 
     fn index(&self, manifests: &[Value]) {
-        fs::write(
-            self.path().join("index.json"),
-            bytes(&json!({"manifests": manifests})),
-        )
-        .unwrap();
+        fs::write(self.path().join("index.json"), bytes(&json!({"manifests": manifests}))).unwrap();
     }
 
     fn image(&self, layers: &[Value]) {
@@ -85,8 +78,7 @@ fn load_image(path: &Path) -> Result<(Defaults, Vec<String>)> {
 
 fn fault(path: &Path) -> String {
     let text = load_image(path).unwrap_err().to_string();
-    text.split_once("layout")
-        .map_or(text.clone(), |(_, rest)| rest.trim().to_owned())
+    text.split_once("layout").map_or(text.clone(), |(_, rest)| rest.trim().to_owned())
 }
 
 #[test]
@@ -160,11 +152,7 @@ fn layer_that_was_changed_is_refused() {
     let layout = Layout::new();
     let layer = layout.blob(LAYER, &TarBuilder::new().file("a", "1").finish());
     layout.image(std::slice::from_ref(&layer));
-    let hex = layer["digest"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("sha256:")
-        .unwrap();
+    let hex = layer["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
     let changed = TarBuilder::new().file("a", "2").finish();
     fs::write(layout.path().join("blobs/sha256").join(hex), changed).unwrap();
 
@@ -202,20 +190,13 @@ fn blob_that_is_a_link_out_of_the_layout_is_not_followed() {
     let outside = layout.dir.path().join("outside");
     fs::write(&outside, text).unwrap();
     let descriptor = layout.blob(INDEX, text);
-    let hex = descriptor["digest"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("sha256:")
-        .unwrap();
+    let hex = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
     let blob = layout.path().join("blobs/sha256").join(hex);
     fs::remove_file(&blob).unwrap();
     std::os::unix::fs::symlink(&outside, &blob).unwrap();
     layout.index(&[descriptor]);
 
-    assert!(matches!(
-        load_image(&layout.path()),
-        Err(Error::ReadMember { .. })
-    ));
+    assert!(matches!(load_image(&layout.path()), Err(Error::ReadMember { .. })));
 }
 
 #[test]
@@ -235,10 +216,7 @@ fn two_images_that_fit_are_an_error() {
     let other = layout.manifest(&[layout.blob(LAYER, &TarBuilder::new().finish())]);
     layout.index(&[one, other]);
 
-    assert_eq!(
-        fault(&layout.path()),
-        "has 2 images for linux/amd64, not one"
-    );
+    assert_eq!(fault(&layout.path()), "has 2 images for linux/amd64, not one");
 }
 
 #[test]
@@ -246,10 +224,7 @@ fn layer_of_an_unknown_type_is_an_error() {
     let layout = Layout::new();
     layout.image(&[layout.blob("application/x-encrypted", b"")]);
 
-    assert_eq!(
-        fault(&layout.path()),
-        "has a layer of the unknown type application/x-encrypted"
-    );
+    assert_eq!(fault(&layout.path()), "has a layer of the unknown type application/x-encrypted");
 }
 
 #[test]

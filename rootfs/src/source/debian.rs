@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use crate::build::Context;
 use crate::digest::Key;
@@ -13,17 +12,8 @@ use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::tool::{APT_GET, MMDEBSTRAP, Streams};
 
 /// What every agent's machine has besides the essential packages.
-const PACKAGES: [&str; 7] = [
-    "ca-certificates",
-    "curl",
-    "git",
-    "iproute2",
-    "jq",
-    "procps",
-    "ripgrep",
-];
-
-const DAY: u64 = 24 * 60 * 60;
+const PACKAGES: [&str; 7] =
+    ["ca-certificates", "curl", "git", "iproute2", "jq", "procps", "ripgrep"];
 
 /// An installed system.
 pub(super) struct Base {
@@ -55,43 +45,29 @@ pub(super) fn base(
     if let Some(name) = extra.iter().find(|name| !is_name(name)) {
         return Err(Error::BadPackage { name: name.clone() });
     }
-    let mut packages: Vec<&str> = PACKAGES
-        .into_iter()
-        .chain(extra.iter().map(String::as_str))
-        .collect();
+    let mut packages: Vec<&str> =
+        PACKAGES.into_iter().chain(extra.iter().map(String::as_str)).collect();
     packages.sort_unstable();
     packages.dedup();
-    let today = today();
     let key = Key::new("debian 1")
         .part(suite)
         .part(context.arch.debian())
         .part(packages.join(","))
-        .part(today.to_le_bytes())
+        .part(context.day.to_le_bytes())
         .finish();
     reporter.step(Step::Base, |meter| {
         if let Some(archive) = context.cache.get("base", &key) {
             return Ok((Base { key, archive }, Origin::Cache));
         }
-        let made = install(suite, &packages, today, context, meter)?;
+        let made = install(suite, &packages, context, meter)?;
         let archive = context.cache.put("base", &key, &made)?;
         Ok((Base { key, archive }, Origin::Made))
     })
 }
 
-/// Seconds since 1970 at the beginning of this day: the cache's bucket, and the
-/// newest time that a file of the system gets, so that a day's builds agree.
-fn today() -> u64 {
-    let now = SystemTime::UNIX_EPOCH
-        .elapsed()
-        .unwrap_or_default()
-        .as_secs();
-    now - now % DAY
-}
-
 fn install(
     suite: &str,
     packages: &[&str],
-    today: u64,
     context: &Context<'_>,
     meter: &mut Meter<'_>,
 ) -> Result<PathBuf> {
@@ -100,7 +76,8 @@ fn install(
     let made = stage.path("base.tar.zst");
     let mut command = MMDEBSTRAP.command();
     command
-        .env("SOURCE_DATE_EPOCH", today.to_string())
+        // The newest time that a file of the system gets, so that a day's builds agree.
+        .env("SOURCE_DATE_EPOCH", context.day.to_string())
         .env("TMPDIR", stage.dir())
         .args(["--quiet", "--format=tar", "--variant=minbase"])
         .arg(format!("--architectures={}", context.arch.debian()))
@@ -124,10 +101,7 @@ fn install(
 
 fn compress(mut from: impl io::Read, to: &PathBuf, meter: &mut Meter<'_>) -> Result<()> {
     const LEVEL: i32 = 1;
-    let fail = |source| Error::Write {
-        path: to.clone(),
-        source,
-    };
+    let fail = |source| Error::Write { path: to.clone(), source };
     let file = File::create(to).map_err(fail)?;
     let mut encoder = zstd::Encoder::new(file, LEVEL).map_err(fail)?;
     let mut buffer = vec![0; 1 << 16];
@@ -146,11 +120,7 @@ fn compress(mut from: impl io::Read, to: &PathBuf, meter: &mut Meter<'_>) -> Res
 /// means the public ones, on a host that is not Debian.
 fn host_sources(suite: &str, context: &Context<'_>) -> String {
     let mut command = APT_GET.command();
-    command.args([
-        "indextargets",
-        "--format",
-        "$(REPO_URI)\t$(RELEASE)\t$(ORIGIN)",
-    ]);
+    command.args(["indextargets", "--format", "$(REPO_URI)\t$(RELEASE)\t$(ORIGIN)"]);
     command.arg("Created-By: Packages");
     match APT_GET.output(command, context.stage) {
         Ok(targets) => sources(&targets, suite),
@@ -216,10 +186,7 @@ mod tests {
 
     #[test]
     fn sid_has_neither_updates_nor_security() {
-        assert_eq!(
-            sources(TARGETS, "sid"),
-            "deb http://m.test/debian/ sid main\n"
-        );
+        assert_eq!(sources(TARGETS, "sid"), "deb http://m.test/debian/ sid main\n");
     }
 
     #[test]

@@ -18,21 +18,10 @@ type Links = HashMap<(u64, u64), Vec<u8>>;
 
 /// Adds all of `root` to the tree.
 pub(crate) fn add(tree: &mut Tree, root: &Path, meter: &mut Meter<'_>) -> Result<()> {
-    let metadata = fs::metadata(root).map_err(|source| Error::Read {
-        path: root.to_owned(),
-        source,
-    })?;
+    let metadata =
+        fs::metadata(root).map_err(|source| Error::Read { path: root.to_owned(), source })?;
     tree.add(b"/", meta(root, &metadata)?, Content::Directory)?;
-    add_children(
-        tree,
-        root,
-        &Place {
-            path: b"",
-            device: metadata.dev(),
-        },
-        &mut Links::new(),
-        meter,
-    )
+    add_children(tree, root, &Place { path: b"", device: metadata.dev() }, &mut Links::new(), meter)
 }
 
 /// Where in the tree a folder goes, and on which device its files must be.
@@ -48,25 +37,17 @@ fn add_children(
     links: &mut Links,
     meter: &mut Meter<'_>,
 ) -> Result<()> {
-    let fail = |source| Error::Read {
-        path: directory.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: directory.to_owned(), source };
     for entry in fs::read_dir(directory).map_err(fail)? {
         let host = entry.map_err(fail)?.path();
         let name = host.file_name().unwrap_or_default().as_bytes();
         let path = [place.path, b"/", name].concat();
-        let metadata = fs::symlink_metadata(&host).map_err(|source| Error::Read {
-            path: host.clone(),
-            source,
-        })?;
+        let metadata = fs::symlink_metadata(&host)
+            .map_err(|source| Error::Read { path: host.clone(), source })?;
         if metadata.is_dir() {
             tree.add(&path, meta(&host, &metadata)?, Content::Directory)?;
             if metadata.dev() == place.device {
-                let below = Place {
-                    path: &path,
-                    device: place.device,
-                };
+                let below = Place { path: &path, device: place.device };
                 add_children(tree, &host, &below, links, meter)?;
             }
         } else {
@@ -84,10 +65,7 @@ fn add_leaf(
     metadata: &Metadata,
     links: &mut Links,
 ) -> Result<()> {
-    let fail = |source| Error::Read {
-        path: host.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: host.to_owned(), source };
     let kind = metadata.file_type();
     if metadata.nlink() > 1 {
         let identity = (metadata.dev(), metadata.ino());
@@ -105,11 +83,7 @@ fn add_leaf(
     } else if kind.is_file() {
         // The file may have become a link or a pipe since it was looked at.
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-        let mut file = File::options()
-            .read(true)
-            .custom_flags(flags)
-            .open(host)
-            .map_err(fail)?;
+        let mut file = File::options().read(true).custom_flags(flags).open(host).map_err(fail)?;
         tree.add(path, meta, Content::File(&mut file))
     } else if kind.is_fifo() {
         tree.add(path, meta, Content::Fifo)
@@ -130,10 +104,7 @@ fn meta(path: &Path, metadata: &Metadata) -> Result<Meta> {
 }
 
 fn xattrs(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let fail = |source| Error::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |source| Error::Read { path: path.to_owned(), source };
     let names = match xattr::list(path) {
         Ok(names) => names,
         Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => return Ok(Vec::new()),

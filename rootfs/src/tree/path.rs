@@ -18,13 +18,9 @@ const DEPTH: usize = 512;
 /// the root itself. Absolute paths are taken from the root of the tree.
 #[expect(clippy::type_complexity, reason = "a path and a name, used at once")]
 pub(super) fn split(path: &[u8]) -> Result<Option<(Vec<&[u8]>, &[u8])>> {
-    let unsafe_path = || Error::UnsafePath {
-        member: display(path),
-    };
+    let unsafe_path = || Error::UnsafePath { member: display(path) };
     if path.len() > LIMIT {
-        return Err(Error::PathTooLong {
-            member: display(path),
-        });
+        return Err(Error::PathTooLong { member: display(path) });
     }
     let mut names = Vec::new();
     for name in path.split(|byte| *byte == b'/') {
@@ -87,15 +83,11 @@ impl Tree {
                 }
                 Follow::Link(target) => cursor.jump(&target)?,
                 Follow::Leaf(_) => {
-                    return Err(Error::NotADirectory {
-                        member: display(path),
-                    });
+                    return Err(Error::NotADirectory { member: display(path) });
                 }
                 // Names out of a link's target were not checked before.
                 Follow::Missing if name.len() > NAME_LIMIT => {
-                    return Err(Error::UnsafePath {
-                        member: display(&name),
-                    });
+                    return Err(Error::UnsafePath { member: display(&name) });
                 }
                 Follow::Missing => {
                     let node = Node::Directory(Default::default());
@@ -139,11 +131,7 @@ struct Cursor {
 impl Cursor {
     fn new(names: &[&[u8]]) -> Cursor {
         let rest = names.iter().map(|name| name.to_vec()).collect();
-        Cursor {
-            way: vec![ROOT],
-            rest,
-            hops: 0,
-        }
+        Cursor { way: vec![ROOT], rest, hops: 0 }
     }
 
     fn directory(&self) -> usize {
@@ -166,10 +154,7 @@ impl Cursor {
 
     fn enter(&mut self, directory: usize) -> Result<()> {
         if self.way.len() >= DEPTH {
-            return Err(Error::TooLarge {
-                what: "nested folders",
-                limit: DEPTH as u64,
-            });
+            return Err(Error::TooLarge { what: "nested folders", limit: DEPTH as u64 });
         }
         self.way.push(directory);
         Ok(())
@@ -179,9 +164,7 @@ impl Cursor {
     fn jump(&mut self, target: &[u8]) -> Result<()> {
         self.hops += 1;
         if self.hops > HOPS {
-            return Err(Error::LinkLoop {
-                member: display(target),
-            });
+            return Err(Error::LinkLoop { member: display(target) });
         }
         if target.starts_with(b"/") {
             self.way.truncate(1);

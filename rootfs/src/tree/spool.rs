@@ -27,15 +27,8 @@ impl Spool {
             .write(true)
             .create_new(true)
             .open(path)
-            .map_err(|source| Error::Write {
-                path: path.to_owned(),
-                source,
-            })?;
-        Ok(Spool {
-            file,
-            path: path.to_owned(),
-            length: 0,
-        })
+            .map_err(|source| Error::Write { path: path.to_owned(), source })?;
+        Ok(Spool { file, path: path.to_owned(), length: 0 })
     }
 
     pub(crate) fn length(&self) -> u64 {
@@ -44,10 +37,7 @@ impl Spool {
 
     /// Appends all that `reader` has. The file's position is always its end here.
     pub(crate) fn append(&mut self, mut reader: impl Read) -> Result<Extent> {
-        let fail = |source| Error::Write {
-            path: self.path.clone(),
-            source,
-        };
+        let fail = |source| Error::Write { path: self.path.clone(), source };
         let offset = self.length;
         (&self.file).seek(SeekFrom::Start(offset)).map_err(fail)?;
         let length = io::copy(&mut reader, &mut self.file).map_err(fail)?;
@@ -59,10 +49,7 @@ impl Spool {
     pub(crate) fn open(&self, extent: Extent) -> Result<impl Read + '_> {
         (&self.file)
             .seek(SeekFrom::Start(extent.offset))
-            .map_err(|source| Error::Read {
-                path: self.path.clone(),
-                source,
-            })?;
+            .map_err(|source| Error::Read { path: self.path.clone(), source })?;
         Ok((&self.file).take(extent.length))
     }
 }
@@ -80,16 +67,8 @@ mod tests {
         let second = spool.append(&b"second"[..]).unwrap();
 
         let mut text = String::new();
-        spool
-            .open(first)
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
-        spool
-            .open(second)
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
+        spool.open(first).unwrap().read_to_string(&mut text).unwrap();
+        spool.open(second).unwrap().read_to_string(&mut text).unwrap();
 
         assert_eq!(text, "firstsecond");
     }

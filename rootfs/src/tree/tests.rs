@@ -2,27 +2,15 @@ use super::*;
 use crate::testing::{listing, tree};
 
 fn add_file(tree: &mut Tree, path: &str, text: &str) -> Result<()> {
-    tree.add(
-        path.as_bytes(),
-        Meta::with_mode(0o644),
-        Content::File(&mut text.as_bytes()),
-    )
+    tree.add(path.as_bytes(), Meta::with_mode(0o644), Content::File(&mut text.as_bytes()))
 }
 
 fn add_link(tree: &mut Tree, path: &str, target: &str) -> Result<()> {
-    tree.add(
-        path.as_bytes(),
-        Meta::with_mode(0o777),
-        Content::Symlink(target.as_bytes()),
-    )
+    tree.add(path.as_bytes(), Meta::with_mode(0o777), Content::Symlink(target.as_bytes()))
 }
 
 fn add_hard_link(tree: &mut Tree, path: &str, target: &str) -> Result<()> {
-    tree.add(
-        path.as_bytes(),
-        Meta::default(),
-        Content::HardLink(target.as_bytes()),
-    )
+    tree.add(path.as_bytes(), Meta::default(), Content::HardLink(target.as_bytes()))
 }
 
 #[test]
@@ -43,10 +31,7 @@ fn path_with_dots_that_climb_is_refused() {
 
     let error = add_file(&mut tree, "a/../../etc/passwd", "x").unwrap_err();
 
-    assert_eq!(
-        error.to_string(),
-        "unsafe path a/../../etc/passwd in the source"
-    );
+    assert_eq!(error.to_string(), "unsafe path a/../../etc/passwd in the source");
 }
 
 #[test]
@@ -59,10 +44,7 @@ fn link_to_the_hosts_root_leads_to_the_root_of_the_tree() {
     add_file(&mut tree, "out/etc/a", "1").unwrap();
     add_file(&mut tree, "up/etc/b", "2").unwrap();
 
-    assert_eq!(
-        listing(&tree),
-        ["etc/", "etc/a=1", "etc/b=2", "out->/", "up->../../../.."]
-    );
+    assert_eq!(listing(&tree), ["etc/", "etc/a=1", "etc/b=2", "out->/", "up->../../../.."]);
 }
 
 #[test]
@@ -83,8 +65,7 @@ fn folder_over_a_folder_keeps_its_files_and_takes_the_new_attributes() {
     let mut tree = tree(dir.path());
     add_file(&mut tree, "d/a", "1").unwrap();
 
-    tree.add(b"d/", Meta::with_mode(0o700), Content::Directory)
-        .unwrap();
+    tree.add(b"d/", Meta::with_mode(0o700), Content::Directory).unwrap();
 
     assert_eq!(listing(&tree), ["d/", "d/a=1"]);
     assert_eq!(tree.get(b"d").unwrap().unwrap().meta.mode, 0o700);
@@ -97,10 +78,7 @@ fn link_loop_is_an_error() {
     add_link(&mut tree, "a", "b").unwrap();
     add_link(&mut tree, "b", "a").unwrap();
 
-    assert!(matches!(
-        add_file(&mut tree, "a/x", ""),
-        Err(Error::LinkLoop { .. })
-    ));
+    assert!(matches!(add_file(&mut tree, "a/x", ""), Err(Error::LinkLoop { .. })));
 }
 
 #[test]
@@ -109,10 +87,7 @@ fn file_as_a_parent_is_an_error() {
     let mut tree = tree(dir.path());
     add_file(&mut tree, "a", "").unwrap();
 
-    assert!(matches!(
-        add_file(&mut tree, "a/x", ""),
-        Err(Error::NotADirectory { .. })
-    ));
+    assert!(matches!(add_file(&mut tree, "a/x", ""), Err(Error::NotADirectory { .. })));
 }
 
 #[test]
@@ -138,33 +113,19 @@ fn hard_link_to_something_absent_or_a_folder_is_an_error() {
     let mut tree = tree(dir.path());
     add_file(&mut tree, "d/a", "1").unwrap();
 
-    assert!(matches!(
-        add_hard_link(&mut tree, "b", "absent"),
-        Err(Error::BadLink { .. })
-    ));
-    assert!(matches!(
-        add_hard_link(&mut tree, "d/b", "d"),
-        Err(Error::BadLink { .. })
-    ));
-    assert!(matches!(
-        add_hard_link(&mut tree, "b", "../d/a"),
-        Err(Error::UnsafePath { .. })
-    ));
+    assert!(matches!(add_hard_link(&mut tree, "b", "absent"), Err(Error::BadLink { .. })));
+    assert!(matches!(add_hard_link(&mut tree, "d/b", "d"), Err(Error::BadLink { .. })));
+    assert!(matches!(add_hard_link(&mut tree, "b", "../d/a"), Err(Error::UnsafePath { .. })));
 }
 
 #[test]
 fn more_bytes_than_the_limit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        bytes: 10,
-        ..Limits::default()
-    };
+    let limits = Limits { bytes: 10, ..Limits::default() };
     let mut tree = Tree::create(&dir.path().join("spool"), limits).unwrap();
     add_file(&mut tree, "a", "12345").unwrap();
 
-    let error = tree
-        .add(b"bomb", Meta::default(), Content::File(&mut io::repeat(0)))
-        .unwrap_err();
+    let error = tree.add(b"bomb", Meta::default(), Content::File(&mut io::repeat(0))).unwrap_err();
 
     assert!(matches!(error, Error::TooLarge { limit: 10, .. }));
 }
@@ -172,33 +133,21 @@ fn more_bytes_than_the_limit_are_refused() {
 #[test]
 fn more_files_than_the_limit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        entries: 3,
-        ..Limits::default()
-    };
+    let limits = Limits { entries: 3, ..Limits::default() };
     let mut tree = Tree::create(&dir.path().join("spool"), limits).unwrap();
     add_file(&mut tree, "a/b", "").unwrap();
 
-    assert!(matches!(
-        add_file(&mut tree, "c", ""),
-        Err(Error::TooLarge { limit: 3, .. })
-    ));
+    assert!(matches!(add_file(&mut tree, "c", ""), Err(Error::TooLarge { limit: 3, .. })));
 }
 
 #[test]
 fn many_names_of_one_file_are_refused_in_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits {
-        metadata: 100,
-        ..Limits::default()
-    };
+    let limits = Limits { metadata: 100, ..Limits::default() };
     let mut tree = Tree::create(&dir.path().join("spool"), limits).unwrap();
     add_file(&mut tree, "a", "").unwrap();
 
-    assert!(matches!(
-        add_hard_link(&mut tree, "b", "a"),
-        Err(Error::TooLarge { .. })
-    ));
+    assert!(matches!(add_hard_link(&mut tree, "b", "a"), Err(Error::TooLarge { .. })));
 }
 
 #[test]
@@ -226,9 +175,7 @@ fn error_of_the_source_is_told_from_one_of_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
 
-    let error = tree
-        .add(b"a", Meta::default(), Content::File(&mut Broken))
-        .unwrap_err();
+    let error = tree.add(b"a", Meta::default(), Content::File(&mut Broken)).unwrap_err();
 
     assert!(matches!(error, Error::ReadMember { .. }));
 }
