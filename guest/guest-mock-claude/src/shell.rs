@@ -84,11 +84,8 @@ fn in_memory(script: &str) -> Result<File> {
 
 fn watch(bash: &mut Child, signals: &Signals, output: &mut Output) -> Result<ExitStatus> {
     loop {
-        let (has_output, has_signal) = wait(output, signals)?;
-        if has_output {
+        if !has_signal(output, signals)? {
             output.read()?;
-        }
-        if !has_signal {
             continue;
         }
         match signals.next()? {
@@ -105,8 +102,8 @@ fn watch(bash: &mut Child, signals: &Signals, output: &mut Output) -> Result<Exi
     }
 }
 
-/// Sleeps until the output or a signal can be read, and says which.
-fn wait(output: &Output, signals: &Signals) -> Result<(bool, bool)> {
+/// Sleeps until a signal or output can be read; false says that it is output only.
+fn has_signal(output: &Output, signals: &Signals) -> Result<bool> {
     let mut fds = [
         PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
         PollFd::new(output.pipe.as_fd(), PollFlags::POLLIN),
@@ -114,8 +111,7 @@ fn wait(output: &Output, signals: &Signals) -> Result<(bool, bool)> {
     // A pipe at its end is always readable: it is watched no more.
     let watched = if output.ended { &mut fds[..1] } else { &mut fds[..] };
     poll_through_interrupts(watched, PollTimeout::NONE)?;
-    let [signal, pipe] = fds.map(|fd| fd.any().unwrap_or(false));
-    Ok((pipe, signal))
+    Ok(fds[0].any().unwrap_or(false))
 }
 
 fn poll_through_interrupts(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<()> {

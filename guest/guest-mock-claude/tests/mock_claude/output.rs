@@ -93,6 +93,14 @@ fn the_longest_argument_runs() {
 }
 
 #[test]
+fn a_prompt_one_byte_longer_than_the_longest_argument_runs() {
+    let prompt = format!("echo ran #{}", "x".repeat(131_072 - 10));
+    let message = serde_json::json!({"type": "user", "message": {"content": prompt}});
+    let run = Place::new().run_with_stdin(&MESSAGES, &message.to_string());
+    assert_eq!(run.result()["result"], "ran");
+}
+
+#[test]
 fn a_missing_bash_is_an_error() {
     let place = Place::new();
     let output = place.command(&["true"]).env("PATH", "/nonexistent").output().unwrap();

@@ -58,6 +58,7 @@ fn lines_of_other_types_are_passed_over() {
     );
     let run = Place::new().run_with_stdin(&MESSAGES, lines);
     assert_eq!(run.result()["result"], "found");
+    assert_eq!(run.events().len(), 5);
 }
 
 #[test]
