@@ -1,6 +1,6 @@
 //! The guest's end of the guest link: runs commands and moves files for the host.
 //!
-//! [`serve`] speaks the protocol of `vsock-proto` on one connection, over any stream socket, and
+//! [`serve()`] speaks the protocol of `vsock-proto` on one connection, over any stream socket, and
 //! returns when it ends. A [`Service`] is what lives longer than a connection.
 //!
 //! # Threads

@@ -78,7 +78,13 @@ impl Remains {
         let Some(parent) = &self.parent else {
             return Ok(None);
         };
-        self.count += 1;
-        Cgroup::create(parent, &self.count.to_string()).map(Some)
+        loop {
+            self.count += 1;
+            match Cgroup::create(parent, &self.count.to_string()) {
+                // Left by a service before this one, with a process that cannot be killed.
+                Err(error) if error.errno() == Some(libc::EEXIST) => {}
+                made => return made.map(Some),
+            }
+        }
     }
 }

@@ -51,7 +51,7 @@ impl Server<'_> {
             }
             HostBody::Data(bytes) => self.data(id, bytes)?,
             HostBody::Entry(entry) => self.entry(id, entry)?,
-            HostBody::End => self.end(id)?,
+            HostBody::End => self.end(id),
             HostBody::Credit(stream, count) => self.credit(id, stream, count)?,
             HostBody::Resize(size) => {
                 if let Some(command) = self.commands.get(&id) {
@@ -183,13 +183,12 @@ impl Server<'_> {
         }
     }
 
-    fn end(&mut self, id: RequestId) -> Result<()> {
+    fn end(&mut self, id: RequestId) {
         if let Some(command) = self.commands.get_mut(&id) {
             command.input.end();
         } else if let Some(transfer) = self.transfers.get_mut(&id) {
-            transfer.receive(Part::End, 0)?;
+            transfer.end();
         }
-        Ok(())
     }
 
     fn credit(&mut self, id: RequestId, stream: Stream, count: u64) -> Result<()> {

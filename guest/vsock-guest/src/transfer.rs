@@ -11,6 +11,7 @@
 //! INVARIANT: the loop never waits for the thread. `parts` cannot block it, and holds no more
 //! than the stream's window.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError};
@@ -53,11 +54,18 @@ pub(crate) struct Port {
     events: SyncSender<Event>,
     waker: Arc<EventFd>,
     cancel: Arc<EventFd>,
+    /// Credit to give back that the loop does not know of yet.
+    consumed: Cell<u64>,
 }
 
 impl Port {
     /// The next part, once it comes.
     pub(crate) fn next(&self) -> std::result::Result<Part, Failure> {
+        match self.parts.try_recv() {
+            Ok(part) => return Ok(part),
+            Err(TryRecvError::Disconnected) => return Err(cancelled()),
+            Err(TryRecvError::Empty) => self.give_back()?,
+        }
         self.parts.recv().map_err(|_| cancelled())
     }
 
@@ -69,9 +77,17 @@ impl Port {
         self.tell(event)
     }
 
-    /// Gives credit back.
+    /// Gives credit back, in few events: soon if more parts wait, else before waiting.
     pub(crate) fn consumed(&self, count: u64) -> std::result::Result<(), Failure> {
-        self.tell(Event::Consumed(count))
+        self.consumed.set(self.consumed.get() + count);
+        if self.consumed.get() >= WINDOW / 2 { self.give_back() } else { Ok(()) }
+    }
+
+    fn give_back(&self) -> std::result::Result<(), Failure> {
+        match self.consumed.take() {
+            0 => Ok(()),
+            count => self.tell(Event::Consumed(count)),
+        }
     }
 
     /// Waits until `fd` can be read.
@@ -99,6 +115,8 @@ impl Port {
 pub(crate) struct Transfer {
     /// Gone once the request is cancelled.
     parts: Option<Sender<Part>>,
+    /// Whether all parts are sent.
+    is_complete: bool,
     events: Receiver<Event>,
     cancel: Arc<EventFd>,
     thread: JoinHandle<()>,
@@ -127,6 +145,7 @@ impl Transfer {
             events: events_tx,
             waker: Arc::clone(waker),
             cancel: Arc::clone(&cancel),
+            consumed: Cell::new(0),
         };
         // A thread's name has 15 bytes.
         let thread = thread::Builder::new()
@@ -139,6 +158,7 @@ impl Transfer {
             .map_err(|error| no_thread(crate::account::errno(&error)))?;
         Ok(Self {
             parts: Some(parts_tx),
+            is_complete: false,
             events,
             cancel,
             thread,
@@ -152,8 +172,18 @@ impl Transfer {
     /// what the thread will not take any more.
     pub(crate) fn receive(&mut self, part: Part, cost: u64) -> vsock_proto::Result<Option<u64>> {
         self.receive.received(cost)?;
-        let is_taken = self.parts.as_ref().is_some_and(|parts| parts.send(part).is_ok());
+        let parts = self.parts.as_ref().filter(|_| !self.is_complete);
+        let is_taken = parts.is_some_and(|parts| parts.send(part).is_ok());
         Ok(if is_taken { None } else { self.receive.consumed(cost) })
+    }
+
+    /// No more parts will come; what comes nevertheless is dropped.
+    pub(crate) fn end(&mut self) {
+        if let Some(parts) = self.parts.as_ref().filter(|_| !self.is_complete) {
+            // Fails if the thread has ended, and then its result is on its way.
+            let _ = parts.send(Part::End);
+        }
+        self.is_complete = true;
     }
 
     pub(crate) fn granted(&mut self, count: u64) -> vsock_proto::Result<()> {
