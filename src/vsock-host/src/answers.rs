@@ -1,0 +1,136 @@
+//! Which answers a request may still get. What a guest sends besides ends its connection.
+//!
+//! ```text
+//!   Exec    Credit* in any place      ─ Started ─ Data* ─ Exit        or Exit alone
+//!   Write   Credit*                                      ─ Done | Failed
+//!   Read    (Entry Data(Stdout)*)*                       ─ Done | Failed
+//!   others                                                 Done | Failed
+//! ```
+
+use vsock_proto::{GuestBody, HostBody, Stream};
+
+use crate::Loss;
+
+/// Follows one request.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    kind: Kind,
+    /// A command has started, or an entry of a tree has come: bytes may follow.
+    is_under_way: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Exec,
+    Write,
+    Read,
+    Plain,
+}
+
+impl Answers {
+    /// The answers to `request`, which starts one.
+    pub(crate) fn to(request: &HostBody<'_>) -> Self {
+        let kind = match request {
+            HostBody::Exec(_) => Kind::Exec,
+            HostBody::Write(_) => Kind::Write,
+            HostBody::Read(_) => Kind::Read,
+            _ => Kind::Plain,
+        };
+        Self { kind, is_under_way: false }
+    }
+
+    /// Whether the request is a command, whose end is an `Exit`.
+    pub(crate) fn is_exec(&self) -> bool {
+        self.kind == Kind::Exec
+    }
+
+    /// Takes note of an answer, if it may come now.
+    pub(crate) fn accept(&mut self, answer: &GuestBody<'_>) -> Result<(), Loss> {
+        let is_allowed = match (self.kind, answer) {
+            (Kind::Exec, GuestBody::Started(_)) => !std::mem::replace(&mut self.is_under_way, true),
+            (Kind::Exec, GuestBody::Data(..)) => self.is_under_way,
+            (Kind::Exec, GuestBody::Exit(_)) => true,
+            (Kind::Exec | Kind::Write, GuestBody::Credit(count)) => *count > 0,
+            (Kind::Read, GuestBody::Entry(_)) => {
+                self.is_under_way = true;
+                true
+            }
+            (Kind::Read, GuestBody::Data(Stream::Stdout, _)) => self.is_under_way,
+            (Kind::Write | Kind::Read | Kind::Plain, GuestBody::Done | GuestBody::Failed(_)) => {
+                true
+            }
+            _ => false,
+        };
+        if is_allowed {
+            return Ok(());
+        }
+        Err(Loss::Unexpected { message: name(answer), place: self.place() })
+    }
+
+    fn place(&self) -> &'static str {
+        match (self.kind, self.is_under_way) {
+            (Kind::Exec, false) => "before a command starts",
+            (Kind::Exec, true) => "while a command runs",
+            (Kind::Write, _) => "while a tree is written",
+            (Kind::Read, _) => "while a tree is read",
+            (Kind::Plain, _) => "as an answer to a simple request",
+        }
+    }
+}
+
+fn name(answer: &GuestBody<'_>) -> &'static str {
+    match answer {
+        GuestBody::Ready(_) => "`Ready`",
+        GuestBody::Started(_) => "`Started`",
+        GuestBody::Data(..) => "`Data`",
+        GuestBody::Entry(_) => "`Entry`",
+        GuestBody::Credit(_) => "`Credit`",
+        GuestBody::Exit(_) => "`Exit`",
+        GuestBody::Done => "`Done`",
+        GuestBody::Failed(_) => "`Failed`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vsock_proto::{Exec, Read};
+
+    use super::*;
+
+    #[test]
+    fn output_comes_after_the_start() {
+        let mut answers = Answers::to(&HostBody::Exec(Exec::default()));
+        let data = GuestBody::Data(Stream::Stderr, b"x");
+        assert!(answers.accept(&data).is_err());
+        answers.accept(&GuestBody::Started(1)).unwrap();
+        answers.accept(&data).unwrap();
+    }
+
+    #[test]
+    fn a_command_starts_once() {
+        let mut answers = Answers::to(&HostBody::Exec(Exec::default()));
+        answers.accept(&GuestBody::Started(1)).unwrap();
+        let error = answers.accept(&GuestBody::Started(2)).unwrap_err();
+        let text = "it broke the protocol: `Started` is not allowed while a command runs";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_command_is_not_done_but_exits() {
+        let mut answers = Answers::to(&HostBody::Exec(Exec::default()));
+        assert!(answers.accept(&GuestBody::Done).is_err());
+    }
+
+    #[test]
+    fn bytes_of_a_tree_need_an_entry_and_are_not_errors() {
+        let mut answers = Answers::to(&HostBody::Read(Read::default()));
+        assert!(answers.accept(&GuestBody::Data(Stream::Stdout, b"x")).is_err());
+        assert!(answers.accept(&GuestBody::Data(Stream::Stderr, b"x")).is_err());
+    }
+
+    #[test]
+    fn credit_of_nothing_is_refused() {
+        let mut answers = Answers::to(&HostBody::Exec(Exec::default()));
+        assert!(answers.accept(&GuestBody::Credit(0)).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! A request under way, from the caller's side. Dropped before its end, it is cancelled.
+
+use std::sync::Arc;
+
+use vsock_proto::{HostBody, RequestId};
+
+use crate::connection::Handle;
+use crate::deadline::Deadline;
+use crate::error::Halt;
+use crate::queue::Item;
+use crate::request::{End, Request, State};
+
+#[derive(Debug)]
+pub(crate) struct Call {
+    handle: Arc<Handle>,
+    id: RequestId,
+    request: Arc<Request>,
+}
+
+/// Whether bytes may be sent.
+#[derive(Debug)]
+pub(crate) enum Leave {
+    /// So many.
+    Granted(u64),
+    /// The request has ended, nobody takes any.
+    Ended(End),
+}
+
+impl Call {
+    /// Sends the first message of a request.
+    pub(crate) fn start(
+        handle: &Arc<Handle>,
+        body: HostBody<'_>,
+        deadline: &Deadline,
+    ) -> Result<Self, Halt> {
+        let connection = &handle.connection;
+        let request = Arc::new(Request::new(&body));
+        let id = connection.next_id();
+        connection.add_route(id, &request)?;
+        if let Err(halt) = connection.send(id, body, deadline) {
+            connection.remove_route(id);
+            return Err(halt);
+        }
+        Ok(Self { handle: Arc::clone(handle), id, request })
+    }
+
+    /// Sends a further message.
+    pub(crate) fn send(&self, body: HostBody<'_>, deadline: &Deadline) -> Result<(), Halt> {
+        self.handle.connection.send(self.id, body, deadline)
+    }
+
+    pub(crate) fn wait<R>(
+        &self,
+        deadline: &Deadline,
+        take: impl FnMut(&mut State) -> Option<R>,
+    ) -> Result<R, Halt> {
+        self.request.wait(deadline, take)
+    }
+
+    /// Waits for the guest's last word.
+    pub(crate) fn end(&self, deadline: &Deadline) -> Result<End, Halt> {
+        self.wait(deadline, |state| state.end.clone())
+    }
+
+    /// Waits for the next item, and the end when all are taken. Gives credit back.
+    pub(crate) fn next(&self, deadline: &Deadline) -> Result<Result<Item, End>, Halt> {
+        let next = self.wait(deadline, |state| match state.queue.pop() {
+            // A request that has ended needs no credit, and the guest may have to be left in peace.
+            Some((item, grant)) => Some(Ok((item, grant.filter(|_| state.end.is_none())))),
+            None => state.end.clone().map(Err),
+        })?;
+        let (item, grant) = match next {
+            Ok(popped) => popped,
+            Err(end) => return Ok(Err(end)),
+        };
+        if let Some((stream, count)) = grant {
+            // At most a window's worth of them are on their way, so they need not wait for
+            // room. If the guest is gone, then the next call says so.
+            let credit = HostBody::Credit(stream, count);
+            let _ = self.handle.connection.send_now(self.id, credit);
+        }
+        Ok(Ok(item))
+    }
+
+    /// Waits for leave to send at least `least` bytes, and takes it for at most `most`.
+    pub(crate) fn reserve(
+        &self,
+        least: u64,
+        most: u64,
+        deadline: &Deadline,
+    ) -> Result<Leave, Halt> {
+        self.wait(deadline, |state| {
+            if let Some(end) = &state.end {
+                return Some(Leave::Ended(end.clone()));
+            }
+            let count = state.input.available().min(most);
+            if count < least {
+                return None;
+            }
+            state.input.sent(count);
+            Some(Leave::Granted(count))
+        })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let connection = &self.handle.connection;
+        connection.remove_route(self.id);
+        if !self.request.with(|state| state.is_over()) {
+            // One for each request at most; if the guest is gone, then so is the request.
+            let _ = connection.send_now(self.id, HostBody::Cancel);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! How long a call may wait.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Halt;
+
+/// The end of a call's patience, and since when it has been waiting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    since: Instant,
+    until: Option<Instant>,
+}
+
+impl Deadline {
+    /// Starts now; without `until` it never ends.
+    pub(crate) fn new(until: impl Into<Option<Instant>>) -> Self {
+        Self { since: Instant::now(), until: until.into() }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// How long may still be waited, `None` for ever.
+    pub(crate) fn left(&self) -> Result<Option<Duration>, Halt> {
+        let Some(until) = self.until else {
+            return Ok(None);
+        };
+        let now = Instant::now();
+        match until.checked_duration_since(now) {
+            Some(left) if !left.is_zero() => Ok(Some(left)),
+            _ => Err(Halt::TimedOut { after: now - self.since }),
+        }
+    }
+}

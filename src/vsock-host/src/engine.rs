@@ -1,0 +1,186 @@
+//! The reactor's thread: everything that it owns, and its loop.
+//!
+//! 1. Sleep until a socket, a command or a timer; not at all if somebody's turn was cut short.
+//! 2. Take what the sockets have.
+//! 3. Carry out commands.
+//! 4. Give another turn to those that had more than fits in one.
+//! 5. Turn away those whose time is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use mio::{Events, Poll, Registry, Token};
+use vsock_proto::Decoder;
+
+use crate::client::Client;
+use crate::farewell::Farewell;
+use crate::handshake::Handshake;
+use crate::link::Link;
+use crate::reception::Listening;
+use crate::remote::{Command, Remote, WAKER};
+use crate::watch::Watch;
+use crate::{Error, Loss, Result};
+
+const EVENTS: usize = 256;
+
+/// The longest sleep: mio counts milliseconds in 32 bits.
+const SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// INVARIANT: a token is in at most one of the maps, and in `timers` if its entry there has a
+/// deadline. Without timers and unfinished turns the thread sleeps for ever.
+pub(crate) struct Engine {
+    pub(crate) remote: Remote,
+    pub(crate) listeners: BTreeMap<Token, Listening>,
+    pub(crate) handshakes: BTreeMap<Token, Handshake>,
+    pub(crate) guests: BTreeMap<Token, Link>,
+    pub(crate) clients: BTreeMap<Token, Client>,
+    pub(crate) farewells: BTreeMap<Token, Farewell>,
+    pub(crate) timers: BTreeSet<(Instant, Token)>,
+    /// Those that may have more to read than they could in their turn.
+    pub(crate) unfinished: BTreeSet<Token>,
+    /// For the turn of anybody who is not in the middle of a message.
+    pub(crate) spare: Decoder,
+    poll: Poll,
+    registry: Arc<Registry>,
+    commands: Receiver<Command>,
+}
+
+impl Engine {
+    pub(crate) fn new(poll: Poll, remote: Remote, commands: Receiver<Command>) -> io::Result<Self> {
+        let registry = Arc::new(poll.registry().try_clone()?);
+        Ok(Self {
+            remote,
+            listeners: BTreeMap::new(),
+            handshakes: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            farewells: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
+            spare: Decoder::new(),
+            poll,
+            registry,
+            commands,
+        })
+    }
+
+    pub(crate) fn run(mut self) -> Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            // 1 Sleep.
+            let patience = self.patience();
+            match self.poll.poll(&mut events, patience) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(Error::Wait { source }),
+            }
+            // 2 Sockets.
+            for event in &events {
+                let is_only_writable =
+                    event.is_writable() && !event.is_readable() && !event.is_error();
+                if event.is_writable() {
+                    self.write(event.token());
+                }
+                if !is_only_writable && event.token() != WAKER {
+                    self.read(event.token());
+                }
+            }
+            // 3 Commands.
+            while let Ok(command) = self.commands.try_recv() {
+                if matches!(command, Command::Stop) {
+                    return Ok(());
+                }
+                self.obey(command);
+            }
+            // 4 Turns.
+            for token in std::mem::take(&mut self.unfinished) {
+                self.read(token);
+            }
+            // 5 Timers.
+            self.expire();
+        }
+    }
+
+    /// A place in the epoll set for a new socket.
+    pub(crate) fn watch(&self, token: Token) -> Watch {
+        Watch::new(&self.registry, token)
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        if !self.unfinished.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let (next, _) = self.timers.first()?;
+        Some(next.saturating_duration_since(Instant::now()).min(SLEEP))
+    }
+
+    fn read(&mut self, token: Token) {
+        if self.guests.contains_key(&token) {
+            self.read_guest(token);
+        } else if self.clients.contains_key(&token) {
+            self.read_client(token);
+        } else if self.handshakes.contains_key(&token) {
+            self.read_handshake(token);
+        } else if self.listeners.contains_key(&token) {
+            self.accept(token);
+        }
+    }
+
+    fn write(&mut self, token: Token) {
+        if self.guests.contains_key(&token) {
+            self.write_guest(token);
+        } else if self.clients.contains_key(&token) {
+            self.write_client(token);
+        } else if self.farewells.contains_key(&token) {
+            self.write_farewell(token);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Listen { token, socket, delivery } => self.listen(token, socket, delivery),
+            Command::Unlisten(token) => self.unlisten(token),
+            Command::Adopt { stream, deadline, reply } => self.adopt(stream, deadline, reply),
+            Command::Close(token) => self.end_guest(token, Loss::ClosedHere),
+            Command::Relay { guest, client } => self.relay(guest, client),
+            Command::Stop => {}
+            #[cfg(test)]
+            Command::Panic => panic!("asked to"),
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some(&(at, token)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.remove(&(at, token));
+            if let Some(handshake) = self.handshakes.remove(&token) {
+                self.give_up(handshake);
+            } else if let Some(client) = self.clients.remove(&token) {
+                self.end_client(token, client, Loss::Silent);
+            } else if let Some(farewell) = self.farewells.remove(&token) {
+                farewell.end();
+            } else if self.listeners.contains_key(&token) {
+                self.accept(token);
+            }
+        }
+    }
+}
+
+/// However the thread ends, nobody goes on waiting.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let is_panic = std::thread::panicking();
+        for link in self.guests.values() {
+            let connection = &link.connection;
+            connection.fail(if is_panic { Loss::Panicked } else { Loss::Stopped });
+            // Handles may keep the socket itself; fails only if the peer is gone.
+            let _ = connection.socket.shutdown(Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A guest, for everybody who wants something of it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use vsock_proto::{BootId, Exec, GuestState, HostBody, Read, Ready, Write};
+
+use crate::call::Call;
+use crate::connection::Handle;
+use crate::deadline::Deadline;
+use crate::error::Halt;
+use crate::remote::Command;
+use crate::request::End;
+use crate::{Error, Execution, Phase, ReadTree, Result, WriteTree};
+
+/// A guest that is ready for requests. Clones are the same guest; when the last one and the last
+/// request of it are dropped, the connection closes.
+///
+/// Any thread may call anything at any time. A call that waits ends at its deadline, and at once
+/// when the guest is lost.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    handle: Arc<Handle>,
+}
+
+impl Guest {
+    pub(crate) fn new(handle: Arc<Handle>) -> Self {
+        Self { handle }
+    }
+
+    /// Which boot of the guest this is.
+    pub fn boot_id(&self) -> BootId {
+        self.handle.connection.identity.boot_id
+    }
+
+    /// What the guest said of itself.
+    pub fn ready(&self) -> &Ready {
+        &self.handle.connection.identity.ready
+    }
+
+    /// Why the guest's service that was connected before ended, if one did.
+    pub fn previous_failure(&self) -> Option<&str> {
+        self.handle.connection.identity.previous_failure.as_deref()
+    }
+
+    /// How long it takes the guest to answer.
+    pub fn ping(&self, deadline: Instant) -> Result<Duration> {
+        let deadline = Deadline::new(deadline);
+        self.request(HostBody::Ping, &deadline, || Phase::Ping)?;
+        Ok(deadline.elapsed())
+    }
+
+    /// Starts a command; returns once it runs, or could not be started, which its exit says.
+    pub fn exec(&self, exec: Exec, deadline: Instant) -> Result<Execution> {
+        Execution::start(&self.handle, exec, &Deadline::new(deadline))
+    }
+
+    /// Starts to write a tree of files.
+    pub fn write(&self, write: Write, deadline: Instant) -> Result<WriteTree> {
+        WriteTree::start(&self.handle, write, &Deadline::new(deadline))
+    }
+
+    /// Starts to read a tree of files.
+    pub fn read(&self, read: Read, deadline: Instant) -> Result<ReadTree> {
+        ReadTree::start(&self.handle, read, &Deadline::new(deadline))
+    }
+
+    /// Sets clock, entropy and names.
+    pub fn set_state(&self, state: GuestState, deadline: Instant) -> Result<()> {
+        let phase = || Phase::SetState;
+        self.request(HostBody::SetState(state), &Deadline::new(deadline), phase)
+    }
+
+    /// Makes the guest flush its files and then be silent, until it is asked anything.
+    pub fn quiesce(&self, deadline: Instant) -> Result<()> {
+        self.request(HostBody::Quiesce, &Deadline::new(deadline), || Phase::Quiesce)
+    }
+
+    /// Makes the guest end its processes and turn itself off; returns when it has begun to.
+    pub fn shutdown(&self, deadline: Instant) -> Result<()> {
+        self.request(HostBody::Shutdown, &Deadline::new(deadline), || Phase::Shutdown)
+    }
+
+    /// Serves `client` as if it were connected to the guest itself, until either goes.
+    pub fn relay(&self, client: UnixStream) -> Result<()> {
+        self.handle.connection.check().map_err(|halt| halt.during(Phase::Relay))?;
+        let guest = self.handle.connection.token();
+        self.handle.remote.send(Command::Relay { guest, client })
+    }
+
+    /// Disconnects when the connection has ended, for whatever reason; never has a message.
+    pub fn closed(&self) -> Receiver<()> {
+        self.handle.connection.closed()
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.handle.connection.is_closed()
+    }
+
+    /// Ends the connection, and at once every call on it. What has been sent still arrives, if
+    /// the guest takes it soon.
+    pub fn close(&self) {
+        self.handle.close();
+    }
+
+    /// A request that is answered by `Done` alone.
+    fn request(
+        &self,
+        body: HostBody<'_>,
+        deadline: &Deadline,
+        phase: impl Fn() -> Phase,
+    ) -> Result<()> {
+        let halted = |halt: Halt| halt.during(phase());
+        let call = Call::start(&self.handle, body, deadline).map_err(halted)?;
+        match call.end(deadline).map_err(halted)? {
+            End::Failed(source) => Err(Error::Refused { phase: phase(), source }),
+            End::Done | End::Exit(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Greetings: from a socket that somebody has opened to a guest that is ready.
+//!
+//! ```text
+//!   accepted, adopted ─▶ Hello ─ Welcome ─▶ Ready ─▶ a Link, and a Guest for whoever waits
+//!                          └─ other version: Reject
+//! ```
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use mio::Token;
+use vsock_proto::{
+    Decoder, GuestBody, GuestMessage, Hello, HostBody, HostMessage, Ready, RequestId,
+};
+
+use crate::connection::{Connection, Handle, Identity};
+use crate::engine::Engine;
+use crate::intake::{READS, Turn, receive};
+use crate::link::Link;
+use crate::outbox::Buffer;
+use crate::request::{TEXT, truncated};
+use crate::watch::Watch;
+use crate::{Error, Guest, Loss, Phase, Result};
+
+/// A kernel's release is kept up to this many bytes.
+const RELEASE: usize = 256;
+
+/// A connection that is not a guest yet.
+pub(crate) struct Handshake {
+    socket: Arc<UnixStream>,
+    watch: Watch,
+    decoder: Decoder,
+    /// From the hello, once it has come.
+    hello: Option<Hello>,
+    since: Instant,
+    deadline: Instant,
+    origin: Origin,
+}
+
+enum Progress {
+    Waiting(Turn),
+    Complete(Hello, Ready),
+}
+
+pub(crate) enum Origin {
+    /// It dialled this listener.
+    Listener(Token),
+    /// Somebody waits for just this one.
+    Caller(Sender<Result<Guest>>),
+}
+
+impl Engine {
+    pub(crate) fn adopt(
+        &mut self,
+        stream: UnixStream,
+        deadline: Instant,
+        reply: Sender<Result<Guest>>,
+    ) {
+        self.greet(stream, deadline, Origin::Caller(reply));
+    }
+
+    pub(crate) fn greet(&mut self, stream: UnixStream, deadline: Instant, origin: Origin) {
+        let token = self.remote.next_token();
+        let watch = self.watch(token);
+        let handshake = Handshake {
+            socket: Arc::new(stream),
+            watch,
+            decoder: Decoder::new(),
+            hello: None,
+            since: Instant::now(),
+            deadline,
+            origin,
+        };
+        if let Err(source) = handshake.watch.register(&*handshake.socket) {
+            return self.refuse(handshake, Error::Adopt { source });
+        }
+        self.timers.insert((deadline, token));
+        self.handshakes.insert(token, handshake);
+    }
+
+    pub(crate) fn read_handshake(&mut self, token: Token) {
+        let Some(mut handshake) = self.handshakes.remove(&token) else {
+            return;
+        };
+        self.timers.remove(&(handshake.deadline, token));
+        match handshake.advance() {
+            Ok(Progress::Waiting(turn)) => {
+                self.tell_phase(&handshake);
+                if turn == Turn::More {
+                    self.unfinished.insert(token);
+                }
+                self.timers.insert((handshake.deadline, token));
+                self.handshakes.insert(token, handshake);
+            }
+            Ok(Progress::Complete(hello, ready)) => self.establish(handshake, hello, ready),
+            Err(error) => self.refuse(handshake, error),
+        }
+    }
+
+    /// Ends a greeting that takes too long.
+    pub(crate) fn give_up(&mut self, handshake: Handshake) {
+        let error = Error::TimedOut { after: handshake.since.elapsed(), phase: handshake.phase() };
+        self.refuse(handshake, error);
+    }
+
+    fn establish(&mut self, handshake: Handshake, hello: Hello, ready: Ready) {
+        let token = handshake.watch.token();
+        let Handshake { socket, watch, decoder, origin, .. } = handshake;
+        let identity = Identity {
+            boot_id: hello.boot_id,
+            previous_failure: hello.previous_failure.map(|text| truncated(text, TEXT)),
+            ready: Ready { kernel: truncated(ready.kernel, RELEASE), ..ready },
+        };
+        let connection = Arc::new(Connection::new(socket, watch, identity));
+        let handle = Handle { connection: Arc::clone(&connection), remote: self.remote.clone() };
+        let guest = Guest::new(Arc::new(handle));
+        self.guests.insert(token, Link::new(connection, decoder));
+        // The first turn takes what came right behind the greeting.
+        self.unfinished.insert(token);
+        match origin {
+            Origin::Listener(listener) => self.replace(listener, token, guest),
+            // If the caller is gone, then the guest is closed by being dropped.
+            Origin::Caller(reply) => drop(reply.send(Ok(guest))),
+        }
+    }
+
+    /// Turns a connection away.
+    fn refuse(&mut self, handshake: Handshake, error: Error) {
+        if let Error::Hello { source: source @ vsock_proto::Error::Version { .. } } = &error {
+            // If it does not arrive, then the guest learns it from its next attempt.
+            let _ = handshake.send(HostBody::Reject(source.to_string()));
+        }
+        handshake.watch.forget(&*handshake.socket);
+        match handshake.origin {
+            Origin::Caller(reply) => drop(reply.send(Err(error))),
+            Origin::Listener(listener) => {
+                let Some(listening) = self.listeners.get(&listener) else {
+                    return;
+                };
+                listening.delivery.awaits(Phase::Dial);
+                if matches!(error, Error::Hello { source: vsock_proto::Error::Version { .. } }) {
+                    listening.delivery.put(Err(error));
+                } else {
+                    log::warn!("a connection is dropped; error={}", Chain(&error));
+                }
+            }
+        }
+    }
+
+    fn tell_phase(&self, handshake: &Handshake) {
+        if let Origin::Listener(listener) = handshake.origin
+            && let Some(listening) = self.listeners.get(&listener)
+        {
+            listening.delivery.awaits(handshake.phase());
+        }
+    }
+}
+
+impl Handshake {
+    pub(crate) fn is_from(&self, listener: Token) -> bool {
+        matches!(self.origin, Origin::Listener(token) if token == listener)
+    }
+
+    fn phase(&self) -> Phase {
+        if self.hello.is_none() { Phase::Hello } else { Phase::Ready }
+    }
+
+    /// Reads, and answers the hello.
+    fn advance(&mut self) -> Result<Progress> {
+        for _ in 0..READS {
+            if !receive(&self.socket, &mut self.decoder).map_err(|loss| self.lost(loss))? {
+                return Ok(Progress::Waiting(Turn::Done));
+            }
+            if self.hello.is_none() {
+                let hello = Hello::decode(&mut self.decoder);
+                self.hello = hello.map_err(|source| Error::Hello { source })?;
+                if self.hello.is_some() {
+                    self.send(HostBody::Welcome).map_err(|loss| self.lost(loss))?;
+                }
+            }
+            if let Some(hello) = self.hello.take() {
+                match self.ready().map_err(|loss| self.lost(loss))? {
+                    Some(ready) => return Ok(Progress::Complete(hello, ready)),
+                    None => self.hello = Some(hello),
+                }
+            }
+        }
+        Ok(Progress::Waiting(Turn::More))
+    }
+
+    fn ready(&mut self) -> std::result::Result<Option<Ready>, Loss> {
+        match self.decoder.next::<GuestMessage<'_>>()? {
+            None => Ok(None),
+            Some(GuestMessage { id: RequestId::LINK, body: GuestBody::Ready(ready) }) => {
+                Ok(Some(ready))
+            }
+            Some(_) => {
+                let place = "before a guest is ready";
+                Err(Loss::Unexpected { message: "an answer", place })
+            }
+        }
+    }
+
+    /// Sends a message, which a new connection has room for.
+    fn send(&self, body: HostBody<'_>) -> std::result::Result<(), Loss> {
+        let mut buffer = Buffer::default();
+        buffer.push(&HostMessage { id: RequestId::LINK, body })?;
+        buffer.flush(&self.socket).map_err(|source| Loss::Socket { source })?;
+        if buffer.is_empty() { Ok(()) } else { Err(Loss::Deaf { backlog: buffer.len() }) }
+    }
+
+    fn lost(&self, loss: Loss) -> Error {
+        Error::Lost { phase: self.phase(), source: Arc::new(loss) }
+    }
+}
+
+/// An error with its causes, for a log.
+struct Chain<'a>(&'a Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(formatter, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! The reactor's end of a guest's connection.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use mio::Token;
+use vsock_proto::{Decoder, GuestMessage, RequestId};
+
+use crate::Loss;
+use crate::client::Fault;
+use crate::connection::Connection;
+use crate::engine::Engine;
+use crate::intake::{READS, Turn, borrow, give_back, receive};
+use crate::outbox::HIGH_WATER;
+
+pub(crate) struct Link {
+    pub(crate) connection: Arc<Connection>,
+    /// For which client, and which of its requests, a request is relayed.
+    pub(crate) relayed: BTreeMap<RequestId, (Token, RequestId)>,
+    decoder: Decoder,
+    /// Why nothing can be sent any more. What has come is still read.
+    broken: Option<io::Error>,
+}
+
+impl Link {
+    pub(crate) fn new(connection: Arc<Connection>, decoder: Decoder) -> Self {
+        Self { connection, relayed: BTreeMap::new(), decoder, broken: None }
+    }
+}
+
+impl Engine {
+    /// Gives a guest its turn.
+    pub(crate) fn read_guest(&mut self, token: Token) {
+        let Some(link) = self.guests.get_mut(&token) else {
+            return;
+        };
+        let connection = Arc::clone(&link.connection);
+        let mut decoder = borrow(&mut link.decoder, &mut self.spare);
+        let turn = self.hear(token, &connection, &mut decoder);
+        let Some(link) = self.guests.get_mut(&token) else {
+            return;
+        };
+        give_back(decoder, &mut link.decoder, &mut self.spare);
+        let broken = link.broken.take_if(|_| turn.as_ref().is_ok_and(|turn| *turn == Turn::Done));
+        match (turn, broken) {
+            (Ok(Turn::Done), None) => {}
+            (Ok(Turn::Done), Some(source)) => self.end_guest(token, Loss::Socket { source }),
+            (Ok(Turn::More), _) => drop(self.unfinished.insert(token)),
+            (Err(loss), _) => self.end_guest(token, loss),
+        }
+    }
+
+    fn hear(
+        &mut self,
+        token: Token,
+        connection: &Connection,
+        decoder: &mut Decoder,
+    ) -> Result<Turn, Loss> {
+        for _ in 0..READS {
+            while let Some(message) = decoder.next()? {
+                self.dispatch(token, connection, message)?;
+            }
+            if !receive(&connection.socket, decoder)? {
+                return Ok(Turn::Done);
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    /// Passes an answer on. One to a request that has ended, or never was, is ignored.
+    fn dispatch(
+        &mut self,
+        token: Token,
+        connection: &Connection,
+        message: GuestMessage<'_>,
+    ) -> Result<(), Loss> {
+        let GuestMessage { id, body } = message;
+        let is_final = body.is_final();
+        if let Some(request) = connection.route(id) {
+            if is_final {
+                connection.remove_route(id);
+            }
+            return request.deliver(body);
+        }
+        let Some(link) = self.guests.get_mut(&token) else {
+            return Ok(());
+        };
+        let Some(&(client_token, client_id)) = link.relayed.get(&id) else {
+            return Ok(());
+        };
+        if is_final {
+            link.relayed.remove(&id);
+        }
+        let Some(client) = self.clients.get_mut(&client_token) else {
+            return Ok(());
+        };
+        match client.pass(client_id, body) {
+            Ok(()) => Ok(()),
+            Err(Fault::Guest(loss)) => Err(loss),
+            Err(Fault::Client(loss)) => {
+                if let Some(client) = self.clients.remove(&client_token) {
+                    self.end_client(client_token, client, loss);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends what callers have left.
+    pub(crate) fn write_guest(&mut self, token: Token) {
+        let Some(link) = self.guests.get_mut(&token) else {
+            return;
+        };
+        if let Err(error) = link.connection.outbox.drain() {
+            link.broken = Some(error);
+            self.unfinished.insert(token);
+            return;
+        }
+        if link.connection.outbox.backlog() <= HIGH_WATER {
+            let waiting = self.clients.iter().filter(|(_, client)| client.waits_for(token));
+            self.unfinished.extend(waiting.map(|(token, _)| *token));
+        }
+    }
+
+    /// Ends a guest's connection, all calls on it and all its clients.
+    pub(crate) fn end_guest(&mut self, token: Token, loss: Loss) {
+        let Some(link) = self.guests.remove(&token) else {
+            return;
+        };
+        let connection = link.connection;
+        log::debug!("a guest's connection ends; reason={loss}");
+        connection.fail(loss);
+        self.forget_current(token);
+        let clients: Vec<Token> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.guest() == token)
+            .map(|(token, _)| *token)
+            .collect();
+        for client_token in clients {
+            if let Some(client) = self.clients.remove(&client_token) {
+                self.end_client(client_token, client, Loss::GuestGone);
+            }
+        }
+        let rest = connection.outbox.take_rest();
+        self.say_goodbye(Arc::clone(&connection.socket), connection.watch.clone(), rest);
+    }
+}

@@ -1,0 +1,153 @@
+//! Where a guest dials.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::Token;
+
+use crate::deadline::Deadline;
+use crate::monitor::Monitor;
+use crate::remote::{Command, Remote};
+use crate::{Error, Guest, Phase, Result};
+
+/// A Unix socket that one guest dials, again and again if it has to. Dropping it closes and
+/// unlinks the socket; a guest that was accepted stays.
+#[derive(Debug)]
+pub struct Listener {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+    token: Token,
+    inbox: Arc<Inbox>,
+    remote: Remote,
+}
+
+impl Listener {
+    pub(crate) fn bind(path: &Path, remote: &Remote) -> Result<Self> {
+        let failed = |source| Error::Listen { path: path.to_owned(), source };
+        let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let inbox = Arc::new(Monitor::new(Arrival::default()));
+        let token = remote.next_token();
+        let listener = Self {
+            path: path.to_owned(),
+            inode: inode(path).ok(),
+            token,
+            inbox: Arc::clone(&inbox),
+            remote: remote.clone(),
+        };
+        remote.send(Command::Listen { token, socket, delivery: Delivery(inbox) })?;
+        Ok(listener)
+    }
+
+    /// Waits for a guest that is ready. Only the newest connection lives: one that comes later
+    /// ends this one, and the next call returns it.
+    ///
+    /// A guest of another protocol version is an error here, once.
+    pub fn accept(&self, deadline: Instant) -> Result<Guest> {
+        let deadline = Deadline::new(deadline);
+        let accepted = self.inbox.wait(&deadline, |arrival| match arrival.newest.take() {
+            // It has gone while nobody looked.
+            Some(Ok(guest)) if guest.is_closed() => arrival.end.map(Err),
+            Some(newest) => Some(Ok(newest)),
+            None => arrival.end.map(Err),
+        });
+        match accepted {
+            Ok(Ok(guest)) => guest,
+            Ok(Err(End::Closed)) => Err(Error::ListenerClosed),
+            Ok(Err(End::Stopped)) => Err(Error::Stopped),
+            Ok(Err(End::Panicked)) => Err(Error::Panicked),
+            Err(halt) => Err(halt.during(self.inbox.with(|arrival| arrival.awaited.clone()))),
+        }
+    }
+
+    /// Stops listening, unlinks the socket and ends every call that waits here.
+    pub fn close(&self) {
+        let before = self.inbox.update(|arrival| arrival.end.replace(End::Closed));
+        if before != Some(End::Closed) {
+            // Without a reactor nobody listens any more.
+            let _ = self.remote.send(Command::Unlisten(self.token));
+            self.unlink();
+        }
+    }
+
+    /// Removes the socket, unless something else has its name by now.
+    fn unlink(&self) {
+        if self.inode.is_none() || inode(&self.path).ok() != self.inode {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("cannot remove a socket; path={} error={error}", self.path.display());
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+type Inbox = Monitor<Arrival>;
+
+#[derive(Debug)]
+struct Arrival {
+    newest: Option<Result<Guest>>,
+    /// What a guest has to do next.
+    awaited: Phase,
+    end: Option<End>,
+}
+
+impl Default for Arrival {
+    fn default() -> Self {
+        Self { newest: None, awaited: Phase::Dial, end: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    Stopped,
+    Panicked,
+}
+
+/// The reactor's end of a listener; dropping it ends the calls that wait.
+#[derive(Debug)]
+pub(crate) struct Delivery(Arc<Inbox>);
+
+impl Delivery {
+    /// Hands over a guest, or why one was refused; a guest takes precedence.
+    pub(crate) fn put(&self, newest: Result<Guest>) {
+        let older = self.0.update(|arrival| {
+            arrival.awaited = Phase::Dial;
+            match (&newest, &arrival.newest) {
+                (Err(_), Some(Ok(_))) => Some(newest),
+                _ => arrival.newest.replace(newest),
+            }
+        });
+        // Outside of the lock: the last handle of a guest closes it.
+        drop(older);
+    }
+
+    /// Notes what is waited for now, for the error of a time-out.
+    pub(crate) fn awaits(&self, phase: Phase) {
+        self.0.with(|arrival| arrival.awaited = phase);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let end = if std::thread::panicking() { End::Panicked } else { End::Stopped };
+        self.0.update(|arrival| {
+            arrival.end.get_or_insert(end);
+        });
+    }
+}

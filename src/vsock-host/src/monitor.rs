@@ -1,0 +1,106 @@
+//! A value that threads wait for: a lock and a condition variable.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::deadline::Deadline;
+use crate::error::Halt;
+
+/// INVARIANT: no change goes unseen by those who wait: they look before they sleep, under the
+/// same lock, and every change wakes them.
+#[derive(Debug)]
+pub(crate) struct Monitor<T> {
+    state: Mutex<Watched<T>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Watched<T> {
+    value: T,
+    /// How many sleep: a wake-up that nobody needs would still be a system call.
+    waiting: usize,
+}
+
+impl<T> Monitor<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { state: Mutex::new(Watched { value, waiting: 0 }), changed: Condvar::new() }
+    }
+
+    /// Changes the value and wakes all who wait for it.
+    pub(crate) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let mut state = lock(&self.state);
+        let result = change(&mut state.value);
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+        result
+    }
+
+    /// Looks at the value, or changes something that nobody waits for.
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&mut T) -> R) -> R {
+        look(&mut lock(&self.state).value)
+    }
+
+    /// Waits until `take` has a result. It is asked once even if the deadline has passed.
+    pub(crate) fn wait<R>(
+        &self,
+        deadline: &Deadline,
+        mut take: impl FnMut(&mut T) -> Option<R>,
+    ) -> Result<R, Halt> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(result) = take(&mut state.value) {
+                return Ok(result);
+            }
+            let left = deadline.left()?;
+            state.waiting += 1;
+            state = match left {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let woken = self.changed.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            state.waiting -= 1;
+        }
+    }
+}
+
+/// Locks. A panic of another thread is no reason for one here: it ends its connections, and what
+/// it left is only looked at by those who learn that.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_taken_though_the_deadline_has_passed() {
+        let monitor = Monitor::new(Some(7));
+        let taken = monitor.wait(&Deadline::new(Instant::now()), Option::take);
+        assert_eq!(taken.unwrap(), 7);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_is_a_timeout() {
+        let monitor = Monitor::new(None::<u8>);
+        let taken = monitor.wait(&Deadline::new(Instant::now()), Option::take);
+        assert!(matches!(taken, Err(Halt::TimedOut { .. })));
+    }
+
+    #[test]
+    fn a_change_wakes_who_waits_for_ever() {
+        let monitor = Monitor::new(None);
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| monitor.wait(&Deadline::new(None), Option::take));
+            monitor.update(|value| *value = Some(7));
+            assert_eq!(waiter.join().unwrap().unwrap(), 7);
+        });
+    }
+}

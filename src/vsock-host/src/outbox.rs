@@ -1,0 +1,180 @@
+//! What is on its way to a peer.
+//!
+//! ```text
+//!   caller   encode ─▶ buffer ─▶ send without waiting ── all taken ─▶ done
+//!                                      └─ socket full ─▶ ask epoll for "writable"
+//!   reactor                                writable ─▶ send ─▶ wake callers that wait for room
+//! ```
+//!
+//! A caller writes by itself, since going through the reactor would cost it two thread switches.
+//! It does so under the lock, which keeps frames whole and in order; the send never blocks, so
+//! nobody waits for the lock longer than for a copy of bytes.
+//!
+//! INVARIANT: if the buffer of an open outbox is not empty, then the socket is watched for
+//! being writable, and only the reactor sends.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
+use serde::Serialize;
+use vsock_proto::{CHUNK, Hello, HostMessage, encode};
+
+use crate::Loss;
+use crate::deadline::Deadline;
+use crate::error::Halt;
+use crate::monitor::Monitor;
+use crate::watch::Watch;
+
+/// Above this many unsent bytes callers wait and clients of a relay are not read.
+pub(crate) const HIGH_WATER: usize = 4 * CHUNK;
+
+/// A larger buffer is given back as soon as it is empty.
+const KEPT: usize = 4 << 10;
+
+/// Frames that are not sent yet.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    /// How much of `bytes` is sent.
+    sent: usize,
+}
+
+impl Buffer {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn push<T: Serialize>(&mut self, message: &T) -> vsock_proto::Result<()> {
+        encode(message, &mut self.bytes)
+    }
+
+    pub(crate) fn push_hello(&mut self, hello: &Hello) -> vsock_proto::Result<()> {
+        hello.encode(&mut self.bytes)
+    }
+
+    /// Sends as much as the socket takes without waiting.
+    pub(crate) fn flush(&mut self, socket: &UnixStream) -> io::Result<()> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        while let Some(unsent) = self.bytes.get(self.sent..).filter(|unsent| !unsent.is_empty()) {
+            match send(socket.as_raw_fd(), unsent, flags) {
+                Ok(count) => self.sent += count,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    self.compact();
+                    return Ok(());
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.sent = 0;
+        self.bytes.clear();
+        if self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Keeps the vector from growing at its front; moves at most one byte for each one sent.
+    fn compact(&mut self) {
+        if self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
+/// The way to a guest, shared by its callers and the reactor.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    socket: Arc<UnixStream>,
+    watch: Watch,
+    inner: Monitor<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    buffer: Buffer,
+    is_watched: bool,
+    loss: Option<Arc<Loss>>,
+}
+
+impl Outbox {
+    pub(crate) fn new(socket: Arc<UnixStream>, watch: Watch) -> Self {
+        Self { socket, watch, inner: Monitor::new(Inner::default()) }
+    }
+
+    /// Sends a message, or leaves it to the reactor; waits for room until the deadline.
+    pub(crate) fn send(&self, message: &HostMessage<'_>, deadline: &Deadline) -> Result<(), Halt> {
+        self.inner.wait(deadline, |inner| {
+            let has_room = inner.loss.is_some() || inner.buffer.len() <= HIGH_WATER;
+            has_room.then(|| self.push(inner, message))
+        })?
+    }
+
+    /// The same without waiting, for messages whose number is bounded by other means.
+    pub(crate) fn send_now(&self, message: &HostMessage<'_>) -> Result<(), Halt> {
+        self.inner.with(|inner| self.push(inner, message))
+    }
+
+    /// Sends what callers have left; for the reactor.
+    pub(crate) fn drain(&self) -> io::Result<()> {
+        self.inner.update(|inner| {
+            inner.buffer.flush(&self.socket)?;
+            if inner.buffer.is_empty() && inner.is_watched {
+                self.watch.readable(&self.socket)?;
+                inner.is_watched = false;
+            }
+            Ok(())
+        })
+    }
+
+    /// How many bytes are not sent.
+    pub(crate) fn backlog(&self) -> usize {
+        self.inner.with(|inner| inner.buffer.len())
+    }
+
+    /// Takes no more messages; those who wait for room learn why.
+    pub(crate) fn close(&self, loss: &Arc<Loss>) {
+        self.inner.update(|inner| {
+            inner.loss.get_or_insert_with(|| Arc::clone(loss));
+        });
+    }
+
+    /// What was not sent when it was closed.
+    pub(crate) fn take_rest(&self) -> Buffer {
+        self.inner.with(|inner| std::mem::take(&mut inner.buffer))
+    }
+
+    fn push(&self, inner: &mut Inner, message: &HostMessage<'_>) -> Result<(), Halt> {
+        if let Some(loss) = &inner.loss {
+            return Err(Halt::Lost(Arc::clone(loss)));
+        }
+        let is_first = inner.buffer.is_empty();
+        inner.buffer.push(message).map_err(Halt::Encode)?;
+        if is_first {
+            let flushed = inner.buffer.flush(&self.socket);
+            if flushed.is_err() || !inner.buffer.is_empty() {
+                // If the socket is broken, then the reactor finds out at once.
+                self.watch_writable(inner);
+            }
+        }
+        Ok(())
+    }
+
+    fn watch_writable(&self, inner: &mut Inner) {
+        inner.is_watched = true;
+        if let Err(error) = self.watch.writable(&self.socket) {
+            log::error!("a connection cannot be watched and is ended; error={error}");
+            // Fails only if it has ended already.
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! How other threads reach the reactor.
+
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use mio::{Token, Waker};
+
+use crate::listener::Delivery;
+use crate::{Error, Guest, Result};
+
+/// What the reactor is told. Each caller has at most a few under way, so the channel needs no bound.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept guests.
+    Listen { token: Token, socket: UnixListener, delivery: Delivery },
+    /// Stop accepting them.
+    Unlisten(Token),
+    /// Greet whoever is at the other end.
+    Adopt { stream: UnixStream, deadline: Instant, reply: Sender<Result<Guest>> },
+    /// Send what is unsent, then close.
+    Close(Token),
+    /// Serve a client as if it talked to the guest.
+    Relay { guest: Token, client: UnixStream },
+    /// End everything.
+    Stop,
+    #[cfg(test)]
+    Panic,
+}
+
+/// Clones reach the same reactor; none keeps it alive.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    next_token: Arc<AtomicUsize>,
+}
+
+/// The waker's own token.
+pub(crate) const WAKER: Token = Token(0);
+
+impl Remote {
+    pub(crate) fn new(commands: Sender<Command>, waker: Waker) -> Self {
+        Self { commands, waker: Arc::new(waker), next_token: Arc::new(AtomicUsize::new(1)) }
+    }
+
+    /// Names a socket; never used before, so that an event which comes too late finds nobody.
+    pub(crate) fn next_token(&self) -> Token {
+        Token(self.next_token.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| Error::Stopped)?;
+        self.waker.wake().map_err(|source| Error::Adopt { source })
+    }
+}
