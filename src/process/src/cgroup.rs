@@ -65,11 +65,7 @@ impl Cgroup {
 
     fn open_path(path: PathBuf, is_ours: bool) -> Result<Self> {
         let folder = fs::File::open(&path).map_err(failed("open", &path))?.into();
-        Ok(Self {
-            path,
-            folder,
-            is_ours,
-        })
+        Ok(Self { path, folder, is_ours })
     }
 
     /// Its folder.
@@ -108,9 +104,7 @@ impl Cgroup {
         while is_populated(&events, &path)? {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::CgroupBusy {
-                    path: self.path.clone(),
-                });
+                return Err(Error::CgroupBusy { path: self.path.clone() });
             }
             let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
             let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
@@ -171,9 +165,5 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Cgroup {
-        operation,
-        path,
-        source,
-    }
+    move |source| Error::Cgroup { operation, path, source }
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::{Error, Result, sys};
 
@@ -35,11 +34,7 @@ pub enum Status {
 
 impl Child {
     pub(crate) fn new(pid: u32, pidfd: OwnedFd) -> Self {
-        Self {
-            pid,
-            pidfd,
-            status: std::cell::Cell::new(None),
-        }
+        Self { pid, pidfd, status: std::cell::Cell::new(None) }
     }
 
     /// Its process id, to be shown: signals go by [`signal`](Self::signal).
@@ -56,23 +51,19 @@ impl Child {
     pub fn signal(&self, signal: i32) -> Result<()> {
         match sys::signal(self.pidfd(), signal) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            other => other.map_err(|source| Error::Signal {
-                pid: self.pid,
-                signal,
-                source,
-            }),
+            other => other.map_err(|source| Error::Signal { pid: self.pid, signal, source }),
         }
     }
 
     /// Its status, if it has ended.
     pub fn try_wait(&self) -> Result<Option<Status>> {
-        self.reap(WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+        self.reap(libc::WEXITED | libc::WNOHANG)
     }
 
     /// Its status, once it ends.
     pub fn wait(&self) -> Result<Status> {
         loop {
-            if let Some(status) = self.reap(WaitPidFlag::WEXITED)? {
+            if let Some(status) = self.reap(libc::WEXITED)? {
                 return Ok(status);
             }
         }
@@ -98,33 +89,24 @@ impl Child {
         }
     }
 
-    fn reap(&self, flags: WaitPidFlag) -> Result<Option<Status>> {
+    fn reap(&self, flags: i32) -> Result<Option<Status>> {
         if let Some(status) = self.status.get() {
             return Ok(Some(status));
         }
         let status = loop {
-            match waitid(Id::PIDFd(self.pidfd()), flags) {
-                Err(Errno::EINTR) => {}
-                other => break other.map_err(|errno| self.wait_error(errno))?,
+            match sys::wait(self.pidfd(), flags) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => {
+                    break other.map_err(|source| Error::Wait { pid: self.pid, source })?;
+                }
             }
-        };
-        let status = match status {
-            WaitStatus::Exited(_, code) => Some(Status::Exited((code & 0xff) as u8)),
-            WaitStatus::Signaled(_, signal, core_dumped) => Some(Status::Signalled {
-                signal: signal as u8,
-                core_dumped,
-            }),
-            _ => None,
         };
         self.status.set(status);
         Ok(status)
     }
 
     fn wait_error(&self, errno: Errno) -> Error {
-        Error::Wait {
-            pid: self.pid,
-            source: io::Error::from(errno),
-        }
+        Error::Wait { pid: self.pid, source: io::Error::from(errno) }
     }
 }
 

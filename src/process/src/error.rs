@@ -139,9 +139,7 @@ impl Stage {
             Stage::Cwd,
             Stage::Exec,
         ];
-        ALL.into_iter()
-            .find(|stage| *stage as u8 == byte)
-            .unwrap_or(Stage::Exec)
+        ALL.into_iter().find(|stage| *stage as u8 == byte).unwrap_or(Stage::Exec)
     }
 }
 
@@ -164,7 +162,6 @@ impl fmt::Display for Stage {
 
 /// `bytes` as a C string.
 pub(crate) fn c_string(bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Error::ZeroByte {
-        text: String::from_utf8_lossy(bytes).into_owned(),
-    })
+    CString::new(bytes)
+        .map_err(|_| Error::ZeroByte { text: String::from_utf8_lossy(bytes).into_owned() })
 }

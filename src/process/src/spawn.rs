@@ -23,21 +23,14 @@ use crate::{Child, Error, Result};
 
 pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
     let name = command.name();
-    let describe = |source| Error::Descriptors {
-        program: name.clone(),
-        source,
-    };
+    let describe = |source| Error::Descriptors { program: name.clone(), source };
     let stdio = standard_streams(&command).map_err(describe)?;
     let (mut report, report_tx) = pipe().map_err(describe)?;
     let plan = Plan {
         candidates: candidates(&command)?,
         arguments: arguments(&command)?,
         environment: environment(&command)?,
-        cwd: command
-            .cwd
-            .as_ref()
-            .map(|cwd| c_string(cwd.as_os_str().as_bytes()))
-            .transpose()?,
+        cwd: command.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
         stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
         report: report_tx.as_raw_fd(),
         cgroup: command.cgroup.as_ref().map(AsRawFd::as_raw_fd),
@@ -53,21 +46,15 @@ pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
         parent_death_signal: command.parent_death_signal,
         limits: command.limits,
     };
-    let (pid, pidfd) = sys::clone(&plan).map_err(|source| Error::Fork {
-        program: name.clone(),
-        source,
-    })?;
+    let (pid, pidfd) =
+        sys::clone(&plan).map_err(|source| Error::Fork { program: name.clone(), source })?;
     let child = Child::new(pid, pidfd);
     drop(report_tx);
     match read_report(&mut report).map_err(describe)? {
         None => Ok(child),
         Some((stage, source)) => {
             child.wait()?;
-            Err(Error::Start {
-                program: name,
-                stage,
-                source,
-            })
+            Err(Error::Start { program: name, stage, source })
         }
     }
 }
@@ -80,10 +67,7 @@ fn read_report(report: &mut File) -> io::Result<Option<(Stage, io::Error)>> {
         return Ok(None);
     };
     let errno = <[u8; 4]>::try_from(errno).map_or(libc::EIO, i32::from_ne_bytes);
-    Ok(Some((
-        Stage::from_byte(*stage),
-        io::Error::from_raw_os_error(errno),
-    )))
+    Ok(Some((Stage::from_byte(*stage), io::Error::from_raw_os_error(errno))))
 }
 
 fn pipe() -> io::Result<(File, OwnedFd)> {
@@ -115,14 +99,8 @@ fn candidates(command: &Command<'_>) -> Result<Vec<CString>> {
     if program.contains(&b'/') {
         return Ok(vec![c_string(program)?]);
     }
-    let path = command
-        .environment
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "PATH");
-    let folders = path.map_or(&b"/usr/local/bin:/usr/bin:/bin"[..], |(_, value)| {
-        value.as_bytes()
-    });
+    let path = command.environment.iter().rev().find(|(name, _)| name == "PATH");
+    let folders = path.map_or(&b"/usr/local/bin:/usr/bin:/bin"[..], |(_, value)| value.as_bytes());
     folders
         .split(|byte| *byte == b':')
         .map(|folder| {

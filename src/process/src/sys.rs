@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use crate::Credentials;
 use crate::error::Stage;
+use crate::{Credentials, Status};
 
 /// libc's constant of this name is too narrow for its value.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -57,11 +57,7 @@ pub(crate) fn clone(plan: &Plan) -> io::Result<(u32, OwnedFd)> {
     // SAFETY: without CLONE_VM the child has its own copy of this thread's memory and stack, as
     // after fork(2); it runs only `carry_out`, which neither allocates nor takes a lock.
     let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw mut arguments,
-            size_of::<libc::clone_args>(),
-        )
+        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
     };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -101,10 +97,7 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
             check(Stage::Terminal, libc::ioctl(0, libc::TIOCSCTTY, 0).into())?;
         }
         if let Some(network) = plan.network {
-            check(
-                Stage::Network,
-                libc::setns(network, libc::CLONE_NEWNET).into(),
-            )?;
+            check(Stage::Network, libc::setns(network, libc::CLONE_NEWNET).into())?;
         }
         if plan.unshare_network {
             check(Stage::Network, libc::unshare(libc::CLONE_NEWNET).into())?;
@@ -114,10 +107,7 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
         }
         if let Some(signal) = plan.parent_death_signal {
             // After the change of user, which clears it.
-            check(
-                Stage::ParentDeath,
-                libc::prctl(libc::PR_SET_PDEATHSIG, signal).into(),
-            )?;
+            check(Stage::ParentDeath, libc::prctl(libc::PR_SET_PDEATHSIG, signal).into())?;
             if libc::getppid() as u32 != parent {
                 return Err((Stage::ParentDeath, libc::ESRCH));
             }
@@ -127,10 +117,7 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
             check(Stage::NoNewPrivileges, done.into())?;
         }
         for (resource, value) in &plan.limits {
-            let limit = libc::rlimit64 {
-                rlim_cur: *value,
-                rlim_max: *value,
-            };
+            let limit = libc::rlimit64 { rlim_cur: *value, rlim_max: *value };
             let done = libc::syscall(
                 libc::SYS_prlimit64,
                 0,
@@ -172,18 +159,9 @@ unsafe fn become_user(who: &Credentials) -> Result<(), (Stage, c_int)> {
     unsafe {
         let count = who.groups.len();
         let groups = who.groups.as_ptr();
-        check(
-            Stage::Credentials,
-            libc::syscall(libc::SYS_setgroups, count, groups),
-        )?;
-        check(
-            Stage::Credentials,
-            libc::syscall(libc::SYS_setresgid, who.gid, who.gid, who.gid),
-        )?;
-        check(
-            Stage::Credentials,
-            libc::syscall(libc::SYS_setresuid, who.uid, who.uid, who.uid),
-        )
+        check(Stage::Credentials, libc::syscall(libc::SYS_setgroups, count, groups))?;
+        check(Stage::Credentials, libc::syscall(libc::SYS_setresgid, who.gid, who.gid, who.gid))?;
+        check(Stage::Credentials, libc::syscall(libc::SYS_setresuid, who.uid, who.uid, who.uid))
     }
 }
 
@@ -194,12 +172,7 @@ fn exec(plan: &Plan, argv: &[*const c_char], envp: &[*const c_char]) -> c_int {
         // SAFETY: `argv` and `envp` end with a null pointer and point into `plan`. close_range
         // marks, so the report pipe still works if execve fails.
         let number = unsafe {
-            libc::syscall(
-                libc::SYS_close_range,
-                3,
-                u32::MAX,
-                libc::CLOSE_RANGE_CLOEXEC,
-            );
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             libc::execve(candidate.as_ptr(), argv.as_ptr(), envp.as_ptr());
             *libc::__errno_location()
         };
@@ -230,17 +203,29 @@ pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     // SAFETY: a null siginfo means "as kill(2) does"; the descriptor is borrowed for the call.
     let result = unsafe {
         let info = ptr::null::<libc::siginfo_t>();
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            info,
-            0,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0)
     };
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// waitid(2) on a pidfd: how the process ended, once it has. By hand, since nix knows no real-time
+/// signals and takes one for an error.
+pub(crate) fn wait(pidfd: BorrowedFd<'_>, flags: c_int) -> io::Result<Option<Status>> {
+    // SAFETY: siginfo_t is plain data, for which zero is valid; the kernel fills it in. The fields
+    // that are read belong to SIGCHLD, which is what waitid reports; zero means none did.
+    let (code, status, pid) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let fd = pidfd.as_raw_fd() as libc::id_t;
+        if libc::waitid(libc::P_PIDFD, fd, &raw mut info, flags) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        (info.si_code, info.si_status(), info.si_pid())
+    };
+    Ok(match code {
+        _ if pid == 0 => None,
+        libc::CLD_EXITED => Some(Status::Exited((status & 0xff) as u8)),
+        _ => {
+            Some(Status::Signalled { signal: status as u8, core_dumped: code == libc::CLD_DUMPED })
+        }
+    })
 }

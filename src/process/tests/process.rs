@@ -36,13 +36,14 @@ fn an_ending_signal_is_seen() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
     child.signal(15).unwrap();
     let status = child.wait_until(soon()).unwrap();
-    assert_eq!(
-        status,
-        Some(Status::Signalled {
-            signal: 15,
-            core_dumped: false
-        })
-    );
+    assert_eq!(status, Some(Status::Signalled { signal: 15, core_dumped: false }));
+}
+
+#[test]
+fn an_ending_real_time_signal_is_seen() {
+    let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    child.signal(40).unwrap();
+    assert_eq!(child.wait().unwrap(), Status::Signalled { signal: 40, core_dumped: false });
 }
 
 #[test]
@@ -55,20 +56,14 @@ fn a_signal_to_an_ended_process_is_no_error() {
 #[test]
 fn waiting_ends_at_the_deadline() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
-    let status = child
-        .wait_until(Instant::now() + Duration::from_millis(5))
-        .unwrap();
+    let status = child.wait_until(Instant::now() + Duration::from_millis(5)).unwrap();
     assert_eq!(status, None);
 }
 
 #[test]
 fn a_dropped_child_is_killed_and_reaped() {
     let (mut rx, tx) = std::io::pipe().unwrap();
-    let child = Command::new("sleep")
-        .arg("1000")
-        .stdout(OwnedFd::from(tx))
-        .spawn()
-        .unwrap();
+    let child = Command::new("sleep").arg("1000").stdout(OwnedFd::from(tx)).spawn().unwrap();
     let proc = format!("/proc/{}", child.pid());
     drop(child);
     assert_eq!(rx.read(&mut [0]).unwrap(), 0);
@@ -77,20 +72,14 @@ fn a_dropped_child_is_killed_and_reaped() {
 
 #[test]
 fn only_the_given_environment_is_there() {
-    assert_eq!(
-        output(Command::new("env").env("A", "1").env("B", "x y=z")),
-        "A=1\nB=x y=z\n"
-    );
+    assert_eq!(output(Command::new("env").env("A", "1").env("B", "x y=z")), "A=1\nB=x y=z\n");
 }
 
 #[test]
 fn only_the_standard_streams_are_open() {
     let _leak = File::open("/dev/null").unwrap();
     // 3 is the folder that ls itself reads.
-    assert_eq!(
-        output(Command::new("ls").arg("/proc/self/fd")),
-        "0\n1\n2\n3\n"
-    );
+    assert_eq!(output(Command::new("ls").arg("/proc/self/fd")), "0\n1\n2\n3\n");
 }
 
 #[test]
@@ -98,19 +87,13 @@ fn standard_input_is_passed_on() {
     let (rx, mut tx) = std::io::pipe().unwrap();
     tx.write_all(b"hello").unwrap();
     drop(tx);
-    assert_eq!(
-        output(Command::new("cat").stdin(OwnedFd::from(rx))),
-        "hello"
-    );
+    assert_eq!(output(Command::new("cat").stdin(OwnedFd::from(rx))), "hello");
 }
 
 #[test]
 fn a_missing_program_is_named_with_its_cause() {
     let error = Command::new("no-such-program").spawn().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "cannot start `no-such-program`: cannot run it"
-    );
+    assert_eq!(error.to_string(), "cannot start `no-such-program`: cannot run it");
     assert_eq!(error.errno(), Some(libc::ENOENT));
 }
 
@@ -122,17 +105,8 @@ fn a_file_that_may_not_run_is_told_from_one_that_is_missing() {
 
 #[test]
 fn a_missing_working_folder_is_its_own_stage() {
-    let error = Command::new("true")
-        .cwd("/no/such/folder")
-        .spawn()
-        .unwrap_err();
-    assert!(matches!(
-        error,
-        Error::Start {
-            stage: Stage::Cwd,
-            ..
-        }
-    ));
+    let error = Command::new("true").cwd("/no/such/folder").spawn().unwrap_err();
+    assert!(matches!(error, Error::Start { stage: Stage::Cwd, .. }));
 }
 
 #[test]
@@ -152,11 +126,7 @@ fn ignored_signals_are_not_inherited() {
 #[test]
 #[ignore = "needs root"]
 fn identity_is_complete() {
-    let who = Credentials {
-        uid: 1234,
-        gid: 2345,
-        groups: vec![3456],
-    };
+    let who = Credentials { uid: 1234, gid: 2345, groups: vec![3456] };
     let ids = output(Command::new("id").credentials(who).no_new_privileges());
     assert_eq!(ids, "uid=1234 gid=2345 groups=2345,3456\n");
 }
@@ -164,11 +134,7 @@ fn identity_is_complete() {
 #[test]
 #[ignore = "needs root"]
 fn an_empty_network_has_only_loopback() {
-    let links = output(
-        Command::new("ls")
-            .arg("/proc/self/net/dev_snmp6")
-            .network(Network::Empty),
-    );
+    let links = output(Command::new("ls").arg("/proc/self/net/dev_snmp6").network(Network::Empty));
     assert_eq!(links, "lo\n");
 }
 
