@@ -1,1 +1,42 @@
 //! What every virtual machine monitor needs.
+//!
+//! A crate for one kind of monitor brings a [`Vmm`]: it knows the monitor's command line and
+//! nothing else. Here is the rest of a VM's life, the same for all kinds: its folder, cgroup, disk,
+//! guest link, console, control socket, the thread that owns them all, and what is done about those
+//! whose owner died.
+//!
+//! | to know | read |
+//! |---|---|
+//! | what a VM consists of, in which order it comes and goes | [`mod@machine`] |
+//! | its thread | [`mod@supervisor`] |
+//! | what it has on disk | [`mod@folder`] |
+//! | how other processes reach it | [`mod@control`], [`mod@attach`] |
+//! | what happens after kill -9 | [`mod@reclaim`] |
+
+mod attach;
+mod check;
+mod console;
+mod control;
+mod disk;
+mod error;
+mod folder;
+mod kvm;
+mod link;
+mod machine;
+mod reclaim;
+mod record;
+mod session;
+mod supervisor;
+mod sys;
+mod vm;
+mod vmm;
+
+pub use attach::attach;
+pub use check::{Finding, State, check};
+pub use error::{Error, Result};
+pub use folder::Folder;
+pub use kvm::{Kvm, probe};
+pub use reclaim::reclaim;
+pub use record::{VmRecord, find, list};
+pub use vm::Factory;
+pub use vmm::{Launch, Launched, Member, Vmm};

@@ -1,1 +1,112 @@
-//! Sandboxes as QEMU microvm machines.
+//! Sandboxes as QEMU `microvm` machines: real VMs wherever QEMU runs, with KVM if it works, else
+//! emulated.
+//!
+//! A VM is two processes: QEMU, and `vhost-device-vsock`, which is its vsock device by the
+//! vhost-user protocol: a guest's connection to CID 2, port P, arrives at the Unix socket
+//! `v.sock_P`, just as with Firecracker. Both run in the VM's folder, as its user, in its cgroup,
+//! in an empty network namespace, and without a way to gain privileges.
+
+mod command_line;
+mod sys;
+mod tool;
+mod tsc;
+mod vsock_device;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use microvm::{Factory, Kvm, Launch, Launched, Member, Result, Vmm};
+use process::{Command, Network};
+use vsock_host::Reactor;
+
+use command_line::Accelerator;
+use tool::Tool;
+pub use tool::{MissingTool, missing_tools};
+use tsc::Tsc;
+
+/// A factory of QEMU VMs with their folders under `state` and their guests served by `reactor`.
+pub fn factory(state: &Path, reactor: &Reactor) -> Result<Factory<impl Vmm + use<>>> {
+    let qemu = Qemu { has_kvm: has_kvm(), tsc: Tsc::read() };
+    Ok(Factory::new(state, reactor, qemu))
+}
+
+fn has_kvm() -> bool {
+    match microvm::probe() {
+        Kvm::Works => true,
+        Kvm::Missing { reason } => {
+            log::info!("vms are emulated; reason={reason:?}");
+            false
+        }
+    }
+}
+
+struct Qemu {
+    has_kvm: bool,
+    tsc: Tsc,
+}
+
+impl Qemu {
+    fn accelerator(&self) -> Accelerator {
+        if self.has_kvm {
+            Accelerator::Kvm
+        } else {
+            Accelerator::Tcg { tsc_khz: self.tsc.rate_khz() }
+        }
+    }
+}
+
+impl Vmm for Qemu {
+    fn kind(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<Launched> {
+        let (console, console_tx) = pipe()?;
+        let (errors, errors_tx) = pipe()?;
+        let qemu = Tool::find(tool::QEMU)?;
+        let device = vsock_device::start(launch, duplicate(&errors_tx)?)?;
+        let monitor = confined(qemu.command(), launch, self.has_kvm)
+            .args(command_line::arguments(launch, &self.accelerator()))
+            .stdout(console_tx)
+            .stderr(errors_tx)
+            .spawn()
+            .map_err(microvm::Error::Process)?;
+        Ok(Launched {
+            monitor: Member { program: tool::QEMU, child: monitor },
+            helpers: vec![Member { program: tool::VSOCK_DEVICE, child: device }],
+            console,
+            errors,
+        })
+    }
+}
+
+/// What every process of a VM has in common.
+fn confined<'a>(command: Command<'a>, launch: &Launch<'a>, needs_kvm: bool) -> Command<'a> {
+    let mut credentials = launch.credentials.clone();
+    if needs_kvm {
+        credentials.groups.extend(tool::kvm_group());
+    }
+    command
+        .cwd(launch.folder.working_folder())
+        .cgroup(launch.cgroup)
+        .credentials(credentials)
+        .network(Network::Empty)
+        .new_session()
+        .no_new_privileges()
+        .parent_death_signal(libc::SIGKILL)
+        .limit(libc::RLIMIT_CORE, 0)
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (rx, tx) = std::io::pipe().map_err(descriptors)?;
+    Ok((rx.into(), tx.into()))
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
+    fd.try_clone().map_err(descriptors)
+}
+
+fn descriptors(source: std::io::Error) -> microvm::Error {
+    let program = tool::QEMU.to_owned();
+    microvm::Error::Process(process::Error::Descriptors { program, source })
+}

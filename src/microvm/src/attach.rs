@@ -1,0 +1,130 @@
+//! A running VM of another runner process, by way of its control socket.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use sandbox::{
+    ExecRequest, Execution, Sandbox, SandboxId, StartReport, TreeReader, TreeWriter, WriteRequest,
+};
+use vsock_host::{Guest, Reactor};
+
+use crate::error::file;
+use crate::record::VmRecord;
+use crate::{Error, Result, reclaim, session};
+
+/// How long the owner of a killed VM may take to clear up after it.
+const CLEAR_LIMIT: Duration = Duration::from_secs(10);
+
+/// Connects to a VM that some runner process on this host owns.
+pub fn attach(record: &VmRecord, reactor: &Reactor, deadline: Instant) -> Result<Box<dyn Sandbox>> {
+    let folder = std::fs::File::open(&record.folder).map_err(file("open", &record.folder))?;
+    // A socket's address is short; the state folder's path need not be.
+    let socket = format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd());
+    let guest = reactor.connect(Path::new(&socket), deadline).map_err(Error::Link)?;
+    let report = StartReport { kernel: guest.ready().kernel.clone(), stages: Vec::new() };
+    Ok(Box::new(Attached { id: record.id, folder: record.folder.clone(), guest, report }))
+}
+
+/// A VM that somebody else owns. Dropping it only lets go of it.
+struct Attached {
+    id: SandboxId,
+    folder: PathBuf,
+    guest: Guest,
+    report: StartReport,
+}
+
+impl Attached {
+    /// Shuts the guest down; its owner sees that and clears up.
+    fn shut_down(&self, deadline: Instant) -> Result<()> {
+        let gone = Gone::watch(&self.folder)?;
+        self.guest.shutdown(deadline).map_err(Error::Link)?;
+        gone.wait(self.id, deadline)
+    }
+
+    /// Kills the VM's processes; its owner sees that and clears up.
+    fn kill_processes(&self) -> Result<()> {
+        let gone = Gone::watch(&self.folder)?;
+        reclaim::kill(self.id)?;
+        gone.wait(self.id, Instant::now() + CLEAR_LIMIT)
+    }
+}
+
+/// Tells when a VM's folder is gone, and with it everything of the VM.
+struct Gone(Option<Inotify>);
+
+impl Gone {
+    fn watch(folder: &Path) -> Result<Self> {
+        let failed = |errno: Errno| file("watch", folder)(errno.into());
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(failed)?;
+        match inotify.add_watch(folder, AddWatchFlags::IN_DELETE_SELF) {
+            Ok(_) => Ok(Self(Some(inotify))),
+            Err(Errno::ENOENT) => Ok(Self(None)),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    fn wait(&self, id: SandboxId, deadline: Instant) -> Result<()> {
+        let Some(inotify) = &self.0 else {
+            return Ok(());
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => Err(Error::StillThere { id }),
+            Ok(_) => Ok(()),
+            Err(errno) => Err(Error::Poll { source: errno.into() }),
+        }
+    }
+}
+
+impl Sandbox for Attached {
+    fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    fn start_report(&self) -> &StartReport {
+        &self.report
+    }
+
+    fn exec(
+        &self,
+        request: &ExecRequest,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn Execution>> {
+        session::exec(Ok(self.guest.clone()), request, deadline)
+    }
+
+    fn write(
+        &self,
+        request: &WriteRequest,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn TreeWriter>> {
+        session::write(Ok(self.guest.clone()), request, deadline)
+    }
+
+    fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
+        session::read(Ok(self.guest.clone()), path, deadline)
+    }
+
+    fn ended(&self) -> Receiver<()> {
+        self.guest.closed()
+    }
+
+    fn stop(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
+        if let Err(error) = self.shut_down(deadline) {
+            log::warn!("vm is ended by force; vm={} reason={error}", self.id);
+            return self.kill();
+        }
+        Ok(())
+    }
+
+    fn kill(self: Box<Self>) -> sandbox::Result<()> {
+        self.kill_processes()
+            .map_err(|error| sandbox::Error::Stop { id: self.id.to_string(), source: error.into() })
+    }
+}

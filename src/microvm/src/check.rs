@@ -1,0 +1,92 @@
+//! What a host must have, and what it should have, for VMs of any kind.
+
+use std::path::Path;
+
+use crate::disk;
+use crate::kvm::{Kvm, probe};
+
+/// Something that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub subject: &'static str,
+    /// How it is.
+    pub state: State,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, if something is to be done.
+    pub remedy: Option<String>,
+}
+
+/// How something that was looked at is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// As it must be.
+    Good,
+    /// Good enough, but slower or weaker than it could be.
+    Weak,
+    /// Nothing runs without it.
+    Missing,
+}
+
+/// Looks at this host, with its VMs' folders under `state`.
+pub fn check(state: &Path) -> Vec<Finding> {
+    vec![root(), cgroup(), kvm(), reflink(state)]
+}
+
+fn finding(subject: &'static str, state: State, detail: impl Into<String>) -> Finding {
+    Finding { subject, state, detail: detail.into(), remedy: None }
+}
+
+fn root() -> Finding {
+    if nix::unistd::geteuid().is_root() {
+        return finding("user", State::Good, "root");
+    }
+    let remedy = Some("run it with sudo".to_owned());
+    Finding {
+        remedy,
+        ..finding("user", State::Missing, "not root: no cgroups, users or namespaces")
+    }
+}
+
+fn cgroup() -> Finding {
+    let mounted = process::mount_point();
+    match mounted {
+        Ok(path) if path.join("cgroup.procs").exists() => {
+            finding("cgroup v2", State::Good, path.display().to_string())
+        }
+        Ok(path) => finding("cgroup v2", State::Missing, format!("{} is empty", path.display())),
+        Err(error) => {
+            let remedy = Some("mount -t cgroup2 none /sys/fs/cgroup".to_owned());
+            Finding { remedy, ..finding("cgroup v2", State::Missing, error.to_string()) }
+        }
+    }
+}
+
+fn kvm() -> Finding {
+    match probe() {
+        Kvm::Works => finding("KVM", State::Good, "works"),
+        Kvm::Missing { reason } => {
+            let remedy =
+                Some("enable virtualization, then: modprobe kvm_intel or kvm_amd".to_owned());
+            let detail = format!("{reason}; VMs are emulated, 10 to 30 times slower");
+            Finding { remedy, ..finding("KVM", State::Weak, detail) }
+        }
+    }
+}
+
+fn reflink(state: &Path) -> Finding {
+    match disk::can_reflink(state) {
+        Ok(true) => finding("disk clones", State::Good, "share blocks (reflink)"),
+        Ok(false) => {
+            let remedy = Some(format!("put {} on btrfs or XFS", state.display()));
+            let detail = "are sparse copies: the file system has no reflinks";
+            Finding { remedy, ..finding("disk clones", State::Weak, detail) }
+        }
+        Err(error) => {
+            let remedy = Some(format!("mkdir -p {}", state.display()));
+            let detail = format!("cannot be tried in {}: {error}", state.display());
+            Finding { remedy, ..finding("disk clones", State::Weak, detail) }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a guest prints on its console: kept in a bounded file, its end in memory for errors.
+//!
+//! INVARIANT: a guest that floods its console costs [`FILE_LIMIT`] bytes of disk and
+//! [`TAIL`] bytes of memory.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use vsock_proto::BOOT_FAILURE_PREFIX;
+
+use crate::Result;
+use crate::error::file;
+
+const FILE_LIMIT: u64 = 4 << 20;
+const TAIL: usize = 8 << 10;
+const FULL: &[u8] = b"\n[runner: the log is full; what follows is not kept]\n";
+
+/// Takes what comes out of a pipe.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    pipe: File,
+    log: File,
+    room: u64,
+    tail: VecDeque<u8>,
+}
+
+impl Capture {
+    /// Takes from `pipe`, which never blocks from here on, into a new file at `path`.
+    pub(crate) fn new(pipe: OwnedFd, path: &Path) -> Result<Self> {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(|errno| file("set up the pipe of", path)(errno.into()))?;
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(file("create", path))?;
+        Ok(Self { pipe: pipe.into(), log, room: FILE_LIMIT, tail: VecDeque::new() })
+    }
+
+    /// Readable when there is more to take.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Takes what is there. `false` at the end of the pipe.
+    pub(crate) fn take(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.pipe.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(count) => self.keep(&buffer[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tail.extend(bytes);
+        let surplus = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..surplus);
+        let fits = bytes.len().min(usize::try_from(self.room).unwrap_or(usize::MAX));
+        if fits == 0 {
+            return Ok(());
+        }
+        self.room -= fits as u64;
+        self.log.write_all(&bytes[..fits])?;
+        if self.room == 0 {
+            self.log.write_all(FULL)?;
+        }
+        Ok(())
+    }
+
+    /// The reason that guest-init gave for not booting.
+    pub(crate) fn boot_failure(&self) -> Option<String> {
+        let text = self.text();
+        let (_, after) = text.rsplit_once(BOOT_FAILURE_PREFIX)?;
+        after.lines().next().map(str::to_owned)
+    }
+
+    /// The last few lines, each on a line of its own behind `; <what> said:`, or nothing.
+    pub(crate) fn last_words(&self, what: &str) -> String {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        match &lines[lines.len().saturating_sub(8)..] {
+            [] => String::new(),
+            last => format!("; {what} said:\n  {}", last.join("\n  ")),
+        }
+    }
+
+    /// The tail as text: no control characters of a hostile guest reach a terminal.
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.tail.iter().copied().collect();
+        let clean = |c: char| if c == '\n' || !c.is_control() { c } else { ' ' };
+        String::from_utf8_lossy(&bytes).chars().map(clean).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn captured(bytes: &[u8]) -> (Capture, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let (rx, mut tx) = std::io::pipe().unwrap();
+        let mut capture = Capture::new(rx.into(), &folder.path().join("log")).unwrap();
+        for chunk in bytes.chunks(4096) {
+            tx.write_all(chunk).unwrap();
+            assert!(capture.take().unwrap());
+        }
+        drop(tx);
+        assert!(!capture.take().unwrap());
+        (capture, folder)
+    }
+
+    #[test]
+    fn a_boot_failure_is_found_among_other_lines() {
+        let text = format!("[0.1] noise\r\n{BOOT_FAILURE_PREFIX}cannot mount /dev/vdb\r\nmore\r\n");
+        let (capture, _folder) = captured(text.as_bytes());
+        assert_eq!(capture.boot_failure().unwrap().trim(), "cannot mount /dev/vdb");
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_its_end_is_known() {
+        let mut flood = vec![b'x'; FILE_LIMIT as usize + 10_000];
+        flood.extend_from_slice(b"\nlast line\n");
+        let (capture, folder) = captured(&flood);
+        let kept = std::fs::metadata(folder.path().join("log")).unwrap().len();
+        assert_eq!(kept, FILE_LIMIT + FULL.len() as u64);
+        assert!(capture.last_words("the console").ends_with("\n  last line"));
+        assert!(capture.tail.len() <= TAIL);
+    }
+
+    #[test]
+    fn escape_sequences_do_not_reach_the_terminal() {
+        let (capture, _folder) = captured(b"\x1b[2Jboo\n");
+        assert!(!capture.last_words("the console").contains('\x1b'));
+    }
+}

@@ -1,0 +1,112 @@
+//! A VM's writable disk: a clone of its image's empty one.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek64};
+
+use crate::{Error, Result, sys};
+
+/// How a disk was cloned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clone {
+    /// It shares its blocks with the template.
+    Reflink,
+    /// The template's data was copied, its holes were not.
+    SparseCopy,
+}
+
+/// Clones `template` to a new file `target` that belongs to `uid`.
+pub(crate) fn clone(template: &Path, target: &Path, uid: u32) -> Result<Clone> {
+    try_clone(template, target, uid).map_err(|source| {
+        let (template, target) = (template.to_owned(), target.to_owned());
+        Error::CloneDisk { template, target, source }
+    })
+}
+
+fn try_clone(template: &Path, target: &Path, uid: u32) -> io::Result<Clone> {
+    let source = File::open(template)?;
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
+    fchown(&target, Some(uid), Some(uid))?;
+    if sys::reflink(&source, &target).is_ok() {
+        return Ok(Clone::Reflink);
+    }
+    copy_data(&source, &target)?;
+    Ok(Clone::SparseCopy)
+}
+
+/// Copies what is not a hole.
+fn copy_data(source: &File, target: &File) -> io::Result<()> {
+    let length = source.metadata()?.len() as i64;
+    target.set_len(length as u64)?;
+    let mut at = 0;
+    while at < length {
+        let start = match lseek64(source, at, Whence::SeekData) {
+            Err(Errno::ENXIO) => break,
+            other => other?,
+        };
+        let end = lseek64(source, start, Whence::SeekHole)?;
+        copy_range(source, target, start, end)?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn copy_range(source: &File, target: &File, start: i64, end: i64) -> io::Result<()> {
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let count = (end - from) as usize;
+        match nix::fcntl::copy_file_range(source, Some(&mut from), target, Some(&mut to), count)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => continue,
+        }
+    }
+    Ok(())
+}
+
+/// Whether files in `folder` can share blocks.
+pub(crate) fn can_reflink(folder: &Path) -> io::Result<bool> {
+    let unnamed = || {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(libc::O_TMPFILE).open(folder)
+    };
+    let (source, target) = (unnamed()?, unnamed()?);
+    source.set_len(4096)?;
+    Ok(sys::reflink(&source, &target).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom, Write};
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_clone_has_the_data_and_the_holes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (template, target) = (folder.path().join("a"), folder.path().join("b"));
+        let mut file = File::create(&template).unwrap();
+        file.write_all(&[1; 5000]).unwrap();
+        file.seek(SeekFrom::Start(30 << 20)).unwrap();
+        file.write_all(&[2; 5000]).unwrap();
+        file.set_len(64 << 20).unwrap();
+        copy_data(&File::open(&template).unwrap(), &File::create(&target).unwrap()).unwrap();
+        assert!(std::fs::read(&template).unwrap() == std::fs::read(&target).unwrap());
+        assert!(target.metadata().unwrap().blocks() * 512 < 1 << 20);
+    }
+
+    #[test]
+    fn an_existing_target_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let (template, target) = (folder.path().join("a"), folder.path().join("b"));
+        std::fs::write(&template, "new").unwrap();
+        std::fs::write(&target, "old").unwrap();
+        let uid = folder.path().metadata().unwrap().uid();
+        assert!(clone(&template, &target, uid).is_err());
+        assert_eq!(std::fs::read(&target).unwrap(), b"old");
+    }
+}

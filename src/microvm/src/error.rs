@@ -1,0 +1,162 @@
+//! What can go wrong with a virtual machine.
+
+use std::io;
+use std::path::PathBuf;
+
+use sandbox::SandboxId;
+
+/// See each variant.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder of a VM could not be handled.
+    #[error("cannot {operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record cannot be understood.
+    #[error("{path} is not a VM's record")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The disk could not be made.
+    #[error("cannot clone the disk {template} to {target}")]
+    CloneDisk {
+        /// The image's empty disk.
+        template: PathBuf,
+        /// The VM's.
+        target: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The name is taken.
+    #[error(
+        "the name `{name}` belongs to VM {id}, which runs: choose another, or `runner stop {name}`"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: SandboxId,
+    },
+    /// No VM has the name.
+    #[error("no VM `{name}`: `runner ps` lists those that run")]
+    NotFound {
+        /// What was asked for.
+        name: String,
+    },
+    /// Several VMs have the name.
+    #[error("`{name}` fits several VMs: {ids}")]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// Which it fits.
+        ids: String,
+    },
+    /// A process or cgroup of the VM could not be handled.
+    #[error(transparent)]
+    Process(process::Error),
+    /// A program that the VM needs is missing.
+    #[error("cannot find `{program}`: {remedy}")]
+    MissingProgram {
+        /// The program.
+        program: &'static str,
+        /// How to get it.
+        remedy: &'static str,
+    },
+    /// The VM's thread could not be started.
+    #[error("cannot start the thread of VM {id}")]
+    Thread {
+        /// The VM.
+        id: SandboxId,
+        /// Why.
+        source: io::Error,
+    },
+    /// The VM's thread panicked.
+    #[error("the thread of VM {id} panicked: this is a bug")]
+    Panicked {
+        /// The VM.
+        id: SandboxId,
+    },
+    /// The thread sleeps on descriptors, and that failed.
+    #[error("cannot wait for the VM's processes")]
+    Poll {
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket of the VM did not appear.
+    #[error("`{program}` did not listen on {socket} in time")]
+    NotListening {
+        /// Who should.
+        program: &'static str,
+        /// Where.
+        socket: String,
+    },
+    /// The guest said why it cannot boot.
+    #[error("the guest cannot boot: {reason}")]
+    Boot {
+        /// Its words.
+        reason: String,
+    },
+    /// A process of the VM ended before its time.
+    #[error("`{program}` {status}{words}")]
+    Ended {
+        /// Which process.
+        program: &'static str,
+        /// How it ended.
+        status: String,
+        /// Its last words, and the console's.
+        words: String,
+    },
+    /// The guest link failed.
+    #[error(transparent)]
+    Link(vsock_host::Error),
+    /// The guest did not say hello.
+    #[error("the guest did not come up{console}")]
+    NoHello {
+        /// The console's last lines.
+        console: String,
+        /// What the link says.
+        source: vsock_host::Error,
+    },
+    /// Random bytes for a new guest could not be read.
+    #[error("cannot read random bytes")]
+    Entropy {
+        /// Why.
+        source: io::Error,
+    },
+    /// Someone else's VM.
+    #[error("VM {id} belongs to user {uid}")]
+    NotOurs {
+        /// The VM.
+        id: SandboxId,
+        /// Its owner.
+        uid: u32,
+    },
+    /// The VM is still there.
+    #[error("VM {id} did not end in time")]
+    StillThere {
+        /// The VM.
+        id: SandboxId,
+    },
+}
+
+/// The result of this crate's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Names the operation and the path of a failed file operation.
+pub(crate) fn file(
+    operation: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::File { operation, path, source }
+}

@@ -1,0 +1,43 @@
+//! Whether KVM really works here.
+//!
+//! `/dev/kvm` alone says little: where it is paravirtual, an unmodified kernel hangs on it. It
+//! counts only where the processor's own module is loaded and a trial VM can be made.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::sys;
+
+const DEVICE: &str = "/dev/kvm";
+
+/// What is known of KVM on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kvm {
+    /// It works.
+    Works,
+    /// It does not, and why.
+    Missing {
+        /// The reason, for people.
+        reason: String,
+    },
+}
+
+/// Tries KVM.
+pub fn probe() -> Kvm {
+    match try_probe() {
+        Ok(()) => Kvm::Works,
+        Err(reason) => Kvm::Missing { reason },
+    }
+}
+
+fn try_probe() -> Result<(), String> {
+    let hardware = ["kvm_intel", "kvm_amd"]
+        .iter()
+        .any(|module| Path::new("/sys/module").join(module).exists());
+    let device = File::options().read(true).write(true).open(DEVICE);
+    let device = device.map_err(|error| format!("cannot open {DEVICE}: {error}"))?;
+    if cfg!(target_arch = "x86_64") && !hardware {
+        return Err("neither kvm_intel nor kvm_amd is loaded".into());
+    }
+    sys::try_kvm(&device).map_err(|error| format!("cannot make a trial VM: {error}"))
+}

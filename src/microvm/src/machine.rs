@@ -1,0 +1,207 @@
+//! All that a running VM consists of, owned by its thread.
+//!
+//! It comes in this order and goes in the reverse one, whatever made it go: an orderly end, an
+//! error half way, or a panic.
+//!
+//! 1. the folder, with the lock that proves its owner alive
+//! 2. the cgroup
+//! 3. the image's links and the disk
+//! 4. the listener for the guest, so that its first attempt to dial succeeds
+//! 5. the control socket
+//! 6. the processes
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use process::{Cgroup, Credentials, Status};
+use sandbox::{SandboxConfig, SandboxId};
+use vsock_host::Reactor;
+
+use crate::console::Capture;
+use crate::error::file;
+use crate::folder::Folder;
+use crate::link::Link;
+use crate::reclaim::CGROUP_PARENT;
+use crate::vmm::{Launch, Launched, Member, Vmm};
+use crate::{Error, Result, disk};
+
+/// How long killed processes may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// The users that VMs run as: one each, so that no VMM can touch another's files or processes.
+const FIRST_UID: u32 = 0x7800_0000;
+
+/// What a VM is made from.
+pub(crate) struct Blueprint<'a> {
+    pub(crate) state: &'a Path,
+    pub(crate) config: &'a SandboxConfig,
+    pub(crate) vmm: &'a dyn Vmm,
+    pub(crate) reactor: &'a Reactor,
+    pub(crate) deadline: Instant,
+}
+
+pub(crate) struct Machine {
+    id: SandboxId,
+    pub(crate) members: Vec<Member>,
+    pub(crate) console: Capture,
+    pub(crate) errors: Capture,
+    pub(crate) control: UnixListener,
+    pub(crate) link: Arc<Link>,
+    /// How long each step took.
+    pub(crate) stages: Vec<(&'static str, Duration)>,
+    cgroup: Option<Cgroup>,
+    _folder: Folder,
+}
+
+impl Machine {
+    pub(crate) fn start(blueprint: &Blueprint<'_>) -> Result<Self> {
+        let Blueprint { state, config, vmm, reactor, deadline } = *blueprint;
+        let mut clock = Clock::start();
+        let uid = uid(config.id);
+        let folder = Folder::create(state, config, vmm.kind(), uid)?;
+        let cgroup = GuardedCgroup(Some(make_cgroup(config.id)?));
+        folder.link_image(&config.image)?;
+        clock.stage("folder");
+        let cloned = disk::clone(&config.image.disk_template, &folder.vmm_file("disk"), uid)?;
+        log::debug!("disk cloned; how={cloned:?}");
+        clock.stage("disk");
+        let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
+        let control = bind_control(&folder)?;
+        let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
+        let launch =
+            Launch { folder: &folder, config, cgroup: cgroup.get()?, credentials, deadline };
+        let launched = vmm.launch(&launch)?;
+        clock.stage("launch");
+        let Launched { monitor, helpers, console, errors } = launched;
+        Ok(Self {
+            id: config.id,
+            members: std::iter::once(monitor).chain(helpers).collect(),
+            console: Capture::new(console, &folder.path().join("console.log"))?,
+            errors: Capture::new(errors, &folder.path().join("vmm.log"))?,
+            control,
+            link,
+            stages: clock.stages,
+            cgroup: cgroup.release(),
+            _folder: folder,
+        })
+    }
+
+    /// The process that ended, if one has.
+    pub(crate) fn ended(&mut self) -> Result<Option<Ended>> {
+        for member in &self.members {
+            if let Some(status) = member.child.try_wait().map_err(Error::Process)? {
+                return Ok(Some(Ended { program: member.program, status }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why a VM is no more, from its last words.
+    pub(crate) fn explain(&mut self, ended: &Ended) -> Error {
+        let _ = self.console.take();
+        let _ = self.errors.take();
+        if let Some(reason) = self.console.boot_failure() {
+            return Error::Boot { reason: reason.trim().to_owned() };
+        }
+        let status = match ended.status {
+            Status::Exited(0) => "ended: the guest powered off".to_owned(),
+            Status::Exited(code) => format!("ended with code {code}"),
+            Status::Signalled { signal, .. } => format!("was killed by signal {signal}"),
+        };
+        let words = self.errors.last_words("it") + &self.console.last_words("the console");
+        Error::Ended { program: ended.program, status, words }
+    }
+}
+
+/// A process of a VM that is no more.
+pub(crate) struct Ended {
+    pub(crate) program: &'static str,
+    pub(crate) status: Status,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let started = Instant::now();
+        self.link.close();
+        if let Some(cgroup) = self.cgroup.take() {
+            destroy(cgroup);
+        }
+        self.members.clear();
+        log::debug!("vm torn down; vm={} ms={}", self.id, started.elapsed().as_millis());
+    }
+}
+
+/// A cgroup that is killed with what is in it if the start does not get to the end.
+struct GuardedCgroup(Option<Cgroup>);
+
+impl GuardedCgroup {
+    fn get(&self) -> Result<&Cgroup> {
+        self.0.as_ref().ok_or(Error::Process(process::Error::NoCgroup2))
+    }
+
+    fn release(mut self) -> Option<Cgroup> {
+        self.0.take()
+    }
+}
+
+impl Drop for GuardedCgroup {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take() {
+            destroy(cgroup);
+        }
+    }
+}
+
+fn destroy(cgroup: Cgroup) {
+    if let Err(error) = cgroup.destroy(Instant::now() + KILL_LIMIT) {
+        log::error!("a cgroup stays until the next start; error={error}");
+    }
+}
+
+fn make_cgroup(id: SandboxId) -> Result<Cgroup> {
+    let parent = process::mount_point().map_err(Error::Process)?.join(CGROUP_PARENT);
+    Cgroup::create(&parent, &id.to_string()).map_err(Error::Process)
+}
+
+/// Where the VMM delivers what its guest dials.
+fn listen(folder: &Folder, reactor: &Reactor, uid: u32) -> Result<vsock_host::Listener> {
+    let path = folder.vmm_file(&format!("v.sock_{}", vsock_proto::PORT));
+    let listener = reactor.listen(&path).map_err(Error::Link)?;
+    chown(&path, Some(uid), Some(uid)).map_err(file("give away", &path))?;
+    Ok(listener)
+}
+
+fn bind_control(folder: &Folder) -> Result<UnixListener> {
+    // By way of the descriptor: a socket's address is short, the state folder's path need not be.
+    let path = folder.vmm_file("../control.sock");
+    let socket = UnixListener::bind(&path).map_err(file("listen on", &path))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+        .map_err(file("protect", &path))?;
+    socket.set_nonblocking(true).map_err(file("set up", &path))?;
+    Ok(socket)
+}
+
+fn uid(id: SandboxId) -> u32 {
+    FIRST_UID + (id.number() & 0xf_ffff) as u32
+}
+
+/// Times stages.
+struct Clock {
+    since: Instant,
+    stages: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { since: Instant::now(), stages: Vec::new() }
+    }
+
+    fn stage(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.stages.push((name, now - std::mem::replace(&mut self.since, now)));
+    }
+}

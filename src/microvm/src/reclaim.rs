@@ -1,0 +1,54 @@
+//! What dead runners left behind.
+//!
+//! A VM whose lock is free has no owner: its cgroup is killed and removed, then its folder. All is
+//! found by the VM's id, so it does not matter at which step its owner died.
+
+use std::path::Path;
+use std::time::Instant;
+
+use process::Cgroup;
+use sandbox::SandboxId;
+
+use crate::folder::{self, is_owned, lock_all};
+use crate::{Error, Result};
+
+/// The cgroup above those of all VMs, below the mount point.
+pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
+
+/// Ends and removes the VMs under `state` whose owner is dead; returns which. What a living runner
+/// owns is not touched.
+pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
+    let vms = folder::vms(state);
+    let mut reclaimed = Vec::new();
+    if folder::ids(state)?.is_empty() {
+        return Ok(reclaimed);
+    }
+    // Held to the end: a second runner that starts meanwhile waits for a clean host.
+    let _all = lock_all(&vms)?;
+    for id in folder::ids(state)? {
+        let path = vms.join(id.to_string());
+        if is_owned(&path)? {
+            continue;
+        }
+        if let Some(cgroup) = cgroup(id)? {
+            cgroup.destroy(deadline).map_err(Error::Process)?;
+        }
+        folder::remove(&path)?;
+        log::info!("reclaimed what a dead runner left; vm={id}");
+        reclaimed.push(id);
+    }
+    Ok(reclaimed)
+}
+
+/// Kills all processes of a VM, whoever owns it.
+pub(crate) fn kill(id: SandboxId) -> Result<()> {
+    match cgroup(id)? {
+        Some(cgroup) => cgroup.kill().map_err(Error::Process),
+        None => Ok(()),
+    }
+}
+
+fn cgroup(id: SandboxId) -> Result<Option<Cgroup>> {
+    let parent = process::mount_point().map_err(Error::Process)?.join(CGROUP_PARENT);
+    Cgroup::open(&parent, &id.to_string()).map_err(Error::Process)
+}

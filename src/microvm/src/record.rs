@@ -1,0 +1,114 @@
+//! What is known of a VM from outside: a small file in its folder.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sandbox::{SandboxConfig, SandboxId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::file;
+use crate::{Error, Result, folder};
+
+const FILE: &str = "vm.json";
+
+/// A VM of some runner on this host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Its id.
+    #[serde(skip)]
+    pub id: SandboxId,
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// Facts for people: the image, the command.
+    pub labels: BTreeMap<String, String>,
+    /// The kind of its virtual machine monitor.
+    pub vmm: String,
+    /// The process that owns it.
+    pub owner_pid: u32,
+    /// When it was made, in seconds since 1970.
+    pub created_unix: u64,
+    /// Its processors.
+    pub vcpus: u32,
+    /// Its memory, in MiB.
+    pub memory_mib: u32,
+    /// Its folder.
+    #[serde(skip)]
+    pub folder: PathBuf,
+    /// Whether its owner lives. If not, it is there to be reclaimed.
+    #[serde(skip)]
+    pub alive: bool,
+}
+
+impl VmRecord {
+    pub(crate) fn new(config: &SandboxConfig, vmm: &str, folder: &Path) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            id: config.id,
+            name: config.name.clone(),
+            labels: config.labels.clone(),
+            vmm: vmm.to_owned(),
+            owner_pid: std::process::id(),
+            created_unix: since.as_secs(),
+            vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
+            folder: folder.to_owned(),
+            alive: true,
+        }
+    }
+}
+
+/// Writes the record whole or not at all.
+pub(crate) fn write(folder: &Path, record: &VmRecord) -> Result<()> {
+    let (path, partial) = (folder.join(FILE), folder.join(".vm.json.partial"));
+    let json = serde_json::to_vec_pretty(record)
+        .map_err(|source| Error::Record { path: path.clone(), source })?;
+    let mut partial_file = File::create_new(&partial).map_err(file("create", &partial))?;
+    partial_file.write_all(&json).map_err(file("write", &partial))?;
+    partial_file.sync_all().map_err(file("sync", &partial))?;
+    fs::rename(&partial, &path).map_err(file("rename", &partial))
+}
+
+/// All VMs under a state folder, the dead ones too, oldest first.
+pub fn list(state: &Path) -> Result<Vec<VmRecord>> {
+    let mut records = Vec::new();
+    for id in folder::ids(state)? {
+        if let Some(record) = read(&folder::vms(state).join(id.to_string()), id)? {
+            records.push(record);
+        }
+    }
+    records.sort_by_key(|record| (record.created_unix, record.id));
+    Ok(records)
+}
+
+/// One VM by its name, its id, or the beginning of its id.
+pub fn find(state: &Path, name: &str) -> Result<VmRecord> {
+    let mut found: Vec<_> = list(state)?.into_iter().filter(|record| record.alive).collect();
+    if let Some(at) = found.iter().position(|record| record.name.as_deref() == Some(name)) {
+        return Ok(found.swap_remove(at));
+    }
+    found.retain(|record| !name.is_empty() && record.id.to_string().starts_with(name));
+    match found.len() {
+        0 => Err(Error::NotFound { name: name.to_owned() }),
+        1 => Ok(found.swap_remove(0)),
+        _ => {
+            let ids: Vec<_> = found.iter().map(|record| record.id.to_string()).collect();
+            Err(Error::Ambiguous { name: name.to_owned(), ids: ids.join(", ") })
+        }
+    }
+}
+
+/// The record in `folder`; `None` if the VM is just coming or going.
+fn read(folder: &Path, id: SandboxId) -> Result<Option<VmRecord>> {
+    let path = folder.join(FILE);
+    let json = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(file("read", &path))?,
+    };
+    let record: VmRecord =
+        serde_json::from_slice(&json).map_err(|source| Error::Record { path, source })?;
+    let alive = folder::is_owned(folder)?;
+    Ok(Some(VmRecord { id, folder: folder.to_owned(), alive, ..record }))
+}

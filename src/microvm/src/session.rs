@@ -1,0 +1,242 @@
+//! A sandbox's calls, spoken to a guest: the vocabulary of `sandbox` in that of the guest link.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sandbox::{
+    Cause, Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, TreeItem, TreeReader,
+    TreeWriter, WriteRequest,
+};
+use serde_bytes::ByteBuf;
+use vsock_host::Guest;
+use vsock_proto as proto;
+
+use crate::Result;
+
+pub(crate) fn exec(
+    guest: Result<Guest>,
+    request: &ExecRequest,
+    deadline: Instant,
+) -> sandbox::Result<Box<dyn Execution>> {
+    let program = request.argv.first().map_or("", |name| name.to_str().unwrap_or("?")).to_owned();
+    let started = guest
+        .map_err(Cause::from)
+        .and_then(|guest| guest.exec(exec_message(request), deadline).map_err(Cause::from));
+    match started {
+        Ok(execution) => Ok(Box::new(Running { program, execution })),
+        Err(source) => Err(sandbox::Error::Exec { program, source }),
+    }
+}
+
+pub(crate) fn write(
+    guest: Result<Guest>,
+    request: &WriteRequest,
+    deadline: Instant,
+) -> sandbox::Result<Box<dyn TreeWriter>> {
+    let path = request.target.display().to_string();
+    let message = proto::Write {
+        target: bytes(&request.target),
+        name: request.name.as_ref().map(bytes).unwrap_or_default(),
+        make_parents: request.make_parents,
+        owner: request.owner.map(|owner| proto::Owner { uid: owner.uid, gid: owner.gid }),
+    };
+    let started = guest
+        .map_err(Cause::from)
+        .and_then(|guest| guest.write(message, deadline).map_err(Cause::from));
+    match started {
+        Ok(tree) => Ok(Box::new(Writing { path, tree })),
+        Err(source) => Err(sandbox::Error::Copy { path, source }),
+    }
+}
+
+pub(crate) fn read(
+    guest: Result<Guest>,
+    path: &Path,
+    deadline: Instant,
+) -> sandbox::Result<Box<dyn TreeReader>> {
+    let message = proto::Read { path: bytes(path) };
+    let started = guest
+        .map_err(Cause::from)
+        .and_then(|guest| guest.read(message, deadline).map_err(Cause::from));
+    let path = path.display().to_string();
+    match started {
+        Ok(tree) => Ok(Box::new(Reading { path, tree })),
+        Err(source) => Err(sandbox::Error::Copy { path, source }),
+    }
+}
+
+struct Running {
+    program: String,
+    execution: vsock_host::Execution,
+}
+
+impl Running {
+    fn lost(&self, source: vsock_host::Error) -> sandbox::Error {
+        sandbox::Error::Exec { program: self.program.clone(), source: source.into() }
+    }
+}
+
+impl Execution for Running {
+    fn next(&self, deadline: Option<Instant>) -> sandbox::Result<Event> {
+        match self.execution.next(deadline).map_err(|error| self.lost(error))? {
+            vsock_host::Event::Output { stream, data } => Ok(Event::Output(output(stream), data)),
+            vsock_host::Event::Exit(exit) => Ok(Event::Exit(exit_report(exit))),
+        }
+    }
+
+    fn write_stdin(&self, data: &[u8], deadline: Option<Instant>) -> sandbox::Result<()> {
+        self.execution.write_stdin(data, deadline).map_err(|error| self.lost(error))
+    }
+
+    fn close_stdin(&self) -> sandbox::Result<()> {
+        self.execution.close_stdin(soon()).map_err(|error| self.lost(error))
+    }
+
+    fn resize(&self, size: PtySize) -> sandbox::Result<()> {
+        self.execution.resize(pty_size(size), soon()).map_err(|error| self.lost(error))
+    }
+
+    fn signal(&self, signal: u8) -> sandbox::Result<()> {
+        self.execution.signal(signal, soon()).map_err(|error| self.lost(error))
+    }
+
+    fn cancel(&self) -> sandbox::Result<()> {
+        self.execution.cancel(soon()).map_err(|error| self.lost(error))
+    }
+}
+
+struct Writing {
+    path: String,
+    tree: vsock_host::WriteTree,
+}
+
+impl Writing {
+    fn failed(&self, source: vsock_host::Error) -> sandbox::Error {
+        sandbox::Error::Copy { path: self.path.clone(), source: source.into() }
+    }
+}
+
+impl TreeWriter for Writing {
+    fn entry(&mut self, entry: &sandbox::Entry, deadline: Instant) -> sandbox::Result<()> {
+        let message = proto::Entry {
+            path: bytes(&entry.path),
+            kind: match &entry.kind {
+                sandbox::EntryKind::File { size } => proto::EntryKind::File { size: *size },
+                sandbox::EntryKind::Directory => proto::EntryKind::Directory,
+                sandbox::EntryKind::Symlink { target } => {
+                    proto::EntryKind::Symlink { target: bytes(target) }
+                }
+            },
+            mode: entry.mode,
+            owner: entry.owner.map(|owner| proto::Owner { uid: owner.uid, gid: owner.gid }),
+            modified: entry.modified,
+        };
+        self.tree.entry(message, deadline).map_err(|error| self.failed(error))
+    }
+
+    fn data(&mut self, data: &[u8], deadline: Instant) -> sandbox::Result<()> {
+        self.tree.data(data, deadline).map_err(|error| self.failed(error))
+    }
+
+    fn finish(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
+        let Self { path, tree } = *self;
+        tree.finish(deadline).map_err(|error| sandbox::Error::Copy { path, source: error.into() })
+    }
+}
+
+struct Reading {
+    path: String,
+    tree: vsock_host::ReadTree,
+}
+
+impl TreeReader for Reading {
+    fn next(&mut self, deadline: Instant) -> sandbox::Result<Option<TreeItem>> {
+        let item = self.tree.next(deadline).map_err(|source| sandbox::Error::Copy {
+            path: self.path.clone(),
+            source: source.into(),
+        })?;
+        Ok(item.map(|item| match item {
+            vsock_host::TreeItem::Entry(entry) => TreeItem::Entry(entry_of(entry)),
+            vsock_host::TreeItem::Data(data) => TreeItem::Data(data),
+        }))
+    }
+}
+
+/// How long a small message may wait for a guest that reads nothing.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+fn entry_of(entry: proto::Entry) -> sandbox::Entry {
+    sandbox::Entry {
+        path: path_of(entry.path),
+        kind: match entry.kind {
+            proto::EntryKind::File { size } => sandbox::EntryKind::File { size },
+            proto::EntryKind::Directory => sandbox::EntryKind::Directory,
+            proto::EntryKind::Symlink { target } => {
+                sandbox::EntryKind::Symlink { target: path_of(target) }
+            }
+        },
+        mode: entry.mode,
+        owner: entry.owner.map(|owner| sandbox::Owner { uid: owner.uid, gid: owner.gid }),
+        modified: entry.modified,
+    }
+}
+
+fn exec_message(request: &ExecRequest) -> proto::Exec {
+    let user = request.user.as_ref().map(|user| match user {
+        sandbox::User::Name(name) => proto::User::Name(name.clone()),
+        sandbox::User::Ids { uid, gid } => proto::User::Ids { uid: *uid, gid: *gid },
+    });
+    proto::Exec {
+        argv: request.argv.iter().map(bytes).collect(),
+        env: request.env.iter().map(|(name, value)| (bytes(name), bytes(value))).collect(),
+        cwd: request.cwd.as_ref().map(bytes),
+        user,
+        stdin: request.stdin,
+        pty: request.pty.map(pty_size),
+        timeout: request.timeout.map(proto::Timeout::new),
+        stdout_cap: request.output_cap,
+        stderr_cap: request.output_cap,
+    }
+}
+
+fn exit_report(exit: proto::Exit) -> Exit {
+    let code = exit.outcome.exit_code();
+    Exit {
+        outcome: match exit.outcome {
+            proto::Outcome::Exited { code } => Outcome::Exited(code),
+            proto::Outcome::Signalled { signal, core_dumped } => {
+                Outcome::Signalled { signal, core_dumped }
+            }
+            proto::Outcome::TimedOut => Outcome::TimedOut,
+            proto::Outcome::Cancelled => Outcome::Cancelled,
+            proto::Outcome::FailedToStart { message, .. } => {
+                Outcome::FailedToStart { code, message }
+            }
+        },
+        dropped: exit.stdout.dropped.saturating_add(exit.stderr.dropped),
+        duration: Duration::from_micros(exit.duration_us),
+    }
+}
+
+fn output(stream: proto::Stream) -> Stream {
+    match stream {
+        proto::Stream::Stdout => Stream::Stdout,
+        proto::Stream::Stderr => Stream::Stderr,
+    }
+}
+
+fn pty_size(size: PtySize) -> proto::PtySize {
+    proto::PtySize { rows: size.rows, columns: size.columns }
+}
+
+fn bytes(text: impl AsRef<OsStr>) -> ByteBuf {
+    ByteBuf::from(text.as_ref().as_bytes())
+}
+
+fn path_of(bytes: ByteBuf) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.into_vec()))
+}

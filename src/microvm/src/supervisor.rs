@@ -1,0 +1,193 @@
+//! The thread of a VM. It owns the [`Machine`] and sleeps in one `poll`.
+//!
+//! ```text
+//!   caller                        vm-1a2b3c4d
+//!   start ───────────────────────▶ Machine::start
+//!         ◀── Started or error ───
+//!         (waits for the guest)    poll: processes, console, control socket, stop signal
+//!   stop  ── event ──────────────▶ tears the machine down
+//!         ◀── done disconnects ───
+//! ```
+//!
+//! INVARIANT: when the thread has ended, by return or by panic, nothing of its VM is left.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use sandbox::{SandboxConfig, SandboxId};
+use vsock_host::Reactor;
+
+use crate::link::Link;
+use crate::machine::{Blueprint, Machine};
+use crate::vmm::Vmm;
+use crate::{Error, Result, control};
+
+/// What the thread is given.
+pub(crate) struct Task {
+    pub(crate) state: PathBuf,
+    pub(crate) config: SandboxConfig,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) reactor: Reactor,
+    pub(crate) deadline: Instant,
+}
+
+/// What the thread says when the VM's processes run.
+pub(crate) struct Started {
+    pub(crate) link: Arc<Link>,
+    pub(crate) stages: Vec<(&'static str, Duration)>,
+}
+
+/// The owner's end of a VM's thread. Dropping it ends the VM at once.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    id: SandboxId,
+    stop: Arc<EventFd>,
+    done: Receiver<()>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Supervisor {
+    /// Starts the thread, and waits until it has started the VM's processes.
+    pub(crate) fn start(task: Task) -> Result<(Self, Started)> {
+        let id = task.config.id;
+        let spawn_error = |source| Error::Thread { id, source };
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| spawn_error(errno.into()))?;
+        let stop = Arc::new(stop);
+        let (started_tx, started) = bounded(1);
+        let (done_tx, done) = bounded(0);
+        let thread = {
+            let stop = Arc::clone(&stop);
+            Builder::new().name(format!("vm-{}", id.short())).spawn(move || {
+                let _done = done_tx;
+                run(&task, &stop, &started_tx)
+            })
+        };
+        let thread = Some(thread.map_err(spawn_error)?);
+        let mut supervisor = Self { id, stop, done, thread };
+        match started.recv() {
+            Ok(started) => Ok((supervisor, started)),
+            Err(_) => Err(supervisor.join().err().unwrap_or(Error::Panicked { id })),
+        }
+    }
+
+    /// Disconnects when the VM has ended and nothing is left of it.
+    pub(crate) fn done(&self) -> &Receiver<()> {
+        &self.done
+    }
+
+    /// Ends the VM at once, and returns why it ended if that was not our doing.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        if let Err(errno) = self.stop.write(1) {
+            log::error!("cannot signal a vm's thread; vm={} error={errno}", self.id);
+        }
+        thread.join().unwrap_or(Err(Error::Panicked { id: self.id }))
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Err(error) = self.join() {
+            log::debug!("vm had ended; vm={} reason={error}", self.id);
+        }
+    }
+}
+
+fn run(task: &Task, stop: &EventFd, started: &Sender<Started>) -> Result<()> {
+    let blueprint = Blueprint {
+        state: &task.state,
+        config: &task.config,
+        vmm: &*task.vmm,
+        reactor: &task.reactor,
+        deadline: task.deadline,
+    };
+    let mut machine = Machine::start(&blueprint)?;
+    let stages = std::mem::take(&mut machine.stages);
+    let _ = started.send(Started { link: Arc::clone(&machine.link), stages });
+    supervise(&mut machine, stop)
+}
+
+/// Sleeps until something happens to the VM; returns when it is to go, an error if it went by itself.
+fn supervise(machine: &mut Machine, stop: &EventFd) -> Result<()> {
+    let (mut console_open, mut errors_open) = (true, true);
+    loop {
+        let ready = wait(machine, stop, console_open, errors_open)?;
+        if ready.stop {
+            return Ok(());
+        }
+        if ready.console {
+            console_open = taken(machine.console.take());
+        }
+        if ready.errors {
+            errors_open = taken(machine.errors.take());
+        }
+        if ready.control {
+            control::accept(&machine.control, &machine.link);
+        }
+        if ready.process
+            && let Some(ended) = machine.ended()?
+        {
+            // The callers that wait for the guest learn it first, then why.
+            machine.link.close();
+            return Err(machine.explain(&ended));
+        }
+    }
+}
+
+/// A log that cannot be written must not stop the guest: its pipe is drained no more and closed.
+fn taken(result: std::io::Result<bool>) -> bool {
+    result.unwrap_or_else(|error| {
+        log::warn!("a log of the vm ends here; error={error}");
+        false
+    })
+}
+
+struct Ready {
+    stop: bool,
+    console: bool,
+    errors: bool,
+    control: bool,
+    process: bool,
+}
+
+/// The one place where a VM's thread sleeps.
+fn wait(machine: &Machine, stop: &EventFd, console: bool, errors: bool) -> Result<Ready> {
+    let interest = |open| if open { PollFlags::POLLIN } else { PollFlags::empty() };
+    let mut fds = vec![
+        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        PollFd::new(machine.console.descriptor(), interest(console)),
+        PollFd::new(machine.errors.descriptor(), interest(errors)),
+        PollFd::new(machine.control.as_fd(), PollFlags::POLLIN),
+    ];
+    let pidfds = machine.members.iter().map(|member| member.child.pidfd());
+    fds.extend(pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)));
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::Poll { source: errno.into() }),
+            Ok(_) => break,
+        }
+    }
+    let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+    Ok(Ready {
+        stop: ready(&fds[0]),
+        console: console && ready(&fds[1]),
+        errors: errors && ready(&fds[2]),
+        control: ready(&fds[3]),
+        process: fds[4..].iter().any(ready),
+    })
+}

@@ -1,0 +1,187 @@
+//! A running VM, as its owner in this process sees it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use sandbox::{
+    ExecRequest, Execution, Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport,
+    TreeReader, TreeWriter, WriteRequest,
+};
+use serde_bytes::ByteBuf;
+use vsock_host::{Guest, Reactor};
+use vsock_proto::GuestState;
+
+use crate::link::Link;
+use crate::supervisor::{Started, Supervisor, Task};
+use crate::vmm::Vmm;
+use crate::{Error, Result, session};
+
+/// Starts VMs of one kind.
+pub struct Factory<V> {
+    state: PathBuf,
+    reactor: Reactor,
+    vmm: Arc<V>,
+}
+
+impl<V: Vmm> Factory<V> {
+    /// VMs of the kind `vmm`, with their folders under `state`, their guests served by `reactor`.
+    pub fn new(state: &Path, reactor: &Reactor, vmm: V) -> Self {
+        Self { state: state.to_owned(), reactor: reactor.clone(), vmm: Arc::new(vmm) }
+    }
+}
+
+impl<V: Vmm> SandboxFactory for Factory<V> {
+    fn kind(&self) -> &'static str {
+        self.vmm.kind()
+    }
+
+    fn start(
+        &self,
+        config: &SandboxConfig,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn Sandbox>> {
+        let task = Task {
+            state: self.state.clone(),
+            config: config.clone(),
+            vmm: Arc::clone(&self.vmm) as Arc<dyn Vmm>,
+            reactor: self.reactor.clone(),
+            deadline,
+        };
+        match Vm::start(task) {
+            Ok(vm) => Ok(Box::new(vm)),
+            Err(error) => {
+                Err(sandbox::Error::Start { id: config.id.to_string(), source: error.into() })
+            }
+        }
+    }
+}
+
+/// A running VM. Dropping it ends it at once.
+struct Vm {
+    id: SandboxId,
+    link: Arc<Link>,
+    report: StartReport,
+    supervisor: Supervisor,
+}
+
+impl Vm {
+    fn start(task: Task) -> Result<Self> {
+        let (id, deadline) = (task.config.id, task.deadline);
+        let mut state = initial_state(&task.config)?;
+        let (supervisor, Started { link, mut stages }) = Supervisor::start(task)?;
+        let booted = Instant::now();
+        let guest = match link.guest(deadline) {
+            Ok(guest) => guest,
+            Err(error) => return Err(no_guest(supervisor, error)),
+        };
+        stages.push(("boot", booted.elapsed()));
+        let told = Instant::now();
+        state.clock_unix_ns = unix_time_ns();
+        guest.set_state(state, deadline).map_err(Error::Link)?;
+        stages.push(("state", told.elapsed()));
+        for (stage, time) in &stages {
+            log::debug!("vm start; vm={id} stage={stage} us={}", time.as_micros());
+        }
+        let report = StartReport { kernel: guest.ready().kernel.clone(), stages };
+        Ok(Self { id, link, report, supervisor })
+    }
+
+    fn guest(&self, deadline: Instant) -> Result<Guest> {
+        self.link.guest(deadline)
+    }
+
+    fn shut_down(&self, deadline: Instant) -> Result<()> {
+        self.guest(deadline)?.shutdown(deadline).map_err(Error::Link)?;
+        match self.supervisor.done().recv_deadline(deadline) {
+            Err(RecvTimeoutError::Timeout) => Err(Error::StillThere { id: self.id }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The guest did not come: the supervisor may know why.
+fn no_guest(supervisor: Supervisor, error: Error) -> Error {
+    match (supervisor.stop(), error) {
+        (Err(reason), _) => reason,
+        (Ok(()), error) => error,
+    }
+}
+
+/// What makes this guest differ from every other, but for the time.
+fn initial_state(config: &SandboxConfig) -> Result<GuestState> {
+    let random: [u8; 48] = random()?;
+    let (entropy, machine_id) = random.split_at(32);
+    Ok(GuestState {
+        clock_unix_ns: None,
+        entropy: ByteBuf::from(entropy),
+        hostname: Some(config.hostname.clone()),
+        timezone: config.timezone.clone(),
+        machine_id: machine_id.try_into().ok(),
+    })
+}
+
+fn unix_time_ns() -> Option<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(now.as_nanos()).ok()
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut urandom| urandom.read_exact(&mut bytes))
+        .map_err(|source| Error::Entropy { source })?;
+    Ok(bytes)
+}
+
+impl Sandbox for Vm {
+    fn id(&self) -> SandboxId {
+        self.id
+    }
+
+    fn start_report(&self) -> &StartReport {
+        &self.report
+    }
+
+    fn exec(
+        &self,
+        request: &ExecRequest,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn Execution>> {
+        session::exec(self.guest(deadline), request, deadline)
+    }
+
+    fn write(
+        &self,
+        request: &WriteRequest,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn TreeWriter>> {
+        session::write(self.guest(deadline), request, deadline)
+    }
+
+    fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
+        session::read(self.guest(deadline), path, deadline)
+    }
+
+    fn ended(&self) -> Receiver<()> {
+        self.supervisor.done().clone()
+    }
+
+    fn stop(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
+        if let Err(error) = self.shut_down(deadline) {
+            log::warn!("vm is ended by force; vm={} reason={error}", self.id);
+        }
+        self.kill()
+    }
+
+    fn kill(self: Box<Self>) -> sandbox::Result<()> {
+        let id = self.id.to_string();
+        match self.supervisor.stop() {
+            // It ended by itself before or after it was asked to: that is what was wanted.
+            Ok(()) | Err(Error::Ended { .. }) => Ok(()),
+            Err(error) => Err(sandbox::Error::Stop { id, source: error.into() }),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a kind of virtual machine monitor does itself; all else is common.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use process::{Cgroup, Child, Credentials};
+use sandbox::SandboxConfig;
+
+use crate::Result;
+use crate::folder::Folder;
+
+/// A kind of virtual machine monitor.
+pub trait Vmm: Send + Sync + 'static {
+    /// What it is called: `qemu`, `firecracker`.
+    fn kind(&self) -> &'static str;
+
+    /// Starts the processes of one VM. Runs on the VM's own thread.
+    fn launch(&self, launch: &Launch<'_>) -> Result<Launched>;
+}
+
+/// All that a VM's processes need; they are in place when [`Vmm::launch`] is called.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The VM's folder, with the image's files and the disk.
+    pub folder: &'a Folder,
+    /// What the VM is to be.
+    pub config: &'a SandboxConfig,
+    /// The cgroup that every process of the VM is born into.
+    pub cgroup: &'a Cgroup,
+    /// The user that every process of the VM runs as: one that nobody else is.
+    pub credentials: Credentials,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+impl Launch<'_> {
+    /// The kernel's command line, less what is particular to the monitor.
+    pub fn kernel_command_line(&self) -> String {
+        let debug = if log::log_enabled!(log::Level::Debug) { " sandbox.debug" } else { "" };
+        format!("console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on{debug}")
+    }
+}
+
+/// The processes of a VM. The VM lives as long as all of them do.
+#[derive(Debug)]
+pub struct Launched {
+    /// The monitor: when it ends, the VM has ended.
+    pub monitor: Member,
+    /// Others that the VM cannot do without.
+    pub helpers: Vec<Member>,
+    /// What the guest writes to its console.
+    pub console: OwnedFd,
+    /// What the processes write to their standard errors.
+    pub errors: OwnedFd,
+}
+
+/// A process of a VM.
+#[derive(Debug)]
+pub struct Member {
+    /// The program.
+    pub program: &'static str,
+    /// The process.
+    pub child: Child,
+}

@@ -1,0 +1,90 @@
+//! QEMU's command line.
+//!
+//! All paths are relative: QEMU runs in the VM's folder. Nothing in it is secret.
+
+use std::ffi::OsString;
+
+use microvm::Launch;
+
+/// A guest's `reboot` ends QEMU (`-no-reboot`): `microvm` has no other way to power off.
+const REBOOT: &str = "reboot=t";
+
+/// What executes the guest's instructions.
+pub(crate) enum Accelerator {
+    /// The processor.
+    Kvm,
+    /// QEMU's translator.
+    Tcg {
+        /// The rate of the host's time-stamp counter, which is also the guest's.
+        tsc_khz: Option<u64>,
+    },
+}
+
+impl Accelerator {
+    fn arguments(&self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg { .. } => ["-accel", "tcg,tb-size=256", "-cpu", "max"],
+        }
+    }
+
+    fn kernel_parameter(&self) -> Option<String> {
+        match self {
+            Self::Tcg { tsc_khz: Some(rate) } => Some(format!("tsc_early_khz={rate}")),
+            Self::Tcg { tsc_khz: None } | Self::Kvm => None,
+        }
+    }
+}
+
+/// The arguments for one VM.
+pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<OsString> {
+    let config = launch.config;
+    let mut arguments = Arguments::default();
+    arguments.flags(&["-nodefaults", "-no-user-config", "-no-reboot", "-nographic"]);
+    arguments.pair(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    arguments.pair("-name", format!("vm-{}", config.id));
+    // The device on the other side of vhost-user maps the guest's memory: a shared memfd.
+    let memory = format!("{}M", config.memory_mib);
+    arguments.pair("-M", "microvm,pcie=off,memory-backend=mem0");
+    arguments.pair("-object", format!("memory-backend-memfd,id=mem0,size={memory},share=on"));
+    arguments.pair("-m", memory);
+    arguments.pair("-smp", config.vcpus.to_string());
+    arguments.flags(&accelerator.arguments());
+    arguments.pair("-kernel", "kernel");
+    arguments.pair("-initrd", "initramfs");
+    let mut kernel = vec![launch.kernel_command_line(), REBOOT.to_owned()];
+    kernel.extend(accelerator.kernel_parameter());
+    arguments.pair("-append", kernel.join(" "));
+    arguments.pair("-serial", "stdio");
+    // In the order in which the guest names them: vda, vdb.
+    arguments.drive("rootfs", "on");
+    arguments.drive("disk", "off");
+    arguments.pair("-device", "virtio-rng-device");
+    arguments.pair("-chardev", "socket,id=vsock,path=vhost.sock");
+    arguments.pair("-device", "vhost-user-vsock-device,chardev=vsock");
+    arguments.0
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flags(&mut self, flags: &[&str]) {
+        self.0.extend(flags.iter().map(OsString::from));
+    }
+
+    fn pair(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.extend([option.into(), value.into()]);
+    }
+
+    fn drive(&mut self, file: &str, readonly: &str) {
+        self.pair(
+            "-drive",
+            format!("id={file},file={file},format=raw,if=none,readonly={readonly}"),
+        );
+        self.pair("-device", format!("virtio-blk-device,drive={file}"));
+    }
+}

@@ -1,0 +1,81 @@
+//! The programs that a QEMU VM is made of, and where to get them.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use microvm::{Error, Result};
+use process::Command;
+
+pub(crate) const QEMU: &str =
+    if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
+pub(crate) const VSOCK_DEVICE: &str = "vhost-device-vsock";
+
+/// Where programs are looked for besides `PATH`, which sudo shortens.
+const FOLDERS: [&str; 6] =
+    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/root/.cargo/bin"];
+
+/// A program that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MissingTool {
+    /// The program.
+    pub program: &'static str,
+    /// The command that brings it.
+    pub remedy: &'static str,
+}
+
+/// The programs that are not there.
+pub fn missing_tools() -> Vec<MissingTool> {
+    [QEMU, VSOCK_DEVICE]
+        .into_iter()
+        .filter(|program| look_up(program).is_none())
+        .map(|program| MissingTool { program, remedy: remedy(program) })
+        .collect()
+}
+
+/// An opened program. A VM's user can run it even where it may not enter the folders above it.
+pub(crate) struct Tool {
+    name: &'static str,
+    file: File,
+}
+
+impl Tool {
+    pub(crate) fn find(name: &'static str) -> Result<Self> {
+        let missing = || Error::MissingProgram { program: name, remedy: remedy(name) };
+        let path = look_up(name).ok_or_else(missing)?;
+        let file =
+            File::open(&path).map_err(|source| Error::File { operation: "open", path, source })?;
+        Ok(Self { name, file })
+    }
+
+    pub(crate) fn command<'a>(&self) -> Command<'a> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Command::new(path).shown_as(self.name)
+    }
+}
+
+fn remedy(program: &str) -> &'static str {
+    match program {
+        VSOCK_DEVICE => "cargo install --locked vhost-device-vsock --version 0.3.0",
+        _ if cfg!(target_arch = "aarch64") => "apt-get install qemu-system-arm",
+        _ => "apt-get install qemu-system-x86",
+    }
+}
+
+fn look_up(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("CARGO_HOME").map(|home| PathBuf::from(home).join("bin"));
+    std::env::split_paths(&path)
+        .chain(home)
+        .chain(FOLDERS.map(PathBuf::from))
+        .filter(|folder| folder.is_absolute())
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The group that may use `/dev/kvm`.
+pub(crate) fn kvm_group() -> Option<u32> {
+    let device = std::fs::metadata("/dev/kvm").ok()?;
+    (device.mode() & 0o060 == 0o060).then(|| device.gid())
+}

@@ -1,0 +1,30 @@
+//! The rate of the processor's time-stamp counter.
+//!
+//! An emulated kernel measures it against an emulated timer, and on a busy host that fails: the
+//! kernel then hangs early, in about every second boot. So it is told.
+
+use std::time::Instant;
+
+use crate::sys;
+
+/// The counter and the clock, read together.
+pub(crate) struct Tsc {
+    counter: u64,
+    clock: Instant,
+}
+
+impl Tsc {
+    pub(crate) fn read() -> Self {
+        Self { counter: sys::time_stamp_counter(), clock: Instant::now() }
+    }
+
+    /// The rate since this was read, in kHz; the longer ago, the better. `None` where there is no
+    /// such counter, or it was read a moment ago.
+    pub(crate) fn rate_khz(&self) -> Option<u64> {
+        let now = Self::read();
+        let nanoseconds = u64::try_from((now.clock - self.clock).as_nanos()).ok()?;
+        let ticks = now.counter.checked_sub(self.counter).filter(|ticks| *ticks > 0)?;
+        (nanoseconds >= 1_000_000)
+            .then(|| (u128::from(ticks) * 1_000_000 / u128::from(nanoseconds)) as u64)
+    }
+}
