@@ -12,13 +12,16 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::link::Link;
 
-/// Takes in all who wait at the socket.
-pub(crate) fn accept(socket: &UnixListener, link: &Link) {
+/// Takes in all who wait at the socket; `false` if that failed for want of something.
+pub(crate) fn accept(socket: &UnixListener, link: &Link) -> bool {
     loop {
         match socket.accept() {
             Ok((client, _)) => serve(client, link),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return log::warn!("cannot accept a client; error={error}"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+            Err(error) => {
+                log::warn!("cannot accept a client; error={error}");
+                return false;
+            }
         }
     }
 }

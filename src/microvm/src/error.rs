@@ -133,14 +133,6 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Someone else's VM.
-    #[error("VM {id} belongs to user {uid}")]
-    NotOurs {
-        /// The VM.
-        id: SandboxId,
-        /// Its owner.
-        uid: u32,
-    },
     /// The VM is still there.
     #[error("VM {id} did not end in time")]
     StillThere {

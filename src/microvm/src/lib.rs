@@ -7,11 +7,11 @@
 //!
 //! | to know | read |
 //! |---|---|
-//! | what a VM consists of, in which order it comes and goes | [`mod@machine`] |
-//! | its thread | [`mod@supervisor`] |
-//! | what it has on disk | [`mod@folder`] |
-//! | how other processes reach it | [`mod@control`], [`mod@attach`] |
-//! | what happens after kill -9 | [`mod@reclaim`] |
+//! | what a VM consists of, in which order it comes and goes | `machine.rs` |
+//! | its thread | `supervisor.rs` |
+//! | what it has on disk | `folder.rs` |
+//! | how other processes reach it | `control.rs`, `attach.rs` |
+//! | what happens after kill -9 | `reclaim.rs` |
 
 mod attach;
 mod check;

@@ -44,8 +44,10 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) deadline: Instant,
 }
 
+/// The fields go in this order.
 pub(crate) struct Machine {
     id: SandboxId,
+    _cgroup: OwnedCgroup,
     pub(crate) members: Vec<Member>,
     pub(crate) console: Capture,
     pub(crate) errors: Capture,
@@ -53,7 +55,6 @@ pub(crate) struct Machine {
     pub(crate) link: Arc<Link>,
     /// How long each step took.
     pub(crate) stages: Vec<(&'static str, Duration)>,
-    cgroup: Option<Cgroup>,
     _folder: Folder,
 }
 
@@ -63,7 +64,7 @@ impl Machine {
         let mut clock = Clock::start();
         let uid = uid(config.id);
         let folder = Folder::create(state, config, vmm.kind(), uid)?;
-        let cgroup = GuardedCgroup(Some(make_cgroup(config.id)?));
+        let cgroup = OwnedCgroup(make_cgroup(config.id)?);
         folder.link_image(&config.image)?;
         clock.stage("folder");
         let cloned = disk::clone(&config.image.disk_template, &folder.vmm_file("disk"), uid)?;
@@ -72,20 +73,19 @@ impl Machine {
         let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
-        let launch =
-            Launch { folder: &folder, config, cgroup: cgroup.get()?, credentials, deadline };
+        let launch = Launch { folder: &folder, config, cgroup: &cgroup.0, credentials, deadline };
         let launched = vmm.launch(&launch)?;
         clock.stage("launch");
         let Launched { monitor, helpers, console, errors } = launched;
         Ok(Self {
             id: config.id,
+            _cgroup: cgroup,
             members: std::iter::once(monitor).chain(helpers).collect(),
             console: Capture::new(console, &folder.path().join("console.log"))?,
             errors: Capture::new(errors, &folder.path().join("vmm.log"))?,
             control,
             link,
             stages: clock.stages,
-            cgroup: cgroup.release(),
             _folder: folder,
         })
     }
@@ -125,40 +125,20 @@ pub(crate) struct Ended {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let started = Instant::now();
+        log::debug!("vm is taken down; vm={}", self.id);
+        // Whoever waits for the guest learns first that it goes.
         self.link.close();
-        if let Some(cgroup) = self.cgroup.take() {
-            destroy(cgroup);
-        }
-        self.members.clear();
-        log::debug!("vm torn down; vm={} ms={}", self.id, started.elapsed().as_millis());
     }
 }
 
-/// A cgroup that is killed with what is in it if the start does not get to the end.
-struct GuardedCgroup(Option<Cgroup>);
+/// The VM's cgroup; dropping it kills all that is in it and removes it.
+struct OwnedCgroup(Cgroup);
 
-impl GuardedCgroup {
-    fn get(&self) -> Result<&Cgroup> {
-        self.0.as_ref().ok_or(Error::Process(process::Error::NoCgroup2))
-    }
-
-    fn release(mut self) -> Option<Cgroup> {
-        self.0.take()
-    }
-}
-
-impl Drop for GuardedCgroup {
+impl Drop for OwnedCgroup {
     fn drop(&mut self) {
-        if let Some(cgroup) = self.0.take() {
-            destroy(cgroup);
+        if let Err(error) = self.0.destroy(Instant::now() + KILL_LIMIT) {
+            log::error!("a cgroup stays until the next start; error={error}");
         }
-    }
-}
-
-fn destroy(cgroup: Cgroup) {
-    if let Err(error) = cgroup.destroy(Instant::now() + KILL_LIMIT) {
-        log::error!("a cgroup stays until the next start; error={error}");
     }
 }
 

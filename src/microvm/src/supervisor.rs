@@ -44,13 +44,16 @@ pub(crate) struct Started {
     pub(crate) stages: Vec<(&'static str, Duration)>,
 }
 
+/// The end of what a VM's console said, for an error.
+pub(crate) type LastWords = String;
+
 /// The owner's end of a VM's thread. Dropping it ends the VM at once.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     id: SandboxId,
     stop: Arc<EventFd>,
     done: Receiver<()>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<JoinHandle<Result<LastWords>>>,
 }
 
 impl Supervisor {
@@ -84,13 +87,13 @@ impl Supervisor {
     }
 
     /// Ends the VM at once, and returns why it ended if that was not our doing.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<LastWords> {
         self.join()
     }
 
-    fn join(&mut self) -> Result<()> {
+    fn join(&mut self) -> Result<LastWords> {
         let Some(thread) = self.thread.take() else {
-            return Ok(());
+            return Ok(LastWords::default());
         };
         if let Err(errno) = self.stop.write(1) {
             log::error!("cannot signal a vm's thread; vm={} error={errno}", self.id);
@@ -107,7 +110,7 @@ impl Drop for Supervisor {
     }
 }
 
-fn run(task: &Task, stop: &EventFd, started: &Sender<Started>) -> Result<()> {
+fn run(task: &Task, stop: &EventFd, started: &Sender<Started>) -> Result<LastWords> {
     let blueprint = Blueprint {
         state: &task.state,
         config: &task.config,
@@ -118,26 +121,26 @@ fn run(task: &Task, stop: &EventFd, started: &Sender<Started>) -> Result<()> {
     let mut machine = Machine::start(&blueprint)?;
     let stages = std::mem::take(&mut machine.stages);
     let _ = started.send(Started { link: Arc::clone(&machine.link), stages });
-    supervise(&mut machine, stop)
+    supervise(&mut machine, stop)?;
+    Ok(machine.console.last_words("the console"))
 }
 
 /// Sleeps until something happens to the VM; returns when it is to go, an error if it went by itself.
 fn supervise(machine: &mut Machine, stop: &EventFd) -> Result<()> {
-    let (mut console_open, mut errors_open) = (true, true);
+    let mut open = Open { console: true, errors: true, control: true };
     loop {
-        let ready = wait(machine, stop, console_open, errors_open)?;
+        let ready = wait(machine, stop, &open)?;
         if ready.stop {
             return Ok(());
         }
         if ready.console {
-            console_open = taken(machine.console.take());
+            open.console = taken(machine.console.take());
         }
         if ready.errors {
-            errors_open = taken(machine.errors.take());
+            open.errors = taken(machine.errors.take());
         }
-        if ready.control {
-            control::accept(&machine.control, &machine.link);
-        }
+        // A socket that cannot be accepted from is left alone until something else happens.
+        open.control = !ready.control || control::accept(&machine.control, &machine.link);
         if ready.process
             && let Some(ended) = machine.ended()?
         {
@@ -156,6 +159,13 @@ fn taken(result: std::io::Result<bool>) -> bool {
     })
 }
 
+/// What is listened to.
+struct Open {
+    console: bool,
+    errors: bool,
+    control: bool,
+}
+
 struct Ready {
     stop: bool,
     console: bool,
@@ -165,13 +175,13 @@ struct Ready {
 }
 
 /// The one place where a VM's thread sleeps.
-fn wait(machine: &Machine, stop: &EventFd, console: bool, errors: bool) -> Result<Ready> {
+fn wait(machine: &Machine, stop: &EventFd, open: &Open) -> Result<Ready> {
     let interest = |open| if open { PollFlags::POLLIN } else { PollFlags::empty() };
     let mut fds = vec![
         PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-        PollFd::new(machine.console.descriptor(), interest(console)),
-        PollFd::new(machine.errors.descriptor(), interest(errors)),
-        PollFd::new(machine.control.as_fd(), PollFlags::POLLIN),
+        PollFd::new(machine.console.descriptor(), interest(open.console)),
+        PollFd::new(machine.errors.descriptor(), interest(open.errors)),
+        PollFd::new(machine.control.as_fd(), interest(open.control)),
     ];
     let pidfds = machine.members.iter().map(|member| member.child.pidfd());
     fds.extend(pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)));
@@ -185,9 +195,9 @@ fn wait(machine: &Machine, stop: &EventFd, console: bool, errors: bool) -> Resul
     let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
     Ok(Ready {
         stop: ready(&fds[0]),
-        console: console && ready(&fds[1]),
-        errors: errors && ready(&fds[2]),
-        control: ready(&fds[3]),
+        console: open.console && ready(&fds[1]),
+        errors: open.errors && ready(&fds[2]),
+        control: open.control && ready(&fds[3]),
         process: fds[4..].iter().any(ready),
     })
 }

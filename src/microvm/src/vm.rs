@@ -105,7 +105,8 @@ impl Vm {
 fn no_guest(supervisor: Supervisor, error: Error) -> Error {
     match (supervisor.stop(), error) {
         (Err(reason), _) => reason,
-        (Ok(()), error) => error,
+        (Ok(console), Error::Link(source)) => Error::NoHello { console, source },
+        (Ok(_), error) => error,
     }
 }
 
@@ -180,7 +181,7 @@ impl Sandbox for Vm {
         let id = self.id.to_string();
         match self.supervisor.stop() {
             // It ended by itself before or after it was asked to: that is what was wanted.
-            Ok(()) | Err(Error::Ended { .. }) => Ok(()),
+            Ok(_) | Err(Error::Ended { .. }) => Ok(()),
             Err(error) => Err(sandbox::Error::Stop { id, source: error.into() }),
         }
     }

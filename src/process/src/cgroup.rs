@@ -117,12 +117,12 @@ impl Cgroup {
     }
 
     /// Removes it with the cgroups that its processes made below it. It must be empty.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         remove_tree(&self.path)
     }
 
     /// Kills what is in it, waits, and removes it.
-    pub fn destroy(self, deadline: Instant) -> Result<()> {
+    pub fn destroy(&self, deadline: Instant) -> Result<()> {
         self.kill()?;
         self.wait_empty(deadline)?;
         self.remove()

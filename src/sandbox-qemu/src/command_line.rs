@@ -85,6 +85,8 @@ impl Arguments {
             "-drive",
             format!("id={file},file={file},format=raw,if=none,readonly={readonly}"),
         );
-        self.pair("-device", format!("virtio-blk-device,drive={file}"));
+        // An error is the guest's to handle: by default a full host would stop the VM without a word.
+        let device = format!("virtio-blk-device,drive={file},werror=report,rerror=report");
+        self.pair("-device", device);
     }
 }
