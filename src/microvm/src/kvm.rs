@@ -4,6 +4,7 @@
 //! counts only where the processor's own module is loaded and a trial VM can be made.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::sys;
@@ -39,5 +40,16 @@ fn try_probe() -> Result<(), String> {
     if cfg!(target_arch = "x86_64") && !hardware {
         return Err("neither kvm_intel nor kvm_amd is loaded".into());
     }
-    sys::try_kvm(&device).map_err(|error| format!("cannot make a trial VM: {error}"))
+    sys::try_kvm(&device).map_err(|error| format!("cannot make a trial VM: {error}"))?;
+    if !is_for_others(&device) {
+        return Err(format!("{DEVICE} is for root alone: chgrp kvm {DEVICE}; chmod 660 {DEVICE}"));
+    }
+    Ok(())
+}
+
+/// Monitors run as users of their own, with the device's group if it has one.
+fn is_for_others(device: &File) -> bool {
+    device.metadata().is_ok_and(|device| {
+        device.mode() & 0o006 == 0o006 || (device.mode() & 0o060 == 0o060 && device.gid() != 0)
+    })
 }

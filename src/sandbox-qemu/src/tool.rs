@@ -77,5 +77,5 @@ fn look_up(program: &str) -> Option<PathBuf> {
 /// The group that may use `/dev/kvm`.
 pub(crate) fn kvm_group() -> Option<u32> {
     let device = std::fs::metadata("/dev/kvm").ok()?;
-    (device.mode() & 0o060 == 0o060).then(|| device.gid())
+    (device.mode() & 0o060 == 0o060 && device.gid() != 0).then(|| device.gid())
 }
