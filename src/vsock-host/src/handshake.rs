@@ -180,11 +180,13 @@ impl Handshake {
                     self.send(HostBody::Welcome).map_err(|loss| self.lost(loss))?;
                 }
             }
-            if let Some(hello) = self.hello.take() {
-                match self.ready().map_err(|loss| self.lost(loss))? {
-                    Some(ready) => return Ok(Progress::Complete(hello, ready)),
-                    None => self.hello = Some(hello),
-                }
+            if self.hello.is_none() {
+                continue;
+            }
+            if let Some(ready) = self.ready().map_err(|loss| self.lost(loss))?
+                && let Some(hello) = self.hello.take()
+            {
+                return Ok(Progress::Complete(hello, ready));
             }
         }
         Ok(Progress::Waiting(Turn::More))

@@ -24,7 +24,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(connection: Arc<Connection>, decoder: Decoder) -> Self {
+    pub(crate) fn new(connection: Arc<Connection>, mut decoder: Decoder) -> Self {
+        decoder.release();
         Self { connection, relayed: BTreeMap::new(), decoder, broken: None }
     }
 }
@@ -78,10 +79,12 @@ impl Engine {
         let GuestMessage { id, body } = message;
         let is_final = body.is_final();
         if let Some(request) = connection.route(id) {
+            // In this order: if the answer is a breach, then the request has to learn of the loss.
+            request.deliver(body)?;
             if is_final {
                 connection.remove_route(id);
             }
-            return request.deliver(body);
+            return Ok(());
         }
         let Some(link) = self.guests.get_mut(&token) else {
             return Ok(());

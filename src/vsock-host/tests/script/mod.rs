@@ -1,0 +1,166 @@
+//! A guest that does what a test says, on the other end of a socket.
+
+#![allow(dead_code, reason = "each test file uses its part of it")]
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_bytes::ByteBuf;
+use vsock_host::{Guest, Reactor};
+use vsock_proto::{
+    BootId, Decoder, Exec, Exit, GuestBody, GuestMessage, Hello, HostBody, HostMessage, Outcome,
+    Ready, RequestId, Stream, StreamTotal, VERSION, encode,
+};
+
+pub(crate) const BOOT: BootId = BootId([7; 16]);
+
+/// Long enough for everything that is to happen.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// Short enough for a test to wait for what is not to happen.
+pub(crate) fn shortly() -> Instant {
+    Instant::now() + Duration::from_millis(50)
+}
+
+/// The guest's end, which waits for at most ten seconds.
+pub(crate) struct Script {
+    stream: UnixStream,
+}
+
+impl Script {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self { stream }
+    }
+
+    pub(crate) fn dial(path: &Path) -> Self {
+        Self::new(UnixStream::connect(path).unwrap())
+    }
+
+    /// Says hello and is ready.
+    pub(crate) fn greet(&mut self) {
+        self.hello(VERSION);
+        self.expect(|_, body| assert_eq!(body, HostBody::Welcome));
+        self.send(RequestId::LINK, GuestBody::Ready(ready()));
+    }
+
+    /// The same while the test goes on; the script comes back by `join`.
+    pub(crate) fn greet_in_background(mut self) -> thread::JoinHandle<Self> {
+        let greet = move || {
+            self.greet();
+            self
+        };
+        thread::Builder::new().name("script".into()).spawn(greet).unwrap()
+    }
+
+    pub(crate) fn hello(&mut self, version: u32) {
+        let previous_failure = Some("it had a bad day".into());
+        let hello = Hello { version, boot_id: BOOT, previous_failure };
+        let mut bytes = Vec::new();
+        hello.encode(&mut bytes).unwrap();
+        self.raw(&bytes);
+    }
+
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    pub(crate) fn send(&mut self, id: RequestId, body: GuestBody<'_>) {
+        self.try_send(id, body).unwrap();
+    }
+
+    pub(crate) fn try_send(&mut self, id: RequestId, body: GuestBody<'_>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        encode(&GuestMessage { id, body }, &mut bytes).unwrap();
+        self.stream.write_all(&bytes)
+    }
+
+    /// Takes the host's next message.
+    pub(crate) fn expect<R>(&mut self, look: impl FnOnce(RequestId, HostBody<'_>) -> R) -> R {
+        self.next(look).expect("the host closed the connection")
+    }
+
+    /// The same, or `None` if the host closes.
+    pub(crate) fn next<R>(&mut self, look: impl FnOnce(RequestId, HostBody<'_>) -> R) -> Option<R> {
+        let mut frame = [0; 4].to_vec();
+        match self.stream.read_exact(&mut frame) {
+            Ok(()) => {}
+            Err(error) if is_closed(&error) => return None,
+            Err(error) => panic!("no message from the host: {error}"),
+        }
+        let length = u32::from_le_bytes(frame[..4].try_into().unwrap());
+        frame.resize(4 + length as usize, 0);
+        self.stream.read_exact(&mut frame[4..]).unwrap();
+        let mut decoder = Decoder::new();
+        decoder.push(&frame);
+        let HostMessage { id, body } = decoder.next().unwrap().unwrap();
+        Some(look(id, body))
+    }
+
+    /// Takes a request of some kind; its id.
+    pub(crate) fn request(&mut self) -> RequestId {
+        self.expect(|id, body| {
+            assert!(body.is_request(), "{body:?}");
+            id
+        })
+    }
+
+    /// Takes a command, and says that it runs.
+    pub(crate) fn start_command(&mut self) -> RequestId {
+        let id = self.request();
+        self.send(id, GuestBody::Started(42));
+        id
+    }
+
+    /// Waits until the host closes, whatever it sends before.
+    pub(crate) fn wait_closed(&mut self) {
+        while self.next(|_, _| ()).is_some() {}
+    }
+
+    pub(crate) fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)
+}
+
+/// A guest whose other end is the script that `play` follows.
+pub(crate) fn guest(
+    reactor: &Reactor,
+    play: impl FnOnce(Script) + Send + 'static,
+) -> (Guest, thread::JoinHandle<()>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let body = move || {
+        let mut script = Script::new(theirs);
+        script.greet();
+        play(script);
+    };
+    let thread = thread::Builder::new().name("script".into()).spawn(body).unwrap();
+    (reactor.adopt(ours, soon()).unwrap(), thread)
+}
+
+pub(crate) fn ready() -> Ready {
+    Ready { kernel: "6.1.0-script".into(), uptime_us: 1 }
+}
+
+pub(crate) fn command(program: &str) -> Exec {
+    Exec { argv: vec![ByteBuf::from(program)], stdin: true, ..Exec::default() }
+}
+
+pub(crate) fn exit(code: u8) -> Exit {
+    let total = StreamTotal::default();
+    Exit { outcome: Outcome::Exited { code }, stdout: total, stderr: total, duration_us: 1 }
+}
+
+pub(crate) fn stdout(bytes: &[u8]) -> GuestBody<'_> {
+    GuestBody::Data(Stream::Stdout, bytes)
+}
