@@ -57,12 +57,13 @@ impl Output {
         }
     }
 
-    /// Reads once; returns what is to be sent, if anything is.
+    /// Reads once, if anything is wanted; returns what is to be sent, if anything is.
     pub(crate) fn read<'a>(&mut self, buffer: &'a mut [u8]) -> &'a [u8] {
-        let Some(fd) = &self.fd else {
+        let limit = self.read_limit(buffer.len());
+        // Without credit the limit is 0, and to read nothing would look like the end.
+        let Some(fd) = self.wanted() else {
             return &[];
         };
-        let limit = self.read_limit(buffer.len());
         match nix::unistd::read(fd, &mut buffer[..limit]) {
             Ok(0) => {
                 self.fd = None;
@@ -164,6 +165,17 @@ mod tests {
         writer.write_all(b"words").unwrap();
         assert_eq!(output.read(&mut [0; 64]), b"last");
         assert!(output.is_closed());
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_waits_for_credit() {
+        let (mut writer, mut output) = pair(None);
+        output.window.sent(WINDOW);
+        writer.write_all(b"last words").unwrap();
+        output.command_ended(pipe_content);
+        assert_eq!(output.read(&mut [0; 64]), b"");
+        output.granted(WINDOW).unwrap();
+        assert_eq!(output.read(&mut [0; 64]), b"last words");
     }
 
     #[test]
