@@ -47,10 +47,7 @@ impl SendWindow {
                 self.available = sum;
                 Ok(())
             }
-            _ => Err(Error::Overgrant {
-                granted: count,
-                available: self.available,
-            }),
+            _ => Err(Error::Overgrant { granted: count, available: self.available }),
         }
     }
 }
@@ -64,10 +61,7 @@ pub struct ReceiveWindow {
 
 impl Default for ReceiveWindow {
     fn default() -> Self {
-        Self {
-            allowed: WINDOW,
-            consumed: 0,
-        }
+        Self { allowed: WINDOW, consumed: 0 }
     }
 }
 
@@ -79,10 +73,7 @@ impl ReceiveWindow {
                 self.allowed = rest;
                 Ok(())
             }
-            None => Err(Error::Overrun {
-                sent: count,
-                allowed: self.allowed,
-            }),
+            None => Err(Error::Overrun { sent: count, allowed: self.allowed }),
         }
     }
 
@@ -121,24 +112,12 @@ mod tests {
     fn a_byte_without_credit_is_an_overrun() {
         let mut receiver = ReceiveWindow::default();
         receiver.received(WINDOW).unwrap();
-        assert!(matches!(
-            receiver.received(1),
-            Err(Error::Overrun {
-                sent: 1,
-                allowed: 0
-            })
-        ));
+        assert!(matches!(receiver.received(1), Err(Error::Overrun { sent: 1, allowed: 0 })));
     }
 
     #[test]
     fn credit_that_nobody_spent_is_an_overgrant() {
-        assert!(matches!(
-            SendWindow::default().granted(1),
-            Err(Error::Overgrant { .. })
-        ));
-        assert!(matches!(
-            SendWindow::default().granted(u64::MAX),
-            Err(Error::Overgrant { .. })
-        ));
+        assert!(matches!(SendWindow::default().granted(1), Err(Error::Overgrant { .. })));
+        assert!(matches!(SendWindow::default().granted(u64::MAX), Err(Error::Overgrant { .. })));
     }
 }

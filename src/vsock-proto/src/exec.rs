@@ -45,9 +45,7 @@ impl Timeout {
     pub fn new(duration: Duration) -> Self {
         let up = duration.as_nanos().div_ceil(1_000_000);
         let milliseconds = u64::try_from(up).unwrap_or(u64::MAX);
-        Self {
-            milliseconds: NonZeroU64::new(milliseconds).unwrap_or(NonZeroU64::MIN),
-        }
+        Self { milliseconds: NonZeroU64::new(milliseconds).unwrap_or(NonZeroU64::MIN) }
     }
 
     /// The same as a duration.
@@ -160,34 +158,16 @@ mod tests {
 
     #[test]
     fn a_timeout_is_never_zero_and_never_shorter_than_asked() {
-        assert_eq!(
-            Timeout::new(Duration::ZERO).duration(),
-            Duration::from_millis(1)
-        );
-        assert_eq!(
-            Timeout::new(Duration::from_micros(1500)).duration(),
-            Duration::from_millis(2)
-        );
-        assert_eq!(
-            Timeout::new(Duration::MAX).duration(),
-            Duration::from_millis(u64::MAX)
-        );
+        assert_eq!(Timeout::new(Duration::ZERO).duration(), Duration::from_millis(1));
+        assert_eq!(Timeout::new(Duration::from_micros(1500)).duration(), Duration::from_millis(2));
+        assert_eq!(Timeout::new(Duration::MAX).duration(), Duration::from_millis(u64::MAX));
     }
 
     #[test]
     fn exit_codes_are_those_of_a_shell() {
-        let missing = Outcome::FailedToStart {
-            errno: 2,
-            message: String::new(),
-        };
-        let forbidden = Outcome::FailedToStart {
-            errno: 13,
-            message: String::new(),
-        };
-        let killed = Outcome::Signalled {
-            signal: 9,
-            core_dumped: false,
-        };
+        let missing = Outcome::FailedToStart { errno: 2, message: String::new() };
+        let forbidden = Outcome::FailedToStart { errno: 13, message: String::new() };
+        let killed = Outcome::Signalled { signal: 9, core_dumped: false };
         assert_eq!(Outcome::Exited { code: 7 }.exit_code(), 7);
         assert_eq!(killed.exit_code(), 137);
         assert_eq!(Outcome::TimedOut.exit_code(), 124);

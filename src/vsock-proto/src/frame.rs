@@ -155,10 +155,7 @@ fn decode<'de, T: Deserialize<'de>>(frame: &'de [u8]) -> Result<T> {
     match postcard::take_from_bytes(frame) {
         Ok((message, [])) => Ok(message),
         Ok((_, rest)) => Err(Error::Trailing { extra: rest.len() }),
-        Err(source) => Err(Error::Decode {
-            length: frame.len(),
-            source,
-        }),
+        Err(source) => Err(Error::Decode { length: frame.len(), source }),
     }
 }
 
@@ -168,10 +165,7 @@ mod tests {
     use crate::{GuestBody, GuestMessage, RequestId, Stream};
 
     fn data(id: u64, data: &[u8]) -> GuestMessage<'_> {
-        GuestMessage {
-            id: RequestId(id),
-            body: GuestBody::Data(Stream::Stdout, data),
-        }
+        GuestMessage { id: RequestId(id), body: GuestBody::Data(Stream::Stdout, data) }
     }
 
     #[test]
@@ -183,10 +177,8 @@ mod tests {
         let mut seen = Vec::new();
         for byte in bytes {
             decoder.push(&[byte]);
-            if let Some(GuestMessage {
-                id,
-                body: GuestBody::Data(_, data),
-            }) = decoder.next().unwrap()
+            if let Some(GuestMessage { id, body: GuestBody::Data(_, data) }) =
+                decoder.next().unwrap()
             {
                 seen.push((id.0, data.len()));
             }
@@ -221,10 +213,7 @@ mod tests {
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         bytes.push(0);
         decoder.push(&bytes);
-        assert!(matches!(
-            decoder.next::<GuestMessage>(),
-            Err(Error::Trailing { extra: 1 })
-        ));
+        assert!(matches!(decoder.next::<GuestMessage>(), Err(Error::Trailing { extra: 1 })));
     }
 
     #[test]

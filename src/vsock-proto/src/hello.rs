@@ -41,10 +41,7 @@ impl Hello {
         let mut head = [0; HEAD];
         head[..MAGIC.len()].copy_from_slice(&MAGIC);
         head[MAGIC.len()..].copy_from_slice(&self.version.to_le_bytes());
-        let body = Body {
-            boot_id: self.boot_id,
-            previous_failure: self.previous_failure.clone(),
-        };
+        let body = Body { boot_id: self.boot_id, previous_failure: self.previous_failure.clone() };
         encode(&(head, body), out)
     }
 
@@ -60,24 +57,12 @@ impl Hello {
         let (version, rest) = rest.split_first_chunk().ok_or(Error::NotHello)?;
         let version = u32::from_le_bytes(*version);
         if version != VERSION {
-            return Err(Error::Version {
-                theirs: version,
-                ours: VERSION,
-            });
+            return Err(Error::Version { theirs: version, ours: VERSION });
         }
-        let body: Body = postcard::from_bytes(rest).map_err(|source| Error::Decode {
-            length: frame.len(),
-            source,
-        })?;
-        let Body {
-            boot_id,
-            previous_failure,
-        } = body;
-        Ok(Some(Self {
-            version,
-            boot_id,
-            previous_failure,
-        }))
+        let body: Body = postcard::from_bytes(rest)
+            .map_err(|source| Error::Decode { length: frame.len(), source })?;
+        let Body { boot_id, previous_failure } = body;
+        Ok(Some(Self { version, boot_id, previous_failure }))
     }
 }
 
@@ -87,11 +72,7 @@ mod tests {
 
     fn hello() -> Hello {
         let previous_failure = Some("killed by signal 11".into());
-        Hello {
-            version: VERSION,
-            boot_id: BootId([9; 16]),
-            previous_failure,
-        }
+        Hello { version: VERSION, boot_id: BootId([9; 16]), previous_failure }
     }
 
     fn decode(bytes: &[u8]) -> Result<Option<Hello>> {
@@ -112,13 +93,7 @@ mod tests {
         let mut bytes = vec![14, 0, 0, 0];
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&[7, 0, 0, 0, 0xff, 0xff]);
-        assert!(matches!(
-            decode(&bytes),
-            Err(Error::Version {
-                theirs: 7,
-                ours: VERSION
-            })
-        ));
+        assert!(matches!(decode(&bytes), Err(Error::Version { theirs: 7, ours: VERSION })));
     }
 
     #[test]

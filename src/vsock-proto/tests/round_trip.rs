@@ -47,19 +47,9 @@ fn exec() -> impl Strategy<Value = Exec> {
         option::of(timeout),
         any::<(Option<u64>, Option<u64>)>(),
     )
-        .prop_map(
-            |(argv, env, cwd, user, stdin, pty, timeout, (stdout_cap, stderr_cap))| Exec {
-                argv,
-                env,
-                cwd,
-                user,
-                stdin,
-                pty,
-                timeout,
-                stdout_cap,
-                stderr_cap,
-            },
-        )
+        .prop_map(|(argv, env, cwd, user, stdin, pty, timeout, (stdout_cap, stderr_cap))| {
+            Exec { argv, env, cwd, user, stdin, pty, timeout, stdout_cap, stderr_cap }
+        })
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -68,20 +58,8 @@ fn entry() -> impl Strategy<Value = Entry> {
         Just(EntryKind::Directory),
         bytes().prop_map(|target| EntryKind::Symlink { target }),
     ];
-    (
-        bytes(),
-        kind,
-        any::<u32>(),
-        option::of(owner()),
-        any::<Option<i64>>(),
-    )
-        .prop_map(|(path, kind, mode, owner, modified)| Entry {
-            path,
-            kind,
-            mode,
-            owner,
-            modified,
-        })
+    (bytes(), kind, any::<u32>(), option::of(owner()), any::<Option<i64>>())
+        .prop_map(|(path, kind, mode, owner, modified)| Entry { path, kind, mode, owner, modified })
 }
 
 fn state() -> impl Strategy<Value = GuestState> {
@@ -92,24 +70,20 @@ fn state() -> impl Strategy<Value = GuestState> {
         option::of(".{0,8}"),
         any::<Option<[u8; 16]>>(),
     )
-        .prop_map(
-            |(clock_unix_ns, entropy, hostname, timezone, machine_id)| GuestState {
-                clock_unix_ns,
-                entropy,
-                hostname,
-                timezone,
-                machine_id,
-            },
-        )
+        .prop_map(|(clock_unix_ns, entropy, hostname, timezone, machine_id)| GuestState {
+            clock_unix_ns,
+            entropy,
+            hostname,
+            timezone,
+            machine_id,
+        })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         any::<u8>().prop_map(|code| Outcome::Exited { code }),
-        any::<(u8, bool)>().prop_map(|(signal, core_dumped)| Outcome::Signalled {
-            signal,
-            core_dumped
-        }),
+        any::<(u8, bool)>()
+            .prop_map(|(signal, core_dumped)| Outcome::Signalled { signal, core_dumped }),
         Just(Outcome::TimedOut),
         Just(Outcome::Cancelled),
         (any::<i32>(), ".{0,20}")
@@ -120,14 +94,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 fn exit() -> impl Strategy<Value = Exit> {
     (outcome(), any::<[u64; 5]>()).prop_map(|(outcome, n)| Exit {
         outcome,
-        stdout: StreamTotal {
-            sent: n[0],
-            dropped: n[1],
-        },
-        stderr: StreamTotal {
-            sent: n[2],
-            dropped: n[3],
-        },
+        stdout: StreamTotal { sent: n[0], dropped: n[1] },
+        stderr: StreamTotal { sent: n[2], dropped: n[3] },
         duration_us: n[4],
     })
 }
@@ -247,13 +215,6 @@ proptest! {
 fn a_chunk_of_data_fits_into_a_frame() {
     let mut wire = Vec::new();
     let body = GuestBody::Data(Stream::Stderr, &[1; CHUNK]);
-    encode(
-        &GuestMessage {
-            id: RequestId(u64::MAX),
-            body,
-        },
-        &mut wire,
-    )
-    .unwrap();
+    encode(&GuestMessage { id: RequestId(u64::MAX), body }, &mut wire).unwrap();
     assert!(wire.len() < CHUNK + 32);
 }
