@@ -78,6 +78,12 @@ impl Decoder {
         Self::default()
     }
 
+    /// A decoder with a buffer of `room` bytes. One of several frames is faster than the usual one:
+    /// less of what is left of a frame is moved to its front.
+    pub fn with_room(room: usize) -> Self {
+        Self { buffer: vec![0; room], start: 0, end: 0 }
+    }
+
     /// Where to read the next bytes into; never empty.
     pub fn space(&mut self) -> &mut [u8] {
         if self.start == self.end {
@@ -185,6 +191,14 @@ mod tests {
         }
         assert_eq!(seen, [(1, 3), (2, 300)]);
         assert!(!decoder.is_mid_frame());
+    }
+
+    #[test]
+    fn room_is_all_there_is_until_a_frame_needs_more() {
+        let mut decoder = Decoder::with_room(4 * CHUNK);
+        assert_eq!(decoder.space().len(), 4 * CHUNK);
+        decoder.filled(4 * CHUNK);
+        assert!(decoder.space().len() >= CHUNK / 2);
     }
 
     #[test]
