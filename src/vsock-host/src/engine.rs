@@ -43,7 +43,7 @@ pub(crate) struct Engine {
     /// Those that may have more to read than they could in their turn.
     pub(crate) unfinished: BTreeSet<Token>,
     /// For the turn of anybody who is not in the middle of a message.
-    pub(crate) spare: Decoder,
+    pub(crate) spare: Option<Decoder>,
     poll: Poll,
     registry: Arc<Registry>,
     commands: Receiver<Command>,
@@ -61,7 +61,7 @@ impl Engine {
             farewells: BTreeMap::new(),
             timers: BTreeSet::new(),
             unfinished: BTreeSet::new(),
-            spare: Decoder::new(),
+            spare: None,
             poll,
             registry,
             commands,

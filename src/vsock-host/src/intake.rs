@@ -10,11 +10,11 @@ use vsock_proto::{CHUNK, Decoder};
 
 use crate::Loss;
 
-/// How often a peer may be read from in one turn, each time about a [`CHUNK`].
+/// How often a peer may be read from in one turn, each time at most what a decoder has room for.
 pub(crate) const READS: usize = 4;
 
-/// A spare decoder that has grown beyond this is given back.
-const SPARE: usize = 4 * CHUNK;
+/// The room of a new decoder.
+const ROOM: usize = 4 * CHUNK;
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +47,18 @@ pub(crate) fn receive(mut socket: &UnixStream, decoder: &mut Decoder) -> Result<
 }
 
 /// The decoder for a turn: a connection's own with half a message in it, or the spare one.
-pub(crate) fn borrow(own: &mut Decoder, spare: &mut Decoder) -> Decoder {
-    std::mem::take(if own.is_mid_frame() { own } else { spare })
+pub(crate) fn borrow(own: &mut Decoder, spare: &mut Option<Decoder>) -> Decoder {
+    if own.is_mid_frame() {
+        return std::mem::take(own);
+    }
+    spare.take().unwrap_or_else(|| Decoder::with_room(ROOM))
 }
 
-/// Puts a turn's decoder back.
-pub(crate) fn give_back(mut decoder: Decoder, own: &mut Decoder, spare: &mut Decoder) {
+/// Puts a turn's decoder back; one that has grown for a large message is dropped.
+pub(crate) fn give_back(mut decoder: Decoder, own: &mut Decoder, spare: &mut Option<Decoder>) {
     if decoder.is_mid_frame() {
         *own = decoder;
-    } else if decoder.space().len() <= SPARE {
-        *spare = decoder;
+    } else if decoder.space().len() <= ROOM {
+        *spare = Some(decoder);
     }
 }
