@@ -1,0 +1,45 @@
+//! A cgroup for the commands of one test. Needs root and cgroup v2.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use process::Cgroup;
+
+use crate::soon;
+
+/// Made when it is first used, and removed when this is dropped.
+pub struct Cgroups {
+    name: String,
+    path: PathBuf,
+}
+
+impl Default for Cgroups {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cgroups {
+    /// One that no other test uses.
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("vsock-test-{}-{count}", std::process::id());
+        let path = process::mount_point().unwrap().join(&name);
+        Self { name, path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        let made = Cgroup::open(self.path.parent().unwrap(), &self.name).unwrap();
+        if let Some(cgroup) = made {
+            cgroup.destroy(soon()).unwrap();
+        }
+    }
+}
