@@ -23,6 +23,7 @@ use crate::{
 #[derive(Debug, Default, Clone)]
 pub struct Script {
     commands: HashMap<OsString, Vec<Event>>,
+    trees: HashMap<PathBuf, Vec<TreeItem>>,
 }
 
 /// What was asked of the fake sandboxes, and the files in them.
@@ -34,6 +35,10 @@ pub struct Record {
     pub stdin: Vec<u8>,
     /// Signals sent to commands.
     pub signals: Vec<u8>,
+    /// What was to be written where, in order.
+    pub writes: Vec<WriteRequest>,
+    /// The files, folders and links that were written, in order.
+    pub entries: Vec<Entry>,
     /// Files by path.
     pub files: HashMap<PathBuf, Vec<u8>>,
     /// Sandboxes that were started.
@@ -53,21 +58,22 @@ impl Script {
     /// Says what `program` prints and returns. A program that is not in the script is not there.
     #[must_use]
     pub fn on(mut self, program: &str, output: &[&str], code: u8) -> Self {
-        let output = output
-            .iter()
-            .map(|text| Event::Output(Stream::Stdout, (*text).into()));
+        let output = output.iter().map(|text| Event::Output(Stream::Stdout, (*text).into()));
         let exit = Event::Exit(exit(Outcome::Exited(code)));
-        self.commands
-            .insert(program.into(), output.chain([exit]).collect());
+        self.commands.insert(program.into(), output.chain([exit]).collect());
+        self
+    }
+
+    /// Says what a read of `path` brings, sensible or not.
+    #[must_use]
+    pub fn tree(mut self, path: impl Into<PathBuf>, items: Vec<TreeItem>) -> Self {
+        self.trees.insert(path.into(), items);
         self
     }
 
     /// A factory of sandboxes that follow this script.
     pub fn factory(self) -> Factory {
-        Factory {
-            script: self,
-            record: Arc::default(),
-        }
+        Factory { script: self, record: Arc::default() }
     }
 }
 
@@ -83,11 +89,7 @@ fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
 }
 
 fn exit(outcome: Outcome) -> Exit {
-    Exit {
-        outcome,
-        dropped: 0,
-        duration: Duration::ZERO,
-    }
+    Exit { outcome, dropped: 0, duration: Duration::ZERO }
 }
 
 impl SandboxFactory for Factory {
@@ -131,57 +133,32 @@ impl Sandbox for FakeSandbox {
         lock(&self.record).execs.push(request.clone());
         let missing = || {
             let message = "not in the script".to_owned();
-            vec![Event::Exit(exit(Outcome::FailedToStart {
-                code: 127,
-                message,
-            }))]
+            vec![Event::Exit(exit(Outcome::FailedToStart { code: 127, message }))]
         };
         let program = request.argv.first().cloned().unwrap_or_default();
-        let events = self
-            .script
-            .commands
-            .get(&program)
-            .cloned()
-            .unwrap_or_else(missing);
+        let events = self.script.commands.get(&program).cloned().unwrap_or_else(missing);
         let events = Mutex::new(events.into_iter().collect::<Vec<_>>().into());
-        Ok(Box::new(FakeExecution {
-            events,
-            record: Arc::clone(&self.record),
-        }))
+        Ok(Box::new(FakeExecution { events, record: Arc::clone(&self.record) }))
     }
 
     fn write(&self, request: &WriteRequest, _deadline: Instant) -> Result<Box<dyn TreeWriter>> {
         let (target, record) = (request.target.clone(), Arc::clone(&self.record));
-        Ok(Box::new(FakeWriter {
-            target,
-            current: PathBuf::new(),
-            record,
-        }))
+        lock(&record).writes.push(request.clone());
+        Ok(Box::new(FakeWriter { target, current: PathBuf::new(), record }))
     }
 
     fn read(&self, path: &Path, _deadline: Instant) -> Result<Box<dyn TreeReader>> {
+        if let Some(items) = self.script.trees.get(path) {
+            return Ok(Box::new(FakeReader(items.iter().rev().cloned().collect())));
+        }
         let Some(data) = lock(&self.record).files.get(path).cloned() else {
             let source = "no such file".into();
-            return Err(crate::Error::Copy {
-                path: path.display().to_string(),
-                source,
-            });
+            return Err(crate::Error::Copy { path: path.display().to_string(), source });
         };
-        let kind = EntryKind::File {
-            size: data.len() as u64,
-        };
+        let kind = EntryKind::File { size: data.len() as u64 };
         let path = PathBuf::new();
-        let entry = Entry {
-            path,
-            kind,
-            mode: 0o644,
-            owner: None,
-            modified: None,
-        };
-        Ok(Box::new(FakeReader(vec![
-            TreeItem::Data(data),
-            TreeItem::Entry(entry),
-        ])))
+        let entry = Entry { path, kind, mode: 0o644, owner: None, modified: None };
+        Ok(Box::new(FakeReader(vec![TreeItem::Data(data), TreeItem::Entry(entry)])))
     }
 
     fn ended(&self) -> Receiver<()> {
@@ -211,9 +188,7 @@ struct FakeExecution {
 impl Execution for FakeExecution {
     fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(events
-            .pop_front()
-            .unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
+        Ok(events.pop_front().unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
     }
 
     fn write_stdin(&self, data: &[u8], _deadline: Option<Instant>) -> Result<()> {
@@ -249,27 +224,18 @@ struct FakeWriter {
 
 impl TreeWriter for FakeWriter {
     fn entry(&mut self, entry: &Entry, _deadline: Instant) -> Result<()> {
+        lock(&self.record).entries.push(entry.clone());
         let inner = !entry.path.as_os_str().is_empty();
-        self.current = if inner {
-            self.target.join(&entry.path)
-        } else {
-            self.target.clone()
-        };
+        self.current = if inner { self.target.join(&entry.path) } else { self.target.clone() };
         if matches!(entry.kind, EntryKind::File { .. }) {
-            lock(&self.record)
-                .files
-                .insert(self.current.clone(), Vec::new());
+            lock(&self.record).files.insert(self.current.clone(), Vec::new());
         }
         Ok(())
     }
 
     fn data(&mut self, data: &[u8], _deadline: Instant) -> Result<()> {
         let mut record = lock(&self.record);
-        record
-            .files
-            .entry(self.current.clone())
-            .or_default()
-            .extend_from_slice(data);
+        record.files.entry(self.current.clone()).or_default().extend_from_slice(data);
         Ok(())
     }
 
