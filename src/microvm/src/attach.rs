@@ -30,6 +30,17 @@ pub fn attach(record: &VmRecord, reactor: &Reactor, deadline: Instant) -> Result
     Ok(Box::new(Attached { id: record.id, folder: record.folder.clone(), guest, report }))
 }
 
+/// Ends a VM of some runner process on this host without asking its guest; nothing of it is left.
+pub fn force_stop(record: &VmRecord) -> Result<()> {
+    kill(record.id, &record.folder)
+}
+
+fn kill(id: SandboxId, folder: &Path) -> Result<()> {
+    let gone = Gone::watch(folder)?;
+    reclaim::kill(id)?;
+    gone.wait(id, Instant::now() + CLEAR_LIMIT)
+}
+
 /// A VM that somebody else owns. Dropping it only lets go of it.
 struct Attached {
     id: SandboxId,
@@ -44,13 +55,6 @@ impl Attached {
         let gone = Gone::watch(&self.folder)?;
         self.guest.shutdown(deadline).map_err(Error::Link)?;
         gone.wait(self.id, deadline)
-    }
-
-    /// Kills the VM's processes; its owner sees that and clears up.
-    fn kill_processes(&self) -> Result<()> {
-        let gone = Gone::watch(&self.folder)?;
-        reclaim::kill(self.id)?;
-        gone.wait(self.id, Instant::now() + CLEAR_LIMIT)
     }
 }
 
@@ -124,7 +128,7 @@ impl Sandbox for Attached {
     }
 
     fn kill(self: Box<Self>) -> sandbox::Result<()> {
-        self.kill_processes()
+        kill(self.id, &self.folder)
             .map_err(|error| sandbox::Error::Stop { id: self.id.to_string(), source: error.into() })
     }
 }

@@ -31,12 +31,12 @@ mod sys;
 mod vm;
 mod vmm;
 
-pub use attach::attach;
+pub use attach::{attach, force_stop};
 pub use check::{Finding, State, check};
 pub use error::{Error, Result};
 pub use folder::Folder;
 pub use kvm::{Kvm, probe};
-pub use reclaim::reclaim;
+pub use reclaim::{kill, reclaim};
 pub use record::{VmRecord, find, list};
 pub use vm::Factory;
 pub use vmm::{Launch, Launched, Member, Vmm};

@@ -40,8 +40,9 @@ pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
     Ok(reclaimed)
 }
 
-/// Kills all processes of a VM, whoever owns it.
-pub(crate) fn kill(id: SandboxId) -> Result<()> {
+/// Kills all processes of a VM, whoever owns it and at whatever point of its life it is; one that
+/// has none yet, or none any more, is left alone. Its owner sees that and clears up.
+pub fn kill(id: SandboxId) -> Result<()> {
     match cgroup(id)? {
         Some(cgroup) => cgroup.kill().map_err(Error::Process),
         None => Ok(()),
