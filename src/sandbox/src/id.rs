@@ -43,18 +43,12 @@ impl FromStr for SandboxId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let refuse = || Error::InvalidId {
-            text: text.to_owned(),
-        };
-        let digits = text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let refuse = || Error::InvalidId { text: text.to_owned() };
+        let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if text.len() != 16 || !digits {
             return Err(refuse());
         }
-        u64::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| refuse())
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| refuse())
     }
 }
 
