@@ -1,3 +1,63 @@
 //! Runs AI-agent jobs, each in its own microVM.
+//!
+//! | to know | read |
+//! |---|---|
+//! | the command line, and what runs what | [`cli`], one file per sub-command in [`command`] |
+//! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
+//! | how files come and go | [`copy`] |
+//! | what is behind `-d` | [`detach`] |
+//! | which virtual machines there are | [`vmm`]: the only file that names a kind |
 
-fn main() {}
+mod agent;
+mod attend;
+mod cli;
+mod command;
+mod copy;
+mod detach;
+mod error;
+mod input;
+mod interrupt;
+mod journal;
+mod logging;
+mod output;
+mod progress;
+mod request;
+mod signal;
+mod table;
+mod terminal;
+mod value;
+mod vmm;
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::error::Error;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    logging::start(&cli.global);
+    let failure_code = cli.command.failure_code();
+    match cli.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            if !error.is_quiet() {
+                report(&error);
+            }
+            ExitCode::from(error.exit_code().unwrap_or(failure_code))
+        }
+    }
+}
+
+/// One line: the operation that failed, and why, and why …
+fn report(error: &Error) {
+    let mut line = format!("runner: {error}");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        line.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    line.push_str(error.remedy().unwrap_or_default());
+    eprintln!("{line}");
+}

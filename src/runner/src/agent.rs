@@ -1,0 +1,236 @@
+//! Agents: how one is run, and how its events look to people.
+//!
+//! The prompt goes in as a message on standard input, so it has no length limit, is seen by no
+//! `ps`, and is never taken for a flag. Events come out as JSON, one a line.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use sandbox::{ExecRequest, User};
+use serde_json::{Value, json};
+
+use crate::attend::Job;
+use crate::input::Input;
+
+/// An agent's command-line interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Agent {
+    /// A stand-in that runs its prompt with bash
+    Mock,
+}
+
+const USER: &str = "user";
+const WORKSPACE: &str = "/home/user/workspace";
+
+impl Agent {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Mock => "guest-mock-claude",
+        }
+    }
+
+    /// The agent, working on `prompt`. Environment, time limit and output cap are those of `base`.
+    pub(crate) fn job(self, prompt: &str, base: ExecRequest) -> Job {
+        let flags = [
+            self.program(),
+            "--print",
+            "--verbose",
+            "--output-format",
+            "stream-json",
+            "--input-format",
+            "stream-json",
+            "--dangerously-skip-permissions",
+        ];
+        let message = json!({"type": "user", "message": {"role": "user", "content": prompt}});
+        let request = ExecRequest {
+            argv: flags.map(Into::into).into(),
+            cwd: Some(PathBuf::from(WORKSPACE)),
+            user: Some(User::Name(USER.to_owned())),
+            stdin: true,
+            pty: None,
+            ..base
+        };
+        Job { request, input: Input::Bytes(format!("{message}\n").into_bytes()) }
+    }
+}
+
+/// Shows events to people. Takes the agent's output in pieces of any size.
+pub(crate) struct Printer<W> {
+    out: W,
+    line: Vec<u8>,
+    /// The line is over the limit: the rest of it is left out.
+    cut: bool,
+}
+
+/// The longest event that is shown.
+const LONGEST: usize = 1 << 20;
+/// How many lines of a tool's result are shown.
+const RESULT_LINES: usize = 40;
+
+impl<W: Write> Printer<W> {
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, line: Vec::new(), cut: false }
+    }
+
+    pub(crate) fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            let room = LONGEST - self.line.len();
+            let (kept, over) = piece.split_at(piece.len().min(room));
+            self.line.extend_from_slice(kept);
+            self.cut |= !over.is_empty();
+            if piece.ends_with(b"\n") {
+                self.finish()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows what is left of a last line without an end.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        let text = match serde_json::from_slice(&self.line) {
+            Ok(event) if !self.cut => readable(&event),
+            _ if self.cut => "(an event that is too long to be shown)\n".to_owned(),
+            _ if self.line.trim_ascii().is_empty() => String::new(),
+            // What the agent says outside of its protocol is all the more worth reading.
+            _ => format!("{}\n", String::from_utf8_lossy(self.line.trim_ascii_end())),
+        };
+        self.line.clear();
+        self.cut = false;
+        self.out.write_all(harmless(&text).as_bytes())
+    }
+}
+
+/// No control characters of a guest's reach the terminal.
+fn harmless(text: &str) -> String {
+    let clean = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
+    text.chars().map(clean).collect()
+}
+
+/// An event as lines of text; nothing for one that says nothing to people.
+fn readable(event: &Value) -> String {
+    match event["type"].as_str() {
+        Some("system") if event["subtype"] == "init" => {
+            let text = |key: &str| event[key].as_str().unwrap_or("?").to_owned();
+            format!("session {}  model {}\n", text("session_id"), text("model"))
+        }
+        Some("assistant" | "user") => blocks(&event["message"]["content"]),
+        Some("result") => outcome(event),
+        _ => String::new(),
+    }
+}
+
+fn blocks(content: &Value) -> String {
+    let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();
+    blocks.iter().map(block).collect()
+}
+
+fn block(block: &Value) -> String {
+    match block["type"].as_str() {
+        Some("text") => format!("{}\n", block["text"].as_str().unwrap_or_default()),
+        Some("tool_use") => {
+            let name = block["name"].as_str().unwrap_or("?");
+            match block["input"]["command"].as_str() {
+                Some(command) if name == "Bash" => format!("$ {command}\n"),
+                _ => format!("{name} {}\n", block["input"]),
+            }
+        }
+        Some("tool_result") => result_lines(&block["content"]),
+        _ => String::new(),
+    }
+}
+
+/// A tool's result, indented: a text, or blocks of text.
+fn result_lines(content: &Value) -> String {
+    let of_blocks = || {
+        let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();
+        let texts = blocks.iter().filter_map(|block| block["text"].as_str());
+        texts.collect::<Vec<_>>().join("\n")
+    };
+    let text = content.as_str().map_or_else(of_blocks, str::to_owned);
+    let lines: Vec<_> = text.lines().collect();
+    let mut shown: String =
+        lines.iter().take(RESULT_LINES).map(|line| format!("  {line}\n")).collect();
+    if lines.len() > RESULT_LINES {
+        shown.push_str(&format!("  … {} more lines\n", lines.len() - RESULT_LINES));
+    }
+    shown
+}
+
+fn outcome(event: &Value) -> String {
+    let seconds = event["duration_ms"].as_f64().unwrap_or_default() / 1000.0;
+    let turns = event["num_turns"].as_u64().unwrap_or_default();
+    let plural = if turns == 1 { "turn" } else { "turns" };
+    let word = if event["is_error"] == true { "failed" } else { "done" };
+    format!("{word} in {seconds:.1} s, {turns} {plural}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(pieces: &[&str]) -> String {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out);
+        for piece in pieces {
+            printer.write(piece.as_bytes()).unwrap();
+        }
+        printer.finish().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_is_a_message_on_standard_input_and_nowhere_else() {
+        let prompt = "say \"hi\"\n--help";
+        let job = Agent::Mock.job(prompt, ExecRequest::default());
+
+        let Input::Bytes(bytes) = job.input else { panic!("no bytes") };
+        let message: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(message["message"]["content"], prompt);
+        assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(job.request.argv.iter().all(|argument| !argument.to_string_lossy().contains("hi")));
+        assert_eq!(job.request.user, Some(User::Name("user".into())));
+    }
+
+    #[test]
+    fn a_turn_reads_as_a_short_story() {
+        let events = [
+            r#"{"type":"system","subtype":"init","session_id":"s1","model":"m"}"#,
+            r#"{"type":"assistant","message":{"content":[{"type":"text","text":"Executing"}]}}"#,
+            r#"{"type":"assistant","message":{"content":[{"type":"tool_use","name":"Bash","input":{"command":"ls"}}]}}"#,
+            r#"{"type":"user","message":{"content":[{"type":"tool_result","content":"a\nb"}]}}"#,
+            r#"{"type":"result","subtype":"success","is_error":false,"duration_ms":100,"num_turns":1}"#,
+        ];
+        let text = events.join("\n") + "\n";
+        let story = "session s1  model m\nExecuting\n$ ls\n  a\n  b\ndone in 0.1 s, 1 turn\n";
+        assert_eq!(shown(&[&text]), story);
+        let (first, second) = text.split_at(77);
+        assert_eq!(shown(&[first, second]), story);
+    }
+
+    #[test]
+    fn what_is_no_event_is_shown_as_it_is_but_harmless() {
+        assert_eq!(shown(&["\x1b[2Jpanic: x\n"]), " [2Jpanic: x\n");
+        assert_eq!(shown(&["no line end"]), "no line end\n");
+    }
+
+    #[test]
+    fn a_line_without_end_costs_no_more_than_the_limit() {
+        let mut printer = Printer::new(Vec::new());
+        for _ in 0..40 {
+            printer.write(&[b'x'; 64 << 10]).unwrap();
+        }
+        assert!(printer.line.len() <= LONGEST);
+        printer.write(b"\n{\"type\":\"result\",\"num_turns\":2}\n").unwrap();
+        let text = String::from_utf8(printer.out).unwrap();
+        assert_eq!(text, "(an event that is too long to be shown)\ndone in 0.0 s, 2 turns\n");
+    }
+
+    #[test]
+    fn a_long_result_is_abridged() {
+        let content = "line\\n".repeat(RESULT_LINES + 3);
+        let event = format!(
+            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","content":"{content}"}}]}}}}"#
+        );
+        assert!(shown(&[&event]).ends_with("  … 3 more lines\n"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Attends to a command in a VM from its start to its end: output, input, signals, terminal.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sandbox::{Event, ExecRequest, Execution, Exit, Outcome, Sandbox, Stream};
+
+use crate::error::{Error, Result};
+use crate::input::Input;
+use crate::interrupt::{GRACE, Interrupt};
+use crate::terminal::Raw;
+
+/// How long a guest may take to accept a command.
+const HAND_OVER: Duration = Duration::from_secs(30);
+
+/// A command, and what it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Job {
+    pub(crate) request: ExecRequest,
+    pub(crate) input: Input,
+}
+
+impl Job {
+    /// A command that reads our standard input if it reads any.
+    pub(crate) fn new(request: ExecRequest) -> Self {
+        let input = if request.stdin { Input::Stdin } else { Input::Nothing };
+        Self { request, input }
+    }
+
+    fn program(&self) -> String {
+        self.request
+            .argv
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// Where output goes.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(Stream, &[u8]) -> io::Result<()>;
+
+/// Runs a command to its end. It is an error if it could not start, and if nobody takes its output.
+pub(crate) fn attend(
+    sandbox: &dyn Sandbox,
+    job: &Job,
+    interrupt: &Interrupt,
+    sink: Sink<'_>,
+) -> Result<Exit> {
+    let execution = sandbox.exec(&job.request, Instant::now() + HAND_OVER)?;
+    let execution: Arc<dyn Execution> = execution.into();
+    let raw = match job {
+        Job { request: ExecRequest { pty: Some(_), .. }, input: Input::Stdin } => Raw::enter()?,
+        _ => None,
+    };
+    let aimed = interrupt.aim(&execution);
+    let feeder = job.input.feed(&execution)?;
+    let ended = pump(&*execution, sink);
+    drop(aimed);
+    if matches!(ended, Err(Error::Sandbox(_))) {
+        // The guest no longer answers. The thread of the input may wait for it: end that, too.
+        interrupt.pull();
+    }
+    drop(feeder);
+    drop(raw);
+    let exit = ended?;
+    match exit.outcome {
+        Outcome::FailedToStart { code, message } => {
+            Err(Error::NotStarted { program: job.program(), code, message })
+        }
+        _ => {
+            report(&exit);
+            Ok(exit)
+        }
+    }
+}
+
+/// Passes output on until the command ends. If nobody takes it, the command is cancelled.
+fn pump(execution: &dyn Execution, sink: Sink<'_>) -> Result<Exit> {
+    let (mut refused, mut deadline) = (None, None);
+    loop {
+        match execution.next(deadline)? {
+            Event::Output(..) if refused.is_some() => {}
+            Event::Output(stream, data) => {
+                if let Err(error) = sink(stream, &data) {
+                    refused = Some(error);
+                    deadline = Some(Instant::now() + GRACE);
+                    execution.cancel()?;
+                }
+            }
+            Event::Exit(exit) => {
+                return refused.map_or(Ok(exit), |source| Err(Error::Output { source }));
+            }
+        }
+    }
+}
+
+fn report(exit: &Exit) {
+    if exit.outcome == Outcome::TimedOut {
+        log::warn!("the command was killed: its time was up; after={:.1?}", exit.duration);
+    }
+    if exit.dropped > 0 {
+        log::warn!("output over the cap was dropped; bytes={}", exit.dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox::SandboxFactory as _;
+    use sandbox::fake::{Factory, Script};
+
+    use super::*;
+
+    fn job(program: &str) -> Job {
+        Job::new(ExecRequest { argv: vec![program.into()], ..ExecRequest::default() })
+    }
+
+    /// Without the threads of signals and input, which belong to a process.
+    fn pumped(factory: &Factory, job: &Job, sink: Sink<'_>) -> Result<Exit> {
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let execution = sandbox.exec(&job.request, Instant::now()).unwrap();
+        pump(&*execution, sink)
+    }
+
+    #[test]
+    fn output_is_passed_on_in_order_and_the_exit_comes_back() {
+        let factory = Script::default().on("make", &["one ", "two"], 2).factory();
+        let mut seen = Vec::new();
+        let mut sink = |stream, data: &[u8]| {
+            assert_eq!(stream, Stream::Stdout);
+            seen.extend_from_slice(data);
+            Ok(())
+        };
+
+        let exit = pumped(&factory, &job("make"), &mut sink).unwrap();
+
+        assert_eq!(exit.outcome, Outcome::Exited(2));
+        assert_eq!(seen, b"one two");
+    }
+
+    #[test]
+    fn a_reader_that_leaves_cancels_the_command_and_is_not_asked_again() {
+        let factory = Script::default().on("yes", &["y", "y", "y"], 0).factory();
+        let mut asked = 0;
+        let mut sink = |_, _: &[u8]| {
+            asked += 1;
+            Err(io::ErrorKind::BrokenPipe.into())
+        };
+
+        let error = pumped(&factory, &job("yes"), &mut sink).unwrap_err();
+
+        assert!(error.is_quiet());
+        assert_eq!(asked, 1);
+    }
+}

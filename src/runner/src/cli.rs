@@ -1,0 +1,113 @@
+//! The command line: what all sub-commands share, and which there are.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::command::{cp, doctor, exec, gc, image, logs, ps, run, stop};
+use crate::error::Result;
+
+const EXAMPLES: &str = "\
+Examples:
+  runner image build default                     make the image that VMs start from
+  runner run -- uname -a                         run a command in a fresh VM
+  runner run -it -- bash                         a shell in a fresh VM
+  runner run --agent mock -- 'make test'         run an agent in a fresh VM
+  runner run -d --name web -- ./serve            leave a VM running
+  runner exec -it web -- bash                    a shell in a VM that runs
+  runner doctor                                  find out what this host lacks
+
+Most commands need root: microVMs have cgroups, users and namespaces of their own.";
+
+/// Runs AI-agent jobs, each in its own microVM
+#[derive(Debug, Parser)]
+#[command(name = "runner", version, about, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every sub-command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Where images and running VMs are
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "RUNNER_STATE_DIR",
+        default_value = "/var/lib/sandbox-runner"
+    )]
+    pub(crate) state_dir: PathBuf,
+
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// This process is the one behind `run -d`
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Box<run::Arguments>),
+    Exec(exec::Arguments),
+    Ps(ps::Arguments),
+    Cp(cp::Arguments),
+    Logs(logs::Arguments),
+    Stop(stop::Arguments),
+    Image(image::Arguments),
+    Doctor(doctor::Arguments),
+    Gc(gc::Arguments),
+}
+
+impl Command {
+    /// What this process returns when it fails itself. Where it passes on a command's exit code,
+    /// that is one which commands seldom return.
+    pub(crate) fn failure_code(&self) -> u8 {
+        match self {
+            Self::Run(_) | Self::Exec(_) => 125,
+            _ => 1,
+        }
+    }
+}
+
+impl Cli {
+    /// Does what was asked for; returns the exit code.
+    pub(crate) fn run(self) -> Result<u8> {
+        let global = &self.global;
+        match self.command {
+            Command::Run(arguments) => run::run(global, *arguments),
+            Command::Exec(arguments) => exec::run(global, arguments),
+            Command::Ps(arguments) => ps::run(global, &arguments),
+            Command::Cp(arguments) => cp::run(global, &arguments),
+            Command::Logs(arguments) => logs::run(global, &arguments),
+            Command::Stop(arguments) => stop::run(global, &arguments),
+            Command::Image(arguments) => image::run(global, arguments),
+            Command::Doctor(arguments) => doctor::run(global, &arguments),
+            Command::Gc(arguments) => gc::run(global, &arguments),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_behind_the_command_belongs_to_it() {
+        let cli = Cli::try_parse_from(["runner", "run", "ls", "-l", "--name"]).unwrap();
+        let Command::Run(arguments) = cli.command else { panic!("not run") };
+        assert_eq!(arguments.command, ["ls", "-l", "--name"]);
+    }
+}

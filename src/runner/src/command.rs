@@ -1,0 +1,11 @@
+//! The sub-commands, one file each: what was typed (`Arguments`), and what is done (`run`).
+
+pub(crate) mod cp;
+pub(crate) mod doctor;
+pub(crate) mod exec;
+pub(crate) mod gc;
+pub(crate) mod image;
+pub(crate) mod logs;
+pub(crate) mod ps;
+pub(crate) mod run;
+pub(crate) mod stop;

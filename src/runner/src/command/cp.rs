@@ -1,0 +1,99 @@
+//! `runner cp`: files between a running VM and this host.
+
+use std::io;
+use std::path::Path;
+
+use crate::cli::Global;
+use crate::copy::{Target, copy_in, copy_out, copy_stream_in, copy_stream_out};
+use crate::error::{Error, Result};
+use crate::interrupt::{First, Interrupt};
+use crate::output::Output;
+use crate::progress::Copying;
+use crate::signal;
+use crate::value::{self, Place};
+use crate::vmm::{self, Host};
+
+const EXAMPLES: &str = "\
+Examples:
+  runner cp ./site web:/srv                  a file or a folder into the folder /srv
+  runner cp ./site/. web:/srv                what is in a folder, into /srv
+  runner cp web:/var/log/app.log .           out of the VM
+  runner cp web:/etc/passwd - | wc -l        a file to standard output
+
+An existing folder as DST takes SRC under its own name; otherwise DST is the new name. Modes, times,
+links and empty folders are kept. A link given as SRC is followed. What comes out of a VM belongs to
+whoever copies it, never has setuid, setgid or sticky bits, and never lands outside of DST.";
+
+/// Copy files and folders between a running VM and this host
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// VM:PATH, a path, or - for standard input
+    #[arg(value_parser = value::os(value::place))]
+    src: Place,
+
+    /// VM:PATH, a path, or - for standard output
+    #[arg(value_parser = value::os(value::place))]
+    dst: Place,
+}
+
+/// A copy that makes sense.
+enum Copy<'a> {
+    In { source: Option<&'a Path>, vm: &'a str, target: &'a Path },
+    Out { vm: &'a str, source: &'a Path, destination: Option<&'a Path> },
+}
+
+impl Arguments {
+    fn validate(&self) -> Result<Copy<'_>> {
+        let local = |place: &'_ Place| match place {
+            Place::Local(_) | Place::Stream => Ok(()),
+            Place::Guest { .. } => Err(Error::CopySides),
+        };
+        match (&self.src, &self.dst) {
+            (source, Place::Guest { vm, path }) => {
+                local(source)?;
+                Ok(Copy::In { source: source.path(), vm, target: path })
+            }
+            (Place::Guest { vm, path }, destination) => {
+                Ok(Copy::Out { vm, source: path, destination: destination.path() })
+            }
+            _ => Err(Error::CopySides),
+        }
+    }
+}
+
+impl Copy<'_> {
+    fn vm(&self) -> &str {
+        match self {
+            Self::In { vm, .. } | Self::Out { vm, .. } => vm,
+        }
+    }
+}
+
+/// Does it. A signal ends it as an error does: nothing unfinished stays.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let copy = arguments.validate()?;
+    let record = vmm::find(&global.state_dir, copy.vm())?;
+    let signals = signal::block()?;
+    let host = Host::open(&global.state_dir)?;
+    let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
+    let sandbox = interrupt.explain(host.attach(&record))?;
+    let bar = Copying::new(global.quiet);
+    let mut meter = |bytes| bar.add(bytes);
+    let done = match copy {
+        Copy::In { source, target, .. } => {
+            let target = Target { path: target, make_parents: false, owner: None };
+            match source {
+                Some(source) => copy_in(&*sandbox, source, &target, &mut meter),
+                None => copy_stream_in(&*sandbox, io::stdin().lock(), &target, &mut meter),
+            }
+        }
+        Copy::Out { source, destination: Some(destination), .. } => {
+            copy_out(&*sandbox, source, destination, &mut meter)
+        }
+        Copy::Out { source, destination: None, .. } => {
+            copy_stream_out(&*sandbox, source, Output::open()?.stdout())
+        }
+    };
+    interrupt.explain(done).map(|()| 0)
+}

@@ -1,0 +1,185 @@
+//! `runner doctor`: what this host lacks, all at once.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use rootfs::Store;
+use serde::Serialize;
+
+use super::image;
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::output::Output;
+use crate::vmm::{self, Finding, State};
+
+/// Room that VMs and images should have.
+const ROOM_MIB: u64 = 4096;
+const DEFAULT_IMAGE: &str = "default";
+
+/// Find out what this host lacks, with the command that mends each
+///
+/// The exit code is 0 if VMs can run and images can be built, whatever could be better.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    checks: Vec<Check<'a>>,
+}
+
+#[derive(Serialize)]
+struct Check<'a> {
+    subject: &'a str,
+    /// `good`, `weak` or `missing`.
+    state: &'static str,
+    detail: &'a str,
+    remedy: Option<&'a str>,
+}
+
+impl<'a> Check<'a> {
+    fn of(finding: &'a Finding) -> Self {
+        Self {
+            subject: finding.subject,
+            state: word(finding.state),
+            detail: &finding.detail,
+            remedy: finding.remedy.as_deref(),
+        }
+    }
+}
+
+/// Does it.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let findings = look(&global.state_dir);
+    let is_well = findings.iter().all(|finding| finding.state != State::Missing);
+    let text = if arguments.json { json(&findings, is_well)? } else { text(&findings, is_well) };
+    let mut output = Output::open()?;
+    output.stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
+    Ok(if is_well { 0 } else { 1 })
+}
+
+fn look(state_dir: &Path) -> Vec<Finding> {
+    let mut findings = vmm::check(state_dir);
+    findings.extend(rootfs::missing_tools().into_iter().map(|tool| Finding {
+        subject: tool.tool,
+        state: State::Missing,
+        detail: format!("not found: it {}", tool.why),
+        remedy: Some(format!("apt-get install {}", tool.package)),
+    }));
+    findings.extend([room(state_dir), guest_programs(), default_image(state_dir)]);
+    findings
+}
+
+/// On the file system of the state folder, or where that will be.
+fn room(state_dir: &Path) -> Finding {
+    let subject = "disk space";
+    let there = state_dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    match nix::sys::statvfs::statvfs(there) {
+        Ok(stat) => {
+            let mib = (stat.blocks_available() * stat.fragment_size()) >> 20;
+            let (state, remedy) = match mib < ROOM_MIB {
+                false => (State::Good, None),
+                true => (State::Weak, Some(format!("make room for {ROOM_MIB} MiB"))),
+            };
+            let detail = format!("{mib} MiB free in {}", there.display());
+            Finding { subject, state, detail, remedy }
+        }
+        Err(errno) => {
+            let detail = format!("unknown in {}: {}", there.display(), errno.desc());
+            Finding { subject, state: State::Weak, detail, remedy: None }
+        }
+    }
+}
+
+fn guest_programs() -> Finding {
+    let subject = "guest programs";
+    match image::guest_programs(std::env::var_os("RUNNER_GUEST_DIR").map(Into::into)) {
+        Ok(folder) => {
+            let detail = folder.display().to_string();
+            Finding { subject, state: State::Good, detail, remedy: None }
+        }
+        Err(_) => Finding {
+            subject,
+            state: State::Weak,
+            detail: "not found: no image can be built".to_owned(),
+            remedy: Some("scripts/build-guest".to_owned()),
+        },
+    }
+}
+
+/// Looks only: a host is not changed by being examined.
+fn default_image(state_dir: &Path) -> Finding {
+    let subject = "default image";
+    let is_there = state_dir.join("images").is_dir();
+    let found = is_there.then(|| Store::open(state_dir).and_then(|store| store.get(DEFAULT_IMAGE)));
+    match found {
+        Some(Ok(image)) => {
+            let detail = format!("{}, Linux {}", image.id, image.description.kernel_version);
+            Finding { subject, state: State::Good, detail, remedy: None }
+        }
+        Some(Err(error)) if !matches!(error, rootfs::Error::NoImage { .. }) => {
+            let detail = error.to_string();
+            let remedy = Some(format!("runner image build {DEFAULT_IMAGE}"));
+            Finding { subject, state: State::Weak, detail, remedy }
+        }
+        _ => {
+            let detail = "not built yet".to_owned();
+            let remedy = Some(format!("runner image build {DEFAULT_IMAGE}"));
+            Finding { subject, state: State::Weak, detail, remedy }
+        }
+    }
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::Good => "good",
+        State::Weak => "weak",
+        State::Missing => "missing",
+    }
+}
+
+fn json(findings: &[Finding], ok: bool) -> Result<String> {
+    let report = Report { ok, checks: findings.iter().map(Check::of).collect() };
+    let json = serde_json::to_string_pretty(&report).map_err(|source| Error::Json { source })?;
+    Ok(json + "\n")
+}
+
+fn text(findings: &[Finding], is_well: bool) -> String {
+    let mut text = String::new();
+    for Finding { subject, state, detail, remedy } in findings {
+        text.push_str(&format!("{:8} {subject}: {detail}\n", word(*state)));
+        if let Some(remedy) = remedy {
+            text.push_str(&format!("{:8}   → {remedy}\n", ""));
+        }
+    }
+    text.push_str(if is_well { "VMs can run here.\n" } else { "VMs cannot run here yet.\n" });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(state: State) -> Finding {
+        let remedy = Some("apt-get install x".to_owned());
+        Finding { subject: "x", state, detail: "not found".to_owned(), remedy }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_its_remedy() {
+        let text = text(&[finding(State::Missing)], false);
+        assert!(text.starts_with("missing  x: not found\n           → apt-get install x\n"));
+    }
+
+    #[test]
+    fn a_host_that_was_only_looked_at_is_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = default_image(folder.path());
+        assert_eq!(found.state, State::Weak);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

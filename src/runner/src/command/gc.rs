@@ -1,0 +1,24 @@
+//! `runner gc`: removes what dead runners left.
+
+use crate::cli::Global;
+use crate::error::Result;
+use crate::vmm;
+
+/// Remove what runners that died left behind: VMs, their processes, files and cgroups
+///
+/// Every command that starts a VM does this first; it is never necessary to do it by hand.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Arguments {}
+
+/// Does it.
+pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
+    let reclaimed = vmm::reclaim(&global.state_dir)?;
+    for id in &reclaimed {
+        println!("{id}");
+    }
+    if !global.quiet {
+        eprintln!("removed {} dead VMs", reclaimed.len());
+    }
+    Ok(0)
+}

@@ -1,0 +1,181 @@
+//! `runner image`: what VMs start from.
+
+use std::env;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use rootfs::{BuildRequest, DEFAULT_DISK_MIB, Image, Source, Store};
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::output::Output;
+use crate::progress::Build;
+use crate::table;
+
+const EXAMPLES: &str = "\
+Examples:
+  runner image build default
+  runner image build tools --package git --package ripgrep
+  runner image build mine --from ./image.oci.tar      as buildah, umoci and docker save write it
+  runner image ls
+  runner image rm mine";
+
+/// Build, list and remove the images that VMs start from
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Build(BuildArguments),
+    /// List images
+    Ls {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove images; VMs that run from them go on
+    Rm {
+        /// The images' names
+        #[arg(required = true)]
+        name: Vec<String>,
+    },
+}
+
+/// Build an image, in place of one that has the same name
+///
+/// It holds a kernel of the distribution, the source's files, and the guest programs. Parts that
+/// were built before come from a cache.
+#[derive(Debug, clap::Args)]
+struct BuildArguments {
+    /// Its name; `runner run` takes `default` if none is given
+    name: String,
+
+    /// debian:SUITE, a folder, a tar archive, or an OCI archive or layout
+    #[arg(long, value_name = "SOURCE", default_value = "debian:bookworm")]
+    from: String,
+
+    /// Add a Debian package; for debian:SUITE only
+    #[arg(long, value_name = "NAME")]
+    package: Vec<String>,
+
+    /// Where guest-init and the other static guest programs are, as scripts/build-guest makes them
+    #[arg(long, value_name = "DIR", env = "RUNNER_GUEST_DIR")]
+    guest_dir: Option<PathBuf>,
+
+    /// Size of the disk that each VM has for its changes, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = DEFAULT_DISK_MIB)]
+    disk: u64,
+
+    /// Build all parts anew
+    #[arg(long)]
+    no_cache: bool,
+}
+
+/// Does it.
+pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let store = Store::open(&global.state_dir)?;
+    match arguments.command {
+        Command::Build(arguments) => build(&store, arguments, global.quiet)?,
+        Command::Ls { json } => list(&store, json)?,
+        Command::Rm { name } => {
+            for name in name {
+                store.remove(&name)?;
+                println!("{name}");
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn build(store: &Store, arguments: BuildArguments, is_quiet: bool) -> Result<()> {
+    let request = BuildRequest {
+        name: arguments.name,
+        source: Source::parse(&arguments.from)?,
+        guest_programs: guest_programs(arguments.guest_dir)?,
+        packages: arguments.package,
+        disk_mib: arguments.disk,
+        no_cache: arguments.no_cache,
+    };
+    let mut progress = Build::new(is_quiet);
+    let image = rootfs::build(store, &request, &mut |event| progress.show(event))?;
+    drop(progress);
+    println!("{} {}", image.name, image.id);
+    Ok(())
+}
+
+/// The folder of the guest programs: the one that is named, or where they usually are.
+pub(crate) fn guest_programs(named: Option<PathBuf>) -> Result<PathBuf> {
+    let here = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+    let folders = match (named, here) {
+        (Some(named), _) => vec![named],
+        (None, Some(here)) => usual_folders(&here),
+        (None, None) => Vec::new(),
+    };
+    if let Some(found) = folders.iter().find(|folder| folder.join("guest-init").is_file()) {
+        return Ok(found.clone());
+    }
+    let looked: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    Err(Error::NoGuestPrograms { looked: looked.join(", ") })
+}
+
+/// Beside an installed runner, and where cargo puts them beside one that was just built.
+fn usual_folders(here: &Path) -> Vec<PathBuf> {
+    let built = here.parent().unwrap_or(here);
+    let machine = env::consts::ARCH;
+    let target = |libc: &str| built.join(format!("{machine}-unknown-linux-{libc}/guest"));
+    vec![here.join("guest"), target("musl"), target("gnu")]
+}
+
+fn list(store: &Store, json: bool) -> Result<()> {
+    let images = store.list()?;
+    let text = if json {
+        let json = serde_json::to_string_pretty(&images);
+        json.map_err(|source| Error::Json { source })? + "\n"
+    } else {
+        table(&images)
+    };
+    Output::open()?.stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })
+}
+
+fn table(images: &[Image]) -> String {
+    let heads = ["NAME", "ID", "KERNEL", "SIZE", "AGE", "SOURCE"];
+    let row = |image: &Image| {
+        let about = &image.description;
+        vec![
+            image.name.clone(),
+            image.id.chars().take(12).collect(),
+            about.kernel_version.clone(),
+            format!("{} MiB", about.size_bytes >> 20),
+            table::age(about.created),
+            about.source.clone(),
+        ]
+    };
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    rows.extend(images.iter().map(row));
+    table::render(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_programs_are_found_where_cargo_puts_them() {
+        let target = tempfile::tempdir().unwrap();
+        let folder = usual_folders(&target.path().join("release")).pop().unwrap();
+        assert!(folder.starts_with(target.path()));
+        assert!(folder.ends_with("guest"));
+    }
+
+    #[test]
+    fn a_folder_without_them_is_named_with_what_makes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = guest_programs(Some(folder.path().to_owned())).unwrap_err().to_string();
+        assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
+        assert!(error.contains("scripts/build-guest"), "{error}");
+    }
+}

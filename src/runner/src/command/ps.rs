@@ -1,0 +1,136 @@
+//! `runner ps`: the VMs that run on this host.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::output::Output;
+use crate::table;
+use crate::vmm::{self, VmRecord};
+
+/// List running VMs, of whichever runner process
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print JSON, for programs; VMs whose runner died are in it, too
+    #[arg(long)]
+    json: bool,
+}
+
+/// The label with the name of a VM's image.
+pub(crate) const IMAGE: &str = "image";
+/// The label with the program that a VM was started for.
+pub(crate) const COMMAND: &str = "command";
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    name: Option<&'a str>,
+    image: Option<&'a str>,
+    command: Option<&'a str>,
+    vmm: &'a str,
+    vcpus: u32,
+    memory_mib: u32,
+    created_unix: u64,
+    owner_pid: u32,
+    alive: bool,
+}
+
+impl<'a> Row<'a> {
+    fn of(record: &'a VmRecord) -> Self {
+        let label = |key| record.labels.get(key).map(String::as_str);
+        Self {
+            id: record.id.to_string(),
+            name: record.name.as_deref(),
+            image: label(IMAGE),
+            command: label(COMMAND),
+            vmm: &record.vmm,
+            vcpus: record.vcpus,
+            memory_mib: record.memory_mib,
+            created_unix: record.created_unix,
+            owner_pid: record.owner_pid,
+            alive: record.alive,
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        vec![
+            self.id.clone(),
+            text(self.name),
+            text(self.image),
+            text(self.command),
+            self.vmm.to_owned(),
+            self.vcpus.to_string(),
+            format!("{} MiB", self.memory_mib),
+            table::age(self.created_unix),
+        ]
+    }
+}
+
+/// Does it.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let records = vmm::list(&global.state_dir)?;
+    let text = if arguments.json { json(&records)? } else { table(&records) };
+    let mut output = Output::open()?;
+    output.stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
+    let dead = records.iter().filter(|record| !record.alive).count();
+    if dead > 0 {
+        log::warn!("some runners died and left VMs: `runner gc` removes them; count={dead}");
+    }
+    Ok(0)
+}
+
+fn json(records: &[VmRecord]) -> Result<String> {
+    let rows: Vec<_> = records.iter().map(Row::of).collect();
+    let json = serde_json::to_string_pretty(&rows).map_err(|source| Error::Json { source })?;
+    Ok(json + "\n")
+}
+
+fn table(records: &[VmRecord]) -> String {
+    let heads = ["ID", "NAME", "IMAGE", "COMMAND", "VMM", "CPUS", "MEMORY", "AGE"];
+    let alive = records.iter().filter(|record| record.alive);
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    rows.extend(alive.map(|record| Row::of(record).cells()));
+    table::render(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn record(alive: bool) -> VmRecord {
+        VmRecord {
+            id: "0123456789abcdef".parse().unwrap(),
+            name: Some("web".into()),
+            labels: [(IMAGE.to_owned(), "default".to_owned())].into(),
+            vmm: "qemu".into(),
+            owner_pid: 7,
+            created_unix: u64::MAX,
+            vcpus: 2,
+            memory_mib: 512,
+            folder: PathBuf::new(),
+            alive,
+        }
+    }
+
+    #[test]
+    fn people_see_what_runs() {
+        let text = table(&[record(true), record(false)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with("0123456789abcdef   web    default   -"), "{text}");
+    }
+
+    #[test]
+    fn programs_see_everything() {
+        let rows: serde_json::Value =
+            serde_json::from_str(&json(&[record(true), record(false)]).unwrap()).unwrap();
+        assert_eq!(rows[0]["id"], "0123456789abcdef");
+        assert_eq!(rows[0]["command"], serde_json::Value::Null);
+        assert_eq!(rows[1]["alive"], false);
+    }
+}

@@ -1,0 +1,272 @@
+//! What was typed, and what it means.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+
+use rootfs::{Defaults, Store};
+use sandbox::{Image, SandboxConfig, SandboxId};
+
+use crate::agent::Agent;
+use crate::attend::Job;
+use crate::cli::Global;
+use crate::command::ps;
+use crate::error::{Error, Result};
+use crate::request::CommandArguments;
+use crate::value::{self, CopyIn, CopyOut};
+use crate::vmm::Vmm;
+
+const EXAMPLES: &str = "\
+Examples:
+  runner run -- uname -a
+  runner run -it -- bash
+  runner run --vcpus 2 --memory 2048 --user user --copy-in .:/home/user/workspace/app \\
+      --copy-out /home/user/workspace/app/out:. --workdir /home/user/workspace/app -- make
+  echo hello | runner run -i -- cat
+  runner run --agent mock -- 'uname -a; ls'
+  runner run -d --name web -- python3 -m http.server
+
+The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 or 126 if
+it could not be started, and 125 if the runner itself failed. Ctrl-C goes to the command; a second
+one kills it.";
+
+/// Run a command in a fresh microVM
+///
+/// The VM and all that is in it goes when the command ends, unless -d leaves it running.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// What the VM starts from; `runner image ls` lists what there is
+    #[arg(long, default_value = "default")]
+    image: String,
+
+    /// Processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    vcpus: u32,
+
+    /// Memory, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
+    memory: u32,
+
+    #[command(flatten)]
+    command_arguments: CommandArguments,
+
+    /// Copy a file or folder into the VM before the command runs, for its user; as `runner cp` does
+    #[arg(long, value_name = "SRC:DST", value_parser = value::os(value::copy_in))]
+    copy_in: Vec<CopyIn>,
+
+    /// Copy a file or folder out of the VM after the command has ended, also if it failed
+    #[arg(long, value_name = "SRC:DST", value_parser = value::os(value::copy_out), conflicts_with = "detach")]
+    copy_out: Vec<CopyOut>,
+
+    /// Leave the VM running in the background, with the command if one is given
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty", "stats"])]
+    pub(super) detach: bool,
+
+    /// Name the VM, for the other sub-commands
+    #[arg(long, value_parser = value::name)]
+    name: Option<String>,
+
+    /// Host name in the VM; the VM's name or id if none is given
+    #[arg(long, value_name = "NAME", value_parser = value::name)]
+    hostname: Option<String>,
+
+    /// Time zone in the VM, like Europe/Berlin; UTC if none is given
+    #[arg(long, value_name = "ZONE", value_parser = value::timezone)]
+    tz: Option<String>,
+
+    /// What to run the VM with
+    #[arg(long, value_enum, default_value_t = Vmm::Auto)]
+    vmm: Vmm,
+
+    /// Run an agent in /home/user/workspace, as `user`; the command is its prompt
+    #[arg(long, value_enum, value_name = "AGENT", requires = "command",
+        conflicts_with_all = ["interactive", "tty", "user", "workdir"])]
+    agent: Option<Agent>,
+
+    /// Print the agent's events as they are, JSON, one a line; so it is without a terminal
+    #[arg(long, requires = "agent")]
+    json: bool,
+
+    /// Print how long each stage took
+    #[arg(long)]
+    stats: bool,
+
+    /// The command and its arguments, as they are: no shell sees them; without one, the image's own
+    #[arg(trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// A run that makes sense.
+pub(super) struct Run {
+    pub(super) config: SandboxConfig,
+    /// None if a VM in the background idles.
+    pub(super) job: Option<Job>,
+    pub(super) copies_in: Vec<CopyIn>,
+    pub(super) copies_out: Vec<CopyOut>,
+    pub(super) vmm: Vmm,
+    /// Whether output is an agent's events, to be shown to people.
+    pub(super) is_story: bool,
+    pub(super) shows_stages: bool,
+    pub(super) is_quiet: bool,
+}
+
+impl Run {
+    pub(super) fn understand(arguments: Arguments, global: &Global) -> Result<Self> {
+        let image = Store::open(&global.state_dir)?.get(&arguments.image)?;
+        let job = arguments.job(&image.description.defaults)?;
+        let config = arguments.config(&image, job.as_ref())?;
+        let plain = arguments.json || arguments.detach || !io::stdout().is_terminal();
+        Ok(Self {
+            config,
+            job,
+            copies_in: arguments.copy_in,
+            copies_out: arguments.copy_out,
+            vmm: arguments.vmm,
+            is_story: arguments.agent.is_some() && !plain,
+            shows_stages: arguments.stats,
+            is_quiet: global.quiet,
+        })
+    }
+}
+
+impl Arguments {
+    fn job(&self, image: &Defaults) -> Result<Option<Job>> {
+        if let Some(agent) = self.agent {
+            let words: Option<Vec<_>> = self.command.iter().map(|word| word.to_str()).collect();
+            let prompt = words.ok_or(Error::PromptNotText)?.join(" ");
+            let base = self.command_arguments.request(Vec::new(), image)?;
+            return Ok(Some(agent.job(&prompt, base)));
+        }
+        let argv = match self.command.is_empty() {
+            false => self.command.clone(),
+            true if self.detach => return Ok(None),
+            true => image.entrypoint.iter().chain(&image.command).map(OsString::from).collect(),
+        };
+        if argv.is_empty() {
+            return Err(Error::NoCommand { image: self.image.clone() });
+        }
+        Ok(Some(Job::new(self.command_arguments.request(argv, image)?)))
+    }
+
+    fn config(&self, image: &rootfs::Image, job: Option<&Job>) -> Result<SandboxConfig> {
+        let id = SandboxId::random()?;
+        let hostname = self.hostname.as_ref().or(self.name.as_ref()).cloned();
+        Ok(SandboxConfig {
+            id,
+            name: self.name.clone(),
+            labels: labels(image, job),
+            image: Image {
+                kernel: image.kernel.clone(),
+                initramfs: image.initramfs.clone(),
+                rootfs: image.rootfs.clone(),
+                disk_template: image.disk_template.clone(),
+            },
+            vcpus: self.vcpus,
+            memory_mib: self.memory,
+            hostname: hostname.unwrap_or_else(|| format!("vm-{}", id.short())),
+            timezone: self.tz.clone(),
+        })
+    }
+}
+
+/// Only the program of the command: its arguments may be anything, and a record is not secret.
+fn labels(image: &rootfs::Image, job: Option<&Job>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([(ps::IMAGE.to_owned(), image.name.clone())]);
+    let program = job.and_then(|job| job.request.argv.first()).map(Path::new);
+    if let Some(name) = program.and_then(Path::file_name) {
+        labels.insert(ps::COMMAND.to_owned(), name.to_string_lossy().into_owned());
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::input::Input;
+
+    fn arguments(line: &[&str]) -> Arguments {
+        let cli = Cli::try_parse_from([&["runner", "run"], line].concat()).unwrap();
+        let Command::Run(arguments) = cli.command else { panic!("not run") };
+        *arguments
+    }
+
+    fn refused(line: &[&str]) -> String {
+        Cli::try_parse_from([&["runner", "run"], line].concat()).unwrap_err().to_string()
+    }
+
+    fn job(line: &[&str], image: &Defaults) -> Result<Option<Job>> {
+        arguments(line).job(image)
+    }
+
+    fn image() -> rootfs::Image {
+        let json = r#"{"id": "00", "kernel_version": "6", "created": 0, "size_bytes": 0,
+            "source": "", "arch": "x86_64", "defaults": {}}"#;
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join("images/default");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("image.json"), json).unwrap();
+        Store::open(state.path()).unwrap().get("default").unwrap()
+    }
+
+    #[test]
+    fn without_a_command_the_images_own_runs() {
+        let image = Defaults {
+            entrypoint: vec!["/entry".into()],
+            command: vec!["serve".into()],
+            ..Defaults::default()
+        };
+        let own = job(&[], &image).unwrap().unwrap();
+        assert_eq!(own.request.argv, ["/entry", "serve"]);
+        let ours = job(&["--", "ls"], &image).unwrap().unwrap();
+        assert_eq!(ours.request.argv, ["ls"]);
+    }
+
+    #[test]
+    fn without_any_command_only_a_vm_in_the_background_makes_sense() {
+        let none = Defaults::default();
+        assert!(matches!(job(&[], &none), Err(Error::NoCommand { .. })));
+        assert_eq!(job(&["-d"], &none).unwrap(), None);
+    }
+
+    #[test]
+    fn a_prompt_of_several_words_is_one() {
+        let job = job(&["--agent", "mock", "--", "say", "hi"], &Defaults::default());
+        let Input::Bytes(bytes) = job.unwrap().unwrap().input else { panic!("no bytes") };
+        assert!(String::from_utf8(bytes).unwrap().contains("\"say hi\""));
+    }
+
+    #[test]
+    fn arguments_of_the_command_are_not_in_the_record() {
+        let run = arguments(&["--name", "web", "--", "/usr/bin/curl", "--header", "secret"]);
+        let job = run.job(&Defaults::default()).unwrap();
+        let config = run.config(&image(), job.as_ref()).unwrap();
+        assert_eq!(config.labels[ps::COMMAND], "curl");
+        assert!(!format!("{config:?}").contains("secret"));
+        assert_eq!(config.hostname, "web");
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        assert!(refused(&["-d", "-i", "--", "sh"]).contains("cannot be used with"));
+        assert!(refused(&["--agent", "mock", "-t", "--", "x"]).contains("cannot be used with"));
+        assert!(refused(&["--agent", "mock"]).contains("required"));
+        assert!(refused(&["--json", "--", "ls"]).contains("--agent"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_what_was_expected() {
+        let text = refused(&["--copy-in", "nonsense", "--", "ls"]);
+        assert!(
+            text.contains("--copy-in <SRC:DST>") && text.contains("expected SRC:DST"),
+            "{text}"
+        );
+        assert!(refused(&["--vcpus", "0", "--", "ls"]).contains("1..=64"));
+    }
+}

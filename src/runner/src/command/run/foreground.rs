@@ -1,0 +1,64 @@
+//! A command that somebody sits in front of.
+
+use std::io::{self, Write as _};
+use std::time::Instant;
+
+use sandbox::{Exit, Sandbox, Stream};
+
+use super::arguments::Run;
+use super::{Stages, describe, empty};
+use crate::agent::Printer;
+use crate::attend::{Job, attend};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::output::Output;
+
+/// Steps 4 and 5; returns the command's exit code.
+pub(super) fn work(
+    run: &Run,
+    sandbox: &dyn Sandbox,
+    interrupt: &Interrupt,
+    stages: &mut Stages,
+) -> Result<u8> {
+    // There is one: only a VM in the background may idle.
+    let job = run.job.as_ref().ok_or(Error::NoCommand { image: String::new() })?;
+    let begun = Instant::now();
+    let exit = show(run, job, sandbox, interrupt)?;
+    stages.add("command", begun.elapsed());
+    log::info!(
+        "the command ended; how={:?} ms={}",
+        describe(&exit.outcome),
+        exit.duration.as_millis()
+    );
+    let code = exit.outcome.exit_code();
+    if run.copies_out.is_empty() {
+        return Ok(code);
+    }
+    let begun = Instant::now();
+    let copied = empty(run, sandbox);
+    stages.add("copy out", begun.elapsed());
+    match copied {
+        // The command's failure is the one to pass on.
+        Err(error) if code != 0 => {
+            log::error!("cannot copy out; error={error}");
+            Ok(code)
+        }
+        copied => copied.map(|()| code),
+    }
+}
+
+fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> Result<Exit> {
+    let mut output = Output::open()?;
+    if !run.is_story {
+        let mut sink = |stream, data: &[u8]| output.write(stream, data);
+        return attend(sandbox, job, interrupt, &mut sink);
+    }
+    let mut printer = Printer::new(io::stdout().lock());
+    let mut sink = |stream, data: &[u8]| match stream {
+        Stream::Stdout => printer.write(data),
+        Stream::Stderr => io::stderr().write_all(data),
+    };
+    let exit = attend(sandbox, job, interrupt, &mut sink)?;
+    printer.finish().map_err(|source| Error::Output { source })?;
+    Ok(exit)
+}

@@ -1,0 +1,46 @@
+//! `runner stop`: ends running VMs.
+
+use std::time::{Duration, Instant};
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::value;
+use crate::vmm::{self, Host};
+
+/// Stop running VMs
+///
+/// Everything of a VM is gone when this returns. Prints the name of each that was stopped.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How long a VM may take to shut down before it is killed
+    #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "10s")]
+    timeout: Duration,
+
+    /// Name, id, or the beginning of an id
+    #[arg(required = true)]
+    vm: Vec<String>,
+}
+
+/// Does it; a VM that cannot be stopped does not keep the others running.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let host = Host::open(&global.state_dir)?;
+    let stop = |name: &String| {
+        let record = vmm::find(&global.state_dir, name)?;
+        vmm::stop(&host, &record, Instant::now() + arguments.timeout)?;
+        println!("{name}");
+        Ok(())
+    };
+    let mut results: Vec<Result<()>> = arguments.vm.iter().map(stop).collect();
+    if results.len() == 1 {
+        return results.remove(0).map(|()| 0);
+    }
+    let total = results.len();
+    let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    for error in &errors {
+        log::error!("{error}");
+    }
+    match errors.len() {
+        0 => Ok(0),
+        failed => Err(Error::NotStopped { failed, total }),
+    }
+}

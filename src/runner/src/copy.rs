@@ -1,0 +1,81 @@
+//! Files between this host and a VM: `cp`, `--copy-in`, `--copy-out`.
+//!
+//! As with `docker cp`: an existing folder as destination takes the source under its own name; a
+//! source that ends with `/.` stands for what is in it. A link that is named on the command line is
+//! followed; links inside a tree are copied as links.
+
+mod inward;
+mod landing;
+mod outward;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub(crate) use inward::{Target, copy_in, copy_stream_in};
+pub(crate) use outward::{copy_out, copy_stream_out};
+
+/// How long a guest may take for one step: a piece of a file, or the end.
+const STEP: Duration = Duration::from_secs(60);
+
+fn step() -> Instant {
+    Instant::now() + STEP
+}
+
+/// Called with the number of bytes that were copied since the last time.
+pub(crate) type Meter<'a> = &'a mut dyn FnMut(u64);
+
+/// Which name a source takes in an existing folder; none if only its content is meant.
+fn name_of(source: &Path) -> Option<PathBuf> {
+    let bytes = source.as_os_str().as_bytes();
+    if bytes.ends_with(b"/.") || bytes == b"." {
+        return None;
+    }
+    source.file_name().map(PathBuf::from)
+}
+
+/// Whether a path says itself that it is a folder.
+fn names_folder(path: &Path) -> bool {
+    let last = path.as_os_str().as_bytes().rsplit(|byte| *byte == b'/').next();
+    matches!(last, Some(b"" | b"." | b".."))
+}
+
+/// A source without the `/.` that only we understand.
+fn without_dot(source: &Path) -> &Path {
+    let bytes = source.as_os_str().as_bytes();
+    match bytes.strip_suffix(b"/.") {
+        Some(b"") => Path::new("/"),
+        Some(rest) => Path::new(OsStr::from_bytes(rest)),
+        None => source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_a_name_unless_its_content_is_meant() {
+        assert_eq!(name_of(Path::new("a/b")), Some("b".into()));
+        assert_eq!(name_of(Path::new("a/b/")), Some("b".into()));
+        assert_eq!(name_of(Path::new("a/b/.")), None);
+        assert_eq!(name_of(Path::new(".")), None);
+        assert_eq!(name_of(Path::new("/")), None);
+    }
+
+    #[test]
+    fn a_path_that_ends_like_one_is_a_folder() {
+        assert!(names_folder(Path::new("a/")));
+        assert!(names_folder(Path::new("a/..")));
+        assert!(names_folder(Path::new(".")));
+        assert!(!names_folder(Path::new("a/b")));
+    }
+
+    #[test]
+    fn the_dot_is_not_sent_to_the_guest() {
+        assert_eq!(without_dot(Path::new("/srv/.")), Path::new("/srv"));
+        assert_eq!(without_dot(Path::new("/.")), Path::new("/"));
+        assert_eq!(without_dot(Path::new("/srv/x")), Path::new("/srv/x"));
+    }
+}

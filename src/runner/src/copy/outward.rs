@@ -1,0 +1,342 @@
+//! From a VM to this host.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use sandbox::{Entry, EntryKind, Sandbox, TreeItem};
+
+use super::landing::Landing;
+use super::{Meter, name_of, names_folder, step, without_dot};
+use crate::error::{Error, Result, file};
+
+/// Copies a file or a tree to `destination`.
+pub(crate) fn copy_out(
+    sandbox: &dyn Sandbox,
+    source: &Path,
+    destination: &Path,
+    meter: Meter<'_>,
+) -> Result<()> {
+    let mut reader = sandbox.read(without_dot(source), step())?;
+    let mut landing: Option<Landing> = None;
+    while let Some(item) = reader.next(step())? {
+        match (item, &mut landing) {
+            (TreeItem::Entry(entry), Some(landing)) => landing.entry(&entry)?,
+            (TreeItem::Entry(entry), None) => {
+                let mut opened = open(source, destination, &entry)?;
+                opened.entry(&entry)?;
+                landing = Some(opened);
+            }
+            (TreeItem::Data(data), Some(landing)) => {
+                landing.data(&data)?;
+                meter(data.len() as u64);
+            }
+            (TreeItem::Data(_), None) => return Err(Error::OutOfOrder { what: "bytes" }),
+        }
+    }
+    match landing {
+        Some(landing) => landing.finish(),
+        None => Err(Error::OutOfOrder { what: "an end" }),
+    }
+}
+
+/// Copies a file to our standard output.
+pub(crate) fn copy_stream_out(
+    sandbox: &dyn Sandbox,
+    source: &Path,
+    out: &mut impl Write,
+) -> Result<()> {
+    let mut reader = sandbox.read(source, step())?;
+    let mut begun = false;
+    while let Some(item) = reader.next(step())? {
+        match item {
+            TreeItem::Entry(Entry { kind: EntryKind::File { .. }, .. }) if !begun => begun = true,
+            TreeItem::Data(data) if begun => {
+                out.write_all(&data).map_err(|source| Error::Output { source })?;
+            }
+            TreeItem::Entry(_) => return Err(Error::FolderToStream { path: source.to_owned() }),
+            TreeItem::Data(_) => return Err(Error::OutOfOrder { what: "bytes" }),
+        }
+    }
+    Ok(())
+}
+
+/// Decides where a tree goes whose top is `entry`: a folder of ours, and a name in it. Neither is
+/// the guest's choice.
+fn open(source: &Path, destination: &Path, top: &Entry) -> Result<Landing> {
+    let is_folder = top.kind == EntryKind::Directory;
+    match fs::metadata(destination) {
+        Ok(data) if data.is_dir() => match name_of(source) {
+            Some(name) => Landing::in_folder(open_folder(destination)?, name, destination),
+            None if is_folder => Ok(Landing::into(open_folder(destination)?, destination)),
+            None => Err(Error::OutOfOrder { what: "a file for a folder" }),
+        },
+        Ok(data) if !data.is_file() => Err(Error::Special { path: destination.to_owned() }),
+        Ok(_) if is_folder => Err(Error::NotADirectory { path: destination.to_owned() }),
+        // Through links of ours: the link stays, the file behind it is replaced.
+        Ok(_) => {
+            let behind = fs::canonicalize(destination).map_err(file("read", destination))?;
+            beside(&behind)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if names_folder(destination) && !is_folder {
+                return Err(Error::NotADirectory { path: destination.to_owned() });
+            }
+            beside(destination)
+        }
+        Err(error) => Err(file("read", destination)(error)),
+    }
+}
+
+/// At exactly this path.
+fn beside(path: &Path) -> Result<Landing> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let Some(name) = path.file_name() else {
+        return Err(Error::NotADirectory { path: path.to_owned() });
+    };
+    Landing::in_folder(open_folder(parent)?, PathBuf::from(name), parent)
+}
+
+fn open_folder(path: &Path) -> Result<File> {
+    File::open(path).map_err(file("open", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::time::Instant;
+
+    use sandbox::SandboxFactory as _;
+    use sandbox::fake::Script;
+
+    use super::*;
+
+    fn entry(path: &str, kind: EntryKind, mode: u32) -> TreeItem {
+        let path = PathBuf::from(path);
+        TreeItem::Entry(Entry { path, kind, mode, owner: None, modified: Some(1_000_000_000) })
+    }
+
+    fn folder(path: &str) -> TreeItem {
+        entry(path, EntryKind::Directory, 0o755)
+    }
+
+    fn plain(path: &str) -> TreeItem {
+        entry(path, EntryKind::File { size: 0 }, 0o644)
+    }
+
+    fn link(path: &str, target: &str) -> TreeItem {
+        entry(path, EntryKind::Symlink { target: target.into() }, 0o777)
+    }
+
+    fn data(text: &str) -> TreeItem {
+        TreeItem::Data(text.into())
+    }
+
+    /// What comes of a guest that answers a read of `source` with these items.
+    fn copied(source: &str, destination: &Path, items: Vec<TreeItem>) -> Result<()> {
+        let factory = Script::default().tree(source.trim_end_matches("/."), items).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        copy_out(&*sandbox, Path::new(source), destination, &mut |_| ())
+    }
+
+    /// A guest sends a folder with these items to `<temporary>/out`.
+    fn attack(items: Vec<TreeItem>) -> (tempfile::TempDir, Error) {
+        let temporary = tempfile::tempdir().unwrap();
+        let items = [vec![folder("")], items].concat();
+        let error = copied("/x", &temporary.path().join("out"), items).unwrap_err();
+        (temporary, error)
+    }
+
+    /// All that is below a folder.
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+            if path.is_dir() && !path.is_symlink() {
+                names.extend(self::names(&path));
+            }
+        }
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_tree_lands_with_modes_times_links_and_empty_folders() {
+        let temporary = tempfile::tempdir().unwrap();
+        let out = temporary.path().join("out");
+        let items = vec![
+            folder(""),
+            entry("a", EntryKind::Directory, 0o555),
+            entry("a/script", EntryKind::File { size: 3 }, 0o750),
+            data("on"),
+            data("e"),
+            folder("empty"),
+            link("link", "/etc/passwd"),
+            plain("last"),
+        ];
+
+        copied("/x", &out, items).unwrap();
+
+        let script = fs::metadata(out.join("a/script")).unwrap();
+        assert_eq!(fs::read(out.join("a/script")).unwrap(), b"one");
+        assert_eq!((script.mode() & 0o7777, script.mtime()), (0o750, 1_000_000_000));
+        let inner = fs::metadata(out.join("a")).unwrap();
+        assert_eq!((inner.mode() & 0o7777, inner.mtime()), (0o555, 1_000_000_000));
+        assert!(out.join("empty").is_dir());
+        assert_eq!(fs::read_link(out.join("link")).unwrap(), Path::new("/etc/passwd"));
+        assert_eq!(names(&out), ["a", "empty", "last", "link", "script"]);
+    }
+
+    #[test]
+    fn an_existing_folder_takes_the_source_under_its_name() {
+        let temporary = tempfile::tempdir().unwrap();
+        copied("/srv/file", temporary.path(), vec![plain(""), data("x")]).unwrap();
+        assert_eq!(fs::read(temporary.path().join("file")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_dot_at_the_end_means_what_is_in_the_folder() {
+        let temporary = tempfile::tempdir().unwrap();
+        copied("/srv/.", temporary.path(), vec![folder(""), plain("file")]).unwrap();
+        assert_eq!(names(temporary.path()), ["file"]);
+    }
+
+    #[test]
+    fn a_file_replaces_a_file_and_is_seen_whole_or_not_at_all() {
+        let temporary = tempfile::tempdir().unwrap();
+        let out = temporary.path().join("out");
+        fs::write(&out, "old").unwrap();
+        let TreeItem::Entry(top) = plain("") else { panic!("no entry") };
+
+        let mut landing = open(Path::new("/x"), &out, &top).unwrap();
+        landing.entry(&top).unwrap();
+        landing.data(b"half").unwrap();
+        drop(landing);
+        assert_eq!(fs::read(&out).unwrap(), b"old");
+        assert_eq!(names(temporary.path()), ["out"]);
+
+        copied("/x", &out, vec![plain(""), data("new")]).unwrap();
+        assert_eq!(fs::read(&out).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_link_of_ours_is_written_through_and_a_device_is_left_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (real, link) = (temporary.path().join("real"), temporary.path().join("link"));
+        fs::write(&real, "old").unwrap();
+        symlink("real", &link).unwrap();
+
+        copied("/x", &link, vec![plain(""), data("new")]).unwrap();
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+        assert!(link.is_symlink());
+
+        let error = copied("/x", Path::new("/dev/null"), vec![plain("")]).unwrap_err();
+        assert!(matches!(error, Error::Special { .. }));
+    }
+
+    #[test]
+    fn a_folder_is_merged_into_one_that_is_there() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::create_dir_all(temporary.path().join("x/a")).unwrap();
+        fs::write(temporary.path().join("x/a/kept"), "").unwrap();
+        copied("/x", temporary.path(), vec![folder(""), folder("a"), plain("a/new")]).unwrap();
+        assert_eq!(names(temporary.path()), ["a", "kept", "new", "x"]);
+    }
+
+    #[test]
+    fn dots_and_absolute_paths_are_refused() {
+        for path in ["..", "../evil", "a/../../evil", "/evil", ".", "./a", "a//b", "a/", "a/."] {
+            let (temporary, error) = attack(vec![folder("a"), plain(path), data("x")]);
+            assert!(matches!(error, Error::Escape { .. }), "{path}: {error}");
+            assert_eq!(names(temporary.path()), ["a", "out"]);
+        }
+    }
+
+    #[test]
+    fn a_link_that_the_guest_sent_is_not_walked_through() {
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().to_str().unwrap();
+        let (_temporary, error) = attack(vec![link("a", target), plain("a/evil"), data("x")]);
+        assert!(matches!(error, Error::File { .. }), "{error}");
+        assert!(names(outside.path()).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_became_a_link_is_not_walked_through() {
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().to_str().unwrap();
+        let (_temporary, error) =
+            attack(vec![folder("a"), folder("b"), link("a", target), plain("a/evil")]);
+        assert!(matches!(error, Error::File { .. }), "{error}");
+        assert!(names(outside.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_that_was_there_is_replaced_and_not_written_through() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (victim, out) = (temporary.path().join("victim"), temporary.path().join("out"));
+        fs::write(&victim, "safe").unwrap();
+        fs::create_dir(&out).unwrap();
+        symlink(&victim, out.join("file")).unwrap();
+
+        copied("/x/.", &out, vec![folder(""), plain("file"), data("new")]).unwrap();
+
+        assert_eq!(fs::read(&victim).unwrap(), b"safe");
+        assert_eq!(fs::read(out.join("file")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn bits_that_give_power_do_not_come_along() {
+        let temporary = tempfile::tempdir().unwrap();
+        let out = temporary.path().join("out");
+        copied("/x", &out, vec![entry("", EntryKind::File { size: 0 }, 0o106_755)]).unwrap();
+        assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn a_file_has_nothing_below_it_and_a_tree_has_one_top() {
+        let temporary = tempfile::tempdir().unwrap();
+        let below = copied("/x", &temporary.path().join("a"), vec![plain(""), plain("b")]);
+        assert!(matches!(below, Err(Error::OutOfOrder { .. })));
+        let second = copied("/x", &temporary.path().join("b"), vec![folder(""), folder("")]);
+        assert!(matches!(second, Err(Error::OutOfOrder { .. })));
+        let none = copied("/x", &temporary.path().join("c"), vec![plain("name")]);
+        assert!(matches!(none, Err(Error::OutOfOrder { .. })));
+    }
+
+    #[test]
+    fn bytes_that_belong_to_no_file_are_refused() {
+        let (_temporary, error) = attack(vec![data("x")]);
+        assert!(matches!(error, Error::OutOfOrder { what: "bytes" }));
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut path = String::from("a");
+        let mut items = vec![folder("a")];
+        for _ in 0..300 {
+            path.push_str("/a");
+            items.push(folder(&path));
+        }
+        let (_temporary, error) = attack(items);
+        assert!(matches!(error, Error::TooDeep { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_stream_takes_a_file_and_no_folder() {
+        let items = vec![plain(""), data("one"), data("two")];
+        let factory = Script::default().tree("/x", items).tree("/y", vec![folder("")]).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let mut out = Vec::new();
+
+        copy_stream_out(&*sandbox, Path::new("/x"), &mut out).unwrap();
+        let error = copy_stream_out(&*sandbox, Path::new("/y"), &mut Vec::new()).unwrap_err();
+
+        assert_eq!(out, b"onetwo");
+        assert!(matches!(error, Error::FolderToStream { .. }));
+    }
+}

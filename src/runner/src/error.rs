@@ -1,0 +1,164 @@
+//! What can go wrong in the runner.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
+/// The result of this crate's operations.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// The operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    // Asked for what cannot be.
+    #[error("no command given, and image `{image}` names none")]
+    NoCommand { image: String },
+    #[error("the prompt is not UTF-8 text")]
+    PromptNotText,
+    #[error("{path} line {line}: expected NAME=VALUE, or NAME of a variable of this process")]
+    EnvFile { path: PathBuf, line: usize },
+    #[error("one of the two must be VM:PATH: copying is from a VM or to one")]
+    CopySides,
+    #[error("{path} cannot be copied to a VM: it is {kind}")]
+    NotCopyable { path: PathBuf, kind: &'static str },
+    #[error("Firecracker is not available in this build: use --vmm qemu")]
+    NoFirecracker,
+    #[error("microVMs have cgroups, users and namespaces of their own, which takes root: use sudo")]
+    NotRoot,
+
+    // What a command did.
+    #[error("cannot run `{program}`: {message}")]
+    NotStarted { program: String, code: u8, message: String },
+    #[error("cannot write its output")]
+    Output { source: io::Error },
+    #[error("stopped by {signal}")]
+    Interrupted { signal: Signal },
+    #[error("the background runner failed")]
+    Detached { code: Option<u8> },
+
+    // Virtual machines and images.
+    #[error(transparent)]
+    Vm(sandbox::Cause),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    #[error(transparent)]
+    Image(#[from] rootfs::Error),
+    #[error(
+        "no guest programs in {looked}: build them with scripts/build-guest, or name their folder with --guest-dir"
+    )]
+    NoGuestPrograms { looked: String },
+    #[error("VM `{vm}` has no log of a command: it was not started with -d")]
+    NoLog { vm: String },
+    #[error("{failed} of {total} VMs could not be stopped")]
+    NotStopped { failed: usize, total: usize },
+
+    // Files out of a VM, whose names and order are the guest's.
+    #[error("the guest sent {path:?}, which would be outside of the destination")]
+    Escape { path: PathBuf },
+    #[error("the guest sent {path:?}, which is nested too deeply")]
+    TooDeep { path: PathBuf },
+    #[error("the guest sent {what} where that makes no sense")]
+    OutOfOrder { what: &'static str },
+    #[error("{path} is a folder; to `-` only a file can be copied")]
+    FolderToStream { path: PathBuf },
+    #[error("{path} is neither a file nor a folder: it is not replaced")]
+    Special { path: PathBuf },
+    #[error("{path} is not a folder")]
+    NotADirectory { path: PathBuf },
+
+    // Files and descriptors of this host.
+    #[error("cannot {operation} {path}")]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot read standard input")]
+    Stdin { source: io::Error },
+    #[error("cannot set up the terminal")]
+    Terminal { source: io::Error },
+    #[error("cannot take signals")]
+    Signals { source: io::Error },
+    #[error("cannot start the thread `{name}`")]
+    Thread { name: &'static str, source: io::Error },
+    #[error("cannot start a runner in the background")]
+    Detach { source: io::Error },
+    #[error("cannot write JSON")]
+    Json { source: serde_json::Error },
+}
+
+impl Error {
+    /// The exit code, where it does not depend on the sub-command.
+    pub(crate) fn exit_code(&self) -> Option<u8> {
+        match self {
+            Self::NoCommand { .. } | Self::PromptNotText | Self::EnvFile { .. } => Some(2),
+            Self::CopySides => Some(2),
+            Self::NotStarted { code, .. } => Some(*code),
+            Self::Interrupted { signal } => Some(128 + *signal as u8),
+            Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),
+            Self::Detached { code } => *code,
+            _ => None,
+        }
+    }
+
+    /// Whether there is nothing to say: who read our output knows that it left, and the runner in
+    /// the background has said why it failed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        match self {
+            Self::Output { source } => source.kind() == io::ErrorKind::BrokenPipe,
+            Self::Detached { code } => code.is_some(),
+            _ => false,
+        }
+    }
+
+    /// What to do about it, to be appended.
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Image(rootfs::Error::NoImage { .. }) => {
+                Some(": `runner image ls` lists them, `runner image build NAME` makes one")
+            }
+            _ if self.is_denied() && !nix::unistd::geteuid().is_root() => {
+                Some(": try it as root, with sudo")
+            }
+            _ => None,
+        }
+    }
+
+    fn is_denied(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<io::Error>();
+            if io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// Names the operation and the path of a failed file operation.
+pub(crate) fn file<E: Into<io::Error>>(
+    operation: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(E) -> Error {
+    let path = path.into();
+    move |source| Error::File { operation, path, source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_left_is_no_reason_to_complain() {
+        let error = Error::Output { source: io::ErrorKind::BrokenPipe.into() };
+        assert!(error.is_quiet());
+        assert_eq!(error.exit_code(), Some(141));
+    }
+
+    #[test]
+    fn a_full_disk_is() {
+        let error = Error::Output { source: io::ErrorKind::StorageFull.into() };
+        assert!(!error.is_quiet());
+        assert_eq!(error.exit_code(), None);
+    }
+}

@@ -1,0 +1,27 @@
+//! Logs: on standard error, with the name of the thread, so that each line carries its VM.
+//!
+//! INVARIANT: nothing logs prompts, values of environment variables, or tokens.
+
+use std::io::Write;
+use std::thread;
+
+use env_logger::{Builder, Env};
+use log::LevelFilter;
+
+use crate::cli::Global;
+
+/// Starts logging: warnings and errors, unless `RUST_LOG` or a flag says otherwise.
+pub(crate) fn start(global: &Global) {
+    let mut builder = Builder::from_env(Env::default().default_filter_or("warn"));
+    if global.quiet {
+        builder.filter_level(LevelFilter::Error);
+    }
+    builder
+        .format(|line, record| {
+            let (time, level) = (line.timestamp_millis(), record.level());
+            let current = thread::current();
+            let name = current.name().unwrap_or("?");
+            writeln!(line, "{time} {level:5} {name:11} {}", record.args())
+        })
+        .init();
+}

@@ -1,0 +1,128 @@
+//! How far long work is: a bar on a terminal, plain lines otherwise, nothing if quiet.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rootfs::{Progress, Step};
+
+/// A total is known.
+const BAR: &str = "{prefix:16} [{bar:30}] {bytes}/{total_bytes}";
+/// None is.
+const COUNT: &str = "{prefix:16} {bytes}";
+const WORD: &str = "{prefix:16} …";
+
+/// Shows how far a build of an image is.
+pub(crate) struct Build {
+    bar: Option<ProgressBar>,
+    is_quiet: bool,
+}
+
+impl Build {
+    pub(crate) fn new(is_quiet: bool) -> Self {
+        let bar = (!is_quiet && io::stderr().is_terminal()).then(hidden);
+        Self { bar, is_quiet }
+    }
+
+    pub(crate) fn show(&mut self, progress: Progress) {
+        match progress {
+            Progress::Waiting => self.say("another build is running; waiting for it"),
+            Progress::Started { step } => self.start(step),
+            Progress::Advanced { done, total, .. } => self.advance(done, total),
+            Progress::Finished { step, elapsed, cached } => {
+                let how = if cached { "found".to_owned() } else { seconds(elapsed) };
+                self.say(&format!("{:16} {how}", step.to_string()));
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&self, step: Step) {
+        let Some(bar) = &self.bar else { return };
+        bar.reset();
+        bar.set_style(style(WORD));
+        bar.set_prefix(step.to_string());
+        bar.tick();
+    }
+
+    fn advance(&self, done: u64, total: Option<u64>) {
+        let Some(bar) = &self.bar else { return };
+        match total {
+            Some(total) => {
+                bar.set_style(style(BAR));
+                bar.set_length(total);
+            }
+            None => bar.set_style(style(COUNT)),
+        }
+        bar.set_position(done);
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None if self.is_quiet => {}
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how much was copied.
+pub(crate) struct Copying(Option<ProgressBar>);
+
+impl Copying {
+    pub(crate) fn new(is_quiet: bool) -> Self {
+        if is_quiet || !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = hidden();
+        bar.set_style(style(COUNT));
+        bar.set_prefix("copying");
+        Self(Some(bar))
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.inc(bytes);
+        }
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Not to be seen before there is something to show, and redrawn only when something changes.
+fn hidden() -> ProgressBar {
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_understood() {
+        let templates = [BAR, COUNT, WORD];
+        assert!(templates.iter().all(|text| ProgressStyle::with_template(text).is_ok()));
+    }
+}

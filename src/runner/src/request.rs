@@ -1,0 +1,208 @@
+//! The flags that say how a command is run, in a new VM or in one that runs.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rootfs::Defaults;
+use sandbox::{ExecRequest, PtySize, User};
+
+use crate::error::{Error, Result, file};
+use crate::terminal;
+use crate::value::{self, Variable};
+
+/// The size of a terminal if ours is none.
+const NO_TERMINAL: PtySize = PtySize { rows: 24, columns: 80 };
+
+/// How a command is run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct CommandArguments {
+    /// Set an environment variable; NAME alone takes its value from this process
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(value::variable))]
+    env: Vec<Variable>,
+
+    /// Set the variables that a file lists, one NAME[=VALUE] a line, `#` for comments
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+
+    /// Run as this user: a name, UID, or UID:GID
+    #[arg(short, long, value_parser = value::user)]
+    user: Option<User>,
+
+    /// Start in this folder instead of the user's home
+    #[arg(short, long, value_name = "DIR", value_parser = value::os(value::guest_path))]
+    workdir: Option<PathBuf>,
+
+    /// Pass standard input on
+    #[arg(short, long)]
+    interactive: bool,
+
+    /// Give the command a terminal
+    #[arg(short, long)]
+    tty: bool,
+
+    /// Kill the command after a time, like 30s or 5m; the exit code is then 124
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    timeout: Option<Duration>,
+
+    /// Drop what the command writes beyond this many bytes, for each stream: 64K, 10M
+    #[arg(long, value_name = "BYTES", value_parser = value::bytes)]
+    output_cap: Option<u64>,
+}
+
+impl CommandArguments {
+    /// What is to run, after the image's own wishes and the flags.
+    pub(crate) fn request(&self, argv: Vec<OsString>, image: &Defaults) -> Result<ExecRequest> {
+        Ok(ExecRequest {
+            argv,
+            env: self.variables(image)?,
+            cwd: self.workdir.clone().or_else(|| image.workdir.clone().map(PathBuf::from)),
+            user: self.user(image),
+            stdin: self.interactive,
+            pty: self.tty.then(|| terminal::size().unwrap_or(NO_TERMINAL)),
+            timeout: self.timeout,
+            output_cap: self.output_cap,
+        })
+    }
+
+    /// The user that is asked for. One that the image names in a way that only it understands
+    /// (`name:group`) is left to its name.
+    fn user(&self, image: &Defaults) -> Option<User> {
+        let named = || {
+            let text = image.user.as_deref().filter(|text| !text.is_empty())?;
+            let name = text.split(':').next().unwrap_or(text);
+            value::user(text).or_else(|_| value::user(name)).ok()
+        };
+        self.user.clone().or_else(named)
+    }
+
+    /// Later ones override earlier ones: the image's, `TERM`, those of files, those of flags.
+    fn variables(&self, image: &Defaults) -> Result<Vec<(OsString, OsString)>> {
+        let mut all = BTreeMap::new();
+        let mut set = |variable: Variable| {
+            let value = variable.value.or_else(|| env::var_os(&variable.name));
+            value.map(|value| all.insert(variable.name, value))
+        };
+        for text in &image.env {
+            value::variable(text.as_bytes()).map(&mut set).ok();
+        }
+        if self.tty {
+            set(Variable { name: "TERM".into(), value: None });
+        }
+        for path in &self.env_file {
+            for variable in read_env_file(path)? {
+                set(variable);
+            }
+        }
+        for variable in &self.env {
+            set(variable.clone());
+        }
+        Ok(all.into_iter().collect())
+    }
+}
+
+fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = fs::read(path).map_err(file("read", path))?;
+    let mut variables = Vec::new();
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let refused = || Error::EnvFile { path: path.to_owned(), line: index + 1 };
+        let variable = value::variable(line).map_err(|_| refused())?;
+        if variable.name.as_bytes().iter().any(u8::is_ascii_whitespace) {
+            return Err(refused());
+        }
+        variables.push(variable);
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::Parser;
+    use sandbox::{Image, SandboxConfig, SandboxId};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: CommandArguments,
+    }
+
+    /// For fakes, which look at nothing of it.
+    pub(crate) fn config() -> SandboxConfig {
+        let none = PathBuf::new;
+        let image =
+            Image { kernel: none(), initramfs: none(), rootfs: none(), disk_template: none() };
+        SandboxConfig {
+            id: SandboxId::random().unwrap(),
+            name: None,
+            labels: BTreeMap::new(),
+            image,
+            vcpus: 1,
+            memory_mib: 256,
+            hostname: "vm".into(),
+            timezone: None,
+        }
+    }
+
+    fn request(flags: &[&str], image: &Defaults) -> Result<ExecRequest> {
+        let line = [&["runner"], flags].concat();
+        let line = Line::try_parse_from(line).unwrap();
+        line.arguments.request(vec!["true".into()], image)
+    }
+
+    fn pair(name: &str, value: &str) -> (OsString, OsString) {
+        (name.into(), value.into())
+    }
+
+    #[test]
+    fn flags_override_files_and_files_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("env");
+        fs::write(&path, "# comment\n\nB=file\nC=file\r\nPATH\n").unwrap();
+        let image = Defaults { env: vec!["A=image".into(), "B=image".into()], ..<_>::default() };
+        let flags = ["--env-file", path.to_str().unwrap(), "-e", "C=flag", "-e", "NOT_SET_HERE"];
+
+        let env = request(&flags, &image).unwrap().env;
+
+        assert_eq!(env[..3], [pair("A", "image"), pair("B", "file"), pair("C", "flag")]);
+        assert_eq!(env[3].0, "PATH");
+        assert_eq!(env.len(), 4);
+    }
+
+    #[test]
+    fn a_bad_line_of_a_file_is_named_without_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("env");
+        fs::write(&path, "A=1\nnot a variable=secret\n").unwrap();
+
+        let error = request(&["--env-file", path.to_str().unwrap()], &Defaults::default());
+
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("line 2") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn the_image_says_who_and_where_unless_a_flag_does() {
+        let image = Defaults {
+            user: Some("app:staff".into()),
+            workdir: Some("/app".into()),
+            ..Defaults::default()
+        };
+        let said = request(&[], &image).unwrap();
+        assert_eq!(said.user, Some(User::Name("app".into())));
+        assert_eq!(said.cwd, Some("/app".into()));
+
+        let told = request(&["--user", "5:6", "--workdir", "/tmp"], &image).unwrap();
+        assert_eq!(told.user, Some(User::Ids { uid: 5, gid: 6 }));
+        assert_eq!(told.cwd, Some("/tmp".into()));
+    }
+}

@@ -1,0 +1,126 @@
+//! Signals to this process: taken by the thread `signals`, one at a time, in ordinary code.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::error::{Error, Result};
+
+const TAKEN: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
+
+/// The signals that come to nobody but a [`Listener`].
+pub(crate) struct Blocked(SigSet);
+
+/// Keeps signals for a [`Listener`]. To be called before there is another thread: those that come
+/// later inherit that the signals are not theirs.
+pub(crate) fn block() -> Result<Blocked> {
+    let taken: SigSet = TAKEN.into_iter().collect();
+    taken.thread_block().map_err(failed)?;
+    Ok(Blocked(taken))
+}
+
+fn failed(errno: Errno) -> Error {
+    Error::Signals { source: errno.into() }
+}
+
+/// What the thread woke up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// A signal came.
+    Signal(Signal),
+    /// The deadline that the last wake-up set is over.
+    Deadline,
+}
+
+/// The thread. Dropping it stops and joins it.
+pub(crate) struct Listener {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Takes signals from here on: `act` is told of each, and says when it wants to be woken next
+    /// if no signal comes.
+    pub(crate) fn start(
+        Blocked(taken): Blocked,
+        mut act: impl FnMut(Wake) -> Option<Instant> + Send + 'static,
+    ) -> Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&taken, flags).map_err(failed)?;
+        let stop = Arc::new(stop_event().map_err(failed)?);
+        let stopped = Arc::clone(&stop);
+        let listen = move || {
+            let mut deadline = None;
+            while wait(&signals, &stopped, deadline) {
+                let wake = match signals.read_signal() {
+                    Ok(Some(info)) => Signal::try_from(info.ssi_signo as i32).map(Wake::Signal),
+                    Ok(None) => Ok(Wake::Deadline),
+                    Err(errno) => Err(errno),
+                };
+                match wake {
+                    Ok(wake) => deadline = act(wake),
+                    Err(errno) => log::error!("cannot take a signal; error={errno}"),
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("signals".into())
+            .spawn(listen)
+            .map_err(|source| Error::Thread { name: "signals", source })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        stop_and_join("signals", &self.stop, &mut self.thread);
+    }
+}
+
+/// An event that ends a thread's sleep.
+pub(crate) fn stop_event() -> nix::Result<EventFd> {
+    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+}
+
+/// Ends a thread that sleeps on `stop` among other things.
+pub(crate) fn stop_and_join(name: &str, stop: &EventFd, thread: &mut Option<JoinHandle<()>>) {
+    if let Err(errno) = stop.write(1) {
+        log::error!("cannot stop a thread; thread={name} error={errno}");
+        return;
+    }
+    if thread.take().is_some_and(|thread| thread.join().is_err()) {
+        log::error!("a thread panicked: this is a bug; thread={name}");
+    }
+}
+
+/// Sleeps until a signal comes or the deadline is over; `false` once it is time to stop.
+fn wait(signals: &SignalFd, stop: &EventFd, deadline: Option<Instant>) -> bool {
+    let mut fds = [
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, timeout(deadline)) {
+        Ok(_) | Err(Errno::EINTR) => !fds[1].any().unwrap_or(true),
+        Err(errno) => {
+            log::error!("cannot wait for signals; error={}", io::Error::from(errno));
+            false
+        }
+    }
+}
+
+fn timeout(deadline: Option<Instant>) -> PollTimeout {
+    let Some(deadline) = deadline else {
+        return PollTimeout::NONE;
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
+    PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+}

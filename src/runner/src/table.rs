@@ -1,0 +1,42 @@
+//! Tables for people: columns as wide as they have to be.
+
+/// The rows below each other, the first being the heads.
+pub(crate) fn render(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("   ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A time that has passed since a moment in seconds since 1970: `5s`, `3m`, `2h`, `4d`.
+pub(crate) fn age(since: u64) -> String {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    match now.saturating_sub(since) {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3_600 => format!("{}m", seconds / 60),
+        seconds @ 3_600..86_400 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_blanks_at_their_end() {
+        let rows = [vec!["A".into(), "B".into()], vec!["long".into(), String::new()]];
+        assert_eq!(render(&rows), "A      B\nlong\n");
+    }
+
+    #[test]
+    fn a_clock_that_went_back_makes_nothing_negative() {
+        assert_eq!(age(u64::MAX), "0s");
+    }
+}

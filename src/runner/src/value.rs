@@ -1,0 +1,298 @@
+//! What may stand behind a flag: each value's syntax, and what it means.
+//!
+//! A text that is refused is told what was expected. It is not told what it was: the argument
+//! parser repeats it, which is why values of environment variables are never refused.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use sandbox::User;
+
+/// Why a text was refused.
+type Refused = &'static str;
+
+/// `NAME=VALUE`, or `NAME` of a variable that this process has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Variable {
+    pub(crate) name: OsString,
+    pub(crate) value: Option<OsString>,
+}
+
+/// `SRC:DST` where the source is on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CopyIn {
+    pub(crate) local: PathBuf,
+    pub(crate) guest: PathBuf,
+}
+
+/// `SRC:DST` where the source is in the VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CopyOut {
+    pub(crate) guest: PathBuf,
+    pub(crate) local: PathBuf,
+}
+
+/// Either side of `runner cp`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `VM:PATH`.
+    Guest { vm: String, path: PathBuf },
+    /// A path of the host.
+    Local(PathBuf),
+    /// `-`: standard input or output.
+    Stream,
+}
+
+impl Place {
+    /// A path of the host, or none for a stream.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Guest { path, .. } | Self::Local(path) => Some(path),
+            Self::Stream => None,
+        }
+    }
+}
+
+/// A parser of any bytes, which is what paths and variables consist of.
+pub(crate) fn os<T, F>(parse: F) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+    F: Fn(&[u8]) -> Result<T, Refused> + Clone + Send + Sync + 'static,
+{
+    OsStringValueParser::new().try_map(move |text: OsString| parse(text.as_bytes()))
+}
+
+pub(crate) fn variable(text: &[u8]) -> Result<Variable, Refused> {
+    let (name, value) = match split(text, text.iter().position(|byte| *byte == b'=')) {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (OsStr::from_bytes(text), None),
+    };
+    if name.is_empty() {
+        return Err("expected NAME=VALUE or NAME");
+    }
+    Ok(Variable { name: name.to_owned(), value })
+}
+
+pub(crate) fn copy_in(text: &[u8]) -> Result<CopyIn, Refused> {
+    let colon = text.windows(2).rposition(|pair| pair == b":/");
+    match split(text, colon) {
+        Some((local, guest)) if !local.is_empty() => {
+            Ok(CopyIn { local: local.into(), guest: guest.into() })
+        }
+        _ => Err("expected SRC:DST, with an absolute path in the VM as DST"),
+    }
+}
+
+pub(crate) fn copy_out(text: &[u8]) -> Result<CopyOut, Refused> {
+    match split(text, text.iter().position(|byte| *byte == b':')) {
+        Some((guest, local)) if text.starts_with(b"/") && !local.is_empty() => {
+            Ok(CopyOut { guest: guest.into(), local: local.into() })
+        }
+        _ => Err("expected SRC:DST, with an absolute path in the VM as SRC"),
+    }
+}
+
+/// A path that begins with `.` or `/` is the host's, whatever colons it has.
+pub(crate) fn place(text: &[u8]) -> Result<Place, Refused> {
+    let local = || Place::Local(PathBuf::from(OsString::from_vec(text.to_vec())));
+    if text.is_empty() {
+        return Err("expected VM:PATH, a path, or -");
+    }
+    if text == b"-" {
+        return Ok(Place::Stream);
+    }
+    let colon = text.iter().position(|byte| *byte == b':');
+    let Some((vm, path)) = split(text, colon).filter(|(vm, _)| !vm.as_bytes().contains(&b'/'))
+    else {
+        return Ok(local());
+    };
+    match vm.to_str() {
+        Some(vm) if !vm.is_empty() && path.as_bytes().starts_with(b"/") => {
+            Ok(Place::Guest { vm: vm.to_owned(), path: path.into() })
+        }
+        _ => Err("expected VM:PATH with an absolute path, a path, or -"),
+    }
+}
+
+/// What is before the byte at `position`, and what is after it.
+fn split(text: &[u8], position: Option<usize>) -> Option<(&OsStr, &OsStr)> {
+    let (before, after) = text.split_at_checked(position?)?;
+    Some((OsStr::from_bytes(before), OsStr::from_bytes(after.get(1..)?)))
+}
+
+/// A name, `UID:GID`, or `UID`, whose group then has the same number.
+pub(crate) fn user(text: &str) -> Result<User, Refused> {
+    let refused = "expected a user's name, UID, or UID:GID";
+    let number = |text: &str| text.parse::<u32>().map_err(|_| refused);
+    if let Some((uid, gid)) = text.split_once(':') {
+        return Ok(User::Ids { uid: number(uid)?, gid: number(gid)? });
+    }
+    match text.parse() {
+        Ok(uid) => Ok(User::Ids { uid, gid: uid }),
+        Err(_) if text.is_empty() => Err(refused),
+        Err(_) => Ok(User::Name(text.to_owned())),
+    }
+}
+
+/// `500ms`, `30s`, `5m`, `2h`, `1d`, `1h30m`; never nothing.
+pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
+    let refused = "expected a time like 500ms, 30s, 5m, 1h30m";
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(refused)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let milliseconds: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(refused),
+        };
+        let number: u64 = number.parse().map_err(|_| refused)?;
+        let part = number.checked_mul(milliseconds).ok_or(refused)?;
+        total = total.checked_add(Duration::from_millis(part)).ok_or(refused)?;
+        rest = tail;
+    }
+    // Nobody means a limit of nothing, and a year is beyond any.
+    let year = Duration::from_secs(366 * 86_400);
+    if total.is_zero() || total > year { Err(refused) } else { Ok(total) }
+}
+
+/// A number of bytes: `4096`, `64K`, `10M`, `1G`.
+pub(crate) fn bytes(text: &str) -> Result<u64, Refused> {
+    let refused = "expected a number of bytes, like 4096, 64K, 10M, 1G";
+    let (number, shift) = match text.as_bytes().last() {
+        Some(b'K') => (text.strip_suffix('K'), 10),
+        Some(b'M') => (text.strip_suffix('M'), 20),
+        Some(b'G') => (text.strip_suffix('G'), 30),
+        _ => (Some(text), 0),
+    };
+    let number: u64 = number.unwrap_or_default().parse().map_err(|_| refused)?;
+    number.checked_mul(1 << shift).ok_or(refused)
+}
+
+/// A VM's name: such that it is none of a path, a flag, or half of a `VM:PATH`.
+pub(crate) fn name(text: &str) -> Result<String, Refused> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !starts || text.len() > 63 || !text.bytes().all(good) {
+        return Err(
+            "expected letters, digits, `-`, `_` and `.`, at most 63, none of the last three first",
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// An IANA time zone, like `Europe/Berlin`. Whether the image knows it is seen in the VM.
+pub(crate) fn timezone(text: &str) -> Result<String, Refused> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+/".contains(&byte);
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    if !starts || text.len() > 64 || !text.bytes().all(good) {
+        return Err("expected a time zone, like Europe/Berlin or UTC");
+    }
+    Ok(text.to_owned())
+}
+
+/// An absolute path in the VM.
+pub(crate) fn guest_path(text: &[u8]) -> Result<PathBuf, Refused> {
+    if !text.starts_with(b"/") {
+        return Err("expected an absolute path in the VM");
+    }
+    Ok(PathBuf::from(OsString::from_vec(text.to_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_has_a_name_and_perhaps_a_value_with_anything_in_it() {
+        let value = |text: &str| variable(text.as_bytes()).map(|variable| variable.value);
+        assert_eq!(value("A=b=c"), Ok(Some("b=c".into())));
+        assert_eq!(value("A="), Ok(Some("".into())));
+        assert_eq!(value("A"), Ok(None));
+        assert!(value("=b").is_err());
+        assert_eq!(variable(b"A=\xff").unwrap().value.unwrap().as_bytes(), b"\xff");
+    }
+
+    #[test]
+    fn a_copy_in_may_have_colons_in_its_local_part() {
+        let copy = copy_in(b"./a:b:/srv/x").unwrap();
+        assert_eq!(copy.local, PathBuf::from("./a:b"));
+        assert_eq!(copy.guest, PathBuf::from("/srv/x"));
+    }
+
+    #[test]
+    fn copies_need_both_parts_and_an_absolute_one_in_the_vm() {
+        assert!(copy_in(b"a").is_err());
+        assert!(copy_in(b"a:b").is_err());
+        assert!(copy_in(b":/b").is_err());
+        assert!(copy_out(b"a:b").is_err());
+        assert!(copy_out(b"/a").is_err());
+        assert!(copy_out(b"/a:").is_err());
+    }
+
+    #[test]
+    fn a_place_is_in_a_vm_or_here_or_a_stream() {
+        let path = PathBuf::from("/srv");
+        assert_eq!(place(b"web:/srv"), Ok(Place::Guest { vm: "web".into(), path }));
+        assert_eq!(place(b"./web:/srv"), Ok(Place::Local("./web:/srv".into())));
+        assert_eq!(place(b"file"), Ok(Place::Local("file".into())));
+        assert_eq!(place(b"-"), Ok(Place::Stream));
+        assert!(place(b"web:srv").is_err());
+    }
+
+    #[test]
+    fn a_user_is_a_name_or_numbers() {
+        assert_eq!(user("user"), Ok(User::Name("user".into())));
+        assert_eq!(user("1000:50"), Ok(User::Ids { uid: 1000, gid: 50 }));
+        assert_eq!(user("7"), Ok(User::Ids { uid: 7, gid: 7 }));
+        assert!(user("user:staff").is_err());
+        assert!(user("").is_err());
+    }
+
+    #[test]
+    fn a_time_has_units() {
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("30").is_err());
+        assert!(duration("s").is_err());
+        assert!(duration("").is_err());
+        assert!(duration("99999999999999999999s").is_err());
+    }
+
+    #[test]
+    fn no_time_at_all_is_refused_rather_than_taken_for_ever_or_never() {
+        assert!(duration("0s").is_err());
+    }
+
+    #[test]
+    fn bytes_may_have_a_suffix() {
+        assert_eq!(bytes("64K"), Ok(65536));
+        assert_eq!(bytes("0"), Ok(0));
+        assert!(bytes("K").is_err());
+        assert!(bytes("18446744073709551615G").is_err());
+    }
+
+    #[test]
+    fn a_name_cannot_be_taken_for_a_path_or_a_flag() {
+        assert!(name("web-1").is_ok());
+        assert!(name("-web").is_err());
+        assert!(name("a/b").is_err());
+        assert!(name("a:b").is_err());
+        assert!(name("").is_err());
+    }
+
+    #[test]
+    fn a_time_zone_is_no_way_through_the_file_system() {
+        assert!(timezone("America/Argentina/Buenos_Aires").is_ok());
+        assert!(timezone("../../etc/shadow").is_err());
+        assert!(timezone("/etc/shadow").is_err());
+    }
+}
