@@ -14,6 +14,7 @@ use sandbox::{
 use vsock_host::{Guest, Reactor};
 
 use crate::error::file;
+use crate::fate::Explainer;
 use crate::record::VmRecord;
 use crate::{Error, Result, reclaim, session};
 
@@ -100,7 +101,7 @@ impl Sandbox for Attached {
         request: &ExecRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Execution>> {
-        session::exec(Ok(self.guest.clone()), request, deadline)
+        session::exec(Ok(self.guest.clone()), &Explainer::none(), request, deadline)
     }
 
     fn write(
@@ -108,11 +109,11 @@ impl Sandbox for Attached {
         request: &WriteRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn TreeWriter>> {
-        session::write(Ok(self.guest.clone()), request, deadline)
+        session::write(Ok(self.guest.clone()), &Explainer::none(), request, deadline)
     }
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
-        session::read(Ok(self.guest.clone()), path, deadline)
+        session::read(Ok(self.guest.clone()), &Explainer::none(), path, deadline)
     }
 
     fn ended(&self) -> Receiver<()> {

@@ -116,6 +116,12 @@ pub enum Error {
         /// Its last words, and the console's.
         words: String,
     },
+    /// The VM ended while something was under way in it.
+    #[error("the VM ended: {reason}")]
+    Gone {
+        /// Why it ended.
+        reason: String,
+    },
     /// The guest link failed.
     #[error(transparent)]
     Link(vsock_host::Error),

@@ -19,6 +19,7 @@ mod console;
 mod control;
 mod disk;
 mod error;
+mod fate;
 mod folder;
 mod kvm;
 mod link;

@@ -14,24 +14,27 @@ use vsock_host::Guest;
 use vsock_proto as proto;
 
 use crate::Result;
+use crate::fate::Explainer;
 
 pub(crate) fn exec(
     guest: Result<Guest>,
+    explainer: &Explainer,
     request: &ExecRequest,
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn Execution>> {
     let program = request.argv.first().map_or("", |name| name.to_str().unwrap_or("?")).to_owned();
-    let started = guest
-        .map_err(Cause::from)
-        .and_then(|guest| guest.exec(exec_message(request), deadline).map_err(Cause::from));
+    let started = guest.map_err(Cause::from).and_then(|guest| {
+        guest.exec(exec_message(request), deadline).map_err(|error| explainer.cause(error))
+    });
     match started {
-        Ok(execution) => Ok(Box::new(Running { program, execution })),
+        Ok(execution) => Ok(Box::new(Running { program, execution, explainer: explainer.clone() })),
         Err(source) => Err(sandbox::Error::Exec { program, source }),
     }
 }
 
 pub(crate) fn write(
     guest: Result<Guest>,
+    explainer: &Explainer,
     request: &WriteRequest,
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn TreeWriter>> {
@@ -44,25 +47,26 @@ pub(crate) fn write(
     };
     let started = guest
         .map_err(Cause::from)
-        .and_then(|guest| guest.write(message, deadline).map_err(Cause::from));
+        .and_then(|guest| guest.write(message, deadline).map_err(|error| explainer.cause(error)));
     match started {
-        Ok(tree) => Ok(Box::new(Writing { path, tree })),
+        Ok(tree) => Ok(Box::new(Writing { path, tree, explainer: explainer.clone() })),
         Err(source) => Err(sandbox::Error::Copy { path, source }),
     }
 }
 
 pub(crate) fn read(
     guest: Result<Guest>,
+    explainer: &Explainer,
     path: &Path,
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn TreeReader>> {
     let message = proto::Read { path: bytes(path) };
     let started = guest
         .map_err(Cause::from)
-        .and_then(|guest| guest.read(message, deadline).map_err(Cause::from));
+        .and_then(|guest| guest.read(message, deadline).map_err(|error| explainer.cause(error)));
     let path = path.display().to_string();
     match started {
-        Ok(tree) => Ok(Box::new(Reading { path, tree })),
+        Ok(tree) => Ok(Box::new(Reading { path, tree, explainer: explainer.clone() })),
         Err(source) => Err(sandbox::Error::Copy { path, source }),
     }
 }
@@ -70,11 +74,13 @@ pub(crate) fn read(
 struct Running {
     program: String,
     execution: vsock_host::Execution,
+    explainer: Explainer,
 }
 
 impl Running {
-    fn lost(&self, source: vsock_host::Error) -> sandbox::Error {
-        sandbox::Error::Exec { program: self.program.clone(), source: source.into() }
+    fn lost(&self, error: vsock_host::Error) -> sandbox::Error {
+        let source = self.explainer.cause(error);
+        sandbox::Error::Exec { program: self.program.clone(), source }
     }
 }
 
@@ -110,11 +116,13 @@ impl Execution for Running {
 struct Writing {
     path: String,
     tree: vsock_host::WriteTree,
+    explainer: Explainer,
 }
 
 impl Writing {
-    fn failed(&self, source: vsock_host::Error) -> sandbox::Error {
-        sandbox::Error::Copy { path: self.path.clone(), source: source.into() }
+    fn failed(&self, error: vsock_host::Error) -> sandbox::Error {
+        let source = self.explainer.cause(error);
+        sandbox::Error::Copy { path: self.path.clone(), source }
     }
 }
 
@@ -141,21 +149,23 @@ impl TreeWriter for Writing {
     }
 
     fn finish(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
-        let Self { path, tree } = *self;
-        tree.finish(deadline).map_err(|error| sandbox::Error::Copy { path, source: error.into() })
+        let Self { path, tree, explainer } = *self;
+        tree.finish(deadline)
+            .map_err(|error| sandbox::Error::Copy { path, source: explainer.cause(error) })
     }
 }
 
 struct Reading {
     path: String,
     tree: vsock_host::ReadTree,
+    explainer: Explainer,
 }
 
 impl TreeReader for Reading {
     fn next(&mut self, deadline: Instant) -> sandbox::Result<Option<TreeItem>> {
-        let item = self.tree.next(deadline).map_err(|source| sandbox::Error::Copy {
+        let item = self.tree.next(deadline).map_err(|error| sandbox::Error::Copy {
             path: self.path.clone(),
-            source: source.into(),
+            source: self.explainer.cause(error),
         })?;
         Ok(item.map(|item| match item {
             vsock_host::TreeItem::Entry(entry) => TreeItem::Entry(entry_of(entry)),

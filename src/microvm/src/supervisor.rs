@@ -24,6 +24,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use sandbox::{SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
+use crate::fate::{Fate, Seal};
 use crate::link::Link;
 use crate::machine::{Blueprint, Machine};
 use crate::vmm::Vmm;
@@ -53,6 +54,7 @@ pub(crate) struct Supervisor {
     id: SandboxId,
     stop: Arc<EventFd>,
     done: Receiver<()>,
+    fate: Arc<Fate>,
     thread: Option<JoinHandle<Result<LastWords>>>,
 }
 
@@ -66,15 +68,17 @@ impl Supervisor {
         let stop = Arc::new(stop);
         let (started_tx, started) = bounded(1);
         let (done_tx, done) = bounded(0);
+        let (fate, seal) = Fate::new();
+        let fate = Arc::new(fate);
         let thread = {
-            let stop = Arc::clone(&stop);
+            let (stop, fate) = (Arc::clone(&stop), Arc::clone(&fate));
             Builder::new().name(format!("vm-{}", id.short())).spawn(move || {
                 let _done = done_tx;
-                run(&task, &stop, &started_tx)
+                run(&task, &stop, &started_tx, (&fate, seal))
             })
         };
         let thread = Some(thread.map_err(spawn_error)?);
-        let mut supervisor = Self { id, stop, done, thread };
+        let mut supervisor = Self { id, stop, done, fate, thread };
         match started.recv() {
             Ok(started) => Ok((supervisor, started)),
             Err(_) => Err(supervisor.join().err().unwrap_or(Error::Panicked { id })),
@@ -84,6 +88,11 @@ impl Supervisor {
     /// Disconnects when the VM has ended and nothing is left of it.
     pub(crate) fn done(&self) -> &Receiver<()> {
         &self.done
+    }
+
+    /// Why the VM ended, once it has by itself.
+    pub(crate) fn fate(&self) -> &Arc<Fate> {
+        &self.fate
     }
 
     /// Ends the VM at once, and returns why it ended if that was not our doing.
@@ -110,7 +119,12 @@ impl Drop for Supervisor {
     }
 }
 
-fn run(task: &Task, stop: &EventFd, started: &Sender<Started>) -> Result<LastWords> {
+fn run(
+    task: &Task,
+    stop: &EventFd,
+    started: &Sender<Started>,
+    (fate, seal): (&Fate, Seal),
+) -> Result<LastWords> {
     let blueprint = Blueprint {
         state: &task.state,
         config: &task.config,
@@ -121,7 +135,13 @@ fn run(task: &Task, stop: &EventFd, started: &Sender<Started>) -> Result<LastWor
     let mut machine = Machine::start(&blueprint)?;
     let stages = std::mem::take(&mut machine.stages);
     let _ = started.send(Started { link: Arc::clone(&machine.link), stages });
-    supervise(&mut machine, stop)?;
+    let ended = supervise(&mut machine, stop);
+    if let Err(error) = &ended {
+        fate.tell(error);
+    }
+    // Those who lost the guest need not wait until the machine is taken down.
+    drop(seal);
+    ended?;
     Ok(machine.console.last_words("the console"))
 }
 
@@ -144,8 +164,6 @@ fn supervise(machine: &mut Machine, stop: &EventFd) -> Result<()> {
         if ready.process
             && let Some(ended) = machine.ended()?
         {
-            // The callers that wait for the guest learn it first, then why.
-            machine.link.close();
             return Err(machine.explain(&ended));
         }
     }

@@ -13,6 +13,7 @@ use serde_bytes::ByteBuf;
 use vsock_host::{Guest, Reactor};
 use vsock_proto::GuestState;
 
+use crate::fate::Explainer;
 use crate::link::Link;
 use crate::supervisor::{Started, Supervisor, Task};
 use crate::vmm::Vmm;
@@ -62,6 +63,7 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
 struct Vm {
     id: SandboxId,
     link: Arc<Link>,
+    explainer: Explainer,
     report: StartReport,
     supervisor: Supervisor,
 }
@@ -85,7 +87,8 @@ impl Vm {
             log::debug!("vm start; vm={id} stage={stage} us={}", time.as_micros());
         }
         let report = StartReport { kernel: guest.ready().kernel.clone(), stages };
-        Ok(Self { id, link, report, supervisor })
+        let explainer = Explainer::of(supervisor.fate());
+        Ok(Self { id, link, explainer, report, supervisor })
     }
 
     fn guest(&self, deadline: Instant) -> Result<Guest> {
@@ -151,7 +154,7 @@ impl Sandbox for Vm {
         request: &ExecRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Execution>> {
-        session::exec(self.guest(deadline), request, deadline)
+        session::exec(self.guest(deadline), &self.explainer, request, deadline)
     }
 
     fn write(
@@ -159,11 +162,11 @@ impl Sandbox for Vm {
         request: &WriteRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn TreeWriter>> {
-        session::write(self.guest(deadline), request, deadline)
+        session::write(self.guest(deadline), &self.explainer, request, deadline)
     }
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
-        session::read(self.guest(deadline), path, deadline)
+        session::read(self.guest(deadline), &self.explainer, path, deadline)
     }
 
     fn ended(&self) -> Receiver<()> {

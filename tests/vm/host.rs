@@ -1,0 +1,54 @@
+//! What is on the host: taken before and after, so that a test sees what was left behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// All that a VM could leave, outside of its state folder.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    mounts: BTreeSet<String>,
+    links: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+}
+
+impl Host {
+    /// What concerns the VMs under `state`: tests run side by side, so the others' are left out.
+    pub(crate) fn look(state: &Path) -> Self {
+        let ids = names(&state.join("vms"));
+        let cgroups = process::mount_point().unwrap().join("sandbox-runner");
+        Self {
+            mounts: lines("/proc/self/mounts"),
+            links: names(Path::new("/sys/class/net")),
+            cgroups: names(&cgroups).intersection(&ids).cloned().collect(),
+            processes: processes(&state.to_string_lossy()),
+        }
+    }
+}
+
+/// The names in a folder; none if it is not there.
+pub(crate) fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn lines(path: &str) -> BTreeSet<String> {
+    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Processes that have `text` in their command line, working folder or open files' names.
+fn processes(text: &str) -> BTreeSet<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
+        let proc = entry.path();
+        let command = fs::read(proc.join("cmdline")).ok()?;
+        let cwd = fs::read_link(proc.join("cwd")).ok()?;
+        let named = String::from_utf8_lossy(&command).contains(text)
+            || cwd.to_string_lossy().contains(text);
+        (named && pid != std::process::id())
+            .then(|| format!("{pid} {}", String::from_utf8_lossy(&command).replace('\0', " ")))
+    })
+    .collect()
+}

@@ -1,0 +1,154 @@
+//! `runner run`: as with `docker run`.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::host::Host;
+use crate::runner::{Runner, text};
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn an_exit_code_is_passed_on_and_nothing_is_left() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let output = runner.run(&["run", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn both_streams_are_passed_on_apart_and_unchanged() {
+    let output = Runner::new().run(&["run", "--", "sh", "-c", r"printf '\377out'; printf err >&2"]);
+    assert_eq!(output.stdout, b"\xffout");
+    assert_eq!(text(&output.stderr), "err");
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn the_kernel_is_not_the_hosts_and_the_user_has_its_groups_and_home() {
+    let script = "uname -r; id -un; pwd; echo $HOME $USER";
+    let runner = Runner::new();
+    let output = runner.succeed(&["run", "--user", "user", "--", "sh", "-c", script]);
+    let ours = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let lines: Vec<_> = output.lines().collect();
+    assert_ne!(lines[0], ours.trim());
+    assert_eq!(&lines[1..], ["user", "/home/user", "/home/user user"]);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn environment_and_working_folder_arrive_as_they_are() {
+    let runner = Runner::new();
+    let value = "a 'quoted' $value; with `everything`";
+    let pair = format!("V={value}");
+    let args = ["run", "--env", &pair, "--workdir", "/tmp", "--", "sh", "-c", "pwd; echo \"$V\""];
+    assert_eq!(runner.succeed(&args), format!("/tmp\n{value}\n"));
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn standard_input_is_passed_on_with_i() {
+    let runner = Runner::new();
+    let mut command = runner.command(&["run", "-i", "--", "md5sum"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for _ in 0..200 {
+        stdin.write_all(&[b'x'; 10_000]).unwrap();
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    // md5 of two million x
+    assert_eq!(text(&output.stdout).trim_end(), format!("{}  -", MD5_OF_X));
+}
+
+/// `head -c 2000000 /dev/zero | tr '\0' x | md5sum`
+const MD5_OF_X: &str = "939ee55a36872cb4222e09cced62a7b5";
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_timeout_is_124_and_kills_descendants() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let args = ["run", "--timeout", "1s", "--", "sh", "-c", "setsid sleep 1000 & sleep 1000"];
+    assert_eq!(runner.run(&args).status.code(), Some(124));
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_missing_program_is_127_and_named() {
+    let output = Runner::new().run(&["run", "--", "no-such-program"]);
+    assert_eq!(output.status.code(), Some(127));
+    assert!(text(&output.stderr).contains("no-such-program"), "{}", text(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_signal_that_ends_the_command_is_128_and_its_number() {
+    let output = Runner::new().run(&["run", "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(output.status.code(), Some(137));
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn ctrl_c_reaches_the_command() {
+    let runner = Runner::new();
+    let script = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done";
+    let mut running = runner.start(&["run", "--", "sh", "-c", script]);
+    running.wait_for_line("ready");
+    running.signal(libc::SIGINT);
+    let (code, stdout, _) = running.finish();
+    assert_eq!((code, stdout.as_str()), (Some(3), "caught\n"));
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_second_ctrl_c_kills_what_ignores_the_first() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let script = "trap 'echo ignored' INT; echo ready; while :; do sleep 0.1; done";
+    let mut running = runner.start(&["run", "--", "sh", "-c", script]);
+    running.wait_for_line("ready");
+    running.signal(libc::SIGINT);
+    running.wait_for_line("ignored");
+    running.signal(libc::SIGINT);
+    let (code, _, _) = running.finish();
+    assert_eq!(code, Some(137));
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn much_output_arrives_whole() {
+    let script = "head -c 50000000 /dev/zero | tr '\\0' y";
+    let output = Runner::new().run(&["run", "--", "sh", "-c", script]);
+    assert_eq!(output.stdout.len(), 50_000_000);
+    assert!(output.stdout.iter().all(|byte| *byte == b'y'));
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn host_name_clock_and_time_zone_are_set() {
+    let runner = Runner::new();
+    let args = ["run", "--hostname", "box", "--tz", "Asia/Tokyo", "--"];
+    let output =
+        runner.succeed(&[&args[..], &["sh", "-c", "hostname; date +%s; date +%z"]].concat());
+    let lines: Vec<_> = output.lines().collect();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    assert_eq!(lines[0], "box");
+    assert!(lines[1].parse::<u64>().unwrap().abs_diff(now) < 60);
+    assert_eq!(lines[2], "+0900");
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn memory_and_processors_are_as_asked() {
+    let args = ["run", "--vcpus", "2", "--memory", "400", "--", "sh", "-c"];
+    let script = "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo";
+    let output = Runner::new().succeed(&[&args[..], &[script]].concat());
+    let lines: Vec<_> = output.lines().collect();
+    let kib: u64 = lines[1].parse().unwrap();
+    assert_eq!(lines[0], "2");
+    assert!((300_000..400 * 1024).contains(&kib), "{kib} KiB");
+}

@@ -1,0 +1,124 @@
+//! Runs the runner.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::host::{Host, names};
+
+/// A state folder, and the runner on it.
+pub(crate) struct Runner {
+    state: TempDir,
+}
+
+impl Runner {
+    pub(crate) fn new() -> Self {
+        // Beside the images, which a VM links: on the same file system.
+        let images = images();
+        let state = tempfile::Builder::new()
+            .prefix("t-")
+            .permissions(PermissionsExt::from_mode(0o711))
+            .tempdir_in(images.parent().unwrap())
+            .unwrap();
+        symlink(&images, state.path().join("images")).unwrap();
+        Self { state }
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        command.arg("--state-dir").arg(self.state()).args(arguments).env_remove("RUST_LOG");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(&self, arguments: &[impl AsRef<OsStr>]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs it to its successful end and returns what it printed.
+    pub(crate) fn succeed(&self, arguments: &[impl AsRef<OsStr>]) -> String {
+        let output = self.run(arguments);
+        let errors = text(&output.stderr);
+        assert!(output.status.success(), "{}: {errors}", output.status);
+        text(&output.stdout)
+    }
+
+    /// Starts it with both outputs in pipes.
+    pub(crate) fn start(&self, arguments: &[impl AsRef<OsStr>]) -> Running {
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Running { child }
+    }
+
+    /// The names of the VMs' folders.
+    pub(crate) fn vms(&self) -> Vec<String> {
+        names(&self.state().join("vms")).into_iter().filter(|name| name != ".lock").collect()
+    }
+
+    /// Fails if anything of this runner's VMs is there.
+    pub(crate) fn assert_nothing_left(&self, before: &Host) {
+        assert_eq!(self.vms(), Vec::<String>::new());
+        assert_eq!(&Host::look(self.state()), before);
+    }
+}
+
+/// A runner that runs. Dropping it kills it.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+}
+
+impl Running {
+    /// Waits for a line on its standard output.
+    pub(crate) fn wait_for_line(&mut self, wanted: &str) {
+        let stdout = BufReader::new(self.child.stdout.as_mut().unwrap());
+        let mut seen = String::new();
+        for line in stdout.lines() {
+            let line = line.unwrap();
+            if line.trim_end() == wanted {
+                return;
+            }
+            seen = seen + &line + "\n";
+        }
+        panic!("`{wanted}` did not come, but: {seen}");
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::try_from(signal).unwrap()).unwrap();
+    }
+
+    /// Waits for its end: its exit code and what it still printed.
+    pub(crate) fn finish(mut self) -> (Option<i32>, String, String) {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        self.child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), text(&stdout), text(&stderr))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The folder of images that `scripts/test` filled.
+fn images() -> PathBuf {
+    let state = std::env::var_os("RUNNER_TEST_STATE_DIR");
+    let state = PathBuf::from(state.expect("RUNNER_TEST_STATE_DIR is set by scripts/test"));
+    state.join("images")
+}
