@@ -109,6 +109,17 @@ impl Error {
         }
     }
 
+    /// In one line: the operation that failed, and why, and why …
+    pub(crate) fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(inner) = cause {
+            line.push_str(&format!(": {inner}"));
+            cause = inner.source();
+        }
+        line
+    }
+
     /// What to do about it, to be appended.
     pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {

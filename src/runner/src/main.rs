@@ -28,12 +28,9 @@ mod terminal;
 mod value;
 mod vmm;
 
-use std::error::Error as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-
-use crate::error::Error;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -43,21 +40,9 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             if !error.is_quiet() {
-                report(&error);
+                eprintln!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
             }
             ExitCode::from(error.exit_code().unwrap_or(failure_code))
         }
     }
-}
-
-/// One line: the operation that failed, and why, and why …
-fn report(error: &Error) {
-    let mut line = format!("runner: {error}");
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        line.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    line.push_str(error.remedy().unwrap_or_default());
-    eprintln!("{line}");
 }

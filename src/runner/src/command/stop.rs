@@ -37,7 +37,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let total = results.len();
     let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
     for error in &errors {
-        log::error!("{error}");
+        log::error!("{}", error.chain());
     }
     match errors.len() {
         0 => Ok(0),

@@ -31,7 +31,7 @@ pub(super) fn serve(
         });
         match ended {
             Ok(exit) => journal.note(&format!("the command ended: {}", describe(&exit.outcome))),
-            Err(error) => journal.note(&format!("the command ended: {error}")),
+            Err(error) => journal.note(&format!("the command ended: {}", error.chain())),
         }
     }
     interrupt.idle();

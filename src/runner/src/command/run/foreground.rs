@@ -40,7 +40,7 @@ pub(super) fn work(
     match copied {
         // The command's failure is the one to pass on.
         Err(error) if code != 0 => {
-            log::error!("cannot copy out; error={error}");
+            log::error!("cannot copy out; error={}", error.chain());
             Ok(code)
         }
         copied => copied.map(|()| code),
