@@ -36,6 +36,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         value_name = "DIR",
         env = "RUNNER_STATE_DIR",
         default_value = "/var/lib/sandbox-runner"
@@ -43,7 +44,7 @@ pub(crate) struct Global {
     pub(crate) state_dir: PathBuf,
 
     /// Say nothing but errors and results
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
 
     /// This process is the one behind `run -d`

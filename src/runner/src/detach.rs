@@ -12,8 +12,9 @@
 //! If step 1's process is gone by step 4, the pipe is broken and the VM ends.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -45,9 +46,21 @@ pub(crate) fn start() -> Result<u8> {
     Err(Error::Detached { code })
 }
 
-/// In the background: step 2.
+/// In the background: step 2. What our caller had open is not ours to hold, either: somebody may
+/// wait for the end of a pipe. To be called before anything of ours is open.
 pub(crate) fn leave_terminal() -> Result<()> {
-    nix::unistd::setsid().map(drop).map_err(|errno| Error::Detach { source: errno.into() })
+    nix::unistd::setsid().map_err(|errno| Error::Detach { source: errno.into() })?;
+    let open = fs::read_dir("/proc/self/fd").map_err(|source| Error::Detach { source })?;
+    let inherited: Vec<RawFd> = open
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in inherited {
+        // The one that listed them is closed by now.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
 }
 
 /// In the background: steps 4 and 6. From here on, nobody watches.

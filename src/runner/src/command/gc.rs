@@ -8,7 +8,6 @@ use crate::vmm;
 ///
 /// Every command that starts a VM does this first; it is never necessary to do it by hand.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct Arguments {}
 
 /// Does it.

@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fchmod, futimens, mkdirat};
+use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use sandbox::{Entry, EntryKind};
@@ -103,7 +103,7 @@ impl Landing {
             }
             EntryKind::Symlink { target } => {
                 let partial = self.partial_name();
-                make_link(&Goal { folder, name, shown }, &partial, target)
+                make_link(&Goal { folder, name, shown }, &partial, target, entry.modified)
             }
         }
     }
@@ -209,9 +209,18 @@ impl Goal {
     }
 }
 
-fn make_link(goal: &Goal, partial: &CStr, target: &Path) -> Result<()> {
+fn make_link(goal: &Goal, partial: &CStr, target: &Path, modified: Option<i64>) -> Result<()> {
     symlinkat(target, &*goal.folder, partial).map_err(file("create link", &goal.shown))?;
-    goal.publish(partial).inspect_err(|_| goal.discard(partial))
+    let set_time = |seconds| {
+        let (no_access, time) = (TimeSpec::UTIME_OMIT, TimeSpec::new(seconds, 0));
+        let no_follow = UtimensatFlags::NoFollowSymlink;
+        utimensat(&*goal.folder, partial, &no_access, &time, no_follow)
+    };
+    modified
+        .map_or(Ok(()), set_time)
+        .map_err(file("set up", &goal.shown))
+        .and_then(|()| goal.publish(partial))
+        .inspect_err(|_| goal.discard(partial))
 }
 
 /// A file that is not complete. Dropping it removes it.

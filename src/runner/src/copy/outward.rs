@@ -188,6 +188,7 @@ mod tests {
         assert_eq!((inner.mode() & 0o7777, inner.mtime()), (0o555, 1_000_000_000));
         assert!(out.join("empty").is_dir());
         assert_eq!(fs::read_link(out.join("link")).unwrap(), Path::new("/etc/passwd"));
+        assert_eq!(fs::symlink_metadata(out.join("link")).unwrap().mtime(), 1_000_000_000);
         assert_eq!(names(&out), ["a", "empty", "last", "link", "script"]);
     }
 
