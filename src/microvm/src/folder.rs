@@ -7,7 +7,7 @@
 //!     vm.json                  the record
 //!     control.sock             the control socket, 0600
 //!     console.log vmm.log      what the guest's console and the VMM said
-//!     output.log               what a detached command wrote (the runner's)
+//!     output.log runner.log    what a detached command wrote, and its runner's log (the runner's)
 //!     vmm/                     the VMM's user's, its working folder
 //!         kernel initramfs rootfs   hard links into the image
 //!         disk                 the writable disk
