@@ -57,12 +57,22 @@ impl Folder {
         }
         let path = vms.join(config.id.to_string());
         DirBuilder::new().mode(0o711).create(&path).map_err(file("create", &path))?;
+        let record = VmRecord::new(config, vmm, &path);
+        Self::furnish(path, &record, uid).inspect_err(|_| {
+            if let Err(error) = remove(&record.folder) {
+                log::error!("half a folder stays; error={error}");
+            }
+        })
+    }
+
+    /// Puts into a new folder what belongs there from the beginning.
+    fn furnish(path: PathBuf, record: &VmRecord, uid: u32) -> Result<Self> {
         let lock = lock(&path.join("lock"))?;
         let inner = path.join("vmm");
         DirBuilder::new().mode(0o700).create(&inner).map_err(file("create", &inner))?;
         chown(&inner, Some(uid), Some(uid)).map_err(file("give away", &inner))?;
         let vmm_folder = File::open(&inner).map_err(file("open", &inner))?;
-        record::write(&path, &VmRecord::new(config, vmm, &path))?;
+        record::write(&path, record)?;
         Ok(Self { path, vmm: vmm_folder, _lock: lock })
     }
 
@@ -141,7 +151,9 @@ pub(crate) fn is_owned(folder: &Path) -> Result<bool> {
     }
 }
 
+/// The record first: whoever lists VMs meanwhile must not take this one for dead.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
+    record::remove(folder)?;
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(file("remove", folder)),
@@ -221,6 +233,25 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         drop(create(state.path(), None).unwrap());
         assert!(list(state.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_whole_is_not_left_half() {
+        let temporary = tempfile::tempdir().unwrap();
+        // So long that a record's path is allowed, and that of an unfinished one is not.
+        let id_and_record = "/vms/0123456789abcdef/vm.json".len();
+        let length = libc::PATH_MAX as usize - 1 - id_and_record;
+        let mut state = temporary.path().to_owned();
+        while state.as_os_str().len() + 101 < length {
+            state.push("x".repeat(99));
+        }
+        state.push("x".repeat(length - state.as_os_str().len() - 1));
+        fs::create_dir_all(&state).unwrap();
+
+        let refused = create(&state, None);
+
+        assert!(matches!(refused, Err(Error::File { operation: "create", .. })), "{refused:?}");
+        assert!(ids(&state).unwrap().is_empty());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What is known of a VM from outside: a small file in its folder.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -60,15 +61,26 @@ impl VmRecord {
     }
 }
 
-/// Writes the record whole or not at all.
+/// Writes the record whole or not at all, for our own eyes.
 pub(crate) fn write(folder: &Path, record: &VmRecord) -> Result<()> {
     let (path, partial) = (folder.join(FILE), folder.join(".vm.json.partial"));
     let json = serde_json::to_vec_pretty(record)
         .map_err(|source| Error::Record { path: path.clone(), source })?;
-    let mut partial_file = File::create_new(&partial).map_err(file("create", &partial))?;
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create_new(true).mode(0o600);
+    let mut partial_file = options.open(&partial).map_err(file("create", &partial))?;
     partial_file.write_all(&json).map_err(file("write", &partial))?;
     partial_file.sync_all().map_err(file("sync", &partial))?;
     fs::rename(&partial, &path).map_err(file("rename", &partial))
+}
+
+/// Takes a VM off the list.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    let path = folder.join(FILE);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(file("remove", path)),
+    }
 }
 
 /// All VMs under a state folder, the dead ones too, oldest first.
