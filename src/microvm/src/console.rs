@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: a guest that floods its console costs [`FILE_LIMIT`] bytes of disk and
 //! [`TAIL`] bytes of memory.
+//! INVARIANT: the pipe is drained whatever becomes of the file: a guest does not stand still because
+//! the host's disk is full.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -54,7 +56,7 @@ impl Capture {
         loop {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => return Ok(false),
-                Ok(count) => self.keep(&buffer[..count])?,
+                Ok(count) => self.keep(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -62,20 +64,21 @@ impl Capture {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn keep(&mut self, bytes: &[u8]) {
         self.tail.extend(bytes);
         let surplus = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..surplus);
         let fits = bytes.len().min(usize::try_from(self.room).unwrap_or(usize::MAX));
         if fits == 0 {
-            return Ok(());
+            return;
         }
         self.room -= fits as u64;
-        self.log.write_all(&bytes[..fits])?;
-        if self.room == 0 {
-            self.log.write_all(FULL)?;
+        let note = if self.room == 0 { FULL } else { &[] };
+        let kept = self.log.write_all(&bytes[..fits]).and_then(|()| self.log.write_all(note));
+        if let Err(error) = kept {
+            self.room = 0;
+            log::warn!("a log of the vm ends here; error={error}");
         }
-        Ok(())
     }
 
     /// The reason that guest-init gave for not booting.
@@ -136,6 +139,17 @@ mod tests {
         assert_eq!(kept, FILE_LIMIT + FULL.len() as u64);
         assert!(capture.last_words("the console").ends_with("\n  last line"));
         assert!(capture.tail.len() <= TAIL);
+    }
+
+    #[test]
+    fn a_full_disk_costs_the_log_and_not_the_guest() {
+        let (rx, mut tx) = std::io::pipe().unwrap();
+        let mut capture = Capture::new(rx.into(), Path::new("/dev/full")).unwrap();
+        tx.write_all(b"one\n").unwrap();
+        assert!(capture.take().unwrap());
+        tx.write_all(b"two\n").unwrap();
+        assert!(capture.take().unwrap());
+        assert!(capture.last_words("the console").ends_with("\n  one\n  two"));
     }
 
     #[test]

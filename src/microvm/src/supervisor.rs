@@ -11,7 +11,7 @@
 //!
 //! INVARIANT: when the thread has ended, by return or by panic, nothing of its VM is left.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -169,10 +169,10 @@ fn supervise(machine: &mut Machine, stop: &EventFd) -> Result<()> {
     }
 }
 
-/// A log that cannot be written must not stop the guest: its pipe is drained no more and closed.
+/// Whether there may be more to take. A pipe that cannot be read is left alone.
 fn taken(result: std::io::Result<bool>) -> bool {
     result.unwrap_or_else(|error| {
-        log::warn!("a log of the vm ends here; error={error}");
+        log::warn!("what the vm says is no longer heard; error={error}");
         false
     })
 }
@@ -194,12 +194,11 @@ struct Ready {
 
 /// The one place where a VM's thread sleeps.
 fn wait(machine: &Machine, stop: &EventFd, open: &Open) -> Result<Ready> {
-    let interest = |open| if open { PollFlags::POLLIN } else { PollFlags::empty() };
     let mut fds = vec![
         PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-        PollFd::new(machine.console.descriptor(), interest(open.console)),
-        PollFd::new(machine.errors.descriptor(), interest(open.errors)),
-        PollFd::new(machine.control.as_fd(), interest(open.control)),
+        interest(open.console, machine.console.descriptor(), stop),
+        interest(open.errors, machine.errors.descriptor(), stop),
+        interest(open.control, machine.control.as_fd(), stop),
     ];
     let pidfds = machine.members.iter().map(|member| member.child.pidfd());
     fds.extend(pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)));
@@ -218,4 +217,30 @@ fn wait(machine: &Machine, stop: &EventFd, open: &Open) -> Result<Ready> {
         control: open.control && ready(&fds[3]),
         process: fds[4..].iter().any(ready),
     })
+}
+
+/// Listens to `fd`, or to nothing. A pipe whose other end was closed reports that for ever, asked
+/// or not: in its place is an event that never hangs up.
+fn interest<'a>(is_open: bool, fd: BorrowedFd<'a>, instead: &'a EventFd) -> PollFd<'a> {
+    match is_open {
+        true => PollFd::new(fd, PollFlags::POLLIN),
+        false => PollFd::new(instead.as_fd(), PollFlags::empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitor_that_closes_its_console_does_not_keep_its_thread_awake() {
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
+        let (console, console_tx) = std::io::pipe().unwrap();
+        drop(console_tx);
+
+        let heard = poll(&mut [interest(true, console.as_fd(), &stop)], PollTimeout::ZERO);
+        let left_alone = poll(&mut [interest(false, console.as_fd(), &stop)], PollTimeout::ZERO);
+
+        assert_eq!((heard, left_alone), (Ok(1), Ok(0)));
+    }
 }
