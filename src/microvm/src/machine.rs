@@ -34,6 +34,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The users that VMs run as: one each, so that no VMM can touch another's files or processes.
 const FIRST_UID: u32 = 0x7800_0000;
+/// So many that two VMs of a host hardly ever get the same one by chance.
+const UIDS: u64 = 1 << 26;
 
 /// What a VM is made from.
 pub(crate) struct Blueprint<'a> {
@@ -166,7 +168,7 @@ fn bind_control(folder: &Folder) -> Result<UnixListener> {
 }
 
 fn uid(id: SandboxId) -> u32 {
-    FIRST_UID + (id.number() & 0xf_ffff) as u32
+    FIRST_UID + (id.number() % UIDS) as u32
 }
 
 /// Times stages.
