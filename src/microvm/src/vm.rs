@@ -81,7 +81,9 @@ impl Vm {
         stages.push(("boot", booted.elapsed()));
         let told = Instant::now();
         state.clock_unix_ns = unix_time_ns();
-        guest.set_state(state, deadline).map_err(Error::Link)?;
+        if let Err(error) = guest.set_state(state, deadline) {
+            return Err(no_guest(supervisor, Error::Link(error)));
+        }
         stages.push(("state", told.elapsed()));
         for (stage, time) in &stages {
             log::debug!("vm start; vm={id} stage={stage} us={}", time.as_micros());
