@@ -43,9 +43,13 @@ pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
 /// Kills all processes of a VM, whoever owns it and at whatever point of its life it is; one that
 /// has none yet, or none any more, is left alone. Its owner sees that and clears up.
 pub fn kill(id: SandboxId) -> Result<()> {
-    match cgroup(id)? {
-        Some(cgroup) => cgroup.kill().map_err(Error::Process),
-        None => Ok(()),
+    let Some(cgroup) = cgroup(id)? else {
+        return Ok(());
+    };
+    match cgroup.kill() {
+        // It ended by itself just now.
+        Err(_) if !cgroup.path().exists() => Ok(()),
+        killed => killed.map_err(Error::Process),
     }
 }
 

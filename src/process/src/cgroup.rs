@@ -56,11 +56,12 @@ impl Cgroup {
 
     /// Opens `name` below `parent`, if it exists: somebody else's, unless it is destroyed.
     pub fn open(parent: &Path, name: &str) -> Result<Option<Self>> {
-        let path = parent.join(name);
-        if !path.is_dir() {
-            return Ok(None);
+        match Self::open_path(parent.join(name), false) {
+            Err(Error::Cgroup { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            opened => opened.map(Some),
         }
-        Self::open_path(path, false).map(Some)
     }
 
     fn open_path(path: PathBuf, is_ours: bool) -> Result<Self> {
