@@ -289,6 +289,19 @@ mod tests {
     }
 
     #[test]
+    fn one_that_cannot_be_reclaimed_does_not_keep_the_others() {
+        let state = tempfile::tempdir().unwrap();
+        let dead = |name: &str| vms(state.path()).join(name);
+        fs::create_dir_all(dead("00000000000000aa")).unwrap();
+        fs::write(dead("00000000000000bb"), "no folder").unwrap();
+        fs::create_dir(dead("00000000000000cc")).unwrap();
+
+        assert!(reclaim(state.path(), Instant::now()).is_err());
+
+        assert_eq!(ids(state.path()).unwrap(), ["00000000000000bb".parse().unwrap()]);
+    }
+
+    #[test]
     fn files_are_reached_by_a_short_path() {
         let state = tempfile::tempdir().unwrap();
         let long = state.path().join("x".repeat(120));

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
 
 /// Ends and removes the VMs under `state` whose owner is dead; returns which. What a living runner
-/// owns is not touched.
+/// owns is not touched. An error is of the first that could not be removed; the others are gone.
 pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
     let vms = folder::vms(state);
     let mut reclaimed = Vec::new();
@@ -25,19 +25,30 @@ pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
     }
     // Held to the end: a second runner that starts meanwhile waits for a clean host.
     let _all = lock_all(&vms)?;
+    let mut failed = Ok(());
     for id in folder::ids(state)? {
-        let path = vms.join(id.to_string());
-        if is_owned(&path)? {
-            continue;
+        // One that resists does not keep the others.
+        match reclaim_one(&vms, id, deadline) {
+            Ok(true) => reclaimed.push(id),
+            Ok(false) => {}
+            Err(error) => failed = failed.and(Err(error)),
         }
-        if let Some(cgroup) = cgroup(id)? {
-            cgroup.destroy(deadline).map_err(Error::Process)?;
-        }
-        folder::remove(&path)?;
-        log::info!("reclaimed what a dead runner left; vm={id}");
-        reclaimed.push(id);
     }
-    Ok(reclaimed)
+    failed.map(|()| reclaimed)
+}
+
+/// `false` if its owner lives.
+fn reclaim_one(vms: &Path, id: SandboxId, deadline: Instant) -> Result<bool> {
+    let path = vms.join(id.to_string());
+    if is_owned(&path)? {
+        return Ok(false);
+    }
+    if let Some(cgroup) = cgroup(id)? {
+        cgroup.destroy(deadline).map_err(Error::Process)?;
+    }
+    folder::remove(&path)?;
+    log::info!("reclaimed what a dead runner left; vm={id}");
+    Ok(true)
 }
 
 /// Kills all processes of a VM, whoever owns it and at whatever point of its life it is; one that

@@ -46,7 +46,10 @@ impl Host {
         if vmm == Vmm::Firecracker {
             return Err(Error::NoFirecracker);
         }
-        reclaim(&self.state_dir)?;
+        // What cannot be removed is in nobody's way.
+        if let Err(error) = reclaim(&self.state_dir) {
+            log::error!("what a dead runner left stays; error={}", error.chain());
+        }
         let factory = sandbox_qemu::factory(&self.state_dir, &self.reactor).map_err(vm_error)?;
         Ok(Box::new(factory))
     }
