@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::command::{cp, doctor, exec, gc, image, logs, ps, run, stop};
 use crate::error::Result;
+use crate::value;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +40,8 @@ pub(crate) struct Global {
         help_heading = "Global options",
         value_name = "DIR",
         env = "RUNNER_STATE_DIR",
-        default_value = "/var/lib/sandbox-runner"
+        default_value = "/var/lib/sandbox-runner",
+        value_parser = value::os(value::absolute)
     )]
     pub(crate) state_dir: PathBuf,
 
@@ -103,6 +105,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_state_folder_does_not_depend_on_where_a_runner_goes() {
+        let cli = Cli::try_parse_from(["runner", "--state-dir", "state", "ps"]).unwrap();
+        assert_eq!(cli.global.state_dir, std::env::current_dir().unwrap().join("state"));
     }
 
     #[test]

@@ -207,6 +207,11 @@ pub(crate) fn guest_path(text: &[u8]) -> Result<PathBuf, Refused> {
     Ok(PathBuf::from(OsString::from_vec(text.to_vec())))
 }
 
+/// A path of the host that stays the same when this process goes to another folder.
+pub(crate) fn absolute(text: &[u8]) -> Result<PathBuf, Refused> {
+    std::path::absolute(OsStr::from_bytes(text)).map_err(|_| "expected a path")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
