@@ -1,5 +1,6 @@
 //! Standard output and error, written through: what a command prints is seen at once.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -33,6 +34,12 @@ impl Output {
     pub(crate) fn stdout(&mut self) -> &mut impl Write {
         &mut self.stdout
     }
+}
+
+/// Prints a result, a line. Unlike `println!` it does not panic if nobody reads it.
+pub(crate) fn line(text: impl Display) -> Result<()> {
+    let mut output = Output::open()?;
+    writeln!(output.stdout(), "{text}").map_err(|source| Error::Output { source })
 }
 
 /// Waits where a descriptor would block: somebody who shares it may have made it non-blocking.

@@ -2,6 +2,7 @@
 
 use crate::cli::Global;
 use crate::error::Result;
+use crate::output;
 use crate::vmm;
 
 /// Remove what runners that died left behind: VMs, their processes, files and cgroups
@@ -14,7 +15,7 @@ pub(crate) struct Arguments {}
 pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
     let reclaimed = vmm::reclaim(&global.state_dir)?;
     for id in &reclaimed {
-        println!("{id}");
+        output::line(id)?;
     }
     if !global.quiet {
         eprintln!("removed {} dead VMs", reclaimed.len());

@@ -8,7 +8,7 @@ use rootfs::{BuildRequest, DEFAULT_DISK_MIB, Image, Source, Store};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::progress::Build;
 use crate::table;
 
@@ -84,7 +84,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         Command::Rm { name } => {
             for name in name {
                 store.remove(&name)?;
-                println!("{name}");
+                output::line(name)?;
             }
         }
     }
@@ -103,8 +103,7 @@ fn build(store: &Store, arguments: BuildArguments, is_quiet: bool) -> Result<()>
     let mut progress = Build::new(is_quiet);
     let image = rootfs::build(store, &request, &mut |event| progress.show(event))?;
     drop(progress);
-    println!("{} {}", image.name, image.id);
-    Ok(())
+    output::line(format_args!("{} {}", image.name, image.id))
 }
 
 /// The folder of the guest programs: the one that is named, or where they usually are.

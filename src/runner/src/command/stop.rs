@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::output;
 use crate::value;
 use crate::vmm::{self, Host};
 
@@ -27,8 +28,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let stop = |name: &String| {
         let record = vmm::find(&global.state_dir, name)?;
         vmm::stop(&host, &record, Instant::now() + arguments.timeout)?;
-        println!("{name}");
-        Ok(())
+        output::line(name)
     };
     let mut results: Vec<Result<()>> = arguments.vm.iter().map(stop).collect();
     if results.len() == 1 {
