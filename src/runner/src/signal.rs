@@ -37,7 +37,7 @@ fn failed(errno: Errno) -> Error {
 pub(crate) enum Wake {
     /// A signal came.
     Signal(Signal),
-    /// The deadline that the last wake-up set is over.
+    /// The deadline that was set last is over.
     Deadline,
 }
 
@@ -48,8 +48,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Takes signals from here on: `act` is told of each, and says when it wants to be woken next
-    /// if no signal comes.
+    /// Takes signals from here on: `act` is told of each, and of the deadline that it set last.
     pub(crate) fn start(
         Blocked(taken): Blocked,
         mut act: impl FnMut(Wake) -> Option<Instant> + Send + 'static,
@@ -61,13 +60,16 @@ impl Listener {
         let listen = move || {
             let mut deadline = None;
             while wait(&signals, &stopped, deadline) {
-                let wake = match signals.read_signal() {
-                    Ok(Some(info)) => Signal::try_from(info.ssi_signo as i32).map(Wake::Signal),
-                    Ok(None) => Ok(Wake::Deadline),
+                let signal = match signals.read_signal() {
+                    Ok(Some(info)) => Signal::try_from(info.ssi_signo as i32).map(Some),
+                    Ok(None) => Ok(None),
                     Err(errno) => Err(errno),
                 };
-                match wake {
-                    Ok(wake) => deadline = act(wake),
+                match signal {
+                    // What was set stays: a terminal's new size must not call it off.
+                    Ok(Some(signal)) => deadline = act(Wake::Signal(signal)).or(deadline),
+                    Ok(None) if is_over(deadline) => deadline = act(Wake::Deadline),
+                    Ok(None) => {}
                     Err(errno) => log::error!("cannot take a signal; error={errno}"),
                 }
             }
@@ -100,6 +102,10 @@ pub(crate) fn stop_and_join(name: &str, stop: &EventFd, thread: &mut Option<Join
     if thread.take().is_some_and(|thread| thread.join().is_err()) {
         log::error!("a thread panicked: this is a bug; thread={name}");
     }
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
 /// Sleeps until a signal comes or the deadline is over; `false` once it is time to stop.
