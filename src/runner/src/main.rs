@@ -33,16 +33,22 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let arguments = match detach::arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => return fail(&error, 1),
+    };
+    let cli = cli::Cli::parse_from(arguments);
     logging::start(&cli.global);
     let failure_code = cli.command.failure_code();
     match cli.run() {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            if !error.is_quiet() {
-                eprintln!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
-            }
-            ExitCode::from(error.exit_code().unwrap_or(failure_code))
-        }
+        Err(error) => fail(&error, failure_code),
     }
+}
+
+fn fail(error: &error::Error, code: u8) -> ExitCode {
+    if !error.is_quiet() {
+        eprintln!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
+    }
+    ExitCode::from(error.exit_code().unwrap_or(code))
 }
