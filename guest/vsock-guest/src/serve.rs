@@ -25,6 +25,8 @@ use crate::{Error, Result, Service};
 /// How long the end of a connection may take: to flush the last answer, to stop its threads.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+const NO_TIME: TimeSpec = TimeSpec::from_duration(Duration::ZERO);
+
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
@@ -139,6 +141,7 @@ impl<'a> Server<'a> {
             fds.push(PollFd::new(fd, flags));
         };
         let is_mute = self.is_mute();
+        let mut last_words = Vec::new();
         let first = self.turn % self.commands.len().max(1);
         let ordered = self.commands.iter().skip(first);
         for (id, command) in ordered.chain(self.commands.iter().take(first)) {
@@ -149,13 +152,17 @@ impl<'a> Server<'a> {
                 watch(Source::Input(*id), fd, PollFlags::POLLOUT);
             }
             for (stream, output) in command.outputs().filter(|_| !is_mute) {
-                if let Some(fd) = output.wanted() {
-                    watch(Source::Output(*id, stream), fd, PollFlags::POLLIN);
+                match output.wanted() {
+                    // Only a read can tell that nothing is left: somebody may hold it open.
+                    Some(_) if command.has_ended() => last_words.push(Source::Output(*id, stream)),
+                    Some(fd) => watch(Source::Output(*id, stream), fd, PollFlags::POLLIN),
+                    None => {}
                 }
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        match ppoll(&mut fds, self.patience(), None) {
+        let patience = if last_words.is_empty() { self.patience() } else { Some(NO_TIME) };
+        match ppoll(&mut fds, patience, None) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(errno) => {
@@ -164,7 +171,8 @@ impl<'a> Server<'a> {
         }
         let is_ready = |fd: &PollFd<'_>| fd.revents().is_none_or(|flags| !flags.is_empty());
         let ready = sources.into_iter().zip(&fds);
-        Ok(ready.filter_map(|(source, fd)| is_ready(fd).then_some(source)).collect())
+        let ready = ready.filter_map(|(source, fd)| is_ready(fd).then_some(source));
+        Ok(ready.chain(last_words).collect())
     }
 
     fn link_interest(&self) -> PollFlags {
@@ -182,7 +190,7 @@ impl<'a> Server<'a> {
     /// How long to sleep at most.
     fn patience(&self) -> Option<TimeSpec> {
         if self.is_untidy && self.link.is_flushed() {
-            return Some(TimeSpec::from_duration(Duration::ZERO));
+            return Some(NO_TIME);
         }
         let next = self.commands.values().filter_map(Command::deadline).min()?;
         let left = next.saturating_duration_since(Instant::now());

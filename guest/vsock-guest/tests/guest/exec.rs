@@ -281,6 +281,26 @@ fn a_signal_on_a_terminal_goes_to_its_foreground() {
 }
 
 #[test]
+fn a_grandchild_that_holds_the_terminal_delays_nothing_though_credit_comes_late() {
+    let mut host = Host::connected();
+    // When the command ends all credit is spent, and not a byte is left to read.
+    let script = format!("trap '' HUP; sleep 10 & head -c {WINDOW} /dev/zero | tr '\\0' x");
+    let id = host.request(HostBody::Exec(on_terminal(&script)));
+    let Answer::Started(pid) = host.answer_to(id) else { panic!("it did not start") };
+    let mut count = 0;
+    while count < WINDOW {
+        let Answer::Data(_, bytes) = host.answer_to(id) else { panic!("it ended early") };
+        count += bytes.len() as u64;
+    }
+    assert!(has_ended(pid));
+    host.ping();
+    let start = Instant::now();
+    host.send(id, HostBody::Credit(Stream::Stdout, WINDOW));
+    assert!(host.finish(id).exit.is_some());
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
 #[ignore = "needs root and cgroup v2"]
 fn a_timeout_kills_a_grandchild_that_left_the_session() {
     let parent =
