@@ -18,6 +18,9 @@ use crate::failure::{failed, refused};
 /// A file of accounts that is longer is not believed to be one.
 const LIMIT: u64 = 4 << 20;
 
+/// The id that nobody can have.
+const NOBODY: u32 = u32::MAX;
+
 /// What a command gets from its user.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Account {
@@ -34,6 +37,10 @@ pub(crate) fn find(root: &Path, user: Option<&User>) -> Result<Account, Failure>
             let (name, home) = describe(root, 0);
             let credentials = None;
             Ok(Account { name, home, credentials })
+        }
+        // To the kernel this number means "as it is", which is root.
+        Some(User::Ids { uid: NOBODY, .. } | User::Ids { gid: NOBODY, .. }) => {
+            Err(refused(Errno::EINVAL, format!("{NOBODY} cannot be the id of a user or group")))
         }
         Some(User::Ids { uid, gid }) => {
             let (name, home) = describe(root, *uid);
@@ -127,7 +134,7 @@ fn groups(group: &[u8], user: &[u8], own: u32) -> Vec<u32> {
 }
 
 fn number(field: &[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok()?.parse().ok()
+    std::str::from_utf8(field).ok()?.parse().ok().filter(|id| *id != NOBODY)
 }
 
 #[cfg(test)]
@@ -173,6 +180,14 @@ mod tests {
         assert_eq!(account.home, Path::new("/"));
         let groups = account.credentials.unwrap().groups;
         assert_eq!(groups, Vec::<u32>::new());
+    }
+
+    #[test]
+    fn the_id_that_changes_nothing_is_refused() {
+        let find = |uid, gid| find(root().path(), Some(&User::Ids { uid, gid }));
+        assert!(find(u32::MAX, 1000).is_err());
+        assert!(find(1000, u32::MAX).is_err());
+        assert!(find(u32::MAX - 1, 1000).is_ok());
     }
 
     #[test]
