@@ -29,7 +29,9 @@ pub(crate) fn cancelled() -> Failure {
 /// What `errno` means, as a phrase.
 pub(crate) fn text(errno: Errno) -> String {
     let mut text = errno.desc().to_owned();
-    if let Some(first) = text.get_mut(..1) {
+    // "I/O error" begins with no word.
+    let begins_with_word = text.bytes().nth(1).is_some_and(|byte| byte.is_ascii_lowercase());
+    if let Some(first) = text.get_mut(..1).filter(|_| begins_with_word) {
         first.make_ascii_lowercase();
     }
     text
@@ -44,5 +46,10 @@ mod tests {
         let failure = failed("open", Path::new("/nowhere"))(Errno::ENOENT);
         assert_eq!(failure.errno, 2);
         assert_eq!(failure.message, "cannot open /nowhere: no such file or directory");
+    }
+
+    #[test]
+    fn an_abbreviation_keeps_its_capitals() {
+        assert_eq!(text(Errno::EIO), "I/O error");
     }
 }
