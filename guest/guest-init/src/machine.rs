@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use process::Cgroup;
@@ -58,10 +58,23 @@ fn enable_controllers() -> Result<()> {
 
 /// A folder for everybody; what is there stays as it is.
 fn make_temporary_folder(path: &Path) -> Result<()> {
-    match fs::DirBuilder::new().mode(0o1777).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::MakeFolder { path: path.to_owned(), source: error })
-        }
-        _ => Ok(()),
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        // Afterwards, since the kernel starts us with a umask that lets nobody else write.
+        made => made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o1777))),
+    }
+    .map_err(|source| Error::MakeFolder { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_may_write_to_the_temporary_folder_whatever_the_umask_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tmp");
+        make_temporary_folder(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o1777);
     }
 }
