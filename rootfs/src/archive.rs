@@ -11,7 +11,7 @@ use tar::{EntryType, Header};
 use crate::error::{ArchiveFault, Error, Result};
 
 const BLOCK: u64 = 512;
-/// The most that one long name or one set of PAX records may have.
+/// The most that all long names and PAX records of one member may have.
 const EXTENSION_LIMIT: u64 = 1 << 20;
 
 /// One file of an archive, without its bytes.
@@ -83,8 +83,10 @@ impl<R: Read> Archive<R> {
 
     fn advance(&mut self) -> std::result::Result<Option<Member>, ArchiveFault> {
         let mut extension = Extension::default();
+        let mut room = EXTENSION_LIMIT;
         loop {
-            self.skip(self.body + self.padding)?;
+            self.skip(self.body)?;
+            self.skip(self.padding)?;
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
@@ -102,11 +104,11 @@ impl<R: Read> Archive<R> {
                 _ => header.entry_size()?,
             };
             self.body = size;
-            self.padding = size.next_multiple_of(BLOCK) - size;
+            self.padding = (BLOCK - size % BLOCK) % BLOCK;
             match header.entry_type() {
-                EntryType::GNULongName => extension.path = Some(self.long_name()?),
-                EntryType::GNULongLink => extension.link = Some(self.long_name()?),
-                EntryType::XHeader => extension.read(&self.extension()?)?,
+                EntryType::GNULongName => extension.path = Some(self.long_name(&mut room)?),
+                EntryType::GNULongLink => extension.link = Some(self.long_name(&mut room)?),
+                EntryType::XHeader => extension.read(&self.extension(&mut room)?)?,
                 EntryType::XGlobalHeader => {}
                 _ => return extension.member(&header, size).map(Some),
             }
@@ -130,16 +132,17 @@ impl<R: Read> Archive<R> {
         Ok(Some(header))
     }
 
-    fn long_name(&mut self) -> std::result::Result<Vec<u8>, ArchiveFault> {
-        let mut name = self.extension()?;
+    fn long_name(&mut self, room: &mut u64) -> std::result::Result<Vec<u8>, ArchiveFault> {
+        let mut name = self.extension(room)?;
         name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
         Ok(name)
     }
 
-    fn extension(&mut self) -> std::result::Result<Vec<u8>, ArchiveFault> {
-        if self.body > EXTENSION_LIMIT {
-            return Err(ArchiveFault::Extension { size: self.body });
-        }
+    /// The body of a header that extends the next one. `room` is what a member has left for
+    /// these: any number of them may come before it.
+    fn extension(&mut self, room: &mut u64) -> std::result::Result<Vec<u8>, ArchiveFault> {
+        let left = room.checked_sub(self.body);
+        *room = left.ok_or(ArchiveFault::Extension { size: self.body })?;
         let mut bytes = Vec::new();
         self.body().read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -391,6 +394,24 @@ mod tests {
         let error = members(header.as_bytes()).unwrap_err();
 
         assert!(matches!(error, Error::BadArchive { source: ArchiveFault::Extension { .. }, .. }));
+    }
+
+    #[test]
+    fn many_extensions_of_one_member_are_refused_like_a_large_one() {
+        let half = vec![b'x'; 600 << 10];
+        let bytes = TarBuilder::new().pax("a", &half).pax("b", &half).file("f", "").finish();
+
+        let error = members(&bytes).unwrap_err();
+
+        assert!(matches!(error, Error::BadArchive { source: ArchiveFault::Extension { .. }, .. }));
+    }
+
+    #[test]
+    fn size_that_no_archive_has_is_an_error() {
+        let size = u64::MAX.to_string();
+        let bytes = TarBuilder::new().pax("size", size.as_bytes()).file("a", "x").finish();
+
+        assert!(matches!(members(&bytes), Err(Error::BadArchive { .. })));
     }
 
     #[test]
