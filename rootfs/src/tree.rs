@@ -55,6 +55,10 @@ impl Meta {
     pub(crate) fn with_mode(mode: u32) -> Meta {
         Meta { mode, ..Meta::default() }
     }
+
+    fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
 }
 
 /// What a file is.
@@ -124,6 +128,7 @@ impl Tree {
         if let (Content::Directory, Some(existing)) = (&content, self.lookup(parent, name))
             && matches!(self.inodes[existing].node, Node::Directory(_))
         {
+            self.account(meta.xattr_bytes())?;
             self.inodes[existing].meta = meta;
             return self.attach(parent, name, existing);
         }
@@ -230,7 +235,7 @@ impl Tree {
             let limit = self.limits.entries as u64;
             return Err(Error::TooLarge { what: "files", limit });
         }
-        self.account(meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum())?;
+        self.account(meta.xattr_bytes())?;
         self.inodes.push(Inode { meta, node });
         Ok(self.inodes.len() - 1)
     }
@@ -257,6 +262,7 @@ impl Tree {
         if !matches!(content, Content::Directory) {
             return Err(Error::UnsafePath { member: display(path) });
         }
+        self.account(meta.xattr_bytes())?;
         self.inodes[ROOT].meta = meta;
         Ok(())
     }

@@ -151,6 +151,19 @@ fn many_names_of_one_file_are_refused_in_the_end() {
 }
 
 #[test]
+fn attributes_of_a_folder_that_comes_again_count_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { metadata: 300, ..Limits::default() };
+    let mut tree = Tree::create(&dir.path().join("spool"), limits).unwrap();
+    let large = || Meta { xattrs: vec![("user.a".into(), vec![0; 200])], ..Meta::default() };
+    tree.add(b"d", large(), Content::Directory).unwrap();
+
+    let again = tree.add(b"d", large(), Content::Directory);
+
+    assert!(matches!(again, Err(Error::TooLarge { .. })));
+}
+
+#[test]
 fn depth_that_grows_through_links_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
