@@ -2,7 +2,13 @@
 
 use std::io::{self, BufReader, Cursor, Read};
 
+use liblzma::stream::Stream;
+
 use crate::error::{Error, Result};
+
+/// The most memory that an xz stream may ask for, in bytes: twice what `xz -9` needs. A few bytes
+/// of a stream can ask for 4 GiB.
+const XZ_MEMORY: u64 = 128 << 20;
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +59,12 @@ pub(crate) fn reader<'a>(inner: impl Read + 'a, name: &str) -> Result<Box<dyn Re
         Format::Plain => Box::new(whole),
         Format::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
         Format::Zstd => Box::new(zstd::Decoder::new(whole).map_err(fail)?),
-        Format::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(whole)),
+        Format::Xz => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, flags);
+            let stream = stream.map_err(|error| fail(error.into()))?;
+            Box::new(liblzma::read::XzDecoder::new_stream(whole, stream))
+        }
         Format::Lz4Legacy | Format::Bzip2 | Format::Lzma => {
             return Err(Error::UnknownCompression { archive: name.to_owned(), format });
         }
@@ -112,6 +123,25 @@ mod tests {
         encoder.write_all(b"hello").unwrap();
 
         assert_eq!(read_all(&encoder.finish().unwrap()), b"hello");
+    }
+
+    #[test]
+    fn xz_stream_that_asks_for_all_memory_is_an_error() {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        encoder.write_all(b"hello").unwrap();
+        let mut bytes = encoder.finish().unwrap();
+        // The block's header: its size, flags, the filter's id and property, padding, checksum.
+        const DICTIONARY: usize = 16;
+        const HEADER: std::ops::Range<usize> = 12..20;
+        const OF_4_GIB: u8 = 40;
+        bytes[DICTIONARY] = OF_4_GIB;
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&bytes[HEADER]);
+        bytes[HEADER.end..HEADER.end + 4].copy_from_slice(&checksum.sum().to_le_bytes());
+
+        let result = reader(&bytes[..], "test").unwrap().read_to_end(&mut Vec::new());
+
+        assert!(result.unwrap_err().to_string().contains("memory"), "refused for another reason");
     }
 
     #[test]
