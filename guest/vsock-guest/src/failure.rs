@@ -30,7 +30,7 @@ pub(crate) fn cancelled() -> Failure {
 pub(crate) fn text(errno: Errno) -> String {
     let mut text = errno.desc().to_owned();
     // "I/O error" begins with no word.
-    let begins_with_word = text.bytes().nth(1).is_some_and(|byte| byte.is_ascii_lowercase());
+    let begins_with_word = text.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase);
     if let Some(first) = text.get_mut(..1).filter(|_| begins_with_word) {
         first.make_ascii_lowercase();
     }
