@@ -72,6 +72,8 @@ pub enum Error {
     NoKernelPackage { name: &'static str },
     #[error("{path} is not what its digest says")]
     WrongDigest { path: PathBuf },
+    #[error("{path} changed while the image was built")]
+    SourceChanged { path: PathBuf },
     #[error("kernel {release} has no module {module}")]
     MissingModule { module: &'static str, release: String },
     #[error("cannot extract the kernel")]

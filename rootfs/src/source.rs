@@ -11,11 +11,11 @@ use std::str;
 use crate::archive::Archive;
 use crate::build::Context;
 use crate::compress;
-use crate::digest::{self, Key};
+use crate::digest::{self, Hashing, Key};
 use crate::error::{Error, Result};
 use crate::layer::{self, Whiteouts};
 use crate::oci;
-use crate::progress::{Origin, Reporter, Step};
+use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::store::Defaults;
 use crate::tree::{Limits, Tree};
 
@@ -80,7 +80,10 @@ pub(crate) struct Prepared {
 
 enum Files {
     Directory(PathBuf),
-    Tar(PathBuf),
+    /// An archive that nobody changes.
+    Cached(PathBuf),
+    /// Somebody's archive, and the digest that stands for it in the cache's key.
+    Tar(PathBuf, String),
     Oci(Box<oci::Opened>),
 }
 
@@ -97,7 +100,7 @@ pub(crate) fn prepare(
     Ok(match source {
         Source::Debian { suite } => {
             let base = debian::base(suite, packages, context, reporter)?;
-            let files = Files::Tar(base.archive);
+            let files = Files::Cached(base.archive);
             Prepared { key: Some(base.key), defaults: Defaults::default(), files }
         }
         Source::Directory(path) => {
@@ -105,8 +108,9 @@ pub(crate) fn prepare(
             Prepared { key: None, defaults: Defaults::default(), files }
         }
         Source::Tar(path) => {
-            let key = Key::new("tar").part(digest::of_file(path)?).finish();
-            let files = Files::Tar(path.clone());
+            let digest = digest::of_file(path)?;
+            let key = Key::new("tar").part(&digest).finish();
+            let files = Files::Tar(path.clone(), digest);
             Prepared { key: Some(key), defaults: Defaults::default(), files }
         }
         Source::Oci(path) => {
@@ -124,7 +128,8 @@ impl Prepared {
             let mut tree = Tree::create(spool, Limits::default())?;
             match &self.files {
                 Files::Directory(path) => directory::add(&mut tree, path, meter)?,
-                Files::Tar(path) => {
+                Files::Tar(path, digest) => read_tar(&mut tree, path, digest, meter)?,
+                Files::Cached(path) => {
                     let mut archive = open_archive(path)?;
                     layer::apply(&mut tree, &mut archive, Whiteouts::Literal, meter)?;
                 }
@@ -133,6 +138,22 @@ impl Prepared {
             Ok((tree, Origin::Made))
         })
     }
+}
+
+/// Reads somebody's archive, and makes sure that it still is what was identified: else the cache
+/// would hold one archive's files under another's key.
+fn read_tar(tree: &mut Tree, path: &Path, digest: &str, meter: &mut Meter<'_>) -> Result<()> {
+    let fail = |source| Error::Read { path: path.to_owned(), source };
+    let name = path.display().to_string();
+    let mut file = Hashing::new(File::open(path).map_err(fail)?);
+    let mut archive = Archive::new(compress::reader(&mut file, &name)?, &name);
+    layer::apply(tree, &mut archive, Whiteouts::Literal, meter)?;
+    drop(archive);
+    file.drain().map_err(fail)?;
+    if file.finish().0 != digest {
+        return Err(Error::SourceChanged { path: path.to_owned() });
+    }
+    Ok(())
 }
 
 /// The archive in a file that may be compressed.
@@ -181,6 +202,21 @@ mod tests {
         let path = dir.path().join("a.tar");
         fs::write(&path, archive.finish()).unwrap();
         Source::parse(path.to_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn archive_that_changes_after_it_was_identified_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        fs::write(&path, TarBuilder::new().file("etc/hostname", "b").finish()).unwrap();
+        let mut tree = crate::testing::tree(dir.path());
+
+        let result = Reporter::new(&mut |_| ()).step(Step::Read, |meter| {
+            let before = digest::of_bytes(b"what it was");
+            Ok((read_tar(&mut tree, &path, &before, meter)?, Origin::Made))
+        });
+
+        assert!(matches!(result, Err(Error::SourceChanged { .. })));
     }
 
     #[test]
