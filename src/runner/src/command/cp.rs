@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use sandbox::Sandbox;
+
 use crate::cli::Global;
 use crate::copy::{Target, copy_in, copy_out, copy_stream_in, copy_stream_out};
 use crate::error::{Error, Result};
@@ -68,32 +70,45 @@ impl Copy<'_> {
             Self::In { vm, .. } | Self::Out { vm, .. } => vm,
         }
     }
+
+    fn is_stream(&self) -> bool {
+        matches!(self, Self::In { source: None, .. } | Self::Out { destination: None, .. })
+    }
 }
 
 /// Does it. A signal ends it as an error does: nothing unfinished stays.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let copy = arguments.validate()?;
     let record = vmm::find(&global.state_dir, copy.vm())?;
+    if copy.is_stream() {
+        // Nothing of it is on this host. So a signal may do what it does to any program, also while
+        // this one waits for somebody who neither writes nor reads.
+        let host = Host::open(&global.state_dir)?;
+        return carry(&copy, &*host.attach(&record)?, global).map(|()| 0);
+    }
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
     let sandbox = interrupt.explain(host.attach(&record))?;
+    interrupt.explain(carry(&copy, &*sandbox, global)).map(|()| 0)
+}
+
+fn carry(copy: &Copy<'_>, sandbox: &dyn Sandbox, global: &Global) -> Result<()> {
     let bar = Copying::new(global.quiet);
     let mut meter = |bytes| bar.add(bytes);
-    let done = match copy {
+    match *copy {
         Copy::In { source, target, .. } => {
             let target = Target { path: target, make_parents: false, owner: None };
             match source {
-                Some(source) => copy_in(&*sandbox, source, &target, &mut meter),
-                None => copy_stream_in(&*sandbox, io::stdin().lock(), &target, &mut meter),
+                Some(source) => copy_in(sandbox, source, &target, &mut meter),
+                None => copy_stream_in(sandbox, io::stdin().lock(), &target, &mut meter),
             }
         }
         Copy::Out { source, destination: Some(destination), .. } => {
-            copy_out(&*sandbox, source, destination, &mut meter)
+            copy_out(sandbox, source, destination, &mut meter)
         }
         Copy::Out { source, destination: None, .. } => {
-            copy_stream_out(&*sandbox, source, Output::open()?.stdout())
+            copy_stream_out(sandbox, source, Output::open()?.stdout())
         }
-    };
-    interrupt.explain(done).map(|()| 0)
+    }
 }
