@@ -13,7 +13,7 @@ use sandbox::{
 };
 use vsock_host::{Guest, Reactor};
 
-use crate::error::file;
+use crate::error::{chain, file};
 use crate::fate::Explainer;
 use crate::record::VmRecord;
 use crate::{Error, Result, reclaim, session};
@@ -122,7 +122,7 @@ impl Sandbox for Attached {
 
     fn stop(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
         if let Err(error) = self.shut_down(deadline) {
-            log::warn!("vm is ended by force; vm={} reason={error}", self.id);
+            log::warn!("vm is ended by force; vm={} reason={}", self.id, chain(&error));
             return self.kill();
         }
         Ok(())

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use crate::error::chain;
 use crate::link::Link;
 
 /// Takes in all who wait at the socket; `false` if that failed for want of something.
@@ -41,6 +42,6 @@ fn serve(client: UnixStream, link: &Link) {
         Err(error) => Err(error),
     };
     if let Err(error) = relayed {
-        log::warn!("a client cannot be served; pid={} error={error}", peer.pid());
+        log::warn!("a client cannot be served; pid={} error={}", peer.pid(), chain(&error));
     }
 }

@@ -150,6 +150,12 @@ pub enum Error {
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// An error with its causes, in one line: for what is logged, where nobody asks for the causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Names the operation and the path of a failed file operation.
 pub(crate) fn file(
     operation: &'static str,
@@ -157,4 +163,17 @@ pub(crate) fn file(
 ) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
     move |source| Error::File { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_tells_each_cause_once() {
+        let source = io::Error::other("disk full");
+        let inner = process::Error::Descriptors { program: "x".into(), source };
+        let text = chain(&Error::Process(inner));
+        assert_eq!(text, "cannot prepare descriptors for `x`: disk full");
+    }
 }

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use sandbox::Cause;
 
 use crate::Error;
+use crate::error::chain;
 
 /// How long to wait for a reason. A guest whose service died, and whose VM lives, has none.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ impl Fate {
 
     /// For the VM's thread, which drops the seal right after.
     pub(crate) fn tell(&self, error: &Error) {
-        self.reason.get_or_init(|| error.to_string());
+        self.reason.get_or_init(|| chain(error));
     }
 
     /// Why it ended, if that is known soon.

@@ -28,7 +28,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sandbox::{Image, SandboxConfig, SandboxId};
 
-use crate::error::file;
+use crate::error::{chain, file};
 use crate::record::{self, VmRecord};
 use crate::{Error, Result};
 
@@ -60,7 +60,7 @@ impl Folder {
         let record = VmRecord::new(config, vmm, &path);
         Self::furnish(path, &record, uid).inspect_err(|_| {
             if let Err(error) = remove(&record.folder) {
-                log::error!("half a folder stays; error={error}");
+                log::error!("half a folder stays; error={}", chain(&error));
             }
         })
     }
@@ -114,7 +114,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            log::error!("folder stays; error={error}");
+            log::error!("folder stays; error={}", chain(&error));
         }
     }
 }

@@ -22,7 +22,7 @@ use sandbox::{SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
-use crate::error::file;
+use crate::error::{chain, file};
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::reclaim::CGROUP_PARENT;
@@ -139,7 +139,7 @@ struct OwnedCgroup(Cgroup);
 impl Drop for OwnedCgroup {
     fn drop(&mut self) {
         if let Err(error) = self.0.destroy(Instant::now() + KILL_LIMIT) {
-            log::error!("a cgroup stays until the next start; error={error}");
+            log::error!("a cgroup stays until the next start; error={}", chain(&error));
         }
     }
 }

@@ -13,6 +13,7 @@ use serde_bytes::ByteBuf;
 use vsock_host::{Guest, Reactor};
 use vsock_proto::GuestState;
 
+use crate::error::chain;
 use crate::fate::Explainer;
 use crate::link::Link;
 use crate::supervisor::{Started, Supervisor, Task};
@@ -177,7 +178,7 @@ impl Sandbox for Vm {
 
     fn stop(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
         if let Err(error) = self.shut_down(deadline) {
-            log::warn!("vm is ended by force; vm={} reason={error}", self.id);
+            log::warn!("vm is ended by force; vm={} reason={}", self.id, chain(&error));
         }
         self.kill()
     }

@@ -84,7 +84,7 @@ pub(crate) fn stop(host: &Host, record: &VmRecord, deadline: Instant) -> Result<
     match host.attach(record) {
         Ok(sandbox) => Ok(sandbox.stop(deadline)?),
         Err(error) => {
-            log::warn!("vm is ended by force; vm={} reason={error}", record.id);
+            log::warn!("vm is ended by force; vm={} reason={}", record.id, error.chain());
             microvm::force_stop(record).map_err(vm_error)
         }
     }
