@@ -119,7 +119,7 @@ impl Walk<'_> {
             _ => CHUNK,
         };
         loop {
-            let mut bytes = vec![0; room];
+            let mut bytes = self.port.buffers.take(room);
             match nix::unistd::read(file, &mut bytes) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {

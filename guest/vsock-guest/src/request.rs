@@ -160,7 +160,7 @@ impl Server<'_> {
         let grant = if let Some(command) = self.commands.get_mut(&id) {
             command.input.receive(bytes)?
         } else if let Some(transfer) = self.transfers.get_mut(&id) {
-            transfer.receive(Part::Data(bytes.to_vec()), bytes.len() as u64)?
+            transfer.receive_data(bytes)?
         } else {
             None
         };

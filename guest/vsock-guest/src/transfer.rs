@@ -26,6 +26,7 @@ use vsock_proto::{
 };
 
 use crate::Result;
+use crate::buffers::Buffers;
 use crate::failure::{cancelled, refused, text};
 use crate::link::Link;
 
@@ -54,6 +55,7 @@ pub(crate) struct Port {
     events: SyncSender<Event>,
     waker: Arc<EventFd>,
     cancel: Arc<EventFd>,
+    pub(crate) buffers: Arc<Buffers>,
     /// Credit to give back that the loop does not know of yet.
     consumed: Cell<u64>,
 }
@@ -119,6 +121,7 @@ pub(crate) struct Transfer {
     is_complete: bool,
     events: Receiver<Event>,
     cancel: Arc<EventFd>,
+    buffers: Arc<Buffers>,
     thread: JoinHandle<()>,
     receive: ReceiveWindow,
     send: SendWindow,
@@ -140,11 +143,13 @@ impl Transfer {
         let (parts_tx, parts) = mpsc::channel();
         let (events_tx, events) = mpsc::sync_channel(EVENTS);
         let cancel = Arc::new(EventFd::new().map_err(no_thread)?);
+        let buffers = Arc::new(Buffers::default());
         let port = Port {
             parts,
             events: events_tx,
             waker: Arc::clone(waker),
             cancel: Arc::clone(&cancel),
+            buffers: Arc::clone(&buffers),
             consumed: Cell::new(0),
         };
         // A thread's name has 15 bytes.
@@ -161,6 +166,7 @@ impl Transfer {
             is_complete: false,
             events,
             cancel,
+            buffers,
             thread,
             receive: ReceiveWindow::default(),
             send: SendWindow::default(),
@@ -175,6 +181,12 @@ impl Transfer {
         let parts = self.parts.as_ref().filter(|_| !self.is_complete);
         let is_taken = parts.is_some_and(|parts| parts.send(part).is_ok());
         Ok(if is_taken { None } else { self.receive.consumed(cost) })
+    }
+
+    /// The same for bytes of a file.
+    pub(crate) fn receive_data(&mut self, bytes: &[u8]) -> vsock_proto::Result<Option<u64>> {
+        let copy = self.buffers.copy_of(bytes);
+        self.receive(Part::Data(copy), bytes.len() as u64)
     }
 
     /// No more parts will come; what comes nevertheless is dropped.
@@ -225,7 +237,10 @@ impl Transfer {
             self.send.sent(cost);
             match event {
                 Event::Entry(entry) => link.send(id, GuestBody::Entry(entry))?,
-                Event::Data(bytes) => link.send(id, GuestBody::Data(Stream::Stdout, &bytes))?,
+                Event::Data(bytes) => {
+                    link.send(id, GuestBody::Data(Stream::Stdout, &bytes))?;
+                    self.buffers.give(bytes);
+                }
                 Event::Consumed(count) => {
                     if let Some(grant) = self.receive.consumed(count) {
                         link.send(id, GuestBody::Credit(grant))?;

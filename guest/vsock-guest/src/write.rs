@@ -45,6 +45,7 @@ pub(crate) fn write(port: &Port, request: Write) -> Result<(), Failure> {
                     .ok_or_else(|| refused(Errno::EPROTO, "bytes came that belong to no file"))?;
                 partial.append(&bytes)?;
                 port.consumed(bytes.len() as u64)?;
+                port.buffers.give(bytes);
             }
             Part::End => {
                 open.take().map_or(Ok(()), Partial::publish)?;
