@@ -4,14 +4,14 @@ use std::io::Read;
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::runner::Runner;
+use crate::runner::{Runner, Running};
 
 /// Kills a runner `after` it was started, starts another one, and looks at what is left.
 fn killed_after(after: Duration) {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let mut running = runner.start(&["run", "--", "sleep", "1000"]);
-    wait(&mut running.child, after);
+    wait(&mut running, after);
     running.signal(libc::SIGKILL);
     running.child.wait().unwrap();
     runner.succeed(&["gc"]);
@@ -19,14 +19,14 @@ fn killed_after(after: Duration) {
 }
 
 /// Until the time is over, or the child printed something, which it does not.
-fn wait(child: &mut std::process::Child, time: Duration) {
+fn wait(running: &mut Running, time: Duration) {
     use std::os::fd::AsFd;
-    let stdout = child.stdout.as_mut().unwrap();
+    let stdout = running.stdout.get_ref();
     let mut fds = [nix::poll::PollFd::new(stdout.as_fd(), nix::poll::PollFlags::POLLIN)];
     let timeout = u16::try_from(time.as_millis()).unwrap();
     if nix::poll::poll(&mut fds, timeout).unwrap() > 0 {
         let mut text = String::new();
-        child.stderr.as_mut().unwrap().read_to_string(&mut text).unwrap();
+        running.child.stderr.as_mut().unwrap().read_to_string(&mut text).unwrap();
         panic!("it ended by itself: {text}");
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -55,8 +55,9 @@ impl Runner {
     /// Starts it with both outputs in pipes.
     pub(crate) fn start(&self, arguments: &[impl AsRef<OsStr>]) -> Running {
         let mut command = self.command(arguments);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Running { child }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Running { child, stdout }
     }
 
     /// The names of the VMs' folders.
@@ -74,19 +75,20 @@ impl Runner {
 /// A runner that runs. Dropping it kills it.
 pub(crate) struct Running {
     pub(crate) child: Child,
+    pub(crate) stdout: BufReader<ChildStdout>,
 }
 
 impl Running {
     /// Waits for a line on its standard output.
     pub(crate) fn wait_for_line(&mut self, wanted: &str) {
-        let stdout = BufReader::new(self.child.stdout.as_mut().unwrap());
         let mut seen = String::new();
-        for line in stdout.lines() {
-            let line = line.unwrap();
+        let mut line = String::new();
+        while self.stdout.read_line(&mut line).unwrap() > 0 {
             if line.trim_end() == wanted {
                 return;
             }
-            seen = seen + &line + "\n";
+            seen.push_str(&line);
+            line.clear();
         }
         panic!("`{wanted}` did not come, but: {seen}");
     }
@@ -99,7 +101,7 @@ impl Running {
     /// Waits for its end: its exit code and what it still printed.
     pub(crate) fn finish(mut self) -> (Option<i32>, String, String) {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        self.stdout.read_to_end(&mut stdout).unwrap();
         self.child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
         (self.child.wait().unwrap().code(), text(&stdout), text(&stderr))
     }

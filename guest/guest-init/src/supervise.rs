@@ -32,6 +32,10 @@ const TOO_MANY: u32 = 5;
 /// The wait before the second start in a row; it doubles from there.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
+/// How many files a command may open: by default as ever, and as many as it raises that to.
+const FILES_SOFT: u64 = 1024;
+const FILES_HARD: u64 = 1 << 20;
+
 /// Runs services until the machine is to be turned off.
 pub(crate) fn supervise(disk: &Disk) -> ! {
     let children = match Children::watch() {
@@ -75,6 +79,7 @@ fn start(previous_failure: Option<&str>) -> process::Result<Child> {
     let mut command = Command::new("/proc/self/exe")
         .shown_as(service::NAME)
         .args(previous_failure)
+        .limit(libc::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD)
         .cgroup(&cgroup);
     if let Some(console) = console() {
         command = command.stderr(console);

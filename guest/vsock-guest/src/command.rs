@@ -129,12 +129,30 @@ impl Command {
         }
     }
 
-    /// Kills it with all its descendants; `outcome` is what to say of it.
+    /// Kills it with all its descendants; `outcome` is what to say of it. If it has ended already,
+    /// then its descendants are killed, and what it wrote and nobody reads is given up.
     pub(crate) fn kill(&mut self, outcome: Outcome) {
-        if self.ended.is_some() || self.killed.is_some() {
-            return;
+        if self.ended.is_some() {
+            self.give_up();
+        } else if self.killed.is_none() {
+            self.killed = Some(outcome);
+            self.kill_whole();
         }
-        self.killed = Some(outcome);
+    }
+
+    fn give_up(&mut self) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.kill()
+        {
+            log::warn!("cannot kill what a command left; error={error}");
+        }
+        match &mut self.outputs {
+            Outputs::Pipes(both) => both.iter_mut().for_each(Output::close),
+            Outputs::Terminal(output, _) => output.close(),
+        }
+    }
+
+    fn kill_whole(&self) {
         let whole = match &self.cgroup {
             Some(cgroup) => cgroup.kill().map_err(|error| error.to_string()),
             // It leads a group of its own, and is not reaped yet, so the number is still its own.

@@ -1,10 +1,9 @@
 //! From a request to a running command.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -21,16 +20,21 @@ use crate::failure::{refused, text};
 use crate::input::Input;
 use crate::link::set_nonblocking;
 use crate::output::Output;
+use crate::service::Service;
 use crate::terminal;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Starts what `exec` says. `root` is the folder with the accounts.
-pub(crate) fn launch(exec: &Exec, root: &Path, cgroup: Option<Cgroup>) -> Result<Command, Failure> {
+/// Starts what `exec` says.
+pub(crate) fn launch(
+    exec: &Exec,
+    service: &Service,
+    cgroup: Option<Cgroup>,
+) -> Result<Command, Failure> {
     let started = Instant::now();
     let (program, arguments) =
         exec.argv.split_first().ok_or_else(|| refused(Errno::EINVAL, "no program is named"))?;
-    let account = account::find(root, exec.user.as_ref())?;
+    let account = account::find(&service.config.root, exec.user.as_ref())?;
     let mut command = process::Command::new(OsStr::from_bytes(program))
         .args(arguments.iter().map(|bytes| OsStr::from_bytes(bytes)))
         .cwd(cwd(exec, &account));
@@ -48,8 +52,11 @@ pub(crate) fn launch(exec: &Exec, root: &Path, cgroup: Option<Cgroup>) -> Result
     if let Some(cgroup) = &cgroup {
         command = command.cgroup(cgroup);
     }
+    if service.is_spared {
+        // That the kernel spares the service when memory runs out must not pass on.
+        command = command.oom_score(0);
+    }
     let child = command.spawn().map_err(|error| why(&error))?;
-    keep_killable(child.pid());
     Ok(Command::new(child, cgroup, input, outputs).started(started, exec.timeout))
 }
 
@@ -151,18 +158,6 @@ fn why(error: &process::Error) -> Failure {
         other => format!("{other}: {}", text(errno)),
     };
     Failure { errno: errno as i32, message }
-}
-
-/// A service that the kernel spares when memory runs out must not pass that on. The program is
-/// still being loaded, so it has no child yet that would keep the old value.
-fn keep_killable(pid: u32) {
-    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    if !own.starts_with('-') {
-        return;
-    }
-    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "0") {
-        log::debug!("a command keeps its score; pid={pid} error={error}");
-    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ impl Output {
         self.fd.is_none()
     }
 
+    /// Reads no more of it.
+    pub(crate) fn close(&mut self) {
+        self.fd = None;
+    }
+
     /// Limits what is read from now on to what is in the pipe now, so that a grandchild that
     /// holds it, or goes on writing to it, delays nothing.
     pub(crate) fn command_ended(&mut self, most: impl FnOnce(BorrowedFd<'_>) -> u64) {

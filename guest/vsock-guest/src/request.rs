@@ -63,7 +63,7 @@ impl Server<'_> {
                     command.signal(signal);
                 }
             }
-            HostBody::Cancel => self.cancel(id),
+            HostBody::Cancel => self.cancel(id)?,
         }
         Ok(None)
     }
@@ -105,7 +105,7 @@ impl Server<'_> {
             errno: error.errno().unwrap_or(0),
             message: error.to_string(),
         });
-        let launched = cgroup.and_then(|cgroup| launch(exec, &self.service.config.root, cgroup));
+        let launched = cgroup.and_then(|cgroup| launch(exec, self.service, cgroup));
         match launched {
             Ok(command) => {
                 self.link.send(id, GuestBody::Started(command.pid()))?;
@@ -202,11 +202,14 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn cancel(&mut self, id: RequestId) {
+    fn cancel(&mut self, id: RequestId) -> Result<()> {
         if let Some(command) = self.commands.get_mut(&id) {
             command.kill(Outcome::Cancelled);
-        } else if let Some(transfer) = self.transfers.get_mut(&id) {
+            return self.finish(id);
+        }
+        if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.cancel();
         }
+        Ok(())
     }
 }

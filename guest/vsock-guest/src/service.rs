@@ -28,13 +28,16 @@ pub struct Config {
 pub struct Service {
     pub(crate) config: Config,
     pub(crate) remains: Remains,
+    /// Whether the kernel spares this process when memory runs out.
+    pub(crate) is_spared: bool,
 }
 
 impl Service {
     /// A service that has had no connection yet.
     pub fn new(config: Config) -> Self {
         let remains = Remains::new(config.cgroups.clone());
-        Self { config, remains }
+        let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        Self { config, remains, is_spared: score.starts_with('-') }
     }
 
     /// How a connection begins.

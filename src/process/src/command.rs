@@ -24,7 +24,8 @@ pub struct Command<'a> {
     pub(crate) terminal: bool,
     pub(crate) no_new_privileges: bool,
     pub(crate) parent_death_signal: Option<i32>,
-    pub(crate) limits: Vec<(u32, u64)>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) oom_score: Option<i32>,
 }
 
 /// Who a process runs as.
@@ -36,6 +37,14 @@ pub struct Credentials {
     pub gid: u32,
     /// All supplementary groups.
     pub groups: Vec<u32>,
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) resource: u32,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
 }
 
 /// The network namespace of a process.
@@ -69,6 +78,7 @@ impl<'a> Command<'a> {
             no_new_privileges: false,
             parent_death_signal: None,
             limits: Vec::new(),
+            oom_score: None,
         }
     }
 
@@ -177,10 +187,18 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// Set a resource limit (`libc::RLIMIT_…`), soft and hard.
+    /// Set a resource limit (`libc::RLIMIT_…`).
     #[must_use]
-    pub fn limit(mut self, resource: u32, value: u64) -> Self {
-        self.limits.push((resource, value));
+    pub fn limit(mut self, resource: u32, soft: u64, hard: u64) -> Self {
+        self.limits.push(Limit { resource, soft, hard });
+        self
+    }
+
+    /// How much rather than others it is to be killed when memory runs out, from -1000 to 1000;
+    /// as much as its parent if nothing is said.
+    #[must_use]
+    pub fn oom_score(mut self, adjustment: i32) -> Self {
+        self.oom_score = Some(adjustment);
         self
     }
 

@@ -105,6 +105,8 @@ impl Error {
 pub enum Stage {
     /// Put its standard streams in place.
     Stdio = 1,
+    /// Say how much rather than others it is to be killed when memory runs out.
+    OomScore,
     /// Become the leader of a session.
     Session,
     /// Take the terminal as its own.
@@ -127,8 +129,9 @@ pub enum Stage {
 
 impl Stage {
     pub(crate) fn from_byte(byte: u8) -> Self {
-        const ALL: [Stage; 10] = [
+        const ALL: [Stage; 11] = [
             Stage::Stdio,
+            Stage::OomScore,
             Stage::Session,
             Stage::Terminal,
             Stage::Network,
@@ -147,6 +150,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Stdio => "cannot set its standard streams",
+            Self::OomScore => "cannot set its out-of-memory score",
             Self::Session => "cannot make a session",
             Self::Terminal => "cannot take the terminal",
             Self::Network => "cannot enter its network namespace",

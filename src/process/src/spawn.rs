@@ -45,6 +45,7 @@ pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
         no_new_privileges: command.no_new_privileges,
         parent_death_signal: command.parent_death_signal,
         limits: command.limits,
+        oom_score: command.oom_score.map(|score| score.to_string()),
     };
     let (pid, pidfd) =
         sys::clone(&plan).map_err(|source| Error::Fork { program: name.clone(), source })?;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use crate::command::Limit;
 use crate::error::Stage;
 use crate::{Credentials, Status};
 
@@ -30,7 +31,8 @@ pub(crate) struct Plan {
     pub(crate) terminal: bool,
     pub(crate) no_new_privileges: bool,
     pub(crate) parent_death_signal: Option<i32>,
-    pub(crate) limits: Vec<(u32, u64)>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) oom_score: Option<String>,
 }
 
 /// Takes a descriptor that was just made and that nobody else has.
@@ -90,6 +92,9 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
         for (target, fd) in (0..).zip(plan.stdio) {
             check(Stage::Stdio, libc::dup2(fd, target).into())?;
         }
+        if let Some(score) = &plan.oom_score {
+            set_oom_score(score)?;
+        }
         if plan.session {
             check(Stage::Session, libc::setsid().into())?;
         }
@@ -116,8 +121,8 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
             let done = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
             check(Stage::NoNewPrivileges, done.into())?;
         }
-        for (resource, value) in &plan.limits {
-            let limit = libc::rlimit64 { rlim_cur: *value, rlim_max: *value };
+        for Limit { resource, soft, hard } in &plan.limits {
+            let limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
             let done = libc::syscall(
                 libc::SYS_prlimit64,
                 0,
@@ -146,6 +151,21 @@ unsafe fn default_signals() {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// As long as it may: the kernel asks for privileges to lower it.
+///
+/// # Safety
+/// For a child between fork and exec only: nobody closes the descriptor but exec.
+unsafe fn set_oom_score(score: &str) -> Result<(), (Stage, c_int)> {
+    // SAFETY: the path ends with a zero byte; `score` is alive and as long as stated.
+    unsafe {
+        let path = c"/proc/self/oom_score_adj";
+        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        check(Stage::OomScore, file.into())?;
+        let written = libc::write(file, score.as_ptr().cast::<c_void>(), score.len());
+        check(Stage::OomScore, written as c_long)
     }
 }
 

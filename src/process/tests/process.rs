@@ -124,6 +124,14 @@ fn ignored_signals_are_not_inherited() {
 }
 
 #[test]
+fn limits_and_the_out_of_memory_score_are_set_before_the_program_runs() {
+    let script = "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj";
+    let command = Command::new("sh").args(["-c", script]).env("PATH", "/usr/bin:/bin");
+    let command = command.limit(libc::RLIMIT_NOFILE, 100, 200).oom_score(500);
+    assert_eq!(output(command), "100\n200\n500\n");
+}
+
+#[test]
 #[ignore = "needs root"]
 fn identity_is_complete() {
     let who = Credentials { uid: 1234, gid: 2345, groups: vec![3456] };

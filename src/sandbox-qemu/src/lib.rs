@@ -94,7 +94,7 @@ fn confined<'a>(command: Command<'a>, launch: &Launch<'a>, needs_kvm: bool) -> C
         .new_session()
         .no_new_privileges()
         .parent_death_signal(libc::SIGKILL)
-        .limit(libc::RLIMIT_CORE, 0)
+        .limit(libc::RLIMIT_CORE, 0, 0)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

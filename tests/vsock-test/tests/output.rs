@@ -112,3 +112,20 @@ fn fifty_guests_send_20_mib_each_through_one_reactor() {
         }
     });
 }
+
+#[test]
+fn a_cancel_gives_up_what_an_ended_command_wrote_and_nobody_reads() {
+    let pair = Pair::new();
+    // It fills the window and a part of the pipe, and ends.
+    let script = format!("head -c {} /dev/zero", WINDOW + 9);
+    let execution = pair.guest.exec(shell(&script), soon()).unwrap();
+    let process = format!("/proc/{}", execution.pid().unwrap());
+    while Path::new(&process).exists() {
+        pair.guest.ping(soon()).unwrap();
+    }
+    execution.cancel(soon()).unwrap();
+    pair.guest.ping(soon()).unwrap();
+    let output = execution.output(1 << 20, Some(soon())).unwrap();
+    assert_eq!(output.stdout.len() as u64, WINDOW);
+    assert_eq!(output.exit.outcome, code(0));
+}
