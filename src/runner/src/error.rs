@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 /// The result of this crate's operations.
@@ -107,6 +108,12 @@ impl Error {
             Self::Detached { code } => code.is_some(),
             _ => false,
         }
+    }
+
+    /// Whether output was given up because nobody took it when the run was called off.
+    pub(crate) fn is_called_off(&self) -> bool {
+        let code = Errno::ECANCELED as i32;
+        matches!(self, Self::Output { source } if source.raw_os_error() == Some(code))
     }
 
     /// In one line: the operation that failed, and why, and why …

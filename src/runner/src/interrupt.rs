@@ -9,18 +9,20 @@
 //!
 //! *Pull* is what ends everything at once: the VM's processes are killed, or the link to somebody
 //! else's VM is cut. Whoever waits for the guest then gets an error, and [`Interrupt::explain`]
-//! makes it the signal's.
+//! makes it the signal's. From the cancel on, nobody waits for a reader of our output any more:
+//! [`Interrupt::called_off`].
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
 use sandbox::Execution;
 
 use crate::error::{Error, Result};
-use crate::signal::{Blocked, Listener, Wake};
+use crate::signal::{Blocked, Listener, Wake, stop_event};
 use crate::terminal;
 
 /// How long a cancelled command may take to end.
@@ -50,6 +52,7 @@ struct Shared {
     pull: Pull,
     state: Mutex<State>,
     tell: Sender<()>,
+    called_off: Arc<EventFd>,
 }
 
 struct State {
@@ -73,7 +76,9 @@ impl Interrupt {
     pub(crate) fn start(signals: Blocked, first: First, pull: Pull) -> Result<Self> {
         let (tell, told) = crossbeam_channel::bounded(1);
         let state = State { aim: Aim::Start, count: 0, signal: None, pulled: false };
-        let shared = Arc::new(Shared { first, pull, state: Mutex::new(state), tell });
+        let called_off = stop_event().map_err(|errno| Error::Signals { source: errno.into() })?;
+        let (state, called_off) = (Mutex::new(state), Arc::new(called_off));
+        let shared = Arc::new(Shared { first, pull, state, tell, called_off });
         let theirs = Arc::clone(&shared);
         let listener = Listener::start(signals, move |wake| theirs.act(wake))?;
         Ok(Self { shared, told, _listener: listener })
@@ -95,6 +100,11 @@ impl Interrupt {
         &self.told
     }
 
+    /// Is raised, and stays so, when a command is cancelled or everything is ended at once.
+    pub(crate) fn called_off(&self) -> &Arc<EventFd> {
+        &self.shared.called_off
+    }
+
     /// Ends everything at once.
     pub(crate) fn pull(&self) {
         (self.shared.pull)();
@@ -106,11 +116,13 @@ impl Interrupt {
         state.signal.is_some() && (state.pulled || self.shared.first == First::Cancel)
     }
 
-    /// The same result, unless it came about because a signal pulled the plug.
+    /// The same result, unless it came about because a signal pulled the plug, or called off what
+    /// nobody read.
     pub(crate) fn explain<T>(&self, result: Result<T>) -> Result<T> {
         let state = self.shared.lock();
+        let called_off = result.as_ref().is_err_and(Error::is_called_off);
         match state.signal {
-            Some(signal) if state.pulled => Err(Error::Interrupted { signal }),
+            Some(signal) if state.pulled || called_off => Err(Error::Interrupted { signal }),
             _ => result,
         }
     }
@@ -169,8 +181,8 @@ impl Shared {
             (Aim::Command(command), 1) if self.first == First::Forward => {
                 return forward(&*command, signal);
             }
-            (Aim::Command(command), 1) => command.cancel(),
-            (Aim::Command(command), 2) if self.first == First::Forward => command.cancel(),
+            (Aim::Command(command), 1) => self.cancel(&*command),
+            (Aim::Command(command), 2) if self.first == First::Forward => self.cancel(&*command),
             (Aim::Command(_), _) => return self.pull(),
         };
         if let Err(error) = done {
@@ -179,11 +191,23 @@ impl Shared {
         Some(Instant::now() + GRACE)
     }
 
+    fn cancel(&self, command: &dyn Execution) -> sandbox::Result<()> {
+        self.call_off();
+        command.cancel()
+    }
+
     /// Tells what was pulled before it is felt.
     fn pull(&self) -> Option<Instant> {
         self.lock().pulled = true;
+        self.call_off();
         (self.pull)();
         None
+    }
+
+    fn call_off(&self) {
+        if let Err(errno) = self.called_off.write(1) {
+            log::error!("cannot call off the output; error={errno}");
+        }
     }
 
     fn resize(&self) {
@@ -210,6 +234,7 @@ fn forward(command: &dyn Execution, signal: Signal) -> Option<Instant> {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use nix::errno::Errno;
     use sandbox::fake::Script;
     use sandbox::{Event, ExecRequest, Outcome, SandboxConfig, SandboxFactory as _};
 
@@ -238,7 +263,9 @@ mod tests {
         let aim = Aim::Command(Arc::clone(&command));
         let state = Mutex::new(State { aim, count: 0, signal: None, pulled: false });
         let (tell, _) = crossbeam_channel::bounded(1);
-        Bench { shared: Shared { first, pull, state, tell }, factory, command, pulls }
+        let called_off = Arc::new(stop_event().unwrap());
+        let shared = Shared { first, pull, state, tell, called_off };
+        Bench { shared, factory, command, pulls }
     }
 
     fn outcome(command: &dyn Execution) -> Outcome {
@@ -253,6 +280,7 @@ mod tests {
         let bench = bench(First::Forward);
         assert_eq!(bench.shared.act(Wake::Signal(Signal::SIGTERM)), None);
         assert_eq!(bench.factory.record().signals, [15]);
+        assert_eq!(bench.shared.called_off.read(), Err(Errno::EAGAIN));
         assert_eq!(outcome(&*bench.command), Outcome::Exited(0));
     }
 
@@ -262,6 +290,7 @@ mod tests {
         bench.shared.act(INT);
         assert!(bench.shared.act(INT).is_some());
         assert_eq!(outcome(&*bench.command), Outcome::Cancelled);
+        assert_eq!(bench.shared.called_off.read(), Ok(1));
         assert_eq!(bench.pulls.load(Ordering::SeqCst), 0);
     }
 
@@ -283,6 +312,7 @@ mod tests {
         bench.shared.act(INT);
         assert_eq!(bench.pulls.load(Ordering::SeqCst), 1);
         assert!(bench.shared.lock().pulled);
+        assert_eq!(bench.shared.called_off.read(), Ok(1));
     }
 
     #[test]

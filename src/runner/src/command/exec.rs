@@ -43,10 +43,10 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let record = vmm::find(&global.state_dir, &arguments.vm)?;
     let image = image_of(global, &record);
     let job = Job::new(arguments.command_arguments.request(arguments.command, &image)?);
-    let mut output = Output::open()?;
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
+    let mut output = Output::open()?.until(interrupt.called_off());
     let sandbox = interrupt.explain(host.attach(&record))?;
     let mut sink = |stream, data: &[u8]| output.write(stream, data);
     let exit = interrupt.explain(attend(&*sandbox, &job, &interrupt, &mut sink))?;

@@ -1,6 +1,6 @@
 //! A command that somebody sits in front of.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::time::Instant;
 
 use sandbox::{Exit, Sandbox, Stream};
@@ -48,15 +48,16 @@ pub(super) fn work(
 }
 
 fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> Result<Exit> {
-    let mut output = Output::open()?;
+    let mut output = Output::open()?.until(interrupt.called_off());
     if !run.is_story {
         let mut sink = |stream, data: &[u8]| output.write(stream, data);
         return attend(sandbox, job, interrupt, &mut sink);
     }
-    let mut printer = Printer::new(io::stdout().lock());
+    let Output { stdout, mut stderr } = output;
+    let mut printer = Printer::new(stdout);
     let mut sink = |stream, data: &[u8]| match stream {
         Stream::Stdout => printer.write(data),
-        Stream::Stderr => io::stderr().write_all(data),
+        Stream::Stderr => stderr.write_all(data),
     };
     let exit = attend(sandbox, job, interrupt, &mut sink)?;
     printer.finish().map_err(|source| Error::Output { source })?;
