@@ -116,6 +116,11 @@ impl Interrupt {
         state.signal.is_some() && (state.pulled || self.shared.first == First::Cancel)
     }
 
+    /// Fails if a signal pulled the plug: perhaps there was nothing to pull yet.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.explain(Ok(()))
+    }
+
     /// The same result, unless it came about because a signal pulled the plug, or called off what
     /// nobody read.
     pub(crate) fn explain<T>(&self, result: Result<T>) -> Result<T> {
@@ -313,6 +318,30 @@ mod tests {
         assert_eq!(bench.pulls.load(Ordering::SeqCst), 1);
         assert!(bench.shared.lock().pulled);
         assert_eq!(bench.shared.called_off.read(), Ok(1));
+    }
+
+    #[test]
+    fn a_plug_that_is_pulled_too_early_is_remembered() {
+        let signals = crate::signal::block().unwrap();
+        let interrupt = Interrupt::start(signals, First::Forward, Arc::new(|| {})).unwrap();
+        assert!(interrupt.check().is_ok());
+
+        interrupt.shared.act(INT);
+
+        let error = interrupt.check().unwrap_err();
+        assert!(matches!(error, Error::Interrupted { signal: Signal::SIGINT }), "{error}");
+    }
+
+    #[test]
+    fn output_that_nobody_took_is_the_signals_doing() {
+        let signals = crate::signal::block().unwrap();
+        let interrupt = Interrupt::start(signals, First::Forward, Arc::new(|| {})).unwrap();
+        interrupt.shared.lock().signal = Some(Signal::SIGTERM);
+        let source = Errno::ECANCELED.into();
+
+        let error = interrupt.explain::<()>(Err(Error::Output { source })).unwrap_err();
+
+        assert!(matches!(error, Error::Interrupted { signal: Signal::SIGTERM }), "{error}");
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let first = if global.detached { First::Cancel } else { First::Forward };
     let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id))?;
     let mut stages = Stages::new(run.shows_stages);
-    let sandbox = interrupt.explain(start(&run, &host, &mut stages))?;
+    let sandbox = interrupt.explain(start(&run, &host, &interrupt, &mut stages))?;
     let result = match global.detached {
         true => background::serve(&run, &*sandbox, &interrupt, global),
         false => foreground::work(&run, &*sandbox, &interrupt, &mut stages),
@@ -66,10 +66,18 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 }
 
 /// Steps 2 and 3.
-fn start(run: &Run, host: &Host, stages: &mut Stages) -> Result<Box<dyn Sandbox>> {
+fn start(
+    run: &Run,
+    host: &Host,
+    interrupt: &Interrupt,
+    stages: &mut Stages,
+) -> Result<Box<dyn Sandbox>> {
     let factory = host.factory(run.vmm)?;
+    // A plug that was pulled before the VM had one is pulled here.
+    interrupt.check()?;
     let begun = Instant::now();
     let sandbox = factory.start(&run.config, begun + START)?;
+    interrupt.check()?;
     let report = sandbox.start_report();
     for (stage, time) in &report.stages {
         stages.add(stage, *time);
