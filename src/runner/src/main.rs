@@ -47,8 +47,12 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &error::Error, code: u8) -> ExitCode {
-    if !error.is_quiet() {
-        eprintln!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
+    let text = format!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
+    match error {
+        _ if error.is_quiet() => {}
+        // Whoever asked for the end must not have to wait for it.
+        error::Error::Interrupted { .. } => output::last_words(text),
+        _ => output::remark(text),
     }
     ExitCode::from(error.exit_code().unwrap_or(code))
 }

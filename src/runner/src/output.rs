@@ -57,6 +57,22 @@ pub(crate) fn line(text: impl Display) -> Result<()> {
     writeln!(output.stdout(), "{text}").map_err(|source| Error::Output { source })
 }
 
+/// Tells people something, a line on standard error. If that is closed, they do not want to know.
+pub(crate) fn remark(text: impl Display) {
+    if let Ok(mut output) = Output::open() {
+        let _ = output.stderr.write_all(format!("{text}\n").as_bytes());
+    }
+}
+
+/// The same, unless it would have to wait for a reader.
+pub(crate) fn last_words(text: impl Display) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
+        remark(text);
+    }
+}
+
 /// One of them. It may be shared with others, so that its flags are not ours to change, and somebody
 /// may have made it non-blocking.
 pub(crate) struct Descriptor {

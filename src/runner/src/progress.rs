@@ -6,6 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Progress, Step};
 
+use crate::output;
+
 /// A total is known.
 const BAR: &str = "{prefix:16} [{bar:30}] {bytes}/{total_bytes}";
 /// None is.
@@ -59,9 +61,9 @@ impl Build {
 
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            Some(bar) => bar.suspend(|| output::remark(line)),
             None if self.is_quiet => {}
-            None => eprintln!("{line}"),
+            None => output::remark(line),
         }
     }
 }

@@ -41,8 +41,9 @@ pub(crate) enum Wake {
     Deadline,
 }
 
-/// The thread. Dropping it stops and joins it.
+/// The thread. Dropping it stops and joins it; a signal then does what it does to any program.
 pub(crate) struct Listener {
+    taken: SigSet,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -78,13 +79,16 @@ impl Listener {
             .name("signals".into())
             .spawn(listen)
             .map_err(|source| Error::Thread { name: "signals", source })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { taken, stop, thread: Some(thread) })
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         stop_and_join("signals", &self.stop, &mut self.thread);
+        if let Err(errno) = self.taken.thread_unblock() {
+            log::error!("cannot let signals through; error={errno}");
+        }
     }
 }
 

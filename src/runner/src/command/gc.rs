@@ -18,7 +18,7 @@ pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
         output::line(id)?;
     }
     if !global.quiet {
-        eprintln!("removed {} dead VMs", reclaimed.len());
+        output::remark(format_args!("removed {} dead VMs", reclaimed.len()));
     }
     Ok(0)
 }

@@ -26,6 +26,7 @@ use crate::copy::{Target, copy_in, copy_out};
 use crate::detach;
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
+use crate::output;
 use crate::progress::Copying;
 use crate::signal;
 use crate::vmm::{self, Host};
@@ -59,6 +60,8 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let stopping = Instant::now();
     let stopped = sandbox.kill();
     stages.add("stop", stopping.elapsed());
+    // There is no VM any more: what is left to print may be ended like that of any program.
+    drop(interrupt);
     stages.show();
     let code = result?;
     stopped?;
@@ -135,7 +138,7 @@ impl Stages {
             return;
         }
         for (stage, time) in &self.all {
-            eprintln!("{stage:12} {:9.1} ms", time.as_secs_f64() * 1000.0);
+            output::remark(format_args!("{stage:12} {:9.1} ms", time.as_secs_f64() * 1000.0));
         }
     }
 }
