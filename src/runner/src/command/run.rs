@@ -52,9 +52,11 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id))?;
     let mut stages = Stages::new(run.shows_stages);
     let sandbox = interrupt.explain(start(&run, &host, &interrupt, &mut stages))?;
-    let result = match global.detached {
-        true => background::serve(&run, &*sandbox, &interrupt, global),
-        false => foreground::work(&run, &*sandbox, &interrupt, &mut stages),
+    let result = match &run.job {
+        Some(job) if !global.detached => {
+            foreground::work(&run, job, &*sandbox, &interrupt, &mut stages)
+        }
+        _ => background::serve(&run, &*sandbox, &interrupt, global),
     };
     let result = interrupt.explain(result);
     let stopping = Instant::now();

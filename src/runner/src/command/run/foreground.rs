@@ -16,12 +16,11 @@ use crate::output::Output;
 /// Steps 4 and 5; returns the command's exit code.
 pub(super) fn work(
     run: &Run,
+    job: &Job,
     sandbox: &dyn Sandbox,
     interrupt: &Interrupt,
     stages: &mut Stages,
 ) -> Result<u8> {
-    // There is one: only a VM in the background may idle.
-    let job = run.job.as_ref().ok_or(Error::NoCommand { image: String::new() })?;
     let begun = Instant::now();
     let exit = show(run, job, sandbox, interrupt)?;
     stages.add("command", begun.elapsed());
