@@ -18,6 +18,8 @@ pub(crate) enum Error {
     NoCommand { image: String },
     #[error("the prompt is not UTF-8 text")]
     PromptNotText,
+    #[error("a variable given with --env has no name: expected NAME=VALUE, or NAME")]
+    NamelessVariable,
     #[error("{path} line {line}: expected NAME=VALUE, or NAME of a variable of this process")]
     EnvFile { path: PathBuf, line: usize },
     #[error("one of the two must be VM:PATH: copying is from a VM or to one")]
@@ -91,7 +93,7 @@ impl Error {
     pub(crate) fn exit_code(&self) -> Option<u8> {
         match self {
             Self::NoCommand { .. } | Self::PromptNotText | Self::EnvFile { .. } => Some(2),
-            Self::CopySides => Some(2),
+            Self::NamelessVariable | Self::CopySides => Some(2),
             Self::NotStarted { code, .. } => Some(*code),
             Self::Interrupted { signal } => Some(128 + *signal as u8),
             Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),

@@ -21,7 +21,7 @@ const NO_TERMINAL: PtySize = PtySize { rows: 24, columns: 80 };
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct CommandArguments {
     /// Set an environment variable; NAME alone takes its value from this process
-    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(value::variable))]
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
     env: Vec<Variable>,
 
     /// Set the variables that a file lists, one NAME[=VALUE] a line, `#` for comments
@@ -87,7 +87,7 @@ impl CommandArguments {
             value.map(|value| all.insert(variable.name, value))
         };
         for text in &image.env {
-            value::variable(text.as_bytes()).map(&mut set).ok();
+            value::variable(text.as_bytes()).named().map(&mut set);
         }
         if self.tty {
             set(Variable { name: "TERM".into(), value: None });
@@ -98,7 +98,7 @@ impl CommandArguments {
             }
         }
         for variable in &self.env {
-            set(variable.clone());
+            set(variable.clone().named().ok_or(Error::NamelessVariable)?);
         }
         Ok(all.into_iter().collect())
     }
@@ -114,7 +114,7 @@ fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
             continue;
         }
         let refused = || Error::EnvFile { path: path.to_owned(), line: index + 1 };
-        let variable = value::variable(line).map_err(|_| refused())?;
+        let variable = value::variable(line).named().ok_or_else(refused)?;
         if variable.name.as_bytes().iter().any(u8::is_ascii_whitespace) {
             return Err(refused());
         }
@@ -161,6 +161,14 @@ pub(crate) mod tests {
 
     fn pair(name: &str, value: &str) -> (OsString, OsString) {
         (name.into(), value.into())
+    }
+
+    #[test]
+    fn a_variable_without_a_name_is_refused_and_its_value_not_repeated() {
+        let error = request(&["--env", "=hunter2"], &Defaults::default()).unwrap_err();
+        assert!(matches!(error, Error::NamelessVariable));
+        assert_eq!(error.exit_code(), Some(2));
+        assert!(!error.chain().contains("hunter2"));
     }
 
     #[test]

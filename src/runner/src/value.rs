@@ -1,7 +1,7 @@
 //! What may stand behind a flag: each value's syntax, and what it means.
 //!
 //! A text that is refused is told what was expected. It is not told what it was: the argument
-//! parser repeats it, which is why values of environment variables are never refused.
+//! parser repeats it, which is why an environment variable is never refused here: it may be a secret.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,11 +14,18 @@ use sandbox::User;
 /// Why a text was refused.
 type Refused = &'static str;
 
-/// `NAME=VALUE`, or `NAME` of a variable that this process has.
+/// `NAME=VALUE`, or `NAME` of a variable that this process has. See [`Variable::named`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Variable {
     pub(crate) name: OsString,
     pub(crate) value: Option<OsString>,
+}
+
+impl Variable {
+    /// None if there is no name, which is yet to be refused.
+    pub(crate) fn named(self) -> Option<Self> {
+        (!self.name.is_empty()).then_some(self)
+    }
 }
 
 /// `SRC:DST` where the source is on the host.
@@ -65,15 +72,12 @@ where
     OsStringValueParser::new().try_map(move |text: OsString| parse(text.as_bytes()))
 }
 
-pub(crate) fn variable(text: &[u8]) -> Result<Variable, Refused> {
+pub(crate) fn variable(text: &[u8]) -> Variable {
     let (name, value) = match split(text, text.iter().position(|byte| *byte == b'=')) {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (OsStr::from_bytes(text), None),
     };
-    if name.is_empty() {
-        return Err("expected NAME=VALUE or NAME");
-    }
-    Ok(Variable { name: name.to_owned(), value })
+    Variable { name: name.to_owned(), value }
 }
 
 pub(crate) fn copy_in(text: &[u8]) -> Result<CopyIn, Refused> {
@@ -218,12 +222,13 @@ mod tests {
 
     #[test]
     fn a_variable_has_a_name_and_perhaps_a_value_with_anything_in_it() {
-        let value = |text: &str| variable(text.as_bytes()).map(|variable| variable.value);
-        assert_eq!(value("A=b=c"), Ok(Some("b=c".into())));
-        assert_eq!(value("A="), Ok(Some("".into())));
-        assert_eq!(value("A"), Ok(None));
-        assert!(value("=b").is_err());
-        assert_eq!(variable(b"A=\xff").unwrap().value.unwrap().as_bytes(), b"\xff");
+        let value = |text: &[u8]| variable(text).named().map(|variable| variable.value);
+        assert_eq!(value(b"A=b=c"), Some(Some("b=c".into())));
+        assert_eq!(value(b"A="), Some(Some("".into())));
+        assert_eq!(value(b"A"), Some(None));
+        assert_eq!(value(b"=b"), None);
+        assert_eq!(value(b""), None);
+        assert_eq!(variable(b"A=\xff").value.unwrap().as_bytes(), b"\xff");
     }
 
     #[test]
