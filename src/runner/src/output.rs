@@ -1,15 +1,18 @@
 //! Standard output and error, written through: what a command prints is seen at once.
 //!
 //! Whoever reads them may stop reading without leaving. A write then waits, and signals are taken
-//! by another thread, so the wait has to end by itself once the run is called off: see [`Output::until`].
+//! by another thread, so the wait has to end by itself once the run is called off: see
+//! [`Output::until`].
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal as _, Write};
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use sandbox::Stream;
@@ -73,8 +76,8 @@ pub(crate) fn last_words(text: impl Display) {
     }
 }
 
-/// One of them. It may be shared with others, so that its flags are not ours to change, and somebody
-/// may have made it non-blocking.
+/// One of them. It may be shared with others, so that its flags are not ours to change, and
+/// somebody may have made it non-blocking.
 pub(crate) struct Descriptor {
     file: File,
     called_off: Option<Arc<EventFd>>,
@@ -90,7 +93,8 @@ impl Descriptor {
     fn until(self, called_off: &Arc<EventFd>) -> Self {
         // Nobody reads a regular file: it never makes its writer wait.
         let waits = !self.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Self { called_off: waits.then(|| Arc::clone(called_off)), ..self }
+        let file = terminal(&self.file).unwrap_or(self.file);
+        Self { file, called_off: waits.then(|| Arc::clone(called_off)) }
     }
 
     /// Sleeps until there is room.
@@ -106,6 +110,17 @@ impl Descriptor {
             _ => Ok(()),
         }
     }
+}
+
+/// A terminal is ready as soon as it has room for a byte, and a write of more waits. So it is opened
+/// once more, where being non-blocking is nobody else's concern.
+fn terminal(file: &File) -> Option<File> {
+    if !file.is_terminal() {
+        return None;
+    }
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    File::options().write(true).custom_flags(flags).open(path).ok()
 }
 
 fn sleep(fds: &mut [PollFd<'_>]) -> io::Result<()> {
@@ -156,6 +171,21 @@ mod tests {
         let (_rx, mut descriptor, called_off) = pipe();
         thread::scope(|scope| {
             let writer = scope.spawn(move || descriptor.write_all(&vec![b'y'; 1 << 20]));
+            called_off.write(1).unwrap();
+
+            let error = writer.join().unwrap().unwrap_err();
+
+            assert!(Error::Output { source: error }.is_called_off());
+        });
+    }
+
+    #[test]
+    fn a_terminal_that_nobody_reads_does_not_either() {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let called_off = Arc::new(stop_event().unwrap());
+        let mut descriptor = Descriptor::open(&pty.slave).unwrap().until(&called_off);
+        thread::scope(|scope| {
+            let writer = scope.spawn(move || descriptor.write_all(&vec![b'\n'; 1 << 20]));
             called_off.write(1).unwrap();
 
             let error = writer.join().unwrap().unwrap_err();

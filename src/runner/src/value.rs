@@ -1,7 +1,8 @@
 //! What may stand behind a flag: each value's syntax, and what it means.
 //!
 //! A text that is refused is told what was expected. It is not told what it was: the argument
-//! parser repeats it, which is why an environment variable is never refused here: it may be a secret.
+//! parser repeats it, which is why an environment variable is never refused here: it may be a
+//! secret.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
