@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Instant;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
@@ -37,7 +36,7 @@ fn serve(client: UnixStream, link: &Link) {
     }
     log::debug!("a client is served; pid={}", peer.pid());
     // A guest that is not connected just now is not waited for: this thread has a console to drain.
-    let relayed = match link.guest(Instant::now()) {
+    let relayed = match link.guest_now() {
         Ok(guest) => guest.relay(client).map_err(crate::Error::Link),
         Err(error) => Err(error),
     };

@@ -125,6 +125,9 @@ pub enum Error {
     /// The guest link failed.
     #[error(transparent)]
     Link(vsock_host::Error),
+    /// The guest's service is just being started.
+    #[error("the guest is not connected")]
+    NotConnected,
     /// The guest did not say hello.
     #[error("the guest did not come up{console}")]
     NoHello {

@@ -1,6 +1,6 @@
 //! A VM's end of the guest link: the listener, and the guest that dialled last.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use vsock_host::{Guest, Listener};
@@ -11,36 +11,84 @@ use crate::{Error, Result};
 /// the one that lives.
 pub(crate) struct Link {
     listener: Listener,
-    guest: Mutex<Option<Guest>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    guest: Option<Guest>,
+    /// Whether somebody waits at the listener, where each guest arrives once: the others wait for
+    /// what that one gets.
+    is_accepting: bool,
+}
+
+impl State {
+    fn living(&self) -> Option<Guest> {
+        self.guest.clone().filter(|guest| !guest.is_closed())
+    }
 }
 
 impl Link {
     pub(crate) fn new(listener: Listener) -> Self {
-        Self { listener, guest: Mutex::new(None) }
+        Self { listener, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The guest; waits for one until the deadline if none is connected.
     pub(crate) fn guest(&self, deadline: Instant) -> Result<Guest> {
-        if let Some(guest) = self.current().clone().filter(|guest| !guest.is_closed()) {
-            return Ok(guest);
+        let mut state = self.lock();
+        loop {
+            if let Some(guest) = state.living() {
+                return Ok(guest);
+            }
+            if !state.is_accepting {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::NotConnected);
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let guest = self.listener.accept(deadline).map_err(Error::Link)?;
-        if let Some(reason) = guest.previous_failure() {
-            log::warn!("the guest's service was restarted; reason={reason:?}");
+        state.is_accepting = true;
+        drop(state);
+        let arrived = self.listener.accept(deadline);
+        let mut state = self.lock();
+        state.is_accepting = false;
+        self.changed.notify_all();
+        keep(&mut state, arrived)
+    }
+
+    /// The guest, if one is connected.
+    pub(crate) fn guest_now(&self) -> Result<Guest> {
+        let mut state = self.lock();
+        match state.living() {
+            Some(guest) => Ok(guest),
+            None if state.is_accepting => Err(Error::NotConnected),
+            // Does not wait: the deadline is now.
+            None => keep(&mut state, self.listener.accept(Instant::now())),
         }
-        *self.current() = Some(guest.clone());
-        Ok(guest)
     }
 
     /// Ends the connection and every call that waits for it.
     pub(crate) fn close(&self) {
         self.listener.close();
-        if let Some(guest) = self.current().take() {
+        if let Some(guest) = self.lock().guest.take() {
             guest.close();
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<Guest>> {
-        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn keep(state: &mut State, arrived: vsock_host::Result<Guest>) -> Result<Guest> {
+    let guest = arrived.map_err(Error::Link)?;
+    if let Some(reason) = guest.previous_failure() {
+        log::warn!("the guest's service was restarted; reason={reason:?}");
+    }
+    state.guest = Some(guest.clone());
+    Ok(guest)
 }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sandbox::{SandboxConfig, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::file;
+use crate::error::{chain, file};
 use crate::{Error, Result, folder};
 
 const FILE: &str = "vm.json";
@@ -61,7 +61,8 @@ impl VmRecord {
     }
 }
 
-/// Writes the record whole or not at all, for our own eyes.
+/// Writes the record whole or not at all, for our own eyes. It need not survive a power cut: the VM
+/// does not either.
 pub(crate) fn write(folder: &Path, record: &VmRecord) -> Result<()> {
     let (path, partial) = (folder.join(FILE), folder.join(".vm.json.partial"));
     let json = serde_json::to_vec_pretty(record)
@@ -70,7 +71,6 @@ pub(crate) fn write(folder: &Path, record: &VmRecord) -> Result<()> {
     let options = options.write(true).create_new(true).mode(0o600);
     let mut partial_file = options.open(&partial).map_err(file("create", &partial))?;
     partial_file.write_all(&json).map_err(file("write", &partial))?;
-    partial_file.sync_all().map_err(file("sync", &partial))?;
     fs::rename(&partial, &path).map_err(file("rename", &partial))
 }
 
@@ -87,8 +87,11 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
 pub fn list(state: &Path) -> Result<Vec<VmRecord>> {
     let mut records = Vec::new();
     for id in folder::ids(state)? {
-        if let Some(record) = read(&folder::vms(state).join(id.to_string()), id)? {
-            records.push(record);
+        match read(&folder::vms(state).join(id.to_string()), id) {
+            Ok(record) => records.extend(record),
+            // One that a full disk or a crash cut short must not hide the others.
+            Err(error @ Error::Record { .. }) => log::warn!("{}", chain(&error)),
+            Err(error) => return Err(error),
         }
     }
     records.sort_by_key(|record| (record.created_unix, record.id));

@@ -187,7 +187,7 @@ impl Sandbox for Vm {
         let id = self.id.to_string();
         match self.supervisor.stop() {
             // It ended by itself before or after it was asked to: that is what was wanted.
-            Ok(_) | Err(Error::Ended { .. }) => Ok(()),
+            Ok(_) | Err(Error::Ended { .. } | Error::Boot { .. }) => Ok(()),
             Err(error) => Err(sandbox::Error::Stop { id, source: error.into() }),
         }
     }
