@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use process::{Cgroup, Child, Command, Status};
+use process::{Cgroup, Child, Command, Resource, Status};
 
 use crate::root::Disk;
 use crate::service::{self, EXIT_REJECTED, EXIT_SHUTDOWN};
@@ -79,7 +79,7 @@ fn start(previous_failure: Option<&str>) -> process::Result<Child> {
     let mut command = Command::new("/proc/self/exe")
         .shown_as(service::NAME)
         .args(previous_failure)
-        .limit(libc::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD)
+        .limit(Resource::OpenFiles, FILES_SOFT, FILES_HARD)
         .cgroup(&cgroup);
     if let Some(console) = console() {
         command = command.stderr(console);

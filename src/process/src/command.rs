@@ -39,10 +39,19 @@ pub struct Credentials {
     pub groups: Vec<u32>,
 }
 
+/// What can be limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// How many files may be open.
+    OpenFiles,
+    /// How large a core dump may be, in bytes.
+    CoreDump,
+}
+
 /// A resource limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
-    pub(crate) resource: u32,
+    pub(crate) resource: Resource,
     pub(crate) soft: u64,
     pub(crate) hard: u64,
 }
@@ -187,9 +196,9 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// Set a resource limit (`libc::RLIMIT_…`).
+    /// Set a resource limit.
     #[must_use]
-    pub fn limit(mut self, resource: u32, soft: u64, hard: u64) -> Self {
+    pub fn limit(mut self, resource: Resource, soft: u64, hard: u64) -> Self {
         self.limits.push(Limit { resource, soft, hard });
         self
     }

@@ -17,5 +17,5 @@ mod sys;
 
 pub use cgroup::{Cgroup, mount_point};
 pub use child::{Child, Status};
-pub use command::{Command, Credentials, Network};
+pub use command::{Command, Credentials, Network, Resource};
 pub use error::{Error, Result, Stage};

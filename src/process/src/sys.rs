@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-use crate::command::Limit;
+use crate::command::{Limit, Resource};
 use crate::error::Stage;
 use crate::{Credentials, Status};
 
@@ -123,10 +123,14 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
         }
         for Limit { resource, soft, hard } in &plan.limits {
             let limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
+            let resource = match resource {
+                Resource::OpenFiles => libc::RLIMIT_NOFILE,
+                Resource::CoreDump => libc::RLIMIT_CORE,
+            };
             let done = libc::syscall(
                 libc::SYS_prlimit64,
                 0,
-                *resource,
+                resource,
                 &raw const limit,
                 ptr::null_mut::<libc::rlimit64>(),
             );

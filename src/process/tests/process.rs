@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use process::{Cgroup, Command, Credentials, Error, Network, Stage, Status};
+use process::{Cgroup, Command, Credentials, Error, Network, Resource, Stage, Status};
 
 /// Runs `command` and returns what it printed.
 fn output(command: Command<'_>) -> String {
@@ -127,7 +127,7 @@ fn ignored_signals_are_not_inherited() {
 fn limits_and_the_out_of_memory_score_are_set_before_the_program_runs() {
     let script = "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj";
     let command = Command::new("sh").args(["-c", script]).env("PATH", "/usr/bin:/bin");
-    let command = command.limit(libc::RLIMIT_NOFILE, 100, 200).oom_score(500);
+    let command = command.limit(Resource::OpenFiles, 100, 200).oom_score(500);
     assert_eq!(output(command), "100\n200\n500\n");
 }
 

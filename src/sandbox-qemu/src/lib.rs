@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use microvm::{Factory, Kvm, Launch, Launched, Member, Result, Vmm};
-use process::{Command, Network};
+use process::{Command, Network, Resource};
 use vsock_host::Reactor;
 
 use command_line::Accelerator;
@@ -94,7 +94,7 @@ fn confined<'a>(command: Command<'a>, launch: &Launch<'a>, needs_kvm: bool) -> C
         .new_session()
         .no_new_privileges()
         .parent_death_signal(libc::SIGKILL)
-        .limit(libc::RLIMIT_CORE, 0, 0)
+        .limit(Resource::CoreDump, 0, 0)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
