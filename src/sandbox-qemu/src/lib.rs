@@ -64,7 +64,7 @@ impl Vmm for Qemu {
         let (console, console_tx) = pipe()?;
         let (errors, errors_tx) = pipe()?;
         let qemu = Tool::find(tool::QEMU)?;
-        let device = vsock_device::start(launch, duplicate(&errors_tx)?)?;
+        let device = vsock_device::start(launch, &errors, duplicate(&errors_tx)?)?;
         let monitor = confined(qemu.command(), launch, self.has_kvm)
             .args(command_line::arguments(launch, &self.accelerator()))
             .stdout(console_tx)

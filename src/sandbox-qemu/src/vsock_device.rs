@@ -11,7 +11,7 @@ use microvm::{Error, Launch, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use process::Child;
+use process::{Child, Status};
 
 use crate::confined;
 use crate::tool::{self, Tool};
@@ -20,31 +20,50 @@ const SOCKET: &str = "vhost.sock";
 /// The flag of a listening socket in `/proc/net/unix`.
 const LISTENING: &str = "00010000";
 
-/// Starts the device; it listens when this returns.
-pub(crate) fn start(launch: &Launch<'_>, errors: OwnedFd) -> Result<Child> {
+/// Starts the device; it listens when this returns. What it says goes to `errors_tx`, and is read
+/// from `errors` only if it ends at once.
+pub(crate) fn start(launch: &Launch<'_>, errors: &OwnedFd, errors_tx: OwnedFd) -> Result<Child> {
     let folder = launch.folder.working_folder();
     let watch = watch(&folder)?;
     let tool = Tool::find(tool::VSOCK_DEVICE)?;
     let device = confined(tool.command(), launch, false)
         .args(["--vm", &format!("guest-cid=3,uds-path=v.sock,socket={SOCKET}")])
-        .stderr(errors)
+        .stderr(errors_tx)
         .spawn()
         .map_err(Error::Process)?;
-    let not_listening =
-        || Error::NotListening { program: tool::VSOCK_DEVICE, socket: SOCKET.to_owned() };
-    while !folder.join(SOCKET).exists() {
-        if !sleep(&watch, &device, launch.deadline)? {
-            return Err(not_listening());
+    while !(folder.join(SOCKET).exists() && is_listening(device.pid())) {
+        if let Some(status) = device.try_wait().map_err(Error::Process)? {
+            return Err(ended(status, errors));
         }
-    }
-    while !is_listening(device.pid()) {
-        if Instant::now() >= launch.deadline || device.try_wait().map_err(Error::Process)?.is_some()
-        {
-            return Err(not_listening());
+        if Instant::now() >= launch.deadline {
+            return Err(Error::NotListening { program: tool::VSOCK_DEVICE, socket: SOCKET.into() });
         }
-        std::thread::yield_now();
+        if folder.join(SOCKET).exists() {
+            std::thread::yield_now();
+        } else {
+            sleep(&watch, &device, launch.deadline)?;
+        }
     }
     Ok(device)
+}
+
+fn ended(status: Status, errors: &OwnedFd) -> Error {
+    let status = match status {
+        Status::Exited(code) => format!("ended at once with code {code}"),
+        Status::Signalled { signal, .. } => format!("was killed at once by signal {signal}"),
+    };
+    let mut words = [0; 1024];
+    // The caller still has the pipe's other end, so a read of an empty one would wait for ever.
+    let mut fds = [PollFd::new(errors.as_fd(), PollFlags::POLLIN)];
+    let count = match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(1) => nix::unistd::read(errors, &mut words).unwrap_or(0),
+        _ => 0,
+    };
+    let words = match String::from_utf8_lossy(&words[..count]).trim() {
+        "" => String::new(),
+        words => format!("; it said: {words}"),
+    };
+    Error::Ended { program: tool::VSOCK_DEVICE, status, words }
 }
 
 fn watch(folder: &Path) -> Result<Inotify> {
@@ -54,8 +73,8 @@ fn watch(folder: &Path) -> Result<Inotify> {
     Ok(watch)
 }
 
-/// Waits for a new file; `false` if the device ended or the time is up.
-fn sleep(watch: &Inotify, device: &Child, deadline: Instant) -> Result<bool> {
+/// Waits for a new file, the device's end, or the deadline.
+fn sleep(watch: &Inotify, device: &Child, deadline: Instant) -> Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
     let mut fds = [
@@ -63,14 +82,11 @@ fn sleep(watch: &Inotify, device: &Child, deadline: Instant) -> Result<bool> {
         PollFd::new(device.pidfd(), PollFlags::POLLIN),
     ];
     match poll(&mut fds, timeout) {
-        Ok(0) => Ok(false),
-        Err(Errno::EINTR) => Ok(true),
-        Err(errno) => Err(Error::Poll { source: errno.into() }),
-        Ok(_) => {
-            let ended = fds[1].any().unwrap_or(true);
+        Ok(_) | Err(Errno::EINTR) => {
             while watch.read_events().is_ok() {}
-            Ok(!ended)
+            Ok(())
         }
+        Err(errno) => Err(Error::Poll { source: errno.into() }),
     }
 }
 
