@@ -19,12 +19,11 @@ pub(crate) fn wait_for_all(disks: &[&'static str], patience: Duration) -> Result
     events.add_watch("/dev", AddWatchFlags::IN_CREATE).map_err(watch)?;
     let deadline = Instant::now() + patience;
     while let Some(path) = disks.iter().find(|disk| !Path::new(disk).exists()) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let timeout = process::poll_timeout(deadline);
+        if timeout == PollTimeout::ZERO {
             return Err(Error::NoDisk { path, patience });
         }
         let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(watch(errno)),

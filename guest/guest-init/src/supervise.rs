@@ -178,10 +178,7 @@ impl Children {
 
     /// Sleeps until a child ends or a signal comes; whether it was SIGTERM.
     fn sleep(&self, deadline: Option<Instant>) -> bool {
-        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = deadline.map_or(PollTimeout::NONE, process::poll_timeout);
         let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sandbox::{
     ExecRequest, Execution, Sandbox, SandboxId, StartReport, TreeReader, TreeWriter, WriteRequest,
@@ -77,12 +77,14 @@ impl Gone {
         let Some(inotify) = &self.0 else {
             return Ok(());
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => Err(Error::StillThere { id }),
-            Ok(_) => Ok(()),
-            Err(errno) => Err(Error::Poll { source: errno.into() }),
+        let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, process::poll_timeout(deadline)) {
+                Ok(0) => return Err(Error::StillThere { id }),
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Error::Poll { source: errno.into() }),
+            }
         }
     }
 }

@@ -137,8 +137,8 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         .map_err(|(_, errno)| file("lock", path)(errno.into()))
 }
 
-/// Whether the owner of a VM's folder lives.
-pub(crate) fn is_owned(folder: &Path) -> Result<bool> {
+/// Whether somebody holds the lock of a VM's folder.
+pub(crate) fn is_locked(folder: &Path) -> Result<bool> {
     let path = folder.join("lock");
     let lock = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

@@ -9,7 +9,8 @@ use std::time::Instant;
 use process::Cgroup;
 use sandbox::SandboxId;
 
-use crate::folder::{self, is_owned, lock_all};
+use crate::folder::{self, lock_all};
+use crate::record::is_owned;
 use crate::{Error, Result};
 
 /// The cgroup above those of all VMs, below the mount point.
@@ -40,7 +41,7 @@ pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
 /// `false` if its owner lives.
 fn reclaim_one(vms: &Path, id: SandboxId, deadline: Instant) -> Result<bool> {
     let path = vms.join(id.to_string());
-    if is_owned(&path)? {
+    if is_owned(&path, id)? {
         return Ok(false);
     }
     if let Some(cgroup) = cgroup(id)? {

@@ -11,6 +11,7 @@ use sandbox::{SandboxConfig, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{chain, file};
+use crate::owner::Owner;
 use crate::{Error, Result, folder};
 
 const FILE: &str = "vm.json";
@@ -28,7 +29,7 @@ pub struct VmRecord {
     /// The kind of its virtual machine monitor.
     pub vmm: String,
     /// The process that owns it.
-    pub owner_pid: u32,
+    pub owner: Owner,
     /// When it was made, in seconds since 1970.
     pub created_unix: u64,
     /// Its processors.
@@ -51,7 +52,7 @@ impl VmRecord {
             name: config.name.clone(),
             labels: config.labels.clone(),
             vmm: vmm.to_owned(),
-            owner_pid: std::process::id(),
+            owner: Owner::this(),
             created_unix: since.as_secs(),
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,
@@ -115,6 +116,15 @@ pub fn find(state: &Path, name: &str) -> Result<VmRecord> {
     }
 }
 
+/// Whether the VM in `folder` has a living owner; one without a record is just coming or going.
+pub(crate) fn is_owned(folder: &Path, id: SandboxId) -> Result<bool> {
+    match read(folder, id) {
+        Ok(Some(record)) => Ok(record.alive),
+        Ok(None) | Err(Error::Record { .. }) => folder::is_locked(folder),
+        Err(error) => Err(error),
+    }
+}
+
 /// The record in `folder`; `None` if the VM is just coming or going.
 fn read(folder: &Path, id: SandboxId) -> Result<Option<VmRecord>> {
     let path = folder.join(FILE);
@@ -124,6 +134,6 @@ fn read(folder: &Path, id: SandboxId) -> Result<Option<VmRecord>> {
     };
     let record: VmRecord =
         serde_json::from_slice(&json).map_err(|source| Error::Record { path, source })?;
-    let alive = folder::is_owned(folder)?;
+    let alive = folder::is_locked(folder)? && !record.owner.is_dead();
     Ok(Some(VmRecord { id, folder: folder.to_owned(), alive, ..record }))
 }

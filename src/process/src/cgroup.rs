@@ -12,7 +12,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{Error, Result};
+use crate::{Error, Result, poll_timeout};
 
 /// The file that tells whether a cgroup has processes, and reports when that changes.
 const EVENTS: &str = "cgroup.events";
@@ -103,12 +103,11 @@ impl Cgroup {
         let events = fs::File::open(&path).map_err(failed("open", &path))?;
         // Each read arms the file to report the next change once.
         while is_populated(&events, &path)? {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let timeout = poll_timeout(deadline);
+            if timeout == PollTimeout::ZERO {
                 return Err(Error::CgroupBusy { path: self.path.clone() });
             }
             let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(failed("watch", &path)(errno.into())),

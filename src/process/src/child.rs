@@ -7,7 +7,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{Error, Result, sys};
+use crate::{Error, Result, poll_timeout, sys};
 
 /// A child process. Its pidfd names it and nothing else, even after it ended.
 /// Dropping it kills it and waits for it.
@@ -75,13 +75,11 @@ impl Child {
             if let Some(status) = self.try_wait()? {
                 return Ok(Some(status));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let timeout = poll_timeout(deadline);
+            if timeout == PollTimeout::ZERO {
                 return Ok(None);
             }
             let mut fds = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
-            // Rounded up, so as not to spin through the last millisecond.
-            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.wait_error(errno)),

@@ -11,6 +11,7 @@
 mod cgroup;
 mod child;
 mod command;
+mod deadline;
 mod error;
 mod spawn;
 mod sys;
@@ -18,4 +19,5 @@ mod sys;
 pub use cgroup::{Cgroup, mount_point};
 pub use child::{Child, Status};
 pub use command::{Command, Credentials, Network, Resource};
+pub use deadline::poll_timeout;
 pub use error::{Error, Result, Stage};

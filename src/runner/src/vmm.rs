@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use sandbox::{Cause, Sandbox, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
+#[cfg(test)]
+pub(crate) use microvm::Owner;
 pub(crate) use microvm::{Finding, State, VmRecord};
 
 use crate::error::{Error, Result};

@@ -75,13 +75,11 @@ fn watch(folder: &Path) -> Result<Inotify> {
 
 /// Waits for a new file, the device's end, or the deadline.
 fn sleep(watch: &Inotify, device: &Child, deadline: Instant) -> Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
     let mut fds = [
         PollFd::new(watch.as_fd(), PollFlags::POLLIN),
         PollFd::new(device.pidfd(), PollFlags::POLLIN),
     ];
-    match poll(&mut fds, timeout) {
+    match poll(&mut fds, process::poll_timeout(deadline)) {
         Ok(_) | Err(Errno::EINTR) => {
             while watch.read_events().is_ok() {}
             Ok(())

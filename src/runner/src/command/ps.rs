@@ -49,7 +49,7 @@ impl<'a> Row<'a> {
             vcpus: record.vcpus,
             memory_mib: record.memory_mib,
             created_unix: record.created_unix,
-            owner_pid: record.owner_pid,
+            owner_pid: record.owner.pid(),
             alive: record.alive,
         }
     }
@@ -108,7 +108,7 @@ mod tests {
             name: Some("web".into()),
             labels: [(IMAGE.to_owned(), "default".to_owned())].into(),
             vmm: "qemu".into(),
-            owner_pid: 7,
+            owner: crate::vmm::Owner::this(),
             created_unix: u64::MAX,
             vcpus: 2,
             memory_mib: 512,
