@@ -1,7 +1,7 @@
 //! What dead runners left behind.
 //!
-//! A VM whose lock is free, or whose owner is dead, has none: its cgroup is killed and removed, then its folder. All is
-//! found by the VM's id, so it does not matter at which step its owner died.
+//! A VM whose lock is free, or whose owner is dead, has none: its cgroup is killed and removed, then
+//! its folder. All is found by the VM's id, so it does not matter at which step its owner died.
 
 use std::path::Path;
 use std::time::Instant;
