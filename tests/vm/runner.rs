@@ -72,6 +72,16 @@ impl Runner {
     }
 }
 
+/// A test that fails leaves no VM of its own behind either.
+impl Drop for Runner {
+    fn drop(&mut self) {
+        for vm in self.vms() {
+            let _ = self.command(&["stop", "--timeout", "1s", &vm]).output();
+        }
+        let _ = self.command(&["gc"]).output();
+    }
+}
+
 /// A runner that runs. Dropping it kills it.
 pub(crate) struct Running {
     pub(crate) child: Child,
