@@ -14,6 +14,7 @@ mod exec;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod id;
+mod network;
 mod tree;
 
 use std::time::Instant;
@@ -24,6 +25,7 @@ pub use config::{Image, SandboxConfig, StartReport};
 pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;
+pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule};
 pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
 
 /// Starts sandboxes of one kind.
