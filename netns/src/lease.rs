@@ -1,0 +1,117 @@
+//! A network in use: whoever has the lease has it alone, until the lease is dropped.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+
+use crossbeam_channel::Sender;
+use sandbox::{Network, Publish};
+
+use crate::guest;
+use crate::host::Redirect;
+use crate::pool::Request;
+use crate::relay::{self, Registration, Target};
+use crate::slot::{Counters, Plan, Slot};
+use crate::{Error, Result};
+
+/// A leased network. It is to be dropped only when its monitor has ended: a network that is still in
+/// use then is given to nobody else, but removed.
+#[derive(Debug)]
+pub struct Lease {
+    // Nothing is passed on any more when the network goes back.
+    names: Option<Registration>,
+    published: Vec<Registration>,
+    relay: relay::Handle,
+    network: Borrowed,
+}
+
+/// The network, which goes back to the pool.
+#[derive(Debug)]
+struct Borrowed {
+    /// None only while it is dropped.
+    slot: Option<Box<Slot>>,
+    back: Sender<Request>,
+}
+
+impl Lease {
+    pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &relay::Handle) -> Self {
+        let network = Borrowed { slot: Some(slot), back: back.clone() };
+        Self { names: None, published: Vec::new(), relay: relay.clone(), network }
+    }
+
+    /// The address that the host sees the VM as.
+    pub fn address(&self) -> Result<Ipv4Addr> {
+        Ok(self.network.slot()?.addresses.namespace())
+    }
+
+    /// The name of the host's link to it.
+    pub fn link(&self) -> Result<String> {
+        Ok(self.network.slot()?.addresses.link())
+    }
+
+    /// Opens the tap that the monitor is to serve as the VM's network card.
+    pub fn open_tap(&self) -> Result<File> {
+        self.network.slot()?.open_tap()
+    }
+
+    /// Puts a policy and limits in force, for the open connections too: all of the policy at once.
+    pub fn apply(&mut self, network: &Network) -> Result<()> {
+        let plan = Plan { policy: network.policy.clone(), limits: network.limits };
+        let slot = self.network.slot_mut()?;
+        slot.apply(&plan)?;
+        self.names = match (network.policy.dns, self.names.take()) {
+            (true, None) => Some(self.relay.answer_names(&slot.names)?),
+            (true, served) => served,
+            (false, _) => None,
+        };
+        Ok(())
+    }
+
+    /// Lets those who are on the host reach a port of the VM, as long as the lease lives; returns
+    /// where.
+    pub fn publish(&mut self, publish: &Publish) -> Result<SocketAddrV4> {
+        let failed = |source| Error::Listen { address: publish.host.into(), source };
+        let listener = TcpListener::bind(publish.host).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let host = match listener.local_addr().map_err(failed)? {
+            SocketAddr::V4(address) => address,
+            SocketAddr::V6(_) => publish.host,
+        };
+        let address = SocketAddrV4::new(guest::ADDRESS, publish.port);
+        let namespace = self.network.slot()?.namespace.duplicate()?;
+        let registration = self.relay.pass_on(listener, Target { namespace, address })?;
+        self.published.push(registration);
+        Ok(host)
+    }
+
+    /// Redirects all TCP, and DNS to others than the gateway, to ports of the host.
+    pub fn redirect(&mut self, to: Redirect) -> Result<()> {
+        self.network.slot_mut()?.redirect(to)
+    }
+
+    /// What the network has counted since it was leased.
+    pub fn counters(&mut self) -> Result<Counters> {
+        self.network.slot_mut()?.counters()
+    }
+}
+
+impl Borrowed {
+    fn slot(&self) -> Result<&Slot> {
+        self.slot.as_deref().ok_or(Error::Stopped)
+    }
+
+    fn slot_mut(&mut self) -> Result<&mut Slot> {
+        self.slot.as_deref_mut().ok_or(Error::Stopped)
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        if let Err(refused) = self.back.send(Request::Clean(slot))
+            && let Request::Clean(slot) = refused.into_inner()
+        {
+            // The pool is gone.
+            slot.remove();
+        }
+    }
+}

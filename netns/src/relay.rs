@@ -1,0 +1,157 @@
+//! What passes between a VM and the host by way of this process: questions for names, and published
+//! ports. No rule of the host's is needed for that, and nothing of it outlives the process.
+//!
+//! ```text
+//!  guest ── 192.168.241.1:53 ──▶ sockets in the namespace ─┐
+//!                                                          │ thread `relay` ──▶ the host's resolver
+//!  host's user ── 127.0.0.1:8080 ──▶ socket of the host ───┘ ──▶ socket in the namespace ──▶ guest
+//! ```
+//!
+//! One thread serves all VMs of the process, and sleeps in `mio::Poll`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `reactor.rs` | the thread: which socket belongs to what |
+//! | `name.rs` | questions for names |
+//! | `port.rs` | a published port |
+//! | `stream.rs` | two connections that are one |
+//! | `resolver.rs` | the host's name servers |
+
+mod name;
+mod port;
+mod reactor;
+mod resolver;
+mod stream;
+
+use std::io;
+use std::net::{SocketAddrV4, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mio::{Poll, Waker};
+
+use crate::namespace::Namespace;
+use crate::slot::NameSockets;
+use crate::{Error, Result};
+
+const THREAD: &str = "relay";
+
+/// The owner of the thread. Dropping it ends all that is passed on.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// For those who have something to be passed on.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    requests: Sender<Request>,
+    waker: Arc<Waker>,
+}
+
+/// Something that is passed on, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    handle: Handle,
+    id: u64,
+}
+
+/// Where a published port leads.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) namespace: Namespace,
+    pub(crate) address: SocketAddrV4,
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Request {
+    /// Pass on from now on; the number to end it by is sent back.
+    Names(NameSockets, Sender<u64>),
+    Port(TcpListener, Target, Sender<u64>),
+    /// Pass on no more; the sender is dropped when all of it is closed.
+    End {
+        id: u64,
+        _done: Sender<()>,
+    },
+    Stop,
+}
+
+impl Relay {
+    /// With the host's name servers as a file has them.
+    pub(crate) fn start(resolv_conf: PathBuf) -> Result<Self> {
+        let failed = |source| Error::Poll { source };
+        let poll = Poll::new().map_err(failed)?;
+        let waker = Waker::new(poll.registry(), reactor::WAKER).map_err(failed)?;
+        let (requests, requests_rx): (_, Receiver<Request>) = unbounded();
+        let thread = Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(move || reactor::run(poll, &requests_rx, resolv_conf))
+            .map_err(|source| Error::Thread { name: THREAD, source })?;
+        let handle = Handle { requests, waker: Arc::new(waker) };
+        Ok(Self { handle, thread: Some(thread) })
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.handle.ask(Request::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("{}", Error::Panicked { name: THREAD });
+        }
+    }
+}
+
+impl Handle {
+    /// Answers the questions that arrive at these sockets.
+    pub(crate) fn answer_names(&self, sockets: &NameSockets) -> Result<Registration> {
+        let sockets = sockets.duplicate()?;
+        self.register(|reply| Request::Names(sockets, reply))
+    }
+
+    /// Passes on what connects to `listener`.
+    pub(crate) fn pass_on(&self, listener: TcpListener, to: Target) -> Result<Registration> {
+        self.register(|reply| Request::Port(listener, to, reply))
+    }
+
+    fn register(&self, request: impl FnOnce(Sender<u64>) -> Request) -> Result<Registration> {
+        let (reply_tx, reply) = bounded(1);
+        self.ask(request(reply_tx));
+        let id = reply.recv().map_err(|_| Error::Panicked { name: THREAD })?;
+        Ok(Registration { handle: self.clone(), id })
+    }
+
+    fn ask(&self, request: Request) {
+        // A thread that is gone needs no asking.
+        let _ = self.requests.send(request);
+        if let Err(error) = self.waker.wake() {
+            log::error!("cannot wake the relay; error={error}");
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let (done_tx, done) = bounded::<()>(0);
+        self.handle.ask(Request::End { id: self.id, _done: done_tx });
+        let _ = done.recv();
+    }
+}
+
+impl NameSockets {
+    fn duplicate(&self) -> Result<Self> {
+        let failed = |source: io::Error| Error::Socket { kind: "name server's", source };
+        let udp = self.udp.try_clone().map_err(failed)?;
+        let tcp = self.tcp.try_clone().map_err(failed)?;
+        Ok(Self { udp, tcp })
+    }
+}

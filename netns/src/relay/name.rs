@@ -1,0 +1,216 @@
+//! Questions for names: what a guest asks its gateway is asked of the host's own name servers.
+//!
+//! By UDP each question has a socket of its own, so a guest's number for it means nothing to others
+//! and an answer can come only from the server that was asked. By TCP it is a connection.
+//!
+//! INVARIANT: a guest has no more than `QUESTIONS` open; more are not taken.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream, UdpSocket};
+use mio::{Interest, Token};
+
+use super::reactor::Context;
+use super::resolver::servers;
+use super::stream::Streams;
+use crate::slot::NameSockets;
+
+const QUESTIONS: usize = 256;
+const CONNECTIONS: usize = 32;
+/// How long a server may take before the next one is asked.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The length of a message's header.
+const HEADER: usize = 12;
+/// A message is an answer.
+const ANSWER: u8 = 0x80;
+/// The code of an answer that there is none.
+const SERVER_FAILURE: u8 = 2;
+
+/// What a guest asks.
+#[derive(Debug)]
+pub(super) struct Names {
+    udp: UdpSocket,
+    udp_token: Token,
+    tcp: TcpListener,
+    tcp_token: Token,
+    questions: HashMap<Token, Question>,
+    /// When patience with each ends; all wait equally long.
+    deadlines: VecDeque<(Instant, Token)>,
+    streams: Streams,
+}
+
+/// A question that is being asked.
+#[derive(Debug)]
+struct Question {
+    socket: UdpSocket,
+    message: Vec<u8>,
+    guest: SocketAddr,
+    /// Who is to be asked next.
+    others: VecDeque<SocketAddr>,
+}
+
+impl Names {
+    pub(super) fn open(sockets: NameSockets, context: &mut Context<'_>) -> Self {
+        let mut udp = UdpSocket::from_std(sockets.udp);
+        let mut tcp = TcpListener::from_std(sockets.tcp);
+        let udp_token = context.register(&mut udp, Interest::READABLE);
+        let tcp_token = context.register(&mut tcp, Interest::READABLE);
+        let streams = Streams::new(CONNECTIONS);
+        let (questions, deadlines) = (HashMap::new(), VecDeque::new());
+        Self { udp, udp_token, tcp, tcp_token, questions, deadlines, streams }
+    }
+
+    pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
+        if token == self.udp_token {
+            self.take_questions(context);
+        } else if token == self.tcp_token {
+            self.take_connections(context);
+        } else if self.questions.contains_key(&token) {
+            self.take_answer(token, context);
+        } else {
+            self.streams.ready(token, context);
+        }
+    }
+
+    /// When [`expire`](Self::expire) is to be called, if at all.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Asks the next server where one was too slow.
+    pub(super) fn expire(&mut self, now: Instant, context: &mut Context<'_>) {
+        while self.deadline().is_some_and(|deadline| deadline <= now) {
+            let Some((_, token)) = self.deadlines.pop_front() else { break };
+            // One that was answered is gone already.
+            if let Some(mut question) = self.questions.remove(&token) {
+                context.forget(&mut question.socket, token);
+                self.ask(question.message, question.guest, question.others, context);
+            }
+        }
+    }
+
+    pub(super) fn close(mut self, context: &mut Context<'_>) {
+        // Others have these sockets open, too.
+        context.forget(&mut self.udp, self.udp_token);
+        context.forget(&mut self.tcp, self.tcp_token);
+        for (token, question) in &mut self.questions {
+            context.forget(&mut question.socket, *token);
+        }
+        self.streams.close(context);
+    }
+
+    fn take_questions(&mut self, context: &mut Context<'_>) {
+        const AT_ONCE: usize = 64;
+        for _ in 0..AT_ONCE {
+            let Ok((count, guest)) = self.udp.recv_from(context.buffer) else { return };
+            let message = context.buffer.get(..count).unwrap_or_default().to_vec();
+            let is_question = message.get(2).is_some_and(|flags| flags & ANSWER == 0);
+            if message.len() >= HEADER && is_question && self.questions.len() < QUESTIONS {
+                let servers = servers(context.resolv_conf).into();
+                self.ask(message, guest, servers, context);
+            }
+        }
+        context.again(self.udp_token);
+    }
+
+    fn ask(
+        &mut self,
+        message: Vec<u8>,
+        guest: SocketAddr,
+        mut others: VecDeque<SocketAddr>,
+        context: &mut Context<'_>,
+    ) {
+        while let Some(server) = others.pop_front() {
+            match send(&message, server) {
+                Ok(mut socket) => {
+                    let token = context.register(&mut socket, Interest::READABLE);
+                    self.questions.insert(token, Question { socket, message, guest, others });
+                    self.deadlines.push_back((Instant::now() + PATIENCE, token));
+                    return;
+                }
+                Err(error) => {
+                    log::debug!("cannot ask a name server; server={server} error={error}")
+                }
+            }
+        }
+        self.answer(&failure(message), guest);
+    }
+
+    fn take_answer(&mut self, token: Token, context: &mut Context<'_>) {
+        let Some(question) = self.questions.get(&token) else { return };
+        match question.socket.recv(context.buffer) {
+            Ok(count) => {
+                let answer = context.buffer.get(..count).unwrap_or_default();
+                // Whoever answers something else is not listened to.
+                if answer.len() < HEADER || answer.get(..2) != question.message.get(..2) {
+                    return;
+                }
+                self.answer(answer, question.guest);
+                if let Some(mut question) = self.questions.remove(&token) {
+                    context.forget(&mut question.socket, token);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Nobody listens there.
+            Err(_) => {
+                if let Some(mut question) = self.questions.remove(&token) {
+                    context.forget(&mut question.socket, token);
+                    self.ask(question.message, question.guest, question.others, context);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, message: &[u8], guest: SocketAddr) {
+        // One that is lost is asked for again.
+        if let Err(error) = self.udp.send_to(message, guest) {
+            log::debug!("an answer is lost; guest={guest} error={error}");
+        }
+    }
+
+    fn take_connections(&mut self, context: &mut Context<'_>) {
+        while let Ok((near, _)) = self.tcp.accept() {
+            let servers = servers(context.resolv_conf);
+            let connected = servers.into_iter().find_map(|server| TcpStream::connect(server).ok());
+            if let Some(far) = connected {
+                self.streams.add(near, far, context);
+            }
+        }
+    }
+}
+
+fn send(message: &[u8], server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    socket.connect(server)?;
+    socket.send(message)?;
+    Ok(socket)
+}
+
+/// The answer that there is none, so that nobody waits for it.
+fn failure(mut question: Vec<u8>) -> Vec<u8> {
+    if let [_, _, flags, code, ..] = question.as_mut_slice() {
+        *flags |= ANSWER;
+        *code = *code & 0xf0 | SERVER_FAILURE;
+    }
+    question
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_answers_the_question() {
+        let question = [7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 1, 0, 1];
+        let answer = failure(question.to_vec());
+        assert_eq!(answer[..4], [7, 9, 0x81, SERVER_FAILURE]);
+        assert_eq!(answer[4..], question[4..]);
+    }
+}

@@ -1,0 +1,54 @@
+//! A published port: each connection to it is one to the guest.
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Token};
+
+use super::Target;
+use super::reactor::Context;
+use super::stream::Streams;
+
+/// As many connections may be open at once.
+const CONNECTIONS: usize = 1024;
+
+/// A socket of the host, and where it leads.
+#[derive(Debug)]
+pub(super) struct Port {
+    listener: TcpListener,
+    token: Token,
+    target: Target,
+    streams: Streams,
+}
+
+impl Port {
+    pub(super) fn open(
+        listener: std::net::TcpListener,
+        target: Target,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let mut listener = TcpListener::from_std(listener);
+        let token = context.register(&mut listener, Interest::READABLE);
+        Self { listener, token, target, streams: Streams::new(CONNECTIONS) }
+    }
+
+    pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
+        if token != self.token {
+            return self.streams.ready(token, context);
+        }
+        while let Ok((near, _)) = self.listener.accept() {
+            let address = self.target.address.into();
+            let connected = self.target.namespace.within(|| {
+                let failed = |source| crate::Error::Socket { kind: "guest's", source };
+                TcpStream::connect(address).map_err(failed)
+            });
+            match connected {
+                Ok(far) => self.streams.add(near, far, context),
+                Err(error) => log::debug!("{}", crate::error::chain(&error)),
+            }
+        }
+    }
+
+    pub(super) fn close(mut self, context: &mut Context<'_>) {
+        context.forget(&mut self.listener, self.token);
+        self.streams.close(context);
+    }
+}

@@ -1,0 +1,43 @@
+//! The host's name servers, from its `/etc/resolv.conf`.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+/// As many as libc asks.
+const SERVERS: usize = 3;
+const PORT: u16 = 53;
+
+/// The servers, in the order in which they are to be asked. The file is read for each question, so
+/// that a host that moves to another network is followed.
+pub(super) fn servers(file: &Path) -> Vec<SocketAddr> {
+    match fs::read_to_string(file) {
+        Ok(text) => parse(&text),
+        Err(error) => {
+            log::warn!("no name servers are known; file={} error={error}", file.display());
+            Vec::new()
+        }
+    }
+}
+
+fn parse(text: &str) -> Vec<SocketAddr> {
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let address = (words.next() == Some("nameserver")).then(|| words.next())??;
+        Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, PORT))
+    });
+    servers.take(SERVERS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_servers_are_read() {
+        let text = "# nameserver 1.1.1.1\nsearch x\nnameserver 127.0.0.53\nnameserver ::1\n\
+            nameserver\nnameserver fe80::1%eth0\noptions ndots:1\nnameserver 9.9.9.9 # last\n";
+        let found: Vec<_> = parse(text).iter().map(SocketAddr::to_string).collect();
+        assert_eq!(found, ["127.0.0.53:53", "[::1]:53", "9.9.9.9:53"]);
+    }
+}

@@ -1,0 +1,71 @@
+//! Frames as a guest's root can make them, with the header for offloads that taps want before each.
+
+use std::net::Ipv4Addr;
+
+const OFFLOADS: usize = 10;
+const GATEWAY_MAC: [u8; 6] = crate::guest::GATEWAY_MAC;
+
+/// What datagrams carry.
+pub const PAYLOAD: &[u8] = b"payload";
+
+/// A datagram with [`PAYLOAD`].
+pub fn udp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let length = (8 + PAYLOAD.len()) as u16;
+    // Without a sum, which IPv4 allows.
+    let header = [9u16.to_be_bytes(), port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
+    ip(mac, from, to, libc::IPPROTO_UDP, &[&header, PAYLOAD].concat())
+}
+
+/// The first packet of a connection from a port, to port 80.
+pub fn syn(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut segment = [0; 20];
+    segment[..2].copy_from_slice(&port.to_be_bytes());
+    segment[3] = 80;
+    segment[12] = 5 << 4;
+    segment[13] = 2;
+    segment[14] = 0xff;
+    let addresses = [from.octets(), to.octets()].concat();
+    let pseudo = [&addresses[..], &[0, libc::IPPROTO_TCP as u8, 0, 20], &segment].concat();
+    let sum = sum(&pseudo);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    ip(crate::guest::MAC, from, to, libc::IPPROTO_TCP, &segment)
+}
+
+/// A question for a hardware address.
+pub fn arp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
+    let body = [&fixed[..], &mac, &from.octets(), &[0; 6], &to.octets()].concat();
+    ethernet([0xff; 6], mac, 0x0806, &body)
+}
+
+/// One of any type.
+pub fn of_type(mac: [u8; 6], kind: u16) -> Vec<u8> {
+    ethernet(GATEWAY_MAC, mac, kind, &[0; 46])
+}
+
+fn ip(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr, protocol: i32, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; 20];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
+    header[8] = 64;
+    header[9] = protocol as u8;
+    header[12..16].copy_from_slice(&from.octets());
+    header[16..].copy_from_slice(&to.octets());
+    let sum = sum(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    ethernet(GATEWAY_MAC, mac, 0x0800, &[&header, payload].concat())
+}
+
+fn ethernet(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
+    [&[0; OFFLOADS][..], &to, &from, &kind.to_be_bytes(), payload].concat()
+}
+
+/// The sum that IPv4 and TCP have, of an even number of bytes.
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks_exact(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}

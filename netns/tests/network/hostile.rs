@@ -1,0 +1,82 @@
+//! Guests that want more than they may.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, UdpSocket};
+
+use netns::guest::{ADDRESS, GATEWAY, MAC};
+use netns::testing::{Guest, INTERNET, frame};
+use sandbox::{Limits, Network};
+
+use crate::scene::{Scene, connect, lease};
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_passes_in_another_address_or_hardware_address() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    let mut tap = lease.open_tap().unwrap();
+    let server = scene.world.on_the_internet(|| UdpSocket::bind((INTERNET, 9)).unwrap());
+    let foreign = Ipv4Addr::new(192, 168, 241, 3);
+    let mac = [2, 0, 0, 0, 0, 9];
+
+    tap.write_all(&frame::udp(MAC, foreign, INTERNET, 9)).unwrap();
+    tap.write_all(&frame::udp(mac, ADDRESS, INTERNET, 9)).unwrap();
+    tap.write_all(&frame::arp(MAC, foreign, GATEWAY)).unwrap();
+    tap.write_all(&frame::arp(mac, ADDRESS, GATEWAY)).unwrap();
+    tap.write_all(&frame::of_type(MAC, 0x86dd)).unwrap();
+    tap.write_all(&frame::of_type(MAC, 0x8100)).unwrap();
+    assert_eq!(lease.counters().unwrap().spoofed.packets, 6);
+    tap.write_all(&frame::udp(MAC, ADDRESS, INTERNET, 9)).unwrap();
+
+    // Only the last one arrives.
+    let mut buffer = [0; 64];
+    let (count, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..count], frame::PAYLOAD);
+    server.set_nonblocking(true).unwrap();
+    assert!(server.recv_from(&mut buffer).is_err());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_arp_is_answered_in_part() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    let mut tap = lease.open_tap().unwrap();
+
+    for _ in 0..20_000 {
+        tap.write_all(&frame::arp(MAC, ADDRESS, GATEWAY)).unwrap();
+    }
+
+    let dropped = lease.counters().unwrap().spoofed.packets;
+    assert!(dropped > 15_000, "{dropped}");
+    drop(tap);
+    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_connections_ends_at_the_limit_and_leaves_others_alone() {
+    const FLOOD: u32 = 100_000;
+    let scene = Scene::new();
+    let pool = scene.pool(2);
+    let (mut hostile, good) = (lease(&pool), lease(&pool));
+    let limits = Limits { connections: 1000, ..Limits::default() };
+    hostile.apply(&Network { limits, ..Network::default() }).unwrap();
+    let mut tap = hostile.open_tap().unwrap();
+
+    for number in 0..FLOOD {
+        let to = Ipv4Addr::from(0x6400_0100 + number / 50_000);
+        tap.write_all(&frame::syn(ADDRESS, to, (number % 50_000) as u16 + 1024)).unwrap();
+    }
+
+    let counters = hostile.counters().unwrap();
+    let remembered = scene.world.count_connections(hostile.address().unwrap());
+    assert_eq!(counters.sent.packets, u64::from(FLOOD));
+    assert!(counters.over_limit.packets >= u64::from(FLOOD) - 1000, "{counters:?}");
+    assert!(remembered <= 1000, "{remembered}");
+    let (guest, _server) = (Guest::behind(&good), scene.server(INTERNET, 80));
+    assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
+}

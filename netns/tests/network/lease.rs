@@ -1,0 +1,202 @@
+//! Networks come, are used, go back and come again.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use netns::testing::{Guest, HOST, INTERNET};
+use netns::{Config, Counters, Error, Pool};
+use sandbox::{Limits, Network, Policy};
+
+use crate::scene::{Scene, connect, is_forbidden, lease, passes, soon};
+
+#[test]
+#[ignore = "needs root"]
+fn a_guest_reaches_the_internet_as_the_host() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let lease = lease(&pool);
+    let guest = Guest::behind(&lease);
+    let server = scene.server(INTERNET, 80);
+
+    let client = guest.run(|| connect(INTERNET, 80)).unwrap();
+
+    let (peer, from) = server.accept().unwrap();
+    assert!(passes(&client, &peer) && passes(&peer, &client));
+    assert_eq!(from.ip(), HOST);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_network_that_was_given_back_is_as_new() {
+    let scene = Scene::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
+    let pool = Pool::start(config).unwrap();
+    let server = scene.server(INTERNET, 80);
+    let mut first = lease(&pool);
+    let guest = Guest::behind(&first);
+    first.apply(&Network { policy: Policy::none(), ..Network::default() }).unwrap();
+    let refused = guest.run(|| connect(INTERNET, 80));
+    first.apply(&Network::default()).unwrap();
+    let client = guest.run(|| connect(INTERNET, 80)).unwrap();
+    let (peer, _) = server.accept().unwrap();
+    assert!(is_forbidden(&refused) && passes(&client, &peer));
+    let used = first.counters().unwrap();
+    assert!(used.sent.packets > 0 && used.received.packets > 0 && used.refused.packets > 0);
+    assert!(scene.world.picture().iter().any(|entry| entry.starts_with("connection from 10.200.")));
+    drop((guest, first));
+
+    let mut second = lease(&pool);
+
+    assert_eq!(second.counters().unwrap(), Counters::default());
+    assert!(
+        !scene.world.picture().iter().any(|entry| entry.starts_with("connection from 10.200."))
+    );
+    let guest = Guest::behind(&second);
+    assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn networks_are_used_again_for_ever() {
+    let scene = Scene::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
+    let pool = Pool::start(config).unwrap();
+    let links: Vec<_> = (0..50).map(|_| lease(&pool).link().unwrap()).collect();
+    assert!(links.iter().all(|link| link == "sr-0ac80000"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_network_whose_monitor_still_runs_is_given_to_nobody_else() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let first = lease(&pool);
+    let link = first.link().unwrap();
+    let monitor = first.open_tap().unwrap();
+
+    drop(first);
+
+    let second = lease(&pool);
+    assert_ne!(second.link().unwrap(), link);
+    assert!(!scene.world.picture().contains(&format!("link {link}")));
+    drop(monitor);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_network_that_somebody_changed_is_replaced() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let first = lease(&pool);
+    let link = first.link().unwrap();
+    scene.world.remove_link(&link);
+
+    drop(first);
+
+    let second = lease(&pool);
+    let (guest, _server) = (Guest::behind(&second), scene.server(INTERNET, 80));
+    assert_ne!(second.link().unwrap(), link);
+    assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_is_left_when_the_pool_and_its_leases_are_gone() {
+    let scene = Scene::new();
+    let before = scene.world.picture();
+    let pool = scene.pool(4);
+    let leases = [lease(&pool), lease(&pool)];
+    drop(pool);
+    let left: Vec<_> =
+        leases.iter().map(|lease| format!("link {}", lease.link().unwrap())).collect();
+    let during = scene.world.picture();
+    assert!(left.iter().all(|link| during.contains(link)) && during.len() == before.len() + 3);
+
+    drop(leases);
+
+    assert_eq!(scene.world.picture(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_asks_for_more_than_there_is_waits_until_the_deadline() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let held = lease(&pool);
+    let error = pool.lease(Instant::now()).unwrap_err();
+    assert!(matches!(error, Error::NoneReady { size: 1, .. }), "{error}");
+    drop(held);
+    assert!(pool.lease(soon()).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_range_without_room_is_named() {
+    let scene = Scene::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(2) };
+    let other = Pool::start(config.clone()).unwrap();
+    let held = lease(&other);
+    let pool = Pool::start(config).unwrap();
+
+    let error = pool.lease(soon()).unwrap_err();
+
+    let text = error.to_string();
+    assert!(text.contains("all 1 networks of 10.200.0.0/30 are in use"), "{text}");
+    drop((other, held));
+    assert!(pool.lease(soon()).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_connection_more_than_allowed_is_refused() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    let limits = Limits { connections: 4, ..Limits::default() };
+    lease.apply(&Network { limits, ..Network::default() }).unwrap();
+    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+
+    let within: Vec<TcpStream> =
+        (0..4).map(|_| guest.run(|| connect(INTERNET, 80)).unwrap()).collect();
+    let over = guest.run(|| connect(INTERNET, 80));
+
+    assert!(is_forbidden(&over), "{over:?}");
+    assert!(lease.counters().unwrap().over_limit.packets > 0);
+    drop(within);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn more_than_the_rate_does_not_pass_in_either_direction() {
+    const BYTES: usize = 512 << 10;
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    // What is sent at once (128 KiB) comes on top.
+    let limits = Limits { upload: Some(4_000_000), download: Some(4_000_000), ..Limits::default() };
+    lease.apply(&Network { limits, ..Network::default() }).unwrap();
+    let (guest, server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let mut client = guest.run(|| connect(INTERNET, 80)).unwrap();
+    let (mut peer, _) = server.accept().unwrap();
+    let least = Duration::from_millis(700);
+
+    let up = time(|| carry(&mut client, &mut peer, BYTES));
+    let down = time(|| carry(&mut peer, &mut client, BYTES));
+
+    assert!(up > least, "{up:?}");
+    assert!(down > least, "{down:?}");
+}
+
+fn carry(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| from.write_all(&vec![0; bytes]).unwrap());
+        to.read_exact(&mut vec![0; bytes]).unwrap();
+    });
+}
+
+fn time(work: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    work();
+    begun.elapsed()
+}

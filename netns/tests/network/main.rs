@@ -1,0 +1,12 @@
+//! Networks on a host of namespaces: real links, real rules, real traffic.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod host;
+mod hostile;
+mod lease;
+mod name;
+mod policy;
+mod port;
+mod reclaim;
+mod scene;
