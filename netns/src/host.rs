@@ -88,9 +88,15 @@ impl Host {
 
     /// Makes the table unless it is there, and lets networks of this range out.
     pub(crate) fn set_up(&mut self, range: Range) -> Result<()> {
-        match table().commit(&mut self.netfilter) {
-            Err(refusal) if refusal.errno == Errno::EEXIST => {}
-            other => other.map_err(refused("make"))?,
+        // A transaction that fails takes the kernel long: so it is looked before.
+        if !self.has_table()? {
+            table(range).commit(&mut self.netfilter).map_err(refused)?;
+            return forward();
+        }
+        let ranges = nft::elements(&mut self.netfilter, TABLE, RANGES);
+        let ranges = ranges.map_err(kernel("list", format!("the set {RANGES}")))?;
+        if ranges.iter().any(|range_start| range_start == &range.net().network().octets()) {
+            return forward();
         }
         let added = Transaction::on(TABLE).add_networks(RANGES, &[range.net()]);
         added.commit(&mut self.netfilter).map_err(kernel("let out", range.net().to_string()))?;
@@ -146,31 +152,41 @@ impl Host {
         Ok(elements.into_iter().filter_map(address).map(Addresses::containing).collect())
     }
 
-    /// Forgets the connections of a VM.
-    pub(crate) fn forget(&mut self, vm: Ipv4Addr) -> Result<()> {
-        let forgotten = conntrack::forget(&mut self.netfilter, vm);
-        forgotten.map_err(kernel("forget connections of", vm.to_string()))
+    /// Forgets the connections of VMs.
+    pub(crate) fn forget(&mut self, networks: &[Addresses]) -> Result<()> {
+        // Each time the kernel looks through all that it remembers.
+        let remembered = match networks {
+            [one] => vec![*one],
+            _ => self.remembered()?,
+        };
+        for addresses in remembered.iter().filter(|of| networks.contains(of)) {
+            let forgotten = conntrack::forget(&mut self.netfilter, addresses.namespace());
+            forgotten.map_err(kernel("forget the connections of", describe(*addresses)))?;
+        }
+        Ok(())
     }
 
-    /// The networks whose connections the kernel remembers.
-    pub(crate) fn remembered(&mut self, range: Range) -> Result<Vec<Addresses>> {
+    /// Whose connections the kernel remembers, each once: networks, as far as they are ours.
+    pub(crate) fn remembered(&mut self) -> Result<Vec<Addresses>> {
         let sources = conntrack::sources(&mut self.netfilter);
         let sources = sources.map_err(kernel("list", "connections"))?;
-        let in_range = sources.into_iter().filter(|source| range.net().contains(source));
-        Ok(in_range.map(Addresses::containing).collect())
+        let mut all: Vec<_> = sources.into_iter().map(Addresses::containing).collect();
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
     }
 }
 
 /// A kernel without nf_tables, or without a part of it, says so in one of these ways.
-fn refused(operation: &'static str) -> impl FnOnce(Refusal) -> Error {
-    move |source| match source.errno {
+fn refused(source: Refusal) -> Error {
+    match source.errno {
         Errno::EINVAL | Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT if source.index == 0 => {
             Error::NoFeature {
                 feature: "nf_tables",
                 remedy: "use a kernel with CONFIG_NF_TABLES, or modprobe nf_tables",
             }
         }
-        _ => kernel(operation, "the table sandbox_runner")(source),
+        _ => kernel("make", "the table sandbox_runner")(source),
     }
 }
 
@@ -193,11 +209,12 @@ const fn chain(name: &'static str, kind: &'static str, number: i32, priority: i3
     Chain { name, hook: Some(Hook { kind, number, priority, device: None, accepts: true }) }
 }
 
-fn table() -> Transaction {
+fn table(range: Range) -> Transaction {
     let ours = || Rule::new().input_begins(LINK_PREFIX);
     let mut transaction = Transaction::on(TABLE)
         .make_table()
         .set(RANGES, SetKind::Networks)
+        .add_networks(RANGES, &[range.net()])
         .set(TCP_PROXIES, SetKind::PortsByAddress)
         .set(RESOLVERS, SetKind::PortsByAddress)
         .set(PROXY_PORTS, SetKind::AddressesAndPorts);
@@ -248,12 +265,14 @@ pub(crate) fn links(host: &mut Host) -> Result<Vec<(Addresses, link::Link)>> {
     Ok(ours.collect())
 }
 
-/// Whether a link of such a name is one that we made.
+/// Whether a link of such a name is one that we made. Others are in no group, and ours always in
+/// one: in another than at first while they are removed.
 pub(crate) fn is_ours(link: &link::Link) -> bool {
-    link.kind == "veth" && link.group == GROUP
+    const NONE: u32 = 0;
+    link.kind == "veth" && link.group != NONE
 }
 
-/// The group of our links, so that a foreign one of such a name is told.
+/// The group of our links.
 pub(crate) const GROUP: u32 = 0x5352;
 
 /// As a network, for messages.
@@ -265,7 +284,7 @@ pub(crate) fn describe(addresses: Addresses) -> String {
 /// Makes the table in this thread's namespace, to see whether the kernel can.
 pub(crate) fn try_out() -> Result<()> {
     let mut host = Host::open()?;
-    table().commit(&mut host.netfilter).map_err(refused("make"))
+    table(Range::default()).commit(&mut host.netfilter).map_err(refused)
 }
 
 /// Commits rules in this thread's namespace.

@@ -111,7 +111,7 @@ impl Drop for Borrowed {
             && let Request::Clean(slot) = refused.into_inner()
         {
             // The pool is gone.
-            slot.remove();
+            Slot::remove(&[slot]);
         }
     }
 }

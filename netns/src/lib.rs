@@ -13,7 +13,7 @@
 //! | what a guest may send, and why a packet is refused | `ruleset.rs` |
 //! | what the host's namespace has, which does not grow with VMs | `host.rs` |
 //! | how networks become ready, and ready again | `pool.rs` |
-//! | who has which network, of all runners | `lock.rs`; what the dead left: `membership.rs` |
+//! | who has which network, of all runners | `lock.rs`; what the dead left: `membership.rs`, `remains.rs` |
 //! | names, and published ports | `relay.rs` |
 //! | the kernel's language | `netlink.rs`, `nft.rs`, `link.rs`, `conntrack.rs` |
 
@@ -32,6 +32,7 @@ mod nft;
 mod pool;
 mod range;
 mod relay;
+mod remains;
 mod ruleset;
 mod slot;
 mod sys;

@@ -87,6 +87,18 @@ pub(crate) fn remove(index: u32) -> Message {
     Message::new(libc::RTM_DELLINK, 0, &header(index, 0))
 }
 
+/// Puts a link into a group, so that many can be removed as one.
+pub(crate) fn regroup(index: u32, group: u32) -> Message {
+    let group = Attributes::new().u32(libc::IFLA_GROUP, group);
+    Message::new(libc::RTM_SETLINK, 0, &header(index, 0)).with(&group)
+}
+
+/// Removes all links of a group, in hardly more time than one takes.
+pub(crate) fn remove_group(group: u32) -> Message {
+    let group = Attributes::new().u32(libc::IFLA_GROUP, group);
+    Message::new(libc::RTM_DELLINK, 0, &header(0, 0)).with(&group)
+}
+
 /// `ifinfomsg`: family, type, number, flags, and which of those are meant.
 fn header(index: u32, flags: u32) -> [u8; IFINFO] {
     let mut header = [0; IFINFO];

@@ -1,23 +1,20 @@
 //! Being one of the pools of this host: the first one sets the host up, the last one clears it.
 //!
-//! Also what is done about dead ones. Whatever they left on the host is found by the addresses of
-//! their networks, and nobody has the lock on those any more:
-//!
-//! - links, with which go what is behind them: namespaces that a process of theirs keeps open
-//! - connections that the kernel remembers
-//! - elements of the host's sets
-//! - the table, if no pool lives
+//! Also what is done about dead ones. Whatever they left on the host ([`remains`](crate::remains)) is
+//! found by the addresses of their networks, and nobody has the lock on those any more; and the
+//! table is left if no pool lives.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::Result;
 use crate::error::chain;
-use crate::host::{self, Host};
+use crate::host::{self, Host, describe};
 use crate::lock::{Lock, Locks};
-use crate::range::{Addresses, Range};
-use crate::slot::remove_link;
-use crate::{Result, host::describe};
+use crate::range::Range;
+use crate::remains::{self, Remains};
 
 /// Where the runners of a host agree on who has which network.
 pub const LOCK_PATH: &str = "/run/sandbox-runner/network.lock";
@@ -36,9 +33,8 @@ impl Membership {
         let mut host = Host::open()?;
         let _set_up = locks.set_up()?;
         host.refuse_overlap(range)?;
-        for net in sweep(&mut host, &locks, range)? {
-            log::info!("removed what a dead runner left; network={net}");
-        }
+        let suspects = suspects(&mut host)?;
+        sweep(&mut host, &locks, &suspects)?;
         host.set_up(range)?;
         let user = locks.join()?;
         Ok(Arc::new(Self { locks, user }))
@@ -46,6 +42,13 @@ impl Membership {
 
     pub(crate) fn locks(&self) -> &Locks {
         &self.locks
+    }
+
+    /// Forgets the connections of dead pools. That takes a while, and nobody needs to wait for it.
+    pub(crate) fn forget_dead(&self, range: Range) -> Result<()> {
+        let mut host = Host::open()?;
+        let remembered = remembered(&mut host, range)?;
+        sweep(&mut host, &self.locks, &remembered).map(drop)
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -78,22 +81,22 @@ pub struct Leftovers {
 /// Looks for what dead runners left of networks.
 pub fn leftovers(lock_path: &Path, range: Range) -> Result<Leftovers> {
     let mut host = Host::open()?;
-    if !lock_path.exists() {
-        return Ok(Leftovers { table: host.has_table()?, ..Leftovers::default() });
-    }
-    let locks = Locks::open(lock_path)?;
-    let mut dead = suspects(&mut host, range)?;
-    let mut failed = Ok(());
-    dead.retain(|addresses| match locks.is_taken(*addresses) {
-        Ok(is_taken) => !is_taken,
-        Err(error) => {
-            failed = Err(error);
-            false
+    let mut found = suspects(&mut host)?;
+    found.extend(remembered(&mut host, range)?);
+    let table = host.has_table()?;
+    // A host that was only looked at is as before.
+    let locks = lock_path.exists().then(|| Locks::open(lock_path)).transpose()?;
+    let Some(locks) = locks else {
+        let networks = found.iter().map(|of| describe(of.addresses)).collect();
+        return Ok(Leftovers { networks, table });
+    };
+    let mut dead = BTreeSet::new();
+    for addresses in found.iter().map(|of| of.addresses) {
+        if !locks.is_taken(addresses)? {
+            dead.insert(addresses);
         }
-    });
-    failed?;
-    let is_alone = locks.be_alone()?.is_some();
-    let table = is_alone && host.has_table()?;
+    }
+    let table = table && locks.be_alone()?.is_some();
     Ok(Leftovers { networks: dead.into_iter().map(describe).collect(), table })
 }
 
@@ -102,43 +105,58 @@ pub fn reclaim(lock_path: &Path, range: Range) -> Result<Vec<String>> {
     let locks = Locks::open(lock_path)?;
     let mut host = Host::open()?;
     let _set_up = locks.set_up()?;
-    let removed = sweep(&mut host, &locks, range)?;
-    for net in &removed {
-        log::info!("removed what a dead runner left; network={net}");
-    }
-    Ok(removed)
-}
-
-fn sweep(host: &mut Host, locks: &Locks, range: Range) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    let links = host::links(host)?;
-    for addresses in suspects(host, range)? {
-        // Whoever is just making it has the lock, and is left alone.
-        let Some(_lock) = locks.take(addresses)? else { continue };
-        let link = links.iter().find(|(of, link)| *of == addresses && host::is_ours(link));
-        match link {
-            Some((_, link)) => remove_link(host, addresses, link.index),
-            None => host.forget(addresses.namespace())?,
-        }
-        if host.has_table()? {
-            host.restore(addresses.namespace())?;
-        }
-        removed.push(describe(addresses));
-    }
+    let mut found = suspects(&mut host)?;
+    found.extend(remembered(&mut host, range)?);
+    let removed = sweep(&mut host, &locks, &found)?;
     if let Some(_alone) = locks.be_alone()? {
         host.clear()?;
     }
     Ok(removed)
 }
 
-/// The networks of which there is something on the host, of whichever runner.
-fn suspects(host: &mut Host, range: Range) -> Result<BTreeSet<Addresses>> {
+/// Removes those of `found` that nobody has.
+fn sweep(host: &mut Host, locks: &Locks, found: &[Remains]) -> Result<Vec<String>> {
+    let (mut held, mut dead, mut removed) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for of in found {
+        if let Entry::Vacant(entry) = held.entry(of.addresses) {
+            // Whoever has it, or is just making it, has the lock.
+            let Some(lock) = locks.take(of.addresses)? else { continue };
+            entry.insert(lock);
+            removed.push(describe(of.addresses));
+        }
+        dead.push(*of);
+    }
+    if !dead.is_empty() {
+        remains::remove(host, &dead)?;
+    }
+    for net in &removed {
+        log::info!("removed what a dead runner left; network={net}");
+    }
+    Ok(removed)
+}
+
+/// What there is of networks on the host, of whichever runner, but for connections.
+fn suspects(host: &mut Host) -> Result<Vec<Remains>> {
     let links = host::links(host)?;
     let ours = links.iter().filter(|(_, link)| host::is_ours(link));
-    let mut suspects: BTreeSet<_> = ours.map(|(addresses, _)| *addresses).collect();
-    suspects.extend(host.remembered(range)?);
+    let remains = |addresses| Remains { addresses, link: None, is_redirected: false };
+    let mut found: Vec<_> = ours
+        .map(|(addresses, link)| Remains { link: Some(link.index), ..remains(*addresses) })
+        .collect();
     if host.has_table()? {
-        suspects.extend(host.redirected()?);
+        let redirected = host.redirected()?;
+        let redirected = redirected.into_iter();
+        found.extend(
+            redirected.map(|addresses| Remains { is_redirected: true, ..remains(addresses) }),
+        );
     }
-    Ok(suspects)
+    Ok(found)
+}
+
+/// The networks of a range whose connections the kernel remembers.
+fn remembered(host: &mut Host, range: Range) -> Result<Vec<Remains>> {
+    let remembered = host.remembered()?.into_iter();
+    let in_range = remembered.filter(|addresses| range.net().contains(&addresses.host()));
+    let remains = |addresses| Remains { addresses, link: None, is_redirected: false };
+    Ok(in_range.map(remains).collect())
 }

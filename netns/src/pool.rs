@@ -142,6 +142,11 @@ impl Pool {
         }
     }
 
+    /// How many networks are ready.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     fn leased(&self, slot: Box<Slot>) -> Lease {
         Lease::new(slot, &self.requests, self.relay.handle())
     }
@@ -161,10 +166,8 @@ impl Drop for Pool {
         {
             log::error!("{}", Error::Panicked { name: THREAD });
         }
-        // The thread is gone; what it had made is still in the channel.
-        for slot in self.ready.try_iter().flatten() {
-            slot.remove();
-        }
+        let ready: Vec<_> = self.ready.try_iter().flatten().collect();
+        Slot::remove(&ready);
     }
 }
 
@@ -182,6 +185,9 @@ struct Keeper {
 impl Keeper {
     fn run(mut self, size: usize) {
         self.fill(size);
+        if let Err(error) = self.maker.membership.forget_dead(self.maker.range) {
+            log::warn!("connections of dead runners stay; error={}", chain(&error));
+        }
         loop {
             select! {
                 recv(self.stop) -> _ => break,
@@ -192,11 +198,11 @@ impl Keeper {
                 },
             }
         }
-        for request in self.requests.try_iter() {
-            if let Request::Clean(slot) = request {
-                slot.remove();
-            }
-        }
+        let given_back = self.requests.try_iter().filter_map(|request| match request {
+            Request::Clean(slot) => Some(slot),
+            Request::Want => None,
+        });
+        Slot::remove(&given_back.collect::<Vec<_>>());
     }
 
     /// Makes all networks, and passes each on as soon as it is ready.
@@ -251,7 +257,7 @@ impl Keeper {
             }
             Err(error) => {
                 log::warn!("network replaced; link={link} reason={}", chain(&error));
-                slot.remove();
+                Slot::remove(&[slot]);
                 self.missing += 1;
                 self.make_up();
             }
@@ -262,7 +268,7 @@ impl Keeper {
         if let Err(refused) = self.ready.send(made)
             && let Ok(slot) = refused.into_inner()
         {
-            slot.remove();
+            Slot::remove(&[slot]);
         }
     }
 

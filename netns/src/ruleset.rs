@@ -9,7 +9,7 @@
 //!                     input: the sockets of the relay
 //! ```
 //!
-//! In the chain `forward` each connection is decided about once, by the chain `policy`, and carries
+//! In the chain `forward` each connection is decided about once, by the chain `decide`, and carries
 //! the number of the policy as its mark from then on. A new policy has a new number: so it decides
 //! about the open connections too, with one transaction and nothing to sweep.
 //!
@@ -59,7 +59,7 @@ pub(crate) const OVER_LIMIT: &str = "over_limit";
 
 const FORWARD: Chain = filter("forward", libc::NF_INET_FORWARD);
 const INPUT: Chain = filter("input", libc::NF_INET_LOCAL_IN);
-const POLICY: Chain = Chain { name: "policy", hook: None };
+const DECIDE: Chain = Chain { name: "decide", hook: None };
 const ADMIT: Chain = Chain { name: "admit", hook: None };
 const REFUSE: Chain = Chain { name: "refuse", hook: None };
 /// What becomes of questions for names.
@@ -89,7 +89,7 @@ pub(crate) fn make(slot: Ipv4Addr, policy: &Policy, limits: &Limits, number: u32
 
 /// Another policy and other limits, in one transaction. `number` was never used before here.
 pub(crate) fn change(policy: &Policy, limits: &Limits, number: u32) -> Transaction {
-    let emptied = [FORWARD, ADMIT, POLICY, NAMES]
+    let emptied = [FORWARD, ADMIT, DECIDE, NAMES]
         .iter()
         .fold(Transaction::on(GATE), |transaction, chain| transaction.empty(chain.name));
     decide(emptied, policy, limits, number)
@@ -133,7 +133,7 @@ fn gate(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
     for counter in [RECEIVED, REFUSED, OVER_LIMIT] {
         transaction = transaction.counter(counter);
     }
-    for chain in [POLICY, ADMIT, REFUSE, NAMES, FORWARD, INPUT, leave] {
+    for chain in [DECIDE, ADMIT, REFUSE, NAMES, FORWARD, INPUT, leave] {
         transaction = transaction.chain(chain);
     }
     let gateway = Ipv4Net::from(GATEWAY);
@@ -156,7 +156,7 @@ fn decide(transaction: Transaction, policy: &Policy, limits: &Limits, number: u3
         .rule(FORWARD.name, &Rule::new().output(TAP).drop())
         .rule(FORWARD.name, &Rule::new().state(INVALID).drop())
         .rule(FORWARD.name, &over(limits))
-        .rule(FORWARD.name, &Rule::new().input(TAP).go_to(POLICY.name))
+        .rule(FORWARD.name, &Rule::new().input(TAP).go_to(DECIDE.name))
         .rule(ADMIT.name, &Rule::new().set_mark(number).accept());
     if !policy.dns {
         for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_TCP] {
@@ -165,13 +165,13 @@ fn decide(transaction: Transaction, policy: &Policy, limits: &Limits, number: u3
         }
     }
     for rule in policy.rules.iter().flat_map(rules) {
-        transaction = transaction.rule(POLICY.name, &rule);
+        transaction = transaction.rule(DECIDE.name, &rule);
     }
     match policy.default {
         Action::Allow => transaction
-            .rule(POLICY.name, &Rule::new().destination_in(INTERNAL_SET).go_to(REFUSE.name))
-            .rule(POLICY.name, &Rule::new().go_to(ADMIT.name)),
-        Action::Deny => transaction.rule(POLICY.name, &Rule::new().go_to(REFUSE.name)),
+            .rule(DECIDE.name, &Rule::new().destination_in(INTERNAL_SET).go_to(REFUSE.name))
+            .rule(DECIDE.name, &Rule::new().go_to(ADMIT.name)),
+        Action::Deny => transaction.rule(DECIDE.name, &Rule::new().go_to(REFUSE.name)),
     }
 }
 

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use sandbox::{Limits, Policy};
 
-use crate::error::{file, kernel};
+use crate::error::{chain, file, kernel};
 use crate::guest::{self, TAP};
 use crate::host::{self, Host};
 use crate::link::{self, Assigned, Link, Route};
@@ -30,6 +30,7 @@ use crate::namespace::Namespace;
 use crate::netlink::Socket;
 use crate::nft::{self, Count};
 use crate::range::Addresses;
+use crate::remains::{self, Remains};
 use crate::ruleset::{self, UPLINK};
 use crate::{Error, Result, conntrack, tap};
 
@@ -147,7 +148,7 @@ impl Slot {
         match slot.furnish(plan) {
             Ok(()) => Ok(slot),
             Err(error) => {
-                slot.remove();
+                Self::remove(&[Box::new(slot)]);
                 Err(error)
             }
         }
@@ -180,14 +181,21 @@ impl Slot {
         Ok(())
     }
 
-    /// Takes it down.
-    pub(crate) fn remove(mut self) {
-        if self.is_redirected
-            && let Err(error) = self.host.restore(self.addresses.namespace())
-        {
-            log::warn!("a redirection stays; error={}", crate::error::chain(&error));
+    /// Takes networks down, as many as there are in about the time of one.
+    pub(crate) fn remove(slots: &[Box<Self>]) {
+        let remains: Vec<_> = slots.iter().map(|slot| slot.remains()).collect();
+        if remains.is_empty() {
+            return;
         }
-        remove_link(&mut self.host, self.addresses, self.links.host);
+        let removed = Host::open().and_then(|mut host| remains::remove(&mut host, &remains));
+        if let Err(error) = removed {
+            log::error!("networks stay; count={} error={}", remains.len(), chain(&error));
+        }
+    }
+
+    fn remains(&self) -> Remains {
+        let Self { addresses, is_redirected, .. } = *self;
+        Remains { addresses, link: Some(self.links.host), is_redirected }
     }
 }
 
@@ -242,7 +250,9 @@ impl Slot {
         let link = self.addresses.link();
         conntrack::forget_all(&mut self.netfilter)
             .map_err(kernel("forget the connections of", &link))?;
-        self.host.forget(self.addresses.namespace())?;
+        if self.counters()?.sent.packets > 0 {
+            self.host.forget(&[self.addresses])?;
+        }
         link::forget_neighbours(&mut self.route, self.links.tap)
             .map_err(kernel("forget the neighbours of", &link))?;
         self.count(true)?;
@@ -393,7 +403,8 @@ fn join(host: &mut Host, addresses: Addresses, namespace: &Namespace) -> Result<
                 if !host::is_ours(&left) {
                     return Err(Error::NameTaken { name });
                 }
-                remove_link(host, addresses, left.index);
+                let link = Some(left.index);
+                remains::remove(host, &[Remains { addresses, link, is_redirected: false }])?;
             }
             host.route().request(&pair).map_err(kernel("make the link", &name))?;
         }
@@ -407,17 +418,4 @@ fn find(socket: &mut Socket, name: &str) -> Result<u32> {
     let found = link::find(socket, name).map_err(kernel("look for", name))?;
     let gone = || Error::Damaged { what: format!("the link {name} went as it came") };
     found.map(|link| link.index).ok_or_else(gone)
-}
-
-/// Removes a link of ours from the host, and what the kernel remembers of its network.
-pub(crate) fn remove_link(host: &mut Host, addresses: Addresses, index: u32) {
-    let name = addresses.link();
-    match host.route().request(&[link::remove(index)]) {
-        Err(refusal) if refusal.errno == Errno::ENODEV => {}
-        Err(refusal) => log::error!("a link stays; link={name} error={refusal}"),
-        Ok(()) => {}
-    }
-    if let Err(error) = host.forget(addresses.namespace()) {
-        log::warn!("{}", crate::error::chain(&error));
-    }
 }
