@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use sandbox::{Network, Publish};
@@ -9,7 +10,7 @@ use sandbox::{Network, Publish};
 use crate::guest;
 use crate::host::Redirect;
 use crate::pool::Request;
-use crate::relay::{self, Registration, Target};
+use crate::relay::{Registration, Relay, Target};
 use crate::slot::{Counters, Plan, Slot};
 use crate::{Error, Result};
 
@@ -20,7 +21,7 @@ pub struct Lease {
     // Nothing is passed on any more when the network goes back.
     names: Option<Registration>,
     published: Vec<Registration>,
-    relay: relay::Handle,
+    relay: Arc<Relay>,
     network: Borrowed,
 }
 
@@ -33,9 +34,9 @@ struct Borrowed {
 }
 
 impl Lease {
-    pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &relay::Handle) -> Self {
+    pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &Arc<Relay>) -> Self {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
-        Self { names: None, published: Vec::new(), relay: relay.clone(), network }
+        Self { names: None, published: Vec::new(), relay: Arc::clone(relay), network }
     }
 
     /// The address that the host sees the VM as.
@@ -59,7 +60,7 @@ impl Lease {
         let slot = self.network.slot_mut()?;
         slot.apply(&plan)?;
         self.names = match (network.policy.dns, self.names.take()) {
-            (true, None) => Some(self.relay.answer_names(&slot.names)?),
+            (true, None) => Some(self.relay.handle().answer_names(&slot.names)?),
             (true, served) => served,
             (false, _) => None,
         };
@@ -78,7 +79,7 @@ impl Lease {
         };
         let address = SocketAddrV4::new(guest::ADDRESS, publish.port);
         let namespace = self.network.slot()?.namespace.duplicate()?;
-        let registration = self.relay.pass_on(listener, Target { namespace, address })?;
+        let registration = self.relay.handle().pass_on(listener, Target { namespace, address })?;
         self.published.push(registration);
         Ok(host)
     }

@@ -83,6 +83,7 @@ pub(crate) fn set_up_as(index: u32, mac: Mac) -> Message {
 }
 
 /// Removes a link; the other end of a pair goes with it.
+#[cfg(feature = "testing")]
 pub(crate) fn remove(index: u32) -> Message {
     Message::new(libc::RTM_DELLINK, 0, &header(index, 0))
 }

@@ -75,7 +75,7 @@ pub struct Pool {
     requests: Sender<Request>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    relay: Relay,
+    relay: Arc<Relay>,
     /// Held by this, by the thread, and by each network.
     membership: Arc<Membership>,
 }
@@ -94,7 +94,7 @@ impl Pool {
     /// thread's namespace is the host's.
     pub fn start(config: Config) -> Result<Self> {
         let membership = Membership::join(&config.lock_path, config.range)?;
-        let relay = Relay::start(config.resolv_conf)?;
+        let relay = Arc::new(Relay::start(config.resolv_conf)?);
         let (ready_tx, ready) = unbounded();
         let (requests, requests_rx) = unbounded();
         let (stop, stop_rx) = bounded(0);
@@ -148,7 +148,7 @@ impl Pool {
     }
 
     fn leased(&self, slot: Box<Slot>) -> Lease {
-        Lease::new(slot, &self.requests, self.relay.handle())
+        Lease::new(slot, &self.requests, &self.relay)
     }
 
     /// Whether there is any network, ready or not: each keeps the host set up.

@@ -78,29 +78,16 @@ impl World {
         self.internet.within(|| Ok(work())).unwrap()
     }
 
-    /// What there is on the host, to be compared: links, tables, the connections of VMs.
+    /// See [`picture`].
     pub fn picture(&self) -> Vec<String> {
-        let (mut route, mut netfilter) = (Socket::route().unwrap(), Socket::netfilter().unwrap());
-        let links = link::links(&mut route).unwrap();
-        let mut picture: Vec<_> = links.iter().map(|link| format!("link {}", link.name)).collect();
-        let tables = Message::netfilter(
-            libc::NFNL_SUBSYS_NFTABLES,
-            libc::NFT_MSG_GETTABLE as u16,
-            libc::NLM_F_DUMP,
-            0,
-        );
-        let tables = netfilter.list(&tables).unwrap();
-        picture.extend(tables.iter().map(|table| {
-            format!("table {}", table.split(4).unwrap().1.text(1).unwrap_or_default())
-        }));
-        let sources = conntrack::sources(&mut netfilter).unwrap();
-        picture.extend(
-            sources
-                .iter()
-                .filter(|source| source.is_private())
-                .map(|source| format!("connection from {source}")),
-        );
-        picture
+        picture()
+    }
+
+    /// Gives the internet one more address.
+    pub fn add_address(&self, address: Ipv4Addr) {
+        self.on_the_internet(|| {
+            Socket::route().unwrap().request(&[link::assign(index(WAN), address, 32)]).unwrap();
+        });
     }
 
     /// How many rules the host has.
@@ -130,6 +117,34 @@ impl World {
         let sources = conntrack::sources(&mut Socket::netfilter().unwrap()).unwrap();
         sources.iter().filter(|source| **source == from).count()
     }
+}
+
+/// What networks could leave on the host that this thread is on, to be compared: links, tables, the
+/// connections of VMs.
+pub fn picture() -> Vec<String> {
+    let (mut route, mut netfilter) = (Socket::route().unwrap(), Socket::netfilter().unwrap());
+    let links = link::links(&mut route).unwrap();
+    let mut picture: Vec<_> = links.iter().map(|link| format!("link {}", link.name)).collect();
+    let tables = Message::netfilter(
+        libc::NFNL_SUBSYS_NFTABLES,
+        libc::NFT_MSG_GETTABLE as u16,
+        libc::NLM_F_DUMP,
+        0,
+    );
+    let tables = netfilter.list(&tables).unwrap();
+    picture.extend(
+        tables.iter().map(|table| {
+            format!("table {}", table.split(4).unwrap().1.text(1).unwrap_or_default())
+        }),
+    );
+    let sources = conntrack::sources(&mut netfilter).unwrap();
+    picture.extend(
+        sources
+            .iter()
+            .filter(|source| source.is_private())
+            .map(|source| format!("connection from {source}")),
+    );
+    picture
 }
 
 /// Where a redirected connection was to go.

@@ -8,7 +8,7 @@ use std::path::Path;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Host {
     mounts: BTreeSet<String>,
-    links: BTreeSet<String>,
+    network: Vec<String>,
     cgroups: BTreeSet<String>,
     processes: BTreeSet<String>,
 }
@@ -20,7 +20,7 @@ impl Host {
         let cgroups = process::mount_point().unwrap().join("sandbox-runner");
         Self {
             mounts: lines("/proc/self/mounts"),
-            links: names(Path::new("/sys/class/net")),
+            network: netns::testing::picture(),
             cgroups: names(&cgroups).intersection(&ids).cloned().collect(),
             processes: processes(&state.to_string_lossy()),
         }

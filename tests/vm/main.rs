@@ -10,5 +10,6 @@ mod agent;
 mod detached;
 mod faults;
 mod files;
+mod network;
 mod reclaim;
 mod run;

@@ -6,13 +6,15 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use netns::testing::World;
 use tempfile::TempDir;
 
 use crate::host::{Host, names};
 
-/// A state folder, and the runner on it.
+/// A state folder on a host of its own, as far as networks go, and the runner on it.
 pub(crate) struct Runner {
     state: TempDir,
+    pub(crate) world: World,
 }
 
 impl Runner {
@@ -25,7 +27,7 @@ impl Runner {
             .tempdir_in(images.parent().unwrap())
             .unwrap();
         symlink(&images, state.path().join("images")).unwrap();
-        Self { state }
+        Self { state, world: World::enter() }
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -35,6 +37,8 @@ impl Runner {
     pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
         command.arg("--state-dir").arg(self.state()).args(arguments).env_remove("RUST_LOG");
+        // What runners agree on holds for one host.
+        command.env("RUNNER_RUNTIME_DIR", self.state().join("run"));
         command.stdin(Stdio::null());
         command
     }

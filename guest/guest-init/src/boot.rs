@@ -6,7 +6,7 @@
 //! 4. Mount the read-only root (`vda`), the writable disk (`vdb`), and the overlay of the two.
 //! 5. Make the overlay the root, and give the initramfs's memory back.
 //! 6. Mount what programs expect (`/dev/pts`, `/dev/shm`, `/run`, cgroup v2); controllers, device
-//!    links, loopback, host name.
+//!    links, the network, host name.
 //!
 //! [`supervise`](crate::supervise) goes on from there: 7 start the service, 8 reap for ever.
 

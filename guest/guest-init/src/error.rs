@@ -25,8 +25,8 @@ pub(crate) enum Error {
     NoInitramfs,
     #[error("cannot {operation}")]
     SwitchRoot { operation: &'static str, source: Errno },
-    #[error("cannot bring the loopback device up")]
-    Loopback { source: io::Error },
+    #[error("cannot set up the network device {device}")]
+    Network { device: &'static str, source: io::Error },
     #[error("cannot make {path}")]
     Make { path: PathBuf, source: io::Error },
     #[error("cannot set the host name")]

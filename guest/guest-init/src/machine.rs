@@ -1,4 +1,4 @@
-//! What makes the root a machine: cgroups, devices, loopback, a name.
+//! What makes the root a machine: cgroups, devices, the network, a name.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use process::Cgroup;
 
-use crate::{Error, Result, mount, sys};
+use crate::{Error, Result, mount, network};
 
 /// The name of a machine that nobody has named.
 const NAME: &str = "sandbox";
@@ -33,7 +33,7 @@ pub(crate) fn prepare() -> Result<()> {
         }
     }
     make_temporary_folder(Path::new("/tmp"))?;
-    sys::bring_loopback_up().map_err(|source| Error::Loopback { source })?;
+    network::set_up()?;
     let name = fs::read_to_string("/etc/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { NAME } else { name.trim() };
     nix::unistd::sethostname(name).map_err(|source| Error::HostName { source })

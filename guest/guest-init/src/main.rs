@@ -11,6 +11,7 @@ mod error;
 mod machine;
 mod module;
 mod mount;
+mod network;
 mod power;
 mod root;
 mod service;

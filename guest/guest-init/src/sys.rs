@@ -3,24 +3,80 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Sets the loopback device up.
-pub(crate) fn bring_loopback_up() -> io::Result<()> {
-    // SAFETY: socket takes integers and touches no memory.
-    let fd =
-        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the call returned a new descriptor, nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+/// A socket to configure network devices with.
+#[derive(Debug)]
+pub(crate) struct Devices(OwnedFd);
+
+impl Devices {
+    pub(crate) fn open() -> io::Result<Self> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: socket takes integers and touches no memory.
+        let fd = check(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
+        // SAFETY: the call returned a new descriptor, nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sets a device up.
+    pub(crate) fn set_up(&self, name: &str) -> io::Result<()> {
+        let mut request = request(name);
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        self.ask(libc::SIOCSIFFLAGS, &request)
+    }
+
+    /// Gives a device an address in a network.
+    pub(crate) fn assign(&self, name: &str, address: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
+        for (operation, value) in [(libc::SIOCSIFADDR, address), (libc::SIOCSIFNETMASK, mask)] {
+            let mut request = request(name);
+            request.ifr_ifru.ifru_addr = socket_address(value);
+            self.ask(operation, &request)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all that no other route takes to a gateway.
+    pub(crate) fn route_by(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        // SAFETY: an rtentry is integers, addresses and a null pointer, for which zero is a value.
+        let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+        route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_gateway = socket_address(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        self.ask(libc::SIOCADDRT, &route)
+    }
+
+    fn ask<T>(&self, operation: libc::Ioctl, request: &T) -> io::Result<()> {
+        let request: *const T = request;
+        // SAFETY: the callers pass an operation that reads one value of the type that they pass,
+        // which outlives the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), operation, request) }).map(drop)
+    }
+}
+
+fn request(name: &str) -> libc::ifreq {
     // SAFETY: an ifreq is integers and bytes, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (target, byte) in request.ifr_name.iter_mut().zip(b"lo") {
-        *target = *byte as libc::c_char;
+    let room = request.ifr_name.len() - 1;
+    for (target, byte) in request.ifr_name.iter_mut().zip(name.bytes().take(room)) {
+        *target = byte as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) })?;
-    Ok(())
+    request
+}
+
+/// An address of IPv4 in the place of one of any family.
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    const ADDRESS: usize = 2;
+    // SAFETY: a sockaddr is integers, for which zero is a value.
+    let mut socket: libc::sockaddr = unsafe { std::mem::zeroed() };
+    socket.sa_family = libc::AF_INET as libc::sa_family_t;
+    // As sockaddr_in has it: behind the port.
+    let target = socket.sa_data.iter_mut().skip(ADDRESS);
+    for (byte, value) in target.zip(address.octets()) {
+        *byte = value as libc::c_char;
+    }
+    socket
 }
 
 /// A child that has ended.

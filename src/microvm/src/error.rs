@@ -122,6 +122,12 @@ pub enum Error {
         /// Why it ended.
         reason: String,
     },
+    /// The network could not be had.
+    #[error(transparent)]
+    Network(netns::Error),
+    /// A network was asked for of somebody who has none.
+    #[error("no networks were prepared")]
+    NoNetworks,
     /// The guest link failed.
     #[error(transparent)]
     Link(vsock_host::Error),

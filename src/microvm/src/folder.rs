@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use sandbox::{Image, SandboxConfig, SandboxId};
+use sandbox::{Image, SandboxId};
 
 use crate::error::{chain, file};
 use crate::record::{self, VmRecord};
@@ -43,21 +43,16 @@ pub struct Folder {
 
 impl Folder {
     /// Makes the folder of a new VM.
-    pub(crate) fn create(
-        state: &Path,
-        config: &SandboxConfig,
-        vmm: &str,
-        uid: u32,
-    ) -> Result<Self> {
+    pub(crate) fn create(state: &Path, record: VmRecord, uid: u32) -> Result<Self> {
         let vms = vms(state);
         make_folder(&vms, 0o711)?;
         let _all = lock_all(&vms)?;
-        if let Some(name) = &config.name {
+        if let Some(name) = &record.name {
             refuse_taken(state, name)?;
         }
-        let path = vms.join(config.id.to_string());
+        let path = vms.join(record.id.to_string());
         DirBuilder::new().mode(0o711).create(&path).map_err(file("create", &path))?;
-        let record = VmRecord::new(config, vmm, &path);
+        let record = VmRecord { folder: path.clone(), ..record };
         Self::furnish(path, &record, uid).inspect_err(|_| {
             if let Err(error) = remove(&record.folder) {
                 log::error!("half a folder stays; error={}", chain(&error));
@@ -190,6 +185,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::time::Instant;
 
+    use sandbox::SandboxConfig;
+
     use super::*;
     use crate::{find, list, reclaim};
 
@@ -207,6 +204,7 @@ mod tests {
             image,
             vcpus: 1,
             memory_mib: 256,
+            network: None,
             hostname: "box".into(),
             timezone: None,
         }
@@ -214,7 +212,8 @@ mod tests {
 
     fn create(state: &Path, name: Option<&str>) -> Result<Folder> {
         let uid = state.metadata().unwrap().uid();
-        Folder::create(state, &config(name), "test", uid)
+        let record = VmRecord::new(&config(name), "test", Vec::new());
+        Folder::create(state, record, uid)
     }
 
     #[test]

@@ -40,6 +40,6 @@ pub use folder::Folder;
 pub use kvm::{Kvm, probe};
 pub use owner::Owner;
 pub use reclaim::{kill, reclaim};
-pub use record::{VmRecord, find, list};
+pub use record::{PublishedPort, VmRecord, find, list};
 pub use vm::Factory;
 pub use vmm::{Launch, Launched, Member, Vmm};

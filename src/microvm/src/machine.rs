@@ -3,12 +3,13 @@
 //! It comes in this order and goes in the reverse one, whatever made it go: an orderly end, an
 //! error half way, or a panic.
 //!
-//! 1. the folder, with the lock that proves its owner alive
-//! 2. the cgroup
-//! 3. the image's links and the disk
-//! 4. the listener for the guest, so that its first attempt to dial succeeds
-//! 5. the control socket
-//! 6. the processes
+//! 1. the network, leased of the pool, with the policy in force and the ports published
+//! 2. the folder, with the lock that proves its owner alive
+//! 3. the cgroup
+//! 4. the image's links and the disk
+//! 5. the listener for the guest, so that its first attempt to dial succeeds
+//! 6. the control socket
+//! 7. the processes
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -17,8 +18,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use netns::{Lease, Pool};
 use process::{Cgroup, Credentials, Status};
-use sandbox::{SandboxConfig, SandboxId};
+use sandbox::{Network, Publish, SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
@@ -26,6 +28,7 @@ use crate::error::{chain, file};
 use crate::folder::Folder;
 use crate::link::Link;
 use crate::reclaim::CGROUP_PARENT;
+use crate::record::VmRecord;
 use crate::vmm::{Launch, Launched, Member, Vmm};
 use crate::{Error, Result, disk};
 
@@ -43,6 +46,7 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) config: &'a SandboxConfig,
     pub(crate) vmm: &'a dyn Vmm,
     pub(crate) reactor: &'a Reactor,
+    pub(crate) networks: Option<&'a Pool>,
     pub(crate) deadline: Instant,
 }
 
@@ -58,14 +62,18 @@ pub(crate) struct Machine {
     /// How long each step took.
     pub(crate) stages: Vec<(&'static str, Duration)>,
     _folder: Folder,
+    _network: Option<Lease>,
 }
 
 impl Machine {
     pub(crate) fn start(blueprint: &Blueprint<'_>) -> Result<Self> {
-        let Blueprint { state, config, vmm, reactor, deadline } = *blueprint;
+        let Blueprint { state, config, vmm, reactor, networks, deadline } = *blueprint;
         let mut clock = Clock::start();
         let uid = uid(config.id);
-        let folder = Folder::create(state, config, vmm.kind(), uid)?;
+        let network = Leased::of(networks, config.network.as_ref(), deadline)?;
+        clock.stage("network");
+        let record = VmRecord::new(config, vmm.kind(), network.published);
+        let folder = Folder::create(state, record, uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
         folder.link_image(&config.image)?;
         clock.stage("folder");
@@ -75,7 +83,15 @@ impl Machine {
         let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
-        let launch = Launch { folder: &folder, config, cgroup: &cgroup.0, credentials, deadline };
+        let network = network.lease;
+        let launch = Launch {
+            folder: &folder,
+            config,
+            network: network.as_ref(),
+            cgroup: &cgroup.0,
+            credentials,
+            deadline,
+        };
         let launched = vmm.launch(&launch)?;
         clock.stage("launch");
         let Launched { monitor, helpers, console, errors } = launched;
@@ -89,6 +105,7 @@ impl Machine {
             link,
             stages: clock.stages,
             _folder: folder,
+            _network: network,
         })
     }
 
@@ -116,6 +133,28 @@ impl Machine {
         };
         let words = self.errors.last_words("it") + &self.console.last_words("the console");
         Error::Ended { program: ended.program, status, words }
+    }
+}
+
+/// What a VM has of the pool of networks.
+struct Leased {
+    lease: Option<Lease>,
+    published: Vec<Publish>,
+}
+
+impl Leased {
+    fn of(pool: Option<&Pool>, wanted: Option<&Network>, deadline: Instant) -> Result<Self> {
+        let Some(wanted) = wanted else { return Ok(Self { lease: None, published: Vec::new() }) };
+        let pool = pool.ok_or(Error::NoNetworks)?;
+        let mut lease = pool.lease(deadline).map_err(Error::Network)?;
+        lease.apply(wanted).map_err(Error::Network)?;
+        let mut published = Vec::new();
+        for publish in &wanted.publish {
+            let host = lease.publish(publish).map_err(Error::Network)?;
+            published.push(Publish { host, ..*publish });
+        }
+        log::debug!("network leased; link={}", lease.link().unwrap_or_default());
+        Ok(Self { lease: Some(lease), published })
     }
 }
 

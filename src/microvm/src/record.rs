@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::SocketAddrV4;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sandbox::{SandboxConfig, SandboxId};
+use sandbox::{Publish, SandboxConfig, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{chain, file};
@@ -36,6 +37,9 @@ pub struct VmRecord {
     pub vcpus: u32,
     /// Its memory, in MiB.
     pub memory_mib: u32,
+    /// Its ports that are reached by ports of the host.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
     /// Its folder.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -44,8 +48,23 @@ pub struct VmRecord {
     pub alive: bool,
 }
 
+/// A port of a VM, and that of the host by which it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// The host's address and port.
+    pub host: SocketAddrV4,
+    /// The VM's TCP port.
+    pub port: u16,
+}
+
+impl From<Publish> for PublishedPort {
+    fn from(publish: Publish) -> Self {
+        Self { host: publish.host, port: publish.port }
+    }
+}
+
 impl VmRecord {
-    pub(crate) fn new(config: &SandboxConfig, vmm: &str, folder: &Path) -> Self {
+    pub(crate) fn new(config: &SandboxConfig, vmm: &str, published: Vec<Publish>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             id: config.id,
@@ -56,7 +75,8 @@ impl VmRecord {
             created_unix: since.as_secs(),
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,
-            folder: folder.to_owned(),
+            ports: published.into_iter().map(PublishedPort::from).collect(),
+            folder: PathBuf::new(),
             alive: true,
         }
     }

@@ -18,6 +18,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use netns::Pool;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -36,6 +37,7 @@ pub(crate) struct Task {
     pub(crate) config: SandboxConfig,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) reactor: Reactor,
+    pub(crate) networks: Option<Arc<Pool>>,
     pub(crate) deadline: Instant,
 }
 
@@ -130,6 +132,7 @@ fn run(
         config: &task.config,
         vmm: &*task.vmm,
         reactor: &task.reactor,
+        networks: task.networks.as_deref(),
         deadline: task.deadline,
     };
     let mut machine = Machine::start(&blueprint)?;

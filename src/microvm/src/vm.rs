@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use netns::Pool;
 use sandbox::{
     ExecRequest, Execution, Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport,
     TreeReader, TreeWriter, WriteRequest,
@@ -24,13 +25,21 @@ use crate::{Error, Result, session};
 pub struct Factory<V> {
     state: PathBuf,
     reactor: Reactor,
+    networks: Option<Arc<Pool>>,
     vmm: Arc<V>,
 }
 
 impl<V: Vmm> Factory<V> {
     /// VMs of the kind `vmm`, with their folders under `state`, their guests served by `reactor`.
     pub fn new(state: &Path, reactor: &Reactor, vmm: V) -> Self {
-        Self { state: state.to_owned(), reactor: reactor.clone(), vmm: Arc::new(vmm) }
+        let (state, reactor) = (state.to_owned(), reactor.clone());
+        Self { state, reactor, networks: None, vmm: Arc::new(vmm) }
+    }
+
+    /// With networks for those VMs that are to have one.
+    #[must_use]
+    pub fn with_networks(self, networks: Option<Arc<Pool>>) -> Self {
+        Self { networks, ..self }
     }
 }
 
@@ -49,6 +58,7 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
             config: config.clone(),
             vmm: Arc::clone(&self.vmm) as Arc<dyn Vmm>,
             reactor: self.reactor.clone(),
+            networks: self.networks.clone(),
             deadline,
         };
         match Vm::start(task) {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use netns::Lease;
 use process::{Cgroup, Child, Credentials};
 use sandbox::SandboxConfig;
 
@@ -25,6 +26,8 @@ pub struct Launch<'a> {
     pub folder: &'a Folder,
     /// What the VM is to be.
     pub config: &'a SandboxConfig,
+    /// Its network, whose tap the monitor is to open; a VM without one gets no network card.
+    pub network: Option<&'a Lease>,
     /// The cgroup that every process of the VM is born into.
     pub cgroup: &'a Cgroup,
     /// The user that every process of the VM runs as: one that nobody else is.

@@ -48,6 +48,7 @@ fn config(state: &Path) -> SandboxConfig {
         image,
         vcpus: 1,
         memory_mib: 128,
+        network: None,
         hostname: "box".into(),
         timezone: None,
     }

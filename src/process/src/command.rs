@@ -17,6 +17,7 @@ pub struct Command<'a> {
     pub(crate) environment: Vec<(OsString, OsString)>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) stdio: [Option<OwnedFd>; 3],
+    pub(crate) descriptors: Vec<OwnedFd>,
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) network: Network<'a>,
@@ -79,6 +80,7 @@ impl<'a> Command<'a> {
             environment: Vec::new(),
             cwd: None,
             stdio: [None, None, None],
+            descriptors: Vec::new(),
             cgroup: None,
             credentials: None,
             network: Network::Inherited,
@@ -144,6 +146,13 @@ impl<'a> Command<'a> {
     #[must_use]
     pub fn stderr(mut self, descriptor: impl Into<OwnedFd>) -> Self {
         self.stdio[2] = Some(descriptor.into());
+        self
+    }
+
+    /// One more descriptor to have, behind the standard streams: the first is number 3.
+    #[must_use]
+    pub fn descriptor(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.descriptors.push(descriptor.into());
         self
     }
 

@@ -103,7 +103,7 @@ impl Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
-    /// Put its standard streams in place.
+    /// Put its standard streams and other descriptors in place.
     Stdio = 1,
     /// Say how much rather than others it is to be killed when memory runs out.
     OomScore,
@@ -149,7 +149,7 @@ impl Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Stdio => "cannot set its standard streams",
+            Self::Stdio => "cannot set its descriptors",
             Self::OomScore => "cannot set its out-of-memory score",
             Self::Session => "cannot make a session",
             Self::Terminal => "cannot take the terminal",

@@ -11,7 +11,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -24,14 +24,14 @@ use crate::{Child, Error, Result};
 pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
     let name = command.name();
     let describe = |source| Error::Descriptors { program: name.clone(), source };
-    let stdio = standard_streams(&command).map_err(describe)?;
-    let (mut report, report_tx) = pipe().map_err(describe)?;
+    let descriptors = descriptors(&command).map_err(describe)?;
+    let (mut report, report_tx) = pipe(descriptors.len()).map_err(describe)?;
     let plan = Plan {
         candidates: candidates(&command)?,
         arguments: arguments(&command)?,
         environment: environment(&command)?,
         cwd: command.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
-        stdio: stdio.each_ref().map(AsRawFd::as_raw_fd),
+        descriptors: descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
         report: report_tx.as_raw_fd(),
         cgroup: command.cgroup.as_ref().map(AsRawFd::as_raw_fd),
         credentials: command.credentials,
@@ -71,26 +71,30 @@ fn read_report(report: &mut File) -> io::Result<Option<(Stage, io::Error)>> {
     Ok(Some((Stage::from_byte(*stage), io::Error::from_raw_os_error(errno))))
 }
 
-fn pipe() -> io::Result<(File, OwnedFd)> {
+fn pipe(count: usize) -> io::Result<(File, OwnedFd)> {
     let (rx, tx) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    Ok((File::from(rx), above_stdio(tx.as_fd())?))
+    Ok((File::from(rx), above(count, tx.as_fd())?))
 }
 
-/// The three descriptors, none of which is in the place of another one's target.
-fn standard_streams(command: &Command<'_>) -> io::Result<[OwnedFd; 3]> {
+/// The descriptors that the process is to have, from 0 on; none is in the place of another one's
+/// target.
+fn descriptors(command: &Command<'_>) -> io::Result<Vec<OwnedFd>> {
+    let count = command.stdio.len() + command.descriptors.len();
     let stream = |given: &Option<OwnedFd>| match given {
-        Some(fd) => above_stdio(fd.as_fd()),
+        Some(fd) => above(count, fd.as_fd()),
         None => {
             let null = File::options().read(true).write(true).open("/dev/null")?;
-            above_stdio(null.as_fd())
+            above(count, null.as_fd())
         }
     };
-    let [stdin, stdout, stderr] = &command.stdio;
-    Ok([stream(stdin)?, stream(stdout)?, stream(stderr)?])
+    let streams = command.stdio.iter().map(stream);
+    streams.chain(command.descriptors.iter().map(|fd| above(count, fd.as_fd()))).collect()
 }
 
-fn above_stdio(fd: impl AsFd) -> io::Result<OwnedFd> {
-    let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+/// The same descriptor with a number of at least `count`.
+fn above(count: usize, fd: impl AsFd) -> io::Result<OwnedFd> {
+    let least = RawFd::try_from(count).unwrap_or(RawFd::MAX);
+    let fd = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
     Ok(sys::own(fd))
 }
 

@@ -21,7 +21,8 @@ pub(crate) struct Plan {
     pub(crate) arguments: Vec<CString>,
     pub(crate) environment: Vec<CString>,
     pub(crate) cwd: Option<CString>,
-    pub(crate) stdio: [RawFd; 3],
+    /// To be had from 0 on; each is above all those numbers.
+    pub(crate) descriptors: Vec<RawFd>,
     pub(crate) report: RawFd,
     pub(crate) cgroup: Option<RawFd>,
     pub(crate) credentials: Option<Credentials>,
@@ -89,8 +90,8 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
     // `plan`, which this process has its own copy of.
     unsafe {
         default_signals();
-        for (target, fd) in (0..).zip(plan.stdio) {
-            check(Stage::Stdio, libc::dup2(fd, target).into())?;
+        for (target, fd) in (0..).zip(&plan.descriptors) {
+            check(Stage::Stdio, libc::dup2(*fd, target).into())?;
         }
         if let Some(score) = &plan.oom_score {
             set_oom_score(score)?;
@@ -192,11 +193,12 @@ unsafe fn become_user(who: &Credentials) -> Result<(), (Stage, c_int)> {
 /// Tries the candidates in order; returns the error number when none runs.
 fn exec(plan: &Plan, argv: &[*const c_char], envp: &[*const c_char]) -> c_int {
     let mut error = libc::ENOENT;
+    let first = plan.descriptors.len();
     for candidate in &plan.candidates {
         // SAFETY: `argv` and `envp` end with a null pointer and point into `plan`. close_range
         // marks, so the report pipe still works if execve fails.
         let number = unsafe {
-            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
             libc::execve(candidate.as_ptr(), argv.as_ptr(), envp.as_ptr());
             *libc::__errno_location()
         };

@@ -32,6 +32,18 @@ fn an_exit_code_is_seen() {
 }
 
 #[test]
+fn a_descriptor_that_is_named_is_the_next_number_and_no_other_is_there() {
+    let (mut rx, tx) = std::io::pipe().unwrap();
+    let script = "echo passed >&3; ls /proc/self/fd | tr '\\n' ' '";
+    let command = Command::new("sh").args(["-c", script]).descriptor(OwnedFd::from(tx));
+    // `ls` has the folder open as number 4.
+    assert_eq!(output(command), "0 1 2 3 4 ");
+    let mut passed = String::new();
+    rx.read_to_string(&mut passed).unwrap();
+    assert_eq!(passed, "passed\n");
+}
+
+#[test]
 fn an_ending_signal_is_seen() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
     child.signal(15).unwrap();

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{cp, doctor, exec, gc, image, logs, ps, run, stop};
+use crate::command::{cp, doctor, exec, gc, image, logs, net, ps, run, stop};
 use crate::error::Result;
 use crate::value;
+use crate::vmm::NetworkRange;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +46,29 @@ pub(crate) struct Global {
     )]
     pub(crate) state_dir: PathBuf,
 
+    /// Where the host's addresses of VMs are from: each VM takes four
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "CIDR",
+        env = "RUNNER_NETWORK_RANGE",
+        default_value = "10.200.0.0/16"
+    )]
+    pub(crate) network_range: NetworkRange,
+
+    /// Where the runners of this host agree on who has which network
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "DIR",
+        env = "RUNNER_RUNTIME_DIR",
+        default_value = "/run/sandbox-runner",
+        value_parser = value::os(value::absolute)
+    )]
+    pub(crate) runtime_dir: PathBuf,
+
     /// Say nothing but errors and results
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
@@ -63,6 +87,7 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     Stop(stop::Arguments),
     Image(image::Arguments),
+    Net(net::Arguments),
     Doctor(doctor::Arguments),
     Gc(gc::Arguments),
 }
@@ -90,6 +115,7 @@ impl Cli {
             Command::Logs(arguments) => logs::run(global, &arguments),
             Command::Stop(arguments) => stop::run(global, &arguments),
             Command::Image(arguments) => image::run(global, arguments),
+            Command::Net(arguments) => net::run(global, &arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),
         }

@@ -6,6 +6,7 @@ pub(crate) mod exec;
 pub(crate) mod gc;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod net;
 pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod stop;

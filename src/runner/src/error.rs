@@ -26,6 +26,10 @@ pub(crate) enum Error {
     CopySides,
     #[error("{path} cannot be copied to a VM: it is {kind}")]
     NotCopyable { path: PathBuf, kind: &'static str },
+    #[error("--publish needs a network, and there is none with --network none")]
+    NothingToPublish,
+    #[error("{path} is not a network policy")]
+    Policy { path: PathBuf, source: toml::de::Error },
     #[error("Firecracker is not available in this build: use --vmm qemu")]
     NoFirecracker,
     #[error("microVMs have cgroups, users and namespaces of their own, which takes root: use sudo")]
@@ -94,6 +98,7 @@ impl Error {
         match self {
             Self::NoCommand { .. } | Self::PromptNotText | Self::EnvFile { .. } => Some(2),
             Self::NamelessVariable | Self::CopySides => Some(2),
+            Self::Policy { .. } | Self::NothingToPublish => Some(2),
             Self::NotStarted { code, .. } => Some(*code),
             Self::Interrupted { signal } => Some(128 + *signal as u8),
             Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),

@@ -5,6 +5,7 @@
 //! | the command line, and what runs what | [`cli`], one file per sub-command in [`command`] |
 //! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
 //! | how files come and go | [`copy`] |
+//! | what a VM's network may be | [`network`] |
 //! | what is behind `-d` | [`detach`] |
 //! | which virtual machines there are | [`vmm`]: the only file that names a kind |
 
@@ -19,6 +20,7 @@ mod input;
 mod interrupt;
 mod journal;
 mod logging;
+mod network;
 mod output;
 mod progress;
 mod request;

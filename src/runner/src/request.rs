@@ -148,6 +148,7 @@ pub(crate) mod tests {
             image,
             vcpus: 1,
             memory_mib: 256,
+            network: None,
             hostname: "vm".into(),
             timezone: None,
         }

@@ -5,12 +5,13 @@
 //! secret.
 
 use std::ffi::{OsStr, OsString};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use sandbox::User;
+use sandbox::{Publish, User};
 
 /// Why a text was refused.
 type Refused = &'static str;
@@ -41,6 +42,17 @@ pub(crate) struct CopyIn {
 pub(crate) struct CopyOut {
     pub(crate) guest: PathBuf,
     pub(crate) local: PathBuf,
+}
+
+/// What a VM may reach, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NetworkChoice {
+    /// The public internet.
+    Open,
+    /// It has no network.
+    None,
+    /// As a file says.
+    Policy(PathBuf),
 }
 
 /// Either side of `runner cp`.
@@ -204,6 +216,29 @@ pub(crate) fn timezone(text: &str) -> Result<String, Refused> {
     Ok(text.to_owned())
 }
 
+/// `open`, `none`, or `policy=FILE`.
+pub(crate) fn network(text: &[u8]) -> Result<NetworkChoice, Refused> {
+    match text {
+        b"open" => Ok(NetworkChoice::Open),
+        b"none" => Ok(NetworkChoice::None),
+        _ => match split(text, text.iter().position(|byte| *byte == b'=')) {
+            Some((name, file)) if name == "policy" && !file.is_empty() => {
+                Ok(NetworkChoice::Policy(file.into()))
+            }
+            _ => Err("expected open, none, or policy=FILE"),
+        },
+    }
+}
+
+/// `HOST:GUEST`: ports of the host's loopback device and of the VM.
+pub(crate) fn publish(text: &str) -> Result<Publish, Refused> {
+    let refused = "expected HOST:GUEST, two ports";
+    let (host, guest) = text.split_once(':').ok_or(refused)?;
+    let host: u16 = host.parse().map_err(|_| refused)?;
+    let port = guest.parse().ok().filter(|port| *port != 0).ok_or(refused)?;
+    Ok(Publish { host: SocketAddrV4::new(Ipv4Addr::LOCALHOST, host), port })
+}
+
 /// An absolute path in the VM.
 pub(crate) fn guest_path(text: &[u8]) -> Result<PathBuf, Refused> {
     if !text.starts_with(b"/") {
@@ -266,6 +301,24 @@ mod tests {
         assert_eq!(user("7"), Ok(User::Ids { uid: 7, gid: 7 }));
         assert!(user("user:staff").is_err());
         assert!(user("").is_err());
+    }
+
+    #[test]
+    fn a_network_is_open_none_or_a_policy() {
+        assert_eq!(network(b"open"), Ok(NetworkChoice::Open));
+        assert_eq!(network(b"policy=a=b"), Ok(NetworkChoice::Policy("a=b".into())));
+        assert!(network(b"policy=").is_err());
+        assert!(network(b"file.toml").is_err());
+    }
+
+    #[test]
+    fn a_port_is_published_on_the_loopback_device() {
+        let published = publish("8080:80").unwrap();
+        assert_eq!((published.host.to_string().as_str(), published.port), ("127.0.0.1:8080", 80));
+        assert!(publish("0:80").is_ok());
+        for text in ["80", "8080:0", "x:80", "80:x", "1.2.3.4:80:80", "65536:80"] {
+            assert!(publish(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbox::{Cause, Sandbox, SandboxFactory, SandboxId};
+use sandbox::{Cause, Network, Sandbox, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
 #[cfg(test)]
 pub(crate) use microvm::Owner;
-pub(crate) use microvm::{Finding, State, VmRecord};
+pub(crate) use microvm::{Finding, PublishedPort, State, VmRecord};
+pub(crate) use netns::{Lease, Pool as Networks, Range as NetworkRange};
 
+use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::interrupt::Pull;
 
@@ -44,7 +46,12 @@ impl Host {
     }
 
     /// Starts VMs. What dead runners left is removed before.
-    pub(crate) fn factory(&self, vmm: Vmm) -> Result<Box<dyn SandboxFactory>> {
+    pub(crate) fn factory(
+        &self,
+        vmm: Vmm,
+        network: Option<&Network>,
+        global: &Global,
+    ) -> Result<Box<dyn SandboxFactory>> {
         if vmm == Vmm::Firecracker {
             return Err(Error::NoFirecracker);
         }
@@ -52,8 +59,10 @@ impl Host {
         if let Err(error) = reclaim(&self.state_dir) {
             log::error!("what a dead runner left stays; error={}", error.chain());
         }
-        let factory = sandbox_qemu::factory(&self.state_dir, &self.reactor).map_err(vm_error)?;
-        Ok(Box::new(factory))
+        // After the VMs: whatever they left is in nobody's use any more.
+        let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
+        let factory = sandbox_qemu::factory(&self.state_dir, &self.reactor);
+        Ok(Box::new(factory.with_networks(networks.map(Arc::new))))
     }
 
     /// A VM that some runner on this host owns.
@@ -107,14 +116,41 @@ pub(crate) fn is_running(state_dir: &Path, id: SandboxId) -> Result<bool> {
     Ok(list(state_dir)?.iter().any(|record| record.id == id && record.alive))
 }
 
-/// Removes what dead runners left.
+/// Removes what dead runners left of VMs.
 pub(crate) fn reclaim(state_dir: &Path) -> Result<Vec<SandboxId>> {
     microvm::reclaim(state_dir, Instant::now() + RECLAIM).map_err(vm_error)
 }
 
+/// Removes what dead runners left of networks.
+pub(crate) fn reclaim_networks(global: &Global) -> Result<Vec<String>> {
+    netns::reclaim(&lock_path(global), global.network_range).map_err(vm_error)
+}
+
+/// Keeps networks ready that are not for VMs.
+pub(crate) fn networks(global: &Global, size: usize) -> Result<Networks> {
+    start_networks(global, size, &Network::default())
+}
+
+fn start_networks(global: &Global, size: usize, network: &Network) -> Result<Networks> {
+    Networks::start(netns::Config {
+        size,
+        range: global.network_range,
+        policy: network.policy.clone(),
+        limits: network.limits,
+        lock_path: lock_path(global),
+        ..netns::Config::default()
+    })
+    .map_err(vm_error)
+}
+
+fn lock_path(global: &Global) -> PathBuf {
+    global.runtime_dir.join("network.lock")
+}
+
 /// What this host has and lacks for VMs.
-pub(crate) fn check(state_dir: &Path) -> Vec<Finding> {
-    let mut findings = microvm::check(state_dir);
+pub(crate) fn check(global: &Global) -> Vec<Finding> {
+    let mut findings = microvm::check(&global.state_dir);
+    findings.extend(netns::check(&lock_path(global), global.network_range).iter().map(network));
     findings.extend(sandbox_qemu::missing_tools().into_iter().map(|tool| Finding {
         subject: tool.program,
         state: State::Missing,
@@ -124,6 +160,31 @@ pub(crate) fn check(state_dir: &Path) -> Vec<Finding> {
     findings
 }
 
-fn vm_error(error: impl Into<Cause>) -> Error {
+/// What was found of networks, for people.
+fn network(check: &netns::Check) -> Finding {
+    let (state, detail, remedy) = match check {
+        netns::Check::Works => (State::Good, "can be made".to_owned(), None),
+        netns::Check::Fails { reason } => {
+            (State::Missing, reason.clone(), Some("runner run --network none".to_owned()))
+        }
+        netns::Check::RangeTaken { reason } => (
+            State::Missing,
+            reason.clone(),
+            Some("--network-range, or RUNNER_NETWORK_RANGE".to_owned()),
+        ),
+        netns::Check::NotForwarding => {
+            let detail =
+                "the host does not pass packets on; the first VM with a network changes that";
+            (State::Good, detail.to_owned(), None)
+        }
+        netns::Check::Leftovers { networks } => {
+            let detail = format!("dead runners left {}", networks.join(", "));
+            (State::Weak, detail, Some("runner gc".to_owned()))
+        }
+    };
+    Finding { subject: "network", state, detail, remedy }
+}
+
+pub(crate) fn vm_error(error: impl Into<Cause>) -> Error {
     Error::Vm(error.into())
 }

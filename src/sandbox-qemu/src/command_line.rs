@@ -9,6 +9,9 @@ use microvm::Launch;
 /// A guest's `reboot` ends QEMU (`-no-reboot`): `microvm` has no other way to power off.
 const REBOOT: &str = "reboot=t";
 
+/// The tap, the first descriptor that QEMU is given.
+const TAP_FD: u32 = 3;
+
 /// What executes the guest's instructions.
 pub(crate) enum Accelerator {
     /// The processor.
@@ -64,6 +67,11 @@ pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<O
     // In the order in which the guest names them: vda, vdb.
     arguments.drive("rootfs", "on");
     arguments.drive("disk", "off");
+    if launch.network.is_some() {
+        arguments.pair("-netdev", format!("tap,id=net,fd={TAP_FD}"));
+        let mac = netns::guest::MAC.map(|byte| format!("{byte:02x}")).join(":");
+        arguments.pair("-device", format!("virtio-net-device,netdev=net,mac={mac}"));
+    }
     arguments.pair("-device", "virtio-rng-device");
     arguments.pair("-chardev", "socket,id=vsock,path=vhost.sock");
     arguments.pair("-device", "vhost-user-vsock-device,chardev=vsock");

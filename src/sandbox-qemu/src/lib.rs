@@ -25,9 +25,8 @@ pub use tool::{MissingTool, missing_tools};
 use tsc::Tsc;
 
 /// A factory of QEMU VMs with their folders under `state` and their guests served by `reactor`.
-pub fn factory(state: &Path, reactor: &Reactor) -> Result<Factory<impl Vmm + use<>>> {
-    let qemu = Qemu { has_kvm: has_kvm(), tsc: Tsc::read() };
-    Ok(Factory::new(state, reactor, qemu))
+pub fn factory(state: &Path, reactor: &Reactor) -> Factory<impl Vmm + use<>> {
+    Factory::new(state, reactor, Qemu { has_kvm: has_kvm(), tsc: Tsc::read() })
 }
 
 fn has_kvm() -> bool {
@@ -65,12 +64,15 @@ impl Vmm for Qemu {
         let (errors, errors_tx) = pipe()?;
         let qemu = Tool::find(tool::QEMU)?;
         let device = vsock_device::start(launch, &errors, duplicate(&errors_tx)?)?;
-        let monitor = confined(qemu.command(), launch, self.has_kvm)
+        let mut monitor = confined(qemu.command(), launch, self.has_kvm)
             .args(command_line::arguments(launch, &self.accelerator()))
             .stdout(console_tx)
-            .stderr(errors_tx)
-            .spawn()
-            .map_err(microvm::Error::Process)?;
+            .stderr(errors_tx);
+        // The tap is all that QEMU has of a network: its own namespace stays empty.
+        if let Some(network) = launch.network {
+            monitor = monitor.descriptor(network.open_tap().map_err(microvm::Error::Network)?);
+        }
+        let monitor = monitor.spawn().map_err(microvm::Error::Process)?;
         Ok(Launched {
             monitor: Member { program: tool::QEMU, child: monitor },
             helpers: vec![Member { program: tool::VSOCK_DEVICE, child: device }],

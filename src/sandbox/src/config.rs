@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::SandboxId;
+use crate::{Network, SandboxId};
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct SandboxConfig {
     pub vcpus: u32,
     /// Memory, in MiB.
     pub memory_mib: u32,
+    /// Its network; it has none at all if none.
+    pub network: Option<Network>,
     /// Its host name.
     pub hostname: String,
     /// An IANA time zone; UTC if none.

@@ -54,7 +54,7 @@ impl<'a> Check<'a> {
 
 /// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let findings = look(&global.state_dir);
+    let findings = look(global);
     let is_well = findings.iter().all(|finding| finding.state != State::Missing);
     let text = if arguments.json { json(&findings, is_well)? } else { text(&findings, is_well) };
     let mut output = Output::open()?;
@@ -62,8 +62,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     Ok(if is_well { 0 } else { 1 })
 }
 
-fn look(state_dir: &Path) -> Vec<Finding> {
-    let mut findings = vmm::check(state_dir);
+fn look(global: &Global) -> Vec<Finding> {
+    let state_dir = &global.state_dir;
+    let mut findings = vmm::check(global);
     findings.extend(rootfs::missing_tools().into_iter().map(|tool| Finding {
         subject: tool.tool,
         state: State::Missing,

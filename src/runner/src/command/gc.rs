@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::output;
 use crate::vmm;
 
-/// Remove what runners that died left behind: VMs, their processes, files and cgroups
+/// Remove what runners that died left behind: VMs, their processes, files, cgroups and networks
 ///
 /// Every command that starts a VM does this first; it is never necessary to do it by hand.
 #[derive(Debug, clap::Args)]
@@ -17,8 +17,13 @@ pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
     for id in &reclaimed {
         output::line(id)?;
     }
+    let networks = vmm::reclaim_networks(global)?;
+    for network in &networks {
+        output::line(network)?;
+    }
     if !global.quiet {
-        output::remark(format_args!("removed {} dead VMs", reclaimed.len()));
+        let (vms, networks) = (reclaimed.len(), networks.len());
+        output::remark(format_args!("removed {vms} dead VMs and {networks} networks"));
     }
     Ok(0)
 }

@@ -8,7 +8,7 @@ use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::table;
-use crate::vmm::{self, VmRecord};
+use crate::vmm::{self, PublishedPort, VmRecord};
 
 /// List running VMs, of whichever runner process
 #[derive(Debug, clap::Args)]
@@ -32,6 +32,7 @@ struct Row<'a> {
     vmm: &'a str,
     vcpus: u32,
     memory_mib: u32,
+    ports: &'a [PublishedPort],
     created_unix: u64,
     owner_pid: u32,
     alive: bool,
@@ -48,9 +49,18 @@ impl<'a> Row<'a> {
             vmm: &record.vmm,
             vcpus: record.vcpus,
             memory_mib: record.memory_mib,
+            ports: &record.ports,
             created_unix: record.created_unix,
             owner_pid: record.owner.pid(),
             alive: record.alive,
+        }
+    }
+
+    fn ports(&self) -> String {
+        let text = |published: &PublishedPort| format!("{}->{}", published.host, published.port);
+        match self.ports {
+            [] => "-".to_owned(),
+            ports => ports.iter().map(text).collect::<Vec<_>>().join(", "),
         }
     }
 
@@ -64,6 +74,7 @@ impl<'a> Row<'a> {
             self.vmm.to_owned(),
             self.vcpus.to_string(),
             format!("{} MiB", self.memory_mib),
+            self.ports(),
             table::age(self.created_unix),
         ]
     }
@@ -89,7 +100,7 @@ fn json(records: &[VmRecord]) -> Result<String> {
 }
 
 fn table(records: &[VmRecord]) -> String {
-    let heads = ["ID", "NAME", "IMAGE", "COMMAND", "VMM", "CPUS", "MEMORY", "AGE"];
+    let heads = ["ID", "NAME", "IMAGE", "COMMAND", "VMM", "CPUS", "MEMORY", "PORTS", "AGE"];
     let alive = records.iter().filter(|record| record.alive);
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(alive.map(|record| Row::of(record).cells()));
@@ -112,6 +123,7 @@ mod tests {
             created_unix: u64::MAX,
             vcpus: 2,
             memory_mib: 512,
+            ports: vec![PublishedPort { host: "127.0.0.1:8080".parse().unwrap(), port: 80 }],
             folder: PathBuf::new(),
             alive,
         }
@@ -123,12 +135,14 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[1].starts_with("0123456789abcdef   web    default   -"), "{text}");
+        assert!(lines[1].contains("127.0.0.1:8080->80"), "{text}");
     }
 
     #[test]
     fn programs_see_everything() {
         let rows: serde_json::Value =
             serde_json::from_str(&json(&[record(true), record(false)]).unwrap()).unwrap();
+        assert_eq!(rows[0]["ports"][0]["host"], "127.0.0.1:8080");
         assert_eq!(rows[0]["id"], "0123456789abcdef");
         assert_eq!(rows[0]["command"], serde_json::Value::Null);
         assert_eq!(rows[1]["alive"], false);

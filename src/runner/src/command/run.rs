@@ -51,7 +51,8 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let first = if global.detached { First::Cancel } else { First::Forward };
     let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id))?;
     let mut stages = Stages::new(run.shows_stages);
-    let sandbox = interrupt.explain(start(&run, &host, &interrupt, &mut stages))?;
+    let started = start(&run, &host, &interrupt, global, &mut stages);
+    let sandbox = interrupt.explain(started)?;
     let result = match &run.job {
         Some(job) if !global.detached => {
             foreground::work(&run, job, &*sandbox, &interrupt, &mut stages)
@@ -75,9 +76,10 @@ fn start(
     run: &Run,
     host: &Host,
     interrupt: &Interrupt,
+    global: &Global,
     stages: &mut Stages,
 ) -> Result<Box<dyn Sandbox>> {
-    let factory = host.factory(run.vmm)?;
+    let factory = host.factory(run.vmm, run.config.network.as_ref(), global)?;
     // A plug that was pulled before the VM had one is pulled here.
     interrupt.check()?;
     let begun = Instant::now();

@@ -6,15 +6,16 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use rootfs::{Defaults, Store};
-use sandbox::{Image, SandboxConfig, SandboxId};
+use sandbox::{Image, Network, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
 use crate::cli::Global;
 use crate::command::ps;
 use crate::error::{Error, Result};
+use crate::network;
 use crate::request::CommandArguments;
-use crate::value::{self, CopyIn, CopyOut};
+use crate::value::{self, CopyIn, CopyOut, NetworkChoice};
 use crate::vmm::Vmm;
 
 const EXAMPLES: &str = "\
@@ -75,6 +76,15 @@ pub(crate) struct Arguments {
     /// Time zone in the VM, like Europe/Berlin; UTC if none is given
     #[arg(long, value_name = "ZONE", value_parser = value::timezone)]
     tz: Option<String>,
+
+    /// What the VM may reach: `open` is the public internet, `none` is no network at all;
+    /// policy=FILE names hosts and ports, see README.md
+    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
+    network: NetworkChoice,
+
+    /// Reach a TCP port of the VM by a port of this host's loopback device; 0 takes any that is free
+    #[arg(short, long, value_name = "HOST:GUEST", value_parser = value::publish)]
+    publish: Vec<Publish>,
 
     /// What to run the VM with
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
@@ -150,9 +160,20 @@ impl Arguments {
         Ok(Some(Job::new(self.command_arguments.request(argv, image)?)))
     }
 
+    fn network(&self) -> Result<Option<Network>> {
+        let network = match &self.network {
+            NetworkChoice::Open => Network::default(),
+            NetworkChoice::Policy(path) => network::read(path)?,
+            NetworkChoice::None if self.publish.is_empty() => return Ok(None),
+            NetworkChoice::None => return Err(Error::NothingToPublish),
+        };
+        Ok(Some(Network { publish: self.publish.clone(), ..network }))
+    }
+
     fn config(&self, image: &rootfs::Image, job: Option<&Job>) -> Result<SandboxConfig> {
         let id = SandboxId::random()?;
         let hostname = self.hostname.as_ref().or(self.name.as_ref()).cloned();
+        let network = self.network()?;
         Ok(SandboxConfig {
             id,
             name: self.name.clone(),
@@ -165,6 +186,7 @@ impl Arguments {
             },
             vcpus: self.vcpus,
             memory_mib: self.memory,
+            network,
             hostname: hostname.unwrap_or_else(|| format!("vm-{}", id.short())),
             timezone: self.tz.clone(),
         })

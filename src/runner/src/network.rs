@@ -1,0 +1,332 @@
+//! Networks as users describe them: a policy in a file of TOML.
+//!
+//! ```toml
+//! default = "deny"                  # or "allow": the public internet
+//! dns = true                        # names are resolved
+//!
+//! [[rule]]                          # the first that fits decides
+//! action = "allow"
+//! to = ["140.82.112.0/20", "10.1.2.3"]
+//! protocol = "tcp"                  # tcp, udp, icmp; any if left out
+//! ports = [443, "8000-8100"]        # of tcp and udp; any if left out
+//!
+//! [limits]
+//! upload = "20M"                    # bits per second
+//! download = "100M"
+//! connections = 1000
+//! ```
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use sandbox::{Action, Limits, Network, Policy, Protocol, Rule};
+use serde::Deserialize;
+use serde::de::Error as _;
+
+use crate::error::{Error, Result};
+
+/// As many rules as a policy may come to.
+const RULES: usize = 4096;
+
+/// A policy's file, as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    default: Verb,
+    #[serde(default = "yes")]
+    dns: bool,
+    #[serde(default, rename = "rule")]
+    rules: Vec<RuleEntry>,
+    #[serde(default)]
+    limits: LimitsEntry,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleEntry {
+    action: Verb,
+    to: List<Net>,
+    protocol: Option<ProtocolName>,
+    ports: Option<List<Ports>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct LimitsEntry {
+    upload: Option<Rate>,
+    download: Option<Rate>,
+    connections: Option<u32>,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Verb {
+    Allow,
+    #[default]
+    Deny,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum ProtocolName {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+/// One, or several.
+struct List<T>(Vec<T>);
+
+struct Net(Ipv4Net);
+
+struct Ports(RangeInclusive<u16>);
+
+/// Bits per second.
+struct Rate(u64);
+
+/// Reads a policy and its limits.
+pub(crate) fn read(path: &Path) -> Result<Network> {
+    let text = fs::read_to_string(path).map_err(|source| Error::File {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|source| Error::Policy { path: path.to_owned(), source })
+}
+
+fn parse(text: &str) -> std::result::Result<Network, toml::de::Error> {
+    let file: File = toml::from_str(text)?;
+    let mut rules = Vec::new();
+    for entry in &file.rules {
+        entry.expand(&mut rules)?;
+    }
+    if rules.len() > RULES {
+        let text =
+            format!("the rules come to {} networks and ports, more than {RULES}", rules.len());
+        return Err(toml::de::Error::custom(text));
+    }
+    let default = file.default.into();
+    let limits = Limits {
+        upload: file.limits.upload.map(|rate| rate.0),
+        download: file.limits.download.map(|rate| rate.0),
+        connections: file.limits.connections.unwrap_or(Limits::default().connections),
+    };
+    let policy = Policy { rules, default, dns: file.dns };
+    Ok(Network { policy, limits, publish: Vec::new() })
+}
+
+impl RuleEntry {
+    fn expand(&self, rules: &mut Vec<Rule>) -> std::result::Result<(), toml::de::Error> {
+        if self.protocol == Some(ProtocolName::Icmp) && self.ports.is_some() {
+            return Err(toml::de::Error::custom("a rule for icmp has ports, which icmp has not"));
+        }
+        let protocol = self.protocol.map(Protocol::from);
+        let any = List(Vec::new());
+        let ports = self.ports.as_ref().unwrap_or(&any);
+        for Net(to) in &self.to.0 {
+            let rule = Rule { action: self.action.into(), to: *to, protocol, ports: None };
+            if ports.0.is_empty() {
+                rules.push(rule.clone());
+            }
+            let with_ports =
+                |Ports(range): &Ports| Rule { ports: Some(range.clone()), ..rule.clone() };
+            rules.extend(ports.0.iter().map(with_ports));
+        }
+        Ok(())
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl From<Verb> for Action {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Allow => Self::Allow,
+            Verb::Deny => Self::Deny,
+        }
+    }
+}
+
+impl From<ProtocolName> for Protocol {
+    fn from(name: ProtocolName) -> Self {
+        match name {
+            ProtocolName::Tcp => Self::Tcp,
+            ProtocolName::Udp => Self::Udp,
+            ProtocolName::Icmp => Self::Icmp,
+        }
+    }
+}
+
+/// What is written as a number or a text.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number or a text")]
+enum Word {
+    Number(u64),
+    Text(String),
+}
+
+impl Word {
+    fn text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
+/// One, or several, and never none: what that would mean is not plain.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("one or a list of several")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<List<T>, E> {
+                let from = serde::de::value::StrDeserializer::new(text);
+                Ok(List(vec![T::deserialize(from)?]))
+            }
+
+            fn visit_i64<E: serde::de::Error>(
+                self,
+                number: i64,
+            ) -> std::result::Result<List<T>, E> {
+                let from = serde::de::value::I64Deserializer::new(number);
+                Ok(List(vec![T::deserialize(from)?]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut all: A,
+            ) -> std::result::Result<List<T>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(one) = all.next_element()? {
+                    list.push(one);
+                }
+                if list.is_empty() {
+                    return Err(A::Error::custom("an empty list fits nothing: leave it out"));
+                }
+                Ok(List(list))
+            }
+        }
+
+        from.deserialize_any(Visitor(std::marker::PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Net {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let net = text.parse().or_else(|_| text.parse::<Ipv4Addr>().map(Ipv4Net::from));
+        let refused = || D::Error::custom(format!("`{text}`: expected an IPv4 address or network"));
+        net.map(|net: Ipv4Net| Self(net.trunc())).map_err(|_| refused())
+    }
+}
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = Word::deserialize(from)?.text();
+        let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+        let port = |text: &str| text.trim().parse::<u16>().ok();
+        match (port(first), port(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Self(first..=last)),
+            _ => Err(D::Error::custom(format!("`{text}`: expected a port or a range like 80-90"))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = Word::deserialize(from)?.text();
+        let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
+            Some(number) if text.ends_with('K') => (number, 1_000),
+            Some(number) if text.ends_with('M') => (number, 1_000_000),
+            Some(number) => (number, 1_000_000_000),
+            None => (text.as_str(), 1),
+        };
+        let rate = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        let refused = || format!("`{text}`: expected bits per second, like 20M, at least 8K");
+        rate.filter(|rate| *rate >= 8_000).map(Self).ok_or_else(|| D::Error::custom(refused()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        parse(text).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_policy_says_who_may_be_reached() {
+        let text = r#"
+            default = "allow"
+            dns = false
+            [[rule]]
+            action = "deny"
+            to = ["1.2.3.4", "10.0.0.0/8"]
+            protocol = "udp"
+            ports = [443, "8000-8100"]
+            [[rule]]
+            action = "allow"
+            to = "5.6.7.8/16"
+            [limits]
+            upload = "20M"
+            connections = 7
+        "#;
+        let Network { policy, limits, publish } = parse(text).unwrap();
+        let rule = |action, to: &str, protocol, ports| Rule {
+            action,
+            to: to.parse().unwrap(),
+            protocol,
+            ports,
+        };
+        let udp = Some(Protocol::Udp);
+        let expected = [
+            rule(Action::Deny, "1.2.3.4/32", udp, Some(443..=443)),
+            rule(Action::Deny, "1.2.3.4/32", udp, Some(8000..=8100)),
+            rule(Action::Deny, "10.0.0.0/8", udp, Some(443..=443)),
+            rule(Action::Deny, "10.0.0.0/8", udp, Some(8000..=8100)),
+            rule(Action::Allow, "5.6.0.0/16", None, None),
+        ];
+        assert_eq!(policy.rules, expected);
+        assert_eq!((policy.default, policy.dns), (Action::Allow, false));
+        assert_eq!(limits, Limits { upload: Some(20_000_000), download: None, connections: 7 });
+        assert!(publish.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_said_is_denied() {
+        let network = parse("").unwrap();
+        assert_eq!(network.policy, Policy { rules: Vec::new(), default: Action::Deny, dns: true });
+        assert_eq!(network.limits, Limits::default());
+    }
+
+    #[test]
+    fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
+        let text = refused("dns = true\n[[rule]]\naction = \"allow\"\nto = \"example.org\"\n");
+        assert!(text.contains("line 4") && text.contains("expected an IPv4 address"), "{text}");
+        let text = refused("default = \"alow\"\n");
+        assert!(text.contains("line 1") && text.contains("`allow`"), "{text}");
+        let text = refused("[limits]\nuplod = 1\n");
+        assert!(text.contains("line 2") && text.contains("`upload`"), "{text}");
+        let rule = "[[rule]]\naction = \"deny\"\nto = \"1.1.1.1\"\n";
+        assert!(refused(&format!("{rule}ports = \"90-80\"\n")).contains("a range like 80-90"));
+        assert!(refused(&format!("{rule}ports = 65536\n")).contains("expected a port"));
+        assert!(refused(&format!("{rule}ports = []\n")).contains("leave it out"));
+        let icmp = format!("{rule}protocol = \"icmp\"\nports = 80\n");
+        assert!(refused(&icmp).contains("icmp has not"));
+        assert!(refused("[limits]\nupload = \"fast\"\n").contains("bits per second"));
+    }
+}
