@@ -47,6 +47,8 @@ impl World {
     /// Moves this thread to a new host.
     pub fn enter() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        // Otherwise it is as the machine's.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let mut route = Socket::route().unwrap();
         let (internet, ()) = Namespace::make(|| Ok(())).unwrap();
         let fd = internet.as_fd().as_raw_fd() as u32;
