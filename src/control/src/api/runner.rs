@@ -1,0 +1,149 @@
+//! What runners ask: poll, claim, heartbeat.
+//!
+//! Without push, a runner learns of cancellations by one member more than the contract has in the
+//! replies to poll and heartbeat, `cancelledRunIds`: a poll that is held is answered at once, and
+//! each heartbeat is told all of them until they have ended. Who does not know it ignores it; the
+//! job then counts as ended when its grace is over, and its token is good no more.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{ORDINARY, json, only};
+use crate::attempt::{Claimant, Wanted};
+use crate::http::{Method, Request, Response};
+use crate::platform::Platform;
+use crate::presence::{Incarnation, Runner};
+use crate::{Refusal, Result, RunId};
+
+const MOST_EXCLUDED: usize = 128;
+const MOST_SESSIONS: usize = 1024;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Poll {
+    runner_id: Uuid,
+    group: String,
+    supported_profiles: Vec<String>,
+    excluded_run_ids: Option<Vec<RunId>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Heartbeat {
+    runner_id: Uuid,
+    runner_name: String,
+    group: String,
+    snapshot_generation: i64,
+    snapshot_sequence: i64,
+    total_vcpu: f64,
+    total_memory_mb: f64,
+    max_concurrent: u64,
+    running_count: u64,
+    admittable_profiles: Vec<String>,
+    held_session_states: Vec<Value>,
+    mode: String,
+}
+
+pub(super) fn answer(
+    platform: &Platform,
+    request: &mut Request<'_>,
+    path: &[&str],
+) -> Result<Response> {
+    platform.check_runner(request.head.bearer())?;
+    only(&request.head, Method::Post)?;
+    match *path {
+        ["poll"] => poll(platform, request),
+        ["heartbeat"] => heartbeat(platform, request),
+        ["jobs", run, "claim"] => claim(platform, request, run),
+        ["realtime", "token"] => Err(Refusal::NoRealtime.into()),
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+fn poll(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
+    let poll: Poll = json(request, ORDINARY)?;
+    check_group(&poll.group)?;
+    let excluded = poll.excluded_run_ids.unwrap_or_default();
+    if excluded.len() > MOST_EXCLUDED {
+        return Err(Refusal::TooLarge { limit: MOST_EXCLUDED as u64, unit: "excluded runs" }.into());
+    }
+    if poll.supported_profiles.is_empty() {
+        return Err(Refusal::bad("a runner supports one profile at least").into());
+    }
+    let wanted = Wanted { profiles: poll.supported_profiles, excluded };
+    let hold = platform.config.poll_hold;
+    let (offer, cancelled) = platform.offer_held(&wanted, poll.runner_id, hold)?;
+    Ok(Response::json(&with_cancelled(json!({"job": offer}), &cancelled)))
+}
+
+fn claim(platform: &Platform, request: &mut Request<'_>, run: &str) -> Result<Response> {
+    let run = run.parse()?;
+    // Nothing that it says is needed, but it has to be JSON.
+    let _: Value = json(request, ORDINARY)?;
+    let base = match &platform.config.guest_url {
+        Some(url) => url.clone(),
+        None => request.head.origin()?,
+    };
+    // A runner may name itself or the run here.
+    let session = request.head.header("x-client-session-id");
+    let runner = session.and_then(|text| text.parse().ok());
+    let runner = runner.filter(|runner: &Uuid| runner.as_bytes() != RunId::bytes(&run));
+    let owner = runner
+        .map(|runner| Incarnation { runner, generation: platform.presence.generation(runner) });
+    let request = request.head.header("x-client-request-id").map(str::to_owned);
+    let claim = platform.claim(run, Claimant { owner, request }, &base)?;
+    Ok(Response::json(&claim.context))
+}
+
+fn heartbeat(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
+    let beat: Heartbeat = json(request, ORDINARY)?;
+    check_group(&beat.group)?;
+    if !matches!(beat.mode.as_str(), "starting" | "running" | "draining" | "stopping") {
+        return Err(Refusal::bad("`mode` is not one of a runner's").into());
+    }
+    if beat.snapshot_generation < 1 || beat.snapshot_sequence < 1 {
+        return Err(Refusal::bad("generations and sequences count from 1").into());
+    }
+    if beat.held_session_states.len() > MOST_SESSIONS {
+        return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
+    }
+    let runner_id = beat.runner_id;
+    platform.presence.heartbeat(Runner {
+        runner_id,
+        runner_name: beat.runner_name,
+        group: beat.group,
+        mode: beat.mode,
+        generation: beat.snapshot_generation,
+        sequence: beat.snapshot_sequence,
+        total_vcpu: beat.total_vcpu,
+        total_memory_mb: beat.total_memory_mb,
+        max_concurrent: beat.max_concurrent,
+        running_count: beat.running_count,
+        admittable_profiles: beat.admittable_profiles,
+        age_ms: 0,
+    });
+    let cancelled = platform.cancelled(Some(runner_id))?;
+    Ok(Response::json(&with_cancelled(json!({"ok": true}), &cancelled)))
+}
+
+fn with_cancelled(mut reply: Value, cancelled: &[RunId]) -> Value {
+    if !cancelled.is_empty()
+        && let Some(members) = reply.as_object_mut()
+    {
+        members.insert("cancelledRunIds".to_owned(), json!(cancelled));
+    }
+    reply
+}
+
+/// `scope/name` of `[a-z0-9-]`; which one does not matter, as there is one queue.
+fn check_group(group: &str) -> Result<(), Refusal> {
+    let plain = |part: &str| {
+        let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        !part.is_empty() && part.bytes().all(good)
+    };
+    match group.split_once('/') {
+        Some((scope, name)) if plain(scope) && plain(name) => Ok(()),
+        _ => Err(Refusal::bad("`group` is not of the form scope/name")),
+    }
+}

@@ -1,0 +1,61 @@
+//! Attempts at jobs: offered, claimed, completed, lost.
+//!
+//! ```text
+//!            claim                        complete
+//!   queued ────────▶ running: attempt n ────────────▶ completed | failed | cancelled
+//!      ▲                 │ live                          attempt: ended
+//!      └─────────────────┘
+//!        no sign of life for a lease, or given back: attempt n is lost, its token revoked
+//! ```
+//!
+//! INVARIANT: a running job has exactly one live attempt, the one in its row; no other job has any.
+
+mod claim;
+mod complete;
+mod context;
+mod lose;
+mod offer;
+
+use rusqlite::{Connection, OptionalExtension};
+
+pub(crate) use self::claim::Claimant;
+pub use self::complete::{Completed, Completion};
+pub use self::offer::{Offer, Wanted};
+use crate::db::Outcome;
+use crate::key::Tag;
+use crate::{Refusal, RunId};
+
+/// An attempt as its token proves it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) job: i64,
+    pub(crate) attempt: u32,
+    /// When it ended, if it has.
+    pub(crate) ended: Option<i64>,
+}
+
+impl Caller {
+    /// Whose token it is, if it is this run's and was not revoked.
+    pub(crate) fn authorize(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
+        let query = "SELECT job, attempts.attempt, state, ended, run
+                     FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
+        let found = tx.prepare_cached(query)?.query_row([token], |row| {
+            let caller = Self { job: row.get(0)?, attempt: row.get(1)?, ended: row.get(3)? };
+            Ok((caller, row.get::<_, String>(2)?, row.get::<_, RunId>(4)?))
+        });
+        let (caller, state, owner) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
+        if owner != *run {
+            return Err(Refusal::WrongRun.into());
+        }
+        if state == "lost" {
+            return Err(Refusal::Superseded { attempt: caller.attempt }.into());
+        }
+        Ok(caller)
+    }
+
+    /// As [`Caller::authorize`], for what only a running attempt may do.
+    pub(crate) fn live(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
+        let caller = Self::authorize(tx, token, run)?;
+        if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
+    }
+}

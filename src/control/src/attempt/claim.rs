@@ -1,0 +1,112 @@
+//! The claim: who comes first gets the job, and gets it again if the reply was lost.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+use serde_json::Value;
+
+use super::context::Context;
+use crate::bell::Topic;
+use crate::clock::now_ms;
+use crate::db::Outcome;
+use crate::job::{Status, find};
+use crate::key::{Tag, hash, random};
+use crate::platform::Platform;
+use crate::presence::Incarnation;
+use crate::{Refusal, Result, RunId};
+
+/// Who claims.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claimant {
+    /// The runner, if it says who it is. Its heartbeats then count as signs of life of the job.
+    pub(crate) owner: Option<Incarnation>,
+    /// The same for all tries of one claim.
+    pub(crate) request: Option<String>,
+}
+
+/// A job that was claimed.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) attempt: u32,
+    pub(crate) token: String,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) context: Value,
+}
+
+impl Platform {
+    /// Claims a job; `base` is the beginning of URLs for its guest.
+    pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
+        let (key, fresh) = (Arc::clone(&self.key), random()?);
+        let (attempt, token, context) = self.db.write("claim a job", move |tx| {
+            let (job, status) = find(tx, &run)?;
+            let again = repeated(tx, job, status, claimant.request.as_deref())?;
+            if again.is_none() && status != Status::Queued {
+                return Err(Refusal::Taken.into());
+            }
+            let (attempt, nonce) = match again {
+                Some(known) => known,
+                None => (next(tx, job)?, fresh),
+            };
+            let token = key.run_token(&run, attempt, &nonce);
+            if again.is_none() {
+                begin(tx, (job, attempt), &claimant, (&nonce, &hash(&token)))?;
+            }
+            Ok((attempt, token, Context::read(tx, job)?))
+        })?;
+        self.presence.touch(run, attempt);
+        self.bell.ring(Topic::Deadline);
+        self.bell.ring(Topic::Job(run));
+        let timeout_ms = context.timeout_ms;
+        // After the claim: a job that ended meanwhile has no secrets any more, and no use for them.
+        let context = context.json(self, &token, self.secrets.read(&run)?, base);
+        Ok(Claim { attempt, token, timeout_ms, context })
+    }
+}
+
+/// The attempt that the same claim began already.
+fn repeated(
+    tx: &Transaction<'_>,
+    job: i64,
+    status: Status,
+    request: Option<&str>,
+) -> Outcome<Option<(u32, [u8; 32])>> {
+    if status != Status::Running {
+        return Ok(None);
+    }
+    let query = "SELECT attempt, nonce FROM attempts
+                 WHERE job = ?1 AND state = 'live' AND claim_request = ?2";
+    let found =
+        tx.prepare_cached(query)?.query_row((job, request), |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(found.optional()?)
+}
+
+fn next(tx: &Transaction<'_>, job: i64) -> Outcome<u32> {
+    let query = "SELECT attempt + 1 FROM jobs WHERE id = ?1";
+    Ok(tx.prepare_cached(query)?.query_row([job], |row| row.get(0))?)
+}
+
+fn begin(
+    tx: &Transaction<'_>,
+    (job, attempt): (i64, u32),
+    claimant: &Claimant,
+    (nonce, hash): (&[u8; 32], &Tag),
+) -> Outcome<()> {
+    let now = now_ms();
+    let add = "INSERT INTO attempts (job, attempt, state, runner, generation, claim_request, nonce,
+                   token_hash, claimed)
+               VALUES (?1, ?2, 'live', ?3, ?4, ?5, ?6, ?7, ?8)";
+    let owner = claimant.owner;
+    tx.prepare_cached(add)?.execute(params![
+        job,
+        attempt,
+        owner.map(|owner| owner.runner.to_string()),
+        owner.map_or(0, |owner| owner.generation),
+        claimant.request,
+        nonce,
+        hash,
+        now,
+    ])?;
+    let set = "UPDATE jobs SET status = 'running', attempt = ?2, started = ?3 WHERE id = ?1";
+    tx.prepare_cached(set)?.execute((job, attempt, now))?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The control plane as a whole: what it starts, and in which order that ends.
+//!
+//! 1. The state folder with its lock, the database with its thread.
+//! 2. The keeper's thread.
+//! 3. The server, over TCP and over the operator's socket.
+//!
+//! It ends in the reverse order; before that, whoever waits for something is sent away.
+
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::api::Api;
+use crate::error::{chain, file};
+use crate::http::{Endpoint, Limits, Server};
+use crate::platform::Platform;
+use crate::{Config, Error, Pruned, Result, Source, folder, keeper};
+
+const KEEPER: &str = "control-keeper";
+
+/// A running control plane. Dropping it stops it.
+pub struct Control {
+    platform: Arc<Platform>,
+    server: Server,
+    keeper: Option<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Control {
+    /// Opens the state folder, and serves it.
+    pub fn start(config: Config) -> Result<Self> {
+        let (tcp, addresses) = listen(&config.listen)?;
+        let socket = folder::socket(&config.state);
+        // 1
+        let platform = Arc::new(Platform::open(config)?);
+        // 3, as far as it may fail
+        let mut endpoints = tcp;
+        endpoints.push(Endpoint::Unix(listen_for_operator(&socket)?));
+        // 2
+        let keeper = {
+            let platform = Arc::clone(&platform);
+            Builder::new().name(KEEPER.to_owned()).spawn(move || keeper::run(&platform))
+        };
+        let keeper = keeper.map_err(|source| Error::Thread { name: KEEPER, source })?;
+        // 3
+        let patience = platform.config.patience;
+        let limits = Limits { connections: 256, per_peer: 16, memory: 128 << 20, patience };
+        let handler = Arc::new(Api(Arc::clone(&platform)));
+        let server = Server::start(endpoints, limits, handler);
+        let server = server.inspect_err(|_| platform.bell.stop())?;
+        log::info!("control plane serves; addresses={addresses:?}");
+        Ok(Self { platform, server, keeper: Some(keeper), addresses })
+    }
+
+    /// Where runners and guests reach it.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What runners of other processes authenticate with. It is in the state folder, too, for this
+    /// user only, as `control/runner.token`.
+    #[must_use]
+    pub fn runner_token(&self) -> &str {
+        &self.platform.runner_token
+    }
+
+    /// Work for a runner in this process.
+    pub fn source(&self) -> Result<Source> {
+        let first = self.addresses.first().map(|address| format!("http://{address}"));
+        let base = self.platform.config.guest_url.clone().or(first).unwrap_or_default();
+        Source::open(Arc::clone(&self.platform), base)
+    }
+
+    /// Stops serving. Requests under way may be finished; who waits is sent away.
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(keeper) = self.keeper.take() else {
+            return Ok(());
+        };
+        self.platform.bell.stop();
+        let served = self.server.stop(self.platform.config.stop_grace);
+        let kept = keeper.join().map_err(|_| Error::Panicked { name: KEEPER });
+        served.and(kept)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::error!("the control plane did not stop well; error={}", chain(&error));
+        }
+    }
+}
+
+/// Removes old jobs, and content that nothing names, from a state folder that nobody serves. Where
+/// one is served, [`Client::prune`](crate::Client::prune) does it.
+pub fn prune(state: &Path, keep: Duration) -> Result<Pruned> {
+    Platform::open(Config::new(state))?.prune(keep)
+}
+
+fn listen(addresses: &[SocketAddr]) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> {
+    let mut endpoints = Vec::new();
+    let mut bound = Vec::new();
+    for &address in addresses {
+        let fail = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(fail)?;
+        listener.set_nonblocking(true).map_err(fail)?;
+        bound.push(listener.local_addr().map_err(fail)?);
+        endpoints.push(Endpoint::Tcp(listener));
+    }
+    Ok((endpoints, bound))
+}
+
+/// Whoever holds the folder's lock may take the socket of a process that was killed.
+fn listen_for_operator(path: &Path) -> Result<UnixListener> {
+    folder::remove(path)?;
+    let listener = folder::at_socket(path, |name| UnixListener::bind(name));
+    let listener = listener.map_err(file("listen on", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(file("protect", path))?;
+    listener.set_nonblocking(true).map_err(file("listen on", path))?;
+    Ok(listener)
+}

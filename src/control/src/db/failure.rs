@@ -1,0 +1,58 @@
+//! What can go wrong in a piece of work on the database.
+
+use std::path::Path;
+
+use rusqlite::ErrorCode;
+
+use crate::{Error, Refusal};
+
+/// The result of a piece of work.
+pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
+
+/// Why a piece of work was not done. Its caller knows what it was for: see [`Failure::explain`].
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Sql(rusqlite::Error),
+    Ours(Error),
+}
+
+impl Failure {
+    /// Says what failed on what, and recognizes what somebody can do something about.
+    pub(crate) fn explain(self, operation: &'static str, path: &Path) -> Error {
+        let path = path.to_owned();
+        match self {
+            Self::Ours(error) => error,
+            Self::Sql(source) => match source.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => Error::Full { path },
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                    Error::Corrupt { path, source }
+                }
+                _ => Error::Database { operation, path, source },
+            },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Ours(refusal.into())
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(source: serde_json::Error) -> Self {
+        Self::Ours(Error::BadRow { source })
+    }
+}

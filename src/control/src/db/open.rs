@@ -1,0 +1,126 @@
+//! Opening the database: whose it is, how new it is, and what is to be done to make it ours.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::schema::{APPLICATION, MIGRATIONS};
+use super::{Failure, Outcome};
+use crate::error::file;
+use crate::{Error, Result};
+
+/// How long another program that looks into the database may hold us up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the database, and brings its schema up to date.
+pub(super) fn open(path: &Path) -> Result<Connection> {
+    // SQLite gives its other files the mode of this one.
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    drop(options.open(path).map_err(file("create", path))?);
+    let connect = || {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(PATIENCE)?;
+        check(&connection, path)?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA foreign_keys = ON;
+             PRAGMA journal_size_limit = 67108864;",
+        )?;
+        migrate(&mut connection)?;
+        connection.set_prepared_statement_cache_capacity(128);
+        Ok(connection)
+    };
+    connect().map_err(|failure: Failure| failure.explain("open", path))
+}
+
+/// Refuses what another program made, and what a newer one of ours did.
+fn check(connection: &Connection, path: &Path) -> Outcome<()> {
+    let found: i64 = pragma(connection, "user_version")?;
+    let application: i64 = pragma(connection, "application_id")?;
+    let known = MIGRATIONS.len() as i64;
+    let is_new = application == 0 && found == 0;
+    if !is_new && application != APPLICATION {
+        let source = rusqlite::Error::InvalidQuery;
+        return Err(Error::Corrupt { path: path.to_owned(), source }.into());
+    }
+    if found > known {
+        return Err(Error::NewerDatabase { path: path.to_owned(), found, known }.into());
+    }
+    Ok(())
+}
+
+/// Takes the steps that are missing, each wholly or not at all.
+fn migrate(connection: &mut Connection) -> Outcome<()> {
+    let found: i64 = pragma(connection, "user_version")?;
+    let steps = MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0));
+    for (number, step) in steps {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", number as i64 + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, name, |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_database_is_opened_again_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        let add = "INSERT INTO storages (id, name, created) VALUES ('i', 'n', 1)";
+        open(&path).unwrap().execute(add, []).unwrap();
+
+        let again = open(&path).unwrap();
+
+        let count = again.query_row("SELECT count(*) FROM storages", [], |row| row.get(0));
+        assert_eq!(count, Ok(1));
+    }
+
+    #[test]
+    fn a_database_of_a_newer_version_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        open(&path).unwrap().pragma_update(None, "user_version", 999).unwrap();
+        let before = fs::read(&path).unwrap();
+
+        let error = open(&path).unwrap_err();
+
+        assert!(error.to_string().contains("has schema 999"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_damaged_database_is_refused_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        fs::write(&path, "garbage".repeat(1000)).unwrap();
+
+        let error = open(&path).unwrap_err();
+
+        assert!(error.to_string().contains("move it away"), "{error}");
+    }
+
+    #[test]
+    fn another_programs_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+
+        assert!(matches!(open(&path), Err(Error::Corrupt { .. })));
+    }
+}

@@ -1,0 +1,149 @@
+//! The tables. Times are milliseconds since 1970; JSON is text.
+//!
+//! A step once released is never changed: a change is a new step at the end.
+
+/// Marks the file as ours.
+pub(super) const APPLICATION: i64 = 0x7372_6370;
+
+/// The steps from nothing to now; how many were taken is the database's `user_version`.
+pub(super) const MIGRATIONS: &[&str] = &[FIRST];
+
+/// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
+/// from running to queued. `attempts.state`: live → ended | lost.
+const FIRST: &str = "
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL UNIQUE,
+    submission_key TEXT UNIQUE,
+    fingerprint BLOB NOT NULL,
+    status TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    agent TEXT NOT NULL,
+    profile TEXT,
+    prompt TEXT NOT NULL,
+    environment TEXT NOT NULL,
+    context TEXT NOT NULL,
+    has_secrets INTEGER NOT NULL,
+    timeout INTEGER,
+    resumed TEXT,
+    session TEXT,
+    created INTEGER NOT NULL,
+    started INTEGER,
+    finished INTEGER,
+    cancelled INTEGER,
+    timed_out INTEGER NOT NULL DEFAULT 0,
+    exit_code INTEGER,
+    error TEXT,
+    last_sequence INTEGER
+) STRICT;
+CREATE INDEX open_jobs ON jobs (status, id) WHERE status IN ('queued', 'running');
+
+CREATE TABLE attempts (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    attempt INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    runner TEXT,
+    generation INTEGER NOT NULL,
+    claim_request TEXT,
+    nonce BLOB NOT NULL,
+    token_hash BLOB NOT NULL UNIQUE,
+    claimed INTEGER NOT NULL,
+    ended INTEGER,
+    events INTEGER NOT NULL DEFAULT 0,
+    last_event INTEGER NOT NULL DEFAULT -1,
+    stored_bytes INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (job, position)
+) STRICT;
+CREATE UNIQUE INDEX event_sequences ON events (job, attempt, sequence);
+
+CREATE TABLE telemetry (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (job, position)
+) STRICT;
+
+CREATE TABLE storages (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    created INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE versions (
+    storage TEXT NOT NULL REFERENCES storages,
+    version TEXT NOT NULL,
+    content TEXT NOT NULL,
+    archive TEXT NOT NULL,
+    archive_size INTEGER NOT NULL,
+    manifest TEXT NOT NULL,
+    files INTEGER NOT NULL,
+    parent TEXT,
+    message TEXT,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (storage, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE uploads (
+    owner TEXT NOT NULL,
+    storage TEXT NOT NULL REFERENCES storages,
+    version TEXT NOT NULL,
+    content TEXT NOT NULL,
+    archive TEXT,
+    archive_size INTEGER,
+    manifest TEXT,
+    created INTEGER NOT NULL,
+    PRIMARY KEY (owner, storage, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE mounts (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    storage TEXT NOT NULL,
+    version TEXT NOT NULL,
+    mount_path TEXT NOT NULL,
+    PRIMARY KEY (job, name),
+    FOREIGN KEY (storage, version) REFERENCES versions
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE histories (
+    hash TEXT PRIMARY KEY,
+    encoding TEXT NOT NULL,
+    raw_size INTEGER NOT NULL,
+    blob TEXT NOT NULL,
+    encoded_size INTEGER NOT NULL,
+    created INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE checkpoints (
+    id TEXT PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    attempt INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    session TEXT NOT NULL,
+    history TEXT NOT NULL REFERENCES histories,
+    created INTEGER NOT NULL,
+    UNIQUE (job, attempt)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE snapshots (
+    checkpoint TEXT NOT NULL REFERENCES checkpoints ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    storage TEXT NOT NULL,
+    version TEXT NOT NULL,
+    mount_path TEXT NOT NULL,
+    PRIMARY KEY (checkpoint, name),
+    FOREIGN KEY (storage, version) REFERENCES versions
+) STRICT, WITHOUT ROWID;
+";

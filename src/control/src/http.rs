@@ -1,0 +1,37 @@
+//! HTTP/1.1, as little of it as the platform needs, for clients that may be hostile or slow.
+//!
+//! | what | bound |
+//! |---|---|
+//! | connections, so threads | [`Limits::connections`]; of one guest [`Limits::per_peer`] |
+//! | a request's head | 16 KiB, 64 headers, [`Limits::patience`] from its first byte |
+//! | a body in memory | its route's limit; all together [`Limits::memory`] |
+//! | a body's time | [`Limits::patience`] and 1 s for each MiB |
+//! | a reply's time | 60 s without any progress of 128 KiB |
+//! | an idle connection | 75 s |
+//!
+//! Bodies need a Content-Length; one request at a time on a connection.
+
+mod body;
+mod connection;
+mod head;
+mod response;
+mod server;
+mod socket;
+
+pub(crate) use self::body::Body;
+pub(crate) use self::head::{Head, Method};
+pub(crate) use self::response::{Content, Response};
+pub(crate) use self::server::{Endpoint, Limits, Server};
+
+/// A request: its head, and its body as it comes.
+pub(crate) struct Request<'a> {
+    pub(crate) head: Head,
+    pub(crate) body: Body<'a>,
+    /// Whether it came over the socket that is for this host's operator only.
+    pub(crate) is_operator: bool,
+}
+
+/// Answers requests, on many threads at once.
+pub(crate) trait Handler: Send + Sync + 'static {
+    fn handle(&self, request: &mut Request<'_>) -> Response;
+}

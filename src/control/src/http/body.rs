@@ -1,0 +1,140 @@
+//! A request's body as it comes: its length is known, its time is bounded.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::connection::Wire;
+use super::head::Head;
+use super::server::Shared;
+use crate::blob::{CHUNK, Input};
+use crate::{Refusal, Result};
+
+const MIB: u64 = 1024 * 1024;
+
+/// The body of the request that is just being handled.
+pub(crate) struct Body<'a> {
+    wire: &'a mut Wire,
+    memory: &'a Memory,
+    left: u64,
+    deadline: Instant,
+    /// The client waits to be told to send.
+    expects: bool,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(wire: &'a mut Wire, shared: &'a Shared, head: &Head) -> Self {
+        let length = head.length;
+        // A second for each MiB: any link that is worth uploading over.
+        let patience = shared.limits.patience + Duration::from_secs(length / MIB);
+        let deadline = Instant::now() + patience.min(Duration::from_secs(24 * 60 * 60));
+        let expects = head.expects_continue() && length > 0;
+        Self { wire, memory: &shared.memory, left: length, deadline, expects }
+    }
+
+    /// How many bytes are still to come.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// All of it, if it has at most `limit` bytes and there is room in memory for it.
+    pub(crate) fn read(&mut self, limit: u64) -> Result<Loaded<'a>> {
+        if self.left > limit {
+            return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
+        }
+        let reservation = self.memory.reserve(self.left)?;
+        let mut bytes = vec![0; usize::try_from(self.left).unwrap_or(usize::MAX)];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            filled += self.take(rest)?;
+        }
+        Ok(Loaded { bytes, _reservation: reservation })
+    }
+
+    /// Whether the rest could be dropped, so that the connection can be used again.
+    pub(super) fn skip(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        // A client that waits to be told to send will send nothing.
+        if self.expects || self.left > CHUNK as u64 {
+            return self.left == 0;
+        }
+        while self.left > 0 {
+            if self.take(&mut buffer).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Input for Body<'_> {
+    fn take(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let room = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let Some(buffer) = buffer.get_mut(..room).filter(|buffer| !buffer.is_empty()) else {
+            return Ok(0);
+        };
+        if std::mem::take(&mut self.expects) {
+            self.wire.send(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| Refusal::CutShort)?;
+        }
+        let count = match self.wire.read(buffer, self.deadline) {
+            Ok(0) => return Err(Refusal::CutShort.into()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(Refusal::TooSlow.into());
+            }
+            Err(_) => return Err(Refusal::CutShort.into()),
+        };
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+/// A body in memory.
+pub(crate) struct Loaded<'a> {
+    pub(crate) bytes: Vec<u8>,
+    _reservation: Reservation<'a>,
+}
+
+/// How much memory all bodies together may take.
+pub(super) struct Memory {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Memory {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0) }
+    }
+
+    fn reserve(&self, size: u64) -> Result<Reservation<'_>, Refusal> {
+        let used = self.used.fetch_add(size, Ordering::Relaxed);
+        let reservation = Reservation { memory: self, size };
+        if used.saturating_add(size) > self.limit { Err(Refusal::Busy) } else { Ok(reservation) }
+    }
+}
+
+struct Reservation<'a> {
+    memory: &'a Memory,
+    size: u64,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.size, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_out_once_and_comes_back() {
+        let memory = Memory::new(10);
+        let first = memory.reserve(8).unwrap();
+
+        assert!(memory.reserve(3).is_err());
+        drop(first);
+        assert!(memory.reserve(10).is_ok());
+    }
+}

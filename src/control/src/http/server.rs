@@ -1,0 +1,207 @@
+//! The thread that accepts connections, the threads that serve them, and their end.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Shutdown, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::Handler;
+use super::body::Memory;
+use super::connection::serve;
+use super::socket::Socket;
+use crate::{Error, Result};
+
+mod accept;
+
+const THREAD: &str = "control-accept";
+
+/// How much of everything there may be at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
+    /// From one address that is not this host.
+    pub(crate) per_peer: usize,
+    /// For bodies in memory, in bytes.
+    pub(crate) memory: u64,
+    /// For a request's head, and for its body, which has a second more for each MiB.
+    pub(crate) patience: Duration,
+}
+
+/// Where connections come from. It does not block.
+pub(crate) enum Endpoint {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A running server.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start(
+        endpoints: Vec<Endpoint>,
+        limits: Limits,
+        handler: Arc<dyn Handler>,
+    ) -> Result<Self> {
+        let fail = |source| Error::Thread { name: THREAD, source };
+        let memory = Memory::new(limits.memory);
+        let shared =
+            Shared { handler, memory, limits, places: Mutex::default(), left: Condvar::new() };
+        let shared = Arc::new(shared);
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| fail(errno.into()))?;
+        let stop = Arc::new(stop);
+        let thread = {
+            let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
+            Builder::new()
+                .name(THREAD.to_owned())
+                .spawn(move || accept::run(&endpoints, &shared, stop.as_fd()))
+                .map_err(fail)?
+        };
+        Ok(Self { shared, stop, thread: Some(thread) })
+    }
+
+    /// Takes no more requests; those under way have until `grace` is over, then they are cut off.
+    pub(crate) fn stop(&mut self, grace: Duration) -> Result<()> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        self.shared.close_idle();
+        if let Err(errno) = self.stop.write(1) {
+            log::error!("cannot signal a thread; thread={THREAD} error={errno}");
+        }
+        self.shared.close_all(Instant::now() + grace);
+        // It joins those of the connections, which have no socket any more to sleep on.
+        thread.join().map_err(|_| Error::Panicked { name: THREAD })
+    }
+}
+
+/// What all threads of a server share.
+pub(super) struct Shared {
+    pub(super) handler: Arc<dyn Handler>,
+    pub(super) memory: Memory,
+    pub(super) limits: Limits,
+    places: Mutex<Places>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct Places {
+    open: HashMap<u64, Open>,
+    next: u64,
+    is_stopping: bool,
+}
+
+struct Open {
+    socket: Arc<Socket>,
+    peer: Option<IpAddr>,
+    is_busy: bool,
+}
+
+impl Shared {
+    /// A place for a connection, if there is one left.
+    fn enter(&self, socket: Arc<Socket>, peer: Option<IpAddr>) -> Option<u64> {
+        let mut places = self.lock();
+        let from_peer = places.open.values().filter(|open| peer.is_some() && open.peer == peer);
+        let is_full = places.open.len() >= self.limits.connections
+            || from_peer.count() >= self.limits.per_peer;
+        if is_full || places.is_stopping {
+            return None;
+        }
+        places.next += 1;
+        let id = places.next;
+        places.open.insert(id, Open { socket, peer, is_busy: false });
+        Some(id)
+    }
+
+    /// Whether connections should end after their request, to make room.
+    pub(super) fn is_crowded(&self) -> bool {
+        let places = self.lock();
+        places.is_stopping || places.open.len() * 4 >= self.limits.connections * 3
+    }
+
+    fn close_idle(&self) {
+        let mut places = self.lock();
+        places.is_stopping = true;
+        let idle = places.open.values().filter(|open| !open.is_busy);
+        idle.for_each(|open| open.socket.shutdown(Shutdown::Both));
+    }
+
+    fn close_all(&self, deadline: Instant) {
+        let mut places = self.lock();
+        while !places.open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::warn!("requests are cut off; count={}", places.open.len());
+                break;
+            }
+            let waited = self.left.wait_timeout(places, left);
+            places = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        places.open.values().for_each(|open| open.socket.shutdown(Shutdown::Both));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among all. Dropping it gives it up, in a panic too.
+pub(super) struct Place<'a> {
+    shared: &'a Shared,
+    id: u64,
+    socket: Arc<Socket>,
+}
+
+impl Place<'_> {
+    pub(super) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    pub(super) fn is_operator(&self) -> bool {
+        matches!(*self.socket, Socket::Unix(_))
+    }
+
+    /// A request has begun.
+    pub(super) fn busy(&self) {
+        self.set(true);
+    }
+
+    /// A request is over; `true` if it was the last.
+    pub(super) fn idle(&self) -> bool {
+        self.set(false)
+    }
+
+    fn set(&self, is_busy: bool) -> bool {
+        let mut places = self.shared.lock();
+        if let Some(open) = places.open.get_mut(&self.id) {
+            open.is_busy = is_busy;
+        }
+        places.is_stopping
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().open.remove(&self.id);
+        self.shared.left.notify_all();
+    }
+}
+
+/// Starts the thread of a connection that has a place.
+fn start(shared: &Arc<Shared>, id: u64, socket: Arc<Socket>) -> std::io::Result<JoinHandle<()>> {
+    const STACK: usize = 512 * 1024;
+    let shared = Arc::clone(shared);
+    Builder::new().name(format!("control-{id}")).stack_size(STACK).spawn(move || {
+        let place = Place { shared: &shared, id, socket };
+        serve(&place, &shared);
+    })
+}

@@ -1,0 +1,158 @@
+//! The host's key, and what is made with it: tokens, signatures, and digests that nobody without
+//! the key can guess their way back from.
+//!
+//! A run's token is not drawn but made, from the key and a random nonce of its attempt: so a claim
+//! whose reply was lost is answered with the same token again, and yet the database holds nothing
+//! but the token's hash. Whoever has the database alone can neither read nor make one.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::error::file;
+use crate::{Error, Result, RunId, folder};
+
+/// What signs, and what is compared.
+pub(crate) type Tag = [u8; 32];
+
+/// The key. It is never shown.
+pub(crate) struct Key([u8; 32]);
+
+impl Key {
+    /// Reads the key, or draws one for a new state folder.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        match fs::read(path) {
+            Ok(bytes) => {
+                let key = bytes.try_into().map_err(|_| Error::BadKey { path: path.to_owned() })?;
+                Ok(Self(key))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = random()?;
+                folder::write(path, &key)?;
+                Ok(Self(key))
+            }
+            Err(error) => Err(file("read", path)(error)),
+        }
+    }
+
+    /// The token of one attempt at a job.
+    pub(crate) fn run_token(&self, run: &RunId, attempt: u32, nonce: &[u8; 32]) -> String {
+        let tag = self.tag("run token", &[run.bytes(), &attempt.to_be_bytes(), nonce]);
+        format!("run_{}", hex(&tag))
+    }
+
+    /// The signature of a URL.
+    pub(crate) fn sign(&self, text: &str) -> String {
+        hex(&self.tag("url", &[text.as_bytes()]))
+    }
+
+    /// Whether a signature is a URL's.
+    pub(crate) fn is_signature(&self, text: &str, signature: &str) -> bool {
+        same(self.sign(text).as_bytes(), signature.as_bytes())
+    }
+
+    /// Stands for a submission, to tell whether another is the same.
+    pub(crate) fn fingerprint(&self, bytes: &[u8]) -> Tag {
+        self.tag("submission", &[bytes])
+    }
+
+    /// Each purpose has its own tags; parts have fixed lengths, but the last.
+    fn tag(&self, purpose: &str, parts: &[&[u8]]) -> Tag {
+        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
+        mac.update(purpose.as_bytes());
+        mac.update(&[0]);
+        parts.iter().for_each(|part| mac.update(part));
+        mac.finalize().into_bytes().into()
+    }
+}
+
+/// The token of this host's runners: read, or drawn for a new state folder.
+pub(crate) fn runner_token(path: &Path) -> Result<String> {
+    match fs::read_to_string(path) {
+        Ok(token) => Ok(token.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let token = format!("runner_{}", hex(&random()?));
+            folder::write(path, token.as_bytes())?;
+            Ok(token)
+        }
+        Err(error) => Err(file("read", path)(error)),
+    }
+}
+
+/// What is stored of a token. Tokens are long and random, so a plain hash is enough.
+pub(crate) fn hash(token: &str) -> Tag {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Compares in a time that tells nothing about where the difference is.
+pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
+    one.ct_eq(other).into()
+}
+
+/// Random bytes that nobody can guess.
+pub(crate) fn random() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|source| Error::Entropy { source })?;
+    Ok(bytes)
+}
+
+/// Bytes as hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 64 hex digits as the 32 bytes that they stand for.
+pub(crate) fn unhex(text: &str) -> Option<Tag> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_and_makes_the_same_token_for_the_same_attempt_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let run = RunId::random();
+        let nonce = random().unwrap();
+        let token = Key::open(&path).unwrap().run_token(&run, 1, &nonce);
+
+        let again = Key::open(&path).unwrap();
+
+        assert_eq!(again.run_token(&run, 1, &nonce), token);
+        assert_ne!(again.run_token(&run, 2, &nonce), token);
+        assert_ne!(again.run_token(&RunId::random(), 1, &nonce), token);
+    }
+
+    #[test]
+    fn a_key_that_was_cut_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "short").unwrap();
+
+        assert!(matches!(Key::open(&path), Err(Error::BadKey { .. })));
+    }
+
+    #[test]
+    fn unhex_takes_what_hex_makes_and_nothing_else() {
+        let bytes = random().unwrap();
+
+        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+        assert_eq!(unhex(&hex(&bytes).to_uppercase()), None);
+        assert_eq!(unhex(&"+1".repeat(32)), None);
+        assert_eq!(unhex("ab"), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! Who gave a sign of life when. It is in memory only: after a restart everybody starts anew, with
+//! a whole lease, since nobody could give a sign to a platform that was not there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::RunId;
+
+/// One start of a runner, who answers for what it claimed as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Incarnation {
+    pub(crate) runner: Uuid,
+    pub(crate) generation: i64,
+}
+
+/// A runner as its last heartbeat told.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the contract's heartbeat has them")]
+pub struct Runner {
+    pub runner_id: Uuid,
+    pub runner_name: String,
+    pub group: String,
+    pub mode: String,
+    pub generation: i64,
+    pub sequence: i64,
+    pub total_vcpu: f64,
+    pub total_memory_mb: f64,
+    pub max_concurrent: u64,
+    pub running_count: u64,
+    pub admittable_profiles: Vec<String>,
+    /// Milliseconds since the heartbeat.
+    pub age_ms: u64,
+}
+
+#[derive(Default)]
+struct Signs {
+    attempts: HashMap<(RunId, u32), Instant>,
+    runners: HashMap<Uuid, (Runner, Instant)>,
+    here: HashSet<Incarnation>,
+}
+
+/// All signs of life.
+#[derive(Default)]
+pub(crate) struct Presence {
+    signs: Mutex<Signs>,
+}
+
+impl Presence {
+    /// Something came from an attempt.
+    pub(crate) fn touch(&self, run: RunId, attempt: u32) {
+        self.lock().attempts.insert((run, attempt), Instant::now());
+    }
+
+    /// An attempt has ended.
+    pub(crate) fn forget(&self, run: RunId) {
+        self.lock().attempts.retain(|(other, _), _| *other != run);
+    }
+
+    /// A heartbeat came. One that was overtaken by a later one is ignored.
+    pub(crate) fn heartbeat(&self, runner: Runner) {
+        let mut signs = self.lock();
+        let is_late = signs.runners.get(&runner.runner_id).is_some_and(|(known, _)| {
+            (known.generation, known.sequence) > (runner.generation, runner.sequence)
+        });
+        if !is_late {
+            signs.runners.insert(runner.runner_id, (runner, Instant::now()));
+        }
+    }
+
+    /// The generation of a runner, as far as it is known.
+    pub(crate) fn generation(&self, runner: Uuid) -> i64 {
+        self.lock().runners.get(&runner).map_or(0, |(known, _)| known.generation)
+    }
+
+    /// A runner in this process lives until [`Presence::leave`].
+    pub(crate) fn join(&self, here: Incarnation) {
+        self.lock().here.insert(here);
+    }
+
+    /// Whether it is in this process and lives.
+    pub(crate) fn is_here(&self, one: Incarnation) -> bool {
+        self.lock().here.contains(&one)
+    }
+
+    pub(crate) fn leave(&self, here: Incarnation) {
+        self.lock().here.remove(&here);
+    }
+
+    /// When there was the last sign that an attempt goes on: from itself, or from the very start of
+    /// the runner that claimed it. An attempt of which nothing was heard begins now.
+    pub(crate) fn last_sign(
+        &self,
+        run: RunId,
+        attempt: u32,
+        owner: Option<Incarnation>,
+    ) -> Instant {
+        let now = Instant::now();
+        let mut signs = self.lock();
+        let from_attempt = *signs.attempts.entry((run, attempt)).or_insert(now);
+        let Some(owner) = owner else {
+            return from_attempt;
+        };
+        if signs.here.contains(&owner) {
+            return now;
+        }
+        match signs.runners.get(&owner.runner) {
+            Some((runner, seen)) if runner.generation == owner.generation => {
+                from_attempt.max(*seen)
+            }
+            _ => from_attempt,
+        }
+    }
+
+    /// All runners that gave a heartbeat since the start.
+    pub(crate) fn runners(&self) -> Vec<Runner> {
+        let signs = self.lock();
+        let with_age = |(runner, seen): &(Runner, Instant)| {
+            let age_ms = u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Runner { age_ms, ..runner.clone() }
+        };
+        signs.runners.values().map(with_age).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runner(generation: i64, sequence: i64) -> Runner {
+        Runner {
+            runner_id: Uuid::nil(),
+            runner_name: "one".into(),
+            group: "a/b".into(),
+            mode: "running".into(),
+            generation,
+            sequence,
+            total_vcpu: 1.0,
+            total_memory_mb: 1.0,
+            max_concurrent: 1,
+            running_count: 0,
+            admittable_profiles: Vec::new(),
+            age_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_restarted_runner_gives_no_sign_for_what_it_claimed_before() {
+        let presence = Presence::default();
+        let run = RunId::random();
+        let owner = |generation| Some(Incarnation { runner: Uuid::nil(), generation });
+        let claimed = presence.last_sign(run, 1, owner(1));
+        presence.heartbeat(runner(2, 1));
+
+        assert_eq!(presence.last_sign(run, 1, owner(1)), claimed);
+        assert!(presence.last_sign(run, 1, owner(2)) > claimed);
+    }
+
+    #[test]
+    fn an_overtaken_heartbeat_is_ignored() {
+        let presence = Presence::default();
+        presence.heartbeat(runner(2, 5));
+        presence.heartbeat(runner(2, 4));
+        presence.heartbeat(runner(1, 9));
+
+        assert_eq!(presence.runners()[0].sequence, 5);
+    }
+}

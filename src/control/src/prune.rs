@@ -1,0 +1,109 @@
+//! What is kept, and what goes: finished jobs after a while, and content that nothing names.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{millis, now_ms};
+use crate::db::Outcome;
+use crate::platform::{AFTERMATH, Platform};
+use crate::{Result, RunId};
+
+/// How long uploads that were begun may be finished, and how old content is before it counts as
+/// forgotten: an upload takes a while until something names it.
+const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Finished jobs.
+    pub jobs: usize,
+    /// Versions of storages that no job and no checkpoint names.
+    pub versions: usize,
+    /// Archives, manifests and histories.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Platform {
+    /// Removes jobs that ended longer than `keep` ago, with all that is theirs, and what is not
+    /// named any more. A job whose checkpoint an open job goes on from stays.
+    pub(crate) fn prune(&self, keep: Duration) -> Result<Pruned> {
+        let (jobs, versions) = self.db.write("remove old jobs", move |tx| rows(tx, keep))?;
+        let mut pruned = Pruned { jobs, versions, ..Pruned::default() };
+        for blob in self.blobs.older_than(keep.min(GRACE))? {
+            let blobs = std::sync::Arc::clone(&self.blobs);
+            let digest = blob.digest;
+            // In the database's thread, where names come too: one that comes now is seen, one that
+            // comes later does not find the content.
+            let is_gone = self.db.read("remove content", move |tx| {
+                let is_named = is_named(tx, &digest)?;
+                if !is_named {
+                    blobs.remove(&digest)?;
+                }
+                Ok(!is_named)
+            })?;
+            pruned.blobs += usize::from(is_gone);
+            pruned.bytes += if is_gone { blob.size } else { 0 };
+        }
+        if pruned != Pruned::default() {
+            log::info!("pruned; jobs={jobs} versions={versions} blobs={}", pruned.blobs);
+        }
+        Ok(pruned)
+    }
+
+    /// Forgets what hides the secrets of jobs that may not report any more.
+    pub(crate) fn forget_masks(&self) -> Result<()> {
+        let since = now_ms().saturating_sub(millis(AFTERMATH));
+        let reporting = self.db.read("list reporting jobs", move |tx| {
+            let query = "SELECT run FROM jobs WHERE finished IS NULL OR finished > ?1";
+            let mut statement = tx.prepare(query)?;
+            let runs = statement.query_map([since], |row| row.get(0))?;
+            Ok(runs.collect::<Result<HashSet<RunId>, _>>()?)
+        })?;
+        self.secrets.forget_masks(&reporting);
+        Ok(())
+    }
+}
+
+fn rows(tx: &Transaction<'_>, keep: Duration) -> Outcome<(usize, usize)> {
+    let before = now_ms().saturating_sub(millis(keep));
+    let jobs = tx.execute(
+        "DELETE FROM jobs WHERE finished <= ?1 AND id NOT IN (
+             SELECT job FROM checkpoints WHERE id IN (
+                 SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))",
+        [before],
+    )?;
+    let stale = now_ms().saturating_sub(millis(keep.min(GRACE)));
+    tx.execute("DELETE FROM uploads WHERE created <= ?1", [stale])?;
+    let versions = tx.execute(
+        "DELETE FROM versions WHERE created <= ?1
+             AND NOT EXISTS (SELECT 1 FROM mounts AS m
+                 WHERE m.storage = versions.storage AND m.version = versions.version)
+             AND NOT EXISTS (SELECT 1 FROM snapshots AS s
+                 WHERE s.storage = versions.storage AND s.version = versions.version)",
+        [stale],
+    )?;
+    tx.execute(
+        "DELETE FROM histories WHERE created <= ?1
+             AND hash NOT IN (SELECT history FROM checkpoints)",
+        [stale],
+    )?;
+    tx.execute(
+        "DELETE FROM storages WHERE created <= ?1
+             AND id NOT IN (SELECT storage FROM versions)
+             AND id NOT IN (SELECT storage FROM uploads)",
+        [stale],
+    )?;
+    Ok((jobs, versions))
+}
+
+fn is_named(tx: &Connection, digest: &str) -> Outcome<bool> {
+    let query = "SELECT 1 FROM versions WHERE archive = ?1 OR manifest = ?1
+                 UNION ALL SELECT 1 FROM histories WHERE blob = ?1
+                 UNION ALL SELECT 1 FROM uploads WHERE archive = ?1 OR manifest = ?1";
+    Ok(tx.prepare_cached(query)?.exists([digest])?)
+}

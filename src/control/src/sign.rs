@@ -1,0 +1,37 @@
+//! URLs that carry their own permission: for one method and one path with its parameters, until
+//! they expire. The host is not signed, as it is reached by several addresses.
+
+use std::time::Duration;
+
+use crate::Refusal;
+use crate::clock::{millis, now_ms};
+use crate::http::{Head, Method};
+use crate::key::Key;
+
+const SIGNATURE: &str = "&signature=";
+
+/// Makes the URL for `path`, which has parameters already or ends in `?`.
+pub(crate) fn url(key: &Key, base: &str, method: Method, path: &str, life: Duration) -> String {
+    let expires = now_ms().saturating_add(millis(life));
+    let joint = if path.ends_with('?') { "" } else { "&" };
+    let target = format!("{path}{joint}expires={expires}");
+    let signature = key.sign(&text(method, &target));
+    format!("{base}{target}{SIGNATURE}{signature}")
+}
+
+/// Accepts what [`url`] made, unchanged and in time.
+pub(crate) fn check(key: &Key, head: &Head) -> Result<(), Refusal> {
+    let (target, signature) = head.target.split_once(SIGNATURE).ok_or(Refusal::BadSignature)?;
+    if !key.is_signature(&text(head.method, target), signature) {
+        return Err(Refusal::BadSignature);
+    }
+    let expires: i64 = head
+        .parameter("expires")
+        .and_then(|text| text.parse().ok())
+        .ok_or(Refusal::BadSignature)?;
+    if expires <= now_ms() { Err(Refusal::UrlExpired) } else { Ok(()) }
+}
+
+fn text(method: Method, target: &str) -> String {
+    format!("{} {target}", method.name())
+}

@@ -1,0 +1,89 @@
+//! What comes to a presigned URL: archives and manifests of versions.
+
+use serde::{Deserialize, Serialize};
+
+use super::Upload;
+use crate::content_hash::{FileEntry, content_hash};
+use crate::http::Body;
+use crate::platform::Platform;
+use crate::{Refusal, Result};
+
+/// The largest manifest, as the largest list of files.
+pub(crate) const LARGEST_LIST: u64 = 32 << 20;
+
+/// A version's manifest.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    pub(crate) files: Vec<FileEntry>,
+    pub(crate) created_at: String,
+}
+
+/// Which upload is meant; the URL's signature has proved that it may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) owner: String,
+    pub(crate) storage: String,
+    pub(crate) version: String,
+}
+
+impl Platform {
+    /// Receives an archive. Another one for the same version takes its place until the commit.
+    pub(crate) fn put_archive(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
+        self.upload(&target)?;
+        let limit = self.config.largest_archive;
+        if body.left() == 0 {
+            return Err(Refusal::bad("an archive is never empty").into());
+        }
+        if body.left() > limit {
+            return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
+        }
+        let blob = self.blobs.receive(body, limit, &mut |_| Ok(()))?.keep()?;
+        self.uploaded(target, "archive", blob.digest, Some(blob.size))
+    }
+
+    /// Receives a manifest, which must list what was prepared.
+    pub(crate) fn put_manifest(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
+        let content = self.upload(&target)?;
+        let loaded = body.read(LARGEST_LIST)?;
+        let manifest: Manifest = serde_json::from_slice(&loaded.bytes)
+            .map_err(|error| Refusal::bad(format!("the manifest: {error}")))?;
+        if content_hash(&target.storage, &manifest.files)? != content {
+            return Err(Refusal::WrongHash.into());
+        }
+        let mut bytes = loaded.bytes.as_slice();
+        let blob = self.blobs.receive(&mut bytes, LARGEST_LIST, &mut |_| Ok(()))?.keep()?;
+        self.uploaded(target, "manifest", blob.digest, None)
+    }
+
+    /// The content hash of an upload that is under way.
+    fn upload(&self, target: &Target) -> Result<String> {
+        let Target { owner, storage, version } = target.clone();
+        self.db.read("find an upload", move |tx| {
+            Ok(Upload::find(tx, (&owner, &storage, &version))?.content)
+        })
+    }
+
+    /// An upload whose attempt has ended meanwhile is gone, and stays so.
+    fn uploaded(
+        &self,
+        target: Target,
+        kind: &'static str,
+        digest: String,
+        size: Option<u64>,
+    ) -> Result<()> {
+        self.db.write("record an upload", move |tx| {
+            let Target { owner, storage, version } = target;
+            let set = format!(
+                "UPDATE uploads SET {kind} = ?4, archive_size = coalesce(?5, archive_size)
+                 WHERE owner = ?1 AND storage = ?2 AND version = ?3"
+            );
+            let row = (owner, storage, version, digest, size);
+            match tx.prepare_cached(&set)?.execute(row)? {
+                0 => Err(Refusal::Ended.into()),
+                _ => Ok(()),
+            }
+        })
+    }
+}

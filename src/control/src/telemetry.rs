@@ -1,0 +1,153 @@
+//! What a job's guest and runner tell about it: logs, metrics, operations, network.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::attempt::Caller;
+use crate::bell::Topic;
+use crate::clock::{millis, now_ms};
+use crate::db::Outcome;
+use crate::event::{Page, charge, next_position};
+use crate::key::Tag;
+use crate::platform::{AFTERMATH, Platform};
+use crate::{Refusal, Result, RunId};
+
+/// The most entries of one report.
+const MOST: usize = 1000;
+
+/// How many bytes a page has, give or take one report.
+const PAGE: usize = 4 << 20;
+
+/// What is kept of a report.
+const LISTS: [&str; 3] = ["metrics", "sandboxOperations", "networkLogs"];
+const LOG: &str = "systemLog";
+
+/// A report as it was sent.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    pub(crate) run_id: RunId,
+    #[serde(flatten)]
+    content: Map<String, Value>,
+}
+
+/// What a report is answered.
+#[derive(Serialize)]
+pub(crate) struct Reported {
+    success: bool,
+    id: String,
+}
+
+/// A report that was stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Telemetry {
+    /// Where it is among all of the job: what to go on after.
+    pub position: i64,
+    /// The attempt that it is of.
+    pub attempt: u32,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// `systemLog`, `metrics`, `sandboxOperations`, `networkLogs`: those that it had.
+    pub content: Map<String, Value>,
+}
+
+impl Platform {
+    /// Stores a report. It may come some time after the job's end.
+    pub(crate) fn take_report(&self, token: &Tag, mut report: Report) -> Result<Reported> {
+        let (token, run) = (*token, report.run_id);
+        check(&mut report)?;
+        let mask = self.secrets.mask(&run)?;
+        let is_masked = mask.is_some();
+        let mut content = Value::from(report.content);
+        if let Some(mask) = mask {
+            mask.value(&mut content);
+        }
+        let body = content.to_string();
+        let most = self.config.largest_record;
+        let (caller, position) = self.db.write("store telemetry", move |tx| {
+            let caller = Caller::authorize(tx, &token, &run)?;
+            admit(tx, caller, is_masked)?;
+            charge(tx, caller, body.len(), most)?;
+            let position = next_position(tx, "telemetry", caller.job)?;
+            let add = "INSERT INTO telemetry (job, position, attempt, received, body)
+                       VALUES (?1, ?2, ?3, ?4, ?5)";
+            let row = (caller.job, position, caller.attempt, now_ms(), body);
+            tx.prepare_cached(add)?.execute(row)?;
+            Ok((caller, position))
+        })?;
+        if caller.ended.is_none() {
+            self.presence.touch(run, caller.attempt);
+        }
+        self.bell.ring(Topic::Job(run));
+        Ok(Reported { success: true, id: position.to_string() })
+    }
+
+    /// The reports after a position; waits for so long if there are none yet.
+    pub(crate) fn telemetry(
+        &self,
+        run: RunId,
+        after: i64,
+        hold: Duration,
+    ) -> Result<Page<Telemetry>> {
+        self.page(run, hold, after, move |tx, job, page| {
+            let query = "SELECT position, attempt, received, body FROM telemetry
+                         WHERE job = ?1 AND position > ?2 ORDER BY position";
+            let mut statement = tx.prepare_cached(query)?;
+            let mut rows = statement.query((job, after))?;
+            while let Some(row) = rows.next()? {
+                let body: String = row.get(3)?;
+                page.size += body.len();
+                page.page.next = row.get(0)?;
+                page.page.items.push(Telemetry {
+                    position: row.get(0)?,
+                    attempt: row.get(1)?,
+                    received_ms: row.get(2)?,
+                    content: serde_json::from_str(&body)?,
+                });
+                if page.size >= PAGE {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// A guest lives.
+    pub(crate) fn take_heartbeat(&self, token: &Tag, run: RunId) -> Result<()> {
+        let token = *token;
+        let caller = self.db.read("check a token", move |tx| Caller::live(tx, &token, &run))?;
+        self.presence.touch(run, caller.attempt);
+        Ok(())
+    }
+}
+
+/// Keeps what the contract knows, if it has the contract's form.
+fn check(report: &mut Report) -> Result<(), Refusal> {
+    report
+        .content
+        .retain(|name, value| !value.is_null() && (name == LOG || LISTS.contains(&name.as_str())));
+    let mut entries = 0;
+    for (name, value) in &report.content {
+        match value {
+            Value::String(_) if name == LOG => {}
+            Value::Array(items) if name != LOG => entries += items.len(),
+            _ => return Err(Refusal::bad(format!("`{name}` has the wrong form"))),
+        }
+    }
+    if entries > MOST {
+        return Err(Refusal::TooLarge { limit: MOST as u64, unit: "entries" });
+    }
+    Ok(())
+}
+
+/// After its end an attempt may report for a while; but not, once nobody can hide its secrets.
+fn admit(tx: &rusqlite::Transaction<'_>, caller: Caller, is_masked: bool) -> Outcome<()> {
+    let Some(ended) = caller.ended else { return Ok(()) };
+    let query = "SELECT has_secrets FROM jobs WHERE id = ?1";
+    let has_secrets: bool = tx.prepare_cached(query)?.query_row([caller.job], |row| row.get(0))?;
+    let is_late = now_ms() > ended.saturating_add(millis(AFTERMATH));
+    if is_late || (has_secrets && !is_masked) { Err(Refusal::Ended.into()) } else { Ok(()) }
+}
