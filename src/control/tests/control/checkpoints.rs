@@ -1,0 +1,199 @@
+//! Checkpoints, and jobs that go on from them.
+
+use control::{Error, Submission};
+use serde_json::json;
+
+use crate::harness::{Guest, Host, refusal, sha256};
+use crate::storages::{snapshot, upload, with_artifact};
+
+/// Stores a checkpoint with a session `s-1`.
+fn checkpoint(guest: &Guest<'_>, history: &str, version: &str) -> crate::harness::Reply {
+    guest.post(
+        "checkpoints",
+        json!({
+            "cliAgentType": "claude-code",
+            "cliAgentSessionId": "s-1",
+            "cliAgentSessionHistoryHash": history,
+            "artifactSnapshots": [{"name": "work", "version": version, "mountPath": "/w"}],
+        }),
+    )
+}
+
+fn announce(text: &[u8], encoded: &[u8], encoding: &str) -> serde_json::Value {
+    json!({"hash": sha256(text), "rawSize": text.len(), "encodedSize": encoded.len(),
+        "encoding": encoding})
+}
+
+#[test]
+fn a_job_goes_on_from_anothers_session_and_artifacts() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let history = guest.history("{\"a\":1}\n");
+    let version = snapshot(&guest, &mount, "new");
+    let id = checkpoint(&guest, &history, &version).ok()["checkpointId"].clone();
+    guest.complete(0).ok();
+
+    let resume =
+        Submission { prompt: "go on".into(), resume: Some(guest.run), ..Submission::default() };
+    let run = host.client().submit(&resume).unwrap().run_id;
+    let next = host.claim(run);
+
+    let session = &next.context["resumeSession"];
+    assert_eq!(session["sessionId"], "s-1");
+    assert_eq!(session["historyRef"]["hash"], json!(history));
+    assert_eq!(session["historyRef"]["encoding"], "identity");
+    assert_eq!(host.get(&session["historyRef"]["url"], "").body, b"{\"a\":1}\n");
+    assert_eq!(next.context["checkpointId"], id);
+    let artifact = &next.context["storageManifest"]["storageMounts"][0];
+    assert_eq!(artifact["versionId"], json!(version));
+    assert_eq!(host.get(&artifact["archiveUrl"], "").body, b"new");
+}
+
+#[test]
+fn an_artifact_of_the_submission_takes_the_place_of_the_checkpoints() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let history = guest.history("{}\n");
+    checkpoint(&guest, &history, &mount.version_id).ok();
+    guest.complete(0).ok();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("b"), "x").unwrap();
+    let new = upload(&host, folder.path());
+
+    let resume = Submission {
+        prompt: "go on".into(),
+        resume: Some(guest.run),
+        artifacts: vec![new.clone()],
+        ..Submission::default()
+    };
+    let next = host.claim(host.client().submit(&resume).unwrap().run_id);
+
+    let mounts = next.context["storageManifest"]["storageMounts"].as_array().unwrap();
+    assert_eq!(mounts.len(), 1);
+    assert_eq!(mounts[0]["versionId"], json!(new.version_id));
+}
+
+#[test]
+fn the_operator_sees_a_checkpoint_and_copies_its_artifact() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let history = guest.history("{}\n");
+    let version = snapshot(&guest, &mount, "new");
+    checkpoint(&guest, &history, &version).ok();
+
+    let seen = host.client().checkpoint(guest.run).unwrap();
+    let mut archive = Vec::new();
+    host.client().artifact(guest.run, "work", &mut archive).unwrap();
+    let absent = host.client().artifact(guest.run, "Ünsinn/..", &mut archive);
+
+    assert_eq!((seen.session_id.as_str(), seen.history_size), ("s-1", 3));
+    assert_eq!(seen.artifacts[0].version_id, version);
+    assert_eq!(archive, b"new");
+    assert!(matches!(absent, Err(Error::Answered { status: 404, .. })));
+}
+
+#[test]
+fn a_checkpoint_sent_twice_is_one() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let history = guest.history("{}\n");
+
+    let first = checkpoint(&guest, &history, &mount.version_id).ok();
+    let second = checkpoint(&guest, &history, &mount.version_id).ok();
+
+    assert_eq!(first, second);
+}
+
+#[test]
+fn a_checkpoint_of_what_is_not_there_is_refused() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let absent = sha256(b"absent");
+
+    let no_history = checkpoint(&guest, &absent, &mount.version_id);
+    let history = guest.history("{}\n");
+    let no_version = checkpoint(&guest, &history, &absent);
+
+    assert_eq!(no_history.refused(), refusal(409, "OBJECTS_MISSING"));
+    assert_eq!(no_version.refused(), refusal(404, "NOT_FOUND"));
+    assert!(host.client().checkpoint(guest.run).is_err());
+}
+
+#[test]
+fn a_checkpoint_with_more_than_the_contract_has_is_refused() {
+    let host = Host::start();
+    let guest = host.running();
+    let history = guest.history("{}\n");
+
+    let body = json!({"cliAgentType": "claude-code", "cliAgentSessionId": "s",
+        "cliAgentSessionHistoryHash": history, "extra": 1});
+
+    assert_eq!(guest.post("checkpoints", body).refused(), refusal(400, "BAD_REQUEST"));
+}
+
+#[test]
+fn a_job_without_a_checkpoint_cannot_be_resumed() {
+    let host = Host::start();
+    let run = host.submit("x");
+    let resume = Submission { prompt: "y".into(), resume: Some(run), ..Submission::default() };
+
+    let refused = host.client().submit(&resume);
+
+    assert!(matches!(refused, Err(Error::Answered { status: 404, .. })));
+}
+
+#[test]
+fn a_history_is_taken_compressed_and_known_the_next_time() {
+    let host = Host::start();
+    let guest = host.running();
+    let text = "{\"line\":1}\n".repeat(20_000);
+    let packed = zstd::encode_all(text.as_bytes(), 3).unwrap();
+    let announcement = announce(text.as_bytes(), &packed, "zstd");
+
+    let prepared = guest.post("checkpoints/prepare-history", announcement.clone()).ok();
+    host.put(&prepared["presignedUrl"], &packed).ok();
+    let again = guest.post("checkpoints/prepare-history", announcement).ok();
+
+    assert_eq!(prepared["encoding"], "zstd");
+    assert_eq!(again, json!({"existing": true}));
+}
+
+#[test]
+fn a_history_of_the_wrong_hash_or_size_is_refused() {
+    let host = Host::start();
+    let guest = host.running();
+    let prepare = |announcement| {
+        guest.post("checkpoints/prepare-history", announcement).ok()["presignedUrl"].clone()
+    };
+    let plain = prepare(announce(b"{}\n", b"{}\n", "identity"));
+
+    assert_eq!(host.put(&plain, b"[]\n").refused(), refusal(400, "WRONG_HASH"));
+    assert_eq!(host.put(&plain, b"{}").refused(), refusal(400, "WRONG_SIZE"));
+    host.put(&plain, b"{}\n").ok();
+}
+
+#[test]
+fn a_history_that_unpacks_to_more_than_announced_is_refused() {
+    let host = Host::start();
+    let guest = host.running();
+    let bomb = zstd::encode_all(&vec![0; 10 << 20][..], 19).unwrap();
+    let garbage = vec![9; bomb.len()];
+    let announcement = announce(b"small", &bomb, "zstd");
+    let prepared = guest.post("checkpoints/prepare-history", announcement).ok();
+
+    let url = &prepared["presignedUrl"];
+    assert_eq!(host.put(url, &bomb).refused(), refusal(400, "BAD_REQUEST"));
+    assert_eq!(host.put(url, &garbage).refused(), refusal(400, "BAD_REQUEST"));
+}
+
+#[test]
+fn an_encoding_that_is_not_known_is_not_acknowledged() {
+    let host = Host::start();
+    let guest = host.running();
+
+    let prepared =
+        guest.post("checkpoints/prepare-history", announce(b"{}\n", b"x", "brotli")).ok();
+
+    assert_eq!(prepared["encoding"], "identity");
+    host.put(&prepared["presignedUrl"], b"{}\n").ok();
+}
