@@ -138,8 +138,9 @@ impl Incoming<'_> {
     pub(crate) fn keep(self) -> Result<Blob> {
         let blob = Blob { digest: self.digest(), size: self.size };
         let path = self.blobs.path(&blob.digest);
-        if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        if let Some(parent) = path.parent() {
             folder::make(parent)?;
+            // Another upload may have made it, and not be that far yet.
             folder::flush(&self.blobs.root)?;
         }
         folder::publish(&self.open, &self.path, &path)?;

@@ -158,7 +158,8 @@ impl Client {
         self.get("/v1/runners")
     }
 
-    /// Removes jobs that ended longer ago, and content that nothing names.
+    /// Removes jobs that ended longer ago, and content that nothing names. Uploads of the last day
+    /// that no job names yet stay, unless `keep` is shorter than that.
     pub fn prune(&self, keep: Duration) -> Result<Pruned> {
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         self.post("/v1/prune", &Prune { keep_ms })

@@ -1,8 +1,8 @@
 //! The control plane as a whole: what it starts, and in which order that ends.
 //!
 //! 1. The state folder with its lock, the database with its thread.
-//! 2. The keeper's thread.
-//! 3. The server, over TCP and over the operator's socket.
+//! 2. The server, over TCP and over the operator's socket.
+//! 3. The keeper's thread.
 //!
 //! It ends in the reverse order; before that, whoever waits for something is sent away.
 
@@ -38,21 +38,20 @@ impl Control {
         let socket = folder::socket(&config.state);
         // 1
         let platform = Arc::new(Platform::open(config)?);
-        // 3, as far as it may fail
+        // 2
         let mut endpoints = tcp;
         endpoints.push(Endpoint::Unix(listen_for_operator(&socket)?));
-        // 2
+        let patience = platform.config.patience;
+        let limits = Limits { connections: 512, per_peer: 16, memory: 64 << 20, patience };
+        let server = Server::start(endpoints, limits, Arc::new(Api(Arc::clone(&platform))))?;
+        // 3
         let keeper = {
             let platform = Arc::clone(&platform);
             Builder::new().name(KEEPER.to_owned()).spawn(move || keeper::run(&platform))
         };
+        // Who waits for something would keep the server from ending.
+        let keeper = keeper.inspect_err(|_| platform.bell.stop());
         let keeper = keeper.map_err(|source| Error::Thread { name: KEEPER, source })?;
-        // 3
-        let patience = platform.config.patience;
-        let limits = Limits { connections: 256, per_peer: 16, memory: 128 << 20, patience };
-        let handler = Arc::new(Api(Arc::clone(&platform)));
-        let server = Server::start(endpoints, limits, handler);
-        let server = server.inspect_err(|_| platform.bell.stop())?;
         log::info!("control plane serves; addresses={addresses:?}");
         Ok(Self { platform, server, keeper: Some(keeper), addresses })
     }
@@ -74,10 +73,11 @@ impl Control {
     pub fn source(&self) -> Result<Source> {
         let first = self.addresses.first().map(|address| format!("http://{address}"));
         let base = self.platform.config.guest_url.clone().or(first).unwrap_or_default();
-        Source::open(Arc::clone(&self.platform), base)
+        Source::open(Arc::clone(&self.platform), base.trim_end_matches('/').to_owned())
     }
 
-    /// Stops serving. Requests under way may be finished; who waits is sent away.
+    /// Stops serving. Requests under way may be finished; who waits is sent away. Its sources keep
+    /// the state folder locked until they are dropped.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
@@ -87,8 +87,8 @@ impl Control {
             return Ok(());
         };
         self.platform.bell.stop();
-        let served = self.server.stop(self.platform.config.stop_grace);
         let kept = keeper.join().map_err(|_| Error::Panicked { name: KEEPER });
+        let served = self.server.stop(self.platform.config.stop_grace);
         served.and(kept)
     }
 }

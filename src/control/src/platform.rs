@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, Topic, Woken};
 use crate::blob::Blobs;
+use crate::clock::after;
 use crate::db::Db;
 use crate::folder::Folder;
 use crate::http::Method;
@@ -76,7 +77,7 @@ impl Platform {
         hold: Duration,
         mut look: impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let deadline = Instant::now() + hold;
+        let deadline = after(Instant::now(), hold);
         let mut watch = self.bell.watch(topic);
         loop {
             if let Some(found) = look()? {

@@ -32,8 +32,14 @@ impl Platform {
     /// Removes jobs that ended longer than `keep` ago, with all that is theirs, and what is not
     /// named any more. A job whose checkpoint an open job goes on from stays.
     pub(crate) fn prune(&self, keep: Duration) -> Result<Pruned> {
-        let (jobs, versions) = self.db.write("remove old jobs", move |tx| rows(tx, keep))?;
-        let mut pruned = Pruned { jobs, versions, ..Pruned::default() };
+        let mut pruned = Pruned::default();
+        // One at a time: others wait for the database as long as one job's events take.
+        for job in self.db.read("list old jobs", move |tx| old_jobs(tx, keep))? {
+            let delete = "DELETE FROM jobs WHERE id = ?1";
+            pruned.jobs +=
+                self.db.write("remove a job", move |tx| Ok(tx.execute(delete, [job])?))?;
+        }
+        pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
         for blob in self.blobs.older_than(keep.min(GRACE))? {
             let blobs = std::sync::Arc::clone(&self.blobs);
             let digest = blob.digest;
@@ -50,7 +56,8 @@ impl Platform {
             pruned.bytes += if is_gone { blob.size } else { 0 };
         }
         if pruned != Pruned::default() {
-            log::info!("pruned; jobs={jobs} versions={versions} blobs={}", pruned.blobs);
+            let Pruned { jobs, versions, blobs, bytes } = pruned;
+            log::info!("pruned; jobs={jobs} versions={versions} blobs={blobs} bytes={bytes}");
         }
         Ok(pruned)
     }
@@ -69,14 +76,18 @@ impl Platform {
     }
 }
 
-fn rows(tx: &Transaction<'_>, keep: Duration) -> Outcome<(usize, usize)> {
+fn old_jobs(tx: &Connection, keep: Duration) -> Outcome<Vec<i64>> {
     let before = now_ms().saturating_sub(millis(keep));
-    let jobs = tx.execute(
-        "DELETE FROM jobs WHERE finished <= ?1 AND id NOT IN (
-             SELECT job FROM checkpoints WHERE id IN (
-                 SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))",
-        [before],
-    )?;
+    let query = "SELECT id FROM jobs WHERE finished <= ?1 AND id NOT IN (
+                     SELECT job FROM checkpoints WHERE id IN (
+                         SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))";
+    let mut statement = tx.prepare(query)?;
+    let jobs = statement.query_map([before], |row| row.get(0))?;
+    Ok(jobs.collect::<Result<_, _>>()?)
+}
+
+/// Removes versions that nothing names, and returns how many; and what was begun and not finished.
+fn old_content(tx: &Transaction<'_>, keep: Duration) -> Outcome<usize> {
     let stale = now_ms().saturating_sub(millis(keep.min(GRACE)));
     tx.execute("DELETE FROM uploads WHERE created <= ?1", [stale])?;
     let versions = tx.execute(
@@ -98,7 +109,7 @@ fn rows(tx: &Transaction<'_>, keep: Duration) -> Outcome<(usize, usize)> {
              AND id NOT IN (SELECT storage FROM uploads)",
         [stale],
     )?;
-    Ok((jobs, versions))
+    Ok(versions)
 }
 
 fn is_named(tx: &Connection, digest: &str) -> Outcome<bool> {

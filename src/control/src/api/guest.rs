@@ -11,7 +11,7 @@ use crate::storage::{LARGEST_LIST, Request as StorageRequest, Writer};
 use crate::{Refusal, Result, RunId};
 
 /// A batch has 512 KiB, but one event alone may have more.
-const EVENTS: u64 = 16 << 20;
+const EVENTS: u64 = 8 << 20;
 
 const TELEMETRY: u64 = 2 << 20;
 const FIREWALL: u64 = 256 << 10;

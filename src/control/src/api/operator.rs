@@ -12,7 +12,7 @@ use crate::storage::{LARGEST_LIST, Writer};
 use crate::{Refusal, Result, RunId};
 
 /// Prompts may be long.
-const SUBMISSION: u64 = 64 << 20;
+const SUBMISSION: u64 = 16 << 20;
 
 /// What is to be pruned.
 #[derive(Serialize, Deserialize)]

@@ -78,20 +78,22 @@ fn poll(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
 }
 
 fn claim(platform: &Platform, request: &mut Request<'_>, run: &str) -> Result<Response> {
-    let run = run.parse()?;
+    let run: RunId = run.parse()?;
     // Nothing that it says is needed, but it has to be JSON.
     let _: Value = json(request, ORDINARY)?;
     let base = match &platform.config.guest_url {
-        Some(url) => url.clone(),
+        Some(url) => url.trim_end_matches('/').to_owned(),
         None => request.head.origin()?,
     };
     // A runner may name itself or the run here.
     let session = request.head.header("x-client-session-id");
     let runner = session.and_then(|text| text.parse().ok());
-    let runner = runner.filter(|runner: &Uuid| runner.as_bytes() != RunId::bytes(&run));
+    let runner =
+        runner.filter(|runner: &Uuid| !runner.is_nil() && runner.as_bytes() != run.bytes());
     let owner = runner
         .map(|runner| Incarnation { runner, generation: platform.presence.generation(runner) });
-    let request = request.head.header("x-client-request-id").map(str::to_owned);
+    let request = request.head.header("x-client-request-id").filter(|id| !id.is_empty());
+    let request = request.map(str::to_owned);
     let claim = platform.claim(run, Claimant { owner, request }, &base)?;
     Ok(Response::json(&claim.context))
 }

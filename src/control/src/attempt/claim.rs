@@ -25,7 +25,6 @@ pub(crate) struct Claimant {
 }
 
 /// A job that was claimed.
-#[derive(Debug, Clone)]
 pub(crate) struct Claim {
     pub(crate) attempt: u32,
     pub(crate) token: String,
@@ -36,6 +35,8 @@ pub(crate) struct Claim {
 impl Platform {
     /// Claims a job; `base` is the beginning of URLs for its guest.
     pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
+        // Before the claim, so that it fails if they cannot be read; they never change.
+        let secrets = self.secrets.read(&run)?;
         let (key, fresh) = (Arc::clone(&self.key), random()?);
         let (attempt, token, context) = self.db.write("claim a job", move |tx| {
             let (job, status) = find(tx, &run)?;
@@ -57,8 +58,7 @@ impl Platform {
         self.bell.ring(Topic::Deadline);
         self.bell.ring(Topic::Job(run));
         let timeout_ms = context.timeout_ms;
-        // After the claim: a job that ended meanwhile has no secrets any more, and no use for them.
-        let context = context.json(self, &token, self.secrets.read(&run)?, base);
+        let context = context.json(self, &token, secrets, base);
         Ok(Claim { attempt, token, timeout_ms, context })
     }
 }

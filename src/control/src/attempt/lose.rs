@@ -3,17 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 use uuid::Uuid;
 
 use super::complete::end_attempt;
 use crate::bell::Topic;
-use crate::clock::{millis, now_ms};
+use crate::clock::{after, millis, now_ms};
 use crate::db::Outcome;
-use crate::job::{Status, find};
+use crate::job::Status;
 use crate::platform::Platform;
 use crate::presence::Incarnation;
-use crate::{Refusal, Result, RunId};
+use crate::{Result, RunId};
 
 /// An attempt that is live, as far as anybody knows.
 struct Live {
@@ -42,15 +42,21 @@ impl Platform {
     /// Does what is due about live attempts, and says when to look again.
     pub(crate) fn look_after_attempts(&self) -> Result<Option<Instant>> {
         let mut next: Option<Instant> = None;
+        let mut failed = Ok(());
         for live in self.db.read("list live attempts", live)? {
-            match self.judge(&live) {
-                Verdict::Lives(until) => next = Some(next.map_or(until, |next| next.min(until))),
-                Verdict::TimedOut => self.time_out(&live)?,
-                Verdict::Overdue => self.give_up(&live, "it did not end when it was asked to")?,
-                Verdict::Lost => self.lose(live.run, live.attempt, "no sign of life")?,
-            }
+            let done = match self.judge(&live) {
+                Verdict::Lives(until) => {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                    Ok(())
+                }
+                Verdict::TimedOut => self.time_out(&live),
+                Verdict::Overdue => self.give_up(&live, "it did not end when it was asked to"),
+                Verdict::Lost => self.lose(live.run, live.attempt, "no sign of life"),
+            };
+            // One that cannot be helped must not keep us from the others.
+            failed = failed.and(done);
         }
-        Ok(next)
+        failed.map(|()| next)
     }
 
     /// Ends an attempt whose runner is gone; the job is tried again, or fails if that was often
@@ -58,13 +64,9 @@ impl Platform {
     pub(crate) fn lose(&self, run: RunId, attempt: u32, reason: &'static str) -> Result<()> {
         let most = self.config.attempts;
         let status = self.db.write("give a job back", move |tx| {
-            let (job, status) = find(tx, &run)?;
-            let query = "SELECT attempt, cancelled IS NOT NULL FROM jobs WHERE id = ?1";
-            let (current, is_cancelled): (u32, bool) =
-                tx.query_row(query, [job], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            if status != Status::Running || current != attempt {
-                return Ok(None);
-            }
+            let Some(job) = running(tx, &run, attempt)? else { return Ok(None) };
+            let query = "SELECT cancelled IS NOT NULL FROM jobs WHERE id = ?1";
+            let is_cancelled: bool = tx.query_row(query, [job], |row| row.get(0))?;
             end_attempt(tx, job, "lost", now_ms())?;
             if is_cancelled || attempt >= most {
                 let error = format!("attempt {attempt} was lost: {reason}");
@@ -98,7 +100,8 @@ impl Platform {
         let (now, clock) = (Instant::now(), now_ms());
         let until = |due: i64| now + Duration::from_millis(due.saturating_sub(clock).max(0) as u64);
         let over = |due: i64| due <= clock;
-        let lease = self.presence.last_sign(live.run, live.attempt, live.owner) + self.config.lease;
+        let sign = self.presence.last_sign(live.run, live.attempt, live.owner);
+        let lease = after(sign, self.config.lease);
         if lease <= now {
             return Verdict::Lost;
         }
@@ -124,11 +127,11 @@ impl Platform {
     }
 
     fn time_out(&self, live: &Live) -> Result<()> {
-        let job = live.job;
+        let (job, attempt) = (live.job, live.attempt);
         self.db.write("time a job out", move |tx| {
             let set = "UPDATE jobs SET cancelled = ?2, timed_out = 1
-                       WHERE id = ?1 AND status = 'running' AND cancelled IS NULL";
-            Ok(tx.execute(set, (job, now_ms()))?)
+                       WHERE id = ?1 AND attempt = ?3 AND status = 'running' AND cancelled IS NULL";
+            Ok(tx.execute(set, (job, now_ms(), attempt))?)
         })?;
         log::info!("job timed out; run={}", live.run);
         self.bell.ring(Topic::Work);
@@ -138,18 +141,24 @@ impl Platform {
 
     fn give_up(&self, live: &Live, reason: &'static str) -> Result<()> {
         let (run, attempt) = (live.run, live.attempt);
-        self.db.write("give a job up", move |tx| {
-            let (job, status) = find(tx, &run)?;
-            if status != Status::Running {
-                return Err(Refusal::Ended.into());
-            }
+        let is_given_up = self.db.write("give a job up", move |tx| {
+            let Some(job) = running(tx, &run, attempt)? else { return Ok(false) };
             end_attempt(tx, job, "lost", now_ms())?;
-            end_job(tx, job, reason)
+            end_job(tx, job, reason)?;
+            Ok(true)
         })?;
-        log::warn!("job given up; run={run} attempt={attempt} reason={reason}");
-        self.ended(run);
+        if is_given_up {
+            log::warn!("job given up; run={run} attempt={attempt} reason={reason}");
+            self.ended(run);
+        }
         Ok(())
     }
+}
+
+/// The job's row, if this attempt is still the one that runs.
+fn running(tx: &Connection, run: &RunId, attempt: u32) -> Outcome<Option<i64>> {
+    let query = "SELECT id FROM jobs WHERE run = ?1 AND attempt = ?2 AND status = 'running'";
+    Ok(tx.prepare_cached(query)?.query_row((run, attempt), |row| row.get(0)).optional()?)
 }
 
 fn end_job(tx: &Transaction<'_>, job: i64, error: &str) -> Outcome<()> {

@@ -95,6 +95,9 @@ CREATE TABLE versions (
     PRIMARY KEY (storage, version)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX version_archives ON versions (archive);
+CREATE INDEX version_manifests ON versions (manifest);
+
 CREATE TABLE uploads (
     owner TEXT NOT NULL,
     storage TEXT NOT NULL REFERENCES storages,
@@ -117,6 +120,8 @@ CREATE TABLE mounts (
     FOREIGN KEY (storage, version) REFERENCES versions
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX mounted_versions ON mounts (storage, version);
+
 CREATE TABLE histories (
     hash TEXT PRIMARY KEY,
     encoding TEXT NOT NULL,
@@ -125,6 +130,8 @@ CREATE TABLE histories (
     encoded_size INTEGER NOT NULL,
     created INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX history_blobs ON histories (blob);
 
 CREATE TABLE checkpoints (
     id TEXT PRIMARY KEY,
@@ -137,6 +144,8 @@ CREATE TABLE checkpoints (
     UNIQUE (job, attempt)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX checkpoint_histories ON checkpoints (history);
+
 CREATE TABLE snapshots (
     checkpoint TEXT NOT NULL REFERENCES checkpoints ON DELETE CASCADE,
     name TEXT NOT NULL,
@@ -146,4 +155,5 @@ CREATE TABLE snapshots (
     PRIMARY KEY (checkpoint, name),
     FOREIGN KEY (storage, version) REFERENCES versions
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX snapshot_versions ON snapshots (storage, version);
 ";

@@ -8,6 +8,7 @@ use super::connection::Wire;
 use super::head::Head;
 use super::server::Shared;
 use crate::blob::{CHUNK, Input};
+use crate::clock::after;
 use crate::{Refusal, Result};
 
 const MIB: u64 = 1024 * 1024;
@@ -26,8 +27,8 @@ impl<'a> Body<'a> {
     pub(super) fn new(wire: &'a mut Wire, shared: &'a Shared, head: &Head) -> Self {
         let length = head.length;
         // A second for each MiB: any link that is worth uploading over.
-        let patience = shared.limits.patience + Duration::from_secs(length / MIB);
-        let deadline = Instant::now() + patience.min(Duration::from_secs(24 * 60 * 60));
+        let patience = shared.limits.patience.saturating_add(Duration::from_secs(length / MIB));
+        let deadline = after(Instant::now(), patience);
         let expects = head.expects_continue() && length > 0;
         Self { wire, memory: &shared.memory, left: length, deadline, expects }
     }

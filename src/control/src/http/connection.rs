@@ -17,6 +17,7 @@ use super::head::{Head, LARGEST};
 use super::server::{Place, Shared};
 use super::socket::Socket;
 use super::{Request, Response};
+use crate::clock::after;
 use crate::{Refusal, Result};
 
 /// How long a connection may lie idle.
@@ -84,7 +85,7 @@ impl Wire {
             }
             if std::mem::take(&mut is_idle) {
                 place.busy();
-                deadline = Instant::now() + patience;
+                deadline = after(Instant::now(), patience);
             }
         }
     }

@@ -14,9 +14,14 @@ use super::Handler;
 use super::body::Memory;
 use super::connection::serve;
 use super::socket::Socket;
+use crate::clock::after;
+use crate::error::chain;
 use crate::{Error, Result};
 
 mod accept;
+
+/// How many connections are for the operator alone.
+const FOR_OPERATOR: usize = 32;
 
 const THREAD: &str = "control-accept";
 
@@ -38,7 +43,7 @@ pub(crate) enum Endpoint {
     Unix(UnixListener),
 }
 
-/// A running server.
+/// A running server. Dropping it cuts off what is under way.
 pub(crate) struct Server {
     shared: Arc<Shared>,
     stop: Arc<EventFd>,
@@ -78,9 +83,17 @@ impl Server {
         if let Err(errno) = self.stop.write(1) {
             log::error!("cannot signal a thread; thread={THREAD} error={errno}");
         }
-        self.shared.close_all(Instant::now() + grace);
+        self.shared.close_all(after(Instant::now(), grace));
         // It joins those of the connections, which have no socket any more to sleep on.
         thread.join().map_err(|_| Error::Panicked { name: THREAD })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop(Duration::ZERO) {
+            log::error!("the server did not stop well; error={}", chain(&error));
+        }
     }
 }
 
@@ -111,8 +124,12 @@ impl Shared {
     fn enter(&self, socket: Arc<Socket>, peer: Option<IpAddr>) -> Option<u64> {
         let mut places = self.lock();
         let from_peer = places.open.values().filter(|open| peer.is_some() && open.peer == peer);
-        let is_full = places.open.len() >= self.limits.connections
-            || from_peer.count() >= self.limits.per_peer;
+        // Whoever crowds the network must not lock the operator out.
+        let most = match *socket {
+            Socket::Unix(_) => self.limits.connections + FOR_OPERATOR,
+            Socket::Tcp(_) => self.limits.connections,
+        };
+        let is_full = places.open.len() >= most || from_peer.count() >= self.limits.per_peer;
         if is_full || places.is_stopping {
             return None;
         }
@@ -204,4 +221,69 @@ fn start(shared: &Arc<Shared>, id: u64, socket: Arc<Socket>) -> std::io::Result<
         let place = Place { shared: &shared, id, socket };
         serve(&place, &shared);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::Refusal;
+    use crate::http::{Request, Response};
+
+    struct Nothing;
+
+    impl Handler for Nothing {
+        fn handle(&self, _: &mut Request<'_>) -> Response {
+            Refusal::NoRoute.into()
+        }
+    }
+
+    fn shared(connections: usize) -> Shared {
+        Shared {
+            handler: Arc::new(Nothing),
+            memory: Memory::new(0),
+            limits: Limits { connections, per_peer: 2, memory: 0, patience: Duration::ZERO },
+            places: Mutex::default(),
+            left: Condvar::new(),
+        }
+    }
+
+    fn tcp() -> Arc<Socket> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        Arc::new(Socket::Tcp(std::net::TcpStream::connect(address).unwrap()))
+    }
+
+    #[test]
+    fn one_peer_gets_its_share_and_no_more() {
+        let shared = shared(10);
+        let (one, other) = (Some([10, 0, 0, 1].into()), Some([10, 0, 0, 2].into()));
+
+        assert!(shared.enter(tcp(), one).is_some());
+        assert!(shared.enter(tcp(), one).is_some());
+        assert!(shared.enter(tcp(), one).is_none());
+        assert!(shared.enter(tcp(), other).is_some());
+        assert!(shared.enter(tcp(), None).is_some());
+    }
+
+    #[test]
+    fn the_operator_finds_a_place_when_all_others_are_taken() {
+        let shared = shared(1);
+        let operator = Arc::new(Socket::Unix(UnixStream::pair().unwrap().0));
+
+        assert!(shared.enter(tcp(), None).is_some());
+        assert!(shared.enter(tcp(), None).is_none());
+        assert!(shared.is_crowded());
+        assert!(shared.enter(operator, None).is_some());
+    }
+
+    #[test]
+    fn nobody_is_let_in_after_the_end_has_begun() {
+        let shared = shared(10);
+
+        shared.close_idle();
+
+        assert!(shared.enter(tcp(), None).is_none());
+    }
 }

@@ -51,8 +51,9 @@ pub struct Submission {
     pub secrets: BTreeMap<String, String>,
     /// Artifacts, from [`Client::upload`](crate::Client::upload).
     pub artifacts: Vec<Mount>,
-    /// A job whose latest checkpoint is gone on from: its session and its artifacts. Artifacts of
-    /// the submission take the place of those of the same name or place.
+    /// A job whose latest checkpoint is gone on from: its session and its artifacts, not its
+    /// environment and secrets. Artifacts of the submission take the place of those of the same
+    /// name or place.
     pub resume: Option<RunId>,
     /// How long it may run, in milliseconds.
     pub timeout_ms: Option<u64>,

@@ -38,7 +38,7 @@ fn bodies_that_are_too_large_are_refused_before_they_are_sent() {
         host.exchange(head.as_bytes()).refused()
     };
 
-    assert_eq!(announce("events", 17 << 20), refusal(413, "TOO_LARGE"));
+    assert_eq!(announce("events", 9 << 20), refusal(413, "TOO_LARGE"));
     assert_eq!(announce("complete", 2 << 20), refusal(413, "TOO_LARGE"));
     assert_eq!(announce("firewall/auth", 300 << 10), refusal(413, "TOO_LARGE"));
     assert_eq!(announce("heartbeat", u64::MAX), refusal(413, "TOO_LARGE"));
@@ -132,6 +132,17 @@ fn a_client_that_asks_in_vain_does_not_send() {
                     Content-Length: 1000000\r\n\r\n";
 
     assert_eq!(host.exchange(request).refused(), refusal(403, "BAD_SIGNATURE"));
+}
+
+#[test]
+fn all_addresses_are_served() {
+    let host = Host::with(|config| config.listen.push("127.0.0.2:0".parse().unwrap()));
+    let second = host.control().addresses()[1];
+    let mut socket = TcpStream::connect(second).unwrap();
+    socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+
+    assert_eq!(Reply::read(&mut socket).refused(), refusal(404, "NO_ROUTE"));
+    assert_eq!(host.send("GET", "/", "", b"").refused(), refusal(404, "NO_ROUTE"));
 }
 
 #[test]
