@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::RunId;
 
@@ -64,8 +64,13 @@ impl Bell {
             let workers = topics.workers.clone();
             drop(topics);
             // One that is full has a ring to hear already.
-            for worker in workers {
-                let _ = worker.try_send(());
+            let is_gone = |worker: &Sender<()>| {
+                matches!(worker.try_send(()), Err(TrySendError::Disconnected(())))
+            };
+            let gone: Vec<_> = workers.into_iter().filter(is_gone).collect();
+            if !gone.is_empty() {
+                let stays = |worker: &Sender<()>| !gone.iter().any(|one| one.same_channel(worker));
+                self.lock().workers.retain(stays);
             }
         }
     }
@@ -148,6 +153,8 @@ impl Drop for Watch<'_> {
 mod tests {
     use std::time::Duration;
 
+    use crossbeam_channel::TryRecvError;
+
     use super::*;
 
     fn soon() -> Instant {
@@ -187,6 +194,29 @@ mod tests {
         });
 
         assert_eq!(woken, Woken::Changed);
+    }
+
+    #[test]
+    fn a_worker_hears_many_rings_as_one_and_then_the_end() {
+        let bell = Bell::default();
+        let rings = bell.worker();
+        bell.ring(Topic::Work);
+        bell.ring(Topic::Work);
+
+        assert!(rings.try_recv().is_ok());
+        assert_eq!(rings.try_recv(), Err(TryRecvError::Empty));
+        bell.stop();
+        assert_eq!(rings.try_recv(), Err(TryRecvError::Disconnected));
+    }
+
+    #[test]
+    fn a_worker_that_went_is_forgotten() {
+        let bell = Bell::default();
+        drop(bell.worker());
+
+        bell.ring(Topic::Work);
+
+        assert!(bell.lock().workers.is_empty());
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::key::Tag;
 use crate::platform::Platform;
 use crate::{Refusal, Result, RunId};
 
+/// The longest id of a session.
+const LONGEST_SESSION: usize = 256;
+
 /// A checkpoint as a guest sends it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -58,8 +61,15 @@ pub struct Checkpoint {
 
 impl Platform {
     /// Stores an attempt's checkpoint, and returns its id. A later one takes its place.
-    pub(crate) fn take_checkpoint(&self, token: &Tag, request: Request) -> Result<String> {
+    pub(crate) fn take_checkpoint(&self, token: &Tag, mut request: Request) -> Result<String> {
         let (token, run) = (*token, request.run_id);
+        let session = &mut request.cli_agent_session_id;
+        if session.is_empty() || session.len() > LONGEST_SESSION {
+            return Err(Refusal::bad("`cliAgentSessionId` has 1 to 256 bytes").into());
+        }
+        if let Some(mask) = self.secrets.mask(&run)? {
+            mask.text(session);
+        }
         let id = self.db.write("store a checkpoint", move |tx| {
             let caller = Caller::live(tx, &token, &run)?;
             store(tx, caller, &request)

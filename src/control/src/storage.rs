@@ -130,7 +130,13 @@ impl Platform {
     }
 
     /// Makes what was uploaded a version.
-    pub(crate) fn commit(&self, writer: Writer, request: Request) -> Result<Committed> {
+    pub(crate) fn commit(&self, writer: Writer, mut request: Request) -> Result<Committed> {
+        if let Writer::Guest(_, run) = writer
+            && let Some(mask) = self.secrets.mask(&run)?
+        {
+            let texts = request.message.iter_mut().chain(&mut request.parent_version_id);
+            texts.for_each(|text| mask.text(text));
+        }
         let version = request.version_id.clone();
         let version = version.ok_or_else(|| Refusal::bad("`versionId` is missing"))?;
         let blobs = std::sync::Arc::clone(&self.blobs);

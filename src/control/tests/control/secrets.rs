@@ -59,6 +59,11 @@ fn blab(guest: &Guest<'_>) {
         .ok();
     guest.post("telemetry", json!({"systemLog": text, "metrics": [{"m": text}]})).ok();
     guest.post("events", json!({"events": [text]})).refused();
+    guest.post("storages/prepare", json!({"storageName": SECRET, "files": []})).refused();
+    let hash = guest.history("{}\n");
+    let checkpoint = json!({"cliAgentType": "", "cliAgentSessionId": SECRET,
+        "cliAgentSessionHistoryHash": hash});
+    guest.post("checkpoints", checkpoint).ok();
 }
 
 #[test]
