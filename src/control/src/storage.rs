@@ -105,7 +105,10 @@ impl Platform {
                 let owner = writer.authorize(tx)?;
                 let storage = writer.storage(tx, &request)?;
                 let content = content_hash(&storage, &request.files)?;
-                let version = name(tx, &storage, &content, &owner, &request)?;
+                let version = match writer.mounted(tx, &storage, &content)? {
+                    Some(mounted) if request.force != Some(true) => mounted,
+                    _ => name(tx, &storage, &content, &owner, &request)?,
+                };
                 let existing = exists(tx, &storage, &version)?;
                 if !existing {
                     let add = "INSERT INTO uploads (owner, storage, version, content, created)
@@ -191,6 +194,22 @@ impl Writer {
                 Ok(format!("{run}/{}", Caller::live(tx, token, run)?.attempt))
             }
         }
+    }
+
+    /// The version that a guest was given, if these are its files: it may have a name of its own,
+    /// and the one with the plain name other modes.
+    fn mounted(
+        &self,
+        tx: &Transaction<'_>,
+        storage: &str,
+        content: &str,
+    ) -> Outcome<Option<String>> {
+        let Self::Guest(_, run) = self else { return Ok(None) };
+        let query = "SELECT m.version FROM mounts AS m JOIN jobs ON jobs.id = m.job
+                     JOIN versions AS v ON v.storage = m.storage AND v.version = m.version
+                     WHERE run = ?1 AND m.storage = ?2 AND content = ?3";
+        let key = (run, storage, content);
+        Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
     }
 
     fn storage(&self, tx: &Transaction<'_>, request: &Request) -> Outcome<String> {

@@ -13,6 +13,9 @@ use crate::harness::{Guest, Host, refusal, sha256};
 pub(crate) fn with_artifact(host: &Host) -> (Guest<'_>, Mount) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.txt"), "old").unwrap();
+    let file = fs::File::open(folder.path().join("a.txt")).unwrap();
+    // So that two of them are the same.
+    file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
     let mount = upload(host, folder.path());
     let submission = Submission {
         prompt: "change it".into(),
@@ -115,6 +118,26 @@ fn a_version_that_exists_is_made_again_under_another_name_when_forced() {
     assert_eq!(forced["existing"], false);
     assert_ne!(forced["versionId"], plain["versionId"]);
     assert_eq!(forced["versionId"], again["versionId"]);
+}
+
+#[test]
+fn a_guest_that_changed_nothing_keeps_the_version_that_it_was_given() {
+    let host = Host::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.txt"), "old").unwrap();
+    let plain = upload(&host, folder.path());
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(folder.path().join("a.txt"), executable).unwrap();
+    let given = upload(&host, folder.path());
+    let artifacts = vec![given.clone()];
+    let submission = Submission { prompt: "x".into(), artifacts, ..Submission::default() };
+    let guest = host.claim(host.client().submit(&submission).unwrap().run_id);
+
+    let prepared = prepare(&guest, &given, &files("old"));
+
+    assert_ne!(given.version_id, plain.version_id);
+    assert_eq!(prepared["existing"], true);
+    assert_eq!(prepared["versionId"], json!(given.version_id));
 }
 
 #[test]
