@@ -31,6 +31,8 @@ pub struct Config {
     pub poll_hold: Duration,
     /// The largest archive, in bytes.
     pub largest_archive: u64,
+    /// How much one attempt may upload, all tries together, in bytes.
+    pub largest_upload: u64,
     /// How much one attempt's events and telemetry may take together, in bytes.
     pub largest_record: u64,
     /// How long a client may take for the head of a request, and for its body, which has a second
@@ -57,6 +59,7 @@ impl Config {
             url_lifetime: Duration::from_secs(60 * 60),
             poll_hold: Duration::from_secs(25),
             largest_archive: 16 << 30,
+            largest_upload: 64 << 30,
             largest_record: 1 << 30,
             patience: Duration::from_secs(30),
             retention: Duration::from_secs(30 * 24 * 60 * 60),

@@ -62,6 +62,7 @@ impl Encoding {
 /// What a history's URL says.
 #[derive(Debug)]
 pub(crate) struct Expected {
+    pub(crate) owner: String,
     pub(crate) hash: String,
     pub(crate) raw_size: u64,
     pub(crate) encoded_size: u64,
@@ -80,10 +81,10 @@ impl Platform {
             return Err(Refusal::bad("`hash` is not 64 lower-case hex digits").into());
         }
         let (token, run, hash) = (*token, history.run_id, history.hash.clone());
-        let existing = self.db.read("look for a history", move |tx| {
-            Caller::live(tx, &token, &run)?;
+        let (attempt, existing) = self.db.read("look for a history", move |tx| {
+            let caller = Caller::live(tx, &token, &run)?;
             let query = "SELECT 1 FROM histories WHERE hash = ?1";
-            Ok(tx.prepare_cached(query)?.exists([hash])?)
+            Ok((caller.attempt, tx.prepare_cached(query)?.exists([hash])?))
         })?;
         if existing {
             return Ok(Permission { existing, presigned_url: None, encoding: None });
@@ -97,7 +98,7 @@ impl Platform {
             return Err(Refusal::TooLarge { limit: LARGEST_ENCODED, unit: "bytes" }.into());
         }
         let path = format!(
-            "/uploads/history/{}?raw={}&size={size}&encoding={}",
+            "/uploads/history/{}?owner={run}/{attempt}&raw={}&size={size}&encoding={}",
             history.hash,
             history.raw_size,
             encoding.name()
@@ -112,6 +113,7 @@ impl Platform {
         if found != size {
             return Err(Refusal::WrongSize { found, expected: size, unit: "bytes" }.into());
         }
+        self.charge_upload(&expected.owner, size)?;
         let mut raw = Raw::new(expected.raw_size);
         let incoming = match expected.encoding {
             Encoding::Identity => self.blobs.receive(body, size, &mut |piece| raw.take(piece))?,

@@ -91,6 +91,7 @@ fn expected(head: &Head, hash: &str) -> Result<Expected, Refusal> {
         _ => Encoding::Identity,
     };
     Ok(Expected {
+        owner: head.parameter("owner").ok_or(Refusal::BadSignature)?.to_owned(),
         hash: hash.to_owned(),
         raw_size: number("raw").ok_or(Refusal::BadSignature)?,
         encoded_size: number("size").ok_or(Refusal::BadSignature)?,

@@ -52,6 +52,7 @@ CREATE TABLE attempts (
     events INTEGER NOT NULL DEFAULT 0,
     last_event INTEGER NOT NULL DEFAULT -1,
     stored_bytes INTEGER NOT NULL DEFAULT 0,
+    uploaded_bytes INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (job, attempt)
 ) STRICT, WITHOUT ROWID;
 

@@ -1,12 +1,13 @@
 //! What comes to a presigned URL: archives and manifests of versions.
 
+use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
 use super::Upload;
 use crate::content_hash::{FileEntry, content_hash};
 use crate::http::Body;
 use crate::platform::Platform;
-use crate::{Refusal, Result};
+use crate::{Refusal, Result, RunId};
 
 /// The largest manifest, as the largest list of files.
 pub(crate) const LARGEST_LIST: u64 = 32 << 20;
@@ -39,6 +40,7 @@ impl Platform {
         if body.left() > limit {
             return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
         }
+        self.charge_upload(&target.owner, body.left())?;
         let blob = self.blobs.receive(body, limit, &mut |_| Ok(()))?.keep()?;
         self.uploaded(target, "archive", blob.digest, Some(blob.size))
     }
@@ -46,6 +48,7 @@ impl Platform {
     /// Receives a manifest, which must list what was prepared.
     pub(crate) fn put_manifest(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
         let content = self.upload(&target)?;
+        self.charge_upload(&target.owner, body.left())?;
         let loaded = body.read(LARGEST_LIST)?;
         let manifest: Manifest = serde_json::from_slice(&loaded.bytes)
             .map_err(|error| Refusal::bad(format!("the manifest: {error}")))?;
@@ -55,6 +58,28 @@ impl Platform {
         let mut bytes = loaded.bytes.as_slice();
         let blob = self.blobs.receive(&mut bytes, LARGEST_LIST, &mut |_| Ok(()))?.keep()?;
         self.uploaded(target, "manifest", blob.digest, None)
+    }
+
+    /// Counts what an attempt uploads, before it does: else one could fill the disk with what is
+    /// never committed. One that is not live uploads nothing.
+    pub(crate) fn charge_upload(&self, owner: &str, size: u64) -> Result<()> {
+        let Some((run, attempt)) = owner.split_once('/') else {
+            return Ok(());
+        };
+        let (run, attempt): (RunId, u32) =
+            (run.parse()?, attempt.parse().map_err(|_| Refusal::BadSignature)?);
+        let limit = self.config.largest_upload;
+        self.db.write("count an upload", move |tx| {
+            let set = "UPDATE attempts SET uploaded_bytes = uploaded_bytes + ?3
+                       WHERE job = (SELECT id FROM jobs WHERE run = ?1) AND attempt = ?2
+                           AND state = 'live' RETURNING uploaded_bytes";
+            let counted = tx.prepare_cached(set)?.query_row((run, attempt, size), |row| row.get(0));
+            let uploaded: u64 = counted.optional()?.ok_or(Refusal::Ended)?;
+            if uploaded > limit {
+                return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
+            }
+            Ok(())
+        })
     }
 
     /// The content hash of an upload that is under way.

@@ -187,6 +187,19 @@ fn a_history_that_unpacks_to_more_than_announced_is_refused() {
 }
 
 #[test]
+fn a_history_of_a_run_that_has_ended_is_refused() {
+    let host = Host::start();
+    let guest = host.running();
+    let announcement = announce(b"{}\n", b"{}\n", "identity");
+    let prepared = guest.post("checkpoints/prepare-history", announcement).ok();
+    guest.complete(1).ok();
+
+    let refused = host.put(&prepared["presignedUrl"], b"{}\n").refused();
+
+    assert_eq!(refused, refusal(409, "RUN_ENDED"));
+}
+
+#[test]
 fn an_encoding_that_is_not_known_is_not_acknowledged() {
     let host = Host::start();
     let guest = host.running();

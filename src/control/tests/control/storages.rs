@@ -313,6 +313,17 @@ fn archives_that_are_empty_or_too_large_are_refused() {
 }
 
 #[test]
+fn an_attempt_uploads_no_more_than_it_may() {
+    let host = Host::with(|config| config.largest_upload = 150);
+    let (guest, mount) = with_artifact(&host);
+    let prepared = prepare(&guest, &mount, &files("new"));
+    let url = &prepared["uploads"]["archive"]["presignedUrl"];
+    host.put(url, &[0; 100]).ok();
+
+    assert_eq!(host.put(url, &[0; 100]).refused(), refusal(413, "TOO_LARGE"));
+}
+
+#[test]
 fn urls_for_guests_begin_as_configured_and_those_asked_for_as_asked() {
     let host = Host::with(|config| config.guest_url = Some("http://192.168.241.1:8080".into()));
     let (guest, mount) = with_artifact(&host);
