@@ -94,6 +94,11 @@ impl Bell {
         self.rung.notify_all();
     }
 
+    /// For long work that nobody waits for: whether to leave the rest.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
     /// From here on no ring is missed.
     pub(crate) fn watch(&self, topic: Topic) -> Watch<'_> {
         let mut topics = self.lock();

@@ -1,6 +1,7 @@
 //! Histories of agents' sessions, by the SHA-256 of what they are before compression.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
@@ -127,7 +128,7 @@ impl Platform {
         };
         raw.check(&expected)?;
         let blob = incoming.keep()?;
-        let blobs = std::sync::Arc::clone(&self.blobs);
+        let blobs = Arc::clone(&self.blobs);
         self.db.write("record a history", move |tx| {
             if !blobs.has(&blob.digest) {
                 return Err(Refusal::Busy.into());

@@ -1,6 +1,7 @@
 //! What is kept, and what goes: finished jobs after a while, and content that nothing names.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction};
@@ -35,13 +36,19 @@ impl Platform {
         let mut pruned = Pruned::default();
         // One at a time: others wait for the database as long as one job's events take.
         for job in self.db.read("list old jobs", move |tx| old_jobs(tx, keep))? {
+            if self.bell.is_stopped() {
+                return Ok(pruned);
+            }
             let delete = "DELETE FROM jobs WHERE id = ?1";
             pruned.jobs +=
                 self.db.write("remove a job", move |tx| Ok(tx.execute(delete, [job])?))?;
         }
         pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
         for blob in self.blobs.older_than(keep.min(GRACE))? {
-            let blobs = std::sync::Arc::clone(&self.blobs);
+            if self.bell.is_stopped() {
+                break;
+            }
+            let blobs = Arc::clone(&self.blobs);
             let digest = blob.digest;
             // In the database's thread, where names come too: one that comes now is seen, one that
             // comes later does not find the content.

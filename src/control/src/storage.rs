@@ -9,6 +9,8 @@
 
 mod upload;
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -142,7 +144,7 @@ impl Platform {
         }
         let version = request.version_id.clone();
         let version = version.ok_or_else(|| Refusal::bad("`versionId` is missing"))?;
-        let blobs = std::sync::Arc::clone(&self.blobs);
+        let blobs = Arc::clone(&self.blobs);
         self.db.write("commit a version", move |tx| {
             let owner = writer.authorize(tx)?;
             let storage = writer.storage(tx, &request)?;
