@@ -3,11 +3,18 @@
 use std::time::{Duration, Instant};
 
 use control::{Error, Status, Submission};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Host, done, refusal, soon, take, wanted};
 
 const RUNNER: &str = "11111111-2222-4333-8444-555555555555";
+
+fn heartbeat(runner: &str) -> Value {
+    json!({"runnerId": runner, "runnerName": "r", "group": "a/b", "snapshotGeneration": 1,
+        "snapshotSequence": 1, "totalVcpu": 2, "totalMemoryMb": 1024, "maxConcurrent": 1,
+        "allocatedVcpu": 1, "allocatedMemoryMb": 512, "runningCount": 1,
+        "admittableProfiles": [], "heldSessionStates": [], "mode": "running"})
+}
 
 #[test]
 fn a_job_is_offered_claimed_and_completed_over_http() {
@@ -150,10 +157,7 @@ fn a_cancellation_reaches_the_runner_in_this_process() {
 fn a_cancellation_answers_a_held_poll_once_and_every_heartbeat() {
     let host = Host::with(|config| config.poll_hold = Duration::from_secs(20));
     let guest = host.running();
-    let beat = json!({"runnerId": RUNNER, "runnerName": "r", "group": "a/b",
-        "snapshotGeneration": 1, "snapshotSequence": 1, "totalVcpu": 2, "totalMemoryMb": 1024,
-        "maxConcurrent": 1, "allocatedVcpu": 1, "allocatedMemoryMb": 512, "runningCount": 1,
-        "admittableProfiles": [], "heldSessionStates": [], "mode": "running"});
+    let beat = heartbeat(RUNNER);
 
     let told = std::thread::scope(|scope| {
         let held = scope.spawn(|| host.poll(RUNNER).ok());
@@ -169,6 +173,37 @@ fn a_cancellation_answers_a_held_poll_once_and_every_heartbeat() {
     guest.complete(143).ok();
     assert_eq!(host.post_runner("heartbeat", &beat).ok(), json!({"ok": true}));
     assert_eq!(host.client().runners().unwrap().len(), 1);
+}
+
+#[test]
+fn a_runner_that_named_itself_is_told_of_its_jobs_and_no_other_is() {
+    let host = Host::start();
+    let run = host.submit("x");
+    let token = host.control().runner_token();
+    let headers = format!("Authorization: Bearer {token}\r\nX-Client-Session-Id: {RUNNER}\r\n");
+    host.send("POST", &format!("/api/runners/jobs/{run}/claim"), &headers, b"{}").ok();
+    host.client().cancel(run).unwrap();
+    let told = |runner| host.post_runner("heartbeat", &heartbeat(runner)).ok();
+
+    assert_eq!(told(RUNNER)["cancelledRunIds"], json!([run]));
+    let other = "99999999-2222-4333-8444-555555555555";
+    assert_eq!(told(other), json!({"ok": true}));
+    assert_eq!(host.source().cancelled().unwrap(), []);
+}
+
+#[test]
+fn a_heartbeat_that_makes_no_sense_is_refused() {
+    let host = Host::start();
+    let status = |name: &str, value: Value| {
+        let mut beat = heartbeat(RUNNER);
+        beat[name] = value;
+        host.post_runner("heartbeat", &beat).status
+    };
+
+    assert_eq!(status("mode", json!("asleep")), 400);
+    assert_eq!(status("group", json!("no-scope")), 400);
+    assert_eq!(status("snapshotSequence", json!(0)), 400);
+    assert_eq!(status("heldSessionStates", json!(vec![json!({}); 1025])), 413);
 }
 
 #[test]
