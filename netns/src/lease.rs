@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use sandbox::{Network, Publish};
+use sandbox::{Network, Publish, Service};
 
 use crate::guest;
 use crate::host::Redirect;
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 pub struct Lease {
     // Nothing is passed on any more when the network goes back.
     names: Option<Registration>,
-    published: Vec<Registration>,
+    passed_on: Vec<Registration>,
     relay: Arc<Relay>,
     network: Borrowed,
 }
@@ -36,7 +36,7 @@ struct Borrowed {
 impl Lease {
     pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &Arc<Relay>) -> Self {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
-        Self { names: None, published: Vec::new(), relay: Arc::clone(relay), network }
+        Self { names: None, passed_on: Vec::new(), relay: Arc::clone(relay), network }
     }
 
     /// The address that the host sees the VM as.
@@ -77,11 +77,25 @@ impl Lease {
             SocketAddr::V4(address) => address,
             SocketAddr::V6(_) => publish.host,
         };
-        let address = SocketAddrV4::new(guest::ADDRESS, publish.port);
-        let namespace = self.network.slot()?.namespace.duplicate()?;
+        let address = SocketAddr::from((guest::ADDRESS, publish.port));
+        let namespace = Some(self.network.slot()?.namespace.duplicate()?);
         let registration = self.relay.handle().pass_on(listener, Target { namespace, address })?;
-        self.published.push(registration);
+        self.passed_on.push(registration);
         Ok(host)
+    }
+
+    /// Lets the VM reach a service of the host by a port of its gateway, whatever its policy says.
+    pub fn serve(&mut self, service: &Service) -> Result<()> {
+        let address = SocketAddr::from((guest::GATEWAY, service.port));
+        let listener = self.network.slot()?.namespace.within(|| {
+            let failed = |source| Error::Listen { address, source };
+            let listener = TcpListener::bind(address).map_err(failed)?;
+            listener.set_nonblocking(true).map_err(failed)?;
+            Ok(listener)
+        })?;
+        let target = Target { namespace: None, address: service.host };
+        self.passed_on.push(self.relay.handle().pass_on(listener, target)?);
+        Ok(())
     }
 
     /// Redirects all TCP, and DNS to others than the gateway, to ports of the host.

@@ -1,8 +1,9 @@
-//! What passes between a VM and the host by way of this process: questions for names, and published
-//! ports. No rule of the host's is needed for that, and nothing of it outlives the process.
+//! What passes between a VM and the host by way of this process: questions for names, published
+//! ports, and services of the host. No rule of the host's is needed for that, and nothing of it outlives the process.
 //!
 //! ```text
 //!  guest ── 192.168.241.1:53 ──▶ sockets in the namespace ─┐
+//!           192.168.241.1:8700 ─▶ socket in the namespace ──┤ ──▶ a service of the host
 //!                                                          │ thread `relay` ──▶ the host's resolver
 //!  host's user ── 127.0.0.1:8080 ──▶ socket of the host ───┘ ──▶ socket in the namespace ──▶ guest
 //! ```
@@ -13,7 +14,7 @@
 //! |---|---|
 //! | `reactor.rs` | the thread: which socket belongs to what |
 //! | `name.rs` | questions for names |
-//! | `port.rs` | a published port |
+//! | `port.rs` | a published port, or one of the gateway |
 //! | `stream.rs` | two connections that are one |
 //! | `resolver.rs` | the host's name servers |
 
@@ -24,7 +25,7 @@ mod resolver;
 mod stream;
 
 use std::io;
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -59,11 +60,12 @@ pub(crate) struct Registration {
     id: u64,
 }
 
-/// Where a published port leads.
+/// Where connections to a port lead.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) namespace: Namespace,
-    pub(crate) address: SocketAddrV4,
+    /// Of the guest; the host's if none.
+    pub(crate) namespace: Option<Namespace>,
+    pub(crate) address: SocketAddr,
 }
 
 /// What the thread is asked for.

@@ -1,4 +1,4 @@
-//! A published port: each connection to it is one to the guest.
+//! A port that leads elsewhere: one of the host's to the guest, or one of the gateway's to the host.
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Token};
@@ -6,11 +6,12 @@ use mio::{Interest, Token};
 use super::Target;
 use super::reactor::Context;
 use super::stream::Streams;
+use crate::{Error, Result};
 
 /// As many connections may be open at once.
 const CONNECTIONS: usize = 1024;
 
-/// A socket of the host, and where it leads.
+/// A socket, and where it leads.
 #[derive(Debug)]
 pub(super) struct Port {
     listener: TcpListener,
@@ -35,12 +36,7 @@ impl Port {
             return self.streams.ready(token, context);
         }
         while let Ok((near, _)) = self.listener.accept() {
-            let address = self.target.address.into();
-            let connected = self.target.namespace.within(|| {
-                let failed = |source| crate::Error::Socket { kind: "guest's", source };
-                TcpStream::connect(address).map_err(failed)
-            });
-            match connected {
+            match self.target.connect() {
                 Ok(far) => self.streams.add(near, far, context),
                 Err(error) => log::debug!("{}", crate::error::chain(&error)),
             }
@@ -50,5 +46,18 @@ impl Port {
     pub(super) fn close(mut self, context: &mut Context<'_>) {
         context.forget(&mut self.listener, self.token);
         self.streams.close(context);
+    }
+}
+
+impl Target {
+    fn connect(&self) -> Result<TcpStream> {
+        let connect = || {
+            let failed = |source| Error::Socket { kind: "relay's", source };
+            TcpStream::connect(self.address).map_err(failed)
+        };
+        match &self.namespace {
+            Some(namespace) => namespace.within(connect),
+            None => connect(),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use netns::testing::World;
 use netns::{Config, Lease, Pool};
-use sandbox::{Action, Limits, Network, Policy, Protocol, Rule};
+use sandbox::{Action, Network, Policy, Protocol, Rule};
 use tempfile::TempDir;
 
 /// A host, and where its runners agree on networks.
@@ -56,7 +56,7 @@ pub(crate) fn lease_with(pool: &Pool, policy: Policy) -> Lease {
 }
 
 pub(crate) fn network(policy: Policy) -> Network {
-    Network { policy, limits: Limits::default(), publish: Vec::new() }
+    Network { policy, ..Network::default() }
 }
 
 pub(crate) fn allow(to: &str) -> Rule {

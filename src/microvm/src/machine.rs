@@ -153,6 +153,9 @@ impl Leased {
             let host = lease.publish(publish).map_err(Error::Network)?;
             published.push(Publish { host, ..*publish });
         }
+        for service in &wanted.services {
+            lease.serve(service).map_err(Error::Network)?;
+        }
         log::debug!("network leased; link={}", lease.link().unwrap_or_default());
         Ok(Self { lease: Some(lease), published })
     }

@@ -25,7 +25,7 @@ pub use config::{Image, SandboxConfig, StartReport};
 pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;
-pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule};
+pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule, Service};
 pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
 
 /// Starts sandboxes of one kind.

@@ -1,6 +1,6 @@
 //! What a sandbox may reach, and what reaches it.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
@@ -14,6 +14,8 @@ pub struct Network {
     pub limits: Limits,
     /// Its ports that the host's users reach.
     pub publish: Vec<Publish>,
+    /// What it reaches of the host, whatever the policy: by ports of its gateway.
+    pub services: Vec<Service>,
 }
 
 /// Which destinations a sandbox may reach.
@@ -97,6 +99,15 @@ impl Default for Limits {
     fn default() -> Self {
         Self { upload: None, download: None, connections: 4096 }
     }
+}
+
+/// A service of the host that the sandbox reaches by a port of its gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// The gateway's TCP port, in every sandbox the same.
+    pub port: u16,
+    /// Where the service listens on the host.
+    pub host: SocketAddr,
 }
 
 /// A port of the sandbox that is reached by one of the host.
