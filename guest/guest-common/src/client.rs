@@ -1,0 +1,210 @@
+//! HTTP: blocking requests with limits, over TLS that trusts what the system trusts.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use ureq::http::{HeaderMap, HeaderValue, Uri, header};
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::transport::{Connector as _, RustlsConnector, TcpConnector};
+use ureq::{Agent, SendBody};
+
+use crate::error::without_url;
+use crate::resolver::SystemResolver;
+use crate::{Error, Result, Stop};
+
+/// How long a connection may take to come.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How much of an answer that is no success is read, for what it says.
+const LONGEST_REMARK: u64 = 64 << 10;
+
+/// How long a connection that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all, its answer included, unless it says otherwise; without one it may take for ever as
+    /// long as bytes come.
+    pub whole: Option<Duration>,
+    /// Without a byte that comes or goes.
+    pub silence: Duration,
+    /// How many redirects are followed.
+    pub redirects: u32,
+}
+
+/// Makes requests, as many at once as there are threads that call it.
+#[derive(Clone)]
+pub struct Client {
+    agent: Agent,
+    stop: Stop,
+}
+
+/// An answer whose body is not read yet.
+pub struct Answer {
+    /// The status: always a success.
+    pub status: u16,
+    headers: HeaderMap,
+    body: ureq::Body,
+    call: String,
+}
+
+impl Client {
+    /// A client with these limits, whose requests end when `stop` is given.
+    pub fn new(limits: Limits, stop: &Stop) -> Self {
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+            .root_certs(RootCerts::PlatformVerifier)
+            .build();
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            // The guest's traffic is intercepted without its help.
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(limits.redirects)
+            .max_redirects_will_error(limits.redirects > 0)
+            .timeout_connect(Some(CONNECT))
+            .timeout_global(limits.whole)
+            .timeout_per_read(Some(limits.silence))
+            .timeout_per_write(Some(limits.silence))
+            .max_idle_age(IDLE)
+            .user_agent("")
+            .build();
+        let connector = ().chain(TcpConnector::default()).chain(RustlsConnector::default());
+        let agent = Agent::with_parts(config, connector, SystemResolver);
+        stop.attach(&agent);
+        Self { agent, stop: stop.clone() }
+    }
+
+    /// GET. The URL may be a secret; errors call it by its host.
+    pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let call = format!("GET from {}", host_of(url));
+        let mut request = self.agent.get(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.finish(call, request.call())
+    }
+
+    /// PUT of a file's next `length` bytes. The URL may be a secret; errors call it by its host.
+    pub fn put(&self, url: &str, kind: &str, file: &File, length: u64) -> Result<()> {
+        let call = format!("PUT to {}", host_of(url));
+        let mut body = file.take(length);
+        let request = self
+            .agent
+            .put(url)
+            .config()
+            .timeout_global(Some(upload_limit(length)))
+            .build()
+            .header(header::CONTENT_TYPE, kind)
+            .header(header::CONTENT_LENGTH, length);
+        let answer = self.finish(call, request.send(SendBody::from_reader(&mut body)))?;
+        answer.bytes(LONGEST_REMARK).map(drop)
+    }
+
+    /// POST. `call` is what errors call it.
+    pub(crate) fn post(
+        &self,
+        call: String,
+        url: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: &[u8],
+    ) -> Result<Answer> {
+        let mut request = self.agent.post(url);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        self.finish(call, request.send(body))
+    }
+
+    /// The signal that ends its requests.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    fn finish(
+        &self,
+        call: String,
+        sent: std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer> {
+        let response = match sent {
+            Ok(response) => response,
+            Err(_) if self.stop.is_given() => return Err(Error::Stopped { call }),
+            Err(error) => return Err(Error::Transport { call, source: without_url(error) }),
+        };
+        let (parts, body) = response.into_parts();
+        let status = parts.status.as_u16();
+        let answer = Answer { status, headers: parts.headers, body, call };
+        if parts.status.is_success() { Ok(answer) } else { Err(answer.into_refusal()) }
+    }
+}
+
+impl Answer {
+    /// A header, if it is there and text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as it comes. Its errors hold no URL either.
+    pub fn into_reader(self) -> impl Read + Send {
+        Body(self.body.into_reader())
+    }
+
+    /// The whole body, which is no longer than `most`.
+    pub fn bytes(self, most: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut body = Body(self.body.into_reader()).take(most + 1);
+        if let Err(source) = body.read_to_end(&mut bytes) {
+            return Err(Error::Transport { call: self.call, source });
+        }
+        if bytes.len() as u64 > most {
+            let source = io::Error::other(format!("it is longer than {most} bytes"));
+            return Err(Error::Answer { call: self.call, source });
+        }
+        Ok(bytes)
+    }
+
+    fn into_refusal(self) -> Error {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Refusal {
+            error: Remark,
+        }
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Remark {
+            message: String,
+        }
+        let retry_after = self.header("retry-after").and_then(crate::retry::parse_retry_after);
+        let (call, status) = (self.call.clone(), self.status);
+        // The status is what counts; a remark that cannot be read is none.
+        let body = self.bytes(LONGEST_REMARK).unwrap_or_default();
+        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let message = refusal.error.message.chars().take(500).collect();
+        Error::Status { call, status, message, retry_after }
+    }
+}
+
+/// A body whose errors are without the URL.
+struct Body(ureq::BodyReader<'static>);
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| without_url(ureq::Error::Io(error)))
+    }
+}
+
+/// At least a minute for each 100 MiB.
+fn upload_limit(length: u64) -> Duration {
+    Duration::from_secs(60 * (length / (100 << 20) + 1))
+}
+
+/// What a URL may be called in texts.
+fn host_of(url: &str) -> String {
+    let uri = url.parse::<Uri>().ok();
+    uri.as_ref().and_then(Uri::host).unwrap_or("an unusable URL").to_owned()
+}

@@ -1,0 +1,172 @@
+//! Requests to real servers on loopback.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read as _, Seek as _, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use guest_common::{Client, Error, Identity, Limits, Platform, Stop};
+use guest_test::{Ending, FakePlatform, Reply, Server};
+use serde_json::{Value, json};
+
+fn limits(silence: Duration) -> Limits {
+    Limits { whole: None, silence, redirects: 0 }
+}
+
+fn client() -> Client {
+    Client::new(limits(Duration::from_secs(60)), &Stop::new())
+}
+
+fn platform(url: String) -> Platform {
+    let identity = Identity {
+        url,
+        token: "the-token".into(),
+        bypass: Some("the-bypass".into()),
+        run_id: "the-run".into(),
+    };
+    Platform::new(&identity, &Stop::new()).unwrap()
+}
+
+#[test]
+fn a_call_has_the_contracts_headers() {
+    let fake = FakePlatform::start();
+    let platform = platform(fake.server.url());
+    let path = "/api/webhooks/agent/heartbeat";
+    let answer: Value = platform.post(path, &json!({ "runId": "the-run" })).unwrap();
+    assert_eq!(answer["ok"], true);
+    let request = &fake.calls("heartbeat")[0];
+    let header = |name| request.header(name).unwrap();
+    assert_eq!(header("authorization"), "Bearer the-token");
+    assert_eq!(header("content-type"), "application/json");
+    assert_eq!(header("x-vercel-protection-bypass"), "the-bypass");
+    assert_eq!(
+        (header("x-client-type"), header("x-client-session-id")),
+        ("guest-agent", "the-run")
+    );
+    assert_eq!(header("x-client-request-id").len(), 36);
+    assert!(!header("x-client-version").is_empty());
+}
+
+#[test]
+fn each_attempt_has_an_id_of_its_own_and_the_third_one_counts() {
+    let fake = FakePlatform::start();
+    fake.answer("heartbeat", Reply::status(502).with("retry-after", "0"));
+    fake.answer("heartbeat", Reply::refusal(429, "slowly").with("retry-after", "0"));
+    let answer: Value =
+        platform(fake.server.url()).post("/api/webhooks/agent/heartbeat", &json!({})).unwrap();
+    assert_eq!(answer["ok"], true);
+    let calls = fake.calls("heartbeat");
+    let ids = calls.iter().map(|call| call.header("x-client-request-id").unwrap());
+    assert_eq!(ids.collect::<std::collections::HashSet<_>>().len(), 3);
+}
+
+#[test]
+fn a_refusal_says_what_the_platform_said_and_nothing_of_the_token() {
+    let server = Server::start(|_| Reply::refusal(403, "not your run"));
+    let error = platform(server.url()).post::<Value>("/api/x", &json!({})).unwrap_err();
+    assert_eq!(error.to_string(), "POST /api/x was answered with HTTP 403: not your run");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn a_success_without_the_field_that_is_needed_is_no_success() {
+    #[derive(Debug, serde::Deserialize)]
+    #[allow(dead_code)]
+    struct Needed {
+        id: String,
+    }
+    let server = Server::start(|_| Reply::json(&json!({ "id": null })));
+    let error = platform(server.url()).attempt::<Needed>("/api/x", b"{}").unwrap_err();
+    assert!(matches!(error, Error::Answer { .. }) && error.is_retriable());
+}
+
+#[test]
+fn an_empty_answer_is_nothing() {
+    let server = Server::start(|_| Reply::status(200));
+    assert_eq!(platform(server.url()).attempt::<Option<Value>>("/api/x", b"{}").unwrap(), None);
+}
+
+#[test]
+fn an_endless_answer_is_refused() {
+    let server = Server::start(|_| Reply::bytes(vec![b' '; 5 << 20]));
+    platform(server.url()).attempt::<Value>("/api/x", b"{}").unwrap_err();
+}
+
+#[test]
+fn a_redirect_of_a_call_is_no_success_and_is_not_followed() {
+    let server = Server::start(|_| Reply::status(307).with("location", "/elsewhere"));
+    let error = platform(server.url()).post::<Value>("/api/x", &json!({})).unwrap_err();
+    assert_eq!(error.status(), Some(307));
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn a_body_that_is_cut_is_an_error() {
+    let server = Server::start(|_| Reply::bytes("0123456789").ending(Ending::CutAfter(5)));
+    let mut text = String::new();
+    client().get(&server.url(), &[]).unwrap().into_reader().read_to_string(&mut text).unwrap_err();
+    assert_eq!(text, "01234");
+}
+
+#[test]
+fn a_silent_server_is_an_error_after_the_limit() {
+    let server = Server::start(|_| Reply::bytes("0123456789").ending(Ending::SilentAfter(5)));
+    let client = Client::new(limits(Duration::from_millis(50)), &Stop::new());
+    let mut text = String::new();
+    client.get(&server.url(), &[]).unwrap().into_reader().read_to_string(&mut text).unwrap_err();
+}
+
+#[test]
+fn a_stop_ends_a_request_that_waits_for_its_answer() {
+    let server = Server::start(|_| Reply::bytes("x").ending(Ending::SilentAfter(0)));
+    let stop = Stop::new();
+    let client = Client::new(limits(Duration::from_secs(3600)), &stop);
+    let url = server.url();
+    let waiting = thread::Builder::new()
+        .spawn(move || client.get(&url, &[]).and_then(|answer| answer.bytes(10)))
+        .unwrap();
+    server.wait_for(|requests| !requests.is_empty());
+    stop.signal();
+    waiting.join().unwrap().unwrap_err();
+}
+
+#[test]
+fn after_a_stop_no_request_begins() {
+    let server = Server::start(|_| Reply::status(200));
+    let stop = Stop::new();
+    stop.signal();
+    let client = Client::new(limits(Duration::from_secs(60)), &stop);
+    let refused = client.get(&server.url(), &[]).map(drop);
+    assert!(matches!(refused, Err(Error::Stopped { .. })));
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn an_upload_has_its_length_and_nothing_of_the_platform() {
+    let server = Server::start(|_| Reply::status(200));
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"0123456789").unwrap();
+    file.rewind().unwrap();
+    client().put(&format!("{}/p?s=1", server.url()), "application/gzip", &file, 10).unwrap();
+    let request = &server.requests()[0];
+    assert_eq!((request.method.as_str(), request.body.as_slice()), ("PUT", &b"0123456789"[..]));
+    assert_eq!(request.header("content-length"), Some("10"));
+    assert_eq!(request.header("content-type"), Some("application/gzip"));
+    assert!(
+        request.headers.iter().all(|(name, _)| !name.starts_with("x-") && name != "authorization")
+    );
+    assert_eq!(request.header("transfer-encoding"), None);
+}
+
+#[test]
+fn no_error_holds_a_url() {
+    let server = Server::start(|_| Reply::status(500));
+    let url = server.url();
+    drop(server);
+    for url in [format!("{url}/secret"), "secret://x/secret".into(), "http://x:secret/".into()] {
+        let error = client().get(&url, &[]).map(drop).unwrap_err();
+        let text = guest_common::chain(&error);
+        assert!(!text.contains("secret"), "{text}");
+    }
+}

@@ -1,0 +1,135 @@
+//! The platform as its contract says, in memory: every guest call has a sensible answer, and the
+//! next answers to a path can be scripted.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::http::{Reply, Request};
+use crate::server::Server;
+
+/// Where the guest's calls go, without the name of the call.
+const HOOKS: &str = "/api/webhooks/agent/";
+
+/// A platform that one run talks to.
+pub struct FakePlatform {
+    /// What is behind it.
+    pub server: Server,
+    script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>>,
+    /// What is known already: hashes of histories and content, so that it is not uploaded.
+    known: Arc<Mutex<bool>>,
+}
+
+impl FakePlatform {
+    /// Starts one.
+    pub fn start() -> FakePlatform {
+        let script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>> = Arc::default();
+        let known: Arc<Mutex<bool>> = Arc::default();
+        let (scripted, existing) = (Arc::clone(&script), Arc::clone(&known));
+        let server = Server::start(move |request| {
+            let call = request.target().trim_start_matches(HOOKS).to_owned();
+            let next = scripted.lock().unwrap().get_mut(&call).and_then(VecDeque::pop_front);
+            next.unwrap_or_else(|| usual(&call, request, *existing.lock().unwrap()))
+        });
+        FakePlatform { server, script, known }
+    }
+
+    /// The next answer to a call (`events`, `heartbeat`, `/upload/…`) that has no scripted one yet.
+    pub fn answer(&self, call: &str, reply: Reply) {
+        self.script.lock().unwrap().entry(call.to_owned()).or_default().push_back(reply);
+    }
+
+    /// From now on everything that is prepared is known already.
+    pub fn know_everything(&self) {
+        *self.known.lock().unwrap() = true;
+    }
+
+    /// The requests of a call so far.
+    pub fn calls(&self, call: &str) -> Vec<Request> {
+        self.server.requests_to(&format!("{HOOKS}{call}"))
+    }
+
+    /// The bodies of a call so far.
+    pub fn bodies(&self, call: &str) -> Vec<Value> {
+        self.calls(call).iter().map(Request::json).collect()
+    }
+
+    /// What was uploaded: path and body.
+    pub fn uploads(&self) -> Vec<Request> {
+        let requests = self.server.requests().into_iter();
+        requests.filter(|request| request.method == "PUT").collect()
+    }
+
+    /// All events of all requests, in the order in which they came, those sent twice twice.
+    pub fn events(&self) -> Vec<Value> {
+        let batches = self.bodies("events").into_iter();
+        batches.flat_map(|body| body["events"].as_array().cloned().unwrap_or_default()).collect()
+    }
+
+    /// The sequence numbers of all events that came.
+    pub fn sequences(&self) -> Vec<u64> {
+        self.events().iter().map(|event| event["sequenceNumber"].as_u64().unwrap()).collect()
+    }
+
+    /// Every byte that ever came, for a search.
+    pub fn everything(&self) -> String {
+        let requests = self.server.requests();
+        let texts = requests.iter().map(|request| {
+            format!(
+                "{} {:?} {}",
+                request.path,
+                request.headers,
+                String::from_utf8_lossy(&request.body)
+            )
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn usual(call: &str, request: &Request, known: bool) -> Reply {
+    let body = request.json();
+    // The server's own address is whatever the client calls it.
+    let host = request.header("host").unwrap_or_default();
+    let upload = |name: &str| format!("http://{host}/upload/{name}?signature=presigned-secret");
+    match call {
+        "heartbeat" => Reply::json(&json!({ "ok": true })),
+        "events" => {
+            let sequences = |event: &Value| event["sequenceNumber"].clone();
+            let events = body["events"].as_array().cloned().unwrap_or_default();
+            Reply::json(&json!({
+                "received": events.len(),
+                "firstSequence": events.first().map(sequences),
+                "lastSequence": events.last().map(sequences),
+            }))
+        }
+        "telemetry" => Reply::json(&json!({ "success": true, "id": "t1" })),
+        "checkpoints/prepare-history" if known => Reply::json(&json!({ "existing": true })),
+        "checkpoints/prepare-history" => Reply::json(&json!({
+            "existing": false, "presignedUrl": upload("history"), "encoding": body["encoding"],
+        })),
+        "checkpoints" => Reply::json(&json!({ "checkpointId": "c1" })),
+        "storages/prepare" => Reply::json(&prepared(&body, known, &upload)),
+        "storages/commit" => {
+            Reply::json(&json!({ "success": true, "versionId": body["versionId"] }))
+        }
+        _ if request.method == "PUT" => Reply::status(200),
+        _ => Reply::refusal(404, "no such call"),
+    }
+}
+
+fn prepared(body: &Value, known: bool, upload: &dyn Fn(&str) -> String) -> Value {
+    let name = body["storageId"].as_str().or(body["storageName"].as_str()).unwrap_or_default();
+    let version = format!("version-of-{name}");
+    if known && body["force"] != true {
+        return json!({ "versionId": version, "existing": true });
+    }
+    json!({
+        "versionId": version,
+        "existing": false,
+        "uploads": {
+            "archive": { "presignedUrl": upload(&format!("{name}/archive")) },
+            "manifest": { "presignedUrl": upload(&format!("{name}/manifest")) },
+        },
+    })
+}

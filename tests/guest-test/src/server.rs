@@ -1,0 +1,162 @@
+//! A server on loopback: a thread a connection, all requests remembered, ended when dropped.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::authority::Identity;
+use crate::http::{Reply, Request};
+
+/// Ends the tests if one waits for what never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
+
+/// An HTTP server whose answers a function gives.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    scheme: &'static str,
+}
+
+struct Shared {
+    handler: Box<Handler>,
+    state: Mutex<State>,
+    changed: Condvar,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Vec<Request>,
+    connections: Vec<TcpStream>,
+    ended: bool,
+}
+
+impl Server {
+    /// Starts one on a port that the system picks.
+    pub fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Server {
+        Server::launch(Box::new(handler), None)
+    }
+
+    /// Starts one that shows this certificate.
+    pub fn start_tls(
+        identity: &Identity,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Server {
+        Server::launch(Box::new(handler), Some(identity.server_config()))
+    }
+
+    fn launch(handler: Box<Handler>, tls: Option<Arc<rustls::ServerConfig>>) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let shared =
+            Arc::new(Shared { handler, state: Mutex::default(), changed: Condvar::new(), tls });
+        let accepting = Arc::clone(&shared);
+        let thread =
+            Builder::new().name("server".into()).spawn(move || accepting.accept(&listener));
+        Server { address, shared, thread: Some(thread.unwrap()), scheme }
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// The URL under the name that certificates are made for.
+    pub fn named_url(&self) -> String {
+        format!("{}://localhost:{}", self.scheme, self.address.port())
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.state.lock().unwrap().requests.clone()
+    }
+
+    /// The requests to a path so far.
+    pub fn requests_to(&self, target: &str) -> Vec<Request> {
+        self.requests().into_iter().filter(|request| request.target() == target).collect()
+    }
+
+    /// Waits until there are requests of which `enough` is true.
+    pub fn wait_for(&self, enough: impl Fn(&[Request]) -> bool) {
+        let state = self.shared.state.lock().unwrap();
+        let missing = |state: &mut State| !enough(&state.requests);
+        let (_state, timeout) =
+            self.shared.changed.wait_timeout_while(state, PATIENCE, missing).unwrap();
+        assert!(!timeout.timed_out(), "what was waited for was never asked");
+    }
+
+    /// Closes all connections, as a server that is started anew does.
+    pub fn drop_connections(&self) {
+        for connection in self.shared.state.lock().unwrap().connections.drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.state.lock().unwrap().ended = true;
+        self.shared.changed.notify_all();
+        self.drop_connections();
+        let _ = TcpStream::connect(self.address);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+impl Shared {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        let mut threads = Vec::new();
+        for connection in listener.incoming() {
+            let connection = connection.unwrap();
+            let mut state = self.state.lock().unwrap();
+            if state.ended {
+                break;
+            }
+            state.connections.push(connection.try_clone().unwrap());
+            drop(state);
+            let shared = Arc::clone(self);
+            let thread = Builder::new().name("connection".into());
+            threads.push(thread.spawn(move || shared.serve(connection)).unwrap());
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    fn serve(&self, connection: TcpStream) {
+        connection.set_nodelay(true).unwrap();
+        let closing = connection.try_clone().unwrap();
+        match &self.tls {
+            None => self.converse(connection),
+            Some(config) => {
+                let tls = rustls::ServerConnection::new(Arc::clone(config)).unwrap();
+                self.converse(rustls::StreamOwned::new(tls, connection));
+            }
+        }
+        // Dropping it is not enough: a clone is among the known ones.
+        let _ = closing.shutdown(Shutdown::Both);
+    }
+
+    fn converse(&self, stream: impl Read + Write) {
+        let mut stream = BufReader::with_capacity(64 << 10, stream);
+        // A client that hangs up ends its conversation, nothing else.
+        while let Ok(Some(request)) = Request::read(&mut stream) {
+            self.state.lock().unwrap().requests.push(request.clone());
+            let reply = (self.handler)(&request);
+            self.changed.notify_all();
+            let hold = || {
+                let state = self.state.lock().unwrap();
+                drop(self.changed.wait_while(state, |state| !state.ended).unwrap());
+            };
+            if !reply.write(stream.get_mut(), hold).unwrap_or(false) {
+                break;
+            }
+        }
+    }
+}
