@@ -3,6 +3,7 @@
 //! INVARIANT: the folders are 0700, the files 0600, and no symbolic link below the home is
 //! followed, so that what an agent of an earlier run planted there leads nowhere.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +40,27 @@ impl RunFolder {
             folder = step_into(&folder, part).map_err(|errno| failed(errno.into()))?;
         }
         Ok(Self { folder, path })
+    }
+
+    /// The folder that a run has elsewhere, made if it is not there.
+    pub fn at(path: &Path) -> Result<Self> {
+        let failed = |errno: Errno| Error::Create { path: path.to_owned(), source: errno.into() };
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(failed(Errno::EINVAL));
+        };
+        let parent = open(parent, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty()).map_err(failed)?;
+        let folder = step_into(&parent, name).map_err(failed)?;
+        Ok(Self { folder, path: path.to_owned() })
+    }
+
+    /// The folder of the run that this process's environment names, if it names one.
+    pub fn from_env() -> Option<Result<Self>> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(path) = variable("VM0_GUEST_RUNTIME_DIR") {
+            return Some(Self::at(Path::new(&path)));
+        }
+        let (home, id) = (variable("HOME")?, variable("VM0_RUN_ID")?);
+        Some(Self::open(Path::new(&home), &id.to_string_lossy()))
     }
 
     /// Where it is.
@@ -85,7 +107,8 @@ impl RunFolder {
 const DIRECTORY: OFlag =
     OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_RDONLY);
 
-fn step_into(folder: impl AsFd, name: &str) -> nix::Result<OwnedFd> {
+fn step_into(folder: impl AsFd, name: impl AsRef<OsStr>) -> nix::Result<OwnedFd> {
+    let name = name.as_ref();
     match mkdirat(&folder, name, Mode::from_bits_truncate(0o700)) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),

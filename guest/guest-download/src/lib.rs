@@ -12,7 +12,7 @@
 //!                                               └──────────────────────────────────────┘
 //! ```
 //!
-//! Four workers `get-N` take tasks from one [`schedule`]; each has a `fetch-N` beside it as long as
+//! Four workers `get-N` take tasks from one schedule; each has a `fetch-N` beside it as long as
 //! a task lasts, so that reading and unpacking overlap.
 //!
 //! # Invariants

@@ -65,10 +65,7 @@ fn read(source: Option<PathBuf>) -> io::Result<Vec<u8>> {
 
 /// Where the run's agent finds what was done, if this is for a run.
 fn operations() -> Option<OperationLog> {
-    let id = std::env::var("VM0_RUN_ID").ok().filter(|id| !id.is_empty())?;
-    let home = std::env::var_os("HOME")?;
-    let folder = RunFolder::open(home.as_ref(), &id);
-    let log = folder.and_then(|folder| OperationLog::open(&folder));
+    let log = RunFolder::from_env()?.and_then(|folder| OperationLog::open(&folder));
     log.inspect_err(|error| log::warn!("{}", guest_common::chain(error))).ok()
 }
 

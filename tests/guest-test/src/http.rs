@@ -73,6 +73,8 @@ pub enum Ending {
     Whole,
     /// The connection is closed before anything is said.
     Dropped,
+    /// Nothing is said, until the server ends.
+    Mute,
     /// The connection is closed after so many bytes of the body.
     CutAfter(usize),
     /// Nothing more comes after so many bytes of the body, until the server ends.
@@ -106,6 +108,11 @@ impl Reply {
         Reply::status(200).ending(Ending::Dropped)
     }
 
+    /// No answer at all: the connection stays.
+    pub fn mute() -> Reply {
+        Reply::status(200).ending(Ending::Mute)
+    }
+
     /// One more header.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Reply {
@@ -129,8 +136,13 @@ impl Reply {
 
     /// Writes it; false if the connection is to be closed. `hold` returns when the server ends.
     pub(crate) fn write(&self, stream: &mut impl Write, hold: impl FnOnce()) -> io::Result<bool> {
-        if self.ending == Ending::Dropped {
-            return Ok(false);
+        match self.ending {
+            Ending::Dropped => return Ok(false),
+            Ending::Mute => {
+                hold();
+                return Ok(false);
+            }
+            _ => {}
         }
         let mut head = format!("HTTP/1.1 {} Status\r\n", self.status);
         for (name, value) in &self.headers {

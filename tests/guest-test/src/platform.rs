@@ -17,22 +17,32 @@ pub struct FakePlatform {
     /// What is behind it.
     pub server: Server,
     script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>>,
-    /// What is known already: hashes of histories and content, so that it is not uploaded.
-    known: Arc<Mutex<bool>>,
+    mood: Arc<Mutex<Mood>>,
+}
+
+/// What the platform makes of requests that have no scripted answer.
+#[derive(Default)]
+struct Mood {
+    /// It has everything that is prepared already.
+    knows: bool,
+    /// It refuses batches of events in which this is.
+    poison: Option<String>,
+    /// The numbers of the events that it took.
+    taken: Vec<u64>,
 }
 
 impl FakePlatform {
     /// Starts one.
     pub fn start() -> FakePlatform {
         let script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>> = Arc::default();
-        let known: Arc<Mutex<bool>> = Arc::default();
-        let (scripted, existing) = (Arc::clone(&script), Arc::clone(&known));
+        let mood: Arc<Mutex<Mood>> = Arc::default();
+        let (scripted, current) = (Arc::clone(&script), Arc::clone(&mood));
         let server = Server::start(move |request| {
             let call = request.target().trim_start_matches(HOOKS).to_owned();
             let next = scripted.lock().unwrap().get_mut(&call).and_then(VecDeque::pop_front);
-            next.unwrap_or_else(|| usual(&call, request, *existing.lock().unwrap()))
+            next.unwrap_or_else(|| usual(&call, request, &mut current.lock().unwrap()))
         });
-        FakePlatform { server, script, known }
+        FakePlatform { server, script, mood }
     }
 
     /// The next answer to a call (`events`, `heartbeat`, `/upload/…`) that has no scripted one yet.
@@ -42,7 +52,17 @@ impl FakePlatform {
 
     /// From now on everything that is prepared is known already.
     pub fn know_everything(&self) {
-        *self.known.lock().unwrap() = true;
+        self.mood.lock().unwrap().knows = true;
+    }
+
+    /// From now on batches of events with this in them are refused.
+    pub fn refuse_events_with(&self, poison: &str) {
+        self.mood.lock().unwrap().poison = Some(poison.to_owned());
+    }
+
+    /// The numbers of the events that were taken, in that order.
+    pub fn taken_sequences(&self) -> Vec<u64> {
+        self.mood.lock().unwrap().taken.clone()
     }
 
     /// The requests of a call so far.
@@ -87,7 +107,7 @@ impl FakePlatform {
     }
 }
 
-fn usual(call: &str, request: &Request, known: bool) -> Reply {
+fn usual(call: &str, request: &Request, mood: &mut Mood) -> Reply {
     let body = request.json();
     // The server's own address is whatever the client calls it.
     let host = request.header("host").unwrap_or_default();
@@ -95,21 +115,27 @@ fn usual(call: &str, request: &Request, known: bool) -> Reply {
     match call {
         "heartbeat" => Reply::json(&json!({ "ok": true })),
         "events" => {
-            let sequences = |event: &Value| event["sequenceNumber"].clone();
+            let text = String::from_utf8_lossy(&request.body);
+            if mood.poison.as_ref().is_some_and(|poison| text.contains(poison)) {
+                return Reply::refusal(400, "bad event");
+            }
             let events = body["events"].as_array().cloned().unwrap_or_default();
+            let sequences = events.iter().map(|event| event["sequenceNumber"].as_u64().unwrap());
+            let sequences: Vec<u64> = sequences.collect();
+            mood.taken.extend(&sequences);
             Reply::json(&json!({
-                "received": events.len(),
-                "firstSequence": events.first().map(sequences),
-                "lastSequence": events.last().map(sequences),
+                "received": sequences.len(),
+                "firstSequence": sequences.first(),
+                "lastSequence": sequences.last(),
             }))
         }
         "telemetry" => Reply::json(&json!({ "success": true, "id": "t1" })),
-        "checkpoints/prepare-history" if known => Reply::json(&json!({ "existing": true })),
+        "checkpoints/prepare-history" if mood.knows => Reply::json(&json!({ "existing": true })),
         "checkpoints/prepare-history" => Reply::json(&json!({
             "existing": false, "presignedUrl": upload("history"), "encoding": body["encoding"],
         })),
         "checkpoints" => Reply::json(&json!({ "checkpointId": "c1" })),
-        "storages/prepare" => Reply::json(&prepared(&body, known, &upload)),
+        "storages/prepare" => Reply::json(&prepared(&body, mood.knows, &upload)),
         "storages/commit" => {
             Reply::json(&json!({ "success": true, "versionId": body["versionId"] }))
         }

@@ -33,6 +33,8 @@ struct Shared {
 struct State {
     requests: Vec<Request>,
     connections: Vec<TcpStream>,
+    /// A client broke off, or did not like our certificate.
+    had_broken_connection: bool,
     ended: bool,
 }
 
@@ -84,11 +86,20 @@ impl Server {
 
     /// Waits until there are requests of which `enough` is true.
     pub fn wait_for(&self, enough: impl Fn(&[Request]) -> bool) {
+        self.wait_until(|state| enough(&state.requests));
+    }
+
+    /// Waits until a client has broken off: in TLS, one that does not trust this server.
+    pub fn wait_for_broken_connection(&self) {
+        self.wait_until(|state| state.had_broken_connection);
+    }
+
+    fn wait_until(&self, enough: impl Fn(&State) -> bool) {
         let state = self.shared.state.lock().unwrap();
-        let missing = |state: &mut State| !enough(&state.requests);
+        let missing = |state: &mut State| !enough(state);
         let (_state, timeout) =
             self.shared.changed.wait_timeout_while(state, PATIENCE, missing).unwrap();
-        assert!(!timeout.timed_out(), "what was waited for was never asked");
+        assert!(!timeout.timed_out(), "what was waited for never came");
     }
 
     /// Closes all connections, as a server that is started anew does.
@@ -145,8 +156,17 @@ impl Shared {
 
     fn converse(&self, stream: impl Read + Write) {
         let mut stream = BufReader::with_capacity(64 << 10, stream);
-        // A client that hangs up ends its conversation, nothing else.
-        while let Ok(Some(request)) = Request::read(&mut stream) {
+        loop {
+            let request = match Request::read(&mut stream) {
+                Ok(Some(request)) => request,
+                Ok(None) => break,
+                // A client that breaks off ends its conversation, nothing else.
+                Err(_) => {
+                    self.state.lock().unwrap().had_broken_connection = true;
+                    self.changed.notify_all();
+                    break;
+                }
+            };
             self.state.lock().unwrap().requests.push(request.clone());
             let reply = (self.handler)(&request);
             self.changed.notify_all();

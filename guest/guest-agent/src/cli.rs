@@ -1,0 +1,118 @@
+//! The agents' command lines, what they find in their environment, and how they take the prompt.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::config::{Agent, Config};
+
+/// What keeps the CLI from doing what nobody in here needs.
+const QUIET: [&str; 6] = [
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+    "DISABLE_AUTOUPDATER",
+    "DISABLE_ERROR_REPORTING",
+    "DISABLE_TELEMETRY",
+    "CLAUDE_CODE_DISABLE_TERMINAL_TITLE",
+    "DISABLE_INSTALLATION_CHECKS",
+];
+
+impl Agent {
+    /// What the platform calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Agent::Claude { .. } => "claude-code",
+            Agent::Codex { .. } => "codex",
+        }
+    }
+}
+
+/// The program and its arguments. The prompt is none of them: see [`input`].
+pub(crate) fn arguments(config: &Config, working_dir: &Path) -> (OsString, Vec<OsString>) {
+    match &config.agent {
+        Agent::Claude { program } => (program.clone(), claude(config)),
+        Agent::Codex { model } => ("codex".into(), codex(config, model.as_deref(), working_dir)),
+    }
+}
+
+fn claude(config: &Config) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "--print",
+        "--verbose",
+        "--output-format",
+        "stream-json",
+        "--input-format",
+        "stream-json",
+        "--dangerously-skip-permissions",
+    ]
+    .map(OsString::from)
+    .into();
+    let values =
+        [("--resume", &config.resume), ("--append-system-prompt", &config.append_system_prompt)];
+    let settings = ("--settings", &config.settings);
+    let lists = [("--disallowed-tools", &config.disallowed_tools), ("--tools", &config.tools)];
+    for (flag, value) in values {
+        arguments.extend(value.iter().flat_map(|value| [flag.into(), value.into()]));
+    }
+    for (flag, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
+        arguments.push(flag.into());
+        arguments.extend(names.iter().map(OsString::from));
+    }
+    arguments.extend(settings.1.iter().flat_map(|value| [settings.0.into(), value.into()]));
+    arguments
+}
+
+fn codex(config: &Config, model: Option<&str>, working_dir: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [
+        "exec",
+        "--json",
+        "--dangerously-bypass-approvals-and-sandbox",
+        "--skip-git-repo-check",
+        "-C",
+    ]
+    .map(OsString::from)
+    .into();
+    arguments.push(working_dir.into());
+    arguments.extend(model.iter().flat_map(|model| ["-m".into(), model.into()]));
+    arguments.extend(config.resume.iter().flat_map(|id| ["resume".into(), id.into()]));
+    arguments.push("-".into());
+    arguments
+}
+
+/// What goes to the CLI's standard input: no limit on its length, and nothing that could be a flag.
+pub(crate) fn input(config: &Config) -> Vec<u8> {
+    match config.agent {
+        Agent::Claude { .. } => {
+            let message = json!({ "role": "user", "content": config.prompt });
+            format!("{}\n", json!({ "type": "user", "message": message })).into_bytes()
+        }
+        Agent::Codex { .. } => config.prompt.clone().into_bytes(),
+    }
+}
+
+/// All that the CLI finds in its environment: nothing of this process's that is not named.
+pub(crate) fn environment(config: &Config) -> Vec<(OsString, OsString)> {
+    let user = config.user_environment.iter().filter(|(name, value)| {
+        let usable = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+        usable && !name.starts_with("VM0_")
+    });
+    let user = user.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let system = config.system_environment.iter();
+    let system = system.map(|(name, value)| (OsString::from(name), value.clone()));
+    let quiet = QUIET.into_iter().map(|name| (name.into(), "1".into()));
+    let system: Vec<_> = system.chain(quiet).collect();
+    let loses = |name: &OsString| system.iter().any(|(known, _)| known == name);
+    let mut environment: Vec<_> = user.filter(|(name, _)| !loses(name)).collect();
+    environment.extend(system);
+    environment
+}
+
+/// Where the CLI may keep a session's history: the first that exists is it.
+pub(crate) fn history_folders(home: &Path, working_dir: &Path) -> Vec<PathBuf> {
+    let projects = home.join(".claude/projects");
+    let name = working_dir.to_string_lossy();
+    let dashes = name.replace('/', "-");
+    // Later versions replace more than slashes.
+    let strict = name.replace(|char: char| !char.is_ascii_alphanumeric(), "-");
+    [dashes, strict].map(|name| projects.join(name)).into()
+}

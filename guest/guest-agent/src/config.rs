@@ -1,0 +1,302 @@
+//! What the environment says, and what it means. It is read once, before any thread starts.
+
+mod variable;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use guest_common::Identity;
+use serde::Deserialize;
+
+use self::variable::Variables;
+use crate::limit::Limits;
+use crate::{Error, Result};
+
+/// The environment variables that make a CLI trust the system's certificates.
+const CERTIFICATES: [&str; 7] = [
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "CODEX_CA_CERTIFICATE",
+];
+
+/// A run.
+pub struct Config {
+    pub(crate) run_id: String,
+    /// None in local mode: no HTTP at all.
+    pub(crate) platform: Option<Identity>,
+    pub(crate) agent: Agent,
+    pub(crate) prompt: String,
+    pub(crate) append_system_prompt: Option<String>,
+    pub(crate) resume: Option<String>,
+    pub(crate) tools: Vec<String>,
+    pub(crate) disallowed_tools: Vec<String>,
+    pub(crate) settings: Option<String>,
+    pub(crate) working_dir: PathBuf,
+    pub(crate) home: PathBuf,
+    /// Where the run's files go instead of into the home.
+    pub(crate) runtime_dir: Option<PathBuf>,
+    /// What the user wants in the CLI's environment.
+    pub(crate) user_environment: BTreeMap<String, String>,
+    /// What is in it whatever the user wants.
+    pub(crate) system_environment: Vec<(&'static str, OsString)>,
+    pub(crate) secrets: Vec<Vec<u8>>,
+    pub(crate) artifacts: Vec<Artifact>,
+    /// Names that no artifact holds.
+    pub(crate) excluded: Vec<String>,
+    pub(crate) limits: Limits,
+    /// When the platform was asked for the run, in milliseconds since 1970.
+    pub(crate) api_start: Option<u64>,
+}
+
+/// Which CLI it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Agent {
+    Claude { program: OsString },
+    Codex { model: Option<String> },
+}
+
+/// A mount that is kept at the end.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Artifact {
+    #[serde(alias = "vasStorageName")]
+    pub(crate) name: String,
+    pub(crate) mount_path: PathBuf,
+    /// The newer form has it; the older one knows the storage by name and type.
+    pub(crate) storage_id: Option<String>,
+    #[serde(skip)]
+    pub(crate) kind: Kind,
+    #[serde(alias = "vasVersionId")]
+    pub(crate) version_id: Option<String>,
+    #[serde(default)]
+    pub(crate) missing_root_policy: MissingRoot,
+}
+
+/// The type of a storage in the older form.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    #[default]
+    Artifact,
+    Memory,
+}
+
+/// What it means that a mount is not there at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum MissingRoot {
+    #[default]
+    Fail,
+    PreserveParentVersion,
+}
+
+impl Config {
+    /// Reads this process's environment, and the files that it names. Files with secrets are removed
+    /// then: the CLI runs as the same user.
+    pub fn from_env() -> Result<Self> {
+        Self::read(&Variables::of_process())
+    }
+
+    fn read(variables: &Variables) -> Result<Self> {
+        let token = variables.text("VM0_API_TOKEN")?;
+        let run_id = variables.text("VM0_RUN_ID")?;
+        let bypass = variables.text("VERCEL_PROTECTION_BYPASS")?;
+        let mut secrets = secrets(variables)?;
+        secrets
+            .extend([&token, &bypass].into_iter().flatten().map(|text| text.clone().into_bytes()));
+        let platform = match token {
+            None => None,
+            Some(token) => Some(Identity {
+                url: variables.needed("VM0_API_URL")?,
+                run_id: run_id.clone().ok_or(Error::Missing { name: "VM0_RUN_ID" })?,
+                token,
+                bypass,
+            }),
+        };
+        Ok(Self {
+            run_id: run_id.unwrap_or_else(|| "local".to_owned()),
+            platform,
+            agent: agent(variables)?,
+            prompt: variables.needed("VM0_PROMPT")?,
+            append_system_prompt: variables.text("VM0_APPEND_SYSTEM_PROMPT")?,
+            resume: variables.text("VM0_RESUME_SESSION_ID")?,
+            tools: variables.list("VM0_TOOLS")?,
+            disallowed_tools: variables.list("VM0_DISALLOWED_TOOLS")?,
+            settings: variables.text("VM0_SETTINGS")?,
+            working_dir: variables
+                .path("VM0_WORKING_DIR")?
+                .unwrap_or("/home/user/workspace".into()),
+            home: variables.path("HOME")?.ok_or(Error::Missing { name: "HOME" })?,
+            runtime_dir: variables.path("VM0_GUEST_RUNTIME_DIR")?,
+            user_environment: variables.json_file("VM0_USER_ENV_FILE")?.unwrap_or_default(),
+            system_environment: system_environment(variables),
+            secrets,
+            artifacts: artifacts(variables)?,
+            excluded: excluded(variables)?,
+            limits: limits(variables)?,
+            api_start: variables.number("VM0_API_START_TIME")?,
+        })
+    }
+}
+
+fn agent(variables: &Variables) -> Result<Agent> {
+    match variables.text("CLI_AGENT_TYPE")?.as_deref() {
+        None | Some("claude-code") => {
+            let mock = variables.text("USE_MOCK_CLAUDE")?.as_deref() == Some("true");
+            let named = variables.raw("VM0_MOCK_CLAUDE_PATH").filter(|path| !path.is_empty());
+            let program = match mock {
+                true => named.unwrap_or_else(|| "guest-mock-claude".into()),
+                false => "claude".into(),
+            };
+            Ok(Agent::Claude { program })
+        }
+        Some("codex") => Ok(Agent::Codex { model: variables.text("OPENAI_MODEL")? }),
+        Some(_) => Err(Error::AgentType),
+    }
+}
+
+fn secrets(variables: &Variables) -> Result<Vec<Vec<u8>>> {
+    const NAME: &str = "VM0_SECRET_VALUES";
+    let text = variables.secret(NAME)?.unwrap_or_default();
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let wrong = |_| Error::Variable { name: NAME, expected: "a list of base64 values" };
+    parts.map(|part| STANDARD.decode(part).map_err(wrong)).collect()
+}
+
+fn artifacts(variables: &Variables) -> Result<Vec<Artifact>> {
+    const NAME: &str = "VM0_ARTIFACTS";
+    let mut artifacts: Vec<Artifact> = match variables.text(NAME)? {
+        Some(json) => serde_json::from_str(&json)
+            .map_err(|_| Error::Variable { name: NAME, expected: "a JSON list of artifacts" })?,
+        None => Vec::new(),
+    };
+    let older = [
+        (
+            Kind::Artifact,
+            ["VM0_ARTIFACT_MOUNT_PATH", "VM0_ARTIFACT_VOLUME_NAME", "VM0_ARTIFACT_VERSION_ID"],
+        ),
+        (Kind::Memory, ["VM0_MEMORY_MOUNT_PATH", "VM0_MEMORY_NAME", "VM0_MEMORY_VERSION_ID"]),
+    ];
+    for (kind, [mount_path, name, version_id]) in older {
+        let (Some(mount_path), Some(name)) = (variables.path(mount_path)?, variables.text(name)?)
+        else {
+            continue;
+        };
+        let version_id = variables.text(version_id)?;
+        let missing_root_policy = MissingRoot::default();
+        artifacts.push(Artifact {
+            name,
+            mount_path,
+            storage_id: None,
+            kind,
+            version_id,
+            missing_root_policy,
+        });
+    }
+    Ok(artifacts)
+}
+
+fn excluded(variables: &Variables) -> Result<Vec<String>> {
+    let names = variables.list("VM0_ARTIFACT_EXCLUDE")?;
+    Ok(if names.is_empty() { vec![".vm0".to_owned()] } else { names })
+}
+
+fn system_environment(variables: &Variables) -> Vec<(&'static str, OsString)> {
+    let copied = ["HOME", "PATH", "LANG", "TZ"].into_iter().chain(CERTIFICATES);
+    let copied = copied.filter_map(|name| Some((name, variables.raw(name)?)));
+    let mut environment: Vec<_> = copied.collect();
+    if !environment.iter().any(|(name, _)| *name == "PATH") {
+        environment.push(("PATH", "/usr/local/bin:/usr/bin:/bin".into()));
+    }
+    environment
+}
+
+fn limits(variables: &Variables) -> Result<Limits> {
+    let seconds = |name, default| {
+        variables.number(name).map(|value| Duration::from_secs(value.unwrap_or(default)))
+    };
+    Ok(Limits {
+        tool: seconds("VM0_STUCK_TOOL_TIMEOUT_SECS", 300)?,
+        silence: seconds("VM0_POST_RESULT_SIGTERM_GRACE_SECS", 10)?,
+        farewell: seconds("VM0_POST_RESULT_TOTAL_CAP_SECS", 120)?,
+        kill: seconds("VM0_POST_RESULT_SIGKILL_GRACE_SECS", 5)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config> {
+        let always = [("HOME", "/home/user"), ("VM0_PROMPT", "do it")];
+        Config::read(&Variables::of(always.iter().chain(pairs)))
+    }
+
+    #[test]
+    fn without_a_token_the_run_is_local() {
+        let config = read(&[("VM0_API_TOKEN", ""), ("VM0_API_URL", "http://x")]).unwrap();
+        assert!(config.platform.is_none());
+        assert_eq!(config.working_dir, PathBuf::from("/home/user/workspace"));
+    }
+
+    #[test]
+    fn with_a_token_what_is_missing_is_named() {
+        let error = read(&[("VM0_API_TOKEN", "t")]).err().unwrap();
+        assert_eq!(error.to_string(), "VM0_API_URL is not set");
+        let error = read(&[("VM0_API_TOKEN", "t"), ("VM0_API_URL", "u")]).err().unwrap();
+        assert_eq!(error.to_string(), "VM0_RUN_ID is not set");
+    }
+
+    #[test]
+    fn the_token_and_the_bypass_are_secrets_too() {
+        let pairs = [
+            ("VM0_API_TOKEN", "the-token"),
+            ("VM0_API_URL", "u"),
+            ("VM0_RUN_ID", "r"),
+            ("VERCEL_PROTECTION_BYPASS", "the-bypass"),
+            ("VM0_SECRET_VALUES", "c2VjcmV0LTE=, c2VjcmV0LTI="),
+        ];
+        let secrets = read(&pairs).unwrap().secrets;
+        let texts: Vec<_> = secrets.iter().map(|secret| String::from_utf8_lossy(secret)).collect();
+        assert_eq!(texts, ["secret-1", "secret-2", "the-token", "the-bypass"]);
+        let error = read(&[("VM0_SECRET_VALUES", "no base64!")]).err().unwrap();
+        assert_eq!(error.to_string(), "VM0_SECRET_VALUES is not a list of base64 values");
+    }
+
+    #[test]
+    fn both_forms_of_artifacts_are_read() {
+        let list = r#"[{"name":"w","mountPath":"/w","storageId":"i","versionId":"v",
+            "missingRootPolicy":"preserveParentVersion"}]"#;
+        let pairs = [
+            ("VM0_ARTIFACTS", list),
+            ("VM0_MEMORY_MOUNT_PATH", "/m"),
+            ("VM0_MEMORY_NAME", "memory"),
+        ];
+        let artifacts = read(&pairs).unwrap().artifacts;
+        assert_eq!(artifacts[0].storage_id.as_deref(), Some("i"));
+        assert_eq!(artifacts[0].missing_root_policy, MissingRoot::PreserveParentVersion);
+        assert_eq!((artifacts[1].kind, artifacts[1].name.as_str()), (Kind::Memory, "memory"));
+    }
+
+    #[test]
+    fn an_unknown_agent_is_an_error() {
+        assert!(matches!(read(&[("CLI_AGENT_TYPE", "other")]), Err(Error::AgentType)));
+        let config = read(&[("CLI_AGENT_TYPE", "codex"), ("OPENAI_MODEL", "o9")]).unwrap();
+        assert_eq!(config.agent, Agent::Codex { model: Some("o9".into()) });
+    }
+
+    #[test]
+    fn the_mock_stands_in_where_it_is_asked_for() {
+        let config = read(&[("USE_MOCK_CLAUDE", "true")]).unwrap();
+        assert_eq!(config.agent, Agent::Claude { program: "guest-mock-claude".into() });
+        let config = read(&[("VM0_MOCK_CLAUDE_PATH", "/m")]).unwrap();
+        assert_eq!(config.agent, Agent::Claude { program: "claude".into() });
+    }
+}

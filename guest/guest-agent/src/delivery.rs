@@ -1,0 +1,193 @@
+//! Events to the platform: in order, each batch again until it is acknowledged.
+//!
+//! A batch that the platform refuses is halved until the one event is found that it does not want;
+//! only that is lost. What refuses the run itself (401, 403, 404) ends the delivery.
+//!
+//! The number of the last event that was acknowledged is on disk before the next batch is sent, so
+//! that it is known even if this process is killed.
+
+use std::fs::File;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use guest_common::{Error as CommonError, Identity, Platform, Retry, RunFolder, Stop, chain};
+use serde::Deserialize;
+
+use crate::spool::{Numbered, Outlet};
+use crate::{Error, Result};
+
+const PATH: &str = "/api/webhooks/agent/events";
+
+/// The file with the number of the last event such that it and all before it are acknowledged.
+const ACKNOWLEDGED: &str = "acknowledged";
+
+/// How often a batch is tried again: until the run gives up.
+const UNTIL_STOPPED: Retry = Retry {
+    attempts: None,
+    deadline: None,
+    first_wait: Duration::from_secs(1),
+    longest_wait: Duration::from_secs(10),
+};
+
+/// What became of the events.
+#[derive(Debug, Default)]
+pub(crate) struct Delivered {
+    /// The highest number such that it and all before it are acknowledged.
+    pub(crate) last: Option<u64>,
+    /// Those that are lost for good, and why the first of them is.
+    pub(crate) lost: Vec<RangeInclusive<u64>>,
+    pub(crate) reason: Option<String>,
+}
+
+/// The events of one run on their way.
+pub(crate) struct Delivery {
+    platform: Platform,
+    run_id: String,
+    stop: Stop,
+    acknowledged: File,
+    so_far: Delivered,
+}
+
+/// What the platform answers.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Receipt {
+    #[serde(rename = "received")]
+    _received: u64,
+    #[serde(rename = "firstSequence")]
+    _first: u64,
+    #[serde(rename = "lastSequence")]
+    _last: u64,
+}
+
+impl Delivery {
+    /// When `stop` is given what is not acknowledged is lost.
+    pub(crate) fn new(identity: &Identity, stop: &Stop, folder: &RunFolder) -> Result<Self> {
+        Ok(Self {
+            platform: Platform::new(identity, stop)?,
+            run_id: identity.run_id.clone(),
+            stop: stop.clone(),
+            acknowledged: folder.create(ACKNOWLEDGED)?,
+            so_far: Delivered::default(),
+        })
+    }
+
+    /// Sends all that the spool has until it is closed.
+    pub(crate) fn run(mut self, spool: &Outlet) -> Delivered {
+        let mut refused: Option<String> = None;
+        loop {
+            let batch = match spool.take() {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return self.so_far,
+                Err(source) => {
+                    let reason = chain(&Error::Spool { source });
+                    self.lose(self.so_far.last.map_or(0, |last| last + 1), u64::MAX, &reason);
+                    return self.so_far;
+                }
+            };
+            for part in batch.chunk_by(|one, other| one.1.is_empty() == other.1.is_empty()) {
+                match &refused {
+                    Some(reason) => self.lose_batch(part, reason),
+                    None if part[0].1.is_empty() => self.lose_batch(part, "too long to be sent"),
+                    None => refused = self.send(part).err(),
+                }
+            }
+        }
+    }
+
+    /// Sends a batch; an error says why nothing of the run will ever be taken.
+    fn send(&mut self, batch: &[Numbered]) -> std::result::Result<(), String> {
+        let error = match self.send_whole(batch) {
+            Ok(_) => {
+                self.acknowledge(batch);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        if is_of_the_run(&error) || self.stop.is_given() {
+            let reason = chain(&error);
+            self.lose_batch(batch, &reason);
+            return Err(reason);
+        }
+        if batch.len() == 1 {
+            self.lose_batch(batch, &chain(&error));
+            return Ok(());
+        }
+        let (first, second) = batch.split_at(batch.len() / 2);
+        if let Err(reason) = self.send(first) {
+            self.lose_batch(second, &reason);
+            return Err(reason);
+        }
+        self.send(second)
+    }
+
+    fn send_whole(&self, batch: &[Numbered]) -> guest_common::Result<Receipt> {
+        let body = body(&self.run_id, batch);
+        UNTIL_STOPPED.run(&self.stop, || self.platform.attempt(PATH, &body))
+    }
+
+    fn acknowledge(&mut self, batch: &[Numbered]) {
+        let Some((last, _)) = batch.last() else { return };
+        // After a loss there is no such number any more.
+        if !self.so_far.lost.is_empty() {
+            return;
+        }
+        self.so_far.last = Some(*last);
+        let text = format!("{last:020}\n");
+        if let Err(error) = self.acknowledged.write_all_at(text.as_bytes(), 0) {
+            log::warn!("what is acknowledged is not noted; last={last} error={error}");
+        }
+    }
+
+    fn lose_batch(&mut self, batch: &[Numbered], reason: &str) {
+        if let (Some((first, _)), Some((last, _))) = (batch.first(), batch.last()) {
+            self.lose(*first, *last, reason);
+        }
+    }
+
+    fn lose(&mut self, first: u64, last: u64, reason: &str) {
+        self.so_far.reason.get_or_insert_with(|| reason.to_owned());
+        match self.so_far.lost.last_mut() {
+            Some(range) if *range.end() + 1 == first => *range = *range.start()..=last,
+            _ => {
+                log::error!("events are lost; first={first} last={last} error={reason}");
+                self.so_far.lost.push(first..=last);
+            }
+        }
+    }
+}
+
+impl Delivered {
+    /// Which events are lost and why, if any are.
+    pub(crate) fn loss(&self) -> Option<Error> {
+        let reason = self.reason.clone()?;
+        let ranges = self.lost.iter().take(10).map(|range| match (range.start(), range.end()) {
+            (first, &u64::MAX) => format!("{first} and all after it"),
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first} to {last}"),
+        });
+        Some(Error::EventsLost { which: ranges.collect::<Vec<_>>().join(", "), reason })
+    }
+}
+
+/// Whether the run itself is refused, not what it sends.
+fn is_of_the_run(error: &CommonError) -> bool {
+    matches!(error.status(), Some(401 | 403 | 404)) || !matches!(error, CommonError::Status { .. })
+}
+
+fn body(run_id: &str, batch: &[Numbered]) -> Vec<u8> {
+    let length: usize = batch.iter().map(|(_, json)| json.len() + 1).sum();
+    let mut body = Vec::with_capacity(length + 100);
+    body.extend_from_slice(b"{\"runId\":");
+    body.extend_from_slice(serde_json::Value::from(run_id).to_string().as_bytes());
+    body.extend_from_slice(b",\"events\":[");
+    for (index, (_, json)) in batch.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(json);
+    }
+    body.extend_from_slice(b"]}");
+    body
+}

@@ -1,0 +1,151 @@
+//! When the CLI has to be ended: a tool that does not return, or a CLI that does not go though it
+//! is done. Only the rules; what time it is, is said by the caller.
+
+use std::time::{Duration, Instant};
+
+use crate::event::{Head, Verdict};
+
+/// The tools that reach out to the network and were seen to hang.
+const WATCHED: [&str; 2] = ["WebSearch", "WebFetch"];
+
+/// The most tools that are watched at once: a CLI that calls more is not sane.
+const MOST_TOOLS: usize = 1000;
+
+/// The limits of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// For a watched tool to return.
+    pub(crate) tool: Duration,
+    /// Of silence after the verdict.
+    pub(crate) silence: Duration,
+    /// For all after the verdict.
+    pub(crate) farewell: Duration,
+    /// Between SIGTERM and SIGKILL.
+    pub(crate) kill: Duration,
+}
+
+/// Why the CLI has to be ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// A tool of this name did not return.
+    Tool(String),
+    /// It said that it is done, and stayed.
+    Farewell,
+}
+
+/// What is known of the CLI's doings.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    limits: Limits,
+    tools: Vec<(String, String, Instant)>,
+    verdict: Option<(Verdict, Instant)>,
+    last_sign: Instant,
+}
+
+impl Watch {
+    pub(crate) fn new(limits: Limits, now: Instant) -> Self {
+        Self { limits, tools: Vec::new(), verdict: None, last_sign: now }
+    }
+
+    /// The CLI wrote something.
+    pub(crate) fn sign_of_life(&mut self, now: Instant) {
+        self.last_sign = now;
+    }
+
+    /// The CLI said this.
+    pub(crate) fn note(&mut self, head: &Head, now: Instant) {
+        self.tools.retain(|(id, ..)| !head.returns.contains(id));
+        for (id, name) in head.calls.iter().filter(|(_, name)| WATCHED.contains(&name.as_str())) {
+            if self.tools.len() < MOST_TOOLS {
+                self.tools.push((id.clone(), name.clone(), now + self.limits.tool));
+            }
+        }
+        if let Some(verdict) = head.verdict() {
+            // Who has come to a verdict waits for no tool.
+            self.tools.clear();
+            let since = self.verdict.as_ref().map_or(now, |(_, since)| *since);
+            self.verdict = Some((verdict, since));
+        }
+    }
+
+    /// The last verdict.
+    pub(crate) fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref().map(|(verdict, _)| verdict)
+    }
+
+    /// When something will be overdue, and what.
+    pub(crate) fn next(&self) -> Option<(Instant, Overdue)> {
+        let tool = self.tools.iter().min_by_key(|(.., at)| *at);
+        let tool = tool.map(|(_, name, at)| (*at, Overdue::Tool(name.clone())));
+        let farewell = self.verdict.as_ref().map(|(_, since)| {
+            let silent = self.last_sign.max(*since) + self.limits.silence;
+            (silent.min(*since + self.limits.farewell), Overdue::Farewell)
+        });
+        tool.into_iter().chain(farewell).min_by_key(|(at, _)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Masker;
+    use crate::event::Event;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LIMITS: Limits = Limits {
+        tool: Duration::from_secs(300),
+        silence: Duration::from_secs(10),
+        farewell: Duration::from_secs(120),
+        kill: Duration::from_secs(5),
+    };
+
+    fn head(line: &str) -> Head {
+        Event::read(line.as_bytes(), &Masker::default()).unwrap().head
+    }
+
+    fn call(id: &str, name: &str) -> Head {
+        head(&format!(
+            r#"{{"type":"assistant","message":{{"content":[{{"type":"tool_use","id":"{id}","name":"{name}"}}]}}}}"#
+        ))
+    }
+
+    fn result_of(id: &str) -> Head {
+        head(&format!(
+            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"{id}"}}]}}}}"#
+        ))
+    }
+
+    #[test]
+    fn a_tool_that_does_not_return_is_overdue_and_one_that_does_is_not() {
+        let now = Instant::now();
+        let mut watch = Watch::new(LIMITS, now);
+        watch.note(&call("a", "WebFetch"), now);
+        watch.note(&call("b", "WebSearch"), now + SECOND);
+        assert_eq!(watch.next(), Some((now + 300 * SECOND, Overdue::Tool("WebFetch".into()))));
+        watch.note(&result_of("a"), now + 2 * SECOND);
+        assert_eq!(watch.next(), Some((now + 301 * SECOND, Overdue::Tool("WebSearch".into()))));
+        watch.note(&result_of("b"), now + 3 * SECOND);
+        assert_eq!(watch.next(), None);
+    }
+
+    #[test]
+    fn other_tools_take_as_long_as_they_take() {
+        let now = Instant::now();
+        let mut watch = Watch::new(LIMITS, now);
+        watch.note(&call("a", "Bash"), now);
+        assert_eq!(watch.next(), None);
+    }
+
+    #[test]
+    fn after_the_verdict_silence_is_short_and_talk_not_endless() {
+        let now = Instant::now();
+        let mut watch = Watch::new(LIMITS, now);
+        watch.note(&call("a", "WebFetch"), now);
+        watch.note(&head(r#"{"type":"result","is_error":false}"#), now);
+        assert_eq!(watch.next(), Some((now + 10 * SECOND, Overdue::Farewell)));
+        watch.sign_of_life(now + 9 * SECOND);
+        assert_eq!(watch.next(), Some((now + 19 * SECOND, Overdue::Farewell)));
+        watch.sign_of_life(now + 119 * SECOND);
+        assert_eq!(watch.next(), Some((now + 120 * SECOND, Overdue::Farewell)));
+    }
+}

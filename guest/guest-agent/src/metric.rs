@@ -1,0 +1,105 @@
+//! How busy the machine is.
+
+use std::fs;
+use std::path::PathBuf;
+
+use guest_common::iso_now;
+use serde::Serialize;
+
+/// One look at the machine.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Metric {
+    ts: String,
+    /// Percent of all processors since the last look.
+    cpu: f64,
+    mem_used: u64,
+    mem_total: u64,
+    disk_used: u64,
+    disk_total: u64,
+}
+
+/// Looks at the machine.
+pub(crate) struct Meter {
+    /// The folder whose disk counts.
+    folder: PathBuf,
+    busy: u64,
+    total: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        let (busy, total) = processor_time(&read("/proc/stat"));
+        Self { folder, busy, total }
+    }
+
+    pub(crate) fn look(&mut self) -> Metric {
+        let (busy, total) = processor_time(&read("/proc/stat"));
+        let cpu = percent(busy.saturating_sub(self.busy), total.saturating_sub(self.total));
+        (self.busy, self.total) = (busy, total);
+        let (mem_used, mem_total) = memory(&read("/proc/meminfo"));
+        let (disk_used, disk_total) = self.disk();
+        Metric { ts: iso_now(), cpu, mem_used, mem_total, disk_used, disk_total }
+    }
+
+    fn disk(&self) -> (u64, u64) {
+        let Ok(disk) = nix::sys::statvfs::statvfs(&self.folder) else { return (0, 0) };
+        let bytes = |blocks: u64| blocks * disk.fragment_size();
+        (bytes(disk.blocks() - disk.blocks_free()), bytes(disk.blocks()))
+    }
+}
+
+fn read(path: &str) -> String {
+    // A file that is not there makes a figure zero.
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// With two decimals.
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 10_000.0).round() / 100.0 }
+}
+
+/// How long the processors were busy and how long they were there, in ticks.
+fn processor_time(stat: &str) -> (u64, u64) {
+    let line = stat.lines().next().unwrap_or_default();
+    // Guest time, the last two, is in user time already.
+    let ticks = line.split_whitespace().skip(1).take(8);
+    let ticks: Vec<u64> = ticks.map(|number| number.parse().unwrap_or(0)).collect();
+    let total: u64 = ticks.iter().sum();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    (total - idle, total)
+}
+
+/// What is used of the memory, and all of it, in bytes.
+fn memory(meminfo: &str) -> (u64, u64) {
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        number.unwrap_or(0) * 1024
+    };
+    let total = field("MemTotal:");
+    (total.saturating_sub(field("MemAvailable:")), total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_is_not_idle_is_busy() {
+        assert_eq!(processor_time("cpu  10 1 5 80 4 0 0 0 7 7\ncpu0 1 1"), (16, 100));
+        assert_eq!(processor_time(""), (0, 0));
+        assert_eq!(percent(1, 3), 33.33);
+    }
+
+    #[test]
+    fn memory_that_is_available_is_not_used() {
+        let text = "MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    250 kB\n";
+        assert_eq!(memory(text), (750 * 1024, 1000 * 1024));
+    }
+
+    #[test]
+    fn a_look_at_this_machine_finds_something() {
+        let metric = Meter::new("/".into()).look();
+        assert!(metric.mem_total > 0 && metric.disk_total > 0, "{metric:?}");
+    }
+}

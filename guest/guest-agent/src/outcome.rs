@@ -1,0 +1,58 @@
+//! How a run ended: what the runner reports to the platform, in `outcome.json` in the run's folder.
+
+use guest_common::RunFolder;
+use serde::Serialize;
+
+use crate::{Masker, Result};
+
+/// The file's name in the run's folder.
+const OUTCOME: &str = "outcome.json";
+
+/// The longest error text.
+const LONGEST_ERROR: usize = 4096;
+
+/// How a run ended.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// What this process exits with, too.
+    pub exit_code: u8,
+    /// Why it failed, if it did, free of secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The highest number such that this event and all before it are acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_event_sequence: Option<u64>,
+    /// The CLI's session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// The checkpoint that was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_id: Option<String>,
+}
+
+impl Outcome {
+    /// Makes all of it fit to leave.
+    pub(crate) fn masked(mut self, masker: &Masker) -> Self {
+        let mask = |text: String| {
+            let mut text = masker.mask(&text).into_owned();
+            shorten(&mut text, LONGEST_ERROR);
+            text
+        };
+        self.error = self.error.map(mask);
+        self.session_id = self.session_id.map(|text| masker.mask(&text).into_owned());
+        self
+    }
+
+    /// Writes it, whole or not at all.
+    pub(crate) fn write(&self, folder: &RunFolder) -> Result<()> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        Ok(folder.write(OUTCOME, &json)?)
+    }
+}
+
+/// Cuts a text behind its last whole character within so many bytes.
+pub(crate) fn shorten(text: &mut String, most: usize) {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+}
