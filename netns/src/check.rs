@@ -28,6 +28,11 @@ pub enum Check {
     },
     /// The host will be made to pass packets on when the first VM needs it.
     NotForwarding,
+    /// Others' rules on the host forget what VMs send, whatever ours say.
+    Closed {
+        /// Their chains.
+        chains: Vec<String>,
+    },
     /// Dead runners have left something.
     Leftovers {
         /// The networks.
@@ -48,6 +53,11 @@ pub fn check(lock_path: &Path, range: Range) -> Vec<Check> {
         }
         Ok(()) if !host::is_forwarding() => checks.push(Check::NotForwarding),
         _ => {}
+    }
+    match Host::open().and_then(|mut host| host.closed_forwarders()) {
+        Ok(chains) if !chains.is_empty() => checks.push(Check::Closed { chains }),
+        Ok(_) => {}
+        Err(error) => log::debug!("{}", chain(&error)),
     }
     match leftovers(lock_path, range) {
         Ok(found) if !found.networks.is_empty() || found.table => {

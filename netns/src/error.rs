@@ -85,6 +85,15 @@ pub enum Error {
         /// Where it leads.
         device: String,
     },
+    /// The host's networks are kept by other locks.
+    #[error(
+        "the networks of this host are kept by other locks than {path}: use the runtime directory of \
+         the other runners; if there are none, `nft delete table inet sandbox_runner`"
+    )]
+    OtherLocks {
+        /// Our locks.
+        path: PathBuf,
+    },
     /// A link has the name that is needed.
     #[error("the host has a link {name} that is not ours: rename it, or choose another range")]
     NameTaken {

@@ -21,6 +21,7 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
 use crate::error::{file, kernel};
+use crate::lock::Locks;
 use crate::netlink::{Refusal, Socket};
 use crate::nft::{Chain, Family, Hook, KNOWN, Rule, SetKind, Table, Transaction};
 use crate::range::{Addresses, LINK_PREFIX, Range};
@@ -29,14 +30,16 @@ use crate::{Error, Result, conntrack, link, nft};
 /// The table.
 const TABLE: Table = Table { family: Family::Inet, name: "sandbox_runner" };
 
-/// The ranges of addresses that networks are taken from.
-const RANGES: &str = "ranges";
 /// By a VM's address, the port of the proxy for its TCP.
 const TCP_PROXIES: &str = "tcp_proxies";
 /// By a VM's address, the port of the resolver for its DNS.
 const RESOLVERS: &str = "resolvers";
-/// Which VM may reach which port of the host: what the two maps lead to.
-const PROXY_PORTS: &str = "proxy_ports";
+/// Which VM may reach which TCP port of the host: what the two maps lead to.
+const TCP_PORTS: &str = "tcp_ports";
+/// The same of UDP.
+const UDP_PORTS: &str = "udp_ports";
+/// All sets with elements of VMs.
+const SETS: [&str; 4] = [TCP_PROXIES, RESOLVERS, TCP_PORTS, UDP_PORTS];
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -45,7 +48,7 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 pub struct Redirect {
     /// A transparent proxy, for all of TCP.
     pub tcp: u16,
-    /// A resolver, for DNS that is sent to others than the gateway.
+    /// A resolver, for all of DNS: what the gateway is asked, too.
     pub dns: u16,
 }
 
@@ -86,21 +89,23 @@ impl Host {
         Ok(())
     }
 
-    /// Makes the table unless it is there, and lets networks of this range out.
-    pub(crate) fn set_up(&mut self, range: Range) -> Result<()> {
+    /// Makes the table unless it is there, with a note of whose locks say who has which network.
+    pub(crate) fn set_up(&mut self, locks: &Locks) -> Result<()> {
         // A transaction that fails takes the kernel long: so it is looked before.
         if !self.has_table()? {
-            table(range).commit(&mut self.netfilter).map_err(refused)?;
-            return forward();
+            table(&locks.identity()?).commit(&mut self.netfilter).map_err(refused)?;
         }
-        let ranges = nft::elements(&mut self.netfilter, TABLE, RANGES);
-        let ranges = ranges.map_err(kernel("list", format!("the set {RANGES}")))?;
-        if ranges.iter().any(|range_start| range_start == &range.net().network().octets()) {
-            return forward();
-        }
-        let added = Transaction::on(TABLE).add_networks(RANGES, &[range.net()]);
-        added.commit(&mut self.netfilter).map_err(kernel("let out", range.net().to_string()))?;
         forward()
+    }
+
+    /// Refuses a host whose networks are kept by other locks: nobody could tell who has which.
+    pub(crate) fn refuse_foreign(&mut self, locks: &Locks) -> Result<()> {
+        match self.note()? {
+            Some(note) if note != locks.identity()? => {
+                Err(Error::OtherLocks { path: locks.path().to_owned() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes the table, if it is there.
@@ -113,16 +118,27 @@ impl Host {
 
     /// Whether the table is there.
     pub(crate) fn has_table(&mut self) -> Result<bool> {
-        let exists = nft::exists(&mut self.netfilter, TABLE);
-        exists.map_err(kernel("look for", "the table sandbox_runner"))
+        self.note().map(|note| note.is_some())
+    }
+
+    fn note(&mut self) -> Result<Option<Vec<u8>>> {
+        let note = nft::note(&mut self.netfilter, TABLE);
+        note.map_err(kernel("look for", "the table sandbox_runner"))
+    }
+
+    /// Who else forgets packets that are passed on.
+    pub(crate) fn closed_forwarders(&mut self) -> Result<Vec<String>> {
+        let found = nft::closed_forwarders(&mut self.netfilter);
+        found.map_err(kernel("list", "chains"))
     }
 
     /// Redirects what a VM sends.
     pub(crate) fn redirect(&mut self, vm: Ipv4Addr, to: Redirect) -> Result<()> {
         let address = vm.octets();
         Transaction::on(TABLE)
-            .add_element(PROXY_PORTS, &pair(vm, to.tcp))
-            .add_element(PROXY_PORTS, &pair(vm, to.dns))
+            .add_element(TCP_PORTS, &pair(vm, to.tcp))
+            .add_element(TCP_PORTS, &pair(vm, to.dns))
+            .add_element(UDP_PORTS, &pair(vm, to.dns))
             .add_pair(TCP_PROXIES, &address, &to.tcp.to_be_bytes())
             .add_pair(RESOLVERS, &address, &to.dns.to_be_bytes())
             .commit(&mut self.netfilter)
@@ -133,7 +149,7 @@ impl Host {
     pub(crate) fn restore(&mut self, vm: Ipv4Addr) -> Result<()> {
         let address = vm.octets();
         let mut transaction = Transaction::on(TABLE);
-        for set in [TCP_PROXIES, RESOLVERS, PROXY_PORTS] {
+        for set in SETS {
             let elements = nft::elements(&mut self.netfilter, TABLE, set);
             let elements = elements.map_err(kernel("list", format!("the set {set}")))?;
             for element in elements.iter().filter(|element| element.starts_with(&address)) {
@@ -146,8 +162,8 @@ impl Host {
 
     /// The networks that something is redirected for.
     pub(crate) fn redirected(&mut self) -> Result<Vec<Addresses>> {
-        let elements = nft::elements(&mut self.netfilter, TABLE, PROXY_PORTS);
-        let elements = elements.map_err(kernel("list", format!("the set {PROXY_PORTS}")))?;
+        let elements = nft::elements(&mut self.netfilter, TABLE, TCP_PORTS);
+        let elements = elements.map_err(kernel("list", format!("the set {TCP_PORTS}")))?;
         let address = |element: Vec<u8>| Some(Ipv4Addr::from(*element.first_chunk::<4>()?));
         Ok(elements.into_iter().filter_map(address).map(Addresses::containing).collect())
     }
@@ -209,15 +225,14 @@ const fn chain(name: &'static str, kind: &'static str, number: i32, priority: i3
     Chain { name, hook: Some(Hook { kind, number, priority, device: None, accepts: true }) }
 }
 
-fn table(range: Range) -> Transaction {
+fn table(note: &[u8]) -> Transaction {
     let ours = || Rule::new().input_begins(LINK_PREFIX);
     let mut transaction = Transaction::on(TABLE)
-        .make_table()
-        .set(RANGES, SetKind::Networks)
-        .add_networks(RANGES, &[range.net()])
+        .make_table_with(note)
         .set(TCP_PROXIES, SetKind::PortsByAddress)
         .set(RESOLVERS, SetKind::PortsByAddress)
-        .set(PROXY_PORTS, SetKind::AddressesAndPorts);
+        .set(TCP_PORTS, SetKind::AddressesAndPorts)
+        .set(UDP_PORTS, SetKind::AddressesAndPorts);
     for chain in [ARRIVE, REDIRECT, INPUT, FORWARD, LEAVE] {
         transaction = transaction.chain(chain);
     }
@@ -229,17 +244,14 @@ fn table(range: Range) -> Transaction {
         .rule(REDIRECT.name, &ours().protocol(udp).port(&dns).redirect_by(RESOLVERS))
         .rule(REDIRECT.name, &ours().protocol(tcp).port(&dns).redirect_by(RESOLVERS))
         .rule(REDIRECT.name, &ours().protocol(tcp).redirect_by(TCP_PROXIES))
-        .rule(INPUT.name, &ours().protocol(tcp).source_and_port_in(PROXY_PORTS).accept())
-        .rule(INPUT.name, &ours().protocol(udp).source_and_port_in(PROXY_PORTS).accept())
+        .rule(INPUT.name, &ours().protocol(tcp).source_and_port_in(TCP_PORTS).accept())
+        .rule(INPUT.name, &ours().protocol(udp).source_and_port_in(UDP_PORTS).accept())
         .rule(INPUT.name, &ours().refuse())
         .rule(FORWARD.name, &ours().output_begins(LINK_PREFIX).refuse())
         .rule(FORWARD.name, &ours().rerouted().refuse())
         .rule(FORWARD.name, &Rule::new().output_begins(LINK_PREFIX).state(KNOWN).accept())
         .rule(FORWARD.name, &Rule::new().output_begins(LINK_PREFIX).drop())
-        .rule(
-            LEAVE.name,
-            &Rule::new().source_in(RANGES).output_begins_otherwise(LINK_PREFIX).masquerade(),
-        )
+        .rule(LEAVE.name, &ours().output_begins_otherwise(LINK_PREFIX).masquerade())
 }
 
 /// Lets the host pass packets on. It stays so: others may have come to rely on it.
@@ -284,11 +296,33 @@ pub(crate) fn describe(addresses: Addresses) -> String {
 /// Makes the table in this thread's namespace, to see whether the kernel can.
 pub(crate) fn try_out() -> Result<()> {
     let mut host = Host::open()?;
-    table(Range::default()).commit(&mut host.netfilter).map_err(refused)
+    table(b"a trial").commit(&mut host.netfilter).map_err(refused)
 }
 
 /// Commits rules in this thread's namespace.
 pub(crate) fn commit_rules(rules: &Transaction) -> Result<()> {
     let mut host = Host::open()?;
     rules.commit(&mut host.netfilter).map_err(kernel("make", "rules for a VM"))
+}
+
+/// All elements of the table's sets.
+#[cfg(feature = "testing")]
+pub(crate) fn elements(netfilter: &mut Socket) -> Vec<Vec<u8>> {
+    let mut of = |set| nft::elements(netfilter, TABLE, set).unwrap_or_default();
+    SETS.into_iter().flat_map(&mut of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_rules_is_told_from_one_that_refuses_some() {
+        let refusal = |errno, index| Refusal { index, ..Refusal::from(errno) };
+        let error = refused(refusal(Errno::EOPNOTSUPP, 0)).to_string();
+        assert!(error.contains("no nf_tables") && error.contains("CONFIG_NF_TABLES"), "{error}");
+        let error = refused(refusal(Errno::EINVAL, 3)).to_string();
+        assert_eq!(error, "cannot make the table sandbox_runner");
+        assert!(matches!(refused(refusal(Errno::EPERM, 0)), Error::NotPermitted));
+    }
 }

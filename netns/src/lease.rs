@@ -21,6 +21,8 @@ pub struct Lease {
     // Nothing is passed on any more when the network goes back.
     names: Option<Registration>,
     passed_on: Vec<Registration>,
+    /// Who answers questions for names, if not the host's name servers.
+    resolver: Option<SocketAddr>,
     relay: Arc<Relay>,
     network: Borrowed,
 }
@@ -36,7 +38,8 @@ struct Borrowed {
 impl Lease {
     pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &Arc<Relay>) -> Self {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
-        Self { names: None, passed_on: Vec::new(), relay: Arc::clone(relay), network }
+        let (names, passed_on, resolver) = (None, Vec::new(), None);
+        Self { names, passed_on, resolver, relay: Arc::clone(relay), network }
     }
 
     /// The address that the host sees the VM as.
@@ -55,12 +58,13 @@ impl Lease {
     }
 
     /// Puts a policy and limits in force, for the open connections too: all of the policy at once.
+    /// After an error it is not to be used any more.
     pub fn apply(&mut self, network: &Network) -> Result<()> {
         let plan = Plan { policy: network.policy.clone(), limits: network.limits };
         let slot = self.network.slot_mut()?;
         slot.apply(&plan)?;
         self.names = match (network.policy.dns, self.names.take()) {
-            (true, None) => Some(self.relay.handle().answer_names(&slot.names)?),
+            (true, None) => Some(self.relay.handle().answer_names(&slot.names, self.resolver)?),
             (true, served) => served,
             (false, _) => None,
         };
@@ -93,14 +97,27 @@ impl Lease {
             listener.set_nonblocking(true).map_err(failed)?;
             Ok(listener)
         })?;
+        self.network.slot_mut()?.serve(service.port)?;
         let target = Target { namespace: None, address: service.host };
         self.passed_on.push(self.relay.handle().pass_on(listener, target)?);
         Ok(())
     }
 
-    /// Redirects all TCP, and DNS to others than the gateway, to ports of the host.
+    /// Redirects all TCP, and all DNS, to ports of the host.
     pub fn redirect(&mut self, to: Redirect) -> Result<()> {
-        self.network.slot_mut()?.redirect(to)
+        let slot = self.network.slot_mut()?;
+        slot.redirect(to)?;
+        self.resolver = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, to.dns)));
+        if self.names.take().is_some() {
+            self.names = Some(self.relay.handle().answer_names(&slot.names, self.resolver)?);
+        }
+        Ok(())
+    }
+
+    /// How many connections the network remembers.
+    #[cfg(feature = "testing")]
+    pub fn count_connections(&mut self) -> Result<usize> {
+        self.network.slot_mut()?.count_connections()
     }
 
     /// What the network has counted since it was leased.
@@ -121,12 +138,9 @@ impl Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
-        if let Err(refused) = self.back.send(Request::Clean(slot))
-            && let Request::Clean(slot) = refused.into_inner()
-        {
-            // The pool is gone.
-            Slot::remove(&[slot]);
+        if let Some(slot) = self.slot.take() {
+            // Where the pool is gone, the network takes itself down.
+            drop(self.back.send(Request::Clean(slot)));
         }
     }
 }

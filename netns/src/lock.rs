@@ -12,7 +12,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,19 +64,35 @@ impl Locks {
 
     /// Waits until nobody else comes, goes, or clears up. All of that takes milliseconds.
     pub(crate) fn set_up(&self) -> Result<Lock> {
+        self.wait(SETUP, libc::F_WRLCK)
+    }
+
+    /// What tells this file from every other.
+    pub(crate) fn identity(&self) -> Result<[u8; 16]> {
+        let metadata = self.file.metadata().map_err(file("examine", &self.path))?;
+        let mut identity = [0; 16];
+        identity[..8].copy_from_slice(&metadata.dev().to_be_bytes());
+        identity[8..].copy_from_slice(&metadata.ino().to_be_bytes());
+        Ok(identity)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn wait(&self, byte: i64, kind: libc::c_int) -> Result<Lock> {
         loop {
-            let wanted = record(libc::F_WRLCK, SETUP);
-            match fcntl(&*self.file, FcntlArg::F_OFD_SETLKW(&wanted)) {
-                Ok(_) => return Ok(self.held(SETUP)),
+            match fcntl(&*self.file, FcntlArg::F_OFD_SETLKW(&record(kind, byte))) {
+                Ok(_) => return Ok(self.held(byte)),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed(errno)),
             }
         }
     }
 
-    /// Becomes one of the users, or stays one.
-    pub(crate) fn join(&self) -> Result<Option<Lock>> {
-        self.lock(USERS, libc::F_RDLCK)
+    /// Becomes one of the users. Waits for who looks whether there are any.
+    pub(crate) fn join(&self) -> Result<Lock> {
+        self.wait(USERS, libc::F_RDLCK)
     }
 
     /// Becomes the only user, unless there are others.
@@ -159,13 +175,13 @@ mod tests {
         let path = folder.path().join("network.lock");
         let (ours, theirs) = (Locks::open(&path).unwrap(), Locks::open(&path).unwrap());
 
-        let us = ours.join().unwrap().unwrap();
-        let them = theirs.join().unwrap().unwrap();
+        let us = ours.join().unwrap();
+        let them = theirs.join().unwrap();
 
         assert!(ours.be_alone().unwrap().is_none());
         drop(them);
         let alone = ours.be_alone().unwrap();
-        assert!(alone.is_some() && theirs.join().unwrap().is_none());
+        assert!(alone.is_some() && theirs.be_alone().unwrap().is_none());
         drop((us, alone));
     }
 }

@@ -23,6 +23,7 @@ pub const LOCK_PATH: &str = "/run/sandbox-runner/network.lock";
 #[derive(Debug)]
 pub(crate) struct Membership {
     locks: Locks,
+    /// None only while it leaves.
     user: Option<Lock>,
 }
 
@@ -32,11 +33,12 @@ impl Membership {
         let locks = Locks::open(lock_path)?;
         let mut host = Host::open()?;
         let _set_up = locks.set_up()?;
+        host.refuse_foreign(&locks)?;
         host.refuse_overlap(range)?;
         let suspects = suspects(&mut host)?;
         sweep(&mut host, &locks, &suspects)?;
-        host.set_up(range)?;
-        let user = locks.join()?;
+        host.set_up(&locks)?;
+        let user = Some(locks.join()?);
         Ok(Arc::new(Self { locks, user }))
     }
 
@@ -90,6 +92,9 @@ pub fn leftovers(lock_path: &Path, range: Range) -> Result<Leftovers> {
         let networks = found.iter().map(|of| describe(of.addresses)).collect();
         return Ok(Leftovers { networks, table });
     };
+    host.refuse_foreign(&locks)?;
+    // Who comes or goes meanwhile must not take us for a user.
+    let _set_up = locks.set_up()?;
     let mut dead = BTreeSet::new();
     for addresses in found.iter().map(|of| of.addresses) {
         if !locks.is_taken(addresses)? {
@@ -105,6 +110,7 @@ pub fn reclaim(lock_path: &Path, range: Range) -> Result<Vec<String>> {
     let locks = Locks::open(lock_path)?;
     let mut host = Host::open()?;
     let _set_up = locks.set_up()?;
+    host.refuse_foreign(&locks)?;
     let mut found = suspects(&mut host)?;
     found.extend(remembered(&mut host, range)?);
     let removed = sweep(&mut host, &locks, &found)?;

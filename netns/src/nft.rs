@@ -10,9 +10,9 @@ mod rule;
 mod state;
 mod transaction;
 
-pub(crate) use rule::{INVALID, KNOWN, NEW, Rule};
+pub(crate) use rule::{INVALID, KNOWN, Rule};
 pub use state::Count;
-pub(crate) use state::{counters, elements, exists, generation};
+pub(crate) use state::{closed_forwarders, counters, elements, generation, note};
 pub(crate) use transaction::{Chain, Hook, SetKind, Table, Transaction};
 
 /// A netfilter family.

@@ -25,6 +25,7 @@ use crossbeam_channel::{
 use sandbox::{Limits, Policy};
 
 use crate::error::chain;
+use crate::host::Host;
 use crate::membership::{LOCK_PATH, Membership};
 use crate::range::Range;
 use crate::relay::Relay;
@@ -142,7 +143,7 @@ impl Pool {
         }
     }
 
-    /// How many networks are ready.
+    /// How many networks are ready, or could not be made and nobody has asked why.
     pub fn ready(&self) -> usize {
         self.ready.len()
     }
@@ -167,7 +168,7 @@ impl Drop for Pool {
             log::error!("{}", Error::Panicked { name: THREAD });
         }
         let ready: Vec<_> = self.ready.try_iter().flatten().collect();
-        Slot::remove(&ready);
+        Slot::remove(ready);
     }
 }
 
@@ -202,7 +203,7 @@ impl Keeper {
             Request::Clean(slot) => Some(slot),
             Request::Want => None,
         });
-        Slot::remove(&given_back.collect::<Vec<_>>());
+        Slot::remove(given_back.collect());
     }
 
     /// Makes all networks, and passes each on as soon as it is ready.
@@ -242,22 +243,23 @@ impl Keeper {
 
     fn make(&self) -> Result<Box<Slot>> {
         let begun = Instant::now();
-        let slot = self.maker.make(&self.plan)?;
+        let slot = self.maker.make(&mut Host::open()?, &self.plan)?;
         let (link, us) = (slot.addresses.link(), begun.elapsed().as_micros());
         log::debug!("network made; link={link} us={us}");
-        Ok(Box::new(slot))
+        Ok(slot)
     }
 
     fn clean(&mut self, mut slot: Box<Slot>) {
         let (begun, link) = (Instant::now(), slot.addresses.link());
-        match slot.clean(&self.plan) {
+        let cleaned = Host::open().and_then(|mut host| slot.clean(&mut host, &self.plan));
+        match cleaned {
             Ok(()) => {
                 log::debug!("network cleaned; link={link} us={}", begun.elapsed().as_micros());
                 self.pass_on(Ok(slot));
             }
             Err(error) => {
                 log::warn!("network replaced; link={link} reason={}", chain(&error));
-                Slot::remove(&[slot]);
+                drop(slot);
                 self.missing += 1;
                 self.make_up();
             }
@@ -265,11 +267,8 @@ impl Keeper {
     }
 
     fn pass_on(&self, made: Result<Box<Slot>>) {
-        if let Err(refused) = self.ready.send(made)
-            && let Ok(slot) = refused.into_inner()
-        {
-            Slot::remove(&[slot]);
-        }
+        // Where nobody is any more, a network takes itself down.
+        drop(self.ready.send(made));
     }
 
     fn is_stopped(&self) -> bool {
@@ -286,11 +285,12 @@ struct Maker {
 }
 
 impl Maker {
-    fn make(&self, plan: &Plan) -> Result<Slot> {
+    fn make(&self, host: &mut Host, plan: &Plan) -> Result<Box<Slot>> {
         for _ in 0..self.range.size() {
             let addresses = self.range.slot(self.next.fetch_add(1, Ordering::Relaxed));
             let Some(lock) = self.membership.locks().take(addresses)? else { continue };
-            match Slot::make(addresses, plan, lock, Arc::clone(&self.membership)) {
+            let keys = (lock, Arc::clone(&self.membership));
+            match Slot::make(host, addresses, plan, keys) {
                 Err(error @ Error::NameTaken { .. }) => log::warn!("{}", chain(&error)),
                 other => return other,
             }

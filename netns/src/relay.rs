@@ -15,9 +15,11 @@
 //! | `reactor.rs` | the thread: which socket belongs to what |
 //! | `name.rs` | questions for names |
 //! | `port.rs` | a published port, or one of the gateway |
+//! | `door.rs` | a socket where connections come in |
 //! | `stream.rs` | two connections that are one |
 //! | `resolver.rs` | the host's name servers |
 
+mod door;
 mod name;
 mod port;
 mod reactor;
@@ -72,7 +74,7 @@ pub(crate) struct Target {
 #[derive(Debug)]
 enum Request {
     /// Pass on from now on; the number to end it by is sent back.
-    Names(NameSockets, Sender<u64>),
+    Names(NameSockets, Option<SocketAddr>, Sender<u64>),
     Port(TcpListener, Target, Sender<u64>),
     /// Pass on no more; the sender is dropped when all of it is closed.
     End {
@@ -114,10 +116,15 @@ impl Drop for Relay {
 }
 
 impl Handle {
-    /// Answers the questions that arrive at these sockets.
-    pub(crate) fn answer_names(&self, sockets: &NameSockets) -> Result<Registration> {
+    /// Answers the questions that arrive at these sockets, as the host's name servers do or another
+    /// one.
+    pub(crate) fn answer_names(
+        &self,
+        sockets: &NameSockets,
+        resolver: Option<SocketAddr>,
+    ) -> Result<Registration> {
         let sockets = sockets.duplicate()?;
-        self.register(|reply| Request::Names(sockets, reply))
+        self.register(|reply| Request::Names(sockets, resolver, reply))
     }
 
     /// Passes on what connects to `listener`.

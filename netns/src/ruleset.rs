@@ -6,7 +6,7 @@
 //!  guest ◀────────────────────────────────────── forward ◀─────────────────────────────── host
 //!                       │ to the gateway itself
 //!                       ▼
-//!                     input: the sockets of the relay
+//!                     input, output: the sockets of the relay
 //! ```
 //!
 //! In the chain `forward` each connection is decided about once, by the chain `decide`, and carries
@@ -21,7 +21,7 @@ use ipnet::Ipv4Net;
 use sandbox::{Action, Limits, Policy, Protocol};
 
 use crate::guest::{ADDRESS, GATEWAY, MAC, TAP};
-use crate::nft::{Chain, Family, Hook, INVALID, KNOWN, NEW, Rule, SetKind, Table, Transaction};
+use crate::nft::{Chain, Family, Hook, INVALID, KNOWN, Rule, SetKind, Table, Transaction};
 
 /// The link of the namespace that leads to the host.
 pub(crate) const UPLINK: &str = "uplink";
@@ -32,11 +32,13 @@ pub(crate) const GUARD: Table = Table { family: Family::Netdev, name: "guard" };
 pub(crate) const GATE: Table = Table { family: Family::Ip, name: "gate" };
 
 /// Not the public internet: the networks that a policy opens only by naming them.
-const INTERNAL: [&str; 13] = [
+const INTERNAL: [&str; 14] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
+    // Where one cloud tells its secrets though it be public by its number.
+    "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
@@ -59,17 +61,29 @@ pub(crate) const OVER_LIMIT: &str = "over_limit";
 
 const FORWARD: Chain = filter("forward", libc::NF_INET_FORWARD);
 const INPUT: Chain = filter("input", libc::NF_INET_LOCAL_IN);
+/// What ends at the limit.
+const LIMIT: Chain = Chain { name: "limit", hook: None };
 const DECIDE: Chain = Chain { name: "decide", hook: None };
 const ADMIT: Chain = Chain { name: "admit", hook: None };
 const REFUSE: Chain = Chain { name: "refuse", hook: None };
 /// What becomes of questions for names.
 const NAMES: Chain = Chain { name: "names", hook: None };
+const OUTPUT: Chain = filter("output", libc::NF_INET_LOCAL_OUT);
+
+/// The ports of the gateway by which the guest reaches services of the host.
+const SERVICES: &str = "services";
+/// As many connections to the gateway may be open at once.
+const TO_GATEWAY: u32 = 512;
 
 /// The port of name servers.
 pub(crate) const DNS: u16 = 53;
 
 /// As many refusals a second are told; more are dropped in silence.
 const TOLD: u64 = 50;
+/// As many questions for names a second are taken, each from a port of its own.
+const QUESTIONS: u64 = 500;
+/// As many pings a second are answered.
+const ECHO: u64 = 20;
 /// As many ARP messages a second are answered.
 const ARP: u64 = 50;
 
@@ -84,15 +98,26 @@ const fn filter(name: &'static str, number: libc::c_int) -> Chain {
 pub(crate) fn make(slot: Ipv4Addr, policy: &Policy, limits: &Limits, number: u32) -> Transaction {
     let transaction = guard(Transaction::on(GUARD));
     let transaction = gate(transaction.and_on(GATE), slot);
-    decide(transaction, policy, limits, number)
+    let transaction = transaction.rule(LIMIT.name, &over(limits.connections));
+    decide(transaction, policy, number)
 }
 
-/// Another policy and other limits, in one transaction. `number` was never used before here.
-pub(crate) fn change(policy: &Policy, limits: &Limits, number: u32) -> Transaction {
-    let emptied = [FORWARD, ADMIT, DECIDE, NAMES]
+/// Another policy and another limit instead of what was there, in one transaction. `number` was never
+/// used before here.
+pub(crate) fn change(policy: &Policy, limits: &Limits, had: &Limits, number: u32) -> Transaction {
+    let mut emptied = [FORWARD, ADMIT, DECIDE, NAMES]
         .iter()
         .fold(Transaction::on(GATE), |transaction, chain| transaction.empty(chain.name));
-    decide(emptied, policy, limits, number)
+    // The connections that are open stay counted, unless they are counted to another number.
+    if limits.connections != had.connections {
+        emptied = emptied.empty(LIMIT.name).rule(LIMIT.name, &over(limits.connections));
+    }
+    decide(emptied, policy, number)
+}
+
+/// Closes all ports of the gateway that were opened.
+pub(crate) fn close_services() -> Transaction {
+    Transaction::on(GATE).empty_set(SERVICES)
 }
 
 /// Lets in only what the guest may send at all: in its own name, and of IPv4 or ARP.
@@ -130,38 +155,47 @@ fn gate(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
     let internal: Vec<Ipv4Net> = internal().collect();
     let mut transaction = transaction.make_table().set(INTERNAL_SET, SetKind::Networks);
     transaction = transaction.add_networks(INTERNAL_SET, &internal);
+    transaction = transaction.set(SERVICES, SetKind::Ports);
     for counter in [RECEIVED, REFUSED, OVER_LIMIT] {
         transaction = transaction.counter(counter);
     }
-    for chain in [DECIDE, ADMIT, REFUSE, NAMES, FORWARD, INPUT, leave] {
+    for chain in [LIMIT, DECIDE, ADMIT, REFUSE, NAMES, FORWARD, INPUT, OUTPUT, leave] {
         transaction = transaction.chain(chain);
     }
-    let gateway = Ipv4Net::from(GATEWAY);
+    let to_gateway = || Rule::new().input(TAP).destination(Ipv4Net::from(GATEWAY));
     transaction
         .rule(REFUSE.name, &Rule::new().count(REFUSED).at_most(TOLD).refuse_ipv4())
         .rule(REFUSE.name, &Rule::new().drop())
-        // The sockets here are the relay's alone, and what is not open is closed.
-        .rule(INPUT.name, &Rule::new().input(TAP).jump(NAMES.name))
-        .rule(INPUT.name, &Rule::new().input(TAP).destination(gateway).accept())
+        .rule(INPUT.name, &Rule::new().input(TAP).state(KNOWN).accept())
+        .rule(INPUT.name, &Rule::new().state(INVALID).drop())
+        // What is refused is not remembered: a guest cannot fill the kernel's memory with it.
+        .rule(INPUT.name, &over(TO_GATEWAY))
+        .rule(INPUT.name, &to_gateway().jump(NAMES.name))
+        .rule(INPUT.name, &to_gateway().protocol(libc::IPPROTO_TCP).port_in(SERVICES).accept())
+        .rule(INPUT.name, &to_gateway().protocol(libc::IPPROTO_ICMP).at_most(ECHO).accept())
         .rule(INPUT.name, &Rule::new().input(TAP).go_to(REFUSE.name))
+        // What a closed connection of an earlier guest still has to say is not for this one: its
+        // connection was forgotten.
+        .rule(OUTPUT.name, &Rule::new().state(INVALID).drop())
+        .rule(OUTPUT.name, &Rule::new().accept())
         .rule(leave.name, &Rule::new().output(UPLINK).come_from(slot))
 }
 
-/// What the policy and the limits decide.
-fn decide(transaction: Transaction, policy: &Policy, limits: &Limits, number: u32) -> Transaction {
+/// What the policy decides.
+fn decide(transaction: Transaction, policy: &Policy, number: u32) -> Transaction {
     let known = || Rule::new().state(KNOWN).mark(number);
     let mut transaction = transaction
         .rule(FORWARD.name, &known().output(TAP).count(RECEIVED).accept())
         .rule(FORWARD.name, &known().input(TAP).accept())
         .rule(FORWARD.name, &Rule::new().output(TAP).drop())
         .rule(FORWARD.name, &Rule::new().state(INVALID).drop())
-        .rule(FORWARD.name, &over(limits))
+        .rule(FORWARD.name, &Rule::new().input(TAP).jump(LIMIT.name))
         .rule(FORWARD.name, &Rule::new().input(TAP).go_to(DECIDE.name))
         .rule(ADMIT.name, &Rule::new().set_mark(number).accept());
-    if !policy.dns {
+    if policy.dns {
         for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_TCP] {
             let question = Rule::new().protocol(protocol).port(&(DNS..=DNS));
-            transaction = transaction.rule(NAMES.name, &question.go_to(REFUSE.name));
+            transaction = transaction.rule(NAMES.name, &question.at_most(QUESTIONS).accept());
         }
     }
     for rule in policy.rules.iter().flat_map(rules) {
@@ -176,9 +210,13 @@ fn decide(transaction: Transaction, policy: &Policy, limits: &Limits, number: u3
 }
 
 /// One connection too many.
-fn over(limits: &Limits) -> Rule {
-    let opens = Rule::new().input(TAP).state(NEW).over(limits.connections);
-    opens.count(OVER_LIMIT).refuse_ipv4()
+fn over(connections: u32) -> Rule {
+    Rule::new().input(TAP).over(connections).count(OVER_LIMIT).refuse_ipv4()
+}
+
+/// Opens a port of the gateway.
+pub(crate) fn serve(port: u16) -> Transaction {
+    Transaction::on(GATE).add_element(SERVICES, &port.to_be_bytes())
 }
 
 /// What a policy's rule is in the kernel's terms.

@@ -28,7 +28,7 @@ use crate::lock::Lock;
 use crate::membership::Membership;
 use crate::namespace::Namespace;
 use crate::netlink::Socket;
-use crate::nft::{self, Count};
+use crate::nft::{self, Count, Transaction};
 use crate::range::Addresses;
 use crate::remains::{self, Remains};
 use crate::ruleset::{self, UPLINK};
@@ -43,6 +43,14 @@ const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv4/icmp_ratemask", "0"),
 ];
 
+/// What it is told once it tracks connections: a packet in the middle of none it knows begins none.
+const STRICT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
+
+fn set((name, value): (&str, &str)) -> Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    fs::write(&path, value).map_err(file("write to", path))
+}
+
 /// A network that is ready, or in use.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -52,13 +60,17 @@ pub(crate) struct Slot {
     /// Sockets of the namespace.
     route: Socket,
     netfilter: Socket,
-    /// Sockets of the host.
-    host: Host,
     links: Links,
     plan: Plan,
     /// Of the policy in force.
     number: u32,
     is_redirected: bool,
+    /// A port of the gateway leads somewhere.
+    is_serving: bool,
+    /// Half of a change is in force: it is not to be used again.
+    is_damaged: bool,
+    /// Nothing of it is left on the host.
+    is_removed: bool,
     made: Picture,
     // These go last, when nothing of it is left.
     _lock: Lock,
@@ -115,46 +127,44 @@ impl Slot {
     ///
     /// When it fails, nothing of it is left.
     pub(crate) fn make(
+        host: &mut Host,
         addresses: Addresses,
         plan: &Plan,
-        lock: Lock,
-        membership: Arc<Membership>,
-    ) -> Result<Self> {
-        let mut host = Host::open()?;
+        (lock, membership): (Lock, Arc<Membership>),
+    ) -> Result<Box<Self>> {
+        // A dead owner's redirection must not become ours.
+        host.restore(addresses.namespace())?;
         // 1
         let (namespace, mut inside) = Namespace::make(Inside::make)?;
         // 2
         let links = Links {
-            host: join(&mut host, addresses, &namespace)?,
+            host: join(host, addresses, &namespace)?,
             uplink: find(&mut inside.route, UPLINK)?,
             tap: inside.tap,
         };
-        let mut slot = Self {
+        let mut slot = Box::new(Self {
             addresses,
             namespace,
             names: inside.names,
             route: inside.route,
             netfilter: inside.netfilter,
-            host,
             links,
             plan: Plan::default(),
             number: 0,
             is_redirected: false,
+            is_serving: false,
+            is_damaged: false,
+            is_removed: false,
             made: Picture::none(),
             _lock: lock,
             _membership: membership,
-        };
+        });
         // 3, 4
-        match slot.furnish(plan) {
-            Ok(()) => Ok(slot),
-            Err(error) => {
-                Self::remove(&[Box::new(slot)]);
-                Err(error)
-            }
-        }
+        slot.furnish(host, plan)?;
+        Ok(slot)
     }
 
-    fn furnish(&mut self, plan: &Plan) -> Result<()> {
+    fn furnish(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
         let Self { addresses, links, .. } = *self;
         let prefix = Addresses::PREFIX;
         let outside = [
@@ -170,32 +180,50 @@ impl Slot {
             link::default_route(addresses.host(), links.uplink),
         ];
         let failed = || kernel("set up", addresses.link());
-        self.host.route().request(&outside).map_err(failed())?;
+        host.route().request(&outside).map_err(failed())?;
         self.route.request(&inside).map_err(failed())?;
         self.number = 1;
         let rules = ruleset::make(addresses.namespace(), &plan.policy, &plan.limits, self.number);
         rules.commit(&mut self.netfilter).map_err(kernel("make rules for", addresses.link()))?;
-        self.shape(&plan.limits)?;
+        // Connections are tracked from here on, and only those that were seen to begin are real.
+        self.namespace.within(|| set(STRICT))?;
         self.plan = plan.clone();
+        self.shape(Limits::default(), plan.limits)?;
         self.made = self.picture()?;
         Ok(())
     }
 
     /// Takes networks down, as many as there are in about the time of one.
-    pub(crate) fn remove(slots: &[Box<Self>]) {
+    #[expect(clippy::vec_box, reason = "so they come, and moving one is moving a page")]
+    pub(crate) fn remove(mut slots: Vec<Box<Self>>) {
         let remains: Vec<_> = slots.iter().map(|slot| slot.remains()).collect();
-        if remains.is_empty() {
-            return;
+        if !remains.is_empty() {
+            remove(&remains);
         }
-        let removed = Host::open().and_then(|mut host| remains::remove(&mut host, &remains));
-        if let Err(error) = removed {
-            log::error!("networks stay; count={} error={}", remains.len(), chain(&error));
+        for slot in &mut slots {
+            slot.is_removed = true;
         }
     }
 
     fn remains(&self) -> Remains {
         let Self { addresses, is_redirected, .. } = *self;
         Remains { addresses, link: Some(self.links.host), is_redirected }
+    }
+}
+
+/// However it goes, nothing of it is left.
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.is_removed {
+            remove(&[self.remains()]);
+        }
+    }
+}
+
+fn remove(remains: &[Remains]) {
+    let removed = Host::open().and_then(|mut host| remains::remove(&mut host, remains));
+    if let Err(error) = removed {
+        log::error!("networks stay; count={} error={}", remains.len(), chain(&error));
     }
 }
 
@@ -214,25 +242,44 @@ impl Slot {
         if *plan == self.plan {
             return Ok(());
         }
-        if plan.limits != self.plan.limits {
-            self.shape(&plan.limits)?;
-        }
-        let number = self.number.wrapping_add(1).max(1);
-        let rules = ruleset::change(&plan.policy, &plan.limits, number);
-        let link = self.addresses.link();
-        rules.commit(&mut self.netfilter).map_err(kernel("change the rules of", link))?;
-        self.number = number;
+        let number = self.next_number();
+        let had = self.plan.limits;
+        self.commit(&ruleset::change(&plan.policy, &plan.limits, &had, number))?;
         self.plan = plan.clone();
-        self.made.generation = self.generation()?;
+        // From here on nothing but all of it will do.
+        self.is_damaged = true;
+        if had != plan.limits {
+            self.shape(had, plan.limits)?;
+        }
+        self.is_damaged = false;
         Ok(())
+    }
+
+    /// Lets the guest reach a port of its gateway.
+    pub(crate) fn serve(&mut self, port: u16) -> Result<()> {
+        self.is_serving = true;
+        self.commit(&ruleset::serve(port))
     }
 
     /// Redirects all TCP and foreign DNS to the host.
     pub(crate) fn redirect(&mut self, to: host::Redirect) -> Result<()> {
+        let mut host = Host::open()?;
         if std::mem::replace(&mut self.is_redirected, true) {
-            self.host.restore(self.addresses.namespace())?;
+            host.restore(self.addresses.namespace())?;
         }
-        self.host.redirect(self.addresses.namespace(), to)
+        host.redirect(self.addresses.namespace(), to)
+    }
+
+    fn next_number(&mut self) -> u32 {
+        self.number = self.number.wrapping_add(1).max(1);
+        self.number
+    }
+
+    fn commit(&mut self, change: &Transaction) -> Result<()> {
+        let committed = change.commit(&mut self.netfilter);
+        committed.map_err(kernel("change the rules of", self.addresses.link()))?;
+        self.made.generation = self.generation()?;
+        Ok(())
     }
 
     pub(crate) fn counters(&mut self) -> Result<Counters> {
@@ -240,30 +287,40 @@ impl Slot {
     }
 
     /// Makes it as new for the next VM; an error if it is not as it was made, or still in use.
-    pub(crate) fn clean(&mut self, plan: &Plan) -> Result<()> {
+    pub(crate) fn clean(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
         // That nobody has the tap open says that the monitor is gone.
         drop(self.open_tap()?);
-        self.verify()?;
+        self.verify(host)?;
         if std::mem::take(&mut self.is_redirected) {
-            self.host.restore(self.addresses.namespace())?;
+            host.restore(self.addresses.namespace())?;
         }
+        if std::mem::take(&mut self.is_serving) {
+            self.commit(&ruleset::close_services())?;
+        }
+        self.apply(plan)?;
+        // Packets may wait in a queue.
+        self.shape(plan.limits, plan.limits)?;
         let link = self.addresses.link();
         conntrack::forget_all(&mut self.netfilter)
             .map_err(kernel("forget the connections of", &link))?;
         if self.counters()?.sent.packets > 0 {
-            self.host.forget(&[self.addresses])?;
+            host.forget(&[self.addresses])?;
         }
         link::forget_neighbours(&mut self.route, self.links.tap)
             .map_err(kernel("forget the neighbours of", &link))?;
-        self.count(true)?;
         self.names.drain();
-        self.apply(plan)
+        self.count(true).map(drop)
     }
 
     /// Compares it with what it was when it was made.
-    fn verify(&mut self) -> Result<()> {
+    fn verify(&mut self, host: &mut Host) -> Result<()> {
         let link = self.addresses.link();
-        let outer = link::find(self.host.route(), &link).map_err(kernel("look for", &link))?;
+        if self.is_damaged {
+            return Err(Error::Damaged {
+                what: format!("half of a change is in force for {link}"),
+            });
+        }
+        let outer = link::find(host.route(), &link).map_err(kernel("look for", &link))?;
         let is_there = outer.is_some_and(|outer| outer.index == self.links.host && outer.is_up);
         if !is_there {
             return Err(Error::Damaged { what: format!("the link {link} is gone or down") });
@@ -289,22 +346,27 @@ impl Slot {
         generation.map_err(kernel("look at the rules of", self.addresses.link()))
     }
 
-    fn shape(&mut self, limits: &Limits) -> Result<()> {
-        // What is sent to the guest leaves by the tap; what the guest sends leaves by the uplink.
+    /// Makes new queues where there were limits or are to be some. What is sent to the guest leaves
+    /// by the tap, what the guest sends by the uplink.
+    fn shape(&mut self, had: Limits, wanted: Limits) -> Result<()> {
         let queues = [
-            (self.links.tap, limits.download, self.plan.limits.download),
-            (self.links.uplink, limits.upload, self.plan.limits.upload),
+            (self.links.tap, had.download, wanted.download),
+            (self.links.uplink, had.upload, wanted.upload),
         ];
-        for (index, wanted, had) in queues {
-            let message = match (wanted, had) {
-                (None, None) => continue,
-                (Some(rate), _) => link::shape(index, rate),
-                (None, Some(_)) => link::unshape(index),
-            };
-            let link = self.addresses.link();
-            self.route.request(&[message]).map_err(kernel("limit the rate of", link))?;
+        let mut messages = Vec::new();
+        for (index, had, wanted) in queues {
+            messages.extend(had.map(|_| link::unshape(index)));
+            messages.extend(wanted.map(|rate| link::shape(index, rate)));
         }
-        Ok(())
+        let shaped = self.route.request(&messages);
+        shaped.map_err(kernel("limit the rate of", self.addresses.link()))
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn count_connections(&mut self) -> Result<usize> {
+        let sources = conntrack::sources(&mut self.netfilter);
+        let sources = sources.map_err(kernel("list", "connections"))?;
+        Ok(sources.len())
     }
 
     fn count(&mut self, reset: bool) -> Result<Counters> {
@@ -360,12 +422,11 @@ impl NameSockets {
 
 impl Inside {
     fn make() -> Result<Self> {
-        for (name, value) in SETTINGS {
-            let path = Path::new("/proc/sys").join(name);
-            match fs::write(&path, value) {
+        for setting in SETTINGS {
+            match set(setting) {
                 // A kernel without IPv6 has nothing to leave alone.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                other => other.map_err(file("write to", path))?,
+                Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                other => other?,
             }
         }
         tap::make(TAP)?;

@@ -40,13 +40,21 @@ pub(crate) fn offload_tap(device: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD as _, all) })
 }
 
-/// Asks the kernel for words, for answers without a copy of the question, and for lists of just
+/// Makes room for long requests, and asks the kernel for words, for answers without a copy of the question, and for lists of just
 /// what was asked for.
 pub(crate) fn set_netlink_options(socket: &OwnedFd) -> io::Result<()> {
     let on: libc::c_int = 1;
+    // A transaction is sent as a whole, and a policy may have thousands of rules.
+    let room: libc::c_int = 64 << 20;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let value = (&raw const room).cast();
+    // SAFETY: as below. Who may not raise it may not change rules either, and is told so then.
+    unsafe {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
+        libc::setsockopt(socket.as_raw_fd(), level, option, value, length);
+    }
     let options = [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK];
     for option in options {
-        let length = size_of::<libc::c_int>() as libc::socklen_t;
         let value = (&raw const on).cast();
         // SAFETY: the value is an integer of the stated length, which outlives the call.
         check(unsafe {

@@ -21,10 +21,11 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 pub use guest::Guest;
 
-use crate::conntrack;
 use crate::link;
 use crate::namespace::Namespace;
 use crate::netlink::{Message, Socket};
+use crate::nft::{Chain, Family, Hook, Table, Transaction};
+use crate::{conntrack, host};
 
 /// The host's address on the way to the internet.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(100, 0, 0, 1);
@@ -94,13 +95,22 @@ impl World {
 
     /// How many rules the host has.
     pub fn count_rules(&self) -> usize {
-        let rules = Message::netfilter(
-            libc::NFNL_SUBSYS_NFTABLES,
-            libc::NFT_MSG_GETRULE as u16,
-            libc::NLM_F_DUMP,
-            0,
-        );
-        Socket::netfilter().unwrap().list(&rules).unwrap().len()
+        count_rules(&mut Socket::netfilter().unwrap())
+    }
+
+    /// Makes a chain on the host, as others do, that drops all that is passed on.
+    pub fn close_forwarding(&self) {
+        let table = Table { family: Family::Ip, name: "foreign" };
+        let hook = Hook {
+            kind: "filter",
+            number: libc::NF_INET_FORWARD,
+            priority: 0,
+            device: None,
+            accepts: false,
+        };
+        let chain = Chain { name: "FORWARD", hook: Some(hook) };
+        let made = Transaction::on(table).make_table().chain(chain);
+        made.commit(&mut Socket::netfilter().unwrap()).unwrap();
     }
 
     /// Removes a link from the host.
@@ -139,6 +149,9 @@ pub fn picture() -> Vec<String> {
             format!("table {}", table.split(4).unwrap().1.text(1).unwrap_or_default())
         }),
     );
+    picture.push(format!("{} rules", count_rules(&mut netfilter)));
+    picture
+        .extend(host::elements(&mut netfilter).into_iter().map(|element| format!("{element:?}")));
     let sources = conntrack::sources(&mut netfilter).unwrap();
     picture.extend(
         sources
@@ -147,6 +160,16 @@ pub fn picture() -> Vec<String> {
             .map(|source| format!("connection from {source}")),
     );
     picture
+}
+
+fn count_rules(netfilter: &mut Socket) -> usize {
+    let rules = Message::netfilter(
+        libc::NFNL_SUBSYS_NFTABLES,
+        libc::NFT_MSG_GETRULE as u16,
+        libc::NLM_F_DUMP,
+        0,
+    );
+    netfilter.list(&rules).unwrap().len()
 }
 
 /// Where a redirected connection was to go.

@@ -134,17 +134,19 @@ impl Socket {
         let mut was_interrupted = false;
         let mut buffer = vec![0; DATAGRAM];
         loop {
-            let count = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            let mut rest = buffer.get(..count).unwrap_or_default();
+            let count = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+            // So it says how long an answer is, though it be longer than there is room.
+            let Some(mut rest) = buffer.get(..count) else { return Err(Errno::EMSGSIZE.into()) };
             while let Some(answer) = Answer::take(&mut rest) {
                 was_interrupted |= answer.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match answer.kind.into() {
-                    libc::NLMSG_ERROR => {
+                    // A list that could not be made ends with the reason.
+                    libc::NLMSG_ERROR | libc::NLMSG_DONE => {
                         if let Some(refusal) = answer.refusal(ours.first) {
                             return Err(refusal);
                         }
                     }
-                    libc::NLMSG_DONE | libc::NLMSG_NOOP => {}
+                    libc::NLMSG_NOOP => {}
                     _ => {
                         entries.push(Entry { body: answer.body.to_vec() });
                         continue;
@@ -240,6 +242,16 @@ mod tests {
             .filter_map(|entry| Some(entry.split(16)?.1.text(libc::IFLA_IFNAME)?.to_owned()))
             .collect();
         assert!(names.contains(&"lo".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn a_list_that_the_kernel_refuses_is_not_an_empty_one() {
+        let mut socket = Socket::route().unwrap();
+        // No link has such a type, and a header that says so is not to be had.
+        let mut header = [0; 16];
+        header[2] = 1;
+        let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &header);
+        assert_eq!(socket.list(&message).unwrap_err().errno, Errno::EINVAL);
     }
 
     #[test]

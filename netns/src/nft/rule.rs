@@ -35,8 +35,6 @@ pub(super) const COUNTER: u32 = 1;
 pub(crate) const INVALID: u32 = 1;
 /// Packets of a connection that is known, and errors about one.
 pub(crate) const KNOWN: u32 = 2 | 4;
-/// The first packet of a connection.
-pub(crate) const NEW: u32 = 8;
 
 /// A rule in the making. What it looks at comes first, what it does last.
 #[derive(Debug, Clone, Default)]
@@ -127,14 +125,14 @@ impl Rule {
         self.payload(REGISTER, NETWORK_LAYER, DESTINATION, 4).look_up(set, false)
     }
 
+    /// Goes to a port of a set. Its protocol must be known to have such.
+    pub(crate) fn port_in(self, set: &str) -> Self {
+        self.payload(REGISTER, TRANSPORT_LAYER, DESTINATION_PORT, 2).look_up(set, false)
+    }
+
     /// Goes to no address of a set.
     pub(crate) fn destination_outside(self, set: &str) -> Self {
         self.payload(REGISTER, NETWORK_LAYER, DESTINATION, 4).look_up(set, true)
-    }
-
-    /// Comes from an address of a set.
-    pub(crate) fn source_in(self, set: &str) -> Self {
-        self.load_source().look_up(set, false)
     }
 
     /// Comes from an address and goes to a port that a set has together.
@@ -154,7 +152,7 @@ impl Rule {
         loaded.compare(Comparison::AtLeast, &first).compare(Comparison::AtMost, &last)
     }
 
-    /// Is in one of these states: [`INVALID`], [`KNOWN`], [`NEW`].
+    /// Is in one of these states: [`INVALID`], [`KNOWN`].
     pub(crate) fn state(self, states: u32) -> Self {
         self.connection(libc::NFT_CT_STATE)
             .mask(&states.to_ne_bytes())

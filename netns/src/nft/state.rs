@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::Table;
+use super::transaction::NOTE;
 use crate::netlink::{Attributes, Entry, Message, Reader, Refusal, Socket};
 
 /// The length of the header that netfilter's messages have in common.
@@ -52,15 +53,41 @@ pub(crate) fn generation(socket: &mut Socket) -> Result<Option<u32>, Refusal> {
     Ok(entries.iter().find_map(|entry| entry.split(HEADER)?.1.be32(ID)))
 }
 
-/// Whether a table is there.
-pub(crate) fn exists(socket: &mut Socket, table: Table) -> Result<bool, Refusal> {
+/// The note on a table, which may be empty; none if there is no such table.
+pub(crate) fn note(socket: &mut Socket, table: Table) -> Result<Option<Vec<u8>>, Refusal> {
     const NAME: u16 = 1;
     let (subsystem, kind) = (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETTABLE as u16);
     let message = Message::netfilter(subsystem, kind, 0, table.family.number());
     match socket.list(&message.with(&Attributes::new().text(NAME, table.name))) {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
-        other => other.map(|_| true),
+        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(None),
+        Err(refusal) => Err(refusal),
+        Ok(entries) => {
+            let note = entries.iter().find_map(|entry| entry.split(HEADER)?.1.get(NOTE));
+            Ok(Some(note.unwrap_or_default().to_vec()))
+        }
     }
+}
+
+/// The tables of others that forget what they do not know among the packets that are passed on:
+/// their verdict is final, whatever ours is.
+pub(crate) fn closed_forwarders(socket: &mut Socket) -> Result<Vec<String>, Refusal> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 3;
+    const HOOK: u16 = 4;
+    const POLICY: u16 = 5;
+    const NUMBER: u16 = 1;
+    let (subsystem, kind) = (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETCHAIN as u16);
+    let entries = socket.list(&Message::netfilter(subsystem, kind, libc::NLM_F_DUMP, 0))?;
+    let read = |entry: &Entry| {
+        let (header, chain) = entry.split(HEADER)?;
+        let family = i32::from(*header.first()?);
+        let is_ours = [libc::NFPROTO_INET, libc::NFPROTO_IPV4].contains(&family);
+        let number = chain.nested(HOOK)?.be32(NUMBER)? as i32;
+        let drops = chain.be32(POLICY)? as i32 == libc::NF_DROP;
+        let name = format!("{} {}", chain.text(TABLE)?, chain.text(NAME)?);
+        (is_ours && number == libc::NF_INET_FORWARD && drops).then_some(name)
+    };
+    Ok(entries.iter().filter_map(read).collect())
 }
 
 /// The elements of a set, or those that a map has values for.

@@ -11,6 +11,9 @@ const APPEND: i32 = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
 const LIST_ELEM: u16 = 1;
 const DATA_VALUE: u16 = 1;
 
+/// A note on a table.
+pub(super) const NOTE: u16 = 6;
+
 /// A table of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Table {
@@ -45,6 +48,8 @@ pub(crate) struct Hook {
 pub(crate) enum SetKind {
     /// Networks of IPv4.
     Networks,
+    /// Ports.
+    Ports,
     /// An address of IPv4 and a port.
     AddressesAndPorts,
     /// For an address of IPv4, a port.
@@ -74,6 +79,13 @@ impl Transaction {
         let flags = CREATE | libc::NLM_F_EXCL;
         let name = self.name(1);
         self.push(libc::NFT_MSG_NEWTABLE, flags, &name)
+    }
+
+    /// As [`make_table`](Self::make_table), with a note of ours on it.
+    pub(crate) fn make_table_with(self, note: &[u8]) -> Self {
+        let flags = CREATE | libc::NLM_F_EXCL;
+        let attributes = self.name(1).bytes(NOTE, note);
+        self.push(libc::NFT_MSG_NEWTABLE, flags, &attributes)
     }
 
     /// Removes the table.
@@ -152,6 +164,7 @@ impl Transaction {
         const ADDRESS_AND_PORT: u32 = ADDRESS << 6 | PORT;
         let (flags, key, length) = match kind {
             SetKind::Networks => (libc::NFT_SET_INTERVAL, ADDRESS, 4),
+            SetKind::Ports => (0, PORT, 2),
             SetKind::AddressesAndPorts => (0, ADDRESS_AND_PORT, 8),
             SetKind::PortsByAddress => (libc::NFT_SET_MAP, ADDRESS, 4),
         };
@@ -162,6 +175,14 @@ impl Transaction {
             attributes = attributes.be32(DATA_TYPE, PORT).be32(DATA_LENGTH, 2);
         }
         self.push(libc::NFT_MSG_NEWSET, CREATE, &attributes)
+    }
+
+    /// Removes all elements of a set.
+    pub(crate) fn empty_set(self, set: &str) -> Self {
+        const TABLE: u16 = 1;
+        const SET: u16 = 2;
+        let attributes = self.name(TABLE).text(SET, set);
+        self.push(libc::NFT_MSG_DELSETELEM, 0, &attributes)
     }
 
     /// Adds networks to a set of them; one that it has already is no error.

@@ -10,15 +10,18 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use mio::net::{TcpListener, TcpStream, UdpSocket};
+use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Token};
 
+use super::door::Door;
 use super::reactor::Context;
 use super::resolver::servers;
 use super::stream::Streams;
 use crate::slot::NameSockets;
 
-const QUESTIONS: usize = 256;
+const QUESTIONS: usize = 128;
+/// The longest question: names are short.
+const LONGEST: usize = 4096;
 const CONNECTIONS: usize = 32;
 /// How long a server may take before the next one is asked.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -34,8 +37,9 @@ const SERVER_FAILURE: u8 = 2;
 pub(super) struct Names {
     udp: UdpSocket,
     udp_token: Token,
-    tcp: TcpListener,
-    tcp_token: Token,
+    door: Door,
+    /// Who is asked instead of the host's name servers.
+    resolver: Option<SocketAddr>,
     questions: HashMap<Token, Question>,
     /// When patience with each ends; all wait equally long.
     deadlines: VecDeque<(Instant, Token)>,
@@ -53,20 +57,23 @@ struct Question {
 }
 
 impl Names {
-    pub(super) fn open(sockets: NameSockets, context: &mut Context<'_>) -> Self {
+    pub(super) fn open(
+        sockets: NameSockets,
+        resolver: Option<SocketAddr>,
+        context: &mut Context<'_>,
+    ) -> Self {
         let mut udp = UdpSocket::from_std(sockets.udp);
-        let mut tcp = TcpListener::from_std(sockets.tcp);
         let udp_token = context.register(&mut udp, Interest::READABLE);
-        let tcp_token = context.register(&mut tcp, Interest::READABLE);
+        let door = Door::open(sockets.tcp, context);
         let streams = Streams::new(CONNECTIONS);
         let (questions, deadlines) = (HashMap::new(), VecDeque::new());
-        Self { udp, udp_token, tcp, tcp_token, questions, deadlines, streams }
+        Self { udp, udp_token, door, resolver, questions, deadlines, streams }
     }
 
     pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
         if token == self.udp_token {
             self.take_questions(context);
-        } else if token == self.tcp_token {
+        } else if token == self.door.token {
             self.take_connections(context);
         } else if self.questions.contains_key(&token) {
             self.take_answer(token, context);
@@ -77,12 +84,16 @@ impl Names {
 
     /// When [`expire`](Self::expire) is to be called, if at all.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        let answer = self.deadlines.front().map(|(deadline, _)| *deadline);
+        [answer, self.door.retry()].into_iter().flatten().min()
     }
 
     /// Asks the next server where one was too slow.
     pub(super) fn expire(&mut self, now: Instant, context: &mut Context<'_>) {
-        while self.deadline().is_some_and(|deadline| deadline <= now) {
+        if self.door.retry().is_some_and(|retry| retry <= now) {
+            self.take_connections(context);
+        }
+        while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now) {
             let Some((_, token)) = self.deadlines.pop_front() else { break };
             // One that was answered is gone already.
             if let Some(mut question) = self.questions.remove(&token) {
@@ -95,7 +106,7 @@ impl Names {
     pub(super) fn close(mut self, context: &mut Context<'_>) {
         // Others have these sockets open, too.
         context.forget(&mut self.udp, self.udp_token);
-        context.forget(&mut self.tcp, self.tcp_token);
+        self.door.close(context);
         for (token, question) in &mut self.questions {
             context.forget(&mut question.socket, *token);
         }
@@ -108,8 +119,9 @@ impl Names {
             let Ok((count, guest)) = self.udp.recv_from(context.buffer) else { return };
             let message = context.buffer.get(..count).unwrap_or_default().to_vec();
             let is_question = message.get(2).is_some_and(|flags| flags & ANSWER == 0);
-            if message.len() >= HEADER && is_question && self.questions.len() < QUESTIONS {
-                let servers = servers(context.resolv_conf).into();
+            let is_whole = (HEADER..=LONGEST).contains(&message.len());
+            if is_whole && is_question && self.questions.len() < QUESTIONS {
+                let servers = self.servers(context).into();
                 self.ask(message, guest, servers, context);
             }
         }
@@ -140,26 +152,25 @@ impl Names {
     }
 
     fn take_answer(&mut self, token: Token, context: &mut Context<'_>) {
-        let Some(question) = self.questions.get(&token) else { return };
-        match question.socket.recv(context.buffer) {
-            Ok(count) => {
-                let answer = context.buffer.get(..count).unwrap_or_default();
-                // Whoever answers something else is not listened to.
-                if answer.len() < HEADER || answer.get(..2) != question.message.get(..2) {
-                    return;
+        while let Some(question) = self.questions.get(&token) {
+            let is_answered = match question.socket.recv(context.buffer) {
+                Ok(count) => {
+                    let answer = context.buffer.get(..count).unwrap_or_default();
+                    // Whoever answers something else is not listened to.
+                    if answer.len() < HEADER || answer.get(..2) != question.message.get(..2) {
+                        continue;
+                    }
+                    self.answer(answer, question.guest);
+                    true
                 }
-                self.answer(answer, question.guest);
-                if let Some(mut question) = self.questions.remove(&token) {
-                    context.forget(&mut question.socket, token);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Nobody listens there.
-            Err(_) => {
-                if let Some(mut question) = self.questions.remove(&token) {
-                    context.forget(&mut question.socket, token);
-                    self.ask(question.message, question.guest, question.others, context);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Nobody listens there.
+                Err(_) => false,
+            };
+            let Some(mut question) = self.questions.remove(&token) else { return };
+            context.forget(&mut question.socket, token);
+            if !is_answered {
+                self.ask(question.message, question.guest, question.others, context);
             }
         }
     }
@@ -172,12 +183,21 @@ impl Names {
     }
 
     fn take_connections(&mut self, context: &mut Context<'_>) {
-        while let Ok((near, _)) = self.tcp.accept() {
-            let servers = servers(context.resolv_conf);
-            let connected = servers.into_iter().find_map(|server| TcpStream::connect(server).ok());
-            if let Some(far) = connected {
+        for near in self.door.take(context) {
+            if !self.streams.has_room() {
+                continue;
+            }
+            let mut servers = self.servers(context).into_iter();
+            if let Some(far) = servers.find_map(|server| TcpStream::connect(server).ok()) {
                 self.streams.add(near, far, context);
             }
+        }
+    }
+
+    fn servers(&self, context: &Context<'_>) -> Vec<SocketAddr> {
+        match self.resolver {
+            Some(resolver) => vec![resolver],
+            None => servers(context.resolv_conf),
         }
     }
 }

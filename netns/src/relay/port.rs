@@ -1,21 +1,23 @@
 //! A port that leads elsewhere: one of the host's to the guest, or one of the gateway's to the host.
 
-use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Token};
+use std::time::Instant;
+
+use mio::Token;
+use mio::net::TcpStream;
 
 use super::Target;
+use super::door::Door;
 use super::reactor::Context;
 use super::stream::Streams;
 use crate::{Error, Result};
 
 /// As many connections may be open at once.
-const CONNECTIONS: usize = 1024;
+const CONNECTIONS: usize = 256;
 
 /// A socket, and where it leads.
 #[derive(Debug)]
 pub(super) struct Port {
-    listener: TcpListener,
-    token: Token,
+    door: Door,
     target: Target,
     streams: Streams,
 }
@@ -26,16 +28,20 @@ impl Port {
         target: Target,
         context: &mut Context<'_>,
     ) -> Self {
-        let mut listener = TcpListener::from_std(listener);
-        let token = context.register(&mut listener, Interest::READABLE);
-        Self { listener, token, target, streams: Streams::new(CONNECTIONS) }
+        let door = Door::open(listener, context);
+        Self { door, target, streams: Streams::new(CONNECTIONS) }
     }
 
     pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
-        if token != self.token {
+        if token != self.door.token {
             return self.streams.ready(token, context);
         }
-        while let Ok((near, _)) = self.listener.accept() {
+        for near in self.door.take(context) {
+            // One too many is closed before anything is done for it.
+            if !self.streams.has_room() {
+                log::debug!("one connection too many is closed");
+                continue;
+            }
             match self.target.connect() {
                 Ok(far) => self.streams.add(near, far, context),
                 Err(error) => log::debug!("{}", crate::error::chain(&error)),
@@ -43,9 +49,17 @@ impl Port {
         }
     }
 
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.door.retry()
+    }
+
+    pub(super) fn expire(&mut self, context: &mut Context<'_>) {
+        self.ready(self.door.token, context);
+    }
+
     pub(super) fn close(mut self, context: &mut Context<'_>) {
-        context.forget(&mut self.listener, self.token);
         self.streams.close(context);
+        self.door.close(context);
     }
 }
 

@@ -111,9 +111,10 @@ impl Reactor {
 
     fn answer(&mut self, request: Request) {
         match request {
-            Request::Names(sockets, reply) => {
-                let names =
-                    |context: &mut Context<'_>| Service::Names(Names::open(sockets, context));
+            Request::Names(sockets, resolver, reply) => {
+                let names = |context: &mut Context<'_>| {
+                    Service::Names(Names::open(sockets, resolver, context))
+                };
                 let _ = reply.send(self.open(names));
             }
             Request::Port(listener, target, reply) => {
@@ -163,14 +164,14 @@ impl Service {
     fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Names(names) => names.deadline(),
-            Self::Port(_) => None,
+            Self::Port(port) => port.deadline(),
         }
     }
 
     fn expire(&mut self, now: Instant, context: &mut Context<'_>) {
         match self {
             Self::Names(names) => names.expire(now, context),
-            Self::Port(_) => {}
+            Self::Port(port) => port.expire(context),
         }
     }
 

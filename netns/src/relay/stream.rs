@@ -9,6 +9,7 @@ use std::net::Shutdown;
 
 use mio::net::TcpStream;
 use mio::{Interest, Token};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::reactor::Context;
 
@@ -39,12 +40,13 @@ impl Streams {
         Self { pairs: HashMap::new(), sides: HashMap::new(), last: 0, most }
     }
 
-    /// Passes two connections on to each other; one too many is closed.
+    /// Whether there may be one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.pairs.len() < self.most
+    }
+
+    /// Passes two connections on to each other.
     pub(super) fn add(&mut self, near: TcpStream, far: TcpStream, context: &mut Context<'_>) {
-        if self.pairs.len() >= self.most {
-            log::debug!("one connection too many is closed; most={}", self.most);
-            return;
-        }
         let mut pair = Pair { near, far, there: Flow::default(), back: Flow::default() };
         let both = Interest::READABLE | Interest::WRITABLE;
         let tokens = pair.sockets().map(|socket| context.register(socket, both));
@@ -63,9 +65,13 @@ impl Streams {
         }
     }
 
+    /// Breaks all of them off: what was not taken yet is for nobody.
     pub(super) fn close(&mut self, context: &mut Context<'_>) {
         let all: Vec<u64> = self.pairs.keys().copied().collect();
         for id in all {
+            if let Some(joined) = self.pairs.get_mut(&id) {
+                joined.pair.sockets().into_iter().for_each(|socket| break_off(socket));
+            }
             self.remove(id, context);
         }
     }
@@ -156,6 +162,14 @@ impl Flow {
             self.kept.extend_from_slice(read.get(taken..).unwrap_or_default());
         }
         Ok(Progress::Goes)
+    }
+}
+
+/// Lets the kernel forget, when the socket is closed, what it still has to send.
+fn break_off(socket: &TcpStream) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    if let Err(errno) = setsockopt(socket, sockopt::Linger, &at_once) {
+        log::debug!("a connection may linger; error={errno}");
     }
 }
 

@@ -1,6 +1,14 @@
 //! Frames as a guest's root can make them, with the header for offloads that taps want before each.
 
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
+
+use std::fs::File;
+use std::io::Read;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const OFFLOADS: usize = 10;
 const GATEWAY_MAC: [u8; 6] = crate::guest::GATEWAY_MAC;
@@ -14,6 +22,14 @@ pub fn udp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
     // Without a sum, which IPv4 allows.
     let header = [9u16.to_be_bytes(), port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
     ip(mac, from, to, libc::IPPROTO_UDP, &[&header, PAYLOAD].concat())
+}
+
+/// A datagram of a guest from a port of its own.
+pub fn udp_from(from: u16, to: Ipv4Addr, port: u16) -> Vec<u8> {
+    let length = (8 + PAYLOAD.len()) as u16;
+    let header = [from.to_be_bytes(), port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
+    let datagram = [&header, PAYLOAD].concat();
+    ip(crate::guest::MAC, crate::guest::ADDRESS, to, libc::IPPROTO_UDP, &datagram)
 }
 
 /// The first packet of a connection from a port, to port 80.
@@ -41,6 +57,23 @@ pub fn arp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
 /// One of any type.
 pub fn of_type(mac: [u8; 6], kind: u16) -> Vec<u8> {
     ethernet(GATEWAY_MAC, mac, kind, &[0; 46])
+}
+
+/// The frames that come out of a tap.
+pub fn listen(mut tap: &File, time: Duration) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + time;
+    let mut frames = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap() == 0 {
+            return frames;
+        }
+        let mut frame = vec![0; 2048];
+        let count = tap.read(&mut frame).unwrap();
+        frame.truncate(count);
+        frames.push(frame);
+    }
 }
 
 fn ip(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr, protocol: i32, payload: &[u8]) -> Vec<u8> {

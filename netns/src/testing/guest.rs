@@ -70,6 +70,11 @@ impl Guest {
         Self { namespace, stop, pump: Some(pump) }
     }
 
+    /// Stops its machine: no frame goes in or out any more.
+    pub fn stop(&self) {
+        self.stop.write(1).unwrap();
+    }
+
     /// Does something in the guest. Sockets that are returned stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.namespace.within(|| Ok(work())).unwrap()
@@ -78,7 +83,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.stop.write(1).unwrap();
+        self.stop();
         if let Some(pump) = self.pump.take() {
             let _ = pump.join();
         }

@@ -114,6 +114,53 @@ fn a_check_finds_what_is_wrong_and_changes_nothing() {
     assert!(!path.exists());
 }
 
+#[test]
+#[ignore = "needs root"]
+fn who_uses_other_locks_touches_nothing() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let lease = lease(&pool);
+    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let before = scene.world.picture();
+    let lock_path = scene.folder.path().join("other.lock");
+
+    let started = Pool::start(Config { lock_path: lock_path.clone(), ..scene.config(1) });
+    let reclaimed = netns::reclaim(&lock_path, netns::Range::default());
+
+    let error = started.unwrap_err().to_string();
+    assert!(error.contains("other.lock") && error.contains("runtime directory"), "{error}");
+    assert!(matches!(reclaimed, Err(Error::OtherLocks { .. })));
+    assert_eq!(scene.world.picture(), before);
+    assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ranges_may_differ_and_overlap() {
+    let scene = Scene::new();
+    let _server = scene.server(INTERNET, 80);
+    let ranges = ["10.200.0.0/24", "10.200.1.0/24", "10.200.0.0/16", "10.200.0.0/25"];
+    let pools = ranges.map(|range| {
+        Pool::start(Config { range: range.parse().unwrap(), ..scene.config(1) }).unwrap()
+    });
+    for pool in &pools {
+        let lease = lease(pool);
+        let guest = Guest::behind(&lease);
+        assert!(guest.run(|| connect(INTERNET, 80)).is_ok(), "{}", lease.link().unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_host_that_drops_what_is_passed_on_is_found() {
+    let scene = Scene::new();
+    scene.world.close_forwarding();
+    let path = scene.folder.path().join("network.lock");
+    let checks = check(&path, netns::Range::default());
+    let closed = Check::Closed { chains: vec!["foreign FORWARD".to_owned()] };
+    assert!(checks.contains(&closed), "{checks:?}");
+}
+
 /// Runs as a process of its own, as a user who may not configure networks.
 #[test]
 #[ignore = "is run by the test below"]

@@ -80,3 +80,25 @@ fn a_flood_of_connections_ends_at_the_limit_and_leaves_others_alone() {
     let (guest, _server) = (Guest::behind(&good), scene.server(INTERNET, 80));
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_the_gateway_is_not_remembered() {
+    const FLOOD: u16 = 60_000;
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    lease.apply(&Network::default()).unwrap();
+    let mut tap = lease.open_tap().unwrap();
+
+    for port in 1..=FLOOD {
+        tap.write_all(&frame::udp(MAC, ADDRESS, GATEWAY, port)).unwrap();
+    }
+    for port in 1..=FLOOD {
+        tap.write_all(&frame::udp_from(port, GATEWAY, 53)).unwrap();
+    }
+
+    let remembered = lease.count_connections().unwrap();
+    assert!(remembered <= 4096, "{remembered}");
+    assert_eq!(lease.counters().unwrap().sent.packets, 2 * u64::from(FLOOD));
+}

@@ -1,12 +1,12 @@
 //! Networks come, are used, go back and come again.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use netns::testing::{Guest, HOST, INTERNET};
+use netns::testing::{Guest, HOST, INTERNET, frame};
 use netns::{Config, Counters, Error, Pool};
-use sandbox::{Limits, Network, Policy};
+use sandbox::{Limits, Network, Policy, Publish};
 
 use crate::scene::{Scene, connect, is_forbidden, lease, passes, soon};
 
@@ -199,4 +199,47 @@ fn time(work: impl FnOnce()) -> Duration {
     let begun = Instant::now();
     work();
     begun.elapsed()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_pool_that_ends_while_a_lease_does_leaves_nothing() {
+    let scene = Scene::new();
+    let before = scene.world.picture();
+    for _ in 0..20 {
+        let pool = scene.pool(2);
+        let leases = [lease(&pool), lease(&pool)];
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(leases));
+            drop(pool);
+        });
+        assert_eq!(scene.world.picture(), before);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_guest_was_owed_is_not_for_the_next_one() {
+    const SECRET: &[u8] = b"for the first guest alone";
+    let scene = Scene::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
+    let pool = Pool::start(config).unwrap();
+    let mut first = lease(&pool);
+    let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let address = first.publish(&Publish { host, port: 80 }).unwrap();
+    let guest = Guest::behind(&first);
+    let server = guest.run(|| TcpListener::bind(("0.0.0.0", 80)).unwrap());
+    let mut client = connect(*address.ip(), address.port()).unwrap();
+    let (peer, _) = server.accept().unwrap();
+    // Its machine stops before it hears it.
+    guest.stop();
+    client.write_all(SECRET).unwrap();
+    drop((peer, server, guest, client, first));
+
+    let second = lease(&pool);
+
+    let tap = second.open_tap().unwrap();
+    let heard = frame::listen(&tap, Duration::from_secs(2));
+    let has_secret = |frame: &Vec<u8>| frame.windows(SECRET.len()).any(|part| part == SECRET);
+    assert!(!heard.iter().any(has_secret), "{} frames", heard.len());
 }

@@ -1,7 +1,7 @@
 //! Who may be reached.
 
 use netns::testing::{Guest, HOST, INTERNET, METADATA, PRIVATE};
-use sandbox::{Action, Policy};
+use sandbox::{Action, Limits, Network, Policy, Rule};
 
 use crate::scene::{
     Scene, allow, connect, deny, is_forbidden, lease, lease_with, network, only, passes, tcp,
@@ -115,4 +115,38 @@ fn a_new_policy_holds_for_open_connections() {
     let mut heard = [0; 5];
     std::io::Read::read_exact(&mut &peer, &mut heard).unwrap();
     assert_eq!(&heard, b"hello");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_policy_may_have_thousands_of_rules() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    // Each is one for TCP and one for UDP.
+    let rule = |port| Rule { ports: Some(port..=port), ..allow("100.0.0.2/32") };
+    let lease = lease_with(&pool, only((1..=4096).map(rule).collect()));
+    let guest = Guest::behind(&lease);
+    let _servers = [4096, 4097].map(|port| scene.server(INTERNET, port));
+
+    assert!(guest.run(|| connect(INTERNET, 4096)).is_ok());
+    assert!(is_forbidden(&guest.run(|| connect(INTERNET, 4097))));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_new_policy_does_not_count_from_zero() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    let limits = Limits { connections: 4, ..Limits::default() };
+    let network = |rules| Network { limits, policy: only(rules), ..Network::default() };
+    lease.apply(&network(vec![allow("100.0.0.0/24")])).unwrap();
+    let (guest, server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let open: Vec<_> = (0..4).map(|_| guest.run(|| connect(INTERNET, 80)).unwrap()).collect();
+    let peers: Vec<_> = (0..4).map(|_| server.accept().unwrap().0).collect();
+
+    lease.apply(&network(vec![allow("100.0.0.2/32")])).unwrap();
+
+    assert!(open.iter().zip(&peers).all(|(client, peer)| passes(client, peer)));
+    assert!(is_forbidden(&guest.run(|| connect(INTERNET, 80))));
 }

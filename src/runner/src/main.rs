@@ -14,6 +14,7 @@ mod attend;
 mod cli;
 mod command;
 mod copy;
+mod descriptor;
 mod detach;
 mod error;
 mod input;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     };
     let cli = cli::Cli::parse_from(arguments);
     logging::start(&cli.global);
+    descriptor::ask_for_all();
     let failure_code = cli.command.failure_code();
     match cli.run() {
         Ok(code) => ExitCode::from(code),

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! default = "deny"                  # or "allow": the public internet
-//! dns = true                        # names are resolved
+//! dns = true                        # names are resolved; unless said, if the default is to allow
 //!
 //! [[rule]]                          # the first that fits decides
 //! action = "allow"
@@ -37,8 +37,7 @@ const RULES: usize = 4096;
 struct File {
     #[serde(default)]
     default: Verb,
-    #[serde(default = "yes")]
-    dns: bool,
+    dns: Option<bool>,
     #[serde(default, rename = "rule")]
     rules: Vec<RuleEntry>,
     #[serde(default)]
@@ -115,7 +114,9 @@ fn parse(text: &str) -> std::result::Result<Network, toml::de::Error> {
         download: file.limits.download.map(|rate| rate.0),
         connections: file.limits.connections.unwrap_or(Limits::default().connections),
     };
-    let policy = Policy { rules, default, dns: file.dns };
+    // A name server is a way out, too: whoever asks it for names tells it something.
+    let dns = file.dns.unwrap_or(default == Action::Allow);
+    let policy = Policy { rules, default, dns };
     Ok(Network { policy, limits, ..Network::default() })
 }
 
@@ -138,10 +139,6 @@ impl RuleEntry {
         }
         Ok(())
     }
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl From<Verb> for Action {
@@ -308,7 +305,8 @@ mod tests {
     #[test]
     fn what_is_not_said_is_denied() {
         let network = parse("").unwrap();
-        assert_eq!(network.policy, Policy { rules: Vec::new(), default: Action::Deny, dns: true });
+        assert_eq!(network.policy, Policy { rules: Vec::new(), default: Action::Deny, dns: false });
+        assert!(parse("default = \"allow\"").unwrap().policy.dns);
         assert_eq!(network.limits, Limits::default());
     }
 

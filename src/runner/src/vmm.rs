@@ -177,6 +177,15 @@ fn network(check: &netns::Check) -> Finding {
                 "the host does not pass packets on; the first VM with a network changes that";
             (State::Good, detail.to_owned(), None)
         }
+        netns::Check::Closed { chains } => {
+            let detail = format!(
+                "the host drops what VMs send, in {}: only services of the host are reached",
+                chains.join(", ")
+            );
+            let remedy = "accept what comes from and goes to links named sr-*, for instance \
+                nft insert rule ip filter FORWARD iifname 'sr-*' accept; the same with oifname";
+            (State::Weak, detail, Some(remedy.to_owned()))
+        }
         netns::Check::Leftovers { networks } => {
             let detail = format!("dead runners left {}", networks.join(", "));
             (State::Weak, detail, Some("runner gc".to_owned()))
