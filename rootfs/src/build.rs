@@ -40,7 +40,7 @@ pub struct BuildRequest {
     /// The folder with our static programs: `guest-init`, and those of
     /// `guest-agent`, `guest-download` and `guest-mock-claude` that exist.
     pub guest_programs: PathBuf,
-    /// Debian packages besides the usual ones; for a Debian source only.
+    /// Debian packages besides the usual ones; for a Debian source or a recipe only.
     pub packages: Vec<String>,
     /// Size of the writable disk.
     pub disk_mib: u64,
@@ -177,12 +177,14 @@ fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
-/// What an archive takes again when it is read; others are in `ROOM`.
+/// What an archive takes again when it is read, and what a recipe's programs do; others are in
+/// `ROOM`.
 fn size_of(source: &Source) -> u64 {
     match source {
         Source::Tar(path) | Source::Oci(path) if path.is_file() => {
             path.metadata().map_or(0, |metadata| metadata.len() * 2)
         }
+        Source::Recipe(_) => 1 << 30,
         _ => 0,
     }
 }

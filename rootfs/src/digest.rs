@@ -1,11 +1,13 @@
 //! SHA-256: of files, of streams while they are read, and of the inputs that
-//! make up a cache key.
+//! make up a cache key. SHA-512 where a registry has it.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::error::{Error, Result};
 
@@ -15,6 +17,15 @@ pub(crate) fn of_file(path: &Path) -> Result<String> {
     let mut reader = Hashing::new(File::open(path).map_err(fail)?);
     reader.drain().map_err(fail)?;
     Ok(reader.finish().0)
+}
+
+/// The digest of a whole file as npm's registries and lock files write it: `sha512-BASE64`.
+pub(crate) fn integrity_of_file(path: &Path) -> Result<String> {
+    let mut hash = Sha512::new();
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut hash))
+        .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    Ok(format!("sha512-{}", STANDARD.encode(hash.finalize())))
 }
 
 /// The digest of bytes in memory, in hex.

@@ -20,10 +20,14 @@ pub enum Error {
     BadName { name: String },
     #[error("no image named {name}")]
     NoImage { name: String },
-    #[error("source {text:?} is neither debian:SUITE nor a folder nor an archive")]
+    #[error("source {text:?} is neither debian:SUITE nor recipe:NAME nor a folder nor an archive")]
     BadSource { text: String },
-    #[error("packages can be added to a debian:SUITE source only, not to {source_text}")]
+    #[error(
+        "packages can be added to a debian:SUITE source or a recipe only, not to {source_text}"
+    )]
     PackagesWithoutDebian { source_text: String },
+    #[error("no recipe named {name}: there is {known}")]
+    NoRecipe { name: String, known: String },
     #[error("package name {name:?} is not one")]
     BadPackage { name: String },
     #[error("disk of {mib} MiB is not between {least} and {most} MiB")]
@@ -66,6 +70,20 @@ pub enum Error {
     WriteTool { tool: &'static str, source: io::Error },
     #[error("{tool} failed ({status}): {output}")]
     ToolFailed { tool: &'static str, status: ExitStatus, output: String },
+
+    // The npm registry.
+    #[error("cannot fetch npm package {package}")]
+    FetchPackage { package: String, source: Box<Error> },
+    #[error("no archive in {folder}")]
+    NothingFetched { folder: PathBuf },
+    #[error(
+        "npm package {package} is not what it should be: its integrity is {found}, not {wanted}"
+    )]
+    WrongPackage { package: String, wanted: &'static str, found: String },
+    #[error("npm package {package} has {member}, which is not a file in its folder")]
+    UnexpectedMember { package: String, member: String },
+    #[error("npm package {package} has no program {file}")]
+    NoProgram { package: String, file: &'static str },
 
     // The kernel.
     #[error("apt knows no kernel package {name}")]

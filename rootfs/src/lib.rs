@@ -49,6 +49,6 @@ pub use compress::Format;
 pub use disk::DEFAULT_DISK_MIB;
 pub use error::{ArchiveFault, Error, PayloadFault, Result};
 pub use progress::{Progress, Step};
-pub use source::Source;
+pub use source::{Recipe, Source};
 pub use store::{Defaults, Description, Image, Store};
 pub use tool::{MissingTool, missing_tools};

@@ -13,6 +13,8 @@ pub enum Step {
     Kernel,
     /// Make the empty writable disk.
     Disk,
+    /// Fetch a program from the npm registry.
+    Package,
     /// Install the distribution's packages.
     Base,
     /// Read the source's files.
@@ -28,6 +30,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Step::Kernel => "kernel",
             Step::Disk => "disk",
+            Step::Package => "npm package",
             Step::Base => "base system",
             Step::Read => "read source",
             Step::Pack => "root file system",

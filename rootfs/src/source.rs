@@ -2,6 +2,8 @@
 
 mod debian;
 mod directory;
+mod npm;
+mod recipe;
 
 use std::fmt;
 use std::fs::File;
@@ -19,6 +21,8 @@ use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::store::Defaults;
 use crate::tree::{Limits, Tree};
 
+pub use recipe::Recipe;
+
 /// What an image is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,6 +32,8 @@ pub enum Source {
         /// The release: `bookworm`.
         suite: String,
     },
+    /// A system that the runner knows by name.
+    Recipe(&'static Recipe),
     /// A folder that holds a root file system.
     Directory(PathBuf),
     /// A tar archive of a root file system, plain or compressed.
@@ -37,13 +43,25 @@ pub enum Source {
 }
 
 impl Source {
-    /// Understands `debian:SUITE` or a path; what the path holds decides on the rest.
+    /// What an image of that name is made from if nothing else is said: its recipe, or Debian.
+    pub fn usual(name: &str) -> Source {
+        match Recipe::find(name) {
+            Some(recipe) => Source::Recipe(recipe),
+            None => Source::Debian { suite: debian::USUAL_SUITE.to_owned() },
+        }
+    }
+
+    /// Understands `debian:SUITE`, `recipe:NAME` or a path; what the path holds decides on the
+    /// rest.
     pub fn parse(text: &str) -> Result<Source> {
         if let Some(suite) = text.strip_prefix("debian:") {
             if !debian::is_suite(suite) {
                 return Err(Error::BadSource { text: text.to_owned() });
             }
             return Ok(Source::Debian { suite: suite.to_owned() });
+        }
+        if let Some(name) = text.strip_prefix("recipe:") {
+            return Ok(Source::Recipe(Recipe::named(name)?));
         }
         let path = PathBuf::from(text);
         let metadata =
@@ -63,6 +81,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Debian { suite } => write!(f, "debian:{suite}"),
+            Source::Recipe(recipe) => recipe.fmt(f),
             Source::Directory(path) | Source::Tar(path) | Source::Oci(path) => {
                 write!(f, "{}", path.display())
             }
@@ -80,8 +99,8 @@ pub(crate) struct Prepared {
 
 enum Files {
     Directory(PathBuf),
-    /// An archive that nobody changes.
-    Cached(PathBuf),
+    /// An archive that nobody changes, and packages on top of it.
+    Cached(PathBuf, Vec<npm::Fetched>),
     /// Somebody's archive, and the digest that stands for it in the cache's key.
     Tar(PathBuf, String),
     Oci(Box<oci::Opened>),
@@ -94,15 +113,16 @@ pub(crate) fn prepare(
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<Prepared> {
-    if !packages.is_empty() && !matches!(source, Source::Debian { .. }) {
+    if !packages.is_empty() && !matches!(source, Source::Debian { .. } | Source::Recipe(_)) {
         return Err(Error::PackagesWithoutDebian { source_text: source.to_string() });
     }
     Ok(match source {
         Source::Debian { suite } => {
             let base = debian::base(suite, packages, context, reporter)?;
-            let files = Files::Cached(base.archive);
+            let files = Files::Cached(base.archive, Vec::new());
             Prepared { key: Some(base.key), defaults: Defaults::default(), files }
         }
+        Source::Recipe(recipe) => prepare_recipe(recipe, packages, context, reporter)?,
         Source::Directory(path) => {
             let files = Files::Directory(path.clone());
             Prepared { key: None, defaults: Defaults::default(), files }
@@ -121,6 +141,26 @@ pub(crate) fn prepare(
     })
 }
 
+fn prepare_recipe(
+    recipe: &Recipe,
+    packages: &[String],
+    context: &Context<'_>,
+    reporter: &mut Reporter<'_>,
+) -> Result<Prepared> {
+    // First, since they may fail: the base takes a minute.
+    let programs = recipe.programs(context.arch);
+    let programs = programs.map(|package| npm::fetch(package, context, reporter));
+    let programs = programs.collect::<Result<Vec<_>>>()?;
+    let mut all: Vec<String> = recipe.packages.iter().map(|name| (*name).to_owned()).collect();
+    all.extend_from_slice(packages);
+    let base = debian::base(recipe.suite, &all, context, reporter)?;
+    let key = Key::new("recipe 1").part(&base.key);
+    let key = programs.iter().fold(key, |key, program| key.part(program.integrity())).finish();
+    let env = recipe.env.iter().map(|pair| (*pair).to_owned()).collect();
+    let defaults = Defaults { env, ..Defaults::default() };
+    Ok(Prepared { key: Some(key), defaults, files: Files::Cached(base.archive, programs) })
+}
+
 impl Prepared {
     /// Reads all files into a tree.
     pub(crate) fn read(&self, spool: &Path, reporter: &mut Reporter<'_>) -> Result<Tree> {
@@ -129,9 +169,10 @@ impl Prepared {
             match &self.files {
                 Files::Directory(path) => directory::add(&mut tree, path, meter)?,
                 Files::Tar(path, digest) => read_tar(&mut tree, path, digest, meter)?,
-                Files::Cached(path) => {
+                Files::Cached(path, programs) => {
                     let mut archive = open_archive(path)?;
                     layer::apply(&mut tree, &mut archive, Whiteouts::Literal, meter)?;
+                    programs.iter().try_for_each(|program| program.install(&mut tree, meter))?;
                 }
                 Files::Oci(opened) => opened.read(&mut tree, meter)?,
             }
@@ -225,6 +266,12 @@ mod tests {
 
         assert_eq!(source, Source::Debian { suite: "bookworm".into() });
         assert_eq!(source.to_string(), "debian:bookworm");
+    }
+
+    #[test]
+    fn image_with_the_name_of_a_recipe_is_made_from_it_and_others_from_debian() {
+        assert_eq!(Source::usual("claude"), Source::parse("recipe:claude").unwrap());
+        assert_eq!(Source::usual("default"), Source::parse("debian:bookworm").unwrap());
     }
 
     #[test]

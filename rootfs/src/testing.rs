@@ -18,6 +18,10 @@ impl TarBuilder {
         self.entry(EntryType::Regular, path, "", text.as_bytes())
     }
 
+    pub(crate) fn program(self, path: &str, text: &str) -> TarBuilder {
+        self.add(EntryType::Regular, (path, 0o755), "", text.as_bytes())
+    }
+
     pub(crate) fn bytes(self, path: &str, bytes: &[u8]) -> TarBuilder {
         self.entry(EntryType::Regular, path, "", bytes)
     }
@@ -47,10 +51,21 @@ impl TarBuilder {
         self.0.into_inner().unwrap()
     }
 
-    fn entry(mut self, kind: EntryType, path: &str, target: &str, bytes: &[u8]) -> TarBuilder {
+    fn entry(self, kind: EntryType, path: &str, target: &str, bytes: &[u8]) -> TarBuilder {
+        let mode = if kind == EntryType::Directory { 0o755 } else { 0o644 };
+        self.add(kind, (path, mode), target, bytes)
+    }
+
+    fn add(
+        mut self,
+        kind: EntryType,
+        (path, mode): (&str, u32),
+        target: &str,
+        bytes: &[u8],
+    ) -> TarBuilder {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o644 });
+        header.set_mode(mode);
         header.set_mtime(1_000);
         header.set_size(bytes.len() as u64);
         header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());

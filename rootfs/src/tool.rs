@@ -35,7 +35,11 @@ pub(crate) const APT_CACHE: Tool =
 pub(crate) const DPKG_DEB: Tool =
     Tool { name: "dpkg-deb", package: "dpkg", why: "opens the kernel package" };
 
-const ALL: [&Tool; 6] = [&MKSQUASHFS, &MKE2FS, &MMDEBSTRAP, &APT_GET, &APT_CACHE, &DPKG_DEB];
+pub(crate) const NPM: Tool =
+    Tool { name: "npm", package: "npm", why: "fetches the programs of recipes" };
+
+/// What every image needs; npm is for recipes.
+const NEEDED: [&Tool; 6] = [&MKSQUASHFS, &MKE2FS, &MMDEBSTRAP, &APT_GET, &APT_CACHE, &DPKG_DEB];
 
 /// A host tool that image builds need and that is not on the search path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +50,25 @@ pub struct MissingTool {
     pub package: &'static str,
     /// What it is needed for, as a phrase: `packs the root file system`.
     pub why: &'static str,
+    /// Whether no image can be built without it.
+    pub is_needed: bool,
 }
 
 /// Every host tool that a build would not find.
 pub fn missing_tools() -> Vec<MissingTool> {
     let path = search_path();
     let found = |tool: &Tool| env::split_paths(&path).any(|dir| dir.join(tool.name).is_file());
-    ALL.into_iter()
-        .filter(|tool| !found(tool))
-        .map(|tool| MissingTool { tool: tool.name, package: tool.package, why: tool.why })
+    let missing = |tool: &Tool, is_needed| MissingTool {
+        tool: tool.name,
+        package: tool.package,
+        why: tool.why,
+        is_needed,
+    };
+    let needed = NEEDED.into_iter().map(|tool| (tool, true));
+    needed
+        .chain([(&NPM, false)])
+        .filter(|(tool, _)| !found(tool))
+        .map(|(tool, is_needed)| missing(tool, is_needed))
         .collect()
 }
 

@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::tool::{APT_GET, MMDEBSTRAP, Streams};
 
+/// The release that images are made from unless another is named.
+pub(super) const USUAL_SUITE: &str = "bookworm";
+
 /// What every agent's machine has besides the essential packages.
 const PACKAGES: [&str; 7] =
     ["ca-certificates", "curl", "git", "iproute2", "jq", "procps", "ripgrep"];

@@ -67,7 +67,7 @@ fn look(global: &Global) -> Vec<Finding> {
     let mut findings = vmm::check(global);
     findings.extend(rootfs::missing_tools().into_iter().map(|tool| Finding {
         subject: tool.tool,
-        state: State::Missing,
+        state: if tool.is_needed { State::Missing } else { State::Weak },
         detail: format!("not found: it {}", tool.why),
         remedy: Some(format!("apt-get install {}", tool.package)),
     }));

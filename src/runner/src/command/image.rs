@@ -15,6 +15,7 @@ use crate::table;
 const EXAMPLES: &str = "\
 Examples:
   runner image build default
+  runner image build claude                           Claude Code, git, node, python3, ripgrep
   runner image build tools --package git --package ripgrep
   runner image build mine --from ./image.oci.tar      as buildah, umoci and docker save write it
   runner image ls
@@ -54,11 +55,14 @@ struct BuildArguments {
     /// Its name; `runner run` takes `default` if none is given
     name: String,
 
-    /// debian:SUITE, a folder, a tar archive, or an OCI archive or layout
-    #[arg(long, value_name = "SOURCE", default_value = "debian:bookworm")]
-    from: String,
+    /// debian:SUITE, recipe:NAME, a folder, a tar archive, or an OCI archive or layout
+    ///
+    /// If it is not given: the recipe with the image's name, or debian:bookworm. The recipe
+    /// `claude` is Debian with Claude Code, git, node, python3 and ripgrep.
+    #[arg(long, value_name = "SOURCE")]
+    from: Option<String>,
 
-    /// Add a Debian package; for debian:SUITE only
+    /// Add a Debian package; for debian:SUITE and recipes only
     #[arg(long, value_name = "NAME")]
     package: Vec<String>,
 
@@ -92,9 +96,13 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 }
 
 fn build(store: &Store, arguments: BuildArguments, is_quiet: bool) -> Result<()> {
+    let source = match &arguments.from {
+        Some(from) => Source::parse(from)?,
+        None => Source::usual(&arguments.name),
+    };
     let request = BuildRequest {
         name: arguments.name,
-        source: Source::parse(&arguments.from)?,
+        source,
         guest_programs: guest_programs(arguments.guest_dir)?,
         packages: arguments.package,
         disk_mib: arguments.disk,

@@ -1,0 +1,167 @@
+use super::*;
+use crate::testing::{TarBuilder, listing, tree};
+
+static PACKAGE: Package = Package {
+    name: "@scope/tool-x64",
+    version: "1.2.3",
+    // Of "abc".
+    integrity: "sha512-3a81oZNherrMQXNJriBBMRLm+k6JqX6iCp7u5ktV05ohkpkqJ0/BqDa6PCOj/uu9RU1EI2Q86A4qmslPpUyknw==",
+    file: "tool",
+    command: "tool",
+};
+
+fn install_from(tree: &mut Tree, archive: TarBuilder) -> Result<()> {
+    let bytes = archive.finish();
+    Reporter::new(&mut |_| ()).step(Step::Read, |meter| {
+        Ok((install(tree, &PACKAGE, Archive::new(&bytes[..], "tool.tgz"), meter)?, Origin::Made))
+    })
+}
+
+fn refusal(archive: TarBuilder) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    install_from(&mut tree(dir.path()), archive).unwrap_err().to_string()
+}
+
+fn stage() -> (tempfile::TempDir, Stage) {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::enter(dir.path(), &mut Reporter::new(&mut |_| ())).unwrap();
+    (dir, stage)
+}
+
+#[test]
+fn program_is_on_the_search_path_and_all_is_roots() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tree = tree(dir.path());
+    let archive = TarBuilder::new().program("package/tool", "elf").file("package/LICENSE", "text");
+
+    install_from(&mut tree, archive).unwrap();
+
+    let program = tree.get(b"usr/local/bin/tool").unwrap().unwrap();
+    assert_eq!((program.meta.mode, program.meta.uid), (0o755, 0));
+    assert_eq!(tree.read(b"usr/local/bin/tool", 9).unwrap().unwrap(), b"elf");
+    let listing = listing(&tree);
+    let license = "usr/local/lib/node_modules/@scope/tool-x64/LICENSE=text";
+    assert!(listing.iter().any(|line| line == license), "{listing:?}");
+}
+
+#[test]
+fn path_that_climbs_out_of_the_package_is_refused() {
+    let archive = TarBuilder::new().program("package/../../../../bin/sh", "elf");
+
+    let package = "usr/local/lib/node_modules/@scope/tool-x64";
+    let error = format!("unsafe path {package}/../../../../bin/sh in the source");
+    assert_eq!(refusal(archive), error);
+}
+
+#[test]
+fn path_beside_the_package_is_refused() {
+    let error =
+        "npm package @scope/tool-x64@1.2.3 has etc/passwd, which is not a file in its folder";
+
+    assert_eq!(refusal(TarBuilder::new().file("etc/passwd", "x")), error);
+}
+
+#[test]
+fn links_are_refused() {
+    let error =
+        "npm package @scope/tool-x64@1.2.3 has package/tool, which is not a file in its folder";
+
+    assert_eq!(refusal(TarBuilder::new().symlink("package/tool", "/bin/sh")), error);
+    assert_eq!(refusal(TarBuilder::new().hard_link("package/tool", "bin/sh")), error);
+}
+
+#[test]
+fn package_without_its_program_is_refused() {
+    let archive = TarBuilder::new().file("package/tool", "not executable");
+
+    assert_eq!(refusal(archive), "npm package @scope/tool-x64@1.2.3 has no program tool");
+}
+
+#[test]
+fn what_configures_npm_is_passed_on_and_nothing_else() {
+    let is = |name: &str| is_configuration(OsStr::new(name));
+
+    assert!(is("npm_config_registry") && is("NPM_CONFIG_USERCONFIG") && is("HOME"));
+    assert!(!is("NODE_OPTIONS") && !is("ANTHROPIC_API_KEY"));
+}
+
+/// A command in the place of npm that behaves as the script says.
+fn pretend(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    command
+}
+
+#[test]
+fn archive_with_the_right_hash_is_taken_whatever_it_is_called() {
+    let (_dir, stage) = stage();
+
+    let archive = obtain(&PACKAGE, pretend("printf abc > any.tgz"), &stage).unwrap();
+
+    assert_eq!(fs::read(archive).unwrap(), b"abc");
+}
+
+#[test]
+fn archive_with_another_hash_is_refused_with_both() {
+    let (_dir, stage) = stage();
+
+    let error = obtain(&PACKAGE, pretend("printf evil > any.tgz"), &stage).unwrap_err().to_string();
+
+    let start =
+        "npm package @scope/tool-x64@1.2.3 is not what it should be: its integrity is sha512-";
+    assert!(error.starts_with(start), "{error}");
+    assert!(error.ends_with(&format!(", not {}", PACKAGE.integrity)), "{error}");
+}
+
+#[test]
+fn package_that_cannot_be_fetched_is_named() {
+    let (_dir, stage) = stage();
+
+    let error = obtain(&PACKAGE, pretend("exit 1"), &stage).unwrap_err();
+
+    assert_eq!(error.to_string(), "cannot fetch npm package @scope/tool-x64@1.2.3");
+}
+
+#[test]
+fn summary_of_npm_is_told_instead_of_its_stack() {
+    let (_dir, stage) = stage();
+    let answer = r#"{"error": {"summary": "no\nway"}}"#;
+    let script = format!("echo 'at Socket' >&2; printf '%s' '{answer}'; exit 1");
+
+    let error = download(&PACKAGE, pretend(&script), &stage).unwrap_err();
+
+    assert_eq!(error.to_string(), "npm failed (exit status: 1): no; way");
+}
+
+#[test]
+fn npm_without_an_answer_is_told_by_its_log() {
+    let (_dir, stage) = stage();
+
+    let command = pretend("echo 'cannot run' >&2; exit 1");
+    let error = download(&PACKAGE, command, &stage).unwrap_err();
+
+    assert_eq!(error.to_string(), "npm failed (exit status: 1): cannot run");
+}
+
+#[test]
+fn npm_that_brings_nothing_is_an_error() {
+    let (_dir, stage) = stage();
+
+    let error = download(&PACKAGE, pretend("exit 0"), &stage).unwrap_err();
+
+    assert!(matches!(error, Error::NothingFetched { .. }));
+}
+
+#[test]
+#[ignore = "needs npm"]
+fn registry_that_cannot_be_reached_is_told() {
+    let (_dir, stage) = stage();
+    // Port 1 of this host: nobody listens there.
+    let mut command = command();
+    command.env("npm_config_registry", "http://127.0.0.1:1/").env("npm_config_fetch_retries", "0");
+
+    let error = download(&PACKAGE, command, &stage).unwrap_err().to_string();
+
+    assert!(error.starts_with("npm failed (exit status: 1): "), "{error}");
+    assert!(error.ends_with("reason: connect ECONNREFUSED 127.0.0.1:1"), "{error}");
+}

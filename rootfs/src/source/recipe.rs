@@ -1,0 +1,131 @@
+//! Images that the runner knows how to make by name: what `runner image build claude` means.
+//!
+//! Packages of Debian are whatever its mirror has today, as for every other image. Programs of
+//! the npm registry are pinned to a version and to the hash of its archive, for each architecture.
+
+use std::fmt;
+
+use crate::arch::Arch;
+use crate::error::{Error, Result};
+use crate::source::npm::Package;
+
+/// A system of Debian packages with programs of the npm registry in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Recipe {
+    name: &'static str,
+    pub(super) suite: &'static str,
+    /// Besides those of every Debian image.
+    pub(super) packages: &'static [&'static str],
+    programs: &'static [Program],
+    /// `NAME=VALUE` each: how its programs are to behave in a VM.
+    pub(super) env: &'static [&'static str],
+}
+
+/// A program that has another package for each architecture.
+#[derive(Debug, PartialEq, Eq)]
+struct Program {
+    x86_64: Package,
+    aarch64: Package,
+}
+
+const ALL: [&Recipe; 1] = [&CLAUDE];
+
+/// Claude Code, and what agents expect of a machine. The command itself is one native program,
+/// so it does not care that Debian's node is older than what its package for node asks for.
+static CLAUDE: Recipe = Recipe {
+    name: "claude",
+    suite: "bookworm",
+    packages: &["ca-certificates", "git", "nodejs", "python3", "ripgrep"],
+    programs: &[Program {
+        x86_64: Package {
+            name: "@anthropic-ai/claude-code-linux-x64",
+            version: "2.1.330",
+            integrity: "sha512-9Gn+V7DtJ8M1nztP9CeDVl9g3RtrepI7rOFTyPRRnZe8D6zebIHKmC7OvBauucuAP0X0k85SDN/LPVZyjsGezQ==",
+            file: "claude",
+            command: "claude",
+        },
+        aarch64: Package {
+            name: "@anthropic-ai/claude-code-linux-arm64",
+            version: "2.1.330",
+            integrity: "sha512-V4yanAY5EA5UpwwRPtjSfqDbNqAlUJeVn3NYZw2AgmRHjdpSsLtHAzbxRXfkAnbjwTXzE0uedjQxUY02ARPcsA==",
+            file: "claude",
+            command: "claude",
+        },
+    }],
+    // It could not replace itself: its files are root's, and read-only.
+    env: &["DISABLE_AUTOUPDATER=1"],
+};
+
+impl Recipe {
+    /// The recipe for images of that name, if there is one.
+    pub(super) fn find(name: &str) -> Option<&'static Recipe> {
+        ALL.into_iter().find(|recipe| recipe.name == name)
+    }
+
+    /// The recipe that somebody asked for.
+    pub(super) fn named(name: &str) -> Result<&'static Recipe> {
+        Recipe::find(name).ok_or_else(|| Error::NoRecipe {
+            name: name.to_owned(),
+            known: ALL.map(|recipe| recipe.name).join(", "),
+        })
+    }
+
+    /// The npm packages for an architecture.
+    pub(super) fn programs(&self, arch: Arch) -> impl Iterator<Item = &'static Package> + use<> {
+        self.programs.iter().map(move |program| match arch {
+            Arch::X86_64 => &program.x86_64,
+            Arch::Aarch64 => &program.aarch64,
+        })
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "recipe:{}", self.name)?;
+        self.programs.iter().try_for_each(|program| write!(f, " {}", program.x86_64.version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipe_is_found_by_its_name_alone() {
+        assert_eq!(Recipe::find("claude").unwrap().name, "claude");
+        assert_eq!(Recipe::find("default"), None);
+    }
+
+    #[test]
+    fn unknown_recipe_is_an_error_that_lists_those_there_are() {
+        let error = Recipe::named("clade").unwrap_err();
+
+        assert_eq!(error.to_string(), "no recipe named clade: there is claude");
+    }
+
+    #[test]
+    fn every_architecture_gets_its_own_package_of_one_version() {
+        let [x86, arm] = [Arch::X86_64, Arch::Aarch64].map(|arch| CLAUDE.programs(arch).next());
+        let (x86, arm) = (x86.unwrap(), arm.unwrap());
+
+        assert_ne!(x86.name, arm.name);
+        assert_ne!(x86.integrity, arm.integrity);
+        assert_eq!((x86.version, x86.command), (arm.version, arm.command));
+    }
+
+    #[test]
+    fn pins_are_whole_sha512_hashes() {
+        let pins = CLAUDE.programs.iter().flat_map(|one| [&one.x86_64, &one.aarch64]);
+        // 64 bytes in base64.
+        let length = "sha512-".len() + 88;
+        let bad = pins
+            .filter(|pin| !pin.integrity.starts_with("sha512-") || pin.integrity.len() != length);
+
+        assert_eq!(bad.count(), 0);
+    }
+
+    #[test]
+    fn recipe_is_shown_with_what_it_pins() {
+        assert_eq!(CLAUDE.to_string(), "recipe:claude 2.1.330");
+    }
+}
