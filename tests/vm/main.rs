@@ -1,12 +1,14 @@
-//! The runner in real VMs, as a user runs it. Needs root, QEMU and the default image; `scripts/test`
-//! brings them. Each test has a state folder of its own that shares the images.
+//! The runner in real VMs, as a user runs it. Needs root, QEMU and the images `default` and `claude`;
+//! `scripts/test` brings them. Each test has a state folder of its own that shares the images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod host;
+mod model;
 mod runner;
 
 mod agent;
+mod claude;
 mod detached;
 mod faults;
 mod files;
