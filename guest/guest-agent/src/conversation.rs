@@ -210,6 +210,9 @@ impl<'a> Conversation<'a> {
             let Line::Whole(line) = line else {
                 return log::warn!("the agent wrote a line to stderr that is too long");
             };
+            if line.trim_ascii().is_empty() {
+                return;
+            }
             let line = String::from_utf8_lossy(line);
             log::info!("agent: {line}");
             last_words.push_str(&line);

@@ -35,6 +35,12 @@ pub enum Error {
     /// There is no such agent.
     #[error("CLI_AGENT_TYPE is neither claude-code nor codex")]
     AgentType,
+    /// Nothing may leave, as it could not be masked.
+    #[error("the secrets are too many to be masked")]
+    Secrets {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The platform, or a file of the run.
     #[error(transparent)]
     Common(#[from] guest_common::Error),

@@ -15,6 +15,8 @@ use aho_corasick::automaton::{Automaton as _, StateID};
 use aho_corasick::nfa::contiguous::NFA;
 use aho_corasick::{Anchored, MatchKind};
 
+use crate::{Error, Result};
+
 /// What stands for a secret.
 const MASK: &[u8] = b"***";
 
@@ -39,14 +41,15 @@ struct Search {
 }
 
 impl Masker {
-    /// Masks these secrets; those of less than 5 bytes are none.
-    pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Self {
+    /// Masks these secrets; those of less than 5 bytes are none. It fails if they are more than
+    /// memory has room for.
+    pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut forms: Vec<_> =
             secrets.into_iter().flat_map(|secret| form::all(secret.as_ref())).collect();
         forms.sort_unstable();
         forms.dedup();
         if forms.is_empty() {
-            return Self::default();
+            return Ok(Self::default());
         }
         let mut filter = Box::new([0; 1024]);
         for form in &forms {
@@ -55,13 +58,10 @@ impl Masker {
         }
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
         let automaton = NFA::builder().match_kind(MatchKind::Standard).build(&forms);
-        let search = automaton.ok().and_then(|automaton| {
-            let idle = automaton.start_state(Anchored::No).ok()?;
-            Some(Search { automaton, idle, longest, filter })
-        });
-        // It fails for more forms than memory has room for only; then nothing may leave at all.
-        assert!(search.is_some(), "the secrets are too many");
-        Self { search }
+        let automaton = automaton.map_err(|source| Error::Secrets { source: source.into() })?;
+        let idle = automaton.start_state(Anchored::No);
+        let idle = idle.map_err(|source| Error::Secrets { source: source.into() })?;
+        Ok(Self { search: Some(Search { automaton, idle, longest, filter }) })
     }
 
     /// The text without secrets.
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     fn mask(secrets: &[&str], text: &str) -> String {
-        let masker = Masker::new(secrets);
+        let masker = Masker::new(secrets).unwrap();
         let masked = masker.mask(text).into_owned();
         for size in [1, 2, 3, 7] {
             let mut out = Vec::new();
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_stream_holds_no_more_than_the_longest_form() {
-        let masker = Masker::new(["aaaaaaaaab"]);
+        let masker = Masker::new(["aaaaaaaaab"]).unwrap();
         let (mut stream, mut out) = (Stream::new(&masker), Vec::new());
         for _ in 0..1000 {
             stream.push(b"aaaaaaa", &mut out);

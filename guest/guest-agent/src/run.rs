@@ -33,7 +33,7 @@ pub fn run(config: Config) -> Result<Outcome> {
         Some(path) => RunFolder::at(path)?,
         None => RunFolder::open(&config.home, &config.run_id)?,
     };
-    let masker = Arc::new(Masker::new(&config.secrets));
+    let masker = Arc::new(Masker::new(&config.secrets)?);
     logging::start(&folder, &masker)?;
     let operations = Arc::new(OperationLog::open(&folder)?);
     let scene = Scene {

@@ -33,6 +33,7 @@ mod manifest;
 mod pipe;
 mod schedule;
 mod stage;
+mod sys;
 mod task;
 mod tree;
 

@@ -10,15 +10,16 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, open, openat, renameat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 
+use crate::sys::{Existing, rename};
 use crate::{Error, Result};
 
 /// A stage for one target.
@@ -56,7 +57,7 @@ impl<'a> Stage<'a> {
         if self.merges {
             let target = open(self.target, FOLDER & !OFlag::O_NOFOLLOW, Mode::empty());
             let target = target.map_err(|errno| failed(errno.into()))?;
-            return merge(self.open()?, &target).map_err(|errno| failed(errno.into()));
+            return merge(self.open()?, target.as_fd()).map_err(|errno| failed(errno.into()));
         }
         let mode = fs::Permissions::from_mode(mode.unwrap_or(0o755));
         fs::set_permissions(&self.path, mode).map_err(failed)?;
@@ -115,7 +116,7 @@ fn open_up(path: &Path) -> io::Result<()> {
 }
 
 /// Moves the entries of one folder into another.
-fn merge(from: OwnedFd, into: impl AsFd) -> nix::Result<()> {
+fn merge(from: OwnedFd, into: BorrowedFd<'_>) -> nix::Result<()> {
     let mut folder = Dir::from_fd(from.try_clone().map_err(|_| Errno::EMFILE)?)?;
     for entry in folder.iter() {
         let entry = entry?;
@@ -123,7 +124,7 @@ fn merge(from: OwnedFd, into: impl AsFd) -> nix::Result<()> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        match renameat2(&from, name, &into, name, RenameFlags::RENAME_NOREPLACE) {
+        match rename(from.as_fd(), into, name, Existing::Stays) {
             Err(Errno::EEXIST) => {}
             done => {
                 done?;
@@ -132,15 +133,15 @@ fn merge(from: OwnedFd, into: impl AsFd) -> nix::Result<()> {
         }
         match (
             openat(&from, name, FOLDER, Mode::empty()),
-            openat(&into, name, FOLDER, Mode::empty()),
+            openat(into, name, FOLDER, Mode::empty()),
         ) {
             (Ok(new), Ok(old)) => {
                 let mode = fstat(&new)?.st_mode;
-                merge(new, &old)?;
+                merge(new, old.as_fd())?;
                 fchmod(&old, Mode::from_bits_truncate(mode & 0o777))?;
             }
             // What was there goes with the stage.
-            _ => renameat2(&from, name, &into, name, RenameFlags::RENAME_EXCHANGE)?,
+            _ => rename(from.as_fd(), into, name, Existing::IsExchanged)?,
         }
     }
     Ok(())
