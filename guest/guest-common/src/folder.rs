@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::{Error, Result};
@@ -39,6 +39,7 @@ impl RunFolder {
         for part in PLACE.into_iter().chain([id]) {
             folder = step_into(&folder, part).map_err(|errno| failed(errno.into()))?;
         }
+        fchmod(&folder, PRIVATE).map_err(|errno| failed(errno.into()))?;
         Ok(Self { folder, path })
     }
 
@@ -50,6 +51,7 @@ impl RunFolder {
         };
         let parent = open(parent, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty()).map_err(failed)?;
         let folder = step_into(&parent, name).map_err(failed)?;
+        fchmod(&folder, PRIVATE).map_err(failed)?;
         Ok(Self { folder, path: path.to_owned() })
     }
 
@@ -104,12 +106,14 @@ impl RunFolder {
     }
 }
 
+const PRIVATE: Mode = Mode::S_IRWXU;
+
 const DIRECTORY: OFlag =
     OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_RDONLY);
 
 fn step_into(folder: impl AsFd, name: impl AsRef<OsStr>) -> nix::Result<OwnedFd> {
     let name = name.as_ref();
-    match mkdirat(&folder, name, Mode::from_bits_truncate(0o700)) {
+    match mkdirat(&folder, name, PRIVATE) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }

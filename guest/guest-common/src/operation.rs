@@ -23,7 +23,7 @@ pub struct Operation<'a> {
     pub duration_ms: u64,
     /// Whether it succeeded.
     pub success: bool,
-    /// Why not, free of secrets.
+    /// Why not; what of it is secret is masked when it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
 }
