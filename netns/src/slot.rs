@@ -43,7 +43,8 @@ const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv4/icmp_ratemask", "0"),
 ];
 
-/// What it is told once it tracks connections: a packet in the middle of none it knows begins none.
+/// And that a packet in the middle of no connection that it knows begins none. The host's rules track
+/// connections, so the kernel can.
 const STRICT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
 
 fn set((name, value): (&str, &str)) -> Result<()> {
@@ -133,7 +134,9 @@ impl Slot {
         (lock, membership): (Lock, Arc<Membership>),
     ) -> Result<Box<Self>> {
         // A dead owner's redirection must not become ours.
-        host.restore(addresses.namespace())?;
+        if host.redirected()?.contains(&addresses) {
+            host.restore(addresses.namespace())?;
+        }
         // 1
         let (namespace, mut inside) = Namespace::make(Inside::make)?;
         // 2
@@ -185,8 +188,6 @@ impl Slot {
         self.number = 1;
         let rules = ruleset::make(addresses.namespace(), &plan.policy, &plan.limits, self.number);
         rules.commit(&mut self.netfilter).map_err(kernel("make rules for", addresses.link()))?;
-        // Connections are tracked from here on, and only those that were seen to begin are real.
-        self.namespace.within(|| set(STRICT))?;
         self.plan = plan.clone();
         self.shape(Limits::default(), plan.limits)?;
         self.made = self.picture()?;
@@ -429,6 +430,7 @@ impl Inside {
                 other => other?,
             }
         }
+        set(STRICT)?;
         tap::make(TAP)?;
         let index = if_nametoindex(TAP);
         let tap = index.map_err(|errno| kernel("find", TAP)(errno.into()))?;
