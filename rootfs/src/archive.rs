@@ -8,6 +8,7 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
+use crate::compress;
 use crate::error::{ArchiveFault, Error, Result};
 
 const BLOCK: u64 = 512;
@@ -16,19 +17,22 @@ const EXTENSION_LIMIT: u64 = 1 << 20;
 
 /// One file of an archive, without its bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Member {
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: Kind,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: u64,
-    pub(crate) size: u64,
-    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+#[expect(missing_docs, reason = "the names say it; nothing of it is to be trusted")]
+pub struct Member {
+    pub path: Vec<u8>,
+    pub kind: Kind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: u64,
+    pub size: u64,
+    pub xattrs: Vec<(String, Vec<u8>)>,
 }
 
+/// What a member is; links with what they hold.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Kind {
     File,
     Directory,
     Symlink(Vec<u8>),
@@ -39,7 +43,7 @@ pub(crate) enum Kind {
 
 /// Reads members one after the other; each one's bytes are read through `body`
 /// before the next is asked for, or skipped.
-pub(crate) struct Archive<R> {
+pub struct Archive<R> {
     inner: R,
     name: String,
     position: u64,
@@ -60,24 +64,31 @@ struct Extension {
     xattrs: Vec<(String, Vec<u8>)>,
 }
 
+impl<'a> Archive<Box<dyn Read + 'a>> {
+    /// Of one that may be compressed, which is seen by its first bytes. `name` is for errors.
+    pub fn decompress(inner: impl Read + 'a, name: &str) -> Result<Self> {
+        Ok(Self::new(compress::reader(inner, name)?, name))
+    }
+}
+
 impl<R: Read> Archive<R> {
-    /// `name` is for errors.
-    pub(crate) fn new(inner: R, name: &str) -> Archive<R> {
+    /// Of one that is not compressed. `name` is for errors.
+    pub fn new(inner: R, name: &str) -> Archive<R> {
         Archive { inner, name: name.to_owned(), position: 0, body: 0, padding: 0 }
     }
 
     /// The next member, or `None` at the archive's end mark.
-    pub(crate) fn next(&mut self) -> Result<Option<Member>> {
+    pub fn next_member(&mut self) -> Result<Option<Member>> {
         self.advance().map_err(|source| Error::BadArchive { archive: self.name.clone(), source })
     }
 
     /// The current member's bytes.
-    pub(crate) fn body(&mut self) -> Body<'_, R> {
+    pub fn body(&mut self) -> Body<'_, R> {
         Body(self)
     }
 
     /// Where in the archive the current member's bytes begin.
-    pub(crate) fn position(&self) -> u64 {
+    pub fn position(&self) -> u64 {
         self.position
     }
 
@@ -159,7 +170,7 @@ impl<R: Read> Archive<R> {
 }
 
 /// Reads to the end of one member; the archive ending before that is an error.
-pub(crate) struct Body<'a, R>(&'a mut Archive<R>);
+pub struct Body<'a, R>(&'a mut Archive<R>);
 
 impl<R: Read> Read for Body<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -277,7 +288,7 @@ mod tests {
     fn members(bytes: &[u8]) -> Result<Vec<Member>> {
         let mut archive = Archive::new(bytes, "test.tar");
         let mut members = Vec::new();
-        while let Some(member) = archive.next()? {
+        while let Some(member) = archive.next_member()? {
             members.push(member);
         }
         Ok(members)
@@ -299,8 +310,8 @@ mod tests {
     fn body_has_the_bytes_of_its_member_only() {
         let bytes = TarBuilder::new().file("a", "first").file("b", "second").finish();
         let mut archive = Archive::new(&bytes[..], "test.tar");
-        archive.next().unwrap();
-        archive.next().unwrap();
+        archive.next_member().unwrap();
+        archive.next_member().unwrap();
 
         let mut text = String::new();
         archive.body().read_to_string(&mut text).unwrap();

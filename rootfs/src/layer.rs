@@ -23,7 +23,7 @@ pub(crate) fn apply<R: Read>(
     meter: &mut Meter<'_>,
 ) -> Result<()> {
     tree.next_layer();
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         let size = member.size;
         if whiteouts == Whiteouts::Literal || !apply_whiteout(tree, &member.path)? {
             add(tree, archive, member)?;

@@ -17,7 +17,7 @@
 
 mod account;
 mod arch;
-mod archive;
+pub mod archive;
 mod build;
 mod cache;
 mod compress;

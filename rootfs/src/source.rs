@@ -209,7 +209,7 @@ fn open_archive(path: &Path) -> Result<Archive<Box<dyn std::io::Read>>> {
 fn is_image_archive(path: &Path) -> Result<bool> {
     let mut archive = open_archive(path)?;
     let mut found = false;
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         let path = str::from_utf8(&member.path).unwrap_or("\0");
         let path = path.trim_start_matches("./").trim_end_matches('/');
         let (top, below) = path.split_once('/').unwrap_or((path, ""));

@@ -180,7 +180,7 @@ mod tests {
             .step(Step::Pack, |meter| Ok((write(tree, &mut bytes, meter)?, Origin::Made)))
             .unwrap();
         let mut archive = Archive::new(&bytes[..], "stream");
-        std::iter::from_fn(|| archive.next().unwrap()).collect()
+        std::iter::from_fn(|| archive.next_member().unwrap()).collect()
     }
 
     #[test]

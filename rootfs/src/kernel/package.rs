@@ -109,7 +109,7 @@ pub(super) fn open(package: &Path, stage: &Stage, meter: &mut Meter<'_>) -> Resu
 
 fn read(mut archive: Archive<impl std::io::Read>, meter: &mut Meter<'_>) -> Result<Content> {
     let mut content = Content::default();
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         meter.add(member.size);
         let path = String::from_utf8_lossy(&member.path).into_owned();
         if member.kind != Kind::File || !is_wanted(&path) {

@@ -179,7 +179,7 @@ fn index(mut file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>> {
     file.rewind().map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut archive = Archive::new(io::BufReader::new(file), &path.display().to_string());
     let mut index = HashMap::new();
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         if index.len() >= FILES_LIMIT {
             let limit = FILES_LIMIT as u64;
             return Err(Error::TooLarge { what: "files in the image", limit });
