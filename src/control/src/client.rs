@@ -5,12 +5,13 @@ mod follow;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::exchange::{Payload, Reply};
+use self::exchange::{Calls, Payload, Reply};
 pub use self::follow::Follow;
 use crate::api::{Prune, escape};
 use crate::clock::{iso8601, now_ms};
@@ -38,13 +39,15 @@ pub struct Artifact {
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// Those of all its clones.
+    calls: Arc<Calls>,
 }
 
 impl Client {
     /// For the control plane that serves a state folder, now or later.
     #[must_use]
     pub fn new(state: &Path) -> Self {
-        Self { socket: folder::socket(state) }
+        Self { socket: folder::socket(state), calls: Arc::default() }
     }
 
     /// Puts a job into the queue.
@@ -165,6 +168,12 @@ impl Client {
         self.post("/v1/prune", &Prune { keep_ms })
     }
 
+    /// Ends whatever this client and its clones wait for, now and later: it fails. For somebody who
+    /// does not want to wait any more, in another thread.
+    pub fn cut(&self) {
+        self.calls.cut();
+    }
+
     fn page<T: DeserializeOwned>(
         &self,
         what: &str,
@@ -185,6 +194,6 @@ impl Client {
     }
 
     fn ask(&self, method: &str, path: &str, payload: Payload<'_>) -> Result<Reply> {
-        exchange::ask(&self.socket, method, path, payload)
+        exchange::ask((&self.socket, &self.calls), method, path, payload)
     }
 }

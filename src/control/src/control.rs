@@ -10,7 +10,7 @@ use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -62,11 +62,16 @@ impl Control {
         &self.addresses
     }
 
-    /// What runners of other processes authenticate with. It is in the state folder, too, for this
-    /// user only, as `control/runner.token`.
+    /// What runners of other processes authenticate with.
     #[must_use]
     pub fn runner_token(&self) -> &str {
         &self.platform.runner_token
+    }
+
+    /// The file that has it, for this user only.
+    #[must_use]
+    pub fn runner_token_file(&self) -> PathBuf {
+        self.platform.folder.runner_token()
     }
 
     /// Work for a runner in this process.

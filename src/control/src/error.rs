@@ -53,7 +53,9 @@ pub enum Error {
     Stopped,
 
     // The operator's side.
-    #[error("no control plane listens on {path}: start one with `runner start --local`")]
+    #[error(
+        "no control plane listens on {path}: start one with `runner start --local` or `runner serve`"
+    )]
     NotServed { path: PathBuf, source: io::Error },
     #[error("cannot {operation} the control plane")]
     Exchange { operation: &'static str, source: io::Error },
@@ -67,6 +69,8 @@ pub enum Error {
     SpecialFile { path: PathBuf },
     #[error("{path} changed while it was packed")]
     Changed { path: PathBuf },
+    #[error("the connection to the control plane was cut")]
+    Cut,
     #[error("it is not over in time")]
     Deadline,
 }

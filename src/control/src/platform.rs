@@ -30,7 +30,7 @@ pub(crate) struct Platform {
     pub(crate) runner_token: String,
     runner_token_hash: Tag,
     // Last, so that the lock goes when all else is closed.
-    _folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 impl Platform {
@@ -47,7 +47,7 @@ impl Platform {
             key: Arc::new(Key::open(&folder.key())?),
             runner_token_hash: key::hash(&runner_token),
             runner_token,
-            _folder: folder,
+            folder,
             config,
         };
         let open = platform.open_runs()?;

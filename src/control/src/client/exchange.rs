@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -42,19 +44,74 @@ impl Payload<'_> {
     }
 }
 
+/// The questions that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    is_cut: bool,
+    open: Vec<Weak<UnixStream>>,
+}
+
+impl Calls {
+    /// Ends them, and lets no other begin.
+    pub(super) fn cut(&self) {
+        let mut state = self.lock();
+        state.is_cut = true;
+        for stream in state.open.drain(..).filter_map(|stream| stream.upgrade()) {
+            // One that is not connected any more has ended already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn add(&self, stream: &Arc<UnixStream>) -> Result<()> {
+        let mut state = self.lock();
+        if state.is_cut {
+            return Err(Error::Cut);
+        }
+        state.open.retain(|stream| stream.strong_count() > 0);
+        state.open.push(Arc::downgrade(stream));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Asks, and waits for the head of the answer.
-pub(super) fn ask(socket: &Path, method: &str, path: &str, payload: Payload<'_>) -> Result<Reply> {
+pub(super) fn ask(
+    (socket, calls): (&Path, &Calls),
+    method: &str,
+    path: &str,
+    payload: Payload<'_>,
+) -> Result<Reply> {
     let stream = folder::at_socket(socket, |name| UnixStream::connect(name));
     let stream = stream.map_err(|source| Error::NotServed { path: socket.to_owned(), source })?;
     let fail = |source| Error::Exchange { operation: "ask", source };
     stream.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
+    let stream = Arc::new(stream);
+    calls.add(&stream)?;
     let sent = send(&stream, method, path, payload);
     // Who refuses a request may do so before it is whole: the answer says why.
-    match (Reply::read(stream), sent) {
+    match (Reply::read(Wire(stream)), sent) {
         (Ok(reply), _) => reply.check(),
+        _ if calls.lock().is_cut => Err(Error::Cut),
         (Err(_), Err(source)) => Err(fail(source)),
         (Err(error), Ok(())) => Err(error),
+    }
+}
+
+/// A connection that somebody else may cut.
+struct Wire(Arc<UnixStream>);
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
     }
 }
 
@@ -82,11 +139,11 @@ fn send(mut to: &UnixStream, method: &str, path: &str, payload: Payload<'_>) -> 
 pub(super) struct Reply {
     status: u16,
     length: u64,
-    rest: BufReader<UnixStream>,
+    rest: BufReader<Wire>,
 }
 
 impl Reply {
-    fn read(stream: UnixStream) -> Result<Self> {
+    fn read(stream: Wire) -> Result<Self> {
         let mut rest = BufReader::new(stream);
         let mut head = Vec::new();
         let mut limited = (&mut rest).take(LARGEST_HEAD);

@@ -140,3 +140,26 @@ fn a_job_shows_what_became_of_it() {
     assert_eq!(job.error.as_deref(), Some("it broke"));
     assert!(job.started_ms >= Some(job.created_ms) && job.finished_ms >= job.started_ms);
 }
+
+#[test]
+fn who_does_not_want_to_wait_any_more_is_let_go_at_once() {
+    let host = Host::start();
+    let run = host.submit("a");
+    let client = host.client();
+    let (told, tell) = std::sync::mpsc::channel();
+
+    let ended = std::thread::scope(|scope| {
+        let waiting = client.clone();
+        let waiter = scope.spawn(move || {
+            told.send(()).unwrap();
+            waiting.wait(run, None)
+        });
+        tell.recv().unwrap();
+        client.cut();
+        waiter.join().unwrap()
+    });
+
+    assert!(matches!(ended, Err(Error::Cut)), "{ended:?}");
+    assert!(matches!(client.jobs(None, 1), Err(Error::Cut)));
+    assert_eq!(host.client().jobs(None, 1).unwrap().len(), 1);
+}
