@@ -3,6 +3,10 @@
 //! The prompt goes in as a message on standard input, so it has no length limit, is seen by no
 //! `ps`, and is never taken for a flag. Events come out as JSON, one a line.
 
+mod codex;
+
+#[cfg(feature = "control")]
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -11,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::attend::Job;
 use crate::input::Input;
+use crate::terminal::harmless;
 
 /// An agent's command-line interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -54,22 +59,80 @@ impl Agent {
     }
 }
 
-/// Shows events to people. Takes the agent's output in pieces of any size.
+/// Shows events to people. Takes the agent's output in pieces of any size, or one event at a time.
 pub(crate) struct Printer<W> {
     out: W,
     line: Vec<u8>,
     /// The line is over the limit: the rest of it is left out.
     cut: bool,
+    /// When calls of tools came, in milliseconds, for as long as they have no result.
+    #[cfg(feature = "control")]
+    calls: HashMap<String, i64>,
 }
 
 /// The longest event that is shown.
 const LONGEST: usize = 1 << 20;
+#[cfg(feature = "control")]
+/// How many calls of tools are remembered.
+const MOST_CALLS: usize = 1000;
+#[cfg(feature = "control")]
+/// How long a call of a tool takes that its duration is worth showing, in milliseconds.
+const NOTABLE: i64 = 1000;
 /// How many lines of a tool's result are shown.
 const RESULT_LINES: usize = 40;
+const TOO_LONG: &str = "(an event that is too long to be shown)\n";
 
 impl<W: Write> Printer<W> {
     pub(crate) fn new(out: W) -> Self {
-        Self { out, line: Vec::new(), cut: false }
+        Self {
+            out,
+            line: Vec::new(),
+            cut: false,
+            #[cfg(feature = "control")]
+            calls: HashMap::new(),
+        }
+    }
+
+    /// Shows an event that came at some time, in milliseconds.
+    #[cfg(feature = "control")]
+    pub(crate) fn event(&mut self, json: &str, at: i64) -> io::Result<()> {
+        if json.len() > LONGEST {
+            return self.note(TOO_LONG);
+        }
+        let text = match serde_json::from_str(json) {
+            Ok(event) => readable(&event) + &self.durations(&event, at),
+            Err(_) => format!("{json}\n"),
+        };
+        self.note(&text)
+    }
+
+    /// Shows something that is no event.
+    pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(harmless(text).as_bytes())
+    }
+
+    /// How long the calls of tools took whose results an event has, if that is worth showing.
+    #[cfg(feature = "control")]
+    fn durations(&mut self, event: &Value, at: i64) -> String {
+        let blocks = event["message"]["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut text = String::new();
+        for block in blocks {
+            let id = |key: &str| block[key].as_str().unwrap_or_default().to_owned();
+            match block["type"].as_str() {
+                Some("tool_use") if self.calls.len() < MOST_CALLS => {
+                    self.calls.insert(id("id"), at);
+                }
+                Some("tool_result") => {
+                    let begun = self.calls.remove(&id("tool_use_id"));
+                    let took = begun.map_or(0, |begun| at.saturating_sub(begun));
+                    if took >= NOTABLE {
+                        text.push_str(&format!("  ({:.1} s)\n", took as f64 / 1000.0));
+                    }
+                }
+                _ => {}
+            }
+        }
+        text
     }
 
     pub(crate) fn write(&mut self, data: &[u8]) -> io::Result<()> {
@@ -89,21 +152,15 @@ impl<W: Write> Printer<W> {
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         let text = match serde_json::from_slice(&self.line) {
             Ok(event) if !self.cut => readable(&event),
-            _ if self.cut => "(an event that is too long to be shown)\n".to_owned(),
+            _ if self.cut => TOO_LONG.to_owned(),
             _ if self.line.trim_ascii().is_empty() => String::new(),
             // What the agent says outside of its protocol is all the more worth reading.
             _ => format!("{}\n", String::from_utf8_lossy(self.line.trim_ascii_end())),
         };
         self.line.clear();
         self.cut = false;
-        self.out.write_all(harmless(&text).as_bytes())
+        self.note(&text)
     }
-}
-
-/// No control characters of a guest's reach the terminal.
-fn harmless(text: &str) -> String {
-    let clean = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
-    text.chars().map(clean).collect()
 }
 
 /// An event as lines of text; nothing for one that says nothing to people.
@@ -115,7 +172,7 @@ fn readable(event: &Value) -> String {
         }
         Some("assistant" | "user") => blocks(&event["message"]["content"]),
         Some("result") => outcome(event),
-        _ => String::new(),
+        _ => codex::readable(event),
     }
 }
 
@@ -161,7 +218,15 @@ fn outcome(event: &Value) -> String {
     let turns = event["num_turns"].as_u64().unwrap_or_default();
     let plural = if turns == 1 { "turn" } else { "turns" };
     let word = if event["is_error"] == true { "failed" } else { "done" };
-    format!("{word} in {seconds:.1} s, {turns} {plural}\n")
+    let cost = match event["total_cost_usd"].as_f64().unwrap_or_default() {
+        dollars if dollars > 0.0 => format!(", ${dollars:.4}"),
+        _ => String::new(),
+    };
+    let why = match event["result"].as_str() {
+        Some(text) if event["is_error"] == true && !text.trim().is_empty() => format!(": {text}"),
+        _ => String::new(),
+    };
+    format!("{word} in {seconds:.1} s, {turns} {plural}{cost}{why}\n")
 }
 
 #[cfg(test)]
@@ -205,6 +270,34 @@ mod tests {
         assert_eq!(shown(&[&text]), story);
         let (first, second) = text.split_at(77);
         assert_eq!(shown(&[first, second]), story);
+    }
+
+    #[test]
+    fn what_it_cost_and_why_it_failed_is_told() {
+        let event = r#"{"type":"result","is_error":true,"duration_ms":2000,"num_turns":3,
+            "total_cost_usd":0.01234,"result":"no credit"}"#;
+        assert_eq!(
+            shown(&[&event.replace('\n', "")]),
+            "failed in 2.0 s, 3 turns, $0.0123: no credit\n"
+        );
+    }
+
+    #[cfg(feature = "control")]
+    #[test]
+    fn a_tool_that_took_long_says_how_long() {
+        let call = r#"{"type":"assistant","message":{"content":[
+            {"type":"tool_use","id":"t","name":"Read","input":{"file":"a"}}]}}"#;
+        let result = r#"{"type":"user","message":{"content":[
+            {"type":"tool_result","tool_use_id":"t","content":"x"}]}}"#;
+        let mut printer = Printer::new(Vec::new());
+
+        printer.event(call, 1_000).unwrap();
+        printer.event(result, 3_500).unwrap();
+        printer.event(call, 5_000).unwrap();
+        printer.event(result, 5_999).unwrap();
+
+        let text = String::from_utf8(printer.out).unwrap();
+        assert_eq!(text, "Read {\"file\":\"a\"}\n  x\n  (2.5 s)\nRead {\"file\":\"a\"}\n  x\n");
     }
 
     #[test]

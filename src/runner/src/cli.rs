@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "control")]
+use crate::command::job;
 use crate::command::{cp, doctor, exec, gc, image, logs, net, ps, run, stop};
 use crate::error::Result;
 use crate::value;
@@ -90,6 +92,8 @@ pub(crate) enum Command {
     Net(net::Arguments),
     Doctor(doctor::Arguments),
     Gc(gc::Arguments),
+    #[cfg(feature = "control")]
+    Job(job::Arguments),
 }
 
 impl Command {
@@ -98,6 +102,8 @@ impl Command {
     pub(crate) fn failure_code(&self) -> u8 {
         match self {
             Self::Run(_) | Self::Exec(_) => 125,
+            #[cfg(feature = "control")]
+            Self::Job(arguments) if arguments.passes_exit_code_on() => 125,
             _ => 1,
         }
     }
@@ -118,6 +124,8 @@ impl Cli {
             Command::Net(arguments) => net::run(global, &arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),
+            #[cfg(feature = "control")]
+            Command::Job(arguments) => job::run(global, arguments),
         }
     }
 }

@@ -5,6 +5,8 @@ pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod gc;
 pub(crate) mod image;
+#[cfg(feature = "control")]
+pub(crate) mod job;
 pub(crate) mod logs;
 pub(crate) mod net;
 pub(crate) mod ps;

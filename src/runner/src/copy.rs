@@ -1,4 +1,4 @@
-//! Files between this host and a VM: `cp`, `--copy-in`, `--copy-out`.
+//! Files between this host and a VM: `cp`, `--copy-in`, `--copy-out`; and out of an archive.
 //!
 //! As with `docker cp`: an existing folder as destination takes the source under its own name; a
 //! source that ends with `/.` stands for what is in it. A link that is named on the command line is
@@ -7,6 +7,8 @@
 mod inward;
 mod landing;
 mod outward;
+#[cfg(feature = "control")]
+mod unpack;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use inward::{Target, copy_in, copy_stream_in};
 pub(crate) use outward::{copy_out, copy_stream_out};
+#[cfg(feature = "control")]
+pub(crate) use unpack::{Limit, unpack};
 
 /// How long a guest may take for one step: a piece of a file, or the end.
 const STEP: Duration = Duration::from_secs(60);

@@ -75,6 +75,18 @@ pub(crate) enum Error {
     #[error("{path} is not a folder")]
     NotADirectory { path: PathBuf },
 
+    #[cfg(feature = "control")]
+    #[error("the guest sent {path:?}, which is {kind}: it is not unpacked")]
+    NotUnpacked { path: PathBuf, kind: &'static str },
+    #[cfg(feature = "control")]
+    #[error("the guest sent more than {limit} {what}")]
+    TooMuch { limit: u64, what: &'static str },
+
+    // The platform and its jobs.
+    #[cfg(feature = "control")]
+    #[error(transparent)]
+    Platform(#[from] crate::platform::Error),
+
     // Files and descriptors of this host.
     #[error("cannot {operation} {path}")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
@@ -103,6 +115,8 @@ impl Error {
             Self::Interrupted { signal } => Some(128 + *signal as u8),
             Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),
             Self::Detached { code } => *code,
+            #[cfg(feature = "control")]
+            Self::Platform(error) => error.exit_code(),
             _ => None,
         }
     }
@@ -113,6 +127,16 @@ impl Error {
         match self {
             Self::Output { source } => source.kind() == io::ErrorKind::BrokenPipe,
             Self::Detached { code } => code.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether somebody asked for the end, who must not have to wait for it.
+    pub(crate) fn is_hasty(&self) -> bool {
+        match self {
+            Self::Interrupted { .. } => true,
+            #[cfg(feature = "control")]
+            Self::Platform(crate::platform::Error::Left { .. }) => true,
             _ => false,
         }
     }
@@ -140,6 +164,8 @@ impl Error {
             Self::Image(rootfs::Error::NoImage { .. }) => {
                 Some(": `runner image ls` lists them, `runner image build NAME` makes one")
             }
+            #[cfg(feature = "control")]
+            Self::Platform(error) if error.remedy().is_some() => error.remedy(),
             _ if self.is_denied() && !nix::unistd::geteuid().is_root() => {
                 Some(": try it as root, with sudo")
             }

@@ -11,6 +11,9 @@
 //! else's VM is cut. Whoever waits for the guest then gets an error, and [`Interrupt::explain`]
 //! makes it the signal's. From the cancel on, nobody waits for a reader of our output any more:
 //! [`Interrupt::called_off`].
+//!
+//! Who follows a job of the platform is like who waits for a VM: pulled is the connection, and the
+//! job goes on.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -6,6 +6,7 @@
 //! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
 //! | how files come and go | [`copy`] |
 //! | what a VM's network may be | [`network`] |
+//! | how jobs of the platform are asked for | `platform`, `command/job` |
 //! | what is behind `-d` | [`detach`] |
 //! | which virtual machines there are | [`vmm`]: the only file that names a kind |
 
@@ -23,6 +24,8 @@ mod journal;
 mod logging;
 mod network;
 mod output;
+#[cfg(feature = "control")]
+mod platform;
 mod progress;
 mod request;
 mod signal;
@@ -54,8 +57,7 @@ fn fail(error: &error::Error, code: u8) -> ExitCode {
     let text = format!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
     match error {
         _ if error.is_quiet() => {}
-        // Whoever asked for the end must not have to wait for it.
-        error::Error::Interrupted { .. } => output::last_words(text),
+        _ if error.is_hasty() => output::last_words(text),
         _ => output::remark(text),
     }
     ExitCode::from(error.exit_code().unwrap_or(code))

@@ -18,6 +18,12 @@ pub(crate) fn size() -> Option<PtySize> {
     Some(PtySize { rows, columns })
 }
 
+/// No control characters of a guest's reach the terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    let clean = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
+    text.chars().map(clean).collect()
+}
+
 /// Standard input's terminal in raw mode: each key goes to the command, also Ctrl-C. Dropping it
 /// restores what was, whatever the reason.
 pub(crate) struct Raw {

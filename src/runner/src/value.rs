@@ -14,7 +14,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use sandbox::{Publish, User};
 
 /// Why a text was refused.
-type Refused = &'static str;
+pub(crate) type Refused = &'static str;
 
 /// `NAME=VALUE`, or `NAME` of a variable that this process has. See [`Variable::named`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,6 +29,9 @@ use crate::error::{Error, Result, file};
 const DEEPEST: usize = 256;
 const FOLDER: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// The mode of a folder that did not come itself.
+const ORDINARY: Mode = Mode::from_bits_truncate(0o755);
+
 /// A tree that comes down.
 pub(crate) struct Landing {
     /// For error texts.
@@ -41,6 +44,16 @@ pub(crate) struct Landing {
     file: Option<Partial>,
     begun: bool,
     count: u64,
+    parents: Parents,
+}
+
+/// What becomes of a folder that something is in, and that has not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parents {
+    /// It is missed.
+    Required,
+    /// It is made: archives need not name it.
+    Made,
 }
 
 struct Folder {
@@ -58,15 +71,25 @@ impl Landing {
         let name = CString::new(name.as_os_str().as_bytes())
             .map_err(|_| Error::Escape { path: name.clone() })?;
         let top = Some((Rc::new(folder.into()), name));
-        Ok(Self { shown: path, top, open: Vec::new(), file: None, begun: false, count: 0 })
+        Ok(Self { top, ..Self::empty(path) })
     }
 
     /// The top, a folder, is merged into `folder`.
     pub(crate) fn into(folder: File, shown: &Path) -> Self {
         let fd = Rc::new(folder.into());
         let open = vec![Folder { name: CString::default(), fd, finish: None }];
-        let shown = shown.to_owned();
-        Self { shown, top: None, open, file: None, begun: false, count: 0 }
+        Self { open, ..Self::empty(shown.to_owned()) }
+    }
+
+    /// What is in an archive is merged into `folder`: it names no top, and perhaps not all folders.
+    #[cfg_attr(not(feature = "control"), allow(dead_code, reason = "only jobs leave archives"))]
+    pub(crate) fn of_archive(folder: File, shown: &Path) -> Self {
+        Self { begun: true, parents: Parents::Made, ..Self::into(folder, shown) }
+    }
+
+    fn empty(shown: PathBuf) -> Self {
+        let (open, parents) = (Vec::new(), Parents::Required);
+        Self { shown, top: None, open, file: None, begun: false, count: 0, parents }
     }
 
     /// The next file, folder or link.
@@ -134,8 +157,14 @@ impl Landing {
         self.leave(common + 1)?;
         for name in &names[common..] {
             let above = self.here()?;
-            let fd = openat(&*above, name.as_c_str(), FOLDER, Mode::empty())
-                .map_err(file("open the folder of", shown))?;
+            let fd = match openat(&*above, name.as_c_str(), FOLDER, Mode::empty()) {
+                Err(Errno::ENOENT) if self.parents == Parents::Made => {
+                    let fd = make_folder(&above, name, shown)?;
+                    fchmod(&fd, ORDINARY).map_err(file("set up the folder of", shown))?;
+                    fd
+                }
+                opened => opened.map_err(file("open the folder of", shown))?,
+            };
             self.open.push(Folder { name: name.clone(), fd: Rc::new(fd), finish: None });
         }
         self.here()

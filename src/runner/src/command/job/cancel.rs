@@ -1,0 +1,25 @@
+//! `runner job cancel`: asks for the end of jobs.
+
+use crate::cli::Global;
+use crate::error::Result;
+use crate::output;
+use crate::platform::Platform;
+
+/// Cancel a job
+///
+/// One that waits ends at once; one that runs has a while to end well. `runner job wait` waits for
+/// that. Prints the job's id.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Its id, or the beginning of it
+    job: String,
+}
+
+/// Does it.
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let platform = Platform::of(&global.state_dir);
+    let run = platform.job(&arguments.job)?.run_id;
+    platform.ask(|client| client.cancel(run))?;
+    output::line(run)?;
+    Ok(0)
+}

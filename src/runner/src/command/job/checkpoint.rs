@@ -1,0 +1,54 @@
+//! `runner job checkpoint`: what a job left to go on from.
+
+use control::{Checkpoint, Mount};
+
+use super::one_line;
+use crate::cli::Global;
+use crate::error::Result;
+use crate::platform::{Platform, print, print_json};
+use crate::table;
+
+/// Show a job's latest checkpoint: its session, and its artifacts
+///
+/// `runner job submit --resume JOB` goes on from it, `runner job artifact get` copies its artifacts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+
+    /// The job's id, or the beginning of it
+    job: String,
+}
+
+/// Does it.
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let platform = Platform::of(&global.state_dir);
+    let run = platform.job(&arguments.job)?.run_id;
+    let checkpoint = platform.ask(|client| client.checkpoint(run))?;
+    if arguments.json {
+        print_json(&checkpoint)?
+    } else {
+        print(&text(&checkpoint))?
+    }
+    Ok(0)
+}
+
+fn text(checkpoint: &Checkpoint) -> String {
+    let row = |name: &str, value: &str| vec![name.to_owned(), one_line(value)];
+    let mut rows = vec![
+        row("checkpoint", &checkpoint.checkpoint_id),
+        row("job", &checkpoint.run_id.to_string()),
+        row("attempt", &checkpoint.attempt.to_string()),
+        row("age", &table::age(u64::try_from(checkpoint.created_ms / 1000).unwrap_or(0))),
+        row("agent", &checkpoint.agent),
+        row("session", &checkpoint.session_id),
+        row("history", &format!("{} bytes", checkpoint.history_size)),
+    ];
+    let artifact = |mount: &Mount| {
+        let version: String = mount.version_id.chars().take(12).collect();
+        row("artifact", &format!("{} at {}, version {version}", mount.name, mount.mount_path))
+    };
+    rows.extend(checkpoint.artifacts.iter().map(artifact));
+    table::render(&rows)
+}

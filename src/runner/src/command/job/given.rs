@@ -1,0 +1,216 @@
+//! What stands behind the flags of `runner job submit`, and what it means.
+//!
+//! INVARIANT: no error says a secret's value, nor any variable's.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use control::Artifact;
+
+use crate::error::{Result, file};
+use crate::platform::Error;
+use crate::value::{self, Refused, Variable};
+
+/// `[NAME=]DIR:MOUNT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Folder {
+    name: Option<String>,
+    folder: PathBuf,
+    mount_path: String,
+}
+
+/// `NAME=FILE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SecretFile {
+    name: OsString,
+    path: PathBuf,
+}
+
+/// A name goes before `=` as long as it is none of a path: `./a=b:/x` has none.
+pub(super) fn folder(text: &[u8]) -> std::result::Result<Folder, Refused> {
+    let refused = "expected DIR:MOUNT or NAME=DIR:MOUNT, with an absolute path in the VM as MOUNT";
+    let colon = text.windows(2).rposition(|pair| pair == b":/").ok_or(refused)?;
+    let (given, mount) = (&text[..colon], &text[colon + 1..]);
+    let mount_path = std::str::from_utf8(mount).map_err(|_| refused)?.to_owned();
+    let named = given.iter().position(|byte| *byte == b'=').and_then(|at| {
+        let name = value::name(std::str::from_utf8(&given[..at]).ok()?).ok()?;
+        Some((name, &given[at + 1..]))
+    });
+    let (name, folder) = match named {
+        Some((name, folder)) => (Some(name), folder),
+        None => (None, given),
+    };
+    if folder.is_empty() {
+        return Err(refused);
+    }
+    Ok(Folder { name, folder: OsStr::from_bytes(folder).into(), mount_path })
+}
+
+pub(super) fn secret_file(text: &[u8]) -> std::result::Result<SecretFile, Refused> {
+    let Variable { name, value } = value::variable(text);
+    match value {
+        Some(path) if !name.is_empty() && !path.is_empty() => {
+            Ok(SecretFile { name, path: path.into() })
+        }
+        _ => Err("expected NAME=FILE"),
+    }
+}
+
+/// Later ones override earlier ones. One that is named only, and that we have not, is left out, as
+/// with `runner run`.
+pub(super) fn environment(variables: &[Variable]) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for variable in variables {
+        let variable = variable.clone().named().ok_or(crate::error::Error::NamelessVariable)?;
+        let name = name_of(&variable.name)?;
+        if let Some(value) = variable.value.or_else(|| env::var_os(&variable.name)) {
+            let value = text(value, || format!("the value of variable {name}"))?;
+            all.insert(name, value);
+        }
+    }
+    Ok(all)
+}
+
+/// One that is named only must be there: a job without it would fail late.
+pub(super) fn secrets(
+    variables: &[Variable],
+    files: &[SecretFile],
+) -> Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for secret in files {
+        let name = name_of(&secret.name)?;
+        let bytes = fs::read(&secret.path).map_err(file("read", &secret.path))?;
+        // The end of the last line belongs to the file, not to the secret.
+        let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let value = OsStr::from_bytes(bytes).to_owned();
+        let value = text(value, || format!("secret {name}"))?;
+        all.insert(name, value);
+    }
+    for secret in variables {
+        let secret = secret.clone().named().ok_or(Error::NamelessSecret)?;
+        let name = name_of(&secret.name)?;
+        let missing = || Error::NoSuchVariable { name: name.clone() };
+        let value = secret.value.or_else(|| env::var_os(&secret.name)).ok_or_else(missing)?;
+        let value = text(value, || format!("secret {name}"))?;
+        all.insert(name, value);
+    }
+    Ok(all)
+}
+
+/// The folders with a name each: the one that was given, or that of the folder itself.
+pub(super) fn artifacts(folders: &[Folder]) -> Result<Vec<Artifact>> {
+    let mut all: Vec<Artifact> = Vec::new();
+    for given in folders {
+        let name = match &given.name {
+            Some(name) => name.clone(),
+            None => own_name(&given.folder)?,
+        };
+        if all.iter().any(|other| other.name == name) {
+            return Err(Error::SameName { name }.into());
+        }
+        let (folder, mount_path) = (given.folder.clone(), given.mount_path.clone());
+        all.push(Artifact { name, folder, mount_path });
+    }
+    Ok(all)
+}
+
+/// What a folder is called wherever one is: `.` has a name, too.
+fn own_name(folder: &Path) -> Result<String> {
+    let whole = fs::canonicalize(folder).map_err(file("open", folder))?;
+    let name = whole.file_name().and_then(OsStr::to_str).map(str::to_owned);
+    Ok(name.ok_or_else(|| Error::NamelessArtifact { path: folder.to_owned() })?)
+}
+
+fn name_of(name: &OsStr) -> Result<String> {
+    text(name.to_owned(), || "the name of a variable".to_owned())
+}
+
+fn text(text: OsString, what: impl Fn() -> String) -> Result<String> {
+    Ok(text.into_string().map_err(|_| Error::NotText { what: what() })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variable(text: &str) -> Variable {
+        value::variable(text.as_bytes())
+    }
+
+    #[test]
+    fn an_artifact_may_be_named_and_its_folder_may_have_any_letter() {
+        let given = folder(b"src=./a:b:/w").unwrap();
+        assert_eq!(given.name.as_deref(), Some("src"));
+        assert_eq!((given.folder, given.mount_path), ("./a:b".into(), "/w".into()));
+        let given = folder(b"./a=b:/w/x").unwrap();
+        assert_eq!((given.name, given.folder), (None, "./a=b".into()));
+    }
+
+    #[test]
+    fn an_artifact_needs_both_parts_and_an_absolute_one_in_the_vm() {
+        for text in ["a", "a:b", ":/w", "a=:/w", ""] {
+            assert!(folder(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(folder(b"a:/\xff").is_err());
+    }
+
+    #[test]
+    fn a_folder_without_a_name_given_has_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("app")).unwrap();
+        let path = dir.path().join("app/../app/.");
+        let given = |name: Option<&str>| Folder {
+            name: name.map(str::to_owned),
+            folder: path.clone(),
+            mount_path: "/w".into(),
+        };
+
+        assert_eq!(artifacts(&[given(None)]).unwrap()[0].name, "app");
+        assert_eq!(artifacts(&[given(None), given(Some("b"))]).unwrap()[1].name, "b");
+        let error = artifacts(&[given(None), given(None)]).unwrap_err();
+        assert_eq!(error.exit_code(), Some(2));
+        assert!(error.chain().contains("two artifacts are named app"), "{}", error.chain());
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_without_the_end_of_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("key"), "hunter2\r\n").unwrap();
+        let given = format!("KEY={}", dir.path().join("key").display());
+
+        let secrets = secrets(&[], &[secret_file(given.as_bytes()).unwrap()]).unwrap();
+
+        assert_eq!(secrets["KEY"], "hunter2");
+        assert!(secret_file(b"KEY").is_err());
+        assert!(secret_file(b"=f").is_err());
+    }
+
+    #[test]
+    fn a_secret_that_is_not_there_is_missed_by_its_name() {
+        let error = secrets(&[variable("NOT_SET_HERE")], &[]).unwrap_err();
+        assert_eq!(error.exit_code(), Some(2));
+        assert!(error.chain().contains("NOT_SET_HERE"), "{}", error.chain());
+    }
+
+    #[test]
+    fn no_error_repeats_a_secret() {
+        let nameless = secrets(&[variable("=hunter2")], &[]).unwrap_err();
+        let binary = secrets(&[value::variable(b"KEY=hunter2\xff")], &[]).unwrap_err();
+        for error in [nameless, binary] {
+            assert_eq!(error.exit_code(), Some(2));
+            assert!(!error.chain().contains("hunter2"), "{}", error.chain());
+        }
+    }
+
+    #[test]
+    fn the_last_value_of_a_variable_counts_and_one_that_is_not_set_is_left_out() {
+        let given = ["A=1", "A=2", "NOT_SET_HERE"].map(variable);
+        let all = environment(&given).unwrap();
+        assert_eq!(all, BTreeMap::from([("A".to_owned(), "2".to_owned())]));
+    }
+}

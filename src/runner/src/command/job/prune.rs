@@ -1,0 +1,54 @@
+//! `runner job prune`: makes room.
+
+use std::time::Duration;
+
+use control::Pruned;
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::output;
+use crate::platform::{self, Platform, print_json};
+use crate::value;
+
+/// Remove jobs that ended a while ago, with their events, and content that no job needs any more
+///
+/// The platform does this by itself for jobs of more than 30 days. It works also where nobody
+/// serves.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// How long ago a job must have ended, like 12h or 7d
+    #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "30d")]
+    older_than: Duration,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it.
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let keep = arguments.older_than;
+    let platform = Platform::of(&global.state_dir);
+    let pruned = match platform.ask(|client| client.prune(keep)) {
+        Err(Error::Platform(platform::Error::NotServed { .. })) => alone(global, keep)?,
+        other => other?,
+    };
+    if arguments.json {
+        print_json(&pruned)?;
+    } else if !global.quiet {
+        let Pruned { jobs, versions, blobs, bytes } = pruned;
+        output::remark(format_args!(
+            "removed {jobs} jobs, {versions} versions of artifacts and {blobs} files of {} MiB",
+            bytes >> 20
+        ));
+    }
+    Ok(0)
+}
+
+/// Where nobody serves; where nobody ever did, nothing is made.
+fn alone(global: &Global, keep: Duration) -> Result<Pruned> {
+    match global.state_dir.join("control").exists() {
+        true => Ok(control::prune(&global.state_dir, keep).map_err(platform::Error::from)?),
+        false => Ok(Pruned::default()),
+    }
+}

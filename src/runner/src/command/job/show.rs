@@ -1,0 +1,74 @@
+//! `runner job show`: all that is known of a job.
+
+use control::Job;
+
+use super::{describe, one_line, time, took_ms};
+use crate::cli::Global;
+use crate::error::Result;
+use crate::platform::{Platform, print, print_json};
+use crate::table;
+use crate::terminal::harmless;
+
+/// Show a job
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+
+    /// Its id, or the beginning of it
+    job: String,
+}
+
+/// Does it.
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let job = Platform::of(&global.state_dir).job(&arguments.job)?;
+    if arguments.json {
+        print_json(&job)?
+    } else {
+        print(&text(&job))?
+    }
+    Ok(0)
+}
+
+fn text(job: &Job) -> String {
+    let mut rows = Vec::new();
+    let mut add = |name: &str, value: Option<String>| {
+        rows.extend(value.map(|value| vec![name.to_owned(), one_line(&value)]));
+    };
+    let missing = job.missing_events;
+    let events = match missing {
+        0 => job.events.to_string(),
+        _ => format!("{}, and {missing} are missing", job.events),
+    };
+    add("id", Some(job.run_id.to_string()));
+    add("status", Some(describe(job)));
+    add("error", job.error.clone());
+    add("agent", Some(job.agent.clone()));
+    add("profile", job.profile.clone());
+    add("age", Some(table::age(u64::try_from(job.created_ms / 1000).unwrap_or(0))));
+    add("took", took_ms(job).map(time));
+    add("attempt", Some(job.attempt).filter(|attempt| *attempt > 0).map(|n| n.to_string()));
+    add("session", job.session_id.clone());
+    add("events", Some(events));
+    add("checkpoint", job.checkpoint_id.clone());
+    add("resumes", job.resumed_checkpoint.clone().map(|id| format!("checkpoint {id}")));
+    let prompt: String = harmless(&job.prompt).lines().map(|line| format!("  {line}\n")).collect();
+    format!("{}prompt\n{prompt}", table::render(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::job;
+    use super::*;
+
+    #[test]
+    fn what_there_is_not_is_not_shown() {
+        let text = text(&job("failed", json!({"exitCode": 3, "error": "it\nbroke"})));
+        assert!(text.contains("status    failed, exit code 3\nerror     it broke\n"), "{text}");
+        assert!(text.ends_with("prompt\n  do it\n  well\n"), "{text}");
+        assert!(!text.contains("checkpoint"), "{text}");
+    }
+}

@@ -1,0 +1,298 @@
+//! `runner job submit`: a job for the platform.
+//!
+//! ```text
+//! 1 what was typed   → prompt, variables, secrets, folders
+//! 2 upload           the folders that are not there as they are
+//! 3 submit           the job is in the queue, and stays there whatever becomes of us
+//! 4 follow           if that is asked for, to its end
+//! ```
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use control::{Mount, RunId, Submission, Submitted};
+use serde_json::{Map, Value};
+
+use super::events::{Teller, follow};
+use super::given::{self, Folder, SecretFile};
+use super::wait::conclude;
+use crate::cli::Global;
+use crate::error::{Error, Result, file};
+use crate::output::{self, Output};
+use crate::platform::{Platform, json_line, print};
+use crate::value::{self, Variable};
+
+/// What is shorter is not masked: too much else would be.
+const SHORTEST_MASKED: usize = 5;
+
+const EXAMPLES: &str = "\
+Examples:
+  runner job submit --prompt 'fix the build' --artifact .:/home/user/workspace/app --follow
+  runner job submit --prompt-file task.md --secret ANTHROPIC_API_KEY --timeout 30m
+  generate-task | runner job submit - --key nightly-2026-05-01
+  runner job submit --agent mock --prompt 'uname -a' --follow
+  job=$(runner job submit --prompt 'say hi') && runner job wait $job
+
+What is typed here, others on this host see in `ps`: give secrets by name or in a file, and prompts
+that are nobody's business as file or standard input.
+
+Prints the job's id. With --follow, the exit code is the job's: 124 if its time was up, 125 if it
+ended without one, or if submitting or following failed. Ctrl-C ends following and not the job.
+With --json and --follow each line is JSON: {\"runId\",\"isNew\"} first, then events, then the job.";
+
+/// Submit a job, and perhaps follow it
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("task").required(true).args(["prompt", "prompt_file", "stdin"])))]
+pub(super) struct Arguments {
+    /// What the agent is asked
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// A file with what the agent is asked
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+
+    /// Read what the agent is asked from standard input
+    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true)]
+    stdin: Option<String>,
+
+    /// The agent; `mock` is a stand-in that runs its prompt with bash. Without it: that of the
+    /// resumed job, or claude, or what the runner is set up for
+    #[arg(long, value_enum)]
+    agent: Option<Agent>,
+
+    /// The kind of VM that it needs, as runners name them; any if none is given
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+
+    /// Set a variable of the agent's environment; NAME alone takes its value from this process
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
+    env: Vec<Variable>,
+
+    /// Set a variable that is masked in all that the job reports; NAME alone takes its value from
+    /// this process, and =VALUE is seen by others in `ps`
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
+    secret: Vec<Variable>,
+
+    /// The same with its value from a file, without the end of the last line
+    #[arg(long, value_name = "NAME=FILE", value_parser = value::os(given::secret_file))]
+    secret_file: Vec<SecretFile>,
+
+    /// Give the job a copy of a folder, which is kept at the end as the job left it; its name is
+    /// the folder's if none is given
+    #[arg(long, value_name = "[NAME=]DIR:MOUNT", value_parser = value::os(given::folder))]
+    artifact: Vec<Folder>,
+
+    /// Go on from the latest checkpoint of a job: with its session and artifacts, not its variables
+    #[arg(long, value_name = "JOB")]
+    resume: Option<String>,
+
+    /// End the job after a time, like 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    timeout: Option<Duration>,
+
+    /// Submit it once: if a job was submitted with this key, print that one
+    #[arg(long)]
+    key: Option<String>,
+
+    /// Show what the agent does until the job has ended
+    #[arg(short, long)]
+    pub(super) follow: bool,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// An agent that a job may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Agent {
+    Claude,
+    Codex,
+    Mock,
+}
+
+impl Agent {
+    /// What the platform calls its command-line interface.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Claude | Self::Mock => "claude-code",
+            Self::Codex => "codex",
+        }
+    }
+
+    /// The mock is Claude Code's: which of both, the execution context says.
+    fn context(self) -> Map<String, Value> {
+        let is_real = match self {
+            Self::Claude => true,
+            Self::Mock => false,
+            Self::Codex => return Map::new(),
+        };
+        Map::from_iter([("debugNoMockClaude".to_owned(), is_real.into())])
+    }
+}
+
+/// Does it.
+pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let platform = Platform::of(&global.state_dir);
+    // 1
+    let mut submission = arguments.understand()?;
+    let folders = given::artifacts(&arguments.artifact)?;
+    if let Some(id) = &arguments.resume {
+        submission.resume = Some(platform.job(id)?.run_id);
+    }
+    // 2
+    let upload = |folder| platform.ask(|client| client.upload(folder));
+    submission.artifacts = folders.iter().map(upload).collect::<Result<Vec<Mount>>>()?;
+    // 3
+    let submitted = platform.ask(|client| client.submit(&submission))?;
+    if arguments.follow {
+        return to_its_end(global, &platform, &submitted, arguments.json);
+    }
+    if arguments.json {
+        print(&json_line(&submitted)?)?;
+    } else {
+        output::line(submitted.run_id)?;
+    }
+    Ok(0)
+}
+
+/// 4
+fn to_its_end(
+    global: &Global,
+    platform: &Platform<'_>,
+    submitted: &Submitted,
+    is_json: bool,
+) -> Result<u8> {
+    let run = submitted.run_id;
+    if !is_json && !global.quiet {
+        let again = if submitted.is_new { "" } else { ", which its key was used for before" };
+        output::remark(format_args!("job {run}{again}"));
+    }
+    let job = platform.attend(run, |output| match is_json {
+        true => told_to_programs(platform, run, submitted, output),
+        false => {
+            follow(platform, run, 0, &mut Teller::new(output.stdout(), false))?;
+            platform.ask(|client| client.wait(run, None))
+        }
+    })?;
+    Ok(conclude(&job, global))
+}
+
+fn told_to_programs(
+    platform: &Platform<'_>,
+    run: RunId,
+    submitted: &Submitted,
+    output: &mut Output,
+) -> Result<control::Job> {
+    let failed = |source| Error::Output { source };
+    output.stdout().write_all(json_line(submitted)?.as_bytes()).map_err(failed)?;
+    follow(platform, run, 0, &mut Teller::new(output.stdout(), true))?;
+    let job = platform.ask(|client| client.wait(run, None))?;
+    output.stdout().write_all(json_line(&job)?.as_bytes()).map_err(failed)?;
+    Ok(job)
+}
+
+impl Arguments {
+    /// All of it that takes neither platform nor folders.
+    fn understand(&self) -> Result<Submission> {
+        let secrets = given::secrets(&self.secret, &self.secret_file)?;
+        for (name, _) in secrets.iter().filter(|(_, value)| value.len() < SHORTEST_MASKED) {
+            log::warn!("a secret is too short to be masked; name={name}");
+        }
+        let timeout_ms = self.timeout.map(|time| u64::try_from(time.as_millis()));
+        Ok(Submission {
+            prompt: self.prompt()?,
+            agent: self.agent.map(|agent| agent.name().to_owned()),
+            profile: self.profile.clone(),
+            environment: given::environment(&self.env)?,
+            secrets,
+            timeout_ms: timeout_ms.and_then(std::result::Result::ok),
+            key: self.key.clone(),
+            context: self.agent.map(Agent::context).unwrap_or_default(),
+            ..Submission::default()
+        })
+    }
+
+    fn prompt(&self) -> Result<String> {
+        if let Some(prompt) = &self.prompt {
+            return Ok(prompt.clone());
+        }
+        let mut bytes = Vec::new();
+        match &self.prompt_file {
+            Some(path) => bytes = fs::read(path).map_err(file("read", path))?,
+            None => {
+                let read = io::stdin().read_to_end(&mut bytes);
+                read.map_err(|source| Error::Stdin { source })?;
+            }
+        }
+        String::from_utf8(bytes).map_err(|_| Error::PromptNotText)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn line(flags: &[&str]) -> std::result::Result<Arguments, clap::Error> {
+        Line::try_parse_from([&["submit"], flags].concat()).map(|line| line.arguments)
+    }
+
+    fn understood(flags: &[&str]) -> Submission {
+        line(flags).unwrap().understand().unwrap()
+    }
+
+    #[test]
+    fn what_is_asked_comes_from_exactly_one_place() {
+        assert!(line(&[]).is_err());
+        assert!(line(&["--prompt", "x", "-"]).is_err());
+        assert!(line(&["--prompt", "x", "--prompt-file", "y"]).is_err());
+        assert!(line(&["x"]).is_err());
+        assert!(line(&["-"]).is_ok());
+    }
+
+    #[test]
+    fn a_prompt_that_looks_like_a_flag_is_a_prompt_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task");
+        fs::write(&path, "--help\n").unwrap();
+        let submission = understood(&["--prompt-file", path.to_str().unwrap()]);
+        assert_eq!(submission.prompt, "--help\n");
+    }
+
+    #[test]
+    fn the_mock_is_claudes_and_said_by_the_context() {
+        let mock = understood(&["--prompt", "x", "--agent", "mock"]);
+        assert_eq!(mock.agent.as_deref(), Some("claude-code"));
+        assert_eq!(mock.context["debugNoMockClaude"], false);
+        let claude = understood(&["--prompt", "x", "--agent", "claude"]);
+        assert_eq!(claude.context["debugNoMockClaude"], true);
+        let codex = understood(&["--prompt", "x", "--agent", "codex"]);
+        assert_eq!((codex.agent.as_deref(), codex.context.len()), (Some("codex"), 0));
+        assert_eq!(understood(&["--prompt", "x"]).agent, None);
+    }
+
+    #[test]
+    fn flags_become_what_the_platform_is_told() {
+        let flags = ["--prompt", "x", "--env", "A=1", "--secret", "S=hunter2", "--timeout", "5m"];
+        let submission = understood(&[&flags[..], &["--key", "k", "--profile", "p"]].concat());
+        assert_eq!(submission.environment["A"], "1");
+        assert_eq!(submission.secrets["S"], "hunter2");
+        assert_eq!(submission.timeout_ms, Some(300_000));
+        assert_eq!(
+            (submission.key.as_deref(), submission.profile.as_deref()),
+            (Some("k"), Some("p"))
+        );
+    }
+}

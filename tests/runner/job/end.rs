@@ -1,0 +1,144 @@
+//! How jobs end, and how one stops watching them.
+
+use control::Status;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Host, stderr, stdout};
+
+#[test]
+fn waiting_ends_with_the_jobs_exit_code() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    let waiter = host.begin(&["job", "wait", &run]);
+    host.take().complete(9, Some("it broke"));
+
+    let output = waiter.end();
+
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(9), ""));
+    assert_eq!(stderr(&output), format!("job {run} failed, exit code 9: it broke\n"));
+}
+
+#[test]
+fn waiting_tells_programs_what_became_of_the_job() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    host.take().complete(0, None);
+    let job: Value = serde_json::from_str(&host.ok(&["job", "wait", "--json", &run])).unwrap();
+    assert_eq!((&job["runId"], &job["status"]), (&json!(run), &json!("completed")));
+}
+
+#[test]
+fn a_wait_that_is_over_too_soon_is_no_exit_code_of_a_jobs() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    let output = host.run(&["job", "wait", "--timeout", "1ms", &run]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("not over in time"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_job_that_waits_is_cancelled_at_once_and_has_no_exit_code() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+
+    assert_eq!(host.ok(&["job", "cancel", &run[..8]]), format!("{run}\n"));
+
+    let waited = host.run(&["job", "wait", &run]);
+    assert_eq!(waited.status.code(), Some(125));
+    assert_eq!(stderr(&waited), format!("job {run} cancelled\n"));
+    let again = host.run(&["job", "cancel", &run]);
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(stderr(&again), "runner: the job has ended\n");
+}
+
+#[test]
+fn a_job_that_runs_is_cancelled_by_its_runner() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    let guest = host.take();
+
+    host.ok(&["job", "cancel", &run]);
+
+    assert_eq!(host.cancelled()[0].to_string(), run);
+    assert!(host.ok(&["job", "show", &run]).contains("running, to be cancelled"));
+    guest.complete(143, None);
+    assert_eq!(host.run(&["job", "wait", &run]).status.code(), Some(143));
+    assert_eq!(host.job(&run).status, Status::Cancelled);
+}
+
+#[test]
+fn who_stops_following_is_told_how_to_go_on_and_the_job_goes_on() {
+    let host = Host::start();
+    let mut follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--quiet"]);
+    let guest = host.take();
+    let run = guest.run();
+    guest.says(0, "one");
+    assert_eq!(follower.line(), "one\n");
+
+    follower.signal(Signal::SIGINT);
+
+    let output = follower.end();
+    let told =
+        format!("runner: left job {run}, which goes on: `runner job events --follow {run}`\n");
+    assert_eq!((output.status.code(), stderr(&output)), (Some(130), told));
+    assert_eq!(host.job(&run).status, Status::Running);
+    assert!(!host.job(&run).cancel_requested);
+    guest.complete(0, None);
+    assert_eq!(host.ok(&["job", "events", "--follow", &run]), "one\n");
+}
+
+#[test]
+fn who_does_not_read_on_can_still_be_stopped() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    let guest = host.take();
+    let mut follower = host.begin(&["job", "events", "--follow", &run]);
+    guest.says(0, "one");
+    assert_eq!(follower.line(), "one\n");
+    // More than a pipe takes.
+    guest.says(1, &"x".repeat(200_000));
+
+    follower.signal(Signal::SIGTERM);
+
+    assert_eq!(follower.end().status.code(), Some(143));
+}
+
+#[test]
+fn old_jobs_are_removed_by_who_serves_and_where_nobody_does() {
+    let host = Host::start();
+    let first = host.submit(&[]);
+    host.take().complete(0, None);
+
+    let young = host.run(&["job", "prune"]);
+    assert_eq!(stderr(&young), "removed 0 jobs, 0 versions of artifacts and 0 files of 0 MiB\n");
+    let pruned: Value =
+        serde_json::from_str(&host.ok(&["job", "prune", "--older-than", "1ms", "--json"])).unwrap();
+    assert_eq!(pruned["jobs"], 1);
+    assert_eq!(host.run(&["job", "show", &first]).status.code(), Some(1));
+
+    host.submit(&[]);
+    host.take().complete(0, None);
+    let state = host.stop();
+    let mut alone = crate::harness::runner(state.path(), &["job", "prune", "--older-than", "1ms"]);
+    let output = alone.output().unwrap();
+    assert!(stderr(&output).starts_with("removed 1 jobs"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_platform_that_ends_is_no_end_of_the_job() {
+    let host = Host::start();
+    let mut follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--quiet"]);
+    let guest = host.take();
+    guest.says(0, "one");
+    assert_eq!(follower.line(), "one\n");
+    let run = guest.run();
+
+    let _state = host.stop();
+
+    let output = follower.end();
+    assert_eq!(output.status.code(), Some(125));
+    let told = stderr(&output);
+    assert!(told.contains(&format!("cannot follow job {run} any further")), "{told}");
+    assert!(told.contains("`runner job events --follow"), "{told}");
+}

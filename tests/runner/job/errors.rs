@@ -1,0 +1,109 @@
+//! What is said when something is wrong.
+
+use std::fs;
+
+use crate::harness::{Host, runner, stderr, stdout};
+
+#[test]
+fn where_nobody_serves_one_is_told_how_to_do_it() {
+    let state = tempfile::tempdir().unwrap();
+    let expected = format!(
+        "runner: no platform serves in {}: `runner start --local` or `runner serve`\n",
+        state.path().display()
+    );
+    let commands: [(&[&str], i32); 4] = [
+        (&["job", "ls"], 1),
+        (&["job", "submit", "--prompt", "x"], 1),
+        (&["job", "submit", "--prompt", "x", "--follow"], 125),
+        (&["job", "wait", "abcd"], 125),
+    ];
+    for (command, code) in commands {
+        let output = runner(state.path(), command).output().unwrap();
+        assert_eq!((output.status.code(), stderr(&output)), (Some(code), expected.clone()));
+    }
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn where_nobody_ever_served_there_is_nothing_to_remove_and_nothing_is_made() {
+    let state = tempfile::tempdir().unwrap();
+    let output = runner(state.path(), &["job", "prune"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).starts_with("removed 0 jobs"), "{}", stderr(&output));
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_platform_that_was_killed_is_none() {
+    let host = Host::start();
+    let state = host.stop();
+    let output = runner(state.path(), &["job", "ls"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no platform serves in"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_unknown_job_is_named_with_where_to_look() {
+    let host = Host::start();
+    for id in ["abcd", "../../x", "", "abc"] {
+        let output = host.run(&["job", "show", id]);
+        let told = format!("runner: no job `{id}`: `runner job ls` lists them\n");
+        assert_eq!((output.status.code(), stderr(&output)), (Some(1), told));
+    }
+    let output = host.run(&["job", "submit", "--prompt", "x", "--resume", "abcd"]);
+    assert!(stderr(&output).contains("no job `abcd`"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_job_without_a_checkpoint_has_nothing_to_show_or_to_go_on_from() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    let told = format!("runner: no checkpoint of job {run}\n");
+    assert_eq!(stderr(&host.run(&["job", "checkpoint", &run])), told);
+    assert_eq!(stderr(&host.run(&["job", "submit", "--prompt", "x", "--resume", &run])), told);
+}
+
+#[test]
+fn wrong_flags_are_usage_errors_with_what_was_expected() {
+    let host = Host::start();
+    let wrong: [(&[&str], &str); 6] = [
+        (&["submit"], "--prompt"),
+        (&["submit", "--prompt", "x", "--artifact", "here"], "expected DIR:MOUNT"),
+        (&["submit", "--prompt", "x", "--timeout", "30"], "30s"),
+        (&["submit", "--prompt", "x", "--agent", "nobody"], "mock"),
+        (&["submit", "--promt", "x"], "--prompt"),
+        (&["artifact", "get"], "<JOB>"),
+    ];
+    for (flags, expected) in wrong {
+        let output = host.run(&[&["job"], flags].concat());
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert!(stderr(&output).contains(expected), "{flags:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn no_usage_error_repeats_a_secret() {
+    let host = Host::start();
+    let flags = ["job", "submit", "--prompt", "x", "--secret", "=hunter2"];
+    let output = host.run(&flags);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let host = Host::start();
+    let output = host.run(&["job", "submit", "--prompt", "x", "--artifact", "/not/there:/w"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot open /not/there"), "{}", stderr(&output));
+}
+
+#[test]
+fn help_has_examples_and_says_who_sees_a_secret() {
+    let state = tempfile::tempdir().unwrap();
+    let help = |arguments: &[&str]| stdout(&runner(state.path(), arguments).output().unwrap());
+    assert!(help(&["--help"]).contains("\n  job "), "{}", help(&["--help"]));
+    assert!(help(&["job", "--help"]).contains("Examples:"));
+    let submit = help(&["job", "submit", "--help"]);
+    assert!(submit.contains("Examples:") && submit.contains("`ps`"), "{submit}");
+}
