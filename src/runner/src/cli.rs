@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-#[cfg(feature = "control")]
-use crate::command::job;
 use crate::command::{cp, doctor, exec, gc, image, logs, net, ps, run, stop};
+#[cfg(feature = "control")]
+use crate::command::{job, serve};
 use crate::error::Result;
 use crate::value;
 use crate::vmm::NetworkRange;
@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Gc(gc::Arguments),
     #[cfg(feature = "control")]
     Job(job::Arguments),
+    #[cfg(feature = "control")]
+    Serve(serve::Arguments),
 }
 
 impl Command {
@@ -126,6 +128,8 @@ impl Cli {
             Command::Gc(arguments) => gc::run(global, &arguments),
             #[cfg(feature = "control")]
             Command::Job(arguments) => job::run(global, arguments),
+            #[cfg(feature = "control")]
+            Command::Serve(arguments) => serve::run(global, arguments),
         }
     }
 }

@@ -11,4 +11,6 @@ pub(crate) mod logs;
 pub(crate) mod net;
 pub(crate) mod ps;
 pub(crate) mod run;
+#[cfg(feature = "control")]
+pub(crate) mod serve;
 pub(crate) mod stop;

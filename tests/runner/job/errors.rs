@@ -106,4 +106,5 @@ fn help_has_examples_and_says_who_sees_a_secret() {
     assert!(help(&["job", "--help"]).contains("Examples:"));
     let submit = help(&["job", "submit", "--help"]);
     assert!(submit.contains("Examples:") && submit.contains("`ps`"), "{submit}");
+    assert!(help(&["serve", "--help"]).contains("Examples:"));
 }

@@ -7,5 +7,6 @@ mod artifact;
 mod end;
 mod errors;
 mod harness;
+mod serve;
 mod show;
 mod submit;

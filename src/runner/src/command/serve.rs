@@ -1,0 +1,65 @@
+//! `runner serve`: the embedded platform alone, for runners that ask it over HTTP.
+
+use std::net::SocketAddr;
+
+use control::{Config, Control};
+use nix::sys::signal::Signal;
+
+use crate::cli::Global;
+use crate::error::Result;
+use crate::output;
+use crate::platform;
+use crate::signal::{self, Listener, Wake};
+
+const EXAMPLES: &str = "\
+Examples:
+  runner serve
+  runner serve --listen 127.0.0.1:8480 --listen 10.0.0.5:8480 --guest-url http://10.0.0.5:8480
+  runner job submit --prompt 'run the tests'          from another terminal
+
+It speaks plain HTTP: put what encrypts in front of an address that others can reach. SIGTERM and
+SIGINT end it; jobs that wait or run are there again at the next start.";
+
+/// Serve the embedded platform in the foreground, without running jobs here
+///
+/// Prints where runners reach it, and which file has the token that they need.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Where runners and guests reach it; port 0 is any that is free
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8480")]
+    listen: Vec<SocketAddr>,
+
+    /// How guests reach it, if that is not how their runners do
+    #[arg(long, value_name = "URL")]
+    guest_url: Option<String>,
+}
+
+/// Does it.
+pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let signals = signal::block()?;
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let listener = Listener::start(signals, move |wake| {
+        if !matches!(wake, Wake::Signal(Signal::SIGWINCH)) {
+            // Full means that it was told already.
+            let _ = tell.try_send(wake);
+        }
+        None
+    })?;
+    let mut config = Config::new(&global.state_dir);
+    config.listen = arguments.listen;
+    config.guest_url = arguments.guest_url;
+    let control = Control::start(config).map_err(platform::Error::from)?;
+    for address in control.addresses() {
+        output::line(format_args!("serves http://{address}"))?;
+    }
+    let token = control.runner_token_file();
+    output::line(format_args!("runner token in {}", token.display()))?;
+    if let Ok(Wake::Signal(signal)) = told.recv() {
+        log::info!("it is to stop; signal={signal}");
+    }
+    // From here on a signal does what it does to any program: a second one does not wait.
+    drop(listener);
+    control.stop().map_err(platform::Error::from)?;
+    Ok(0)
+}
