@@ -173,7 +173,7 @@ fn install(
     meter: &mut Meter<'_>,
 ) -> Result<()> {
     let folder = package.folder();
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         match (inside(&folder, &member), &member.kind) {
             (Some(path), Kind::File) => {
                 tree.add(&path, meta(&member), Content::File(&mut archive.body()))?;
