@@ -44,19 +44,19 @@ struct Bench {
 struct Report {
     networks: u32,
     leases: u32,
-    first_ready_us: u128,
-    all_ready_us: u128,
+    first_ready_us: f64,
+    all_ready_us: f64,
     lease_us: Times,
     ready_again_us: Times,
-    removed_us: u128,
+    removed_us: f64,
 }
 
 #[derive(Serialize)]
 struct Times {
-    p50: u128,
-    p95: u128,
-    p99: u128,
-    max: u128,
+    p50: f64,
+    p95: f64,
+    p99: f64,
+    max: f64,
 }
 
 /// Does it.
@@ -74,9 +74,9 @@ fn measure(global: &Global, bench: &Bench) -> Result<Report> {
     let begun = Instant::now();
     let networks = vmm::networks(global, size)?;
     let first = lease(&networks)?;
-    let first_ready_us = begun.elapsed().as_micros();
+    let first_ready_us = us(begun.elapsed());
     let others: Vec<_> = (1..size).map(|_| lease(&networks)).collect::<Result<_>>()?;
-    let all_ready_us = begun.elapsed().as_micros();
+    let all_ready_us = us(begun.elapsed());
     drop((first, others));
     let (mut leases, mut returns) = (Vec::new(), Vec::new());
     for _ in 0..bench.leases {
@@ -98,7 +98,7 @@ fn measure(global: &Global, bench: &Bench) -> Result<Report> {
         all_ready_us,
         lease_us: Times::of(leases),
         ready_again_us: Times::of(returns),
-        removed_us: begun.elapsed().as_micros(),
+        removed_us: us(begun.elapsed()),
     })
 }
 
@@ -118,9 +118,11 @@ impl Times {
     fn of(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let last = times.len().saturating_sub(1);
-        let at = |percent: usize| {
-            times.get(last * percent / 100).copied().unwrap_or_default().as_micros()
-        };
+        let at = |percent: usize| us(times.get(last * percent / 100).copied().unwrap_or_default());
         Self { p50: at(50), p95: at(95), p99: at(99), max: at(100) }
     }
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
 }
