@@ -12,6 +12,7 @@ mod claude;
 mod detached;
 mod faults;
 mod files;
+mod job;
 mod network;
 mod reclaim;
 mod run;

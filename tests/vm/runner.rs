@@ -2,11 +2,14 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::Duration;
 
 use netns::testing::World;
+use nix::poll::{PollFd, PollFlags, poll};
 use tempfile::TempDir;
 
 use crate::host::{Host, names};
@@ -105,6 +108,25 @@ impl Running {
             line.clear();
         }
         panic!("`{wanted}` did not come, but: {seen}");
+    }
+
+    /// Waits for a line on its standard output that begins so.
+    pub(crate) fn wait_for_beginning(&mut self, wanted: &str) {
+        let mut line = String::new();
+        while self.stdout.read_line(&mut line).unwrap() > 0 {
+            if line.starts_with(wanted) {
+                return;
+            }
+            line.clear();
+        }
+        panic!("a line that begins with `{wanted}` did not come");
+    }
+
+    /// Lets time pass in which it is not to end.
+    pub(crate) fn let_pass(&self, time: Duration) {
+        let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLHUP)];
+        let timeout = u16::try_from(time.as_millis()).unwrap();
+        assert_eq!(poll(&mut fds, timeout).unwrap(), 0, "it ended by itself");
     }
 
     pub(crate) fn signal(&self, signal: i32) {

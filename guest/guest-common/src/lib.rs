@@ -32,7 +32,7 @@ pub use date::{epoch_ms, iso_now, iso_of};
 pub use error::{Error, Result, chain};
 pub use folder::RunFolder;
 pub use operation::{OPERATIONS, Operation, OperationLog};
-pub use platform::{Identity, Platform};
+pub use platform::{Identity, Kind, Platform};
 pub use retry::Retry;
 pub use stop::Stop;
 pub use uuid::random as random_uuid;

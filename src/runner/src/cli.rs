@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{cp, doctor, exec, gc, image, logs, net, ps, run, stop};
+use crate::command::{cp, doctor, exec, gc, image, logs, net, ps, run, start, stop};
 #[cfg(feature = "control")]
 use crate::command::{job, serve};
 use crate::error::Result;
@@ -19,6 +19,7 @@ Examples:
   runner run --agent mock -- 'make test'         run an agent in a fresh VM
   runner run -d --name web -- ./serve            leave a VM running
   runner exec -it web -- bash                    a shell in a VM that runs
+  runner start --local                           take agent jobs from the queue of this host
   runner doctor                                  find out what this host lacks
 
 Most commands need root: microVMs have cgroups, users and namespaces of their own.";
@@ -87,6 +88,7 @@ pub(crate) enum Command {
     Ps(ps::Arguments),
     Cp(cp::Arguments),
     Logs(logs::Arguments),
+    Start(start::Arguments),
     Stop(stop::Arguments),
     Image(image::Arguments),
     Net(net::Arguments),
@@ -121,6 +123,7 @@ impl Cli {
             Command::Ps(arguments) => ps::run(global, &arguments),
             Command::Cp(arguments) => cp::run(global, &arguments),
             Command::Logs(arguments) => logs::run(global, &arguments),
+            Command::Start(arguments) => start::run(global, &arguments),
             Command::Stop(arguments) => stop::run(global, &arguments),
             Command::Image(arguments) => image::run(global, arguments),
             Command::Net(arguments) => net::run(global, &arguments),

@@ -13,4 +13,5 @@ pub(crate) mod ps;
 pub(crate) mod run;
 #[cfg(feature = "control")]
 pub(crate) mod serve;
+pub(crate) mod start;
 pub(crate) mod stop;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use crate::service::Amount;
+
 /// The result of this crate's operations.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
@@ -61,6 +63,57 @@ pub(crate) enum Error {
     #[error("{failed} of {total} VMs could not be stopped")]
     NotStopped { failed: usize, total: usize },
 
+    // The service.
+    #[error("{path} is not a configuration")]
+    Config { path: PathBuf, source: toml::de::Error },
+    #[error("{key}: expected {expected}")]
+    ConfigValue { key: String, expected: &'static str },
+    #[error("profile `{name}` needs {needed}, and all VMs together have {budget}")]
+    ProfileTooLarge { name: String, needed: Amount, budget: Amount },
+    #[error("profile `{name}` cannot be used")]
+    Profile { name: String, source: Box<Error> },
+    #[error(
+        "profile `{name}` has no network, and its jobs could not reach the platform by any other way"
+    )]
+    ProfileWithoutPlatform { name: String },
+    #[error(
+        "there is no platform to take jobs from: name one in [api] of runner.toml, or use --local"
+    )]
+    NoPlatform,
+    #[error("another `runner start` serves {path}")]
+    Served { path: PathBuf },
+    #[error("{path} is damaged")]
+    Record { path: PathBuf, source: serde_json::Error },
+    #[error("the variable {name} is not set, which [api] names as `bypass_env`")]
+    NoBypass { name: String },
+    #[error("cannot ask the platform")]
+    Api {
+        #[from]
+        source: guest_common::Error,
+    },
+    #[cfg(feature = "control")]
+    #[error("cannot use the embedded platform")]
+    Control {
+        #[from]
+        source: control::Error,
+    },
+
+    // A job.
+    #[error("the platform described the job in a way that makes no sense")]
+    Context { source: serde_json::Error },
+    #[error("the session's history {problem}")]
+    History { problem: &'static str },
+    #[error("the session's history cannot be read")]
+    ReadHistory { source: io::Error },
+    #[error("the job's storages are not in place: {said}")]
+    Storages { said: String },
+    #[error("the agent ended with exit code {code} and left no outcome: {said}")]
+    NoOutcome { code: u8, said: String },
+    #[error("{0}")]
+    Ended(crate::service::End),
+    #[error("a thread of the runner panicked: this is a bug")]
+    Panicked,
+
     // Files out of a VM, whose names and order are the guest's.
     #[error("the guest sent {path:?}, which would be outside of the destination")]
     Escape { path: PathBuf },
@@ -111,6 +164,8 @@ impl Error {
             Self::NoCommand { .. } | Self::PromptNotText | Self::EnvFile { .. } => Some(2),
             Self::NamelessVariable | Self::CopySides => Some(2),
             Self::Policy { .. } | Self::NothingToPublish => Some(2),
+            Self::Config { .. } | Self::ConfigValue { .. } | Self::NoPlatform => Some(2),
+            Self::ProfileTooLarge { .. } | Self::ProfileWithoutPlatform { .. } => Some(2),
             Self::NotStarted { code, .. } => Some(*code),
             Self::Interrupted { signal } => Some(128 + *signal as u8),
             Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),
@@ -161,6 +216,7 @@ impl Error {
     /// What to do about it, to be appended.
     pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {
+            Self::Profile { source, .. } => source.remedy(),
             Self::Image(rootfs::Error::NoImage { .. }) => {
                 Some(": `runner image ls` lists them, `runner image build NAME` makes one")
             }

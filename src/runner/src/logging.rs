@@ -1,6 +1,7 @@
 //! Logs: on standard error, with the name of the thread, so that each line carries its VM.
 //!
-//! INVARIANT: nothing logs prompts, values of environment variables, or tokens.
+//! INVARIANT: nothing logs prompts, values of environment variables, or tokens. So the HTTP library
+//! says nothing at all: it logs URLs and whole requests.
 
 use std::io::Write;
 use std::thread;
@@ -10,6 +11,9 @@ use log::LevelFilter;
 
 use crate::cli::Global;
 
+/// Where what is logged may be a secret.
+const SILENT: [&str; 2] = ["ureq", "rustls"];
+
 /// Starts logging: warnings and errors, unless `RUST_LOG` or a flag says otherwise.
 pub(crate) fn start(global: &Global) {
     let mut builder = Builder::from_env(Env::default().default_filter_or("warn"));
@@ -18,6 +22,9 @@ pub(crate) fn start(global: &Global) {
     }
     builder
         .format(|line, record| {
+            if SILENT.iter().any(|name| record.target().starts_with(name)) {
+                return Ok(());
+            }
             let (time, level) = (line.timestamp_millis(), record.level());
             let current = thread::current();
             let name = current.name().unwrap_or("?");

@@ -8,6 +8,7 @@
 //! | what a VM's network may be | [`network`] |
 //! | how jobs of the platform are asked for | `platform`, `command/job` |
 //! | what is behind `-d` | [`detach`] |
+//! | the service that takes jobs | [`service`] |
 //! | which virtual machines there are | [`vmm`]: the only file that names a kind |
 
 mod agent;
@@ -28,6 +29,7 @@ mod output;
 mod platform;
 mod progress;
 mod request;
+mod service;
 mod signal;
 mod table;
 mod terminal;

@@ -14,8 +14,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
-const TAKEN: [Signal; 5] =
+/// Those that a command with a terminal is about.
+const OF_TERMINAL: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
+
+/// Those by which the service is told what to do.
+const OF_SERVICE: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
 
 /// The signals that come to nobody but a [`Listener`].
 pub(crate) struct Blocked(SigSet);
@@ -23,7 +27,16 @@ pub(crate) struct Blocked(SigSet);
 /// Keeps signals for a [`Listener`]. To be called before there is another thread: those that come
 /// later inherit that the signals are not theirs.
 pub(crate) fn block() -> Result<Blocked> {
-    let taken: SigSet = TAKEN.into_iter().collect();
+    block_all(&OF_TERMINAL)
+}
+
+/// As [`block`], for the service.
+pub(crate) fn block_for_service() -> Result<Blocked> {
+    block_all(&OF_SERVICE)
+}
+
+fn block_all(signals: &[Signal]) -> Result<Blocked> {
+    let taken: SigSet = signals.iter().copied().collect();
     taken.thread_block().map_err(failed)?;
     Ok(Blocked(taken))
 }

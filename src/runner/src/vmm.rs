@@ -45,13 +45,32 @@ impl Host {
         Ok(Self { state_dir: state_dir.to_owned(), reactor })
     }
 
-    /// Starts VMs. What dead runners left is removed before.
+    /// Starts one VM. What dead runners left is removed before.
     pub(crate) fn factory(
         &self,
         vmm: Vmm,
         network: Option<&Network>,
         global: &Global,
     ) -> Result<Box<dyn SandboxFactory>> {
+        self.reclaim(vmm)?;
+        // After the VMs: whatever they left is in nobody's use any more.
+        let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
+        Ok(Box::new(self.start_factory(networks)))
+    }
+
+    /// Starts VMs, up to `size` at once of those that have a network. What dead runners left is
+    /// removed before.
+    pub(crate) fn factory_of(
+        &self,
+        vmm: Vmm,
+        size: usize,
+        global: &Global,
+    ) -> Result<Arc<dyn SandboxFactory>> {
+        self.reclaim(vmm)?;
+        Ok(Arc::new(self.start_factory(Some(networks(global, size)?))))
+    }
+
+    fn reclaim(&self, vmm: Vmm) -> Result<()> {
         if vmm == Vmm::Firecracker {
             return Err(Error::NoFirecracker);
         }
@@ -59,10 +78,12 @@ impl Host {
         if let Err(error) = reclaim(&self.state_dir) {
             log::error!("what a dead runner left stays; error={}", error.chain());
         }
-        // After the VMs: whatever they left is in nobody's use any more.
-        let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
+        Ok(())
+    }
+
+    fn start_factory(&self, networks: Option<Networks>) -> impl SandboxFactory + use<> {
         let factory = sandbox_qemu::factory(&self.state_dir, &self.reactor);
-        Ok(Box::new(factory.with_networks(networks.map(Arc::new))))
+        factory.with_networks(networks.map(Arc::new))
     }
 
     /// A VM that some runner on this host owns.
@@ -88,6 +109,11 @@ pub(crate) fn plug(id: SandboxId) -> Pull {
             log::error!("cannot kill the vm; vm={id} error={error}");
         }
     })
+}
+
+/// Kills any VM of this process.
+pub(crate) fn plugs() -> crate::service::Plug {
+    Arc::new(|id| plug(id)())
 }
 
 /// Ends a VM of whichever runner: in an orderly way if it answers, else by force.

@@ -5,10 +5,11 @@
 //! let factory = Script::default().on("make", &["building\n"], 2).factory();
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -23,7 +24,30 @@ use crate::{
 #[derive(Debug, Default, Clone)]
 pub struct Script {
     commands: HashMap<OsString, Vec<Event>>,
+    held: HashMap<OsString, Manner>,
+    acts: HashMap<OsString, Act>,
     trees: HashMap<PathBuf, Vec<TreeItem>>,
+}
+
+/// How a command ends that does not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// By any signal.
+    Polite,
+    /// Only by being cancelled.
+    Deaf,
+}
+
+/// What a command does when it starts.
+#[derive(Clone)]
+struct Act(Arc<Deed>);
+
+type Deed = dyn Fn(&ExecRequest, &mut Record) + Send + Sync;
+
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Act")
+    }
 }
 
 /// What was asked of the fake sandboxes, and the files in them.
@@ -61,6 +85,25 @@ impl Script {
         let output = output.iter().map(|text| Event::Output(Stream::Stdout, (*text).into()));
         let exit = Event::Exit(exit(Outcome::Exited(code)));
         self.commands.insert(program.into(), output.chain([exit]).collect());
+        self
+    }
+
+    /// Says that `program` prints nothing and runs until it is ended.
+    #[must_use]
+    pub fn hold(mut self, program: &str, manner: Manner) -> Self {
+        self.commands.insert(program.into(), Vec::new());
+        self.held.insert(program.into(), manner);
+        self
+    }
+
+    /// Says what `program` does to the record when it starts: leave files, say.
+    #[must_use]
+    pub fn act(
+        mut self,
+        program: &str,
+        act: impl Fn(&ExecRequest, &mut Record) + Send + Sync + 'static,
+    ) -> Self {
+        self.acts.insert(program.into(), Act(Arc::new(act)));
         self
     }
 
@@ -136,9 +179,16 @@ impl Sandbox for FakeSandbox {
             vec![Event::Exit(exit(Outcome::FailedToStart { code: 127, message }))]
         };
         let program = request.argv.first().cloned().unwrap_or_default();
+        if let Some(Act(act)) = self.script.acts.get(&program) {
+            act(request, &mut lock(&self.record));
+        }
         let events = self.script.commands.get(&program).cloned().unwrap_or_else(missing);
-        let events = Mutex::new(events.into_iter().collect::<Vec<_>>().into());
-        Ok(Box::new(FakeExecution { events, record: Arc::clone(&self.record) }))
+        Ok(Box::new(FakeExecution {
+            events: Mutex::new(events.into()),
+            more: Condvar::new(),
+            manner: self.script.held.get(&program).copied(),
+            record: Arc::clone(&self.record),
+        }))
     }
 
     fn write(&self, request: &WriteRequest, _deadline: Instant) -> Result<Box<dyn TreeWriter>> {
@@ -181,13 +231,27 @@ impl Drop for FakeSandbox {
 }
 
 struct FakeExecution {
-    events: Mutex<std::collections::VecDeque<Event>>,
+    events: Mutex<VecDeque<Event>>,
+    more: Condvar,
+    /// How it ends, if not by itself.
+    manner: Option<Manner>,
     record: Arc<Mutex<Record>>,
+}
+
+impl FakeExecution {
+    fn end(&self, outcome: Outcome) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        *events = [Event::Exit(exit(outcome))].into();
+        self.more.notify_all();
+    }
 }
 
 impl Execution for FakeExecution {
     fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        while events.is_empty() && self.manner.is_some() {
+            events = self.more.wait(events).unwrap_or_else(PoisonError::into_inner);
+        }
         Ok(events.pop_front().unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
     }
 
@@ -206,12 +270,14 @@ impl Execution for FakeExecution {
 
     fn signal(&self, signal: u8) -> Result<()> {
         lock(&self.record).signals.push(signal);
+        if self.manner == Some(Manner::Polite) {
+            self.end(Outcome::Signalled { signal, core_dumped: false });
+        }
         Ok(())
     }
 
     fn cancel(&self) -> Result<()> {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        *events = [Event::Exit(exit(Outcome::Cancelled))].into();
+        self.end(Outcome::Cancelled);
         Ok(())
     }
 }

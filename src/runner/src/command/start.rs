@@ -1,0 +1,146 @@
+//! `runner start`: the service, until it is told to leave.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, unbounded};
+use nix::sys::signal::Signal;
+use rootfs::Store;
+use sandbox::Image;
+
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::output;
+use crate::service::{Api, Config, Hands, Journal, Lock, Service, Source};
+use crate::signal::{self, Listener, Wake};
+use crate::value;
+use crate::vmm::{self, Host, Vmm};
+
+const EXAMPLES: &str = "\
+Examples:
+  runner start --local                            take jobs from the queue of this host
+  runner start --config /etc/runner.toml          take jobs from the platform that it names
+  runner start --config runner.toml --check       only say whether it could start
+
+SIGTERM and SIGINT let jobs end and take no more, then the runner exits; a second one ends the jobs.
+SIGUSR1 takes no more jobs, SIGUSR2 takes them again. examples/runner.toml has all that can be
+configured.";
+
+/// Take jobs from a platform, and run each in a VM of its own
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// What the service is to be; without it, everything is as its default
+    #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
+    config: Option<PathBuf>,
+
+    /// Serve the platform as well, with its queue in the state folder
+    #[cfg(feature = "control")]
+    #[arg(long)]
+    local: bool,
+
+    /// What to run VMs with
+    #[arg(long, value_enum, default_value_t = Vmm::Auto)]
+    vmm: Vmm,
+
+    /// Check the configuration and its images, and exit
+    #[arg(long)]
+    check: bool,
+}
+
+/// Does it.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None => Config::standard()?,
+    };
+    arguments.check(&config)?;
+    let store = Store::open(&global.state_dir)?;
+    for (name, profile) in &config.profiles {
+        store.get(&profile.image).map_err(|source| Error::Profile {
+            name: name.clone(),
+            source: Box::new(source.into()),
+        })?;
+    }
+    if arguments.check {
+        output::line("the configuration is good")?;
+        return Ok(0);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let (_listener, signals) = listen()?;
+    let _lock = Lock::take(&global.state_dir)?;
+    let host = Host::open(&global.state_dir)?;
+    let factory = host.factory_of(arguments.vmm, config.max_concurrent, global)?;
+    let source = arguments.source(&config, global)?;
+    let from = source.access().url.clone();
+    let hands = Hands {
+        source,
+        factory,
+        plug: vmm::plugs(),
+        images: Arc::new(move |name| image(&store, name)),
+        journal: Journal::open(&global.state_dir)?,
+    };
+    let service = Service::new(&config, hands, signals)?;
+    let (name, most) = (&config.name, config.max_concurrent);
+    output::line(format_args!("ready: runner={name} platform={from} max_concurrent={most}"))?;
+    service.serve()?;
+    Ok(0)
+}
+
+impl Arguments {
+    /// Whether there is a platform, and jobs of all profiles can reach it.
+    fn check(&self, config: &Config) -> Result<()> {
+        if self.is_local() {
+            return Ok(());
+        }
+        if config.api.is_none() {
+            return Err(Error::NoPlatform);
+        }
+        match config.profiles.iter().find(|(_, profile)| profile.network.is_none()) {
+            Some((name, _)) => Err(Error::ProfileWithoutPlatform { name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        #[cfg(feature = "control")]
+        return self.local;
+        #[cfg(not(feature = "control"))]
+        false
+    }
+
+    fn source(&self, config: &Config, global: &Global) -> Result<Arc<dyn Source>> {
+        #[cfg(feature = "control")]
+        if self.local {
+            let local = crate::service::Local::start(&global.state_dir, &config.local)?;
+            return Ok(Arc::new(local));
+        }
+        let api = config.api.as_ref().ok_or(Error::NoPlatform)?;
+        Ok(Arc::new(Api::start(&global.state_dir, config, api)?))
+    }
+}
+
+/// Signals, as they come.
+fn listen() -> Result<(Listener, Receiver<Signal>)> {
+    let blocked = signal::block_for_service()?;
+    let (tell, signals) = unbounded();
+    let listener = Listener::start(blocked, move |wake| {
+        if let Wake::Signal(signal) = wake {
+            let _ = tell.send(signal);
+        }
+        None
+    })?;
+    Ok((listener, signals))
+}
+
+fn image(store: &Store, name: &str) -> Result<Image> {
+    let image = store.get(name)?;
+    Ok(Image {
+        kernel: image.kernel,
+        initramfs: image.initramfs,
+        rootfs: image.rootfs,
+        disk_template: image.disk_template,
+    })
+}

@@ -1,0 +1,58 @@
+//! The service: takes jobs from a source, each into a VM of its own.
+//!
+//! ```text
+//!  source ── offers, cancellations ──▶ main: one select! ◀── signals
+//!                                        │ admits         ▲
+//!                                        ▼                │ claimed, over
+//!                                      job-1a2b3c4d ──────┘
+//!                                        │ outcomes: journal, then
+//!                                        ▼
+//!                                      report ──▶ platform
+//! ```
+//!
+//! A job's stages, in its thread (`job.rs`, `work.rs`):
+//!
+//! 1. **claim**: from here on there will be one completion, whatever happens.
+//! 2. **record** of the claim in the journal.
+//! 3. **start** of the VM, with a network by which it reaches the platform.
+//! 4. **fill**: files, the session's history, storages.
+//! 5. **run** the agent: it tells the platform of its events itself, and makes the checkpoint.
+//! 6. **outcome** into the journal, to the reporter; then the VM goes, and the room is free again.
+//!
+//! | to know | read |
+//! |---|---|
+//! | what can be configured | `config.rs` |
+//! | where jobs come from | `source.rs` |
+//! | how many run at once | `admission.rs` |
+//! | how one is ended | `leash.rs` |
+//! | what the agent is given | `inbox.rs`, `session.rs` |
+//! | what is on the disk, and why a completion is not lost | `journal.rs`, `report.rs` |
+
+mod admission;
+mod config;
+mod context;
+mod delivery;
+mod dispatch;
+mod identity;
+mod inbox;
+mod job;
+mod journal;
+mod leash;
+mod report;
+mod session;
+mod source;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub(crate) use admission::Amount;
+pub(crate) use config::Config;
+pub(crate) use dispatch::{Hands, Service};
+pub(crate) use identity::Lock;
+pub(crate) use journal::Journal;
+pub(crate) use leash::{End, Plug};
+pub(crate) use source::Source;
+pub(crate) use source::api::Api;
+#[cfg(feature = "control")]
+pub(crate) use source::local::Local;

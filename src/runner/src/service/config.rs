@@ -1,0 +1,321 @@
+//! `runner.toml`: what the service is to be.
+//!
+//! Every key is in `examples/runner.toml`, with what it means and its default; a test reads that.
+//! Two levels: [`File`] is what was written, [`Config`] what it means.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sandbox::Network;
+use serde::Deserialize;
+
+use super::admission::Amount;
+use crate::error::{Error, Result};
+use crate::value::NetworkChoice;
+use crate::{network, value};
+
+/// The profile of jobs that name none.
+pub(crate) const DEFAULT_PROFILE: &str = "default";
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) name: String,
+    pub(crate) group: String,
+    /// What VMs may have together.
+    pub(crate) budget: Amount,
+    /// How many VMs may run at once.
+    pub(crate) max_concurrent: usize,
+    pub(crate) cancel_grace: Duration,
+    pub(crate) api: Option<Api>,
+    pub(crate) local: Local,
+    pub(crate) profiles: BTreeMap<String, Profile>,
+}
+
+/// A platform elsewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) url: String,
+    pub(crate) token_file: PathBuf,
+    /// The environment variable with what opens a protected deployment.
+    pub(crate) bypass: Option<String>,
+}
+
+/// The embedded platform.
+#[derive(Debug, Clone)]
+pub(crate) struct Local {
+    /// Where it listens besides.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// By which port of their gateway guests reach it.
+    pub(crate) guest_port: u16,
+}
+
+/// A kind of VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    pub(crate) image: String,
+    pub(crate) amount: Amount,
+    pub(crate) network: Option<Network>,
+    pub(crate) timeout: Duration,
+    pub(crate) mock_claude: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    runner: RunnerTable,
+    api: Option<ApiTable>,
+    local: LocalTable,
+    profiles: BTreeMap<String, ProfileTable>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RunnerTable {
+    name: Option<String>,
+    group: Option<String>,
+    vcpus: Option<u32>,
+    memory_mib: Option<u32>,
+    cpu_overcommit: Option<f64>,
+    max_concurrent: Option<u32>,
+    cancel_grace: Option<Time>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApiTable {
+    url: String,
+    token_file: PathBuf,
+    bypass_env: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct LocalTable {
+    listen: Vec<SocketAddr>,
+    guest_port: Option<u16>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ProfileTable {
+    image: Option<String>,
+    vcpus: Option<u32>,
+    memory_mib: Option<u32>,
+    network: Option<Choice>,
+    timeout: Option<Time>,
+    mock_claude: bool,
+}
+
+/// A time as on the command line.
+struct Time(Duration);
+
+/// A network as on the command line.
+struct Choice(NetworkChoice);
+
+impl Config {
+    /// Reads a file.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|source| Error::File {
+            operation: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let file = toml::from_str(&text)
+            .map_err(|source| Error::Config { path: path.to_owned(), source })?;
+        Self::understand(file, folder, &Machine::look())
+    }
+
+    /// What it is where there is no file.
+    pub(crate) fn standard() -> Result<Self> {
+        Self::understand(File::default(), Path::new("."), &Machine::look())
+    }
+
+    /// Paths in it are relative to `folder`.
+    fn understand(file: File, folder: &Path, machine: &Machine) -> Result<Self> {
+        let File { runner, api, local, mut profiles } = file;
+        profiles.entry(DEFAULT_PROFILE.to_owned()).or_default();
+        let overcommit = runner.cpu_overcommit.unwrap_or(2.0);
+        if !(0.1..=64.0).contains(&overcommit) {
+            return Err(wrong("runner.cpu_overcommit", "a factor from 0.1 to 64"));
+        }
+        let vcpus = f64::from(runner.vcpus.unwrap_or(machine.vcpus)) * overcommit;
+        let budget = Amount {
+            vcpus: vcpus.max(1.0) as u32,
+            memory_mib: runner.memory_mib.unwrap_or(machine.memory_mib),
+        };
+        let profiles: BTreeMap<_, _> = profiles
+            .into_iter()
+            .map(|(name, table)| Ok((name.clone(), table.understand(&name, folder)?)))
+            .collect::<Result<_>>()?;
+        for (name, profile) in &profiles {
+            if !budget.covers(profile.amount) {
+                let (name, needed) = (name.clone(), profile.amount);
+                return Err(Error::ProfileTooLarge { name, needed, budget });
+            }
+        }
+        let least = profiles.values().map(|profile| budget.times(profile.amount)).max();
+        let most = runner.max_concurrent.unwrap_or(least.unwrap_or(1)).clamp(1, 1024);
+        let group = runner.group.unwrap_or_else(|| "local/default".to_owned());
+        check_group(&group)?;
+        Ok(Self {
+            name: runner.name.unwrap_or_else(|| machine.name.clone()),
+            group,
+            budget,
+            max_concurrent: most as usize,
+            cancel_grace: runner.cancel_grace.map_or(Duration::from_secs(90), |time| time.0),
+            api: api.map(|api| Api {
+                url: api.url.trim_end_matches('/').to_owned(),
+                token_file: folder.join(api.token_file),
+                bypass: api.bypass_env,
+            }),
+            local: Local { listen: local.listen, guest_port: local.guest_port.unwrap_or(8700) },
+            profiles,
+        })
+    }
+}
+
+impl ProfileTable {
+    fn understand(self, name: &str, folder: &Path) -> Result<Profile> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
+            let key = format!("profiles.{name:?}");
+            return Err(wrong(&key, "a name of letters, digits, `-`, `_`, `.` and `/`"));
+        }
+        let amount =
+            Amount { vcpus: self.vcpus.unwrap_or(1), memory_mib: self.memory_mib.unwrap_or(1024) };
+        if !(1..=64).contains(&amount.vcpus) {
+            return Err(wrong(&format!("profiles.{name}.vcpus"), "a number from 1 to 64"));
+        }
+        if amount.memory_mib < 96 {
+            return Err(wrong(&format!("profiles.{name}.memory_mib"), "at least 96"));
+        }
+        let network = match self.network.map(|choice| choice.0) {
+            None | Some(NetworkChoice::Open) => Some(Network::default()),
+            Some(NetworkChoice::None) => None,
+            Some(NetworkChoice::Policy(path)) => Some(network::read(&folder.join(path))?),
+        };
+        Ok(Profile {
+            image: self.image.unwrap_or_else(|| "default".to_owned()),
+            amount,
+            network,
+            timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),
+            mock_claude: self.mock_claude,
+        })
+    }
+}
+
+fn wrong(key: &str, expected: &'static str) -> Error {
+    Error::ConfigValue { key: key.to_owned(), expected }
+}
+
+/// `scope/name`.
+fn check_group(group: &str) -> Result<()> {
+    let good = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    match group.split_once('/') {
+        Some((scope, name)) if good(scope) && good(name) => Ok(()),
+        _ => Err(wrong("runner.group", "scope/name, of small letters, digits and `-`")),
+    }
+}
+
+/// What this host has.
+struct Machine {
+    name: String,
+    vcpus: u32,
+    /// What VMs may have of its memory: four fifths.
+    memory_mib: u32,
+}
+
+impl Machine {
+    fn look() -> Self {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let vcpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = meminfo.lines().find_map(|line| {
+            line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        });
+        let memory_mib = (total.unwrap_or(2 << 20) >> 10) * 4 / 5;
+        Self { name: name.trim().to_owned(), vcpus, memory_mib: memory_mib as u32 }
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        value::duration(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        value::network(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: fn() -> Machine = || Machine { name: "box".into(), vcpus: 4, memory_mib: 8192 };
+
+    fn read(text: &str) -> Result<Config> {
+        let source = |source| Error::Config { path: "runner.toml".into(), source };
+        Config::understand(toml::from_str(text).map_err(source)?, Path::new("/etc"), &MACHINE())
+    }
+
+    fn refused(text: &str) -> String {
+        read(text).unwrap_err().chain()
+    }
+
+    #[test]
+    fn without_a_file_there_is_one_profile_and_the_machines_budget() {
+        let config = read("").unwrap();
+        assert_eq!(config.budget, Amount { vcpus: 8, memory_mib: 8192 });
+        assert_eq!(config.max_concurrent, 8);
+        assert_eq!(config.profiles.keys().collect::<Vec<_>>(), ["default"]);
+        assert_eq!((config.name.as_str(), config.group.as_str()), ("box", "local/default"));
+    }
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        let text = include_str!("../../../../examples/runner.toml");
+        // Commented keys show their defaults: with the marks taken away it is one, too.
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix("#:").unwrap_or(line).trim_start().to_owned() + "\n")
+            .collect();
+        for text in [text, &uncommented] {
+            let config = read(text).unwrap();
+            assert!(config.profiles.contains_key("default"));
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
+        let text = refused("[runner]\nname = \"x\"\nmax_concurent = 3\n");
+        assert!(text.contains("line 3") && text.contains("`max_concurrent`"), "{text}");
+        let text = refused("[profiles.big]\ntimeout = \"soon\"\n");
+        assert!(text.contains("line 2") && text.contains("expected a time"), "{text}");
+        assert!(refused("[runner]\ngroup = \"Team\"\n").contains("runner.group"));
+        assert!(refused("[profiles.x]\nvcpus = 0\n").contains("profiles.x.vcpus"));
+        let text = refused("[profiles.big]\nmemory_mib = 9000\n");
+        assert!(text.contains("profile `big`") && text.contains("9000 MiB"), "{text}");
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let config = read("[api]\nurl = \"https://x/\"\ntoken_file = \"token\"\n").unwrap();
+        let api = config.api.unwrap();
+        assert_eq!((api.url.as_str(), api.token_file), ("https://x", "/etc/token".into()));
+    }
+}

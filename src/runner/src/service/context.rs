@@ -1,0 +1,150 @@
+//! The execution context: what a platform says of a job that was claimed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+/// What is known of a job. It holds secrets, so it shows nothing but its id.
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Context {
+    pub(crate) run_id: RunId,
+    pub(crate) prompt: String,
+    pub(crate) sandbox_token: String,
+    pub(crate) cli_agent_type: String,
+    pub(crate) working_dir: Option<String>,
+    pub(crate) append_system_prompt: Option<String>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) environment: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) secret_values: Vec<String>,
+    pub(crate) storage_manifest: Option<Value>,
+    pub(crate) resume_session: Option<ResumeSession>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) debug_no_mock_claude: bool,
+    pub(crate) api_start_time: Option<u64>,
+    pub(crate) user_timezone: Option<String>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) disallowed_tools: Vec<String>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) tools: Vec<String>,
+    pub(crate) settings: Option<String>,
+    pub(crate) feature_flags: Option<Value>,
+}
+
+/// A run's id. It becomes the name of files, so it is one and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RunId(uuid::Uuid);
+
+/// A session that is gone on with.
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ResumeSession {
+    pub(crate) session_id: String,
+    pub(crate) session_history: Option<String>,
+    pub(crate) history_ref: Option<HistoryRef>,
+}
+
+/// Where a session's history is.
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HistoryRef {
+    pub(crate) hash: String,
+    /// A secret.
+    pub(crate) url: String,
+    pub(crate) encoding: Encoding,
+    pub(crate) raw_size: u64,
+    pub(crate) encoded_size: u64,
+}
+
+/// How a history is packed.
+#[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+impl RunId {
+    /// None if the text is no id.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// Its first eight digits, for people and threads.
+    pub(crate) fn short(self) -> String {
+        self.to_string().chars().take(8).collect()
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(formatter)
+    }
+}
+
+impl Serialize for RunId {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RunId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a run's id is a UUID"))
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Context").field("run_id", &self.run_id).finish_non_exhaustive()
+    }
+}
+
+/// `null` means the same as nothing.
+fn or_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> std::result::Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The least that a platform must say.
+    pub(crate) fn least() -> Value {
+        json!({
+            "runId": "01234567-89ab-4def-8123-456789abcdef",
+            "prompt": "do it",
+            "sandboxToken": "token-of-the-run",
+            "cliAgentType": "claude-code",
+        })
+    }
+
+    #[test]
+    fn null_is_nothing_and_what_is_unknown_does_not_matter() {
+        let mut value = least();
+        for name in ["environment", "secretValues", "tools", "debugNoMockClaude", "resumeSession"] {
+            value[name] = Value::Null;
+        }
+        value["later"] = json!({"x": 1});
+        let context: Context = serde_json::from_value(value).unwrap();
+        assert!(context.environment.is_empty() && context.tools.is_empty());
+        assert!(!format!("{context:?}").contains("token-of-the-run"));
+        assert_eq!(context.run_id.short(), "01234567");
+    }
+
+    #[test]
+    fn an_id_is_no_path() {
+        let mut value = least();
+        value["runId"] = "../../etc/passwd".into();
+        assert!(serde_json::from_value::<Context>(value).is_err());
+    }
+}

@@ -1,0 +1,354 @@
+//! The main thread: admits jobs, has the clock, and obeys signals. It sleeps in one `select!`.
+//!
+//! ```text
+//!            SIGUSR1                SIGTERM, SIGINT         the same again
+//!  running ──────────▶ draining ──────────────────▶ leaving ──────────────▶ stopping
+//!     ▲                   │
+//!     └───────────────────┘ SIGUSR2
+//! ```
+//!
+//! Who drains takes no job; who leaves ends when its jobs have ended; who stops ends them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
+use guest_common::{Client, Identity, Kind, Limits, Platform, Stop};
+use nix::sys::signal::Signal;
+use sandbox::SandboxFactory;
+
+use super::admission::{Admission, Amount};
+use super::config::{Config, DEFAULT_PROFILE, Profile};
+use super::context::RunId;
+use super::job::{Crew, How, Images, Job, News};
+use super::journal::Journal;
+use super::leash::{End, Leash, Plug};
+use super::report::{Report, Reporter};
+use super::session;
+use super::source::{Demand, Mode, Offer, Presence, Source};
+use crate::error::Result;
+
+/// How long a job is let be that somebody else was faster to claim, that could not be claimed, that
+/// there is no room for, and whose profile is not known.
+const AFTER_LOSS: Duration = Duration::from_secs(2);
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+const WITHOUT_ROOM: Duration = Duration::from_secs(5);
+const WITHOUT_PROFILE: Duration = Duration::from_secs(60);
+
+/// How long outcomes may still be told when all jobs have ended.
+const LAST_REPORTS: Duration = Duration::from_secs(10);
+
+/// As many jobs as a poll may exclude.
+const MOST_EXCLUDED: usize = 128;
+
+/// A request of the reporter's.
+const REPORT: Limits =
+    Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(30), redirects: 0 };
+
+/// What the service works with.
+pub(crate) struct Hands {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) factory: Arc<dyn SandboxFactory>,
+    pub(crate) plug: Plug,
+    pub(crate) images: Arc<Images>,
+    pub(crate) journal: Journal,
+}
+
+/// The service.
+pub(crate) struct Service {
+    profiles: BTreeMap<String, Profile>,
+    cancel_grace: Duration,
+    admission: Admission,
+    crew: Arc<Crew>,
+    reporter: Reporter,
+    plug: Plug,
+    rings: Receiver<()>,
+    signals: Receiver<Signal>,
+    news: Receiver<News>,
+    tell: Sender<News>,
+    running: HashMap<RunId, Running>,
+    excluded: HashMap<RunId, Instant>,
+    phase: Phase,
+    told: Option<Presence>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Phase {
+    Running,
+    Draining,
+    Leaving,
+    Stopping,
+}
+
+/// A job that was admitted.
+struct Running {
+    leash: Arc<Leash>,
+    thread: JoinHandle<()>,
+    amount: Amount,
+    /// When its time is up; none while it is being claimed.
+    until: Option<Instant>,
+    /// When it is ended by force.
+    force_at: Option<Instant>,
+}
+
+impl Service {
+    /// Reports what an earlier process left, and is ready to take jobs.
+    pub(crate) fn new(config: &Config, hands: Hands, signals: Receiver<Signal>) -> Result<Self> {
+        let Hands { source, factory, plug, images, journal } = hands;
+        let stop = Stop::new();
+        let access = source.access().clone();
+        // Each report has its own run's identity: this one only brings the connections.
+        let nobody = Identity {
+            url: access.url.clone(),
+            token: String::new(),
+            bypass: None,
+            run_id: String::new(),
+        };
+        let platform = Platform::of(Kind::Runner, &nobody, REPORT, &stop)?;
+        let reporter = Reporter::start(platform, stop.clone(), access, journal.clone())?;
+        let reports = reporter.sender();
+        for record in source.recover(&journal)? {
+            let _ = reports.send(Report::Outcome(Box::new(record)));
+        }
+        let (tell, news) = unbounded();
+        let rings = source.rings().clone();
+        let client = Client::new(session::limits(), &stop);
+        Ok(Self {
+            profiles: config.profiles.clone(),
+            cancel_grace: config.cancel_grace,
+            admission: Admission::new(config.budget, config.max_concurrent),
+            crew: Arc::new(Crew { source, factory, images, journal, reports, client }),
+            reporter,
+            plug,
+            rings,
+            signals,
+            news,
+            tell,
+            running: HashMap::new(),
+            excluded: HashMap::new(),
+            phase: Phase::Running,
+            told: None,
+        })
+    }
+
+    /// Serves until it is told to leave and the last job has ended.
+    pub(crate) fn serve(mut self) -> Result<()> {
+        while !(self.running.is_empty() && self.phase >= Phase::Leaving) {
+            self.take_jobs();
+            self.tell_presence();
+            let alarm = self.next_alarm().map_or_else(never, at);
+            select! {
+                recv(self.signals) -> signal => self.obey(signal.unwrap_or(Signal::SIGTERM)),
+                recv(self.rings) -> ring => if ring.is_err() {
+                    log::error!("there will be no more jobs: the platform has gone");
+                    self.rings = never();
+                    self.enter(Phase::Leaving);
+                },
+                recv(self.news) -> news => if let Ok(news) = news { self.hear(news) },
+                recv(alarm) -> _ => {}
+            }
+            self.look_at_the_clock();
+        }
+        let Self { crew, reporter, .. } = self;
+        let source = Arc::clone(&crew.source);
+        // Its sender of reports goes with it, so the reporter ends when it has told all.
+        drop(crew);
+        reporter.stop(Instant::now() + LAST_REPORTS);
+        source.stop();
+        Ok(())
+    }
+
+    /// Looks for jobs as long as there is room and they come; and for cancellations once at least.
+    fn take_jobs(&mut self) {
+        loop {
+            let demand = self.demand();
+            let news = match self.crew.source.look(&demand) {
+                Ok(news) => news,
+                Err(error) => {
+                    log::error!("cannot look for jobs; error={}", error.chain());
+                    return;
+                }
+            };
+            for run in news.cancelled {
+                self.end(run, End::Cancelled);
+            }
+            match news.offer {
+                Some(offer) if self.phase == Phase::Running => self.consider(&offer),
+                _ => return,
+            }
+        }
+    }
+
+    fn demand(&self) -> Demand {
+        if self.phase != Phase::Running {
+            return Demand::default();
+        }
+        let excluded = self.running.keys().chain(self.excluded.keys());
+        Demand {
+            profiles: self.admittable(),
+            excluded: excluded.copied().take(MOST_EXCLUDED).collect(),
+        }
+    }
+
+    /// The profiles that there is room for.
+    fn admittable(&self) -> Vec<String> {
+        let has_room = |(_, profile): &(&String, &Profile)| self.admission.has_room(profile.amount);
+        self.profiles.iter().filter(has_room).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Admits a job, or lets it be for a while.
+    fn consider(&mut self, offer: &Offer) {
+        let run = offer.run;
+        if self.running.contains_key(&run) {
+            self.exclude(run, WITHOUT_ROOM);
+            return;
+        }
+        let name = offer.profile.as_deref().unwrap_or(DEFAULT_PROFILE);
+        let Some(profile) = self.profiles.get(name).cloned() else {
+            log::warn!("a job wants a profile that is not there; run={run} profile={name:?}");
+            self.exclude(run, WITHOUT_PROFILE);
+            return;
+        };
+        if !self.admission.admit(profile.amount) {
+            self.exclude(run, WITHOUT_ROOM);
+            return;
+        }
+        let amount = profile.amount;
+        let leash = Arc::new(Leash::new(Arc::clone(&self.plug)));
+        let job = Job {
+            run,
+            profile,
+            leash: Arc::clone(&leash),
+            crew: Arc::clone(&self.crew),
+            news: self.tell.clone(),
+        };
+        match job.start() {
+            Ok(thread) => {
+                let running = Running { leash, thread, amount, until: None, force_at: None };
+                self.running.insert(run, running);
+            }
+            Err(error) => {
+                log::error!("a job is let be; run={run} error={}", error.chain());
+                self.admission.release(amount);
+                self.exclude(run, AFTER_FAILURE);
+            }
+        }
+    }
+
+    fn exclude(&mut self, run: RunId, time: Duration) {
+        self.excluded.insert(run, Instant::now() + time);
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Claimed { run, until } => {
+                if let Some(running) = self.running.get_mut(&run) {
+                    running.until = Some(until);
+                }
+            }
+            News::Over { run, how } => {
+                let Some(running) = self.running.remove(&run) else { return };
+                if running.thread.join().is_err() {
+                    log::error!("a thread panicked: this is a bug; thread=job-{}", run.short());
+                }
+                self.admission.release(running.amount);
+                match how {
+                    How::Done => {}
+                    How::Lost => self.exclude(run, AFTER_LOSS),
+                    How::Failed => self.exclude(run, AFTER_FAILURE),
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, signal: Signal) {
+        match (signal, self.phase) {
+            (Signal::SIGUSR1, Phase::Running) => self.enter(Phase::Draining),
+            (Signal::SIGUSR2, Phase::Draining) => self.enter(Phase::Running),
+            (Signal::SIGUSR1 | Signal::SIGUSR2, _) => {}
+            (_, Phase::Running | Phase::Draining) => self.enter(Phase::Leaving),
+            (_, Phase::Leaving | Phase::Stopping) => {
+                self.enter(Phase::Stopping);
+                for running in self.running.values() {
+                    running.leash.ask(End::Stopped);
+                    running.leash.force();
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        log::info!("{}; jobs={}", phase.describe(), self.running.len());
+    }
+
+    /// Asks a job to end, and sees to it that it does.
+    fn end(&mut self, run: RunId, end: End) {
+        let Some(running) = self.running.get_mut(&run) else { return };
+        if running.force_at.is_none() {
+            log::info!("a job is asked to end; run={run} reason={:?}", end.to_string());
+            running.force_at = Some(Instant::now() + self.cancel_grace);
+            running.leash.ask(end);
+        }
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = Instant::now();
+        self.excluded.retain(|_, until| *until > now);
+        let is_up = |running: &Running| {
+            running.force_at.is_none() && running.until.is_some_and(|until| until <= now)
+        };
+        let late = self.running.iter().filter(|(_, running)| is_up(running));
+        let late: Vec<_> = late.map(|(run, _)| *run).collect();
+        for run in late {
+            self.end(run, End::TimedOut);
+        }
+        for (run, running) in &mut self.running {
+            if running.force_at.is_some_and(|at| at <= now) {
+                log::warn!("a job did not end when it was asked to, and is killed; run={run}");
+                running.force_at = Some(now + self.cancel_grace.max(AFTER_FAILURE));
+                running.leash.force();
+            }
+        }
+    }
+
+    fn next_alarm(&self) -> Option<Instant> {
+        let of_jobs = self.running.values().filter_map(|one| one.force_at.or(one.until));
+        of_jobs.chain(self.excluded.values().copied()).min()
+    }
+
+    fn tell_presence(&mut self) {
+        let (taken, running) = self.admission.taken();
+        let mode = Mode::from(self.phase);
+        let profiles = if mode == Mode::Running { self.admittable() } else { Vec::new() };
+        let presence = Presence { mode, taken, running, profiles };
+        if self.told.as_ref() != Some(&presence) {
+            self.crew.source.tell(presence.clone());
+            self.told = Some(presence);
+        }
+    }
+}
+
+impl Phase {
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Running => "jobs are taken",
+            Self::Draining => "no more jobs are taken",
+            Self::Leaving => "no more jobs are taken, and the runner ends after the last",
+            Self::Stopping => "all jobs are ended",
+        }
+    }
+}
+
+/// As others see it.
+impl From<Phase> for Mode {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Running => Self::Running,
+            Phase::Draining | Phase::Leaving => Self::Draining,
+            Phase::Stopping => Self::Stopping,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Who this runner is, from one start to the next; and that there is one of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result, file};
+
+/// The right to serve a state folder, for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// An error if another process has it.
+    pub(crate) fn take(state_dir: &Path) -> Result<Self> {
+        fs::create_dir_all(state_dir).map_err(file("make", state_dir))?;
+        let path = state_dir.join("service.lock");
+        let mut options = OpenOptions::new();
+        let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let opened = opened.map_err(file("open", &path))?;
+        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Self { _file: file }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(Error::Served { path: state_dir.to_owned() }),
+            Err((_, errno)) => Err(file::<io::Error>("lock", &path)(errno.into())),
+        }
+    }
+}
+
+/// The runner's name among machines.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) id: Uuid,
+    /// How often it was started.
+    pub(crate) generation: u64,
+}
+
+impl Identity {
+    /// That of a state folder, which is thereby started once more.
+    pub(crate) fn next(state_dir: &Path) -> Result<Self> {
+        let path = state_dir.join("runner.json");
+        let known = match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json)
+                .map_err(|source| Error::Record { path: path.clone(), source })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self { id: Uuid::new_v4(), generation: 0 }
+            }
+            Err(source) => return Err(file("read", &path)(source)),
+        };
+        let next = Self { generation: known.generation + 1, ..known };
+        next.write(&path)?;
+        Ok(next)
+    }
+
+    fn write(&self, path: &PathBuf) -> Result<()> {
+        let json = serde_json::to_vec(self).map_err(|source| Error::Json { source })?;
+        let draft = path.with_extension("draft");
+        let write = || {
+            fs::write(&draft, &json)?;
+            File::open(&draft)?.sync_all()?;
+            fs::rename(&draft, path)
+        };
+        write().map_err(file("write", path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_folder_is_served_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::take(folder.path()).unwrap();
+        assert!(matches!(Lock::take(folder.path()), Err(Error::Served { .. })));
+        drop(lock);
+        Lock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn the_id_stays_and_starts_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Identity::next(folder.path()).unwrap();
+        let second = Identity::next(folder.path()).unwrap();
+        assert_eq!(first.id, second.id);
+        assert_eq!((first.generation, second.generation), (1, 2));
+    }
+}

@@ -1,0 +1,265 @@
+//! What a run's agent is given: its environment, and the files that stand for what is long or secret.
+//!
+//! Values go as data, in the request that starts the agent. Those over 64 KiB, and the environment
+//! that is for the agent's CLI alone, are files in `/home/user/.vm0/inbox`, which the agent removes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::source::Access;
+
+/// The home of the user whom agents run as.
+pub(crate) const HOME: &str = "/home/user";
+
+/// The folder for files, below the home.
+pub(crate) const INBOX: &str = ".vm0/inbox";
+
+/// Where an agent works if nothing is said.
+const WORKSPACE: &str = "/home/user/workspace";
+
+/// The longest value of a variable.
+const LONGEST: usize = 64 << 10;
+
+/// The environment of an agent and the files in its inbox, by name.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Inbox {
+    /// What the context says. `mock` is whether the profile prefers the stand-in.
+    pub(crate) fn of(context: &Context, access: &Access, mock: bool) -> Self {
+        let mut inbox = Self::default();
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        inbox.put("HOME", HOME.to_owned());
+        inbox.put("LANG", "C.UTF-8".to_owned());
+        inbox.put("TZ", text(&context.timezone()));
+        inbox.put("VM0_RUN_ID", context.run_id.to_string());
+        inbox.put("VM0_API_URL", access.guest_url.clone());
+        inbox.put("VM0_API_TOKEN", context.sandbox_token.clone());
+        inbox.put("VM0_PROMPT", context.prompt.clone());
+        inbox.put("VM0_APPEND_SYSTEM_PROMPT", text(&context.append_system_prompt));
+        inbox.put("VM0_WORKING_DIR", context.working_dir().to_owned());
+        let resumed = context.resume_session.as_ref();
+        inbox.put("VM0_RESUME_SESSION_ID", text(&resumed.map(|one| one.session_id.clone())));
+        let started = context.api_start_time.map(|time| time.to_string());
+        inbox.put("VM0_API_START_TIME", text(&started));
+        inbox.put("VM0_SECRET_VALUES", secrets(context));
+        inbox.put("VM0_TOOLS", list(&context.tools));
+        inbox.put("VM0_DISALLOWED_TOOLS", list(&context.disallowed_tools));
+        inbox.put("VM0_SETTINGS", text(&context.settings));
+        let flags = context.feature_flags.as_ref().map(Value::to_string);
+        inbox.put("VM0_FEATURE_FLAGS", text(&flags));
+        inbox.put("CLI_AGENT_TYPE", context.cli_agent_type.clone());
+        inbox.put("VERCEL_PROTECTION_BYPASS", text(&access.bypass));
+        inbox.put("OPENAI_MODEL", text(&context.environment.get("OPENAI_MODEL").cloned()));
+        if context.wants_mock(mock) {
+            inbox.put("USE_MOCK_CLAUDE", "true".to_owned());
+        }
+        inbox.put_artifacts(context.storage_manifest.as_ref());
+        if !context.environment.is_empty() {
+            let json = json!(context.environment).to_string();
+            inbox.put_file("VM0_USER_ENV_FILE", "environment.json".to_owned(), json);
+        }
+        inbox
+    }
+
+    /// Both forms of the manifest: what of it is kept at the end.
+    fn put_artifacts(&mut self, manifest: Option<&Value>) {
+        let Some(manifest) = manifest else { return };
+        let mounts = manifest["storageMounts"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let kept = mounts.iter().filter(|mount| mount["writeback"] == true);
+        let kept: Vec<_> = kept.map(artifact).collect();
+        if !kept.is_empty() {
+            self.put("VM0_ARTIFACTS", Value::from(kept).to_string());
+        }
+        let older = [("artifact", "ARTIFACT", "VOLUME_NAME"), ("memory", "MEMORY", "NAME")];
+        for (member, word, name) in older {
+            let one = &manifest[member];
+            let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+            if one.is_object() {
+                self.put(&format!("VM0_{word}_DRIVER"), "vas".to_owned());
+                self.put(&format!("VM0_{word}_MOUNT_PATH"), text("mountPath"));
+                self.put(&format!("VM0_{word}_{name}"), text("vasStorageName"));
+                self.put(&format!("VM0_{word}_VERSION_ID"), text("vasVersionId"));
+            }
+        }
+    }
+
+    /// A variable, or a file if it is long, or nothing if it is empty.
+    fn put(&mut self, name: &str, value: String) {
+        // No variable holds such a byte; a file does.
+        if value.len() > LONGEST || value.contains('\0') {
+            self.put_file(&format!("{name}_FILE"), name.to_lowercase(), value);
+        } else if !value.is_empty() {
+            self.environment.push((name.into(), value.into()));
+        }
+    }
+
+    fn put_file(&mut self, variable: &str, file: String, content: String) {
+        self.environment.push((variable.into(), format!("{HOME}/{INBOX}/{file}").into()));
+        self.files.insert(file, content.into_bytes());
+    }
+}
+
+impl Context {
+    /// Where the agent works.
+    pub(crate) fn working_dir(&self) -> &str {
+        self.working_dir.as_deref().filter(|path| path.starts_with('/')).unwrap_or(WORKSPACE)
+    }
+
+    /// The user's time zone, if it is one.
+    pub(crate) fn timezone(&self) -> Option<String> {
+        crate::value::timezone(self.user_timezone.as_deref()?).ok()
+    }
+
+    fn wants_mock(&self, profile: bool) -> bool {
+        let is_told = self.feature_flags.as_ref().is_some_and(|flags| flags["mockClaude"] == true);
+        is_told || (profile && !self.debug_no_mock_claude)
+    }
+
+    /// Whether there is anything to be fetched.
+    pub(crate) fn has_storages(&self) -> bool {
+        let Some(manifest) = &self.storage_manifest else { return false };
+        let has = |list: &str| manifest[list].as_array().is_some_and(|list| !list.is_empty());
+        has("storageMounts")
+            || has("storages")
+            || manifest["artifact"].is_object()
+            || manifest["memory"].is_object()
+    }
+
+    /// The text without any of the job's secrets.
+    pub(crate) fn masked(&self, mut text: String) -> String {
+        let mut secrets: Vec<_> = self.secret_values.iter().chain([&self.sandbox_token]).collect();
+        // What holds another one goes first.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= 5) {
+            text = text.replace(secret.as_str(), "***");
+        }
+        text
+    }
+}
+
+fn secrets(context: &Context) -> String {
+    let all = [&context.sandbox_token].into_iter().chain(&context.secret_values);
+    all.map(|secret| STANDARD.encode(secret)).collect::<Vec<_>>().join(",")
+}
+
+fn list(words: &[String]) -> String {
+    if words.is_empty() { String::new() } else { json!(words).to_string() }
+}
+
+fn artifact(mount: &Value) -> Value {
+    let members = ["name", "mountPath", "storageId", "versionId", "missingRootPolicy"];
+    let known = members.into_iter().filter(|name| !mount[*name].is_null());
+    known
+        .map(|name| (name.to_owned(), mount[name].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::context::tests::least;
+
+    fn inbox(change: impl FnOnce(&mut Value), mock: bool) -> Inbox {
+        let mut value = least();
+        change(&mut value);
+        let context: Context = serde_json::from_value(value).unwrap();
+        let access = Access {
+            guest_url: "http://platform".into(),
+            url: "http://here".into(),
+            service: None,
+            bypass: None,
+        };
+        Inbox::of(&context, &access, mock)
+    }
+
+    fn variable(inbox: &Inbox, name: &str) -> Option<String> {
+        let found = inbox.environment.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn the_least_context_is_an_environment() {
+        let inbox = inbox(|_| {}, false);
+        assert_eq!(variable(&inbox, "VM0_API_URL").unwrap(), "http://platform");
+        assert_eq!(variable(&inbox, "VM0_WORKING_DIR").unwrap(), "/home/user/workspace");
+        assert_eq!(variable(&inbox, "VM0_PROMPT").unwrap(), "do it");
+        assert_eq!(
+            variable(&inbox, "VM0_SECRET_VALUES").unwrap(),
+            STANDARD.encode("token-of-the-run")
+        );
+        assert_eq!(variable(&inbox, "VM0_USER_ENV_FILE"), None);
+        assert!(inbox.files.is_empty());
+    }
+
+    #[test]
+    fn what_is_long_or_the_users_is_a_file() {
+        let long = "x".repeat(LONGEST + 1);
+        let prompt = long.clone();
+        let inbox = inbox(
+            |context| {
+                context["prompt"] = prompt.into();
+                context["environment"] = json!({"TOKEN": "user's secret"});
+            },
+            false,
+        );
+        assert_eq!(variable(&inbox, "VM0_PROMPT"), None);
+        let file = variable(&inbox, "VM0_PROMPT_FILE").unwrap();
+        assert_eq!(file, "/home/user/.vm0/inbox/vm0_prompt");
+        assert_eq!(inbox.files["vm0_prompt"], long.into_bytes());
+        assert_eq!(inbox.files["environment.json"], br#"{"TOKEN":"user's secret"}"#);
+    }
+
+    #[test]
+    fn both_forms_of_artifacts_are_passed_on_without_urls() {
+        let inbox = inbox(
+            |context| {
+                context["storageManifest"] = json!({
+                    "storageMounts": [
+                        {"name": "w", "storageId": "i", "versionId": "v", "mountPath": "/w",
+                         "archiveUrl": "http://secret", "writeback": true},
+                        {"name": "r", "storageId": "j", "versionId": "v", "mountPath": "/r"},
+                    ],
+                    "memory": {"mountPath": "/m", "vasStorageName": "n", "archiveUrl": "x"},
+                });
+            },
+            false,
+        );
+        let artifacts: Value =
+            serde_json::from_str(&variable(&inbox, "VM0_ARTIFACTS").unwrap()).unwrap();
+        let expected =
+            json!([{"name": "w", "storageId": "i", "versionId": "v", "mountPath": "/w"}]);
+        assert_eq!(artifacts, expected);
+        assert_eq!(variable(&inbox, "VM0_MEMORY_NAME").unwrap(), "n");
+        assert_eq!(variable(&inbox, "VM0_MEMORY_DRIVER").unwrap(), "vas");
+    }
+
+    #[test]
+    fn the_stand_in_runs_where_the_profile_or_the_job_wants_it() {
+        let name = "USE_MOCK_CLAUDE";
+        assert!(variable(&inbox(|_| {}, true), name).is_some());
+        assert!(variable(&inbox(|_| {}, false), name).is_none());
+        let against = |context: &mut Value| context["debugNoMockClaude"] = true.into();
+        assert!(variable(&inbox(against, true), name).is_none());
+        let for_it = |context: &mut Value| context["featureFlags"] = json!({"mockClaude": true});
+        assert!(variable(&inbox(for_it, false), name).is_some());
+    }
+
+    #[test]
+    fn a_secret_in_a_text_is_masked_the_longest_first() {
+        let mut value = least();
+        value["secretValues"] = json!(["secret", "secret-longer", "abc"]);
+        let context: Context = serde_json::from_value(value).unwrap();
+        let text = "a secret-longer b secret c abc d token-of-the-run".to_owned();
+        assert_eq!(context.masked(text), "a *** b *** c abc d ***");
+    }
+}

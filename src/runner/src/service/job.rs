@@ -1,0 +1,184 @@
+//! The thread of a job: from its claim to the end of its VM.
+//!
+//! INVARIANT: whatever happens to the job, its claim ends in one completion, and the main thread hears
+//! that its room is free again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use guest_common::{Client, epoch_ms};
+use sandbox::{Image, Sandbox, SandboxFactory};
+
+use super::config::Profile;
+use super::context::RunId;
+use super::journal::{Completion, Journal, Record, State};
+use super::leash::Leash;
+use super::report::{Operations, Report};
+use super::source::{Claim, Source};
+use super::stage::Stages;
+use super::work;
+use crate::error::{Error, Result};
+
+/// The longest time that a job may take.
+const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// The files of an image, by its name.
+pub(crate) type Images = dyn Fn(&str) -> Result<Image> + Send + Sync;
+
+/// What all jobs' threads share.
+pub(crate) struct Crew {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) factory: Arc<dyn SandboxFactory>,
+    pub(crate) images: Arc<Images>,
+    pub(crate) journal: Journal,
+    pub(crate) reports: Sender<Report>,
+    /// For histories.
+    pub(crate) client: Client,
+}
+
+/// A job that was admitted.
+pub(crate) struct Job {
+    pub(crate) run: RunId,
+    pub(crate) profile: Profile,
+    pub(crate) leash: Arc<Leash>,
+    pub(crate) crew: Arc<Crew>,
+    pub(crate) news: Sender<News>,
+}
+
+/// What the main thread hears of a job.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// It is ours, and may run until then.
+    Claimed { run: RunId, until: Instant },
+    /// Its thread ends.
+    Over { run: RunId, how: How },
+}
+
+/// How it went with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// It was done, well or not.
+    Done,
+    /// Somebody else has it.
+    Lost,
+    /// It could not be claimed.
+    Failed,
+}
+
+impl Job {
+    /// Starts its thread.
+    pub(crate) fn start(self) -> Result<JoinHandle<()>> {
+        thread::Builder::new()
+            .name(format!("job-{}", self.run.short()))
+            .spawn(move || self.live())
+            .map_err(|source| Error::Thread { name: "job", source })
+    }
+
+    fn live(self) {
+        let mut farewell = Farewell { job: &self, how: How::Failed };
+        let mut stages = Stages::default();
+        let claim =
+            stages.measure("claim", || self.crew.source.claim(self.run, &self.crew.journal));
+        farewell.how = match claim {
+            Ok(Some(claim)) => {
+                self.attempt(claim, stages);
+                How::Done
+            }
+            Ok(None) => {
+                log::debug!("somebody else has the job; run={}", self.run);
+                How::Lost
+            }
+            Err(error) => {
+                log::warn!("a job cannot be claimed; run={} error={:?}", self.run, error.chain());
+                How::Failed
+            }
+        };
+    }
+
+    fn attempt(&self, claim: Claim, mut stages: Stages) {
+        let begun = Instant::now();
+        let Claim { attempt, timeout, token, context } = claim;
+        let run = self.run;
+        let limit = self.profile.timeout.min(timeout.unwrap_or(LONGEST)).min(LONGEST);
+        let _ = self.news.send(News::Claimed { run, until: begun + limit });
+        let mut record = Record {
+            run,
+            attempt,
+            source: self.crew.source.kind(),
+            state: State::Claimed { token: token.clone() },
+        };
+        let mut slot = None;
+        let written = self.crew.journal.write(&record);
+        let claimed = written.and(context).map_err(|error| error.chain());
+        let worked = claimed.and_then(|context| {
+            log::info!("job claimed; run={run}");
+            // What a panic leaves of the VM is only ended.
+            let work = AssertUnwindSafe(|| work::work(self, &context, &mut slot, &mut stages));
+            let worked = catch_unwind(work).unwrap_or(Err(Error::Panicked));
+            worked.map_err(|error| context.masked(error.chain()))
+        });
+        let completion = self.completion(worked, slot.as_deref());
+        let (code, error) = (completion.exit_code, completion.error.clone());
+        record.state = State::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
+        if let Err(error) = self.crew.journal.write(&record) {
+            log::error!("an outcome is not on the disk; run={run} error={}", error.chain());
+        }
+        // A reporter that is gone finds it in the journal at the next start.
+        let _ = self.crew.reports.send(Report::Outcome(Box::new(record)));
+        self.leash.let_go();
+        if let Some(sandbox) = slot {
+            let begun = Instant::now();
+            let killed = sandbox.kill();
+            stages.add("cleanup", begun.elapsed(), killed.is_ok());
+            if let Err(error) = killed {
+                log::error!("a vm did not end well; run={run} error={error}");
+            }
+        }
+        stages.add("job", begun.elapsed(), code == 0);
+        let error = error.unwrap_or_default();
+        log::info!("job over; run={run} exit_code={code} error={error:?} {}", stages.line());
+        let operations = Operations { run, token, operations: stages.operations() };
+        let _ = self.crew.reports.send(Report::Operations(operations));
+    }
+
+    /// What the platform is told.
+    fn completion(
+        &self,
+        worked: std::result::Result<Completion, String>,
+        sandbox: Option<&dyn Sandbox>,
+    ) -> Completion {
+        let sandbox_id = sandbox.map(|sandbox| sandbox.id().to_string());
+        match (worked, self.leash.end()) {
+            // Whoever was done before it was ended, is done.
+            (Ok(completion), None) => completion,
+            (Ok(completion), Some(_)) if completion.exit_code == 0 => completion,
+            (Ok(completion), Some(end)) => Completion {
+                exit_code: end.exit_code(),
+                error: Some(end.to_string()),
+                ..completion
+            },
+            (Err(_), Some(end)) => Completion {
+                exit_code: end.exit_code(),
+                error: Some(end.to_string()),
+                sandbox_id,
+                ..Completion::default()
+            },
+            (Err(text), None) => Completion { sandbox_id, ..Completion::failed(text) },
+        }
+    }
+}
+
+/// Tells the main thread of the end, however it comes.
+struct Farewell<'a> {
+    job: &'a Job,
+    how: How,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        let _ = self.job.news.send(News::Over { run: self.job.run, how: self.how });
+    }
+}

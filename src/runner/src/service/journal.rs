@@ -1,0 +1,208 @@
+//! The journal: what is known of each claim until the platform has accepted its outcome.
+//!
+//! ```text
+//!            source                    job's thread               thread `report`
+//!  claiming ───────▶ claimed: token ────────────────▶ ended: outcome ────────────▶ (removed)
+//! ```
+//!
+//! A record is a file `<state>/outcomes/<run>.json`, for its owner only, as it holds the job's token.
+//!
+//! INVARIANT: an outcome is on the disk before it is sent, and stays until it was accepted or finally
+//! refused; a record is replaced whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::context::RunId;
+use super::source::Kind;
+use crate::error::{Error, Result, file};
+
+/// The records' folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    folder: PathBuf,
+}
+
+/// What is known of a claim.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) run: RunId,
+    pub(crate) attempt: Option<u32>,
+    pub(crate) source: Kind,
+    #[serde(flatten)]
+    pub(crate) state: State,
+}
+
+/// How far it is.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub(crate) enum State {
+    /// The platform is being asked; with the same id it answers the same.
+    Claiming { request: String },
+    /// The job is ours.
+    Claimed { token: String },
+    /// It has ended, in milliseconds since 1970.
+    Ended { token: String, at_ms: u64, completion: Completion },
+}
+
+/// An outcome as the platform is told it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Completion {
+    pub(crate) exit_code: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_event_sequence: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sandbox_id: Option<String>,
+}
+
+impl Completion {
+    /// A job that failed for this reason.
+    pub(crate) fn failed(error: String) -> Self {
+        Self { exit_code: 1, error: Some(error), ..Self::default() }
+    }
+}
+
+impl Journal {
+    /// The journal of a state folder.
+    pub(crate) fn open(state_dir: &Path) -> Result<Self> {
+        let folder = state_dir.join("outcomes");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(file("make", &folder))?;
+        Ok(Self { folder })
+    }
+
+    /// Writes a record, in the place of the one before; it is on the disk when this returns.
+    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+        let path = self.path(record.run);
+        let draft = path.with_extension("draft");
+        let json = serde_json::to_vec(record).map_err(|source| Error::Json { source })?;
+        let write = || -> io::Result<()> {
+            let mut options = OpenOptions::new();
+            let mut draft_file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+            draft_file.write_all(&json)?;
+            draft_file.sync_all()?;
+            fs::rename(&draft, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(file("write", &path))
+    }
+
+    /// Removes a record. One that stays is sent again, which does no harm.
+    pub(crate) fn remove(&self, run: RunId) {
+        let path = self.path(run);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::error!("a record stays; path={} error={error}", path.display());
+            }
+            _ => {}
+        }
+    }
+
+    /// All records. What cannot be read is moved aside, for somebody to look at.
+    pub(crate) fn read(&self) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        let entries = fs::read_dir(&self.folder).map_err(file("read", &self.folder))?;
+        for entry in entries {
+            let path = entry.map_err(file("read", &self.folder))?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => {}
+                // Of a write that did not come to its end.
+                Some("draft") => {
+                    fs::remove_file(&path).map_err(file("remove", &path))?;
+                    continue;
+                }
+                _ => continue,
+            }
+            let json = fs::read(&path).map_err(file("read", &path))?;
+            match serde_json::from_slice(&json) {
+                Ok(record) => records.push(record),
+                Err(source) => {
+                    let error = Error::Record { path: path.clone(), source };
+                    log::error!("a claim's outcome is lost; error={}", error.chain());
+                    let aside = path.with_extension("damaged");
+                    fs::rename(&path, &aside).map_err(file("rename", &path))?;
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn path(&self, run: RunId) -> PathBuf {
+        self.folder.join(format!("{run}.json"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    pub(crate) fn run() -> RunId {
+        RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap()
+    }
+
+    fn record(state: State) -> Record {
+        Record { run: run(), attempt: Some(2), source: Kind::Local, state }
+    }
+
+    #[test]
+    fn a_record_is_replaced_and_its_owners_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.write(&record(State::Claimed { token: "t".into() })).unwrap();
+        let completion = Completion { exit_code: 3, ..Completion::default() };
+        journal.write(&record(State::Ended { token: "t".into(), at_ms: 5, completion })).unwrap();
+
+        let records = Journal::open(folder.path()).unwrap().read().unwrap();
+
+        assert_eq!(records.len(), 1);
+        let State::Ended { completion, .. } = &records[0].state else { panic!("not ended") };
+        assert_eq!((completion.exit_code, records[0].attempt), (3, Some(2)));
+        let mode = fs::metadata(journal.path(run())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_crash_while_writing_leaves_the_record_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.write(&record(State::Claimed { token: "t".into() })).unwrap();
+        let draft = journal.path(run()).with_extension("draft");
+        fs::write(&draft, "{\"run\":").unwrap();
+
+        let records = journal.read().unwrap();
+
+        assert!(matches!(records[0].state, State::Claimed { .. }));
+        assert!(!draft.exists());
+    }
+
+    #[test]
+    fn a_damaged_record_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.write(&record(State::Claiming { request: "r".into() })).unwrap();
+        fs::write(folder.path().join("outcomes/x.json"), "nonsense").unwrap();
+
+        assert_eq!(journal.read().unwrap().len(), 1);
+        assert!(folder.path().join("outcomes/x.damaged").exists());
+    }
+
+    #[test]
+    fn a_record_that_was_removed_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.write(&record(State::Claiming { request: "r".into() })).unwrap();
+        journal.remove(run());
+        journal.remove(run());
+        assert!(journal.read().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,177 @@
+//! How a job is ended from outside while its own thread waits for its VM.
+//!
+//! ```text
+//!                     VM starts, files come    the agent runs         it is over
+//!  ask                pull the plug            SIGTERM to the agent   –
+//!  force              pull the plug            kill, pull the plug    –
+//! ```
+//!
+//! Whoever waits for the guest then gets an error or an exit, and [`Leash::end`] says why.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::Signal;
+use sandbox::{Execution, SandboxId};
+
+use crate::error::{Error, Result};
+
+/// Kills a VM, at whatever point it is.
+pub(crate) type Plug = Arc<dyn Fn(SandboxId) + Send + Sync>;
+
+/// Why a job does not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Somebody asked for it.
+    Cancelled,
+    /// Its time was up.
+    TimedOut,
+    /// The runner is to stop.
+    Stopped,
+}
+
+impl End {
+    /// The exit code of a job that ended so and has none of its own.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::TimedOut => 124,
+            Self::Cancelled | Self::Stopped => 137,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Cancelled => "the job was cancelled",
+            Self::TimedOut => "the job's time was up",
+            Self::Stopped => "runner stopped",
+        })
+    }
+}
+
+/// A job's leash: its thread says what there is to hold on to, the main thread pulls.
+pub(crate) struct Leash {
+    plug: Plug,
+    state: Mutex<Hold>,
+}
+
+#[derive(Default)]
+struct Hold {
+    /// The first reason stands.
+    end: Option<End>,
+    vm: Option<SandboxId>,
+    agent: Option<Arc<dyn Execution>>,
+}
+
+impl Leash {
+    pub(crate) fn new(plug: Plug) -> Self {
+        Self { plug, state: Mutex::default() }
+    }
+
+    /// Asks the job to end.
+    pub(crate) fn ask(&self, end: End) {
+        let (vm, agent) = {
+            let mut hold = self.lock();
+            if hold.end.is_some() {
+                return;
+            }
+            hold.end = Some(end);
+            (hold.vm, hold.agent.clone())
+        };
+        match agent {
+            Some(agent) => {
+                if let Err(error) = agent.signal(Signal::SIGTERM as u8) {
+                    log::debug!("the agent cannot be asked to end; error={error}");
+                }
+            }
+            None => self.pull(vm),
+        }
+    }
+
+    /// Ends it at once.
+    pub(crate) fn force(&self) {
+        let (vm, agent) = {
+            let hold = self.lock();
+            (hold.vm, hold.agent.clone())
+        };
+        if let Some(Err(error)) = agent.map(|agent| agent.cancel()) {
+            log::debug!("the agent cannot be killed in its vm; error={error}");
+        }
+        self.pull(vm);
+    }
+
+    /// Why it was ended, if it was.
+    pub(crate) fn end(&self) -> Option<End> {
+        self.lock().end
+    }
+
+    /// An error if it was ended.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.end().map_or(Ok(()), |end| Err(Error::Ended(end)))
+    }
+
+    /// There is a VM, or will be in a moment.
+    pub(crate) fn hold_vm(&self, vm: SandboxId) -> Result<()> {
+        self.lock().vm = Some(vm);
+        self.check()
+    }
+
+    /// The agent runs.
+    pub(crate) fn hold_agent(&self, agent: &Arc<dyn Execution>) -> Result<()> {
+        self.lock().agent = Some(Arc::clone(agent));
+        // Whoever pulled just before did not find it.
+        self.check()
+    }
+
+    /// The agent has ended, and nothing is worth waiting for.
+    pub(crate) fn let_go_of_agent(&self) {
+        self.lock().agent = None;
+    }
+
+    /// There is no VM any more.
+    pub(crate) fn let_go(&self) {
+        let mut hold = self.lock();
+        (hold.vm, hold.agent) = (None, None);
+    }
+
+    fn pull(&self, vm: Option<SandboxId>) {
+        if let Some(vm) = vm {
+            (self.plug)(vm);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hold> {
+        // Nothing panics while it has the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leash() -> (Leash, Arc<Mutex<Vec<SandboxId>>>) {
+        let pulled: Arc<Mutex<Vec<SandboxId>>> = Arc::default();
+        let seen = Arc::clone(&pulled);
+        (Leash::new(Arc::new(move |vm| seen.lock().unwrap().push(vm))), pulled)
+    }
+
+    #[test]
+    fn a_job_without_an_agent_loses_its_vm_and_hears_why() {
+        let (leash, pulled) = leash();
+        let vm = SandboxId::random().unwrap();
+        leash.hold_vm(vm).unwrap();
+        leash.ask(End::Cancelled);
+        leash.ask(End::Stopped);
+        assert_eq!(*pulled.lock().unwrap(), [vm]);
+        assert_eq!(leash.check().unwrap_err().to_string(), "the job was cancelled");
+    }
+
+    #[test]
+    fn what_was_asked_before_there_was_anything_is_heard_with_the_first_hold() {
+        let (leash, _) = leash();
+        leash.ask(End::Stopped);
+        assert!(leash.hold_vm(SandboxId::random().unwrap()).is_err());
+    }
+}

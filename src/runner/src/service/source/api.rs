@@ -1,0 +1,385 @@
+//! A platform elsewhere as a source: jobs are polled for, claims and heartbeats are requests.
+//!
+//! | thread | sleeps in | does |
+//! |---|---|---|
+//! | `poll` | its request, which the platform may hold; its channel | asks for a job whenever there is room for one |
+//! | `heartbeat` | its channel | says how this runner is, every 10 s and on each change |
+//!
+//! What they hear is put down for [`Source::look`], and the bell rung. A claim is a job's thread's own
+//! request; its id is in the journal before it is sent, so that a claim whose reply is lost is not.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use guest_common::{Identity, Kind as Caller, Limits, Platform, Retry, Stop, epoch_ms};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Access, Claim, Demand, Kind, News, Offer, Presence, Source};
+use crate::error::{Error, Result, file};
+use crate::service::config::{Api as Config, Config as Whole};
+use crate::service::context::RunId;
+use crate::service::identity::Identity as Runner;
+use crate::service::journal::{Completion, Journal, Record, State};
+
+/// Between polls that found nothing, unless the platform held them.
+const PAUSE: Duration = Duration::from_secs(5);
+/// From here on it was held.
+const HELD: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_secs(10);
+
+/// How long a claim is tried while the platform does not answer.
+const CLAIM: Duration = Duration::from_secs(60);
+
+/// The longest context that makes sense: a history may be in it.
+const LONGEST_CONTEXT: u64 = 192 << 20;
+
+/// A poll is held for up to 30 s.
+const POLL: Limits = limits(45);
+const ORDINARY: Limits = limits(30);
+const HEARTBEAT: Limits = limits(3);
+
+const fn limits(seconds: u64) -> Limits {
+    let time = Duration::from_secs(seconds);
+    Limits { whole: Some(time), silence: time, redirects: 0 }
+}
+
+/// A platform elsewhere.
+pub(crate) struct Api {
+    shared: Arc<Shared>,
+    rings: Receiver<()>,
+    access: Access,
+    claims: Platform,
+    stop: Stop,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    runner: Runner,
+    name: String,
+    group: String,
+    total: crate::service::admission::Amount,
+    most: usize,
+    heard: Mutex<Heard>,
+    bell: Sender<()>,
+    wake_poll: Sender<()>,
+    wake_beat: Sender<()>,
+}
+
+/// What is put down.
+#[derive(Default)]
+struct Heard {
+    demand: Demand,
+    offers: VecDeque<Offer>,
+    cancelled: Vec<RunId>,
+    presence: Option<Presence>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PollReply {
+    job: Option<PolledJob>,
+    #[serde(default)]
+    cancelled_run_ids: Option<Vec<RunId>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PolledJob {
+    run_id: RunId,
+    experimental_profile: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BeatReply {
+    cancelled_run_ids: Option<Vec<RunId>>,
+}
+
+impl Api {
+    /// Starts its threads. Nothing is asked for before there is a demand.
+    pub(crate) fn start(state_dir: &Path, whole: &Whole, config: &Config) -> Result<Self> {
+        let token = fs::read_to_string(&config.token_file);
+        let token = token.map_err(file("read", &config.token_file))?.trim().to_owned();
+        let bypass = config
+            .bypass
+            .as_ref()
+            .map(|name| std::env::var(name).map_err(|_| Error::NoBypass { name: name.clone() }));
+        let access = Access {
+            guest_url: config.url.clone(),
+            url: config.url.clone(),
+            service: None,
+            bypass: bypass.transpose()?,
+        };
+        let runner = Runner::next(state_dir)?;
+        let identity = Identity {
+            url: access.url.clone(),
+            token,
+            bypass: access.bypass.clone(),
+            run_id: runner.id.to_string(),
+        };
+        let stop = Stop::new();
+        let platform = |limits| Platform::of(Caller::Runner, &identity, limits, &stop);
+        let (polls, claims, beats) = (platform(POLL)?, platform(ORDINARY)?, platform(HEARTBEAT)?);
+        let (bell, rings) = bounded(1);
+        let (wake_poll, poll_woken) = bounded(1);
+        let (wake_beat, beat_woken) = bounded(1);
+        let shared = Arc::new(Shared {
+            runner,
+            name: whole.name.clone(),
+            group: whole.group.clone(),
+            total: whole.budget,
+            most: whole.max_concurrent,
+            heard: Mutex::default(),
+            bell,
+            wake_poll,
+            wake_beat,
+        });
+        let api = Self {
+            shared: Arc::clone(&shared),
+            rings,
+            access,
+            claims: claims.with_answers_of(LONGEST_CONTEXT),
+            stop: stop.clone(),
+            threads: Mutex::default(),
+        };
+        let (poll, beat) = (Arc::clone(&shared), shared);
+        let stopped = stop.clone();
+        api.spawn("poll", move || poll.poll(&polls, &poll_woken, &stopped))?;
+        api.spawn("heartbeat", move || beat.beat(&beats, &beat_woken, &stop))?;
+        Ok(api)
+    }
+
+    fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+        let thread = thread.map_err(|source| Error::Thread { name, source })?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Claims, with an id that is known already: the same id is given the same context again.
+    fn claim_as(&self, run: RunId, request: &str, patience: Duration) -> Result<Option<Claim>> {
+        let body = json!({"capabilities": [], "telemetry": {"discoverySource": "poll"}});
+        let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
+        let path = format!("/api/runners/jobs/{run}/claim");
+        let retry = Retry::until(Instant::now() + patience);
+        let answer =
+            retry.run(&self.stop, || self.claims.attempt_as::<Value>(request, &path, &body));
+        match answer {
+            Ok(context) => Ok(Some(Claim::of(context, None, None))),
+            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(None),
+            Err(source) => Err(Error::Api { source }),
+        }
+    }
+}
+
+impl Source for Api {
+    fn kind(&self) -> Kind {
+        Kind::Api
+    }
+
+    fn rings(&self) -> &Receiver<()> {
+        &self.rings
+    }
+
+    fn look(&self, demand: &Demand) -> Result<News> {
+        let mut heard = self.shared.lock();
+        let cancelled = std::mem::take(&mut heard.cancelled);
+        let offer = heard.offers.pop_front();
+        let is_changed = heard.demand != *demand;
+        if is_changed {
+            heard.demand = demand.clone();
+        }
+        drop(heard);
+        if is_changed || offer.is_some() {
+            let _ = self.shared.wake_poll.try_send(());
+        }
+        Ok(News { offer, cancelled })
+    }
+
+    fn claim(&self, run: RunId, journal: &Journal) -> Result<Option<Claim>> {
+        let request = guest_common::random_uuid();
+        let state = State::Claiming { request: request.clone() };
+        journal.write(&Record { run, attempt: None, source: Kind::Api, state })?;
+        let claimed = self.claim_as(run, &request, CLAIM);
+        match &claimed {
+            Ok(None) => journal.remove(run),
+            // Otherwise it may be ours, which the next start finds out.
+            Err(Error::Api { source }) if !source.is_retriable() => journal.remove(run),
+            _ => {}
+        }
+        claimed
+    }
+
+    fn tell(&self, presence: Presence) {
+        self.shared.lock().presence = Some(presence);
+        let _ = self.shared.wake_beat.try_send(());
+    }
+
+    fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// A job whose runner died has failed: nobody else will say so.
+    fn recover(&self, journal: &Journal) -> Result<Vec<Record>> {
+        let mut ended = Vec::new();
+        for mut record in journal.read()?.into_iter().filter(|one| one.source == self.kind()) {
+            let token = match &record.state {
+                State::Ended { .. } => {
+                    ended.push(record);
+                    continue;
+                }
+                State::Claimed { token } => token.clone(),
+                State::Claiming { request } => {
+                    match self.claim_as(record.run, request, Duration::from_secs(3)) {
+                        Ok(Some(claim)) => claim.token,
+                        Ok(None) => {
+                            journal.remove(record.run);
+                            continue;
+                        }
+                        Err(error) => {
+                            let (run, error) = (record.run, error.chain());
+                            log::warn!(
+                                "whose a job is, the next start asks; run={run} error={error:?}"
+                            );
+                            continue;
+                        }
+                    }
+                }
+            };
+            let completion = Completion::failed("the runner died".to_owned());
+            record.state = State::Ended { token, at_ms: epoch_ms(), completion };
+            journal.write(&record)?;
+            ended.push(record);
+        }
+        Ok(ended)
+    }
+
+    fn stop(&self) {
+        self.stop.signal();
+        let _ = self.shared.wake_poll.try_send(());
+        let _ = self.shared.wake_beat.try_send(());
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a thread panicked: this is a bug; thread=poll or heartbeat");
+            }
+        }
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
+        let mut pause = Duration::ZERO;
+        while !stop.is_given() {
+            let demand = self.lock().demand.clone();
+            if demand.profiles.is_empty() {
+                let _ = woken.recv();
+                continue;
+            }
+            // A change ends the pause: there may be room for what there was none for before.
+            if !pause.is_zero() && woken.recv_timeout(pause).is_ok() {
+                pause = Duration::ZERO;
+                continue;
+            }
+            let begun = Instant::now();
+            pause = match self.ask(platform, &demand) {
+                // What becomes of the offer decides what is asked for next.
+                Ok(true) => {
+                    let _ = woken.recv_timeout(PAUSE);
+                    Duration::ZERO
+                }
+                Ok(false) if begun.elapsed() >= HELD => Duration::ZERO,
+                Ok(false) => PAUSE,
+                Err(_) if stop.is_given() => return,
+                Err(error) => {
+                    log::warn!("cannot ask for jobs; error={:?}", error.chain());
+                    PAUSE
+                }
+            };
+        }
+    }
+
+    /// One poll; whether there is a job.
+    fn ask(&self, platform: &Platform, demand: &Demand) -> Result<bool> {
+        let body = json!({
+            "runnerId": self.runner.id,
+            "group": self.group,
+            "supportedProfiles": demand.profiles,
+            "excludedRunIds": demand.excluded,
+            "telemetry": {"pollReason": "fast"},
+        });
+        let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
+        let reply: PollReply = platform.attempt("/api/runners/poll", &body)?;
+        let has_job = reply.job.is_some();
+        self.put_down(reply.job, reply.cancelled_run_ids.unwrap_or_default());
+        Ok(has_job)
+    }
+
+    fn beat(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
+        let mut sequence = 0;
+        loop {
+            let _ = woken.recv_timeout(BEAT);
+            if stop.is_given() {
+                return;
+            }
+            let Some(presence) = self.lock().presence.clone() else { continue };
+            sequence += 1;
+            match self.tell(platform, &presence, sequence) {
+                Ok(cancelled) => self.put_down(None, cancelled),
+                Err(error) => log::warn!("a heartbeat was not heard; error={:?}", error.chain()),
+            }
+        }
+    }
+
+    fn tell(&self, platform: &Platform, presence: &Presence, sequence: u64) -> Result<Vec<RunId>> {
+        let body = json!({
+            "runnerId": self.runner.id,
+            "runnerName": self.name,
+            "group": self.group,
+            "snapshotGeneration": self.runner.generation,
+            "snapshotSequence": sequence,
+            "totalVcpu": self.total.vcpus,
+            "totalMemoryMb": self.total.memory_mib,
+            "maxConcurrent": self.most,
+            "allocatedVcpu": presence.taken.vcpus,
+            "allocatedMemoryMb": presence.taken.memory_mib,
+            "runningCount": presence.running,
+            "admittableProfiles": presence.profiles,
+            "heldSessionStates": [],
+            "mode": presence.mode,
+        });
+        let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
+        let reply: BeatReply = platform.attempt("/api/runners/heartbeat", &body)?;
+        Ok(reply.cancelled_run_ids.unwrap_or_default())
+    }
+
+    fn put_down(&self, job: Option<PolledJob>, cancelled: Vec<RunId>) {
+        if job.is_none() && cancelled.is_empty() {
+            return;
+        }
+        let mut heard = self.lock();
+        heard
+            .offers
+            .extend(job.map(|job| Offer { run: job.run_id, profile: job.experimental_profile }));
+        heard.cancelled.extend(cancelled);
+        drop(heard);
+        let _ = self.bell.try_send(());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        // Nothing panics while it has the lock.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

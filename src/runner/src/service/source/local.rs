@@ -1,0 +1,120 @@
+//! The embedded platform as a source: no HTTP between it and the main loop, no thread, and no time
+//! lost. What jobs' guests and this runner tell of a job goes over HTTP all the same.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use control::{Control, Wanted};
+use crossbeam_channel::Receiver;
+use sandbox::Service;
+
+use super::{Access, Claim, Demand, Kind, News, Offer, Presence, Source};
+use crate::error::{Error, Result};
+use crate::service::config::Local as Config;
+use crate::service::context::RunId;
+use crate::service::journal::{Journal, Record, State};
+
+/// The gateway's address, in every VM the same.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
+
+/// The embedded platform.
+pub(crate) struct Local {
+    source: control::Source,
+    access: Access,
+    control: Mutex<Option<Control>>,
+}
+
+impl Local {
+    /// Starts the platform of a state folder.
+    pub(crate) fn start(state_dir: &Path, config: &Config) -> Result<Self> {
+        let guest_url = format!("http://{GATEWAY}:{}", config.guest_port);
+        let mut settings = control::Config::new(state_dir);
+        // The first is for guests and us alone.
+        settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        settings.listen.extend(&config.listen);
+        settings.guest_url = Some(guest_url.clone());
+        let control = Control::start(settings)?;
+        let source = control.source()?;
+        let first = control.addresses().first().copied();
+        let host = first.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, config.guest_port)));
+        let service = Some(Service { port: config.guest_port, host });
+        let access = Access { guest_url, url: format!("http://{host}"), service, bypass: None };
+        Ok(Self { source, access, control: Mutex::new(Some(control)) })
+    }
+}
+
+impl Source for Local {
+    fn kind(&self) -> Kind {
+        Kind::Local
+    }
+
+    fn rings(&self) -> &Receiver<()> {
+        self.source.rings()
+    }
+
+    fn look(&self, demand: &Demand) -> Result<News> {
+        let cancelled = self.source.cancelled()?;
+        let cancelled = cancelled.into_iter().filter_map(ours).collect();
+        if demand.profiles.is_empty() {
+            return Ok(News { offer: None, cancelled });
+        }
+        let wanted = Wanted {
+            profiles: demand.profiles.clone(),
+            excluded: demand.excluded.iter().copied().filter_map(theirs).collect(),
+        };
+        let offer = self.source.next(&wanted, Instant::now())?;
+        let offer = offer
+            .and_then(|offer| Some(Offer { run: ours(offer.run_id)?, profile: offer.profile }));
+        Ok(News { offer, cancelled })
+    }
+
+    fn claim(&self, run: RunId, _journal: &Journal) -> Result<Option<Claim>> {
+        let Some(id) = theirs(run) else { return Ok(None) };
+        let Some(claimed) = self.source.claim(id)? else { return Ok(None) };
+        let timeout = claimed.timeout_ms.map(Duration::from_millis);
+        Ok(Some(Claim::of(claimed.context, Some(claimed.attempt), timeout)))
+    }
+
+    /// It is in this process, and knows.
+    fn tell(&self, _presence: Presence) {}
+
+    fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// A job without an outcome goes back into the queue, whether or not its claim was written down.
+    fn recover(&self, journal: &Journal) -> Result<Vec<Record>> {
+        let records = journal.read()?.into_iter().filter(|record| record.source == self.kind());
+        let is_ended = |record: &Record| matches!(record.state, State::Ended { .. });
+        let (ended, others): (Vec<_>, Vec<_>) = records.partition(is_ended);
+        for orphan in self.source.orphans()? {
+            let is_known = |record: &Record| {
+                Some(record.run) == ours(orphan.run_id) && record.attempt == Some(orphan.attempt)
+            };
+            if !ended.iter().any(is_known) {
+                self.source.give_back(orphan.run_id, orphan.attempt)?;
+            }
+        }
+        others.iter().for_each(|record| journal.remove(record.run));
+        Ok(ended)
+    }
+
+    fn stop(&self) {
+        let control = self.control.lock().map(|mut control| control.take());
+        let stopped = control.ok().flatten().map_or(Ok(()), Control::stop);
+        if let Err(error) = stopped {
+            let error = Error::Control { source: error };
+            log::error!("the embedded platform did not stop well; error={}", error.chain());
+        }
+    }
+}
+
+fn ours(run: control::RunId) -> Option<RunId> {
+    RunId::parse(&run.to_string())
+}
+
+fn theirs(run: RunId) -> Option<control::RunId> {
+    run.to_string().parse().ok()
+}

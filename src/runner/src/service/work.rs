@@ -1,0 +1,246 @@
+//! A job in its VM. The numbers are those of the stages in `service.rs`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_common::epoch_ms;
+use sandbox::{
+    Event, ExecRequest, Execution, Network, Outcome, Policy, Sandbox, SandboxConfig, SandboxId,
+    Stream, TreeItem, User,
+};
+use serde::Deserialize;
+
+use super::context::Context;
+use super::delivery::Delivery;
+use super::inbox::{HOME, INBOX, Inbox};
+use super::job::Job;
+use super::journal::Completion;
+use super::session;
+use super::stage::Stages;
+use crate::command::ps;
+use crate::error::{Error, Result};
+
+/// How long a VM may take to start: an emulated one on a loaded host is slow.
+const START: Duration = Duration::from_secs(300);
+/// How long a guest may take to accept a command.
+const HAND_OVER: Duration = Duration::from_secs(60);
+/// How long storages may take, which have a limit of their own for silence.
+const STORAGES: Duration = Duration::from_secs(30 * 60);
+
+const USER: &str = "user";
+const AGENT: &str = "guest-agent";
+const DOWNLOAD: &str = "guest-download";
+
+/// How much of a program's last words is kept.
+const LAST_WORDS: usize = 2048;
+/// How much output is looked at.
+const OUTPUT: u64 = 16 << 20;
+/// The longest outcome that makes sense.
+const LONGEST_OUTCOME: usize = 64 << 10;
+/// The longest error text, in characters.
+const LONGEST_ERROR: usize = 4096;
+
+/// Does it; the VM is left in `slot`.
+pub(super) fn work(
+    job: &Job,
+    context: &Context,
+    slot: &mut Option<Box<dyn Sandbox>>,
+    stages: &mut Stages,
+) -> Result<Completion> {
+    // 3 start
+    if let Some(asked) = context.api_start_time {
+        let waited = Duration::from_millis(epoch_ms().saturating_sub(asked));
+        stages.add("api_to_vm_start", waited, true);
+    }
+    let config = config(job, context)?;
+    job.leash.hold_vm(config.id)?;
+    let start = || Ok(job.crew.factory.start(&config, Instant::now() + START)?);
+    let sandbox = &**slot.insert(stages.measure("vm_create", start)?);
+    job.leash.check()?;
+    // 4 fill
+    let access = job.crew.source.access();
+    let inbox = Inbox::of(context, access, job.profile.mock_claude);
+    stages.measure("files", || fill(sandbox, context, &inbox))?;
+    if context.resume_session.is_some() {
+        let restore = || session::restore(sandbox, context, access, &job.crew.client);
+        stages.measure("session_restore", restore)?;
+    }
+    if context.has_storages() {
+        stages.measure("storage_download", || download(job, sandbox, context))?;
+    }
+    job.leash.check()?;
+    // 5 run
+    let (exit, said) = stages.measure("agent", || run_agent(job, sandbox, inbox))?;
+    // 6 outcome
+    stages.measure("outcome", || outcome(sandbox, context, exit, said))
+}
+
+fn config(job: &Job, context: &Context) -> Result<SandboxConfig> {
+    let image = (job.crew.images)(&job.profile.image)?;
+    let service = job.crew.source.access().service;
+    let network = match (&job.profile.network, service) {
+        (None, None) => None,
+        (network, service) => {
+            let nothing = || Network { policy: Policy::none(), ..Network::default() };
+            let mut network = network.clone().unwrap_or_else(nothing);
+            network.services.extend(service);
+            Some(network)
+        }
+    };
+    let name = format!("job-{}", job.run.short());
+    Ok(SandboxConfig {
+        id: SandboxId::random()?,
+        name: Some(name.clone()),
+        labels: BTreeMap::from([
+            (ps::IMAGE.to_owned(), job.profile.image.clone()),
+            (ps::COMMAND.to_owned(), AGENT.to_owned()),
+        ]),
+        image,
+        vcpus: job.profile.amount.vcpus,
+        memory_mib: job.profile.amount.memory_mib,
+        network,
+        hostname: name,
+        timezone: context.timezone(),
+    })
+}
+
+/// The inbox, and the folder that the agent works in.
+fn fill(sandbox: &dyn Sandbox, context: &Context, inbox: &Inbox) -> Result<()> {
+    if !inbox.files.is_empty() {
+        let mut delivery = Delivery::begin(sandbox, HOME)?;
+        for (name, content) in &inbox.files {
+            delivery.file(&Path::new(INBOX).join(name), content.len() as u64)?;
+            delivery.data(content)?;
+        }
+        delivery.finish()?;
+    }
+    // What is in the home, the agent makes itself.
+    if !Path::new(context.working_dir()).starts_with(HOME) {
+        let mut delivery = Delivery::begin(sandbox, context.working_dir())?;
+        delivery.folder(Path::new(""))?;
+        delivery.finish()?;
+    }
+    Ok(())
+}
+
+fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context) -> Result<()> {
+    let manifest = context.storage_manifest.as_ref().map(ToString::to_string).unwrap_or_default();
+    let request = ExecRequest {
+        argv: vec![DOWNLOAD.into(), "--manifest-stdin".into()],
+        env: vec![("HOME".into(), HOME.into()), ("VM0_RUN_ID".into(), job.run.to_string().into())],
+        user: Some(User::Name(USER.to_owned())),
+        stdin: true,
+        timeout: Some(STORAGES),
+        output_cap: Some(OUTPUT),
+        ..ExecRequest::default()
+    };
+    let execution = sandbox.exec(&request, Instant::now() + HAND_OVER)?;
+    execution.write_stdin(manifest.as_bytes(), Some(Instant::now() + HAND_OVER))?;
+    execution.close_stdin()?;
+    let (outcome, said) = attend(&*execution)?;
+    match outcome {
+        Outcome::Exited(0) => Ok(()),
+        Outcome::FailedToStart { message, .. } => Err(Error::Storages { said: message }),
+        Outcome::TimedOut => Err(Error::Storages { said: "they took too long".to_owned() }),
+        _ => Err(Error::Storages { said }),
+    }
+}
+
+fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox) -> Result<(Outcome, String)> {
+    let request = ExecRequest {
+        argv: vec![AGENT.into()],
+        env: inbox.environment,
+        user: Some(User::Name(USER.to_owned())),
+        output_cap: Some(OUTPUT),
+        ..ExecRequest::default()
+    };
+    let execution: Arc<dyn Execution> = sandbox.exec(&request, Instant::now() + HAND_OVER)?.into();
+    job.leash.hold_agent(&execution)?;
+    let ended = attend(&*execution);
+    job.leash.let_go_of_agent();
+    ended
+}
+
+/// Waits for a command's end; its limits are known elsewhere. Also returns its last words.
+fn attend(execution: &dyn Execution) -> Result<(Outcome, String)> {
+    let mut tail = Vec::new();
+    loop {
+        match execution.next(None)? {
+            Event::Output(Stream::Stderr, data) => {
+                tail.extend_from_slice(&data);
+                let over = tail.len().saturating_sub(LAST_WORDS);
+                tail.drain(..over);
+            }
+            Event::Output(..) => {}
+            Event::Exit(exit) => return Ok((exit.outcome, last_line(&tail))),
+        }
+    }
+}
+
+fn last_line(tail: &[u8]) -> String {
+    let text = String::from_utf8_lossy(tail);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    harmless(line)
+}
+
+/// A text of a guest's as it may be in a record.
+fn harmless(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(plain).take(LONGEST_ERROR).collect()
+}
+
+/// What the agent left, as far as it can be true.
+fn outcome(
+    sandbox: &dyn Sandbox,
+    context: &Context,
+    exit: Outcome,
+    said: String,
+) -> Result<Completion> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Left {
+        exit_code: u8,
+        error: Option<String>,
+        last_event_sequence: Option<u64>,
+    }
+    let code = exit.exit_code();
+    let said = match exit {
+        Outcome::FailedToStart { message, .. } => message,
+        _ => said,
+    };
+    let no_outcome = || Error::NoOutcome { code, said: context.masked(said.clone()) };
+    let path = format!("{HOME}/.vm0/guest-agent/runs/{}/outcome.json", context.run_id);
+    let json = read(sandbox, Path::new(&path)).ok_or_else(no_outcome)?;
+    let left: Left = serde_json::from_slice(&json).map_err(|_| no_outcome())?;
+    // Success is what both say.
+    let exit_code = if left.exit_code == 0 { code } else { left.exit_code };
+    let error = left.error.filter(|_| exit_code != 0);
+    let unexplained = || format!("the agent ended with exit code {exit_code}");
+    let error = error.map(|text| harmless(&text));
+    let error = error.or_else(|| (exit_code != 0).then(unexplained));
+    Ok(Completion {
+        exit_code,
+        error: error.map(|text| context.masked(text)),
+        last_event_sequence: left.last_event_sequence,
+        sandbox_id: Some(sandbox.id().to_string()),
+    })
+}
+
+/// A small file of the guest's; none if it is not one.
+fn read(sandbox: &dyn Sandbox, path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut entries = 0;
+    let mut reader = sandbox.read(path, session::step()).ok()?;
+    while let Some(item) = reader.next(session::step()).ok()? {
+        match item {
+            TreeItem::Entry(_) => entries += 1,
+            TreeItem::Data(data) => bytes.extend_from_slice(&data),
+        }
+        if entries > 1 || bytes.len() > LONGEST_OUTCOME {
+            return None;
+        }
+    }
+    Some(bytes)
+}

@@ -1,0 +1,278 @@
+//! Jobs, from their submission to their checkpoint: `runner start --local` and the mock agent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+use std::time::Duration;
+
+use control::{Artifact, Client, Job, RunId, Status, Submission};
+
+use crate::host::Host;
+use crate::runner::{Runner, Running, text};
+
+const CONFIG: &str = r#"
+[runner]
+cpu_overcommit = 32.0
+max_concurrent = 4
+cancel_grace = "20s"
+[profiles.default]
+memory_mib = 256
+mock_claude = true
+[profiles.alone]
+memory_mib = 256
+mock_claude = true
+network = "none"
+"#;
+
+/// Starts the service, and returns when it is ready.
+fn serve(runner: &Runner) -> Running {
+    serve_with(runner, CONFIG)
+}
+
+fn serve_with(runner: &Runner, config: &str) -> Running {
+    let path = runner.state().join("runner.toml");
+    fs::write(&path, config).unwrap();
+    let mut command = runner.command(&["start", "--local", "--config", path.to_str().unwrap()]);
+    command.env("RUST_LOG", "info");
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(runner.state().join("service.log"))
+        .unwrap();
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(log).spawn().unwrap();
+    let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut running = Running { child, stdout };
+    running.wait_for_beginning("ready: ");
+    running
+}
+
+/// Lets the service end by itself, after its jobs.
+fn leave(mut service: Running) {
+    service.signal(libc::SIGTERM);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
+
+fn client(runner: &Runner) -> Client {
+    Client::new(runner.state())
+}
+
+fn prompt(text: &str) -> Submission {
+    Submission { prompt: text.to_owned(), ..Submission::default() }
+}
+
+fn submit(runner: &Runner, submission: &Submission) -> RunId {
+    client(runner).submit(submission).unwrap().run_id
+}
+
+/// Waits for a job's end.
+fn end(runner: &Runner, run: RunId) -> Job {
+    client(runner).wait(run, None).unwrap()
+}
+
+fn log(runner: &Runner) -> String {
+    fs::read_to_string(runner.state().join("service.log")).unwrap()
+}
+
+/// All events of a job, as JSON.
+fn events(runner: &Runner, run: RunId) -> String {
+    let events = client(runner).follow(run, -1).map(|event| serde_json::to_string(&event.unwrap()));
+    events.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
+}
+
+/// A file of an artifact as the job's checkpoint has it.
+fn kept(runner: &Runner, run: RunId, artifact: &str, file: &str) -> Option<String> {
+    let mut archive = Vec::new();
+    client(runner).artifact(run, artifact, &mut archive).unwrap();
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&archive[..]));
+    tar.entries().unwrap().find_map(|entry| {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut content = String::new();
+        (path.strip_prefix("./").unwrap_or(&path) == Path::new(file))
+            .then(|| entry.read_to_string(&mut content).unwrap())
+            .map(|_| content)
+    })
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let service = serve(&runner);
+    let source = runner.state().join("repo");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a.txt"), "one\n").unwrap();
+    let mount = client(&runner)
+        .upload(&Artifact {
+            name: "repo".into(),
+            folder: source,
+            mount_path: "/home/user/workspace".into(),
+        })
+        .unwrap();
+
+    let first = submit(
+        &runner,
+        &Submission {
+            artifacts: vec![mount],
+            secrets: BTreeMap::from([("TOKEN".into(), "swordfish-0815".into())]),
+            ..prompt("cat a.txt; echo two >> a.txt; echo \"it is $TOKEN\"; uname -n")
+        },
+    );
+    let job = end(&runner, first);
+    assert_eq!((job.status, job.error), (Status::Completed, None), "{}", log(&runner));
+    let seen = events(&runner, first);
+    assert!(seen.contains("\"result\"") && seen.contains("it is ***"), "{seen}");
+    assert_eq!(job.missing_events, 0);
+    assert_eq!(kept(&runner, first, "repo", "a.txt").as_deref(), Some("one\ntwo\n"));
+
+    let second = submit(
+        &runner,
+        &Submission {
+            resume: Some(first),
+            ..prompt("cat a.txt; wc -l ~/.claude/projects/*/*.jsonl")
+        },
+    );
+    let job = end(&runner, second);
+    assert_eq!((job.status, job.error), (Status::Completed, None), "{}", log(&runner));
+    assert!(events(&runner, second).contains("one\\ntwo"));
+    assert_eq!(
+        client(&runner).checkpoint(first).unwrap().session_id,
+        client(&runner).checkpoint(second).unwrap().session_id
+    );
+
+    leave(service);
+    for line in log(&runner).lines().filter(|line| line.contains("job over")) {
+        println!("{line}");
+    }
+    let holders = holders(runner.state(), "swordfish-0815");
+    // A session's history comes back as it was, with what the agent printed.
+    let is_history = |path: &String| path.contains("/control/blobs/");
+    assert_eq!(holders.into_iter().filter(|path| !is_history(path)).collect::<Vec<_>>(), [""; 0]);
+    assert!(fs::read_dir(runner.state().join("outcomes")).unwrap().next().is_none());
+    runner.assert_nothing_left(&before);
+}
+
+/// The files below a folder that have `needle` in them.
+fn holders(folder: &Path, needle: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = fs::symlink_metadata(&path).unwrap().file_type();
+        if kind.is_dir() {
+            found.extend(holders(&path, needle));
+        } else if kind.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            let has = bytes.windows(needle.len()).any(|window| window == needle.as_bytes());
+            found.extend(has.then(|| path.display().to_string()));
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_job_without_a_network_reaches_the_platform_and_nothing_else() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let prompt = prompt("exec 3<>/dev/tcp/100.0.0.2/80 || exit 5");
+    let run = submit(&runner, &Submission { profile: Some("alone".into()), ..prompt });
+    let job = end(&runner, run);
+    assert_eq!(job.exit_code, Some(5), "{:?}", job.error);
+    assert!(events(&runner, run).contains("\"result\""));
+    leave(service);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_cancelled_job_is_asked_to_end_and_does() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let service = serve(&runner);
+    let run = submit(&runner, &prompt("echo begun; sleep 1000"));
+    // The first event says that the agent runs.
+    client(&runner).follow(run, -1).next().unwrap().unwrap();
+
+    client(&runner).cancel(run).unwrap();
+
+    let job = end(&runner, run);
+    assert_eq!(job.status, Status::Cancelled, "{:?}", job.error);
+    assert_eq!(job.error.as_deref(), Some("the job was cancelled"));
+    leave(service);
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_second_signal_ends_the_jobs_and_says_so() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let mut service = serve(&runner);
+    let run = submit(&runner, &prompt("sleep 1000"));
+    client(&runner).follow(run, -1).next().unwrap().unwrap();
+
+    service.signal(libc::SIGTERM);
+    service.signal(libc::SIGINT);
+
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    let service = serve(&runner);
+    let job = end(&runner, run);
+    assert_eq!((job.exit_code, job.error.as_deref()), (Some(137), Some("runner stopped")));
+    leave(service);
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn several_jobs_run_at_once_and_all_end_well() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let service = serve(&runner);
+    let runs: Vec<_> = (0..6).map(|n| submit(&runner, &prompt(&format!("echo {n}")))).collect();
+    let ends: Vec<_> = runs.iter().map(|run| end(&runner, *run)).collect();
+    let errors: Vec<_> = ends.iter().filter_map(|job| job.error.clone()).collect();
+    assert_eq!(errors, Vec::<String>::new());
+    leave(service);
+    runner.assert_nothing_left(&before);
+}
+
+/// Kills the service `after` a job was submitted, starts it again: the job ends once, and well.
+fn killed_after(after: Duration) {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let mut service = serve(&runner);
+    let run = submit(&runner, &prompt("echo hello"));
+    service.let_pass(after);
+    service.signal(libc::SIGKILL);
+    service.child.wait().unwrap();
+
+    let service = serve(&runner);
+    let job = end(&runner, run);
+
+    assert_eq!((job.status, job.error), (Status::Completed, None), "killed after {after:?}");
+    assert!(job.attempt <= 2);
+    leave(service);
+    assert!(fs::read_dir(runner.state().join("outcomes")).unwrap().next().is_none());
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_killed_runner_loses_no_job_and_leaves_nothing() {
+    // While it is claimed; while the VM comes; while it boots; while the agent runs, and ends.
+    for after in [0, 5, 40, 600, 2500, 3500, 4500] {
+        killed_after(Duration::from_millis(after));
+    }
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_second_service_on_the_same_state_is_refused() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let output = runner.run(&["start", "--local"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("another `runner start` serves"));
+    leave(service);
+}
