@@ -24,7 +24,7 @@
 //! | what can be configured | `config.rs` |
 //! | where jobs come from | `source.rs` |
 //! | how many run at once | `admission.rs` |
-//! | how one is ended | `leash.rs` |
+//! | how one is ended | `leash.rs`; how the service is: `phase.rs` |
 //! | what the agent is given | `inbox.rs`, `session.rs` |
 //! | what is on the disk, and why a completion is not lost | `journal.rs`, `report.rs` |
 
@@ -38,6 +38,7 @@ mod inbox;
 mod job;
 mod journal;
 mod leash;
+mod phase;
 mod report;
 mod session;
 mod source;

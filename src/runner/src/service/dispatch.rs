@@ -1,13 +1,4 @@
 //! The main thread: admits jobs, has the clock, and obeys signals. It sleeps in one `select!`.
-//!
-//! ```text
-//!            SIGUSR1                SIGTERM, SIGINT         the same again
-//!  running ──────────▶ draining ──────────────────▶ leaving ──────────────▶ stopping
-//!     ▲                   │
-//!     └───────────────────┘ SIGUSR2
-//! ```
-//!
-//! Who drains takes no job; who leaves ends when its jobs have ended; who stops ends them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,6 +16,7 @@ use super::context::RunId;
 use super::job::{Crew, How, Images, Job, News};
 use super::journal::Journal;
 use super::leash::{End, Leash, Plug};
+use super::phase::Phase;
 use super::report::{Report, Reporter};
 use super::session;
 use super::source::{Demand, Mode, Offer, Presence, Source};
@@ -72,14 +64,6 @@ pub(crate) struct Service {
     excluded: HashMap<RunId, Instant>,
     phase: Phase,
     told: Option<Presence>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-enum Phase {
-    Running,
-    Draining,
-    Leaving,
-    Stopping,
 }
 
 /// A job that was admitted.
@@ -264,17 +248,14 @@ impl Service {
     }
 
     fn obey(&mut self, signal: Signal) {
-        match (signal, self.phase) {
-            (Signal::SIGUSR1, Phase::Running) => self.enter(Phase::Draining),
-            (Signal::SIGUSR2, Phase::Draining) => self.enter(Phase::Running),
-            (Signal::SIGUSR1 | Signal::SIGUSR2, _) => {}
-            (_, Phase::Running | Phase::Draining) => self.enter(Phase::Leaving),
-            (_, Phase::Leaving | Phase::Stopping) => {
-                self.enter(Phase::Stopping);
-                for running in self.running.values() {
-                    running.leash.ask(End::Stopped);
-                    running.leash.force();
-                }
+        let phase = self.phase.after(signal);
+        if phase != self.phase {
+            self.enter(phase);
+        }
+        if phase == Phase::Stopping {
+            for running in self.running.values() {
+                running.leash.ask(End::Stopped);
+                running.leash.force();
             }
         }
     }
@@ -327,28 +308,6 @@ impl Service {
         if self.told.as_ref() != Some(&presence) {
             self.crew.source.tell(presence.clone());
             self.told = Some(presence);
-        }
-    }
-}
-
-impl Phase {
-    fn describe(self) -> &'static str {
-        match self {
-            Self::Running => "jobs are taken",
-            Self::Draining => "no more jobs are taken",
-            Self::Leaving => "no more jobs are taken, and the runner ends after the last",
-            Self::Stopping => "all jobs are ended",
-        }
-    }
-}
-
-/// As others see it.
-impl From<Phase> for Mode {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Running => Self::Running,
-            Phase::Draining | Phase::Leaving => Self::Draining,
-            Phase::Stopping => Self::Stopping,
         }
     }
 }

@@ -12,6 +12,8 @@ use sandbox::fake::{Factory, Manner, Record, Script};
 use sandbox::{ExecRequest, Image, SandboxFactory};
 use serde_json::json;
 
+mod api;
+
 use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
 use super::source::Kind;
@@ -43,8 +45,11 @@ impl Bench {
     }
 
     fn start(&self, factory: &Arc<Factory>) -> Serving {
-        let source: Arc<dyn Source> =
-            Arc::new(Local::start(self.state.path(), &self.config.local).unwrap());
+        let source = Local::start(self.state.path(), &self.config.local).unwrap();
+        self.start_with(Arc::new(source), factory)
+    }
+
+    fn start_with(&self, source: Arc<dyn Source>, factory: &Arc<Factory>) -> Serving {
         let hands = Hands {
             source,
             factory: Arc::clone(factory) as Arc<dyn SandboxFactory>,

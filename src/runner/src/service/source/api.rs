@@ -8,30 +8,25 @@
 //! What they hear is put down for [`Source::look`], and the bell rung. A claim is a job's thread's own
 //! request; its id is in the journal before it is sent, so that a claim whose reply is lost is not.
 
-use std::collections::VecDeque;
+mod ear;
+
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use guest_common::{Identity, Kind as Caller, Limits, Platform, Retry, Stop, epoch_ms};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Access, Claim, Demand, Kind, News, Offer, Presence, Source};
+use self::ear::Shared;
+use super::{Access, Claim, Demand, Kind, News, Presence, Source};
 use crate::error::{Error, Result, file};
 use crate::service::config::{Api as Config, Config as Whole};
 use crate::service::context::RunId;
 use crate::service::identity::Identity as Runner;
 use crate::service::journal::{Completion, Journal, Record, State};
-
-/// Between polls that found nothing, unless the platform held them.
-const PAUSE: Duration = Duration::from_secs(5);
-/// From here on it was held.
-const HELD: Duration = Duration::from_secs(1);
-const BEAT: Duration = Duration::from_secs(10);
 
 /// How long a claim is tried while the platform does not answer.
 const CLAIM: Duration = Duration::from_secs(60);
@@ -57,48 +52,6 @@ pub(crate) struct Api {
     claims: Platform,
     stop: Stop,
     threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-struct Shared {
-    runner: Runner,
-    name: String,
-    group: String,
-    total: crate::service::admission::Amount,
-    most: usize,
-    heard: Mutex<Heard>,
-    bell: Sender<()>,
-    wake_poll: Sender<()>,
-    wake_beat: Sender<()>,
-}
-
-/// What is put down.
-#[derive(Default)]
-struct Heard {
-    demand: Demand,
-    offers: VecDeque<Offer>,
-    cancelled: Vec<RunId>,
-    presence: Option<Presence>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PollReply {
-    job: Option<PolledJob>,
-    #[serde(default)]
-    cancelled_run_ids: Option<Vec<RunId>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PolledJob {
-    run_id: RunId,
-    experimental_profile: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BeatReply {
-    cancelled_run_ids: Option<Vec<RunId>>,
 }
 
 impl Api {
@@ -276,110 +229,5 @@ impl Source for Api {
 impl Drop for Api {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-impl Shared {
-    fn poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
-        let mut pause = Duration::ZERO;
-        while !stop.is_given() {
-            let demand = self.lock().demand.clone();
-            if demand.profiles.is_empty() {
-                let _ = woken.recv();
-                continue;
-            }
-            // A change ends the pause: there may be room for what there was none for before.
-            if !pause.is_zero() && woken.recv_timeout(pause).is_ok() {
-                pause = Duration::ZERO;
-                continue;
-            }
-            let begun = Instant::now();
-            pause = match self.ask(platform, &demand) {
-                // What becomes of the offer decides what is asked for next.
-                Ok(true) => {
-                    let _ = woken.recv_timeout(PAUSE);
-                    Duration::ZERO
-                }
-                Ok(false) if begun.elapsed() >= HELD => Duration::ZERO,
-                Ok(false) => PAUSE,
-                Err(_) if stop.is_given() => return,
-                Err(error) => {
-                    log::warn!("cannot ask for jobs; error={:?}", error.chain());
-                    PAUSE
-                }
-            };
-        }
-    }
-
-    /// One poll; whether there is a job.
-    fn ask(&self, platform: &Platform, demand: &Demand) -> Result<bool> {
-        let body = json!({
-            "runnerId": self.runner.id,
-            "group": self.group,
-            "supportedProfiles": demand.profiles,
-            "excludedRunIds": demand.excluded,
-            "telemetry": {"pollReason": "fast"},
-        });
-        let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
-        let reply: PollReply = platform.attempt("/api/runners/poll", &body)?;
-        let has_job = reply.job.is_some();
-        self.put_down(reply.job, reply.cancelled_run_ids.unwrap_or_default());
-        Ok(has_job)
-    }
-
-    fn beat(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
-        let mut sequence = 0;
-        loop {
-            let _ = woken.recv_timeout(BEAT);
-            if stop.is_given() {
-                return;
-            }
-            let Some(presence) = self.lock().presence.clone() else { continue };
-            sequence += 1;
-            match self.tell(platform, &presence, sequence) {
-                Ok(cancelled) => self.put_down(None, cancelled),
-                Err(error) => log::warn!("a heartbeat was not heard; error={:?}", error.chain()),
-            }
-        }
-    }
-
-    fn tell(&self, platform: &Platform, presence: &Presence, sequence: u64) -> Result<Vec<RunId>> {
-        let body = json!({
-            "runnerId": self.runner.id,
-            "runnerName": self.name,
-            "group": self.group,
-            "snapshotGeneration": self.runner.generation,
-            "snapshotSequence": sequence,
-            "totalVcpu": self.total.vcpus,
-            "totalMemoryMb": self.total.memory_mib,
-            "maxConcurrent": self.most,
-            "allocatedVcpu": presence.taken.vcpus,
-            "allocatedMemoryMb": presence.taken.memory_mib,
-            "runningCount": presence.running,
-            "admittableProfiles": presence.profiles,
-            "heldSessionStates": [],
-            "mode": presence.mode,
-        });
-        let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
-        let reply: BeatReply = platform.attempt("/api/runners/heartbeat", &body)?;
-        Ok(reply.cancelled_run_ids.unwrap_or_default())
-    }
-
-    fn put_down(&self, job: Option<PolledJob>, cancelled: Vec<RunId>) {
-        if job.is_none() && cancelled.is_empty() {
-            return;
-        }
-        let mut heard = self.lock();
-        heard
-            .offers
-            .extend(job.map(|job| Offer { run: job.run_id, profile: job.experimental_profile }));
-        heard.cancelled.extend(cancelled);
-        drop(heard);
-        let _ = self.bell.try_send(());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        // Nothing panics while it has the lock.
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

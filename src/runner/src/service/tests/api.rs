@@ -1,0 +1,166 @@
+//! The service with a platform elsewhere: the embedded one, over HTTP; and one with faults.
+
+use std::fs;
+use std::sync::Arc;
+
+use control::{Control, Status};
+use guest_test::{Reply, Server};
+use nix::sys::signal::Signal;
+use sandbox::fake::Manner;
+use serde_json::json;
+
+use super::{Bench, good, held, prompt};
+use crate::service::Source as _;
+use crate::service::config::Api as Config;
+use crate::service::context::RunId;
+use crate::service::journal::{Completion, Journal, Record, State};
+use crate::service::source::Kind;
+use crate::service::source::api::Api;
+
+/// A platform, and the state folder of a runner that takes its jobs.
+struct Elsewhere {
+    bench: Bench,
+    control: Control,
+    runner: tempfile::TempDir,
+}
+
+impl Elsewhere {
+    fn start() -> Self {
+        let bench = Bench::new();
+        let mut config = control::Config::new(bench.state.path());
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.stop_grace = std::time::Duration::from_millis(100);
+        let control = Control::start(config).unwrap();
+        Self { bench, control, runner: tempfile::tempdir().unwrap() }
+    }
+
+    fn source(&self) -> Arc<Api> {
+        let url = format!("http://{}", self.control.addresses()[0]);
+        source(&self.runner, &self.bench, &url, self.control.runner_token())
+    }
+}
+
+fn source(runner: &tempfile::TempDir, bench: &Bench, url: &str, token: &str) -> Arc<Api> {
+    let token_file = runner.path().join("token");
+    fs::write(&token_file, format!("{token}\n")).unwrap();
+    let config = Config { url: url.to_owned(), token_file, bypass: None };
+    Arc::new(Api::start(runner.path(), &bench.config, &config).unwrap())
+}
+
+#[test]
+fn a_job_of_a_platform_elsewhere_is_done_and_the_runner_is_known_there() {
+    let there = Elsewhere::start();
+    let factory = Arc::new(good().factory());
+    let serving = there.bench.start_with(there.source(), &factory);
+
+    let first = there.bench.end(there.bench.submit(&prompt("do it")));
+    let second = there.bench.end(there.bench.submit(&prompt("do it")));
+
+    assert_eq!([first.status, second.status], [Status::Completed; 2]);
+    assert_eq!((first.attempt, second.attempt), (1, 1));
+    let runners = there.bench.client().runners().unwrap();
+    assert_eq!(runners[0].generation, 1);
+    serving.leave();
+    assert_eq!(factory.record().started, 2);
+}
+
+#[test]
+fn a_cancellation_reaches_a_runner_elsewhere() {
+    let there = Elsewhere::start();
+    let (factory, begun) = held(Manner::Polite);
+    let serving = there.bench.start_with(there.source(), &factory);
+    let run = there.bench.submit(&prompt("wait"));
+    begun.recv().unwrap();
+    there.bench.client().cancel(run).unwrap();
+    assert_eq!(there.bench.end(run).status, Status::Cancelled);
+    serving.leave();
+}
+
+/// What a runner that died left of a claim, and the job as the next runner leaves it.
+fn after_death(of: impl FnOnce(&Api, &Journal, RunId) -> Option<Record>) -> control::Job {
+    let there = Elsewhere::start();
+    let run = there.bench.submit(&prompt("do it"));
+    let ours = RunId::parse(&run.to_string()).unwrap();
+    let journal = Journal::open(there.bench.state.path()).unwrap();
+    let source = there.source();
+    let record = of(&source, &journal, ours);
+    source.stop();
+    record.into_iter().for_each(|record| journal.write(&record).unwrap());
+
+    let serving = there.bench.start_with(there.source(), &Arc::new(good().factory()));
+    let job = there.bench.end(run);
+    serving.leave();
+    assert_eq!(there.bench.records(), 0);
+    job
+}
+
+#[test]
+fn a_job_whose_runner_died_has_failed() {
+    let job = after_death(|source, journal, run| {
+        let claim = source.claim(run, journal).unwrap().unwrap();
+        let state = State::Claimed { token: claim.token };
+        Some(Record { run, attempt: None, source: Kind::Api, state })
+    });
+    assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
+}
+
+#[test]
+fn a_claim_whose_answer_the_runner_did_not_live_to_hear_has_failed_too() {
+    // The claim leaves its record as it was before the answer.
+    let job = after_death(|source, journal, run| {
+        source.claim(run, journal).unwrap().unwrap();
+        None
+    });
+    assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
+}
+
+#[test]
+fn an_outcome_is_told_again_until_the_platform_takes_it() {
+    let replies = std::sync::Mutex::new(vec![
+        Reply::json(&json!({"success": true, "status": "failed"})),
+        Reply::refusal(503, "in a moment").with("retry-after", "0"),
+        Reply::dropped(),
+    ]);
+    let server = Server::start(move |request| match request.target() {
+        "/api/webhooks/agent/complete" => replies.lock().unwrap().pop().unwrap(),
+        _ => Reply::json(&json!({})),
+    });
+    let bench = Bench::new();
+    let journal = Journal::open(bench.state.path()).unwrap();
+    let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+    let completion = Completion { exit_code: 7, ..Completion::default() };
+    let state = State::Ended { token: "t".into(), at_ms: guest_common::epoch_ms(), completion };
+    let record = Record { run, attempt: None, source: Kind::Api, state };
+    journal.write(&record).unwrap();
+    let runner = tempfile::tempdir().unwrap();
+
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    let is_told = |request: &guest_test::Request| request.target().ends_with("/complete");
+    server.wait_for(|requests| requests.iter().filter(|request| is_told(request)).count() == 3);
+    serving.leave();
+
+    assert_eq!(bench.records(), 0);
+    let told = server.requests_to("/api/webhooks/agent/complete");
+    assert_eq!(told.len(), 3);
+    assert_eq!(told[2].json()["exitCode"], 7);
+    assert_eq!(told[2].header("authorization"), Some("Bearer t"));
+    assert_eq!(told[2].header("x-client-type"), Some("runner"));
+}
+
+#[test]
+fn an_outcome_that_is_refused_for_good_is_done_with() {
+    let server = Server::start(|_| Reply::refusal(409, "superseded"));
+    let bench = Bench::new();
+    let journal = Journal::open(bench.state.path()).unwrap();
+    let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+    let completion = Completion::failed("x".into());
+    let state = State::Ended { token: "t".into(), at_ms: guest_common::epoch_ms(), completion };
+    journal.write(&Record { run, attempt: None, source: Kind::Api, state }).unwrap();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    serving.signal(Signal::SIGTERM);
+    serving.thread.join().unwrap().unwrap();
+    assert_eq!(bench.records(), 0);
+}
