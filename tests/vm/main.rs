@@ -14,5 +14,6 @@ mod faults;
 mod files;
 mod job;
 mod network;
+mod platform;
 mod reclaim;
 mod run;

@@ -1,0 +1,115 @@
+//! Jobs of a platform elsewhere, which the runner and its guests reach over the network.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use control::{Client, Config, Control, RunId, Status, Submission};
+use netns::testing::INTERNET;
+
+use crate::host::Host;
+use crate::runner::{Runner, Running};
+
+/// A platform on the internet, whose state outlives it.
+struct Platform {
+    state: tempfile::TempDir,
+    control: Control,
+    address: SocketAddr,
+}
+
+impl Platform {
+    fn start(runner: &Runner) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let control = serve(runner, state.path(), (INTERNET, 0).into());
+        let address = control.addresses()[0];
+        Self { state, control, address }
+    }
+
+    /// Ends it in the middle of whatever it does, and starts it again.
+    fn restart(self, runner: &Runner) -> Self {
+        let Self { state, control, address } = self;
+        control.stop().unwrap();
+        let control = serve(runner, state.path(), address);
+        Self { state, control, address }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.state.path())
+    }
+
+    fn submit(&self, prompt: &str) -> RunId {
+        let submission = Submission { prompt: prompt.into(), ..Submission::default() };
+        self.client().submit(&submission).unwrap().run_id
+    }
+
+    /// Starts a runner that takes its jobs.
+    fn runner(&self, runner: &Runner) -> Running {
+        fs::write(runner.state().join("token"), self.control.runner_token()).unwrap();
+        let config = runner.state().join("runner.toml");
+        let text = format!(
+            "[runner]\ncpu_overcommit = 32.0\nmax_concurrent = 2\n\
+             [api]\nurl = \"http://{}\"\ntoken_file = \"token\"\n\
+             [profiles.default]\nmemory_mib = 256\nmock_claude = true\n",
+            self.address
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = runner.command(&["start", "--config", config.to_str().unwrap()]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut running = Running { child, stdout };
+        running.wait_for_beginning("ready: ");
+        running
+    }
+}
+
+fn serve(runner: &Runner, state: &Path, address: SocketAddr) -> Control {
+    let mut config = Config::new(state);
+    config.listen = vec![address];
+    config.stop_grace = Duration::from_millis(100);
+    runner.world.on_the_internet(|| Control::start(config).unwrap())
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_platform_that_restarts_in_the_middle_of_a_job_loses_nothing_of_it() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let platform = Platform::start(&runner);
+    let mut service = platform.runner(&runner);
+    let run = platform.submit("for n in 1 2 3; do echo $n; done; sleep 4");
+    platform.client().follow(run, -1).next().unwrap().unwrap();
+
+    let platform = platform.restart(&runner);
+
+    let job = platform.client().wait(run, None).unwrap();
+    assert_eq!((job.status, job.error), (Status::Completed, None));
+    assert_eq!((job.attempt, job.missing_events), (1, 0));
+    let page = platform.client().events(run, -1, Duration::ZERO).unwrap();
+    assert_eq!(page.items.len() as u64, job.events);
+    service.signal(libc::SIGTERM);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_job_whose_runner_was_killed_has_failed_as_soon_as_there_is_a_runner_again() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let platform = Platform::start(&runner);
+    let mut service = platform.runner(&runner);
+    let run = platform.submit("sleep 1000");
+    platform.client().follow(run, -1).next().unwrap().unwrap();
+    service.signal(libc::SIGKILL);
+    service.child.wait().unwrap();
+
+    let mut service = platform.runner(&runner);
+
+    let job = platform.client().wait(run, None).unwrap();
+    assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
+    service.signal(libc::SIGTERM);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    runner.assert_nothing_left(&before);
+}
