@@ -31,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) max_concurrent: usize,
     pub(crate) cancel_grace: Duration,
     pub(crate) api: Option<Api>,
+    #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "it is said all the same"))]
     pub(crate) local: Local,
     pub(crate) profiles: BTreeMap<String, Profile>,
 }
@@ -46,6 +47,7 @@ pub(crate) struct Api {
 
 /// The embedded platform.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "control"), expect(dead_code, reason = "it is said all the same"))]
 pub(crate) struct Local {
     /// Where it listens besides.
     pub(crate) listen: Vec<SocketAddr>,

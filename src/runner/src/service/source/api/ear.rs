@@ -68,7 +68,13 @@ impl Shared {
     /// The thread `poll`.
     pub(super) fn poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
         let mut pause = Duration::ZERO;
-        while !stop.is_given() {
+        let mut last = None;
+        loop {
+            // What was to be known of it is in the demand, and in the stop.
+            let _ = woken.try_recv();
+            if stop.is_given() {
+                return;
+            }
             let demand = self.lock().demand.clone();
             if demand.profiles.is_empty() {
                 let _ = woken.recv();
@@ -82,12 +88,18 @@ impl Shared {
             let begun = Instant::now();
             pause = match self.ask(platform, &demand) {
                 // What becomes of the offer decides what is asked for next.
-                Ok(true) => {
+                Ok(Some(run)) if last != Some(run) => {
+                    last = Some(run);
                     let _ = woken.recv_timeout(PAUSE);
                     Duration::ZERO
                 }
-                Ok(false) if begun.elapsed() >= HELD => Duration::ZERO,
-                Ok(false) => PAUSE,
+                // Whoever does not hear what is excluded is not asked more often for it.
+                Ok(Some(_)) => {
+                    stop.wait_until(Instant::now() + PAUSE);
+                    Duration::ZERO
+                }
+                Ok(None) if begun.elapsed() >= HELD => Duration::ZERO,
+                Ok(None) => PAUSE,
                 Err(_) if stop.is_given() => return,
                 Err(error) => {
                     log::warn!("cannot ask for jobs; error={:?}", error.chain());
@@ -97,8 +109,8 @@ impl Shared {
         }
     }
 
-    /// One poll; whether there is a job.
-    fn ask(&self, platform: &Platform, demand: &Demand) -> Result<bool> {
+    /// One poll: the job that there is.
+    fn ask(&self, platform: &Platform, demand: &Demand) -> Result<Option<RunId>> {
         let body = json!({
             "runnerId": self.runner.id,
             "group": self.group,
@@ -108,9 +120,9 @@ impl Shared {
         });
         let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
         let reply: PollReply = platform.attempt("/api/runners/poll", &body)?;
-        let has_job = reply.job.is_some();
+        let run = reply.job.as_ref().map(|job| job.run_id);
         self.put_down(reply.job, reply.cancelled_run_ids.unwrap_or_default());
-        Ok(has_job)
+        Ok(run)
     }
 
     /// The thread `heartbeat`.
