@@ -91,8 +91,7 @@ impl Service {
             run_id: String::new(),
         };
         let platform = Platform::of(Kind::Runner, &nobody, REPORT, &stop)?;
-        let reporter = Reporter::start(platform, stop.clone(), access, journal.clone())?;
-        let reports = reporter.sender();
+        let (reporter, reports) = Reporter::start(platform, stop.clone(), access, journal.clone())?;
         for record in source.recover(&journal)? {
             let _ = reports.send(Report::Outcome(Box::new(record)));
         }
@@ -137,7 +136,7 @@ impl Service {
         }
         let Self { crew, reporter, .. } = self;
         let source = Arc::clone(&crew.source);
-        // Its sender of reports goes with it, so the reporter ends when it has told all.
+        // With it goes the last sender of reports, so the reporter ends when it has told all.
         drop(crew);
         reporter.stop(Instant::now() + LAST_REPORTS);
         source.stop();

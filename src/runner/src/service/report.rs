@@ -45,9 +45,8 @@ pub(crate) struct Operations {
     pub(crate) operations: Vec<Operation<'static>>,
 }
 
-/// The owner of the thread.
+/// The owner of the thread, which ends when nobody has anything to report any more.
 pub(crate) struct Reporter {
-    reports: Option<Sender<Report>>,
     stop: guest_common::Stop,
     done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
@@ -68,13 +67,13 @@ struct Desk {
 }
 
 impl Reporter {
-    /// Starts it. Requests are made as `platform` makes them.
+    /// Starts it; reports go to the sender. Requests are made as `platform` makes them.
     pub(crate) fn start(
         platform: Platform,
         stop: guest_common::Stop,
         access: Access,
         journal: Journal,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Sender<Report>)> {
         let (reports, inbox) = unbounded();
         let (done_tx, done) = bounded(0);
         let mut desk = Desk { platform, access, journal, pending: Vec::new() };
@@ -85,22 +84,15 @@ impl Reporter {
         };
         let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(work);
         let thread = thread.map_err(|source| Error::Thread { name: THREAD, source })?;
-        Ok(Self { reports: Some(reports), stop, done, thread: Some(thread) })
+        Ok((Self { stop, done, thread: Some(thread) }, reports))
     }
 
-    /// For those who have something to report.
-    pub(crate) fn sender(&self) -> Sender<Report> {
-        // It is taken by `stop` alone, which takes all of this.
-        self.reports.clone().unwrap_or_else(|| bounded(0).0)
-    }
-
-    /// Tells what can be told until the deadline. All other senders are to be dropped before.
+    /// Tells what can be told until the deadline. All senders are to be dropped before.
     pub(crate) fn stop(mut self, deadline: Instant) {
         self.end(deadline);
     }
 
     fn end(&mut self, deadline: Instant) {
-        self.reports = None;
         let Some(thread) = self.thread.take() else { return };
         if let Err(RecvTimeoutError::Timeout) = self.done.recv_deadline(deadline) {
             log::warn!("outcomes that the platform does not take are told after the next start");

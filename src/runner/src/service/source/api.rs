@@ -11,6 +11,7 @@
 mod ear;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -57,8 +58,7 @@ pub(crate) struct Api {
 impl Api {
     /// Starts its threads. Nothing is asked for before there is a demand.
     pub(crate) fn start(state_dir: &Path, whole: &Whole, config: &Config) -> Result<Self> {
-        let token = fs::read_to_string(&config.token_file);
-        let token = token.map_err(file("read", &config.token_file))?.trim().to_owned();
+        let token = token(&config.token_file)?;
         let bypass = config
             .bypass
             .as_ref()
@@ -129,6 +129,16 @@ impl Api {
             Err(source) => Err(Error::Api { source }),
         }
     }
+}
+
+/// The runner's token, with a warning if others could read it, too.
+fn token(path: &Path) -> Result<String> {
+    let token = fs::read_to_string(path).map_err(file("read", path))?;
+    let mode = fs::metadata(path).map(|it| it.permissions().mode()).unwrap_or_default();
+    if mode & 0o077 != 0 {
+        log::warn!("others may read the runner's token: chmod 600 {}", path.display());
+    }
+    Ok(token.trim().to_owned())
 }
 
 impl Source for Api {

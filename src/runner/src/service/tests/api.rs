@@ -164,3 +164,37 @@ fn an_outcome_that_is_refused_for_good_is_done_with() {
     serving.thread.join().unwrap().unwrap();
     assert_eq!(bench.records(), 0);
 }
+
+#[test]
+fn a_claim_that_makes_no_sense_comes_to_its_end_too() {
+    let run = "01234567-89ab-4def-8123-456789abcdef";
+    let polls = std::sync::atomic::AtomicUsize::new(0);
+    let server = Server::start(move |request| match request.target() {
+        "/api/runners/poll" if polls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => {
+            Reply::json(&json!({"job": {"runId": run}}))
+        }
+        // Without a prompt there is nothing to be done.
+        target if target.ends_with("/claim") => {
+            Reply::json(&json!({"runId": run, "sandboxToken": "t"}))
+        }
+        target if target.ends_with("/complete") => Reply::json(&json!({"success": true})),
+        _ => Reply::json(&json!({})),
+    });
+    let bench = Bench::new();
+    let runner = tempfile::tempdir().unwrap();
+    let factory = Arc::new(good().factory());
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &factory);
+
+    server.wait_for(|requests| requests.iter().any(|one| one.target().ends_with("/complete")));
+    serving.leave();
+
+    let told = server.requests_to("/api/webhooks/agent/complete")[0].json();
+    assert_eq!(told["exitCode"], 1);
+    assert!(told["error"].as_str().unwrap().contains("makes no sense"), "{told}");
+    assert_eq!((bench.records(), factory.record().started), (0, 0));
+    let claims = server.requests_to(&format!("/api/runners/jobs/{run}/claim"));
+    assert_eq!(claims[0].header("authorization"), Some("Bearer runner's"));
+    let session = claims[0].header("x-client-session-id").unwrap();
+    assert_eq!(server.requests_to("/api/runners/poll")[0].json()["runnerId"], session);
+}
