@@ -205,6 +205,23 @@ fn a_cancelled_job_is_asked_to_end_and_does() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
+fn a_job_may_be_cancelled_at_any_moment() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let service = serve(&runner);
+    // While it is claimed; while its VM comes; while that boots; while it is filled, or runs.
+    for after in [0, 20, 50, 150, 800, 2500, 3300] {
+        let run = submit(&runner, &prompt("sleep 1000"));
+        service.let_pass(Duration::from_millis(after));
+        client(&runner).cancel(run).unwrap();
+        assert_eq!(end(&runner, run).status, Status::Cancelled, "cancelled after {after} ms");
+    }
+    leave(service);
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
 fn a_second_signal_ends_the_jobs_and_says_so() {
     let runner = Runner::new();
     let before = Host::look(runner.state());

@@ -252,6 +252,7 @@ impl Service {
             self.enter(phase);
         }
         if phase == Phase::Stopping {
+            self.crew.source.give_up_claims();
             for running in self.running.values() {
                 running.leash.ask(End::Stopped);
                 running.leash.force();

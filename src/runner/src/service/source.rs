@@ -45,6 +45,9 @@ pub(crate) trait Source: Send + Sync {
     /// are done with are removed.
     fn recover(&self, journal: &Journal) -> Result<Vec<Record>>;
 
+    /// Gives up claims under way; the next start sees to what became of them.
+    fn give_up_claims(&self) {}
+
     /// Ends its threads; nothing is asked of it afterwards.
     fn stop(&self);
 }

@@ -51,6 +51,7 @@ pub(crate) struct Api {
     rings: Receiver<()>,
     access: Access,
     claims: Platform,
+    claims_stop: Stop,
     stop: Stop,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -76,9 +77,10 @@ impl Api {
             bypass: access.bypass.clone(),
             run_id: runner.id.to_string(),
         };
-        let stop = Stop::new();
-        let platform = |limits| Platform::of(Caller::Runner, &identity, limits, &stop);
-        let (polls, claims, beats) = (platform(POLL)?, platform(ORDINARY)?, platform(HEARTBEAT)?);
+        let (stop, claims_stop) = (Stop::new(), Stop::new());
+        let platform = |limits, stop| Platform::of(Caller::Runner, &identity, limits, stop);
+        let (polls, beats) = (platform(POLL, &stop)?, platform(HEARTBEAT, &stop)?);
+        let claims = platform(ORDINARY, &claims_stop)?;
         let (bell, rings) = bounded(1);
         let (wake_poll, poll_woken) = bounded(1);
         let (wake_beat, beat_woken) = bounded(1);
@@ -98,6 +100,7 @@ impl Api {
             rings,
             access,
             claims: claims.with_answers_of(LONGEST_CONTEXT),
+            claims_stop,
             stop: stop.clone(),
             threads: Mutex::default(),
         };
@@ -122,7 +125,7 @@ impl Api {
         let path = format!("/api/runners/jobs/{run}/claim");
         let retry = Retry::until(Instant::now() + patience);
         let answer =
-            retry.run(&self.stop, || self.claims.attempt_as::<Value>(request, &path, &body));
+            retry.run(&self.claims_stop, || self.claims.attempt_as::<Value>(request, &path, &body));
         match answer {
             Ok(context) => Ok(Some(Claim::of(context, None, None))),
             Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(None),
@@ -172,8 +175,12 @@ impl Source for Api {
         let claimed = self.claim_as(run, &request, CLAIM);
         match &claimed {
             Ok(None) => journal.remove(run),
-            // Otherwise it may be ours, which the next start finds out.
-            Err(Error::Api { source }) if !source.is_retriable() => journal.remove(run),
+            // Without an answer it may be ours, which the next start finds out.
+            Err(Error::Api { source })
+                if source.status().is_some() && !source.is_retriable() =>
+            {
+                journal.remove(run);
+            }
             _ => {}
         }
         claimed
@@ -223,7 +230,12 @@ impl Source for Api {
         Ok(ended)
     }
 
+    fn give_up_claims(&self) {
+        self.claims_stop.signal();
+    }
+
     fn stop(&self) {
+        self.give_up_claims();
         self.stop.signal();
         let _ = self.shared.wake_poll.try_send(());
         let _ = self.shared.wake_beat.try_send(());

@@ -198,3 +198,25 @@ fn a_claim_that_makes_no_sense_comes_to_its_end_too() {
     let session = claims[0].header("x-client-session-id").unwrap();
     assert_eq!(server.requests_to("/api/runners/poll")[0].json()["runnerId"], session);
 }
+
+#[test]
+fn a_claim_without_an_answer_is_given_up_by_who_stops_and_asked_for_by_the_next() {
+    let run = "01234567-89ab-4def-8123-456789abcdef";
+    let server = Server::start(move |request| match request.target() {
+        "/api/runners/poll" => Reply::json(&json!({"job": {"runId": run}})),
+        target if target.ends_with("/claim") => Reply::mute(),
+        _ => Reply::json(&json!({})),
+    });
+    let bench = Bench::new();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    server.wait_for(|requests| requests.iter().any(|one| one.target().ends_with("/claim")));
+
+    serving.signal(Signal::SIGTERM);
+    serving.signal(Signal::SIGTERM);
+    serving.thread.join().unwrap().unwrap();
+
+    let records = Journal::open(bench.state.path()).unwrap().read().unwrap();
+    assert!(matches!(records[0].state, State::Claiming { .. }));
+}
