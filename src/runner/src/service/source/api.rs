@@ -176,9 +176,7 @@ impl Source for Api {
         match &claimed {
             Ok(None) => journal.remove(run),
             // Without an answer it may be ours, which the next start finds out.
-            Err(Error::Api { source })
-                if source.status().is_some() && !source.is_retriable() =>
-            {
+            Err(Error::Api { source }) if source.status().is_some() && !source.is_retriable() => {
                 journal.remove(run);
             }
             _ => {}
