@@ -30,7 +30,7 @@ fn serve(runner: &Runner) -> Running {
     serve_with(runner, CONFIG)
 }
 
-fn serve_with(runner: &Runner, config: &str) -> Running {
+pub(crate) fn serve_with(runner: &Runner, config: &str) -> Running {
     let path = runner.state().join("runner.toml");
     fs::write(&path, config).unwrap();
     let mut command = runner.command(&["start", "--local", "--config", path.to_str().unwrap()]);
@@ -48,7 +48,7 @@ fn serve_with(runner: &Runner, config: &str) -> Running {
 }
 
 /// Lets the service end by itself, after its jobs.
-fn leave(mut service: Running) {
+pub(crate) fn leave(mut service: Running) {
     service.signal(libc::SIGTERM);
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }
@@ -70,7 +70,7 @@ fn end(runner: &Runner, run: RunId) -> Job {
     client(runner).wait(run, None).unwrap()
 }
 
-fn log(runner: &Runner) -> String {
+pub(crate) fn log(runner: &Runner) -> String {
     fs::read_to_string(runner.state().join("service.log")).unwrap()
 }
 
@@ -155,7 +155,7 @@ fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
 }
 
 /// The files below a folder that have `needle` in them.
-fn holders(folder: &Path, needle: &str) -> Vec<String> {
+pub(crate) fn holders(folder: &Path, needle: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

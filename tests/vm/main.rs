@@ -9,6 +9,7 @@ mod runner;
 
 mod agent;
 mod claude;
+mod claude_job;
 mod detached;
 mod faults;
 mod files;

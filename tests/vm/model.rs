@@ -94,7 +94,13 @@ impl Model {
 
     /// Where it is, for `--env`.
     pub(crate) fn variable(&self) -> String {
-        format!("ANTHROPIC_BASE_URL=http://{}", self.address)
+        let (name, value) = self.pair();
+        format!("{name}={value}")
+    }
+
+    /// The same, as a name and a value.
+    pub(crate) fn pair(&self) -> (String, String) {
+        ("ANTHROPIC_BASE_URL".to_owned(), format!("http://{}", self.address))
     }
 
     /// What it was asked in conversations so far.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::{Mount, RunId, Submission, Submitted};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::events::{Teller, follow};
 use super::given::{self, Folder, SecretFile};
@@ -126,12 +126,13 @@ impl Agent {
 
     /// The mock is Claude Code's: which of both, the execution context says.
     fn context(self) -> Map<String, Value> {
-        let is_real = match self {
-            Self::Claude => true,
-            Self::Mock => false,
+        let (name, value) = match self {
+            Self::Claude => ("debugNoMockClaude", true.into()),
+            // A flag of ours: a platform that says nothing of the mock does not mean it.
+            Self::Mock => ("featureFlags", json!({"mockClaude": true})),
             Self::Codex => return Map::new(),
         };
-        Map::from_iter([("debugNoMockClaude".to_owned(), is_real.into())])
+        Map::from_iter([(name.to_owned(), value)])
     }
 }
 
@@ -275,7 +276,7 @@ mod tests {
     fn the_mock_is_claudes_and_said_by_the_context() {
         let mock = understood(&["--prompt", "x", "--agent", "mock"]);
         assert_eq!(mock.agent.as_deref(), Some("claude-code"));
-        assert_eq!(mock.context["debugNoMockClaude"], false);
+        assert_eq!(mock.context["featureFlags"]["mockClaude"], true);
         let claude = understood(&["--prompt", "x", "--agent", "claude"]);
         assert_eq!(claude.context["debugNoMockClaude"], true);
         let codex = understood(&["--prompt", "x", "--agent", "codex"]);
