@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -46,7 +47,9 @@ impl Platform {
 
     /// Starts a runner that takes its jobs.
     fn runner(&self, runner: &Runner) -> Running {
-        fs::write(runner.state().join("token"), self.control.runner_token()).unwrap();
+        let token = runner.state().join("token");
+        fs::write(&token, self.control.runner_token()).unwrap();
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
         let config = runner.state().join("runner.toml");
         let text = format!(
             "[runner]\ncpu_overcommit = 32.0\nmax_concurrent = 2\n\

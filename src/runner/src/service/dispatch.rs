@@ -118,7 +118,14 @@ impl Service {
 
     /// Serves until it is told to leave and the last job has ended.
     pub(crate) fn serve(mut self) -> Result<()> {
-        while !(self.running.is_empty() && self.phase >= Phase::Leaving) {
+        loop {
+            // Whoever was told to take no more takes none that came after that.
+            while let Ok(signal) = self.signals.try_recv() {
+                self.obey(signal);
+            }
+            if self.running.is_empty() && self.phase >= Phase::Leaving {
+                break;
+            }
             self.take_jobs();
             self.tell_presence();
             let alarm = self.next_alarm().map_or_else(never, at);
