@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod fault;
 mod host;
+mod http;
 mod model;
 mod runner;
 

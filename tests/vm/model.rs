@@ -12,8 +12,6 @@
 //! that is resumed, in another VM perhaps, goes on in the script, and any number of sessions can be
 //! under way at once. Requests that offer no tools (for titles, say) are not part of a conversation.
 
-mod http;
-
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -21,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use netns::testing::{INTERNET, World};
 use serde_json::{Value, json};
 
-use self::http::{Request, Server};
+use crate::http::{self, Request, Server};
 
 /// A part of what the model says.
 #[derive(Clone, Debug)]

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use control::{Client, Config, Control, RunId, Status, Submission};
+use control::{Artifact, Client, Config, Control, RunId, Status, Submission};
 use netns::testing::INTERNET;
 
+use crate::fault::{Fault, Way};
 use crate::host::Host;
 use crate::runner::{Runner, Running};
 
@@ -47,6 +48,11 @@ impl Platform {
 
     /// Starts a runner that takes its jobs.
     fn runner(&self, runner: &Runner) -> Running {
+        self.runner_by(runner, self.address)
+    }
+
+    /// The same, by another address.
+    fn runner_by(&self, runner: &Runner, address: SocketAddr) -> Running {
         let token = runner.state().join("token");
         fs::write(&token, self.control.runner_token()).unwrap();
         fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
@@ -55,7 +61,7 @@ impl Platform {
             "[runner]\ncpu_overcommit = 32.0\nmax_concurrent = 2\n\
              [api]\nurl = \"http://{}\"\ntoken_file = \"token\"\n\
              [profiles.default]\nmemory_mib = 256\nmock_claude = true\n",
-            self.address
+            address
         );
         fs::write(&config, text).unwrap();
         let mut command = runner.command(&["start", "--config", config.to_str().unwrap()]);
@@ -112,6 +118,52 @@ fn a_job_whose_runner_was_killed_has_failed_as_soon_as_there_is_a_runner_again()
 
     let job = platform.client().wait(run, None).unwrap();
     assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
+    service.signal(libc::SIGTERM);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_platform_that_fails_in_every_way_loses_and_doubles_nothing() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let platform = Platform::start(&runner);
+    let outage = Fault::Broken(Duration::from_secs(20));
+    let faults = [
+        ("/jobs/", Fault::Lost),
+        ("/agent/heartbeat", Fault::Busy(1)),
+        ("/agent/events", Fault::Lost),
+        ("/agent/events", outage),
+        ("/agent/storages/prepare", outage),
+        ("/agent/storages/commit", Fault::Lost),
+        ("/agent/checkpoints/prepare-history", Fault::Busy(2)),
+        ("/content/", Fault::Stalled(Duration::from_secs(2))),
+        ("/agent/complete", Fault::Lost),
+        ("/agent/complete", Fault::Broken(Duration::from_secs(2))),
+    ];
+    let way = Way::to(platform.address, &runner.world, &faults);
+    let mut service = platform.runner_by(&runner, way.address);
+    let folder = runner.state().join("repo");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a"), "one\n").unwrap();
+    let mount_path = "/home/user/workspace".into();
+    let mount = platform.client().upload(&Artifact { name: "repo".into(), folder, mount_path });
+    let submission = Submission {
+        prompt: "for n in 1 2 3; do echo $n; done; echo two >> a".into(),
+        artifacts: vec![mount.unwrap()],
+        ..Submission::default()
+    };
+
+    let run = platform.client().submit(&submission).unwrap().run_id;
+    let job = platform.client().wait(run, None).unwrap();
+
+    assert_eq!((job.status, job.error), (Status::Completed, None));
+    assert_eq!((job.attempt, job.missing_events), (1, 0));
+    let page = platform.client().events(run, -1, Duration::ZERO).unwrap();
+    let sequences: Vec<_> = page.items.iter().map(|event| event.sequence).collect();
+    assert!(sequences.iter().copied().eq(0..sequences.len() as i64), "{sequences:?}");
+    assert_eq!(way.unused(), Vec::<&str>::new());
     service.signal(libc::SIGTERM);
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
     runner.assert_nothing_left(&before);

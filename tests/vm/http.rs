@@ -15,28 +15,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that a request has.
 const LIMIT: u64 = 64 << 20;
 
-pub(super) struct Request {
-    pub(super) method: String,
-    pub(super) path: String,
+#[derive(Clone)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
     /// Names in small letters.
     headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    pub(super) fn header(&self, wanted: &str) -> Option<&str> {
+    /// As it came, but that nothing follows on the connection.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut head = format!("{} {} HTTP/1.1\r\nconnection: close\r\n", self.method, self.path);
+        for (name, value) in self.headers.iter().filter(|(name, _)| name != "connection") {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        [head.as_bytes(), b"\r\n", &self.body].concat()
+    }
+
+    pub(crate) fn header(&self, wanted: &str) -> Option<&str> {
         self.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 }
 
 /// Serves until it is dropped.
-pub(super) struct Server {
+pub(crate) struct Server {
     listener: Arc<TcpListener>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub(super) fn start<F>(listener: TcpListener, answer: F) -> Self
+    pub(crate) fn start<F>(listener: TcpListener, answer: F) -> Self
     where
         F: Fn(&Request, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     {
@@ -98,7 +108,7 @@ fn read(stream: &TcpStream) -> io::Result<Request> {
 }
 
 /// Answers with JSON.
-pub(super) fn respond(stream: &mut TcpStream, body: &Value) -> io::Result<()> {
+pub(crate) fn respond(stream: &mut TcpStream, body: &Value) -> io::Result<()> {
     let body = body.to_string();
     let length = body.len();
     let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n";
@@ -106,7 +116,7 @@ pub(super) fn respond(stream: &mut TcpStream, body: &Value) -> io::Result<()> {
 }
 
 /// Begins an answer of events, which ends where the connection does.
-pub(super) fn begin_events(stream: &mut TcpStream) -> io::Result<()> {
+pub(crate) fn begin_events(stream: &mut TcpStream) -> io::Result<()> {
     let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n";
     stream.write_all(format!("{head}cache-control: no-cache\r\n\r\n").as_bytes())
 }
