@@ -7,22 +7,22 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netns::testing::{Guest, INTERNET, World, frame};
-use netns::{Config, Lease, Pool, guest};
+use netns::{Config, Lease, Pool, Redirect, guest};
 
 /// Networks made at once.
 const MANY: usize = 256;
-/// Networks made each way, in turns.
+/// Networks made at once each way, in turns.
 const FEW: usize = 16;
 /// Leases that are timed.
 const LEASES: usize = 2000;
 /// Sent each way, in turns.
 const BYTES: usize = 512 << 20;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 
 fn main() {
     let world = World::enter();
@@ -53,29 +53,34 @@ fn lease(pool: &Pool) -> Lease {
     pool.lease(Instant::now() + Duration::from_secs(60)).unwrap()
 }
 
-/// One network, ours and by commands.
+/// A few networks, ours and by commands, in turns.
 fn creation(figures: &mut Figures) {
     // So that the host is set up already, as it is where a second pool starts.
     let _first = lease(&pool(1));
-    let (mut ours, mut theirs, mut removed, mut deleted) = (vec![], vec![], vec![], vec![]);
-    for number in 0..FEW {
+    let (mut ours, mut alone, mut theirs) = (vec![], vec![], vec![]);
+    let (mut removed, mut deleted) = (vec![], vec![]);
+    for _ in 0..ROUNDS {
         let begun = Instant::now();
-        let pool = pool(1);
-        let lease = lease(&pool);
-        ours.push(begun.elapsed());
+        let pool_of_few = pool(FEW);
+        let leases: Vec<_> = (0..FEW).map(|_| lease(&pool_of_few)).collect();
+        ours.push(begun.elapsed() / FEW as u32);
         let begun = Instant::now();
-        drop((pool, lease));
-        removed.push(begun.elapsed());
-        theirs.push(by_commands(number));
-        deleted.push(delete_by_commands(number));
+        drop((leases, pool_of_few));
+        removed.push(begun.elapsed() / FEW as u32);
+        theirs.extend((0..FEW).map(by_commands));
+        deleted.extend((0..FEW).map(delete_by_commands));
+        let begun = Instant::now();
+        let pool_of_one = pool(1);
+        let only = lease(&pool_of_one);
+        alone.push(begun.elapsed());
+        drop((pool_of_one, only));
     }
-    figures.insert("create ms", ms(median(&mut ours)));
-    figures.insert("create by commands ms", ms(median(&mut theirs)));
-    figures.insert(
-        "create ratio",
-        median(&mut theirs).as_secs_f64() / median(&mut ours).as_secs_f64(),
-    );
-    figures.insert("remove ms", ms(median(&mut removed)));
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    figures.insert("create, each of 16, ms", ms(ours));
+    figures.insert("create by commands ms", ms(theirs));
+    figures.insert("create ratio", theirs.as_secs_f64() / ours.as_secs_f64());
+    figures.insert("start of a pool of one until its lease ms", ms(median(&mut alone)));
+    figures.insert("remove, each of 16, ms", ms(median(&mut removed)));
     figures.insert("remove by commands ms", ms(median(&mut deleted)));
 }
 
@@ -219,31 +224,37 @@ fn leases(figures: &mut Figures) {
     figures.insert("release to ready p99 ms", ms(releases[releases.len() * 99 / 100]));
 }
 
-/// TCP from a guest, all the way to the internet, and to the other end of a bare tap.
+/// TCP from a guest: to the host, redirected as to a proxy; to the internet, by way of the host; and
+/// to the other end of a bare tap.
 fn throughput(world: &World, figures: &mut Figures) {
-    let pool = pool(1);
-    let lease = lease(&pool);
-    let guest = Guest::behind(&lease);
-    let (bare, host) = Guest::bare();
+    let pool = pool(2);
+    let near = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = near.local_addr().unwrap().port();
+    let mut redirected = lease(&pool);
+    redirected.redirect(Redirect { tcp: port, dns: port }).unwrap();
+    let (to_host, open) = (Guest::behind(&redirected), lease(&pool));
+    let (to_internet, (bare, end)) = (Guest::behind(&open), Guest::bare());
     let far = world.on_the_internet(|| TcpListener::bind((INTERNET, 0)).unwrap());
-    let near = TcpListener::bind((host, 0)).unwrap();
-    let (mut whole, mut least) = (vec![], vec![]);
+    let bare_end = TcpListener::bind((end, 0)).unwrap();
+    let (mut host, mut internet, mut least) = (vec![], vec![], vec![]);
+    let target = |listener: &TcpListener| listener.local_addr().unwrap();
     for _ in 0..ROUNDS {
-        whole.push(send(&guest, &far));
-        least.push(send(&bare, &near));
+        host.push(send(&to_host, (INTERNET, 80).into(), &near));
+        least.push(send(&bare, target(&bare_end), &bare_end));
+        internet.push(send(&to_internet, target(&far), &far));
     }
-    let rate = |time: Duration| BYTES as f64 * 8.0 / time.as_secs_f64() / 1e9;
-    let (whole, least) = (rate(median(&mut whole)), rate(median(&mut least)));
-    figures.insert("guest to internet Gbit/s", whole);
+    let rate = |times: &mut [Duration]| BYTES as f64 * 8.0 / median(times).as_secs_f64() / 1e9;
+    let (host, internet, least) = (rate(&mut host), rate(&mut internet), rate(&mut least));
+    figures.insert("guest to host Gbit/s", host);
+    figures.insert("guest to internet Gbit/s", internet);
     figures.insert("guest over a bare tap Gbit/s", least);
-    figures.insert("throughput ratio", whole / least);
+    figures.insert("throughput ratio, to host", host / least);
+    figures.insert("throughput ratio, to internet", internet / least);
 }
 
-fn send(guest: &Guest, to: &TcpListener) -> Duration {
-    let address = to.local_addr().unwrap();
-    let (ip, port): (IpAddr, u16) = (address.ip(), address.port());
-    let mut client = guest.run(|| TcpStream::connect((ip, port)).unwrap());
-    let (mut peer, _) = to.accept().unwrap();
+fn send(guest: &Guest, to: SocketAddr, arrives_at: &TcpListener) -> Duration {
+    let mut client = guest.run(|| TcpStream::connect(to).unwrap());
+    let (mut peer, _) = arrives_at.accept().unwrap();
     let begun = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(move || {
