@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::http::{Handler, Head, Method, Request, Response};
+use crate::http::{Account, Handler, Head, Method, Request, Response};
 use crate::key::{Tag, hash};
 use crate::platform::Platform;
 use crate::{Refusal, Result};
@@ -53,8 +53,8 @@ fn only(head: &Head, method: Method) -> Result<(), Refusal> {
 }
 
 /// A body of JSON; an empty one is an empty object.
-fn json<T: DeserializeOwned>(request: &mut Request<'_>, limit: u64) -> Result<T> {
-    let loaded = request.body.read(limit)?;
+fn json<T: DeserializeOwned>(request: &mut Request<'_>, limit: u64, account: Account) -> Result<T> {
+    let loaded = request.body.read(limit, account)?;
     let bytes = if loaded.bytes.is_empty() { b"{}" } else { loaded.bytes.as_slice() };
     // The error's text names fields and positions, and may show a word of the body, which is the
     // client's own.

@@ -23,7 +23,28 @@ pub use self::complete::{Completed, Completion};
 pub use self::offer::{Offer, Wanted};
 use crate::db::Outcome;
 use crate::key::Tag;
-use crate::{Refusal, RunId};
+use crate::platform::Platform;
+use crate::{Refusal, Result, RunId};
+
+impl Platform {
+    /// Whose token it is, before anything else of the request is looked at: `<run>/<attempt>`, as
+    /// uploads are owned. Which run the request is about, its body says.
+    pub(crate) fn owner(&self, token: &Tag) -> Result<String> {
+        let token = *token;
+        self.db.read("look for a token", move |tx| {
+            let query = "SELECT run, attempts.attempt, state
+                         FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
+            let found = tx.prepare_cached(query)?.query_row([&token], |row| {
+                Ok((row.get::<_, RunId>(0)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?))
+            });
+            let (run, attempt, state) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
+            match state.as_str() {
+                "lost" => Err(Refusal::Superseded { attempt }.into()),
+                _ => Ok(format!("{run}/{attempt}")),
+            }
+        })
+    }
+}
 
 /// An attempt as its token proves it.
 #[derive(Debug, Clone, Copy)]

@@ -19,6 +19,7 @@ use crate::api::Api;
 use crate::error::{chain, file};
 use crate::http::{Endpoint, Limits, Server};
 use crate::platform::Platform;
+use crate::storage::LARGEST_LIST;
 use crate::{Config, Error, Pruned, Result, Source, folder, keeper};
 
 const KEEPER: &str = "control-keeper";
@@ -42,7 +43,9 @@ impl Control {
         let mut endpoints = tcp;
         endpoints.push(Endpoint::Unix(listen_for_operator(&socket)?));
         let patience = platform.config.patience;
-        let limits = Limits { connections: 512, per_peer: 16, memory: 64 << 20, patience };
+        // A quarter of the memory, a guest's share, has room for the largest list of files.
+        let memory = 4 * LARGEST_LIST;
+        let limits = Limits { connections: 512, per_peer: 16, memory, patience };
         let server = Server::start(endpoints, limits, Arc::new(Api(Arc::clone(&platform))))?;
         // 3
         let keeper = {

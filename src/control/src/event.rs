@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::attempt::Caller;
 use crate::bell::Topic;
+use crate::bounded::list;
 use crate::clock::now_ms;
 use crate::db::Outcome;
 use crate::job::{Status, find};
@@ -28,6 +28,7 @@ const PAGE: usize = 4 << 20;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Batch {
     pub(crate) run_id: RunId,
+    #[serde(deserialize_with = "list::<_, _, MOST>")]
     events: Vec<Box<RawValue>>,
 }
 
@@ -177,11 +178,7 @@ fn incoming(event: &RawValue, mask: Option<&Mask>) -> Result<Incoming, Refusal> 
     let numbered: Numbered = serde_json::from_str(event.get()).map_err(malformed)?;
     let body = match mask {
         None => event.get().to_owned(),
-        Some(mask) => {
-            let mut value: Value = serde_json::from_str(event.get()).map_err(malformed)?;
-            mask.value(&mut value);
-            value.to_string()
-        }
+        Some(mask) => mask.json(event.get())?,
     };
     Ok(Incoming { sequence: numbered.sequence_number.into(), body })
 }

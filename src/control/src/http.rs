@@ -4,7 +4,7 @@
 //! |---|---|
 //! | connections, so threads | [`Limits::connections`]; of one guest [`Limits::per_peer`] |
 //! | a request's head | 16 KiB, 64 headers, [`Limits::patience`] from its first byte |
-//! | a body in memory | its route's limit; all together [`Limits::memory`] |
+//! | a body in memory | its route's limit; what came of all guests' [`Limits::memory`], of one a quarter |
 //! | a body's time | [`Limits::patience`] and 1 s for each MiB |
 //! | a reply's time | 60 s without any progress of 128 KiB |
 //! | an idle connection | 75 s |
@@ -14,12 +14,14 @@
 mod body;
 mod connection;
 mod head;
+mod memory;
 mod response;
 mod server;
 mod socket;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::head::{Head, Method};
+pub(crate) use self::memory::Account;
 pub(crate) use self::response::{Content, Response};
 pub(crate) use self::server::{Endpoint, Limits, Server};
 

@@ -4,7 +4,9 @@
 //! not: the plain value reaches the database in no case.
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use serde_json::Value;
+
+use crate::Refusal;
+use crate::json::rewrite;
 
 /// Shorter ones hide nothing and would tear every text apart; the contract has the same limit.
 const SHORTEST: usize = 5;
@@ -22,29 +24,22 @@ impl Mask {
         Self(builder.match_kind(MatchKind::LeftmostLongest).build(patterns).ok())
     }
 
-    /// Hides them in all texts and keys of a value.
-    pub(crate) fn value(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => self.text(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
-            Value::Object(members) => {
-                let taken = std::mem::take(members);
-                members.extend(taken.into_iter().map(|(mut name, mut member)| {
-                    self.text(&mut name);
-                    self.value(&mut member);
-                    (name, member)
-                }));
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
+    /// Hides them in all texts, keys and numbers of valid JSON.
+    pub(crate) fn json(&self, json: &str) -> Result<String, Refusal> {
+        rewrite(json, &|text| self.masked(text))
     }
 
     /// Hides them in a text.
     pub(crate) fn text(&self, text: &mut String) {
-        if let Some(finder) = self.0.as_ref().filter(|finder| finder.is_match(text.as_str())) {
-            let stars = vec![STARS; finder.patterns_len()];
-            *text = finder.replace_all(text, &stars);
+        if let Some(masked) = self.masked(text) {
+            *text = masked;
         }
+    }
+
+    fn masked(&self, text: &str) -> Option<String> {
+        let finder = self.0.as_ref().filter(|finder| finder.is_match(text))?;
+        let stars = vec![STARS; finder.patterns_len()];
+        Some(finder.replace_all(text, &stars))
     }
 }
 
@@ -58,11 +53,21 @@ mod tests {
     fn secrets_are_hidden_in_texts_and_keys_at_any_depth() {
         let secrets = ["hunter2".to_owned(), "hunter2-longer".to_owned(), "a\"b\nc".to_owned()];
         let mask = Mask::new(secrets.iter());
-        let mut value = json!({"a": ["x hunter2-longer y", {"hunter2": "a\"b\nc"}], "n": 1});
+        let value = json!({"a": ["x hunter2-longer y", {"hunter2": "a\"b\nc"}], "n": 1});
 
-        mask.value(&mut value);
+        let masked = mask.json(&value.to_string()).unwrap();
 
-        assert_eq!(value, json!({"a": ["x *** y", {"***": "***"}], "n": 1}));
+        let hidden = json!({"a": ["x *** y", {"***": "***"}], "n": 1});
+        assert_eq!(masked, hidden.to_string());
+    }
+
+    #[test]
+    fn numbers_with_a_secret_in_them_are_hidden() {
+        let mask = Mask::new(["20251234".to_owned()].iter());
+
+        let masked = mask.json(r#"{"pin": 20251234, "long": 9202512349.5, "e": 2.0251234e7}"#);
+
+        assert_eq!(masked.unwrap(), r#"{"pin": "***", "long": "9***9.5", "e": "***.0"}"#);
     }
 
     #[test]

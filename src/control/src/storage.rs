@@ -18,8 +18,9 @@ use uuid::Uuid;
 
 pub(crate) use self::upload::{LARGEST_LIST, Manifest, Target};
 use crate::attempt::Caller;
+use crate::bounded::list;
 use crate::clock::now_ms;
-use crate::content_hash::{FileEntry, content_hash};
+use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
 use crate::db::Outcome;
 use crate::http::Method;
 use crate::key::{Tag, hex};
@@ -49,6 +50,7 @@ pub(crate) struct Request {
     pub(crate) storage_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) version_id: Option<String>,
+    #[serde(deserialize_with = "list::<_, _, MOST_FILES>")]
     pub(crate) files: Vec<FileEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) parent_version_id: Option<String>,

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::attempt::Caller;
 use crate::bell::Topic;
+use crate::bounded::list;
 use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
 use crate::event::{Page, charge, next_position};
+use crate::json::rewrite;
 use crate::key::Tag;
 use crate::platform::{AFTERMATH, Platform};
-use crate::{Refusal, Result, RunId};
+use crate::{Error, Refusal, Result, RunId};
 
 /// The most entries of one report.
 const MOST: usize = 1000;
@@ -20,18 +23,24 @@ const MOST: usize = 1000;
 /// How many bytes a page has, give or take one report.
 const PAGE: usize = 4 << 20;
 
-/// What is kept of a report.
-const LISTS: [&str; 3] = ["metrics", "sandboxOperations", "networkLogs"];
-const LOG: &str = "systemLog";
-
-/// A report as it was sent.
-#[derive(Deserialize)]
+/// A report as it was sent, and what is kept of it.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
+    #[serde(skip_serializing)]
     pub(crate) run_id: RunId,
-    #[serde(flatten)]
-    content: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_log: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<Entries>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox_operations: Option<Entries>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network_logs: Option<Entries>,
 }
+
+#[derive(Serialize, Deserialize)]
+struct Entries(#[serde(deserialize_with = "list::<_, _, MOST>")] Vec<Box<RawValue>>);
 
 /// What a report is answered.
 #[derive(Serialize)]
@@ -56,16 +65,18 @@ pub struct Telemetry {
 
 impl Platform {
     /// Stores a report. It may come some time after the job's end.
-    pub(crate) fn take_report(&self, token: &Tag, mut report: Report) -> Result<Reported> {
+    pub(crate) fn take_report(&self, token: &Tag, report: Report) -> Result<Reported> {
         let (token, run) = (*token, report.run_id);
-        check(&mut report)?;
+        check(&report)?;
         let mask = self.secrets.mask(&run)?;
         let is_masked = mask.is_some();
-        let mut content = Value::from(report.content);
-        if let Some(mask) = mask {
-            mask.value(&mut content);
-        }
-        let body = content.to_string();
+        let body = serde_json::to_string(&report).map_err(|source| Error::BadRow { source })?;
+        drop(report);
+        // Without secrets too: what is stored has to be readable.
+        let body = match mask {
+            Some(mask) => mask.json(&body)?,
+            None => rewrite(&body, &|_| None)?,
+        };
         let most = self.config.largest_record;
         let (caller, position) = self.db.write("store telemetry", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
@@ -124,19 +135,10 @@ impl Platform {
     }
 }
 
-/// Keeps what the contract knows, if it has the contract's form.
-fn check(report: &mut Report) -> Result<(), Refusal> {
-    report
-        .content
-        .retain(|name, value| !value.is_null() && (name == LOG || LISTS.contains(&name.as_str())));
-    let mut entries = 0;
-    for (name, value) in &report.content {
-        match value {
-            Value::String(_) if name == LOG => {}
-            Value::Array(items) if name != LOG => entries += items.len(),
-            _ => return Err(Refusal::bad(format!("`{name}` has the wrong form"))),
-        }
-    }
+/// The limit is for all lists together.
+fn check(report: &Report) -> Result<(), Refusal> {
+    let lists = [&report.metrics, &report.sandbox_operations, &report.network_logs];
+    let entries: usize = lists.into_iter().flatten().map(|list| list.0.len()).sum();
     if entries > MOST {
         return Err(Refusal::TooLarge { limit: MOST as u64, unit: "entries" });
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use crate::blob::Blobs;
 use crate::history::{Encoding, Expected};
-use crate::http::{Content, Head, Method, Request, Response};
+use crate::http::{Account, Content, Head, Method, Request, Response};
 use crate::platform::Platform;
 use crate::storage::Target;
 use crate::{Error, Refusal, Result, sign};
@@ -29,7 +29,13 @@ pub(super) fn answer(
             let target = Target { owner, storage: storage.into(), version: version.into() };
             match kind {
                 "archive" => platform.put_archive(target, &mut request.body)?,
-                _ => platform.put_manifest(target, &mut request.body)?,
+                _ => {
+                    let account = match request.is_operator {
+                        true => Account::Trusted,
+                        false => Account::Guest(target.owner.clone()),
+                    };
+                    platform.put_manifest(target, &mut request.body, account)?;
+                }
             }
             Ok(Response::empty())
         }

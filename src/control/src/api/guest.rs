@@ -1,11 +1,12 @@
 //! What guests tell, and ask for: the webhooks. Each names its run, which the token must be for.
+//! Of whom nobody knows, and of an attempt that was lost, no body is read.
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{ORDINARY, json, only, token};
 use crate::attempt::Completion;
-use crate::http::{Method, Request, Response};
+use crate::http::{Account, Method, Request, Response};
 use crate::platform::Platform;
 use crate::storage::{LARGEST_LIST, Request as StorageRequest, Writer};
 use crate::{Refusal, Result, RunId};
@@ -23,11 +24,12 @@ struct Run {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Complete {
-    #[serde(flatten)]
-    run: Run,
-    #[serde(flatten)]
-    completion: Completion,
+    run_id: RunId,
+    exit_code: i64,
+    error: Option<String>,
+    last_event_sequence: Option<i64>,
 }
 
 pub(super) fn answer(
@@ -37,46 +39,49 @@ pub(super) fn answer(
 ) -> Result<Response> {
     only(&request.head, Method::Post)?;
     let token = token(&request.head)?;
+    let account = Account::Guest(platform.owner(&token)?);
     match *path {
         ["heartbeat"] => {
-            let run: Run = json(request, ORDINARY)?;
+            let run: Run = json(request, ORDINARY, account)?;
             platform.take_heartbeat(&token, run.run_id)?;
             Ok(Response::json(&json!({"ok": true})))
         }
         ["events"] => {
-            let batch = json(request, EVENTS)?;
+            let batch = json(request, EVENTS, account)?;
             Ok(Response::json(&platform.take_events(&token, batch)?))
         }
         ["telemetry"] => {
-            let report = json(request, TELEMETRY)?;
+            let report = json(request, TELEMETRY, account)?;
             Ok(Response::json(&platform.take_report(&token, report)?))
         }
         ["complete"] => {
-            let Complete { run, completion } = json(request, ORDINARY)?;
-            Ok(Response::json(&platform.complete(&token, run.run_id, completion)?))
+            let Complete { run_id, exit_code, error, last_event_sequence } =
+                json(request, ORDINARY, account)?;
+            let completion = Completion { exit_code, error, last_event_sequence };
+            Ok(Response::json(&platform.complete(&token, run_id, completion)?))
         }
         ["checkpoints"] => {
-            let id = platform.take_checkpoint(&token, json(request, ORDINARY)?)?;
+            let id = platform.take_checkpoint(&token, json(request, ORDINARY, account)?)?;
             Ok(Response::json(&json!({"checkpointId": id})))
         }
         ["checkpoints", "prepare-history"] => {
-            let announcement = json(request, ORDINARY)?;
+            let announcement = json(request, ORDINARY, account)?;
             let base = request.head.origin()?;
             Ok(Response::json(&platform.prepare_history(&token, announcement, &base)?))
         }
         ["storages", "prepare"] => {
-            let storage: StorageRequest = json(request, LARGEST_LIST)?;
+            let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
             let writer = writer(token, &storage)?;
             let base = request.head.origin()?;
             Ok(Response::json(&platform.prepare(writer, storage, &base)?))
         }
         ["storages", "commit"] => {
-            let storage: StorageRequest = json(request, LARGEST_LIST)?;
+            let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
             let writer = writer(token, &storage)?;
             Ok(Response::json(&platform.commit(writer, storage)?))
         }
         ["firewall", "auth"] => {
-            request.body.read(FIREWALL)?;
+            request.body.read(FIREWALL, account)?;
             Err(Refusal::NoFirewallAuth.into())
         }
         _ => Err(Refusal::NoRoute.into()),

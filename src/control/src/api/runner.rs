@@ -6,12 +6,13 @@
 //! job then counts as ended when its grace is over, and its token is good no more.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{ORDINARY, json, only};
 use crate::attempt::{Claimant, Wanted};
-use crate::http::{Method, Request, Response};
+use crate::http::{Account, Method, Request, Response};
 use crate::platform::Platform;
 use crate::presence::{Incarnation, Runner};
 use crate::{Refusal, Result, RunId};
@@ -41,7 +42,7 @@ struct Heartbeat {
     max_concurrent: u64,
     running_count: u64,
     admittable_profiles: Vec<String>,
-    held_session_states: Vec<Value>,
+    held_session_states: Vec<IgnoredAny>,
     mode: String,
 }
 
@@ -62,7 +63,7 @@ pub(super) fn answer(
 }
 
 fn poll(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
-    let poll: Poll = json(request, ORDINARY)?;
+    let poll: Poll = json(request, ORDINARY, Account::Trusted)?;
     check_group(&poll.group)?;
     let excluded = poll.excluded_run_ids.unwrap_or_default();
     if excluded.len() > MOST_EXCLUDED {
@@ -80,7 +81,7 @@ fn poll(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
 fn claim(platform: &Platform, request: &mut Request<'_>, run: &str) -> Result<Response> {
     let run: RunId = run.parse()?;
     // Nothing that it says is needed, but it has to be JSON.
-    let _: Value = json(request, ORDINARY)?;
+    let _: IgnoredAny = json(request, ORDINARY, Account::Trusted)?;
     let base = match &platform.config.guest_url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => request.head.origin()?,
@@ -99,7 +100,7 @@ fn claim(platform: &Platform, request: &mut Request<'_>, run: &str) -> Result<Re
 }
 
 fn heartbeat(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
-    let beat: Heartbeat = json(request, ORDINARY)?;
+    let beat: Heartbeat = json(request, ORDINARY, Account::Trusted)?;
     check_group(&beat.group)?;
     if !matches!(beat.mode.as_str(), "starting" | "running" | "draining" | "stopping") {
         return Err(Refusal::bad("`mode` is not one of a runner's").into());

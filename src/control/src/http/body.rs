@@ -1,17 +1,20 @@
 //! A request's body as it comes: its length is known, its time is bounded.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::connection::Wire;
 use super::head::Head;
+use super::memory::{Account, Memory, Reservation, SMALL};
 use super::server::Shared;
 use crate::blob::{CHUNK, Input};
 use crate::clock::after;
 use crate::{Refusal, Result};
 
 const MIB: u64 = 1024 * 1024;
+
+/// How much of a body is read at once.
+const PIECE: usize = 16 * 1024;
 
 /// The body of the request that is just being handled.
 pub(crate) struct Body<'a> {
@@ -38,16 +41,22 @@ impl<'a> Body<'a> {
         self.left
     }
 
-    /// All of it, if it has at most `limit` bytes and there is room in memory for it.
-    pub(crate) fn read(&mut self, limit: u64) -> Result<Loaded<'a>> {
+    /// All of it, if it has at most `limit` bytes and there is room in memory for it. Room is taken
+    /// as bytes come, so that who announces much and sends nothing takes nothing.
+    pub(crate) fn read(&mut self, limit: u64, account: Account) -> Result<Loaded<'a>> {
         if self.left > limit {
             return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
         }
-        let reservation = self.memory.reserve(self.left)?;
-        let mut bytes = vec![0; usize::try_from(self.left).unwrap_or(usize::MAX)];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            filled += self.take(rest)?;
+        let is_small = self.left <= SMALL;
+        let mut reservation = self.memory.open(account);
+        let mut bytes = Vec::new();
+        let mut piece = vec![0; PIECE];
+        while self.left > 0 {
+            let count = self.take(&mut piece)?;
+            if !is_small {
+                reservation.grow(count as u64)?;
+            }
+            bytes.extend_from_slice(piece.get(..count).unwrap_or_default());
         }
         Ok(Loaded { bytes, _reservation: reservation })
     }
@@ -94,48 +103,4 @@ impl Input for Body<'_> {
 pub(crate) struct Loaded<'a> {
     pub(crate) bytes: Vec<u8>,
     _reservation: Reservation<'a>,
-}
-
-/// How much memory all bodies together may take.
-pub(super) struct Memory {
-    limit: u64,
-    used: AtomicU64,
-}
-
-impl Memory {
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0) }
-    }
-
-    fn reserve(&self, size: u64) -> Result<Reservation<'_>, Refusal> {
-        let used = self.used.fetch_add(size, Ordering::Relaxed);
-        let reservation = Reservation { memory: self, size };
-        if used.saturating_add(size) > self.limit { Err(Refusal::Busy) } else { Ok(reservation) }
-    }
-}
-
-struct Reservation<'a> {
-    memory: &'a Memory,
-    size: u64,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.size, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_given_out_once_and_comes_back() {
-        let memory = Memory::new(10);
-        let first = memory.reserve(8).unwrap();
-
-        assert!(memory.reserve(3).is_err());
-        drop(first);
-        assert!(memory.reserve(10).is_ok());
-    }
 }

@@ -117,7 +117,9 @@ fn serve_one(wire: &mut Wire, place: &Place<'_>, shared: &Shared) -> Option<()> 
     let body = Body::new(wire, shared, &head);
     let mut request = Request { head, body, is_operator: place.is_operator() };
     let response = shared.handler.handle(&mut request);
-    let keeps_alive = keeps_alive && request.body.skip() && !shared.is_crowded();
+    // Nothing is read for whom nobody knows.
+    let is_known = response.status != 401;
+    let keeps_alive = keeps_alive && is_known && request.body.skip() && !shared.is_crowded();
     if let Err(error) = response.send(wire, keeps_alive) {
         log::debug!("a client did not take its reply; error={error}");
         return None;

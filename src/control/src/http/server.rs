@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Handler;
-use super::body::Memory;
 use super::connection::serve;
+use super::memory::Memory;
 use super::socket::Socket;
 use crate::clock::after;
 use crate::error::chain;
@@ -31,7 +31,7 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// From one address that is not this host.
     pub(crate) per_peer: usize,
-    /// For bodies in memory, in bytes.
+    /// For the bodies of all guests in memory, in bytes, and as much again for all others.
     pub(crate) memory: u64,
     /// For a request's head, and for its body, which has a second more for each MiB.
     pub(crate) patience: Duration,

@@ -4,8 +4,9 @@ use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
 use super::Upload;
-use crate::content_hash::{FileEntry, content_hash};
-use crate::http::Body;
+use crate::bounded::list;
+use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
+use crate::http::{Account, Body};
 use crate::platform::Platform;
 use crate::{Refusal, Result, RunId};
 
@@ -17,6 +18,7 @@ pub(crate) const LARGEST_LIST: u64 = 32 << 20;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Manifest {
     pub(crate) version: u32,
+    #[serde(deserialize_with = "list::<_, _, MOST_FILES>")]
     pub(crate) files: Vec<FileEntry>,
     pub(crate) created_at: String,
 }
@@ -46,10 +48,15 @@ impl Platform {
     }
 
     /// Receives a manifest, which must list what was prepared.
-    pub(crate) fn put_manifest(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
+    pub(crate) fn put_manifest(
+        &self,
+        target: Target,
+        body: &mut Body<'_>,
+        account: Account,
+    ) -> Result<()> {
         let content = self.upload(&target)?;
         self.charge_upload(&target.owner, body.left())?;
-        let loaded = body.read(LARGEST_LIST)?;
+        let loaded = body.read(LARGEST_LIST, account)?;
         let manifest: Manifest = serde_json::from_slice(&loaded.bytes)
             .map_err(|error| Refusal::bad(format!("the manifest: {error}")))?;
         if content_hash(&target.storage, &manifest.files)? != content {

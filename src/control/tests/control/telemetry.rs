@@ -32,6 +32,26 @@ fn reports_of_the_wrong_form_are_refused() {
     let many = vec![json!({}); 1001];
     let refused = guest.post("telemetry", json!({"networkLogs": many})).refused();
     assert_eq!(refused, refusal(413, "TOO_LARGE"));
+    let half = vec![json!({}); 501];
+    let refused = guest.post("telemetry", json!({"networkLogs": half, "metrics": half})).refused();
+    assert_eq!(refused, refusal(413, "TOO_LARGE"));
+}
+
+#[test]
+fn a_report_that_nobody_could_read_again_is_refused() {
+    let host = Host::start();
+    let guest = host.running();
+    let report = |entry: &str| {
+        let body = format!(r#"{{"runId":"{}","metrics":[{entry}]}}"#, guest.run);
+        let headers = format!("Authorization: Bearer {}\r\n", guest.token);
+        host.send("POST", "/api/webhooks/agent/telemetry", &headers, body.as_bytes()).status
+    };
+
+    assert_eq!(report("1e999"), 400);
+    assert_eq!(report(r#""\ud800""#), 400);
+    assert_eq!(report(&format!("{}{}", "[".repeat(120), "]".repeat(120))), 400);
+    assert_eq!(report("1"), 200);
+    assert_eq!(host.client().telemetry(guest.run, 0, Duration::ZERO).unwrap().items.len(), 1);
 }
 
 #[test]

@@ -54,10 +54,87 @@ fn a_client_that_does_not_finish_its_head_is_sent_away() {
 #[test]
 fn a_client_that_does_not_finish_its_body_is_sent_away() {
     let host = Host::with(|config| config.patience = Duration::from_millis(50));
-    let request = b"POST /api/webhooks/agent/complete HTTP/1.1\r\nAuthorization: Bearer x\r\n\
-                    Content-Length: 100\r\n\r\n{";
+    let token = host.running().token;
+    let request = format!(
+        "POST /api/webhooks/agent/complete HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 100\r\n\r\n{{"
+    );
 
-    assert_eq!(host.exchange(request).refused(), refusal(408, "TOO_SLOW"));
+    assert_eq!(host.exchange(request.as_bytes()).refused(), refusal(408, "TOO_SLOW"));
+}
+
+#[test]
+fn of_whom_nobody_knows_no_body_is_awaited() {
+    let host = Host::with(|config| config.patience = Duration::from_secs(600));
+    let announce = |path: &str| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer guess\r\n\
+             Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+        );
+        host.exchange(head.as_bytes()).refused()
+    };
+
+    // Neither is told to go on, and the connection ends.
+    assert_eq!(announce("/api/webhooks/agent/events"), refusal(401, "UNAUTHORIZED"));
+    assert_eq!(announce("/api/runners/poll"), refusal(401, "UNAUTHORIZED"));
+}
+
+#[test]
+fn lists_that_were_announced_and_do_not_come_take_nothing_from_others() {
+    let host = Host::start();
+    let (guest, other) = (host.running(), host.running());
+    let announced: Vec<_> = [&guest.token; 8]
+        .map(|token| {
+            let mut socket = TcpStream::connect(host.address()).unwrap();
+            write!(
+                socket,
+                "POST /api/webhooks/agent/storages/prepare HTTP/1.1\r\nHost: x\r\n\
+                 Authorization: Bearer {token}\r\nExpect: 100-continue\r\n\
+                 Content-Length: 33554432\r\n\r\n"
+            )
+            .unwrap();
+            // From here on the body is awaited.
+            socket.read_exact(&mut [0; 25]).unwrap();
+            socket
+        })
+        .into();
+    let large = "x".repeat(1 << 20);
+    let event = json!({"events": [{"type": "x", "sequenceNumber": 0, "text": large}]});
+
+    other.post("events", event).ok();
+    let run = host.submit("claimed by a runner");
+    host.claim(run);
+
+    drop(announced);
+}
+
+#[test]
+fn a_guest_that_fills_its_share_leaves_the_others_theirs() {
+    let host = Host::start();
+    let (guest, other) = (host.running(), host.running());
+    let piece = vec![b' '; 8 << 20];
+    let filling: Vec<_> = [&guest.token; 4]
+        .map(|token| {
+            let mut socket = TcpStream::connect(host.address()).unwrap();
+            write!(
+                socket,
+                "POST /api/webhooks/agent/storages/prepare HTTP/1.1\r\nHost: x\r\n\
+                 Authorization: Bearer {token}\r\nContent-Length: 33554432\r\n\r\n"
+            )
+            .unwrap();
+            // Who is over its share is not heard to the end.
+            let _ = socket.write_all(&piece);
+            socket
+        })
+        .into();
+    let large = "x".repeat(7 << 20);
+    let event = json!({"events": [{"type": "x", "sequenceNumber": 0, "text": large}]});
+
+    other.post("events", event).ok();
+    // What is small is not counted.
+    guest.events(&[0]).ok();
+
+    drop(filling);
 }
 
 #[test]
@@ -113,9 +190,12 @@ fn several_requests_go_over_one_connection_also_when_sent_at_once() {
 #[test]
 fn a_client_that_asks_whether_to_send_is_told_to_go_on() {
     let host = Host::start();
+    let token = host.running().token;
     let mut socket = TcpStream::connect(host.address()).unwrap();
-    let head = "POST /api/webhooks/agent/heartbeat HTTP/1.1\r\nAuthorization: Bearer x\r\n\
-                Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n";
+    let head = format!(
+        "POST /api/webhooks/agent/heartbeat HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\
+         Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+    );
     socket.write_all(head.as_bytes()).unwrap();
     let mut told = [0; 25];
     socket.read_exact(&mut told).unwrap();
@@ -194,13 +274,14 @@ fn a_held_poll_does_not_hold_up_the_end() {
 #[test]
 fn an_upload_that_hangs_is_cut_off_at_the_end() {
     let mut host = Host::with(|config| config.stop_grace = Duration::from_millis(20));
+    let token = host.running().token;
     let mut hanging = TcpStream::connect(host.address()).unwrap();
-    hanging
-        .write_all(
-            b"POST /api/webhooks/agent/events HTTP/1.1\r\nAuthorization: Bearer x\r\n\
-              Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n",
-        )
-        .unwrap();
+    write!(
+        hanging,
+        "POST /api/webhooks/agent/events HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\
+         Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+    )
+    .unwrap();
     hanging.read_exact(&mut [0; 25]).unwrap();
 
     host.stop();
