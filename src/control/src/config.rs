@@ -36,7 +36,7 @@ pub struct Config {
     /// How much one attempt's events and telemetry may take together, in bytes.
     pub largest_record: u64,
     /// How long a client may take for the head of a request, and for its body, which has a second
-    /// more for each MiB.
+    /// more for each MiB; uploads have more.
     pub patience: Duration,
     /// How long finished jobs are kept.
     pub retention: Duration,

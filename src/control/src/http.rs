@@ -5,7 +5,7 @@
 //! | connections, so threads | [`Limits::connections`]; of one guest [`Limits::per_peer`] |
 //! | a request's head | 16 KiB, 64 headers, [`Limits::patience`] from its first byte |
 //! | a body in memory | its route's limit; what came of all guests' [`Limits::memory`], of one a quarter |
-//! | a body's time | [`Limits::patience`] and 1 s for each MiB |
+//! | a body's time | [`Limits::patience`] and 1 s for each MiB; an upload's at least 60 s for each 100 MiB |
 //! | a reply's time | 60 s without any progress of 128 KiB |
 //! | an idle connection | 75 s |
 //!

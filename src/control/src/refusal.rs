@@ -101,8 +101,6 @@ impl Refusal {
             Self::NoJob { .. } | Self::NoSuchPrefix { .. } => (404, "NO_JOB"),
             Self::NotFound { .. } => (404, "NOT_FOUND"),
             Self::Method { .. } => (405, "METHOD_NOT_ALLOWED"),
-            Self::TooSlow => (408, "TOO_SLOW"),
-            Self::CutShort => (400, "CUT_SHORT"),
             Self::Ambiguous { .. } => (409, "AMBIGUOUS"),
             Self::Taken => (409, "TAKEN"),
             Self::Ended => (409, "RUN_ENDED"),
@@ -113,6 +111,10 @@ impl Refusal {
             Self::Range => (416, "RANGE"),
             Self::NoFirewallAuth => (424, "NOT_CONFIGURED"),
             Self::HeadTooLarge { .. } => (431, "HEAD_TOO_LARGE"),
+            // No 4xx, which clients take as final: it is the network's doing, and the next try's to do
+            // better.
+            Self::TooSlow => (503, "TOO_SLOW"),
+            Self::CutShort => (503, "CUT_SHORT"),
             Self::Busy => (503, "BUSY"),
         }
     }

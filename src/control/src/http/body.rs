@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::connection::Wire;
-use super::head::Head;
+use super::head::{Head, Method};
 use super::memory::{Account, Memory, Reservation, SMALL};
 use super::server::Shared;
 use crate::blob::{CHUNK, Input};
@@ -12,6 +12,9 @@ use crate::clock::after;
 use crate::{Refusal, Result};
 
 const MIB: u64 = 1024 * 1024;
+
+/// What an upload has for each 100 MiB that it has begun.
+const UPLOAD: Duration = Duration::from_secs(60);
 
 /// How much of a body is read at once.
 const PIECE: usize = 16 * 1024;
@@ -29,9 +32,7 @@ pub(crate) struct Body<'a> {
 impl<'a> Body<'a> {
     pub(super) fn new(wire: &'a mut Wire, shared: &'a Shared, head: &Head) -> Self {
         let length = head.length;
-        // A second for each MiB: any link that is worth uploading over.
-        let patience = shared.limits.patience.saturating_add(Duration::from_secs(length / MIB));
-        let deadline = after(Instant::now(), patience);
+        let deadline = after(Instant::now(), time(head.method, length, shared.limits.patience));
         let expects = head.expects_continue() && length > 0;
         Self { wire, memory: &shared.memory, left: length, deadline, expects }
     }
@@ -99,8 +100,38 @@ impl Input for Body<'_> {
     }
 }
 
+/// How long a body may take, also if nothing comes for a while: patience, and a second for each MiB,
+/// as any link has that is worth uploading over. An upload has no less than the contract gives it,
+/// so that its sender is the first to give up.
+fn time(method: Method, length: u64, patience: Duration) -> Duration {
+    let least = match method {
+        Method::Put => UPLOAD.as_secs().saturating_mul(length.div_ceil(100 * MIB)),
+        _ => 0,
+    };
+    patience.saturating_add(Duration::from_secs(least.max(length / MIB)))
+}
+
 /// A body in memory.
 pub(crate) struct Loaded<'a> {
     pub(crate) bytes: Vec<u8>,
     _reservation: Reservation<'a>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_has_the_contracts_time_and_patience_besides() {
+        let patience = Duration::from_secs(30);
+        let time = |method, length| time(method, length, patience).as_secs();
+
+        assert_eq!(time(Method::Put, 1), 90);
+        assert_eq!(time(Method::Put, 100 * MIB), 130);
+        assert_eq!(time(Method::Put, 100 * MIB + 1), 150);
+        assert_eq!(time(Method::Put, 1000 * MIB), 1030);
+        assert_eq!(time(Method::Post, 1), 30);
+        assert_eq!(time(Method::Post, 10 * MIB), 40);
+        assert!(time(Method::Put, u64::MAX) > 1 << 40);
+    }
 }

@@ -33,7 +33,8 @@ pub(crate) struct Limits {
     pub(crate) per_peer: usize,
     /// For the bodies of all guests in memory, in bytes, and as much again for all others.
     pub(crate) memory: u64,
-    /// For a request's head, and for its body, which has a second more for each MiB.
+    /// For a request's head, and for its body, which has a second more for each MiB; uploads have
+    /// more.
     pub(crate) patience: Duration,
 }
 

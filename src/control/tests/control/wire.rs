@@ -48,11 +48,11 @@ fn bodies_that_are_too_large_are_refused_before_they_are_sent() {
 fn a_client_that_does_not_finish_its_head_is_sent_away() {
     let host = Host::with(|config| config.patience = Duration::from_millis(50));
 
-    assert_eq!(host.exchange(b"POST /api/runners/poll HT").refused(), refusal(408, "TOO_SLOW"));
+    assert_eq!(host.exchange(b"POST /api/runners/poll HT").refused(), refusal(503, "TOO_SLOW"));
 }
 
 #[test]
-fn a_client_that_does_not_finish_its_body_is_sent_away() {
+fn a_client_that_does_not_finish_its_body_is_sent_away_and_may_try_again() {
     let host = Host::with(|config| config.patience = Duration::from_millis(50));
     let token = host.running().token;
     let request = format!(
@@ -60,7 +60,7 @@ fn a_client_that_does_not_finish_its_body_is_sent_away() {
          Content-Length: 100\r\n\r\n{{"
     );
 
-    assert_eq!(host.exchange(request.as_bytes()).refused(), refusal(408, "TOO_SLOW"));
+    assert_eq!(host.exchange(request.as_bytes()).refused(), refusal(503, "TOO_SLOW"));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_guest_that_fills_its_share_leaves_the_others_theirs() {
 }
 
 #[test]
-fn a_body_that_is_cut_short_is_refused_and_leaves_nothing() {
+fn a_body_that_is_cut_short_may_be_sent_again_and_leaves_nothing() {
     let host = Host::start();
     let guest = host.running();
     let announcement = json!({"hash": "ab".repeat(32), "rawSize": 1000, "encodedSize": 1000,
@@ -150,7 +150,7 @@ fn a_body_that_is_cut_short_is_refused_and_leaves_nothing() {
     write!(socket, "PUT {target} HTTP/1.1\r\nContent-Length: 1000\r\n\r\nabc").unwrap();
     socket.shutdown(Shutdown::Write).unwrap();
 
-    assert_eq!(Reply::read(&mut socket).refused(), refusal(400, "CUT_SHORT"));
+    assert_eq!(Reply::read(&mut socket).refused(), refusal(503, "CUT_SHORT"));
     let partial = host.state().join("control/partial");
     assert_eq!(std::fs::read_dir(partial).unwrap().count(), 0);
 }
