@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::RunId;
 
-/// One start of a runner, who answers for what it claimed as long as it lives.
+/// One start of a runner, who answers for what it claimed as long as it lives. Its generation is
+/// 0 until a heartbeat says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Incarnation {
     pub(crate) runner: Uuid,
@@ -61,8 +62,8 @@ impl Presence {
         self.lock().attempts.retain(|(other, _), _| *other != run);
     }
 
-    /// A heartbeat came. One that was overtaken by a later one is ignored.
-    pub(crate) fn heartbeat(&self, runner: Runner) {
+    /// A heartbeat came. One that was overtaken by a later one is ignored; whether it was not.
+    pub(crate) fn heartbeat(&self, runner: Runner) -> bool {
         let mut signs = self.lock();
         let is_late = signs.runners.get(&runner.runner_id).is_some_and(|(known, _)| {
             (known.generation, known.sequence) > (runner.generation, runner.sequence)
@@ -70,6 +71,7 @@ impl Presence {
         if !is_late {
             signs.runners.insert(runner.runner_id, (runner, Instant::now()));
         }
+        !is_late
     }
 
     /// The generation of a runner, as far as it is known.

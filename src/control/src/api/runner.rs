@@ -112,7 +112,7 @@ fn heartbeat(platform: &Platform, request: &mut Request<'_>) -> Result<Response>
         return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
     }
     let runner_id = beat.runner_id;
-    platform.presence.heartbeat(Runner {
+    platform.hear(Runner {
         runner_id,
         runner_name: beat.runner_name,
         group: beat.group,
@@ -125,7 +125,7 @@ fn heartbeat(platform: &Platform, request: &mut Request<'_>) -> Result<Response>
         running_count: beat.running_count,
         admittable_profiles: beat.admittable_profiles,
         age_ms: 0,
-    });
+    })?;
     let cancelled = platform.cancelled(Some(runner_id))?;
     Ok(Response::json(&with_cancelled(json!({"ok": true}), &cancelled)))
 }

@@ -12,7 +12,7 @@ use crate::db::Outcome;
 use crate::job::{Status, find};
 use crate::key::{Tag, hash, random};
 use crate::platform::Platform;
-use crate::presence::Incarnation;
+use crate::presence::{Incarnation, Runner};
 use crate::{Refusal, Result, RunId};
 
 /// Who claims.
@@ -60,6 +60,26 @@ impl Platform {
         let timeout_ms = context.timeout_ms;
         let context = context.json(self, &token, secrets, base);
         Ok(Claim { attempt, token, timeout_ms, context })
+    }
+}
+
+impl Platform {
+    /// A runner gives a sign of life. What it claimed before anybody knew its generation is of this
+    /// one from here on: a runner may claim before its first heartbeat, and before the first that
+    /// comes to a platform that was started anew.
+    pub(crate) fn hear(&self, runner: Runner) -> Result<()> {
+        let one = Incarnation { runner: runner.runner_id, generation: runner.generation };
+        if !self.presence.heartbeat(runner) {
+            return Ok(());
+        }
+        self.db.write("bind attempts to a runner", move |tx| {
+            let set = "UPDATE attempts SET generation = ?2
+                       WHERE runner = ?1 AND generation = 0 AND state = 'live'
+                           AND (job, attempt) IN (
+                               SELECT id, attempt FROM jobs WHERE status = 'running')";
+            tx.prepare_cached(set)?.execute((one.runner.to_string(), one.generation))?;
+            Ok(())
+        })
     }
 }
 

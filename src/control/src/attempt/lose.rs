@@ -193,3 +193,73 @@ fn live(tx: &Connection) -> Outcome<Vec<Live>> {
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::Claimant;
+    use crate::presence::Runner;
+    use crate::{Config, Submission};
+
+    fn runner(generation: i64, sequence: i64) -> Runner {
+        Runner {
+            runner_id: Uuid::from_u128(7),
+            runner_name: "one".into(),
+            group: "a/b".into(),
+            mode: "running".into(),
+            generation,
+            sequence,
+            total_vcpu: 1.0,
+            total_memory_mb: 1.0,
+            max_concurrent: 1,
+            running_count: 0,
+            admittable_profiles: Vec::new(),
+            age_ms: 0,
+        }
+    }
+
+    /// A job that a runner claimed of which nobody had heard.
+    fn claimed(platform: &Platform) {
+        let submission = Submission { prompt: "x".into(), ..Submission::default() };
+        let run = platform.submit(submission).unwrap().run_id;
+        let runner = Uuid::from_u128(7);
+        let generation = platform.presence.generation(runner);
+        let owner = Some(Incarnation { runner, generation });
+        platform.claim(run, Claimant { owner, request: None }, "").unwrap();
+    }
+
+    /// The last sign of life of the only attempt.
+    fn sign(platform: &Platform) -> Instant {
+        let live = platform.db.read("list", live).unwrap().remove(0);
+        platform.presence.last_sign(live.run, live.attempt, live.owner)
+    }
+
+    #[test]
+    fn a_job_claimed_before_its_runners_first_heartbeat_lives_by_the_later_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(Config::new(dir.path())).unwrap();
+        claimed(&platform);
+        let claim = sign(&platform);
+
+        platform.hear(runner(5, 1)).unwrap();
+        let first = sign(&platform);
+        platform.hear(runner(5, 2)).unwrap();
+
+        assert!(first > claim);
+        assert!(sign(&platform) > first);
+    }
+
+    #[test]
+    fn what_is_bound_to_one_start_of_a_runner_does_not_live_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(Config::new(dir.path())).unwrap();
+        claimed(&platform);
+        let claim = sign(&platform);
+        platform.hear(runner(5, 1)).unwrap();
+
+        platform.hear(runner(6, 1)).unwrap();
+        platform.hear(runner(5, 2)).unwrap();
+
+        assert_eq!(sign(&platform), claim);
+    }
+}
