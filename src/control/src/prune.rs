@@ -39,9 +39,7 @@ impl Platform {
             if self.bell.is_stopped() {
                 return Ok(pruned);
             }
-            let delete = "DELETE FROM jobs WHERE id = ?1";
-            pruned.jobs +=
-                self.db.write("remove a job", move |tx| Ok(tx.execute(delete, [job])?))?;
+            pruned.jobs += self.db.write("remove a job", move |tx| remove(tx, job))?;
         }
         pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
         for blob in self.blobs.older_than(keep.min(GRACE))? {
@@ -83,12 +81,21 @@ impl Platform {
     }
 }
 
+/// The condition that no open job goes on from a job.
+const UNUSED: &str = "id NOT IN (
+    SELECT job FROM checkpoints WHERE id IN (
+        SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))";
+
+/// Removes a job, unless an open one goes on from it: one may have come since the job was listed.
+fn remove(tx: &Transaction<'_>, job: i64) -> Outcome<usize> {
+    let delete = format!("DELETE FROM jobs WHERE id = ?1 AND {UNUSED}");
+    Ok(tx.prepare_cached(&delete)?.execute([job])?)
+}
+
 fn old_jobs(tx: &Connection, keep: Duration) -> Outcome<Vec<i64>> {
     let before = now_ms().saturating_sub(millis(keep));
-    let query = "SELECT id FROM jobs WHERE finished <= ?1 AND id NOT IN (
-                     SELECT job FROM checkpoints WHERE id IN (
-                         SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))";
-    let mut statement = tx.prepare(query)?;
+    let query = format!("SELECT id FROM jobs WHERE finished <= ?1 AND {UNUSED}");
+    let mut statement = tx.prepare(&query)?;
     let jobs = statement.query_map([before], |row| row.get(0))?;
     Ok(jobs.collect::<Result<_, _>>()?)
 }
@@ -124,4 +131,66 @@ fn is_named(tx: &Connection, digest: &str) -> Outcome<bool> {
                  UNION ALL SELECT 1 FROM histories WHERE blob = ?1
                  UNION ALL SELECT 1 FROM uploads WHERE archive = ?1 OR manifest = ?1";
     Ok(tx.prepare_cached(query)?.exists([digest])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::Claimant;
+    use crate::job::Status;
+    use crate::{Config, Error, Refusal, Submission};
+
+    /// A platform with an ended job and its checkpoint; and that job.
+    fn with_checkpoint(dir: &std::path::Path) -> (Platform, RunId) {
+        let platform = Platform::open(Config::new(dir)).unwrap();
+        let submission = Submission { prompt: "x".into(), ..Submission::default() };
+        let run = platform.submit(submission).unwrap().run_id;
+        platform
+            .db
+            .write("end it", |tx| {
+                tx.execute_batch(
+                    "UPDATE jobs SET status = 'completed', finished = 1;
+                     INSERT INTO histories VALUES ('h', 'identity', 1, 'b', 1, 1);
+                     INSERT INTO checkpoints VALUES ('c', 1, 1, 'claude-code', 's', 'h', 1);",
+                )?;
+                Ok(())
+            })
+            .unwrap();
+        (platform, run)
+    }
+
+    fn resume(platform: &Platform, run: RunId) -> RunId {
+        let resume = Some(run);
+        let submission = Submission { prompt: "y".into(), resume, ..Submission::default() };
+        platform.submit(submission).unwrap().run_id
+    }
+
+    #[test]
+    fn a_job_that_another_goes_on_from_since_it_was_listed_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (platform, run) = with_checkpoint(dir.path());
+        let listed = platform.db.read("list", |tx| old_jobs(tx, Duration::ZERO)).unwrap();
+        resume(&platform, run);
+
+        let removed = platform.db.write("remove", move |tx| remove(tx, listed[0])).unwrap();
+
+        assert_eq!(removed, 0);
+        assert_eq!(platform.job(run).unwrap().status, Status::Completed);
+    }
+
+    #[test]
+    fn a_job_whose_session_is_gone_fails_and_does_not_start_afresh() {
+        let dir = tempfile::tempdir().unwrap();
+        let (platform, run) = with_checkpoint(dir.path());
+        let next = resume(&platform, run);
+        let delete = "DELETE FROM checkpoints";
+        platform.db.write("lose it", move |tx| Ok(tx.execute(delete, [])?)).unwrap();
+
+        let claimed = platform.claim(next, Claimant::default(), "");
+
+        assert!(matches!(claimed.err(), Some(Error::Refused(Refusal::Ended))));
+        let job = platform.job(next).unwrap();
+        assert_eq!(job.status, Status::Failed);
+        assert_eq!(job.error.unwrap(), "the session that it goes on from is gone");
+    }
 }

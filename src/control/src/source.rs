@@ -84,7 +84,9 @@ impl Source {
                 context: claim.context,
                 token: claim.token,
             })),
-            Err(Error::Refused(Refusal::Taken | Refusal::NoJob { .. })) => Ok(None),
+            Err(Error::Refused(Refusal::Taken | Refusal::Ended | Refusal::NoJob { .. })) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 
+use super::complete::end_attempt;
 use super::context::Context;
+use super::lose::end_job;
 use crate::bell::Topic;
 use crate::clock::now_ms;
 use crate::db::Outcome;
@@ -33,16 +35,23 @@ pub(crate) struct Claim {
 }
 
 impl Platform {
-    /// Claims a job; `base` is the beginning of URLs for its guest.
+    /// Claims a job; `base` is the beginning of URLs for its guest. A job that cannot be done as it was
+    /// submitted fails here, and says why.
     pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
         // Before the claim, so that it fails if they cannot be read; they never change.
         let secrets = self.secrets.read(&run)?;
         let (key, fresh) = (Arc::clone(&self.key), random()?);
-        let (attempt, token, context) = self.db.write("claim a job", move |tx| {
+        let claimed = self.db.write("claim a job", move |tx| {
             let (job, status) = find(tx, &run)?;
             let again = repeated(tx, job, status, claimant.request.as_deref())?;
             if again.is_none() && status != Status::Queued {
                 return Err(Refusal::Taken.into());
+            }
+            let context = Context::read(tx, job)?;
+            if let Some(reason) = context.flaw() {
+                end_attempt(tx, job, "lost", now_ms())?;
+                end_job(tx, job, reason)?;
+                return Ok(Err(reason));
             }
             let (attempt, nonce) = match again {
                 Some(known) => known,
@@ -52,7 +61,12 @@ impl Platform {
             if again.is_none() {
                 begin(tx, (job, attempt), &claimant, (&nonce, &hash(&token)))?;
             }
-            Ok((attempt, token, Context::read(tx, job)?))
+            Ok(Ok((attempt, token, context)))
+        })?;
+        let (attempt, token, context) = claimed.map_err(|reason| {
+            log::error!("a job cannot be done; run={run} reason={reason}");
+            self.ended(run);
+            Refusal::Ended
         })?;
         self.presence.touch(run, attempt);
         self.bell.ring(Topic::Deadline);

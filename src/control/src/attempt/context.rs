@@ -76,6 +76,13 @@ impl Context {
         Ok(context)
     }
 
+    /// Why the job cannot be done, if it cannot.
+    pub(super) fn flaw(&self) -> Option<&'static str> {
+        let is_forgotten = self.checkpoint.is_some() && self.history.is_none();
+        // To start afresh would look like success and be none.
+        is_forgotten.then_some("the session that it goes on from is gone")
+    }
+
     /// As it goes to the runner.
     pub(super) fn json(
         mut self,

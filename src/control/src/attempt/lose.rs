@@ -161,7 +161,7 @@ fn running(tx: &Connection, run: &RunId, attempt: u32) -> Outcome<Option<i64>> {
     Ok(tx.prepare_cached(query)?.query_row((run, attempt), |row| row.get(0)).optional()?)
 }
 
-fn end_job(tx: &Transaction<'_>, job: i64, error: &str) -> Outcome<()> {
+pub(super) fn end_job(tx: &Transaction<'_>, job: i64, error: &str) -> Outcome<()> {
     let set = "UPDATE jobs SET finished = ?2, error = ?3,
                    status = CASE WHEN cancelled IS NOT NULL AND NOT timed_out THEN 'cancelled'
                        ELSE 'failed' END

@@ -1,5 +1,7 @@
 //! What comes to a presigned URL: archives and manifests of versions.
 
+use std::sync::Arc;
+
 use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +99,8 @@ impl Platform {
         })
     }
 
-    /// An upload whose attempt has ended meanwhile is gone, and stays so.
+    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that somebody tidied
+    /// away, before anything named it, is to be sent again now: at the commit it would be too late.
     fn uploaded(
         &self,
         target: Target,
@@ -105,7 +108,11 @@ impl Platform {
         digest: String,
         size: Option<u64>,
     ) -> Result<()> {
+        let blobs = Arc::clone(&self.blobs);
         self.db.write("record an upload", move |tx| {
+            if !blobs.has(&digest) {
+                return Err(Refusal::Busy.into());
+            }
             let Target { owner, storage, version } = target;
             let set = format!(
                 "UPDATE uploads SET {kind} = ?4, archive_size = coalesce(?5, archive_size)
@@ -117,5 +124,32 @@ impl Platform {
                 _ => Ok(()),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Request, Writer};
+    use crate::{Config, Error};
+
+    #[test]
+    fn an_archive_that_was_tidied_away_before_it_is_recorded_is_to_be_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(Config::new(dir.path())).unwrap();
+        let request = Request { storage_name: Some("work".into()), ..Request::default() };
+        let prepared = platform.prepare(Writer::Operator, request, "").unwrap();
+        let target = Target {
+            owner: "operator".into(),
+            storage: prepared.storage_id,
+            version: prepared.version_id,
+        };
+        let blob = platform.blobs.receive(&mut &b"archive"[..], 100, &mut |_| Ok(())).unwrap();
+        let blob = blob.keep().unwrap();
+        platform.blobs.remove(&blob.digest).unwrap();
+
+        let recorded = platform.uploaded(target, "archive", blob.digest, Some(blob.size));
+
+        assert!(matches!(recorded, Err(Error::Refused(Refusal::Busy))));
     }
 }
