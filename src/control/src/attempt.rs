@@ -53,15 +53,18 @@ pub(crate) struct Caller {
     pub(crate) attempt: u32,
     /// When it ended, if it has.
     pub(crate) ended: Option<i64>,
+    /// Whether its job was submitted with secrets.
+    has_secrets: bool,
 }
 
 impl Caller {
     /// Whose token it is, if it is this run's and was not revoked.
     pub(crate) fn authorize(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
-        let query = "SELECT job, attempts.attempt, state, ended, run
+        let query = "SELECT job, attempts.attempt, state, ended, run, has_secrets
                      FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
         let found = tx.prepare_cached(query)?.query_row([token], |row| {
-            let caller = Self { job: row.get(0)?, attempt: row.get(1)?, ended: row.get(3)? };
+            let (job, attempt, ended) = (row.get(0)?, row.get(1)?, row.get(3)?);
+            let caller = Self { job, attempt, ended, has_secrets: row.get(5)? };
             Ok((caller, row.get::<_, String>(2)?, row.get::<_, RunId>(4)?))
         });
         let (caller, state, owner) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
@@ -78,5 +81,9 @@ impl Caller {
     pub(crate) fn live(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
         let caller = Self::authorize(tx, token, run)?;
         if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
+    }
+    /// Refuses to store what the job's secrets may be in, if nobody can hide them.
+    pub(crate) fn check_masked(&self, is_masked: bool) -> Result<(), Refusal> {
+        if self.has_secrets && !is_masked { Err(Refusal::SecretsGone) } else { Ok(()) }
     }
 }

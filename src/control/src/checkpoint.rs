@@ -67,11 +67,14 @@ impl Platform {
         if session.is_empty() || session.len() > LONGEST_SESSION {
             return Err(Refusal::bad("`cliAgentSessionId` has 1 to 256 bytes").into());
         }
-        if let Some(mask) = self.secrets.mask(&run)? {
+        let mask = self.secrets.mask(&run)?;
+        if let Some(mask) = &mask {
             mask.text(session);
         }
+        let is_masked = mask.is_some();
         let id = self.db.write("store a checkpoint", move |tx| {
             let caller = Caller::live(tx, &token, &run)?;
+            caller.check_masked(is_masked)?;
             store(tx, caller, &request)
         })?;
         log::info!("checkpoint stored; run={run} checkpoint={id}");

@@ -100,9 +100,11 @@ impl Platform {
             first_sequence: sequences.clone().min().unwrap_or_default(),
             last_sequence: sequences.max().unwrap_or_default(),
         };
+        let is_masked = mask.is_some();
         let most = self.config.largest_record;
         let attempt = self.db.write("store events", move |tx| {
             let caller = Caller::live(tx, &token, &run)?;
+            caller.check_masked(is_masked)?;
             store(tx, &run, caller, &events)?;
             charge(tx, caller, events.iter().map(|event| event.body.len()).sum(), most)?;
             Ok(caller.attempt)

@@ -48,6 +48,8 @@ pub enum Refusal {
     Taken,
     #[error("the job has ended")]
     Ended,
+    #[error("the job's secrets, which would have to be hidden in this, are gone")]
+    SecretsGone,
     #[error("not uploaded yet: {what}")]
     Missing { what: &'static str },
     #[error("the key was used for a different job")]
@@ -56,6 +58,8 @@ pub enum Refusal {
     LengthRequired,
     #[error("more than the limit of {limit} {unit}")]
     TooLarge { limit: u64, unit: &'static str },
+    #[error("the secrets are more than can be hidden: {limit} bytes")]
+    SecretsTooLarge { limit: usize },
     #[error("the requested range is outside of the content")]
     Range,
     #[error("no credentials are configured for the firewall")]
@@ -104,10 +108,12 @@ impl Refusal {
             Self::Ambiguous { .. } => (409, "AMBIGUOUS"),
             Self::Taken => (409, "TAKEN"),
             Self::Ended => (409, "RUN_ENDED"),
+            Self::SecretsGone => (409, "SECRETS_GONE"),
             Self::Missing { .. } => (409, "OBJECTS_MISSING"),
             Self::KeyReused => (409, "KEY_REUSED"),
             Self::LengthRequired => (411, "LENGTH_REQUIRED"),
             Self::TooLarge { .. } => (413, "TOO_LARGE"),
+            Self::SecretsTooLarge { .. } => (413, "SECRETS_TOO_LARGE"),
             Self::Range => (416, "RANGE"),
             Self::NoFirewallAuth => (424, "NOT_CONFIGURED"),
             Self::HeadTooLarge { .. } => (431, "HEAD_TOO_LARGE"),

@@ -40,26 +40,27 @@ impl Secrets {
         folder::write(&path, &json)
     }
 
-    /// A job's secrets; none if it has none, or none any more.
-    pub(crate) fn read(&self, run: &RunId) -> Result<Values> {
+    /// A job's secrets; `None` if it has none, or none any more: which, its row says.
+    pub(crate) fn read(&self, run: &RunId) -> Result<Option<Values>> {
         let path = self.path(run);
         let json = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Values::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(file("read", &path))?,
         };
-        serde_json::from_slice(&json).map_err(|source| Error::BadRecord { path, source })
+        let values = serde_json::from_slice(&json);
+        values.map(Some).map_err(|source| Error::BadRecord { path, source })
     }
 
-    /// What hides a job's secrets; `None` if they are not known any more.
+    /// What hides a job's secrets; `None` if it has none, or they are not known any more. An error
+    /// if they cannot be hidden: then nothing of the job's may be stored.
     pub(crate) fn mask(&self, run: &RunId) -> Result<Option<Arc<Mask>>> {
         if let Some(mask) = self.lock().get(run) {
             return Ok(Some(Arc::clone(mask)));
         }
-        let values = self.read(run)?;
-        if values.is_empty() {
+        let Some(values) = self.read(run)? else {
             return Ok(None);
-        }
-        let mask = Arc::new(Mask::new(values.values()));
+        };
+        let mask = Arc::new(Mask::new(values.values())?);
         self.lock().insert(*run, Arc::clone(&mask));
         Ok(Some(mask))
     }
@@ -110,9 +111,9 @@ mod tests {
         let mode = fs::metadata(secrets.path(&run)).unwrap().permissions().mode();
 
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(secrets.read(&run).unwrap(), values);
+        assert_eq!(secrets.read(&run).unwrap(), Some(values));
         secrets.remove(&run).unwrap();
-        assert_eq!(secrets.read(&run).unwrap(), Values::new());
+        assert_eq!(secrets.read(&run).unwrap(), None);
     }
 
     #[test]

@@ -138,9 +138,11 @@ impl Platform {
 
     /// Makes what was uploaded a version.
     pub(crate) fn commit(&self, writer: Writer, mut request: Request) -> Result<Committed> {
+        let mut is_masked = false;
         if let Writer::Guest(_, run) = writer
             && let Some(mask) = self.secrets.mask(&run)?
         {
+            is_masked = true;
             let texts = request.message.iter_mut().chain(&mut request.parent_version_id);
             texts.for_each(|text| mask.text(text));
         }
@@ -149,6 +151,9 @@ impl Platform {
         let blobs = Arc::clone(&self.blobs);
         self.db.write("commit a version", move |tx| {
             let owner = writer.authorize(tx)?;
+            if let Writer::Guest(token, run) = &writer {
+                Caller::live(tx, token, run)?.check_masked(is_masked)?;
+            }
             let storage = writer.storage(tx, &request)?;
             let content = content_hash(&storage, &request.files)?;
             if exists(tx, &storage, &version)? {

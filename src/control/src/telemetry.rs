@@ -10,7 +10,6 @@ use crate::attempt::Caller;
 use crate::bell::Topic;
 use crate::bounded::list;
 use crate::clock::{millis, now_ms};
-use crate::db::Outcome;
 use crate::event::{Page, charge, next_position};
 use crate::json::rewrite;
 use crate::key::Tag;
@@ -80,7 +79,7 @@ impl Platform {
         let most = self.config.largest_record;
         let (caller, position) = self.db.write("store telemetry", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
-            admit(tx, caller, is_masked)?;
+            admit(caller, is_masked)?;
             charge(tx, caller, body.len(), most)?;
             let position = next_position(tx, "telemetry", caller.job)?;
             let add = "INSERT INTO telemetry (job, position, attempt, received, body)
@@ -146,10 +145,10 @@ fn check(report: &Report) -> Result<(), Refusal> {
 }
 
 /// After its end an attempt may report for a while; but not, once nobody can hide its secrets.
-fn admit(tx: &rusqlite::Transaction<'_>, caller: Caller, is_masked: bool) -> Outcome<()> {
-    let Some(ended) = caller.ended else { return Ok(()) };
-    let query = "SELECT has_secrets FROM jobs WHERE id = ?1";
-    let has_secrets: bool = tx.prepare_cached(query)?.query_row([caller.job], |row| row.get(0))?;
-    let is_late = now_ms() > ended.saturating_add(millis(AFTERMATH));
-    if is_late || (has_secrets && !is_masked) { Err(Refusal::Ended.into()) } else { Ok(()) }
+fn admit(caller: Caller, is_masked: bool) -> Result<(), Refusal> {
+    let is_late = |ended: i64| now_ms() > ended.saturating_add(millis(AFTERMATH));
+    if caller.ended.is_some_and(is_late) {
+        return Err(Refusal::Ended);
+    }
+    caller.check_masked(is_masked)
 }

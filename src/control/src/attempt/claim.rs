@@ -15,7 +15,8 @@ use crate::job::{Status, find};
 use crate::key::{Tag, hash, random};
 use crate::platform::Platform;
 use crate::presence::{Incarnation, Runner};
-use crate::{Refusal, Result, RunId};
+use crate::secret::Values;
+use crate::{Error, Refusal, Result, RunId};
 
 /// Who claims.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +40,9 @@ impl Platform {
     /// submitted fails here, and says why.
     pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
         // Before the claim, so that it fails if they cannot be read; they never change.
-        let secrets = self.secrets.read(&run)?;
+        let secrets = self.secrets_to_hide(&run)?;
+        let (unusable, has_found) =
+            (secrets.as_ref().err().copied(), matches!(secrets, Ok(Some(_))));
         let (key, fresh) = (Arc::clone(&self.key), random()?);
         let claimed = self.db.write("claim a job", move |tx| {
             let (job, status) = find(tx, &run)?;
@@ -48,7 +51,7 @@ impl Platform {
                 return Err(Refusal::Taken.into());
             }
             let context = Context::read(tx, job)?;
-            if let Some(reason) = context.flaw() {
+            if let Some(reason) = unusable.or_else(|| context.flaw(has_found)) {
                 end_attempt(tx, job, "lost", now_ms())?;
                 end_job(tx, job, reason)?;
                 return Ok(Err(reason));
@@ -72,12 +75,29 @@ impl Platform {
         self.bell.ring(Topic::Deadline);
         self.bell.ring(Topic::Job(run));
         let timeout_ms = context.timeout_ms;
+        let secrets = secrets.ok().flatten().unwrap_or_default();
         let context = context.json(self, &token, secrets, base);
         Ok(Claim { attempt, token, timeout_ms, context })
     }
 }
 
 impl Platform {
+    /// A job's secrets, or why they cannot be used: whatever cannot be hidden is not given out.
+    fn secrets_to_hide(&self, run: &RunId) -> Result<Result<Option<Values>, &'static str>> {
+        let known = self.secrets.read(run).and_then(|values| {
+            self.secrets.mask(run)?;
+            Ok(values)
+        });
+        match known {
+            Ok(values) => Ok(Ok(values)),
+            Err(Error::BadRecord { .. }) => {
+                Ok(Err("its secrets cannot be understood: submit it again"))
+            }
+            Err(Error::Refused(_)) => Ok(Err("its secrets cannot be hidden in what it reports")),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A runner gives a sign of life. What it claimed before anybody knew its generation is of this
     /// one from here on: a runner may claim before its first heartbeat, and before the first that
     /// comes to a platform that was started anew.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Caller;
 use crate::clock::now_ms;
 use crate::db::Outcome;
+use crate::error::chain;
 use crate::job::Status;
 use crate::key::Tag;
 use crate::platform::Platform;
@@ -13,6 +14,10 @@ use crate::{Result, RunId};
 
 /// The most letters that are kept of an error's text.
 const LONGEST_ERROR: usize = 16 * 1024;
+
+/// What stands for an error's text that nobody can hide the secrets in.
+const UNSHOWN: &str =
+    "it failed, and why is not shown: its secrets, which might be in that, are gone";
 
 /// The outcome of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -47,7 +52,12 @@ impl Platform {
     ) -> Result<Completed> {
         let token = *token;
         // Told first: afterwards the secrets are gone.
-        let mask = self.secrets.mask(&run)?;
+        let mask = self.secrets.mask(&run).unwrap_or_else(|error| {
+            // A job ends also when its secrets cannot be hidden.
+            log::error!("cannot hide a job's secrets; run={run} error={}", chain(&error));
+            None
+        });
+        let is_masked = mask.is_some();
         if let Some(error) = completion.error.as_mut() {
             if let Some(mask) = mask {
                 mask.text(error);
@@ -56,6 +66,9 @@ impl Platform {
         }
         let (status, is_first) = self.db.write("complete a job", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
+            if completion.error.is_some() && caller.check_masked(is_masked).is_err() {
+                completion.error = Some(UNSHOWN.to_owned());
+            }
             if caller.ended.is_none() {
                 end(tx, caller, &completion)?;
             }

@@ -25,6 +25,7 @@ pub(super) struct Context {
     checkpoint: Option<String>,
     history: Option<History>,
     artifacts: Vec<(Mount, Archive)>,
+    has_secrets: bool,
 }
 
 /// A session's history.
@@ -45,7 +46,7 @@ struct Archive {
 impl Context {
     pub(super) fn read(tx: &Connection, job: i64) -> Outcome<Self> {
         let query = "SELECT run, agent, profile, prompt, environment, context, timeout, created,
-                         session, resumed FROM jobs WHERE id = ?1";
+                         session, resumed, has_secrets FROM jobs WHERE id = ?1";
         let row = tx.prepare_cached(query)?.query_row([job], |row| {
             let context = Self {
                 run: row.get(0)?,
@@ -60,6 +61,7 @@ impl Context {
                 checkpoint: row.get(9)?,
                 history: None,
                 artifacts: Vec::new(),
+                has_secrets: row.get(10)?,
             };
             Ok((context, row.get::<_, String>(4)?, row.get::<_, String>(5)?))
         });
@@ -77,7 +79,10 @@ impl Context {
     }
 
     /// Why the job cannot be done, if it cannot.
-    pub(super) fn flaw(&self) -> Option<&'static str> {
+    pub(super) fn flaw(&self, has_found_secrets: bool) -> Option<&'static str> {
+        if self.has_secrets && !has_found_secrets {
+            return Some("its secrets are gone: submit it again");
+        }
         let is_forgotten = self.checkpoint.is_some() && self.history.is_none();
         // To start afresh would look like success and be none.
         is_forgotten.then_some("the session that it goes on from is gone")

@@ -13,6 +13,7 @@ use crate::bell::Topic;
 use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
 use crate::error::chain;
+use crate::mask::Mask;
 use crate::{Error, Refusal, Result, RunId};
 
 /// What agents there are.
@@ -92,6 +93,8 @@ impl Platform {
         let bytes = serde_json::to_vec(&submission).map_err(|source| Error::BadRow { source })?;
         let fingerprint = self.key.fingerprint(&bytes);
         if !submission.secrets.is_empty() {
+            // Told now, and not when it is claimed.
+            Mask::new(submission.secrets.values())?;
             self.secrets.keep(&run, &submission.secrets)?;
         }
         let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);

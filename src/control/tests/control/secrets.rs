@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, Once, PoisonError};
 
-use control::{RunId, Submission};
+use control::{Error, RunId, Status, Submission};
 use serde_json::json;
 
-use crate::harness::{Guest, Host, contains};
+use crate::harness::{Guest, Host, contains, refusal};
 
 const SECRET: &str = "s3cret-\"value\"\n-8c1f";
 /// Its beginning, which no escaping changes.
@@ -165,4 +165,99 @@ fn a_submission_shows_no_values() {
     let shown = format!("{submission:?}");
 
     assert!(shown.contains("KEY") && !shown.contains(TELLTALE));
+}
+
+/// Where a job's secrets are.
+fn file(host: &Host, run: RunId) -> std::path::PathBuf {
+    host.state().join("control/secrets").join(run.to_string())
+}
+
+#[test]
+fn a_job_whose_secrets_are_gone_fails_and_says_so() {
+    let host = Host::start();
+    let run = submit(&host);
+    std::fs::remove_file(file(&host, run)).unwrap();
+
+    let refused = host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
+
+    assert_eq!(refused, refusal(409, "RUN_ENDED"));
+    let job = host.job(run);
+    assert_eq!(job.status, Status::Failed);
+    assert_eq!(job.error.unwrap(), "its secrets are gone: submit it again");
+}
+
+#[test]
+fn a_job_whose_secrets_make_no_sense_fails_and_says_so() {
+    let host = Host::start();
+    let source = host.source();
+    let run = submit(&host);
+    std::fs::write(file(&host, run), "{").unwrap();
+
+    assert!(source.claim(run).unwrap().is_none());
+
+    let error = host.job(run).error.unwrap();
+    assert_eq!(error, "its secrets cannot be understood: submit it again");
+}
+
+#[test]
+fn a_job_whose_secrets_cannot_be_hidden_fails_and_says_so() {
+    let host = Host::start();
+    let run = submit(&host);
+    std::fs::write(file(&host, run), json!({"KEY": "x".repeat(2 << 20)}).to_string()).unwrap();
+
+    host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
+
+    let error = host.job(run).error.unwrap();
+    assert_eq!(error, "its secrets cannot be hidden in what it reports");
+}
+
+#[test]
+fn secrets_that_cannot_be_hidden_are_refused_when_they_are_submitted() {
+    let host = Host::start();
+    let submission = Submission {
+        prompt: "x".into(),
+        secrets: BTreeMap::from([("KEY".into(), "x".repeat(2 << 20))]),
+        ..Submission::default()
+    };
+
+    let refused = host.client().submit(&submission).unwrap_err();
+
+    assert!(matches!(refused, Error::Answered { status: 413, .. }), "{refused}");
+}
+
+#[test]
+fn nothing_is_stored_of_a_running_job_whose_secrets_are_gone() {
+    let mut host = Host::start();
+    let guest = host.claim(submit(&host));
+    let (run, token) = (guest.run, guest.token.clone());
+    std::fs::remove_file(file(&host, run)).unwrap();
+    host.restart();
+    let guest = Guest { host: &host, run, token, context: json!(null) };
+    let gone = refusal(409, "SECRETS_GONE");
+
+    assert_eq!(guest.events(&[0]).refused(), gone);
+    assert_eq!(guest.post("telemetry", json!({"systemLog": SECRET})).refused(), gone);
+    guest.post("complete", json!({"exitCode": 1, "error": SECRET})).ok();
+    let error = host.job(run).error.unwrap();
+    assert!(error.contains("its secrets, which might be in that, are gone"), "{error}");
+    assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
+}
+
+#[test]
+fn a_secret_is_hidden_in_numbers_and_line_by_line() {
+    let host = Host::start();
+    let secrets = [("PIN", "20251234"), ("KEY", "first-line-of-it\nsecond-line-of-it\n")];
+    let submission = Submission {
+        prompt: "x".into(),
+        secrets: secrets.map(|(name, value)| (name.into(), value.into())).into(),
+        ..Submission::default()
+    };
+    let guest = host.claim(host.client().submit(&submission).unwrap().run_id);
+    let event = json!({"sequenceNumber": 0, "pin": 20251234, "line": "<second-line-of-it>"});
+    guest.post("events", json!({"events": [event]})).ok();
+
+    let page = host.client().events(guest.run, 0, std::time::Duration::ZERO).unwrap();
+
+    let stored = json!({"sequenceNumber": 0, "pin": "***", "line": "<***>"});
+    assert_eq!(page.items[0].event.get(), stored.to_string());
 }
