@@ -74,9 +74,10 @@ impl Presence {
         !is_late
     }
 
-    /// The generation of a runner, as far as it is known.
-    pub(crate) fn generation(&self, runner: Uuid) -> i64 {
-        self.lock().runners.get(&runner).map_or(0, |(known, _)| known.generation)
+    /// The latest start of a runner, as far as it is known.
+    pub(crate) fn latest(&self, runner: Uuid) -> Incarnation {
+        let generation = self.lock().runners.get(&runner).map_or(0, |(known, _)| known.generation);
+        Incarnation { runner, generation }
     }
 
     /// A runner in this process lives until [`Presence::leave`].

@@ -96,9 +96,10 @@ impl Source {
         self.platform.complete(&hash(&job.token), job.run_id, completion)
     }
 
-    /// The jobs of this source that are to be cancelled, until they have ended.
+    /// The jobs of this source that are to be ended: those that are to be cancelled, until they
+    /// have ended, and for a while those whose attempt is void, unless this source has another.
     pub fn cancelled(&self) -> Result<Vec<RunId>> {
-        self.platform.cancelled(Some(RUNNER))
+        self.platform.cancelled(self.here)
     }
 
     /// What was claimed before this process started. Each is to be given back, or to be completed

@@ -4,6 +4,10 @@
 //! replies to poll and heartbeat, `cancelledRunIds`: a poll that is held is answered at once, and
 //! each heartbeat is told all of them until they have ended. Who does not know it ignores it; the
 //! job then counts as ended when its grace is over, and its token is good no more.
+//!
+//! The same member names runs whose attempt was lost, to the runner that had it: whatever it has of
+//! one works for nothing. It is about what the runner had when it asked, not about what it claimed
+//! since.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -14,7 +18,7 @@ use super::{ORDINARY, json, only};
 use crate::attempt::{Claimant, Wanted};
 use crate::http::{Account, Method, Request, Response};
 use crate::platform::Platform;
-use crate::presence::{Incarnation, Runner};
+use crate::presence::Runner;
 use crate::{Refusal, Result, RunId};
 
 const MOST_EXCLUDED: usize = 128;
@@ -74,7 +78,8 @@ fn poll(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
     }
     let wanted = Wanted { profiles: poll.supported_profiles, excluded };
     let hold = platform.config.poll_hold;
-    let (offer, cancelled) = platform.offer_held(&wanted, poll.runner_id, hold)?;
+    let runner = platform.presence.latest(poll.runner_id);
+    let (offer, cancelled) = platform.offer_held(&wanted, runner, hold)?;
     Ok(Response::json(&with_cancelled(json!({"job": offer}), &cancelled)))
 }
 
@@ -91,8 +96,7 @@ fn claim(platform: &Platform, request: &mut Request<'_>, run: &str) -> Result<Re
     let runner = session.and_then(|text| text.parse().ok());
     let runner =
         runner.filter(|runner: &Uuid| !runner.is_nil() && runner.as_bytes() != run.bytes());
-    let owner = runner
-        .map(|runner| Incarnation { runner, generation: platform.presence.generation(runner) });
+    let owner = runner.map(|runner| platform.presence.latest(runner));
     let request = request.head.header("x-client-request-id").filter(|id| !id.is_empty());
     let request = request.map(str::to_owned);
     let claim = platform.claim(run, Claimant { owner, request }, &base)?;
@@ -126,7 +130,7 @@ fn heartbeat(platform: &Platform, request: &mut Request<'_>) -> Result<Response>
         admittable_profiles: beat.admittable_profiles,
         age_ms: 0,
     })?;
-    let cancelled = platform.cancelled(Some(runner_id))?;
+    let cancelled = platform.cancelled(platform.presence.latest(runner_id))?;
     Ok(Response::json(&with_cancelled(json!({"ok": true}), &cancelled)))
 }
 

@@ -36,8 +36,8 @@ pub(crate) struct Claim {
 }
 
 impl Platform {
-    /// Claims a job; `base` is the beginning of URLs for its guest. A job that cannot be done as it was
-    /// submitted fails here, and says why.
+    /// Claims a job; `base` is the beginning of URLs for its guest. A job that cannot be done as it
+    /// was submitted fails here, and says why.
     pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
         // Before the claim, so that it fails if they cannot be read; they never change.
         let secrets = self.secrets_to_hide(&run)?;

@@ -150,6 +150,7 @@ impl Platform {
         if is_given_up {
             log::warn!("job given up; run={run} attempt={attempt} reason={reason}");
             self.ended(run);
+            self.bell.ring(Topic::Work);
         }
         Ok(())
     }
@@ -223,8 +224,7 @@ mod tests {
         let submission = Submission { prompt: "x".into(), ..Submission::default() };
         let run = platform.submit(submission).unwrap().run_id;
         let runner = Uuid::from_u128(7);
-        let generation = platform.presence.generation(runner);
-        let owner = Some(Incarnation { runner, generation });
+        let owner = Some(platform.presence.latest(runner));
         platform.claim(run, Claimant { owner, request: None }, "").unwrap();
     }
 

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::bell::Topic;
+use crate::clock::{millis, now_ms};
 use crate::platform::Platform;
+use crate::presence::Incarnation;
 use crate::{Result, RunId};
+
+/// How long runners are told of an attempt that was lost. What they have of it ends by then without
+/// them, as its guest is refused.
+const TOLD: Duration = Duration::from_secs(60 * 60);
 
 /// What a runner can take.
 #[derive(Debug, Clone, Default)]
@@ -60,13 +65,13 @@ impl Platform {
     pub(crate) fn offer_held(
         &self,
         wanted: &Wanted,
-        runner: Uuid,
+        runner: Incarnation,
         hold: Duration,
     ) -> Result<(Option<Offer>, Vec<RunId>)> {
-        let known = self.cancelled(Some(runner))?;
+        let known = self.cancelled(runner)?;
         let found = self.held(Topic::Work, hold, || {
             let offer = self.offer(wanted)?;
-            let mut cancelled = self.cancelled(Some(runner))?;
+            let mut cancelled = self.cancelled(runner)?;
             cancelled.retain(|run| !known.contains(run));
             let is_something = offer.is_some() || !cancelled.is_empty();
             Ok(is_something.then_some((offer, cancelled)))
@@ -74,17 +79,29 @@ impl Platform {
         Ok(found.unwrap_or_default())
     }
 
-    /// The running jobs that are to be cancelled: of a runner, and of those whom nobody knows; or
-    /// all of them.
-    pub(crate) fn cancelled(&self, runner: Option<Uuid>) -> Result<Vec<RunId>> {
-        let runner = runner.map(|runner| runner.to_string());
+    /// The jobs that a runner is to end, if it has them: those that are to be cancelled, and those
+    /// whose attempt was lost lately, for what still works on that works for nothing. It is about
+    /// what this start of the runner had: one that has the job anew is not told to end it. Of jobs
+    /// that were claimed by nobody knows whom, all are told.
+    pub(crate) fn cancelled(&self, runner: Incarnation) -> Result<Vec<RunId>> {
+        let since = now_ms().saturating_sub(millis(TOLD));
         self.db.read("list cancelled jobs", move |tx| {
-            let query = "SELECT run FROM jobs JOIN attempts
+            let query = "SELECT run, jobs.id FROM jobs JOIN attempts
                          ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
                          WHERE status = 'running' AND cancelled IS NOT NULL
-                         AND (?1 IS NULL OR runner IS NULL OR runner = ?1) ORDER BY jobs.id";
+                             AND (runner IS NULL OR runner = ?1)
+                         UNION
+                         SELECT run, jobs.id FROM attempts AS void JOIN jobs ON jobs.id = job
+                         WHERE state = 'lost' AND ended > ?3
+                             AND (runner IS NULL OR runner = ?1)
+                             AND (?2 = 0 OR generation IN (0, ?2))
+                             AND NOT EXISTS (SELECT 1 FROM attempts AS live
+                                 WHERE live.job = void.job AND live.state = 'live'
+                                     AND (live.runner IS NULL OR live.runner = ?1))
+                         ORDER BY 2";
             let mut statement = tx.prepare_cached(query)?;
-            let runs = statement.query_map([runner], |row| row.get(0))?;
+            let key = (runner.runner.to_string(), runner.generation, since);
+            let runs = statement.query_map(key, |row| row.get(0))?;
             Ok(runs.collect::<Result<_, _>>()?)
         })
     }

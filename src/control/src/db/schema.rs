@@ -6,7 +6,7 @@
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The steps from nothing to now; how many were taken is the database's `user_version`.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -158,3 +158,6 @@ CREATE TABLE snapshots (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX snapshot_versions ON snapshots (storage, version);
 ";
+
+/// Runners are told of attempts that were lost lately.
+const LOST: &str = "CREATE INDEX lost_attempts ON attempts (ended) WHERE state = 'lost';";

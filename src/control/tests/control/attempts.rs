@@ -6,6 +6,7 @@ use control::{Orphan, Status};
 use serde_json::{Value, json};
 
 use crate::harness::{Guest, Host, done, refusal, soon, take, wanted};
+use crate::jobs::{RUNNER, heartbeat};
 
 /// Claims as a runner that repeats itself.
 fn claim(host: &Host, run: control::RunId, request: &str) -> (u16, Value) {
@@ -168,4 +169,60 @@ fn who_claims_nothing_real_is_told_so() {
 
     assert_eq!(host.post_runner(&format!("jobs/{absent}/claim"), &json!({})).status, 404);
     assert_eq!(host.post_runner("jobs/what/claim", &json!({})).status, 400);
+}
+
+#[test]
+fn a_runner_is_told_of_an_attempt_that_it_lost_until_it_has_the_job_anew() {
+    let host = Host::start();
+    let source = host.source();
+    let run = host.submit("x");
+    let claim = || {
+        let token = host.control().runner_token();
+        let headers = format!("Authorization: Bearer {token}\r\nX-Client-Session-Id: {RUNNER}\r\n");
+        host.send("POST", &format!("/api/runners/jobs/{run}/claim"), &headers, b"{}").ok();
+    };
+    let told = |runner| host.post_runner("heartbeat", &heartbeat(runner)).ok();
+    claim();
+
+    let before = told(RUNNER);
+    source.give_back(run, 1).unwrap();
+    let lost = told(RUNNER);
+    let other = told("99999999-2222-4333-8444-555555555555");
+    claim();
+    let anew = told(RUNNER);
+
+    assert_eq!(before, json!({"ok": true}));
+    assert_eq!(lost, json!({"ok": true, "cancelledRunIds": [run]}));
+    assert_eq!(other, json!({"ok": true}));
+    assert_eq!(anew, json!({"ok": true}));
+    assert_eq!(source.cancelled().unwrap(), []);
+}
+
+#[test]
+fn a_runner_that_was_started_anew_is_not_told_of_what_it_had_before() {
+    let host = Host::start();
+    let run = host.submit("x");
+    let token = host.control().runner_token();
+    let headers = format!("Authorization: Bearer {token}\r\nX-Client-Session-Id: {RUNNER}\r\n");
+    host.post_runner("heartbeat", &heartbeat(RUNNER)).ok();
+    host.send("POST", &format!("/api/runners/jobs/{run}/claim"), &headers, b"{}").ok();
+    host.source().give_back(run, 1).unwrap();
+    let mut anew = heartbeat(RUNNER);
+    anew["snapshotGeneration"] = json!(2);
+
+    assert_eq!(host.post_runner("heartbeat", &anew).ok(), json!({"ok": true}));
+}
+
+#[test]
+fn a_runner_in_this_process_is_told_of_a_job_that_was_given_up() {
+    let host = Host::with(|config| config.cancel_grace = Duration::from_millis(10));
+    let source = host.source();
+    let run = host.submit("x");
+    take(&source);
+    host.client().cancel(run).unwrap();
+    host.client().wait(run, Some(soon())).unwrap();
+
+    // It may still have the VM.
+    assert_eq!(source.cancelled().unwrap(), [run]);
+    assert_eq!(host.source().cancelled().unwrap(), []);
 }

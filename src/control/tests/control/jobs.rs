@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::harness::{Host, done, refusal, soon, take, wanted};
 
-const RUNNER: &str = "11111111-2222-4333-8444-555555555555";
+pub(crate) const RUNNER: &str = "11111111-2222-4333-8444-555555555555";
 
-fn heartbeat(runner: &str) -> Value {
+pub(crate) fn heartbeat(runner: &str) -> Value {
     json!({"runnerId": runner, "runnerName": "r", "group": "a/b", "snapshotGeneration": 1,
         "snapshotSequence": 1, "totalVcpu": 2, "totalMemoryMb": 1024, "maxConcurrent": 1,
         "allocatedVcpu": 1, "allocatedMemoryMb": 512, "runningCount": 1,
