@@ -1,5 +1,5 @@
-//! JSON that is changed as it is read, and never built: a million numbers in a list take the memory of
-//! their digits and not that of a million values.
+//! JSON that is changed as it is read, and never built: a million numbers in a list take the memory
+//! of their digits and not that of a million values.
 
 use serde_json::{Number, Value};
 

@@ -117,8 +117,8 @@ impl Refusal {
             Self::Range => (416, "RANGE"),
             Self::NoFirewallAuth => (424, "NOT_CONFIGURED"),
             Self::HeadTooLarge { .. } => (431, "HEAD_TOO_LARGE"),
-            // No 4xx, which clients take as final: it is the network's doing, and the next try's to do
-            // better.
+            // No 4xx, which clients take as final: it is the network's doing, and the next try may
+            // do better.
             Self::TooSlow => (503, "TOO_SLOW"),
             Self::CutShort => (503, "CUT_SHORT"),
             Self::Busy => (503, "BUSY"),

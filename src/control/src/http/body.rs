@@ -100,9 +100,9 @@ impl Input for Body<'_> {
     }
 }
 
-/// How long a body may take, also if nothing comes for a while: patience, and a second for each MiB,
-/// as any link has that is worth uploading over. An upload has no less than the contract gives it,
-/// so that its sender is the first to give up.
+/// How long a body may take, also if nothing comes for a while: patience, and a second for each
+/// MiB, as any link has that is worth uploading over. An upload has no less than the contract gives
+/// it, so that its sender is the first to give up.
 fn time(method: Method, length: u64, patience: Duration) -> Duration {
     let least = match method {
         Method::Put => UPLOAD.as_secs().saturating_mul(length.div_ceil(100 * MIB)),

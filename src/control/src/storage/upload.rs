@@ -99,8 +99,9 @@ impl Platform {
         })
     }
 
-    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that somebody tidied
-    /// away, before anything named it, is to be sent again now: at the commit it would be too late.
+    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that somebody
+    /// tidied away, before anything named it, is to be sent again now: at the commit it would be too
+    /// late.
     fn uploaded(
         &self,
         target: Target,

@@ -65,7 +65,7 @@ fn a_client_that_does_not_finish_its_body_is_sent_away_and_may_try_again() {
 
 #[test]
 fn of_whom_nobody_knows_no_body_is_awaited() {
-    let host = Host::with(|config| config.patience = Duration::from_secs(600));
+    let host = Host::with(|config| config.patience = Duration::from_secs(5));
     let announce = |path: &str| {
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer guess\r\n\
