@@ -66,7 +66,8 @@ impl<'a> Stage<'a> {
 
     fn make(&self) -> io::Result<()> {
         if let Some(parent) = self.path.parent() {
-            if parent.is_symlink() {
+            // `.vm0` is ours, and must be in the target; what leads to a target is not ours.
+            if self.merges && parent.is_symlink() {
                 fs::remove_file(parent)?;
             }
             fs::create_dir_all(parent)?;

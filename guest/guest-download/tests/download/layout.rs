@@ -85,6 +85,31 @@ fn a_link_in_the_target_is_replaced_and_not_followed() {
 }
 
 #[test]
+fn a_link_that_leads_to_a_new_target_stays_and_so_does_what_is_behind_it() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("real")).unwrap();
+    fs::write(place.path("real/precious"), "1").unwrap();
+    symlink(place.path("real"), place.path("link")).unwrap();
+    let server = Server::start(|_| Reply::bytes(tar_gz(&TREE)));
+    assert!(place.run(&json!({ "storages": [place.entry("link/sub", &server.url())] })));
+    assert_eq!(fs::read_link(place.path("link")).unwrap(), place.path("real"));
+    assert_eq!(place.text("real/precious"), "1");
+    assert_eq!(place.text("real/sub/dir/run"), "#!/bin/sh\n");
+}
+
+#[test]
+fn a_link_where_the_stage_of_a_merge_is_to_be_is_removed_and_not_followed() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("x")).unwrap();
+    fs::create_dir_all(place.path("outside/download/precious")).unwrap();
+    symlink(place.path("outside"), place.path("x/.vm0")).unwrap();
+    assert!(place.fetch(tar_gz(&TREE)));
+    assert!(place.path("outside/download/precious").exists());
+    fs::remove_dir_all(place.path("outside")).unwrap();
+    check(&place);
+}
+
+#[test]
 fn a_folder_that_nobody_may_write_to_is_filled_first() {
     let place = Place::new();
     let entries = [Entry::Folder("locked/", 0o555), Entry::File("locked/in", b"1", 0o444)];
