@@ -42,6 +42,8 @@ pub(crate) type Numbered = (u64, Vec<u8>);
 pub(crate) struct Inlet {
     shared: Arc<Shared>,
     file: File,
+    /// How much is kept on disk.
+    most: u64,
     /// What found no place.
     left: VecDeque<Numbered>,
 }
@@ -77,7 +79,7 @@ pub(crate) fn spool(file: File, bell: &Bell) -> Result<(Inlet, Outlet)> {
     let shared =
         Arc::new(Shared { state: Mutex::default(), pushed: Condvar::new(), bell: bell.clone() });
     Ok((
-        Inlet { shared: Arc::clone(&shared), file, left: VecDeque::new() },
+        Inlet { shared: Arc::clone(&shared), file, most: DISK, left: VecDeque::new() },
         Outlet { shared, file: second },
     ))
 }
@@ -144,7 +146,7 @@ impl Inlet {
         if at == 0 {
             self.file.set_len(0)?;
         }
-        if at > DISK {
+        if at > self.most {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut record = Vec::with_capacity(HEAD + json.len());
@@ -177,15 +179,19 @@ impl Outlet {
         state.memory_bytes -= batch.bytes;
         state.since = (!state.memory.is_empty()).then(Instant::now);
         let disk = if state.memory.is_empty() { state.read..state.written } else { 0..0 };
+        // INVARIANT: as long as something is on disk the pusher only appends to the file.
+        if !disk.is_empty() {
+            drop(state);
+            let read = self.take_from_disk(disk, &mut batch)?;
+            state = self.shared.lock();
+            state.read = read;
+        }
+        // Only now is there room: who were told earlier would find none and ask again, in vain if
+        // this was the last batch.
         let wants_room = std::mem::take(&mut state.wants_room);
         drop(state);
         if wants_room {
             self.shared.bell.ring();
-        }
-        // INVARIANT: as long as something is on disk the pusher only appends to the file.
-        if !disk.is_empty() {
-            let read = self.take_from_disk(disk, &mut batch)?;
-            self.shared.lock().read = read;
         }
         Ok((!batch.events.is_empty()).then_some(batch.events))
     }
@@ -344,6 +350,31 @@ mod tests {
         inlet.close();
         numbers.extend(take_all(&outlet).concat());
         assert!(numbers.into_iter().eq(0..20));
+    }
+
+    #[test]
+    fn who_waits_for_room_on_a_full_disk_is_woken_when_there_is_some() {
+        let bell = Bell::new().unwrap();
+        let (mut inlet, outlet) = spool(tempfile::tempfile().unwrap(), &bell).unwrap();
+        inlet.most = 1 << 20;
+        std::thread::scope(|scope| {
+            let taker = scope.spawn(|| take_all(&outlet).concat());
+            for number in 0..2000 {
+                while inlet.is_full() {
+                    let woken = bell.wait_until(Instant::now() + Duration::from_secs(10));
+                    if !woken {
+                        inlet.close();
+                    }
+                    assert!(woken, "nobody rang; events={number}");
+                }
+                inlet.push(event(number, 100_000));
+            }
+            while inlet.is_full() {
+                assert!(bell.wait_until(Instant::now() + Duration::from_secs(10)));
+            }
+            inlet.close();
+            assert!(taker.join().unwrap().into_iter().eq(0..2000));
+        });
     }
 
     #[test]
