@@ -1,7 +1,8 @@
 //! Events to the platform: in order, each batch again until it is acknowledged.
 //!
 //! A batch that the platform refuses is halved until the one event is found that it does not want;
-//! only that is lost. What refuses the run itself (401, 403, 404) ends the delivery.
+//! only that is lost. What refuses the run itself (401, 403, 404) ends the delivery at once, and so
+//! the run: whoever looks at a delivery that has ended before its spool was closed finds a loss.
 //!
 //! The number of the last event that was acknowledged is on disk before the next batch is sent, so
 //! that it is known even if this process is killed.
@@ -11,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use guest_common::{Error as CommonError, Identity, Platform, Retry, RunFolder, Stop, chain};
+use guest_common::{Identity, Platform, Retry, RunFolder, Stop, chain};
 use serde::Deserialize;
 
 use crate::spool::{Numbered, Outlet};
@@ -73,7 +74,7 @@ impl Delivery {
         })
     }
 
-    /// Sends all that the spool has until it is closed.
+    /// Sends all that the spool has until it is closed, or until nothing more can ever be sent.
     pub(crate) fn run(mut self, spool: &Outlet) -> Delivered {
         let mut refused: Option<String> = None;
         loop {
@@ -82,8 +83,7 @@ impl Delivery {
                 Ok(None) => return self.so_far,
                 Err(source) => {
                     let reason = chain(&Error::Spool { source });
-                    self.lose(self.so_far.last.map_or(0, |last| last + 1), u64::MAX, &reason);
-                    return self.so_far;
+                    return self.lose_the_rest(&reason);
                 }
             };
             for part in batch.chunk_by(|one, other| one.1.is_empty() == other.1.is_empty()) {
@@ -92,6 +92,10 @@ impl Delivery {
                     None if part[0].1.is_empty() => self.lose_batch(part, "too long to be sent"),
                     None => refused = self.send(part).err(),
                 }
+            }
+            // Who gave up wants to know what is lost; a run that is refused is to end now.
+            if let Some(reason) = refused.as_ref().filter(|_| !self.stop.is_given()) {
+                return self.lose_the_rest(reason);
             }
         }
     }
@@ -105,7 +109,12 @@ impl Delivery {
             }
             Err(error) => error,
         };
-        if is_of_the_run(&error) || self.stop.is_given() {
+        if error.refuses_caller() {
+            let reason = chain(&Error::Refused { source: error });
+            self.lose_batch(batch, &reason);
+            return Err(reason);
+        }
+        if error.status().is_none() || self.stop.is_given() {
             let reason = chain(&error);
             self.lose_batch(batch, &reason);
             return Err(reason);
@@ -146,6 +155,14 @@ impl Delivery {
         }
     }
 
+    /// The end: nothing after what was sent and what was lost so far will ever arrive.
+    fn lose_the_rest(mut self, reason: &str) -> Delivered {
+        let lost = self.so_far.lost.last().map(|range| *range.end());
+        let next = self.so_far.last.max(lost).map_or(0, |last| last.saturating_add(1));
+        self.lose(next, u64::MAX, reason);
+        self.so_far
+    }
+
     fn lose(&mut self, first: u64, last: u64, reason: &str) {
         self.so_far.reason.get_or_insert_with(|| reason.to_owned());
         match self.so_far.lost.last_mut() {
@@ -171,11 +188,6 @@ impl Delivered {
     }
 }
 
-/// Whether the run itself is refused, not what it sends.
-fn is_of_the_run(error: &CommonError) -> bool {
-    matches!(error.status(), Some(401 | 403 | 404)) || !matches!(error, CommonError::Status { .. })
-}
-
 fn body(run_id: &str, batch: &[Numbered]) -> Vec<u8> {
     let length: usize = batch.iter().map(|(_, json)| json.len() + 1).sum();
     let mut body = Vec::with_capacity(length + 100);
@@ -190,4 +202,41 @@ fn body(run_id: &str, batch: &[Numbered]) -> Vec<u8> {
     }
     body.extend_from_slice(b"]}");
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_test::FakePlatform;
+
+    use super::*;
+    use crate::bell::Bell;
+    use crate::spool::spool;
+
+    #[test]
+    fn a_spool_that_cannot_be_read_ends_the_delivery_before_it_is_closed() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = RunFolder::open(home.path(), "r").unwrap();
+        let fake = FakePlatform::start();
+        let identity = Identity {
+            url: fake.server.url(),
+            token: "t".into(),
+            bypass: None,
+            run_id: "r".into(),
+        };
+        let file = home.path().join("events");
+        // It can be written to, but not read.
+        let (mut inlet, outlet) =
+            spool(File::create(&file).unwrap(), &Bell::new().unwrap()).unwrap();
+        let event =
+            |number| format!("{{\"sequenceNumber\":{number},\"x\":\"{}\"}}", "x".repeat(100_000));
+        (0..20).for_each(|number| inlet.push((number, event(number).into_bytes())));
+        let delivery = Delivery::new(&identity, &Stop::new(), &folder).unwrap();
+        let delivered = delivery.run(&outlet);
+        let loss = delivered.loss().unwrap().to_string();
+        assert!(
+            loss.contains("and all after it are lost: cannot use the file of events"),
+            "{loss}"
+        );
+        drop(inlet);
+    }
 }

@@ -60,6 +60,12 @@ pub enum Error {
         /// Why the last one did.
         source: guest_common::Error,
     },
+    /// The platform wants no more of this run: its token or the run itself means nothing to it.
+    #[error("the platform refuses the run, which was lost or has ended there")]
+    Refused {
+        /// What it said.
+        source: guest_common::Error,
+    },
     /// The working directory could not be made or found.
     #[error("cannot set up the working directory {path}")]
     WorkingDirectory {

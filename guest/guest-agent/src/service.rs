@@ -86,12 +86,14 @@ impl Services {
         self.beating.load(Ordering::Acquire)
     }
 
-    /// Why the run cannot go on, if that is so.
+    /// Why the run cannot go on, if that is so: its heart has stopped, or events go nowhere, as
+    /// their delivery has ended before the last of them came.
     pub(crate) fn failure(&self) -> Option<Error> {
-        match self.heart.take()? {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) | Err(error) => Some(error),
-        }
+        let heart = self.heart.take().and_then(|ended| ended.and_then(|ended| ended).err());
+        heart.or_else(|| match self.delivery.peek(Delivered::loss)? {
+            Ok(loss) => loss,
+            Err(error) => Some(error),
+        })
     }
 
     /// What became of the events, once that is known.

@@ -86,6 +86,12 @@ impl Error {
         }
     }
 
+    /// Whether it is the caller that the peer refuses, not what it sends: its token is good for
+    /// nothing (any more), or what it is about is not there (any more).
+    pub fn refuses_caller(&self) -> bool {
+        matches!(self.status(), Some(401 | 403 | 404))
+    }
+
     /// The status of the answer, if that is what went wrong.
     pub fn status(&self) -> Option<u16> {
         match self {

@@ -114,14 +114,18 @@ fn only_the_event_that_is_refused_is_lost_and_the_run_says_which() {
 }
 
 #[test]
-fn a_run_that_the_platform_does_not_know_loses_all_and_asks_once() {
-    let place = Place::new("@flood:500");
-    place.platform.answer("events", Reply::refusal(404, "no such run"));
-    let run = place.run();
-    assert_eq!(run.code, Some(1));
-    assert!(run.error().starts_with("events 0 to 501 are lost"), "{}", run.error());
-    assert_eq!(place.platform.calls("events").len(), 1);
-    assert_eq!(run.outcome.get("lastEventSequence"), None);
+fn a_run_whose_events_the_platform_refuses_ends_at_once_and_asks_once() {
+    for status in [401, 403, 404] {
+        let place = Place::with_cli("session\nexec sleep infinity");
+        place.platform.answer("events", Reply::refusal(status, "no such run"));
+        let run = place.run();
+        assert_eq!(run.code, Some(1));
+        let error = "events 0 and all after it are lost: the platform refuses the run, which was lost or has ended there: POST";
+        assert!(run.error().starts_with(error), "{}", run.error());
+        assert!(run.error().ends_with(&format!("HTTP {status}: no such run")), "{}", run.error());
+        assert_eq!(place.platform.calls("events").len(), 1);
+        assert_eq!(run.outcome.get("lastEventSequence"), None);
+    }
 }
 
 #[test]
