@@ -56,6 +56,7 @@ impl Heart {
             match self.platform.post::<Value>(PATH, &body) {
                 Ok(_) => failures = 0,
                 Err(_) if self.stop.is_given() => return Ok(()),
+                Err(source) if source.refuses_caller() => return Err(Error::Refused { source }),
                 Err(source) => {
                     failures += 1;
                     log::warn!(
@@ -96,6 +97,19 @@ mod tests {
         let error = heart.run(&beating, &Bell::new().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot reach API at {url}"));
         assert!(!beating.into_inner());
+    }
+
+    #[test]
+    fn a_refusal_of_the_run_is_the_end_at_once() {
+        for status in [401, 403, 404] {
+            let fake = FakePlatform::start();
+            fake.answer("heartbeat", Reply::json(&json!({ "ok": true })));
+            fake.answer("heartbeat", Reply::refusal(status, "it is lost"));
+            let heart = heart(fake.server.url(), &Stop::new());
+            let error = heart.run(&AtomicBool::new(false), &Bell::new().unwrap()).unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            assert_eq!(fake.calls("heartbeat").len(), 2);
+        }
     }
 
     #[test]
