@@ -87,6 +87,8 @@ pub(crate) struct Conversation<'a> {
     session: Option<String>,
     cause: Option<Cause>,
     kill_at: Option<Instant>,
+    /// Since when nothing is read, as there is no room for it.
+    deaf_since: Option<Instant>,
 }
 
 impl<'a> Conversation<'a> {
@@ -104,6 +106,7 @@ impl<'a> Conversation<'a> {
             session: None,
             cause: None,
             kill_at: None,
+            deaf_since: None,
         }
     }
 
@@ -131,7 +134,7 @@ impl<'a> Conversation<'a> {
             // Before the pipes are read: what comes after this is not the CLI's any more.
             let status = self.cli.status()?;
             self.read_stderr(PIPE)?;
-            if !self.sink.is_full() || status.is_some() {
+            if self.has_room() || status.is_some() {
                 self.read_stdout(PIPE)?;
             }
             if self.session.is_some() && !std::mem::replace(&mut had_session, true) {
@@ -146,7 +149,7 @@ impl<'a> Conversation<'a> {
 
     /// Sleeps until there is something to do.
     fn sleep(&mut self, signals: &Signals, bell: &Bell) -> Result<()> {
-        let room = !self.sink.is_full();
+        let room = self.has_room();
         let printing = matches!(&*self.sink, Sink::Local(printer) if printer.waiting() > 0);
         let cli = &self.cli;
         let mut fds = vec![
@@ -161,14 +164,30 @@ impl<'a> Conversation<'a> {
         );
         fds.extend(printing.then(|| PollFd::new(stdout(), PollFlags::POLLOUT)));
         let limit = self.kill_at.or_else(|| match self.cause {
-            None => self.watch.next().map(|(at, _)| at),
-            Some(_) => None,
+            None if room => self.watch.next().map(|(at, _)| at),
+            _ => None,
         });
         let timeout = limit.map_or(PollTimeout::NONE, process::poll_timeout);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(Error::Wait { source: errno.into() }),
         }
+    }
+
+    /// Whether there is room for what the CLI says. While there is none it is not listened to, so its
+    /// limits stand still: a result that it had in time may wait in the pipe.
+    fn has_room(&mut self) -> bool {
+        let now = Instant::now();
+        let has_room = !self.sink.is_full();
+        match (has_room, self.deaf_since) {
+            (false, None) => self.deaf_since = Some(now),
+            (true, Some(since)) => {
+                self.watch.stand_still(now - since);
+                self.deaf_since = None;
+            }
+            _ => {}
+        }
+        has_room
     }
 
     fn print(&mut self) {
@@ -265,6 +284,7 @@ impl<'a> Conversation<'a> {
             self.cli.signal(nix::libc::SIGKILL);
         }
         if self.cause.is_none()
+            && self.has_room()
             && let Some((at, overdue)) = self.watch.next()
             && at <= now
         {

@@ -52,6 +52,15 @@ impl Watch {
         self.last_sign = now;
     }
 
+    /// For so long nobody listened: nothing that the CLI may have said meanwhile is known.
+    pub(crate) fn stand_still(&mut self, pause: Duration) {
+        self.tools.iter_mut().for_each(|(.., at)| *at += pause);
+        self.last_sign += pause;
+        if let Some((_, since)) = &mut self.verdict {
+            *since += pause;
+        }
+    }
+
     /// The CLI said this.
     pub(crate) fn note(&mut self, head: &Head, now: Instant) {
         self.tools.retain(|(id, ..)| !head.returns.contains(id));
@@ -126,6 +135,18 @@ mod tests {
         assert_eq!(watch.next(), Some((now + 301 * SECOND, Overdue::Tool("WebSearch".into()))));
         watch.note(&result_of("b"), now + 3 * SECOND);
         assert_eq!(watch.next(), None);
+    }
+
+    #[test]
+    fn limits_stand_still_while_nobody_listens() {
+        let now = Instant::now();
+        let mut watch = Watch::new(LIMITS, now);
+        watch.note(&call("a", "WebFetch"), now);
+        watch.stand_still(1000 * SECOND);
+        assert_eq!(watch.next().unwrap().0, now + 1300 * SECOND);
+        watch.note(&head(r#"{"type":"result","is_error":false}"#), now + 1000 * SECOND);
+        watch.stand_still(500 * SECOND);
+        assert_eq!(watch.next(), Some((now + 1510 * SECOND, Overdue::Farewell)));
     }
 
     #[test]

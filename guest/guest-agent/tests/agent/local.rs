@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 
-use crate::harness::Place;
+use crate::harness::{Place, make_pipe, read_pipe};
 
 fn local(mut place: Place) -> Place {
     place.set("VM0_API_TOKEN", "");
@@ -46,4 +46,19 @@ fn a_reader_that_goes_ends_nothing() {
     drop(command);
     drop(reader);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn a_tool_that_returned_while_nobody_listened_has_returned() {
+    let mut place = local(Place::with_cli(
+        r#"printf '{"type":"assistant","message":{"content":[{"type":"tool_use","id":"t","name":"WebFetch","input":"'
+        head -c 600000 /dev/zero | tr '\0' x; echo '"}]}}'
+        say '{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t"}]}}'
+        echo done > "$HOME/done""#,
+    ));
+    make_pipe(&place.path("home/done"));
+    place.set("VM0_STUCK_TOOL_TIMEOUT_SECS", "0");
+    let running = place.start();
+    assert_eq!(read_pipe(&place.path("home/done")), "done\n");
+    assert_eq!(running.wait(&place).code, Some(0));
 }
