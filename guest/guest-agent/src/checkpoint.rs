@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Builder, ScopedJoinHandle};
 use std::time::Instant;
 
-use guest_common::{Client, Limits, OperationLog, Platform, RunFolder, Stop, chain};
+use guest_common::{Client, Limits, OperationLog, Platform, Retry, RunFolder, Stop, chain};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::shape::Shape;
@@ -82,8 +83,7 @@ impl Checkpoint {
                 artifact_snapshots,
             };
             self.timed("checkpoint_api_call", || {
-                let reply: Reply =
-                    self.platform.post("/api/webhooks/agent/checkpoints", &request)?;
+                let reply: Reply = self.post("/api/webhooks/agent/checkpoints", &request)?;
                 Ok(reply.checkpoint_id)
             })
         })
@@ -132,6 +132,11 @@ impl Checkpoint {
             }
             kept.push((index, snapshot));
         }
+    }
+
+    /// Calls the platform, through any outage that a run outlives.
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        Ok(self.platform.post_again(&Retry::through_outage(), path, body)?)
     }
 
     /// Does something, and notes how long it took.

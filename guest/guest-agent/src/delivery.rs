@@ -27,6 +27,7 @@ const ACKNOWLEDGED: &str = "acknowledged";
 const UNTIL_STOPPED: Retry = Retry {
     attempts: None,
     deadline: None,
+    at_least: 1,
     first_wait: Duration::from_secs(1),
     longest_wait: Duration::from_secs(10),
 };

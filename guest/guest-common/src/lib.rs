@@ -33,7 +33,7 @@ pub use error::{Error, Result, chain};
 pub use folder::RunFolder;
 pub use operation::{OPERATIONS, Operation, OperationLog};
 pub use platform::{Identity, Kind, Platform};
-pub use retry::Retry;
+pub use retry::{Retry, pause_after};
 pub use stop::Stop;
 pub use uuid::random as random_uuid;
 

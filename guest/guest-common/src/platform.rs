@@ -76,9 +76,19 @@ impl Platform {
 
     /// POSTs a value and reads the answer, trying again as usual.
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.post_again(&Retry::usual(), path, body)
+    }
+
+    /// POSTs a value and reads the answer, trying again as `retry` says.
+    pub fn post_again<T: DeserializeOwned>(
+        &self,
+        retry: &Retry,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         let body = serde_json::to_vec(body)
             .map_err(|source| Error::Encode { call: format!("POST {path}"), source })?;
-        Retry::usual().run(self.client.stop(), || self.attempt(path, &body))
+        retry.run(self.client.stop(), || self.attempt(path, &body))
     }
 
     /// POSTs bytes that are JSON, once. An answer that lacks what `T` needs counts as a failure

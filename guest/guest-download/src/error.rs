@@ -119,6 +119,14 @@ impl Error {
         }
     }
 
+    /// What the server, or the way to it, had to do with it.
+    pub(crate) fn of_server(&self) -> Option<&guest_common::Error> {
+        match self {
+            Self::Fetch { source } => Some(source),
+            _ => None,
+        }
+    }
+
     /// Whether the archive does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         match self {

@@ -8,12 +8,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use guest_common::{Answer, Client};
 use percent_encoding::percent_decode_str;
 
-use crate::task::{Attempts, Settings};
+use crate::task::Attempts;
 use crate::{Error, Result};
 
 /// So much progress makes an earlier break of the connection forgotten.
@@ -23,7 +22,6 @@ const PROGRESS: u64 = 1 << 20;
 pub(crate) fn open<'a>(
     url: &'a str,
     client: &'a Client,
-    settings: &'a Settings,
     attempts: &'a mut Attempts,
     count: &'a AtomicU64,
 ) -> Result<Box<dyn Read + Send + 'a>> {
@@ -34,7 +32,7 @@ pub(crate) fn open<'a>(
             let version = version(&answer);
             let reader = Box::new(answer.into_reader());
             let offset = Offset { now: 0, at_last_break: 0 };
-            Ok(Box::new(Body { url, client, settings, attempts, count, version, reader, offset }))
+            Ok(Box::new(Body { url, client, attempts, count, version, reader, offset }))
         }
         "file" => {
             let path = path_of(url)?;
@@ -49,7 +47,6 @@ pub(crate) fn open<'a>(
 struct Body<'a> {
     url: &'a str,
     client: &'a Client,
-    settings: &'a Settings,
     attempts: &'a mut Attempts,
     count: &'a AtomicU64,
     version: Option<String>,
@@ -89,9 +86,8 @@ impl Body<'_> {
         }
         self.offset.at_last_break = self.offset.now;
         let range = format!("bytes={}-", self.offset.now);
-        while self.attempts.spend() {
-            let pause = self.settings.first_wait;
-            if self.client.stop().wait_until(Instant::now() + pause) {
+        while let Some(next) = self.attempts.spend(Some(&error)) {
+            if self.client.stop().wait_until(next) {
                 break;
             }
             match self.client.get(self.url, &[("range", &range), ("if-range", &version)]) {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_common::Client;
+use guest_common::{Client, pause_after};
 
 use crate::archive::Archive;
 use crate::manifest::{Kind, Task};
@@ -19,30 +19,51 @@ use crate::{Error, Result, decode, fetch, instruction};
 pub struct Settings {
     /// How long a connection may be silent.
     pub stall: Duration,
-    /// How long to wait after the first failure; twice as long after the second.
+    /// How long to wait after the first failure; then twice as long after each.
     pub first_wait: Duration,
+    /// How long an archive is tried again that makes no progress.
+    pub outage: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stall: Duration::from_secs(60), first_wait: Duration::from_secs(1) }
+        Self {
+            stall: Duration::from_secs(60),
+            first_wait: Duration::from_secs(1),
+            outage: Duration::from_secs(120),
+        }
     }
 }
 
-/// How many attempts an archive has.
+/// How many attempts an archive has, however long they take.
 const ATTEMPTS: u32 = 3;
 
-/// The attempts that are left to an archive.
+/// No wait is longer than this, unless the server says so.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The attempts that are left to an archive: so many, and more until the outage has lasted too long.
 pub(crate) struct Attempts {
     left: u32,
+    wait: Duration,
+    until: Instant,
+    settings: Settings,
 }
 
 impl Attempts {
-    /// Takes one, if there is one.
-    pub(crate) fn spend(&mut self) -> bool {
-        let some = self.left > 0;
+    /// The first one is taken.
+    fn new(settings: &Settings) -> Self {
+        let until = Instant::now() + settings.outage;
+        Self { left: ATTEMPTS - 1, wait: settings.first_wait, until, settings: *settings }
+    }
+
+    /// Takes one, if there is one: it may begin at this time. `error` is why the last one failed,
+    /// if the server had something to say.
+    pub(crate) fn spend(&mut self, error: Option<&guest_common::Error>) -> Option<Instant> {
+        let next = Instant::now() + pause_after(error, self.wait);
+        let some = self.left > 0 || next < self.until;
         self.left = self.left.saturating_sub(1);
-        some
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        some.then_some(next)
     }
 
     /// Gives back one that was taken for nothing.
@@ -52,7 +73,7 @@ impl Attempts {
 
     /// As at the beginning: there was progress.
     pub(crate) fn forgive(&mut self) {
-        self.left = ATTEMPTS - 1;
+        *self = Self::new(&self.settings);
     }
 }
 
@@ -77,21 +98,20 @@ pub(crate) fn run(task: &Task, client: &Client, settings: &Settings) -> Result<(
 }
 
 fn fetch_and_place(task: &Task, url: &str, client: &Client, settings: &Settings) -> Result<()> {
-    let mut attempts = Attempts { left: ATTEMPTS };
-    let mut wait = settings.first_wait;
-    attempts.spend();
+    let mut attempts = Attempts::new(settings);
     loop {
         let stage = Stage::new(&task.target)?;
-        match unpack(url, client, settings, &mut attempts, &stage) {
+        let error = match unpack(url, client, &mut attempts, &stage) {
             Ok(mode) => return stage.place(mode),
-            Err(error) if error.is_retriable() && attempts.spend() => {
-                log::warn!("trying again; {task}: {}", guest_common::chain(&error));
-            }
-            Err(error) => return Err(error),
-        }
+            Err(error) => error,
+        };
         drop(stage);
-        client.stop().wait_until(Instant::now() + wait);
-        wait *= 2;
+        if !error.is_retriable() {
+            return Err(error);
+        }
+        let Some(next) = attempts.spend(error.of_server()) else { return Err(error) };
+        log::warn!("trying again; {task}: {}", guest_common::chain(&error));
+        client.stop().wait_until(next);
     }
 }
 
@@ -99,7 +119,6 @@ fn fetch_and_place(task: &Task, url: &str, client: &Client, settings: &Settings)
 fn unpack(
     url: &str,
     client: &Client,
-    settings: &Settings,
     attempts: &mut Attempts,
     stage: &Stage<'_>,
 ) -> Result<Option<u32>> {
@@ -108,7 +127,7 @@ fn unpack(
     let (inlet, outlet) = pipe();
     thread::scope(|scope| {
         let feed = move || {
-            let source = fetch::open(url, client, settings, attempts, count)?;
+            let source = fetch::open(url, client, attempts, count)?;
             inlet.fill(&mut decode::open(source)?);
             Ok(())
         };

@@ -126,7 +126,7 @@ pub(super) fn keep(
         ..call
     };
     checkpoint.timed("artifact_commit_api", || {
-        let Committed { .. } = checkpoint.platform.post(COMMIT, &commit)?;
+        let Committed { .. } = checkpoint.post(COMMIT, &commit)?;
         Ok(())
     })?;
     Ok(snapshot(prepared.version_id))
@@ -144,19 +144,19 @@ fn missing(artifact: &Artifact) -> Result<String> {
 /// the folder is another one than it was.
 fn prepare(checkpoint: &Checkpoint, call: &Call<'_>, is_reshaped: bool) -> Result<Prepared> {
     checkpoint.timed("artifact_prepare_api", || {
-        let prepared: Prepared = checkpoint.platform.post(PREPARE, call)?;
+        let prepared: Prepared = checkpoint.post(PREPARE, call)?;
         if !prepared.existing || !is_reshaped {
             return Ok(prepared);
         }
         let forced = Call { force: Some(true), message: None, ..*call };
-        Ok(checkpoint.platform.post(PREPARE, &forced)?)
+        checkpoint.post(PREPARE, &forced)
     })
 }
 
 /// Uploads a file of this size, again from its beginning if that may help.
 pub(super) fn upload(client: &Client, url: &str, kind: &str, file: (File, u64)) -> Result<()> {
     let (mut file, size) = file;
-    Ok(Retry::usual().run(client.stop(), || {
+    Ok(Retry::through_outage().run(client.stop(), || {
         // A file can always be read from its beginning.
         let _ = file.rewind();
         client.put(url, kind, &file, size)

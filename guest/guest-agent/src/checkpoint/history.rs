@@ -65,8 +65,8 @@ pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<String> {
     let run_id = &checkpoint.config.run_id;
     let request =
         Request { run_id, hash: &history.hash, raw_size: history.raw_size, encoded_size, encoding };
-    let prepared: Prepared = checkpoint
-        .timed("session_history_prepare", || Ok(checkpoint.platform.post(PREPARE, &request)?))?;
+    let prepared: Prepared =
+        checkpoint.timed("session_history_prepare", || checkpoint.post(PREPARE, &request))?;
     if !prepared.existing {
         let url = prepared.presigned_url.ok_or(Error::NoUpload { what: "the history" })?;
         // A platform that does not say that it takes zstd takes none.

@@ -96,6 +96,30 @@ fn faults_of_the_platform_and_of_the_storage_are_tried_again() {
 }
 
 #[test]
+fn an_outage_of_many_attempts_costs_no_job() {
+    let mut place = Place::new("echo hello > \"$PWD/file\"");
+    let work = place.path("work");
+    let list = json!([{ "name": "w", "mountPath": work, "storageId": "st", "versionId": "v0" }]);
+    place.set("VM0_ARTIFACTS", &list.to_string());
+    let calls = [
+        "checkpoints/prepare-history",
+        "/upload/history",
+        "storages/prepare",
+        "/upload/st/archive",
+        "/upload/st/manifest",
+        "storages/commit",
+        "checkpoints",
+    ];
+    let outage = || Reply::status(500).with("retry-after", "0");
+    calls.iter().for_each(|call| (0..20).for_each(|_| place.platform.answer(call, outage())));
+    let run = place.run();
+    assert_eq!(run.code, Some(0), "{}", run.outcome);
+    assert_eq!(run.outcome["checkpointId"], "c1");
+    assert_eq!(place.platform.calls("checkpoints").len(), 21);
+    assert_eq!(place.platform.uploads().len(), 63);
+}
+
+#[test]
 fn a_success_without_a_history_is_none() {
     let run =
         Place::with_cli("say '{\"type\":\"system\",\"subtype\":\"init\",\"session_id\":\"s1\"}'")

@@ -42,6 +42,19 @@ fn three_failures_are_enough_and_leave_nothing() {
 }
 
 #[test]
+fn an_outage_of_many_attempts_costs_no_archive() {
+    let down = Reply::status(500).with("retry-after", "0");
+    let mut replies = vec![down; 20];
+    replies.push(Reply::bytes(archive()));
+    let server = by_turns(replies);
+    let place = Place::new();
+    let manifest = json!({ "storages": [place.entry("x", &server.url())] });
+    assert!(place.run_through_outage(&manifest));
+    assert_eq!(server.requests().len(), 21);
+    assert_eq!(place.text("x/last"), "1");
+}
+
+#[test]
 fn a_refusal_is_not_tried_again() {
     let server = by_turns(vec![Reply::status(403)]);
     assert!(!Place::new().fetch_from(&server));

@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// No patience: what is silent is stalled at once, and nobody waits between attempts.
-const QUICK: Settings =
-    Settings { stall: Duration::from_millis(200), first_wait: Duration::from_millis(1) };
+const QUICK: Settings = Settings { stall: Duration::from_millis(200), ..USUAL };
 
 /// Patient with a silent connection, for servers that are not meant to be silent.
-const USUAL: Settings =
-    Settings { stall: Duration::from_secs(60), first_wait: Duration::from_millis(1) };
+const USUAL: Settings = Settings {
+    stall: Duration::from_secs(60),
+    first_wait: Duration::from_millis(1),
+    outage: Duration::ZERO,
+};
 
 pub(crate) struct Place {
     folder: TempDir,
@@ -58,6 +60,10 @@ impl Place {
 
     pub(crate) fn run_without_patience(&self, manifest: &Value) -> bool {
         run(manifest, &QUICK)
+    }
+
+    pub(crate) fn run_through_outage(&self, manifest: &Value) -> bool {
+        run(manifest, &Settings { outage: Duration::from_secs(60), ..USUAL })
     }
 
     /// Fetches one archive to the mount `x`.
