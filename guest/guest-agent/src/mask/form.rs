@@ -6,8 +6,26 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 /// The shortest secret: anything shorter is in every text.
 const SHORTEST: usize = 5;
 
-/// All forms of a secret, none of them shorter than the shortest secret.
+/// The shortest line of a secret, and the shortest piece of its base64, that is hidden by itself.
+const SHORTEST_PIECE: usize = 8;
+
+/// The shortest and the longest line of base64 that writers make.
+const SHORT_LINE: usize = 64;
+const LONG_LINE: usize = 76;
+
+/// All forms of a secret, none of them shorter than the shortest secret. Files end with a newline
+/// that what is done with their content often lacks, and programs show single lines of them.
 pub(crate) fn all(secret: &[u8]) -> Vec<Vec<u8>> {
+    let lines = secret.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    let lines = lines.filter(|line| line.len() >= SHORTEST_PIECE);
+    let mut forms: Vec<_> =
+        [secret, secret.trim_ascii()].into_iter().chain(lines).flat_map(forms).collect();
+    forms.sort_unstable();
+    forms.dedup();
+    forms
+}
+
+fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     if secret.len() < SHORTEST {
         return Vec::new();
     }
@@ -15,8 +33,6 @@ pub(crate) fn all(secret: &[u8]) -> Vec<Vec<u8>> {
     forms.extend(base64_forms(secret));
     forms.extend(percent_forms(secret));
     forms.extend(json_forms(secret));
-    forms.sort_unstable();
-    forms.dedup();
     forms
 }
 
@@ -25,6 +41,7 @@ pub(crate) fn all(secret: &[u8]) -> Vec<Vec<u8>> {
 /// where the text ends with the secret.
 fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = Vec::new();
+    let mut wrapped = Vec::new();
     for before in 0..3 {
         let shifted = [&[0; 2][..before], secret].concat();
         let text = STANDARD_NO_PAD.encode(&shifted);
@@ -33,6 +50,7 @@ fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
         let whole = shifted.len() * 8 / 6;
         forms.push(text.as_bytes()[first..whole].to_vec());
         forms.push(text.as_bytes()[first..].to_vec());
+        wrapped.push(base64_pieces(&text.as_bytes()[first..whole], first));
         if before == 0 {
             forms.push(STANDARD.encode(&shifted).into_bytes());
         }
@@ -47,7 +65,21 @@ fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
     });
     let url_safe: Vec<Vec<u8>> = url_safe.collect();
     forms.extend(url_safe);
+    forms.extend(wrapped.into_iter().flatten());
     forms
+}
+
+/// What lines hold of a form that is wrapped, whatever separates them. Lines have a multiple of four
+/// characters, so that a break comes before every fourth;
+/// `before` characters of the form's first four are not part of it. Between two breaks there is a whole line, at least a short one.
+fn base64_pieces(form: &[u8], before: usize) -> Vec<Vec<u8>> {
+    let is_piece = |piece: &&[u8]| (SHORTEST_PIECE..=LONG_LINE).contains(&piece.len());
+    let breaks = (1..form.len()).filter(|at| (before + at) % 4 == 0);
+    let pieces = breaks.flat_map(|at| {
+        let (head, tail) = form.split_at(at);
+        [Some(head), Some(tail), tail.get(..SHORT_LINE)]
+    });
+    pieces.flatten().filter(is_piece).map(<[u8]>::to_vec).collect()
 }
 
 /// Writers differ in what they leave as it is: the unreserved characters of RFC 3986, those and
@@ -148,6 +180,33 @@ mod tests {
                 assert!(is_hidden(&text), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn wrapped_base64_is_masked_whatever_wraps_it_and_wherever_it_breaks() {
+        let secret: String = (0..200_u32).map(|n| char::from(b'a' + (n * n % 23) as u8)).collect();
+        let masker = Masker::new([&secret[..40], &secret]).unwrap();
+        for (width, separator) in [(76, "\n"), (76, "\r\n"), (64, "\\n"), (76, "\\r\\n")] {
+            for before in 0..80 {
+                for secret in [&secret[..40], &secret] {
+                    let text = STANDARD.encode(format!("{}{secret}!!", " ".repeat(before)));
+                    let lines: Vec<_> = text.as_bytes().chunks(width).collect();
+                    let text = String::from_utf8(lines.join(separator.as_bytes())).unwrap();
+                    let start = STANDARD.encode(" ".repeat(before / 3 * 3));
+                    let masked = masker.mask(&text).replace(separator, "");
+                    let rest = masked.strip_prefix(&start).unwrap();
+                    // Fewer than eight characters before or behind a break may stay.
+                    assert!(rest.replace("***", "").len() <= 20, "{before} {rest} of {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_secret_and_the_secret_without_its_last_newline_are_masked() {
+        let masker = Masker::new(["key-1234\nshort\nother-line-5\r\n", "pass1\n"]).unwrap();
+        let masked = masker.mask("<key-1234> <other-line-5> <pass1> <short>");
+        assert_eq!(masked, "<***> <***> <***> <short>");
     }
 
     #[test]
