@@ -5,12 +5,17 @@
 //! | is not there | `.vm0-download-NAME` beside it | renamed, at once |
 //! | is a folder | `.vm0/download` in it: on its file system, and no part of any checkpoint | its entries renamed, one by one |
 //!
-//! An entry that is there already is exchanged for the new one; folders are merged. Dropping a
+//! An entry that is there already is exchanged for the new one; folders are merged. A folder that an
+//! overlay has from a lower layer cannot be exchanged (EXDEV): it is removed before what replaces it
+//! is renamed, and only there is a moment without either. Each rename is atomic, a merge is not: who
+//! is killed in the middle leaves some entries new and some old. Dropping a
 //! stage removes what is left of it, and so does the next stage at the same place after a crash.
 
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -116,6 +121,13 @@ fn open_up(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a folder of that one, with all in it; a link of this name would go, not what it leads to.
+fn remove_in(folder: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
+    let folder = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    let path = Path::new(&folder).join(OsStr::from_bytes(name.to_bytes()));
+    remove(&path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))
+}
+
 /// Moves the entries of one folder into another.
 fn merge(from: OwnedFd, into: BorrowedFd<'_>) -> nix::Result<()> {
     let mut folder = Dir::from_fd(from.try_clone().map_err(|_| Errno::EMFILE)?)?;
@@ -142,7 +154,13 @@ fn merge(from: OwnedFd, into: BorrowedFd<'_>) -> nix::Result<()> {
                 fchmod(&old, Mode::from_bits_truncate(mode & 0o777))?;
             }
             // What was there goes with the stage.
-            _ => rename(from.as_fd(), into, name, Existing::IsExchanged)?,
+            _ => match rename(from.as_fd(), into, name, Existing::IsExchanged) {
+                Err(Errno::EXDEV) => {
+                    remove_in(into, name)?;
+                    rename(from.as_fd(), into, name, Existing::Stays)?;
+                }
+                done => done?,
+            },
         }
     }
     Ok(())

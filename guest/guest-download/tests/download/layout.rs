@@ -5,6 +5,8 @@ use std::os::unix::fs::symlink;
 
 use guest_test::archive::{Entry, tar, tar_gz, tar_zst};
 use guest_test::{Reply, Server};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::harness::Place;
@@ -107,6 +109,39 @@ fn a_link_where_the_stage_of_a_merge_is_to_be_is_removed_and_not_followed() {
     assert!(place.path("outside/download/precious").exists());
     fs::remove_dir_all(place.path("outside")).unwrap();
     check(&place);
+}
+
+/// Mounts in a namespace that only this test's thread is in, and the threads that it starts.
+fn mount_here(kind: &str, target: &std::path::Path, options: Option<&str>) {
+    mount(Some(kind), target, Some(kind), MsFlags::empty(), options).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_folder_of_a_lower_layer_is_replaced_too() {
+    let place = Place::new();
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .unwrap();
+    fs::create_dir(place.path("disk")).unwrap();
+    mount_here("tmpfs", &place.path("disk"), None);
+    for folder in ["disk/lower/link/was/a/folder", "disk/lower/dir/old", "disk/upper", "disk/work"]
+    {
+        fs::create_dir_all(place.path(folder)).unwrap();
+    }
+    fs::write(place.path("disk/precious"), "1").unwrap();
+    symlink(place.path("disk"), place.path("disk/lower/link/out")).unwrap();
+    fs::create_dir(place.path("x")).unwrap();
+    let disk = place.path("disk").display().to_string();
+    let layers = format!("lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work");
+    mount_here("overlay", &place.path("x"), Some(&layers));
+    assert!(place.fetch(tar_gz(&TREE)));
+    assert_eq!(place.text("disk/precious"), "1");
+    assert_eq!(fs::read_link(place.path("x/link")).unwrap().to_str(), Some("/usr/bin/python3"));
+    assert!(place.path("x/dir/old").exists() && place.path("x/dir/again").exists());
+    for mounted in ["x", "disk"] {
+        nix::mount::umount(&place.path(mounted)).unwrap();
+    }
 }
 
 #[test]
