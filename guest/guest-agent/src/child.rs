@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use guest_common::RunFolder;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use process::{Child, Command, Status};
 
@@ -38,8 +39,8 @@ pub(crate) struct Output {
 impl Cli {
     /// Starts it: in a session of its own, with an environment of its own, and so that it does not
     /// outlive this process.
-    pub(crate) fn start(config: &Config, working_dir: &Path) -> Result<Self> {
-        let (program, arguments) = cli::arguments(config, working_dir);
+    pub(crate) fn start(config: &Config, folder: &RunFolder, working_dir: &Path) -> Result<Self> {
+        let (program, arguments) = cli::arguments(config, folder, working_dir)?;
         let (stdin, input) = pipe_in()?;
         let (stdout_pipe, stdout) = pipe_out()?;
         let (stderr_pipe, stderr) = pipe_out()?;

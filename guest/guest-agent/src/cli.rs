@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use guest_common::RunFolder;
 use serde_json::json;
 
+use crate::Result;
 use crate::config::{Agent, Config};
 
 /// What keeps the CLI from doing what nobody in here needs.
@@ -17,6 +19,13 @@ const QUIET: [&str; 6] = [
     "DISABLE_INSTALLATION_CHECKS",
 ];
 
+/// The files of the run in which the CLI finds what is no argument.
+const SETTINGS: &str = "settings.json";
+const SYSTEM_PROMPT: &str = "system-prompt.txt";
+
+/// A system prompt that is longer goes by a file.
+const LONG: usize = 64 << 10;
+
 impl Agent {
     /// What the platform calls it.
     pub(crate) fn name(&self) -> &'static str {
@@ -28,14 +37,18 @@ impl Agent {
 }
 
 /// The program and its arguments. The prompt is none of them: see [`input`].
-pub(crate) fn arguments(config: &Config, working_dir: &Path) -> (OsString, Vec<OsString>) {
-    match &config.agent {
-        Agent::Claude { program } => (program.clone(), claude(config)),
+pub(crate) fn arguments(
+    config: &Config,
+    folder: &RunFolder,
+    working_dir: &Path,
+) -> Result<(OsString, Vec<OsString>)> {
+    Ok(match &config.agent {
+        Agent::Claude { program } => (program.clone(), claude(config, folder)?),
         Agent::Codex { model } => ("codex".into(), codex(config, model.as_deref(), working_dir)),
-    }
+    })
 }
 
-fn claude(config: &Config) -> Vec<OsString> {
+fn claude(config: &Config, folder: &RunFolder) -> Result<Vec<OsString>> {
     let mut arguments: Vec<OsString> = [
         "--print",
         "--verbose",
@@ -47,19 +60,30 @@ fn claude(config: &Config) -> Vec<OsString> {
     ]
     .map(OsString::from)
     .into();
-    let values =
-        [("--resume", &config.resume), ("--append-system-prompt", &config.append_system_prompt)];
-    let settings = ("--settings", &config.settings);
-    let lists = [("--disallowed-tools", &config.disallowed_tools), ("--tools", &config.tools)];
-    for (flag, value) in values {
-        arguments.extend(value.iter().flat_map(|value| [flag.into(), value.into()]));
+    if let Some(id) = &config.resume {
+        arguments.extend(["--resume".into(), id.into()]);
     }
+    // No argument may be longer than 128 KiB.
+    match &config.append_system_prompt {
+        Some(text) if text.len() > LONG => {
+            folder.write(SYSTEM_PROMPT, text.as_bytes())?;
+            let path = folder.path().join(SYSTEM_PROMPT).into();
+            arguments.extend(["--append-system-prompt-file".into(), path]);
+        }
+        Some(text) => arguments.extend(["--append-system-prompt".into(), text.into()]),
+        None => {}
+    }
+    let lists = [("--disallowed-tools", &config.disallowed_tools), ("--tools", &config.tools)];
     for (flag, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
         arguments.push(flag.into());
         arguments.extend(names.iter().map(OsString::from));
     }
-    arguments.extend(settings.1.iter().flat_map(|value| [settings.0.into(), value.into()]));
-    arguments
+    if let Some(settings) = &config.settings {
+        // They may hold tokens, and every process may read an argument.
+        folder.write(SETTINGS, settings.as_bytes())?;
+        arguments.extend(["--settings".into(), folder.path().join(SETTINGS).into()]);
+    }
+    Ok(arguments)
 }
 
 fn codex(config: &Config, model: Option<&str>, working_dir: &Path) -> Vec<OsString> {

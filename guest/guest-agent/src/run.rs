@@ -130,7 +130,7 @@ impl Scene {
         failure: impl FnMut() -> Option<Error>,
     ) -> Result<Report> {
         let began = Instant::now();
-        let cli = Cli::start(&self.config, working_dir)?;
+        let cli = Cli::start(&self.config, &self.folder, working_dir)?;
         log::info!("the agent has started; pid={}", cli.process.pid());
         let conversation = Conversation::new(cli, sink, &self.masker, self.config.limits);
         let begun = || {

@@ -30,7 +30,8 @@ Taken as the real CLI takes them, without effect:
       --verbose
       --dangerously-skip-permissions
       --append-system-prompt TEXT
-      --settings JSON
+      --append-system-prompt-file FILE
+      --settings FILE-OR-JSON
       --tools NAME...
       --allowed-tools NAME...
       --disallowed-tools NAME...
@@ -139,7 +140,7 @@ impl Typed {
                 Arg::Short('r') | Arg::Long("resume") => {
                     typed.resume = Some(parser.value()?.string()?);
                 }
-                Arg::Long("append-system-prompt" | "settings") => {
+                Arg::Long("append-system-prompt" | "append-system-prompt-file" | "settings") => {
                     parser.value()?;
                 }
                 Arg::Long("tools")

@@ -39,19 +39,41 @@ fn the_agent_gets_its_flags_and_the_prompt_is_none_of_them() {
     place.set("VM0_APPEND_SYSTEM_PROMPT", "be kind");
     place.set("VM0_TOOLS", "Bash,Edit");
     place.set("VM0_DISALLOWED_TOOLS", r#"["WebFetch"]"#);
-    place.set("VM0_SETTINGS", "{}");
+    place.set("VM0_SETTINGS", r#"{"env":{"TOKEN":"t0ken"}}"#);
     let run = place.run();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let argv = place.text("home/argv");
+    let settings = place.run_folder().join("settings.json");
     let expected = "--print --verbose --output-format stream-json --input-format stream-json \
         --dangerously-skip-permissions --resume s1 --append-system-prompt be_kind \
-        --disallowed-tools WebFetch --tools Bash Edit --settings {}";
+        --disallowed-tools WebFetch --tools Bash Edit --settings";
     assert_eq!(
         argv.replace("be kind", "be_kind").split_whitespace().collect::<Vec<_>>(),
-        expected.split_whitespace().collect::<Vec<_>>()
+        expected.split_whitespace().chain([settings.to_str().unwrap()]).collect::<Vec<_>>()
     );
+    assert_eq!(std::fs::read(&settings).unwrap(), br#"{"env":{"TOKEN":"t0ken"}}"#);
+    let mode = std::fs::metadata(&settings).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let message: serde_json::Value = serde_json::from_str(&place.text("home/stdin")).unwrap();
     assert_eq!(message["message"]["content"], "--resume \"quoted\"\nline");
+}
+
+#[test]
+fn a_long_system_prompt_and_long_settings_are_no_arguments() {
+    let mut place = Place::new("echo hello");
+    let long = |text: &str| text.repeat((200 << 10) / text.len());
+    for (name, text) in [
+        ("VM0_APPEND_SYSTEM_PROMPT_FILE", long("be kind. ")),
+        ("VM0_SETTINGS_FILE", format!("{{\"x\":\"{}\"}}", long("y"))),
+    ] {
+        let path = place.path(name);
+        std::fs::write(&path, text).unwrap();
+        place.set(name, path.to_str().unwrap());
+    }
+    let run = place.run();
+    assert_eq!(run.code, Some(0), "{}", run.outcome);
+    let prompt = std::fs::read_to_string(place.run_folder().join("system-prompt.txt")).unwrap();
+    assert_eq!(prompt, long("be kind. "));
 }
 
 #[test]

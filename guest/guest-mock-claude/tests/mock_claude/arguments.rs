@@ -55,6 +55,8 @@ fn all_flags_of_a_guest_agent_are_taken() {
         "--input-format",
         "text",
         "--dangerously-skip-permissions",
+        "--append-system-prompt-file",
+        "/a/prompt.txt",
         "--append-system-prompt",
         "--be brief",
         "--disallowed-tools",
