@@ -139,8 +139,8 @@ fn a_platform_that_fails_in_every_way_loses_and_doubles_nothing() {
         ("/agent/storages/commit", Fault::Lost),
         ("/agent/checkpoints/prepare-history", Fault::Busy(2)),
         ("/uploads/", Fault::Stalled(Duration::from_secs(2))),
-        ("/agent/complete", Fault::Lost),
         ("/agent/complete", Fault::Broken(Duration::from_secs(2))),
+        ("/agent/complete", Fault::Lost),
     ];
     let way = Way::to(platform.address, &runner.world, &faults);
     let mut service = platform.runner_by(&runner, way.address);

@@ -74,7 +74,7 @@ fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
 /// `before` characters of the form's first four are not part of it. Between two breaks there is a whole line, at least a short one.
 fn base64_pieces(form: &[u8], before: usize) -> Vec<Vec<u8>> {
     let is_piece = |piece: &&[u8]| (SHORTEST_PIECE..=LONG_LINE).contains(&piece.len());
-    let breaks = (1..form.len()).filter(|at| (before + at) % 4 == 0);
+    let breaks = (1..form.len()).filter(|at| (before + at).is_multiple_of(4));
     let pieces = breaks.flat_map(|at| {
         let (head, tail) = form.split_at(at);
         [Some(head), Some(tail), tail.get(..SHORT_LINE)]
