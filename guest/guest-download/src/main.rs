@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use guest_common::{OperationLog, RunFolder};
 use guest_download::{Manifest, Settings};
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     };
     match read(source).map(|json| Manifest::parse(&json)) {
         Ok(Ok(manifest)) => {
-            let well = guest_download::run(&manifest, &Settings::default(), operations().as_ref());
+            let well = guest_download::run(&manifest, &settings(), operations().as_ref());
             ExitCode::from(u8::from(!well))
         }
         Ok(Err(error)) => fail(&error),
@@ -61,6 +62,13 @@ fn read(source: Option<PathBuf>) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("the manifest is too long"));
     }
     Ok(json)
+}
+
+/// As usual, but for the outage that the environment may say to outlast.
+fn settings() -> Settings {
+    let usual = Settings::default();
+    let seconds = std::env::var("VM0_DOWNLOAD_OUTAGE_SECS").ok().and_then(|text| text.parse().ok());
+    Settings { outage: seconds.map_or(usual.outage, Duration::from_secs), ..usual }
 }
 
 /// Where the run's agent finds what was done, if this is for a run.

@@ -12,7 +12,7 @@ use crate::harness::Place;
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guest-download"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command.env_remove("RUST_LOG").env("VM0_DOWNLOAD_OUTAGE_SECS", "0").stdin(Stdio::null());
     command
 }
 
