@@ -43,7 +43,7 @@ mod report;
 mod session;
 mod source;
 mod stage;
-#[cfg(test)]
+#[cfg(all(test, feature = "control"))]
 mod tests;
 mod work;
 
