@@ -43,7 +43,8 @@ mod report;
 mod session;
 mod source;
 mod stage;
-#[cfg(all(test, feature = "control"))]
+#[cfg(test)]
+#[cfg(feature = "control")]
 mod tests;
 mod work;
 
