@@ -170,14 +170,23 @@ impl Config {
             budget,
             max_concurrent: most as usize,
             cancel_grace: runner.cancel_grace.map_or(Duration::from_secs(90), |time| time.0),
-            api: api.map(|api| Api {
-                url: api.url.trim_end_matches('/').to_owned(),
-                token_file: folder.join(api.token_file),
-                bypass: api.bypass_env,
-            }),
+            api: api.map(|api| api.understand(folder)).transpose()?,
             local: Local { listen: local.listen, guest_port: local.guest_port.unwrap_or(8700) },
             profiles,
         })
+    }
+}
+
+impl ApiTable {
+    fn understand(self, folder: &Path) -> Result<Api> {
+        let url = self.url.trim_end_matches('/');
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        if host.is_empty() || url.contains(|c: char| c.is_whitespace() || c == '?' || c == '#') {
+            return Err(wrong("api.url", "an address like https://platform.example"));
+        }
+        let (url, token_file) = (url.to_owned(), folder.join(self.token_file));
+        Ok(Api { url, token_file, bypass: self.bypass_env })
     }
 }
 
@@ -310,6 +319,11 @@ mod tests {
         assert!(text.contains("line 2") && text.contains("expected a time"), "{text}");
         assert!(refused("[runner]\ngroup = \"Team\"\n").contains("runner.group"));
         assert!(refused("[profiles.x]\nvcpus = 0\n").contains("profiles.x.vcpus"));
+        for url in ["platform.example", "htps://x", "ftp://x", "http:/x", "https://", "https://x?y"]
+        {
+            let text = refused(&format!("[api]\nurl = \"{url}\"\ntoken_file = \"t\"\n"));
+            assert!(text.contains("api.url"), "{url}: {text}");
+        }
         let text = refused("[profiles.big]\nmemory_mib = 9000\n");
         assert!(text.contains("profile `big`") && text.contains("9000 MiB"), "{text}");
     }

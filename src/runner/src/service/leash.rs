@@ -3,7 +3,7 @@
 //! ```text
 //!                     VM starts, files come    the agent runs         it is over
 //!  ask                pull the plug            SIGTERM to the agent   –
-//!  force              pull the plug            kill, pull the plug    –
+//!  force              pull the plug            pull the plug, kill    –
 //! ```
 //!
 //! Whoever waits for the guest then gets an error or an exit, and [`Leash::end`] says why.
@@ -95,10 +95,11 @@ impl Leash {
             let hold = self.lock();
             (hold.vm, hold.agent.clone())
         };
+        // The plug first: a guest may not listen to a word, and then nobody waits for it.
+        self.pull(vm);
         if let Some(Err(error)) = agent.map(|agent| agent.cancel()) {
             log::debug!("the agent cannot be killed in its vm; error={error}");
         }
-        self.pull(vm);
     }
 
     /// Why it was ended, if it was.

@@ -110,6 +110,11 @@ impl Drop for Reporter {
     }
 }
 
+/// Only the platform's own word is final: whatever else goes wrong may be ours, and be mended.
+fn is_refused(error: &guest_common::Error) -> bool {
+    error.status().is_some() && !error.is_retriable()
+}
+
 impl Desk {
     fn work(&mut self, inbox: &Receiver<Report>, stop: &guest_common::Stop) {
         loop {
@@ -125,12 +130,23 @@ impl Desk {
                 }
                 Ok(Report::Operations(operations)) => self.tell_operations(&operations),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return self.tell_the_rest(stop),
             }
             self.tell_what_is_due();
             if stop.is_given() {
                 return;
             }
+        }
+    }
+
+    /// Nothing more comes: what there is, is told, or kept for the next start.
+    fn tell_the_rest(&mut self, stop: &guest_common::Stop) {
+        while let Some(due) = self.pending.iter().map(|pending| pending.due).min() {
+            if stop.is_given() || stop.wait_until(due) {
+                log::warn!("outcomes are kept for the next start; count={}", self.pending.len());
+                return;
+            }
+            self.tell_what_is_due();
         }
     }
 
@@ -163,18 +179,18 @@ impl Desk {
         }
         match self.post(run, token, "complete", &Body { run_id: run, completion }) {
             Ok(_) => log::debug!("the platform knows the outcome; run={run}"),
-            Err(Error::Api { source }) if source.is_retriable() => {
-                let age = Duration::from_millis(epoch_ms().saturating_sub(*at_ms));
+            Err(Error::Api { source }) if is_refused(&source) => {
                 let error = guest_common::chain(&source);
+                log::warn!("the outcome is refused; run={run} error={error:?}");
+            }
+            Err(error) => {
+                let age = Duration::from_millis(epoch_ms().saturating_sub(*at_ms));
                 if age < PATIENCE {
+                    let error = error.chain();
                     log::warn!("the outcome is told again later; run={run} error={error:?}");
                     return false;
                 }
-                log::error!("the outcome is given up after a day; run={run} error={error:?}");
-            }
-            Err(Error::Api { source: guest_common::Error::Stopped { .. } }) => return false,
-            Err(error) => {
-                log::warn!("the outcome is refused; run={run} error={:?}", error.chain());
+                log::error!("the outcome is given up; run={run} error={:?}", error.chain());
             }
         }
         self.journal.remove(run);
