@@ -175,7 +175,12 @@ impl Service {
         if self.phase != Phase::Running {
             return Demand::default();
         }
-        let excluded = self.running.keys().chain(self.excluded.keys());
+        // Those that are not claimed yet are offered by any platform, so they come first.
+        let claiming = self.running.iter().filter(|(_, running)| running.until.is_none());
+        let claiming = claiming.map(|(run, _)| run);
+        let claimed = self.running.iter().filter(|(_, running)| running.until.is_some());
+        let claimed = claimed.map(|(run, _)| run);
+        let excluded = claiming.chain(self.excluded.keys()).chain(claimed);
         Demand {
             profiles: self.admittable(),
             excluded: excluded.copied().take(MOST_EXCLUDED).collect(),

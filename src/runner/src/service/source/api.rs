@@ -161,8 +161,10 @@ impl Source for Api {
         if is_changed {
             heard.demand = demand.clone();
         }
+        // This demand is the first to tell what became of the offer before.
+        let was_deciding = std::mem::replace(&mut heard.is_deciding, offer.is_some());
         drop(heard);
-        if is_changed || offer.is_some() {
+        if is_changed || was_deciding {
             let _ = self.shared.wake_poll.try_send(());
         }
         Ok(News { offer, cancelled })

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use control::{Control, Status};
 use guest_test::{Reply, Server};
@@ -62,6 +63,23 @@ fn a_job_of_a_platform_elsewhere_is_done_and_the_runner_is_known_there() {
     assert_eq!(runners[0].generation, 1);
     serving.leave();
     assert_eq!(factory.record().started, 2);
+}
+
+#[test]
+fn many_jobs_of_a_platform_elsewhere_wait_for_no_pause() {
+    let there = Elsewhere::start();
+    let factory = Arc::new(good().factory());
+    let serving = there.bench.start_with(there.source(), &factory);
+    let begun = Instant::now();
+
+    let runs: Vec<_> = (0..20).map(|_| there.bench.submit(&prompt("do it"))).collect();
+    let ends = runs.iter().map(|run| there.bench.end(*run).status);
+
+    assert_eq!(ends.collect::<Vec<_>>(), [Status::Completed; 20]);
+    // An offer that was asked for again before it was excluded cost 5 s each time.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    serving.leave();
+    assert_eq!(factory.record().started, runs.len());
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Shared {
 pub(super) struct Heard {
     pub(super) demand: Demand,
     pub(super) offers: VecDeque<Offer>,
+    /// Whether the main thread has an offer of which the demand does not tell yet what became.
+    pub(super) is_deciding: bool,
     pub(super) cancelled: Vec<RunId>,
     pub(super) presence: Option<Presence>,
 }
@@ -68,18 +70,16 @@ impl Shared {
     /// The thread `poll`.
     pub(super) fn poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
         let mut pause = Duration::ZERO;
-        let mut last = None;
         loop {
-            // What was to be known of it is in the demand, and in the stop.
+            // What was to be known of it is in what is shared, and in the stop.
             let _ = woken.try_recv();
             if stop.is_given() {
                 return;
             }
-            let demand = self.lock().demand.clone();
-            if demand.profiles.is_empty() {
+            let Some(demand) = self.demand() else {
                 let _ = woken.recv();
                 continue;
-            }
+            };
             // A change ends the pause: there may be room for what there was none for before.
             if !pause.is_zero() && woken.recv_timeout(pause).is_ok() {
                 pause = Duration::ZERO;
@@ -87,17 +87,12 @@ impl Shared {
             }
             let begun = Instant::now();
             pause = match self.ask(platform, &demand) {
-                // What becomes of the offer decides what is asked for next.
-                Ok(Some(run)) if last != Some(run) => {
-                    last = Some(run);
-                    let _ = woken.recv_timeout(PAUSE);
-                    Duration::ZERO
-                }
                 // Whoever does not hear what is excluded is not asked more often for it.
-                Ok(Some(_)) => {
+                Ok(Some(run)) if demand.excluded.contains(&run) => {
                     stop.wait_until(Instant::now() + PAUSE);
                     Duration::ZERO
                 }
+                Ok(Some(_)) => Duration::ZERO,
                 Ok(None) if begun.elapsed() >= HELD => Duration::ZERO,
                 Ok(None) => PAUSE,
                 Err(_) if stop.is_given() => return,
@@ -107,6 +102,14 @@ impl Shared {
                 }
             };
         }
+    }
+
+    /// What to ask for; none if no job is wanted, or if it is not decided yet what becomes of the
+    /// one that was offered: until then the demand does not exclude it.
+    fn demand(&self) -> Option<Demand> {
+        let heard = self.lock();
+        let is_open = heard.is_deciding || !heard.offers.is_empty();
+        (!is_open && !heard.demand.profiles.is_empty()).then(|| heard.demand.clone())
     }
 
     /// One poll: the job that there is.
