@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use control::{Client, Job, RunId, Status, Submission};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use nix::sys::signal::Signal;
 use sandbox::fake::{Factory, Manner, Record, Script};
 use sandbox::{ExecRequest, Image, SandboxFactory};
@@ -57,7 +57,8 @@ impl Bench {
             images: Arc::new(|_| Ok(image())),
             journal: Journal::open(self.state.path()).unwrap(),
         };
-        let (signals, obeyed) = unbounded();
+        // Taken when it is sent: what a test does after a signal, it does after it is obeyed.
+        let (signals, obeyed) = bounded(0);
         let service = Service::new(&self.config, hands, obeyed).unwrap();
         let serve = move || service.serve();
         let thread = std::thread::Builder::new().name("main".into()).spawn(serve).unwrap();
