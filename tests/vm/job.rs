@@ -270,11 +270,11 @@ fn a_second_signal_ends_the_jobs_and_says_so() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn several_jobs_run_at_once_and_all_end_well() {
+fn twenty_jobs_run_at_once_and_all_end_well() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
-    let service = serve(&runner);
-    let runs: Vec<_> = (0..6).map(|n| submit(&runner, &prompt(&format!("echo {n}")))).collect();
+    let service = serve_with(&runner, &CONFIG.replace("max_concurrent = 4", "max_concurrent = 20"));
+    let runs: Vec<_> = (0..20).map(|n| submit(&runner, &prompt(&format!("echo {n}")))).collect();
     let ends: Vec<_> = runs.iter().map(|run| end(&runner, *run)).collect();
     let errors: Vec<_> = ends.iter().filter_map(|job| job.error.clone()).collect();
     assert_eq!(errors, Vec::<String>::new());
