@@ -16,7 +16,7 @@ use super::memory::Memory;
 use super::socket::Socket;
 use crate::clock::after;
 use crate::error::chain;
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 mod accept;
 
@@ -121,9 +121,12 @@ struct Open {
 }
 
 impl Shared {
-    /// A place for a connection, if there is one left.
-    fn enter(&self, socket: Arc<Socket>, peer: Option<IpAddr>) -> Option<u64> {
+    /// A place for a connection, if there is one left and the server goes on.
+    fn enter(&self, socket: Arc<Socket>, peer: Option<IpAddr>) -> Result<u64> {
         let mut places = self.lock();
+        if places.is_stopping {
+            return Err(Error::Stopped);
+        }
         let from_peer = places.open.values().filter(|open| peer.is_some() && open.peer == peer);
         // Whoever crowds the network must not lock the operator out.
         let most = match *socket {
@@ -131,13 +134,14 @@ impl Shared {
             Socket::Tcp(_) => self.limits.connections,
         };
         let is_full = places.open.len() >= most || from_peer.count() >= self.limits.per_peer;
-        if is_full || places.is_stopping {
-            return None;
+        if is_full {
+            log::warn!("a client is turned away: there are too many; peer={peer:?}");
+            return Err(Refusal::Busy.into());
         }
         places.next += 1;
         let id = places.next;
         places.open.insert(id, Open { socket, peer, is_busy: false });
-        Some(id)
+        Ok(id)
     }
 
     /// Whether connections should end after their request, to make room.
@@ -229,7 +233,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::Refusal;
     use crate::http::{Request, Response};
 
     struct Nothing;
@@ -261,11 +264,11 @@ mod tests {
         let shared = shared(10);
         let (one, other) = (Some([10, 0, 0, 1].into()), Some([10, 0, 0, 2].into()));
 
-        assert!(shared.enter(tcp(), one).is_some());
-        assert!(shared.enter(tcp(), one).is_some());
-        assert!(shared.enter(tcp(), one).is_none());
-        assert!(shared.enter(tcp(), other).is_some());
-        assert!(shared.enter(tcp(), None).is_some());
+        assert!(shared.enter(tcp(), one).is_ok());
+        assert!(shared.enter(tcp(), one).is_ok());
+        assert!(shared.enter(tcp(), one).is_err());
+        assert!(shared.enter(tcp(), other).is_ok());
+        assert!(shared.enter(tcp(), None).is_ok());
     }
 
     #[test]
@@ -273,10 +276,10 @@ mod tests {
         let shared = shared(1);
         let operator = Arc::new(Socket::Unix(UnixStream::pair().unwrap().0));
 
-        assert!(shared.enter(tcp(), None).is_some());
-        assert!(shared.enter(tcp(), None).is_none());
+        assert!(shared.enter(tcp(), None).is_ok());
+        assert!(shared.enter(tcp(), None).is_err());
         assert!(shared.is_crowded());
-        assert!(shared.enter(operator, None).is_some());
+        assert!(shared.enter(operator, None).is_ok());
     }
 
     #[test]
@@ -285,6 +288,6 @@ mod tests {
 
         shared.close_idle();
 
-        assert!(shared.enter(tcp(), None).is_none());
+        assert!(matches!(shared.enter(tcp(), None), Err(Error::Stopped)));
     }
 }

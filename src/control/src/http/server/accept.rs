@@ -15,7 +15,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::{Endpoint, Shared, Socket, start};
-use crate::Refusal;
 use crate::http::Response;
 use crate::http::connection::Wire;
 
@@ -85,11 +84,13 @@ fn admit(
     peer: Option<IpAddr>,
     shared: &Arc<Shared>,
 ) -> Option<(u64, JoinHandle<()>)> {
-    let Some(id) = shared.enter(Arc::clone(&socket), peer) else {
-        log::warn!("a client is turned away: there are too many; peer={peer:?}");
-        // What a fresh socket takes without waiting.
-        let _ = Response::from(Refusal::Busy).send(&Wire::new(socket), false);
-        return None;
+    let id = match shared.enter(Arc::clone(&socket), peer) {
+        Ok(id) => id,
+        Err(error) => {
+            // What a fresh socket takes without waiting.
+            let _ = Response::error(&error).send(&Wire::new(socket), false);
+            return None;
+        }
     };
     match start(shared, id, socket) {
         Ok(thread) => Some((id, thread)),
