@@ -104,12 +104,12 @@ impl Execution for Running {
         self.execution.resize(pty_size(size), soon()).map_err(|error| self.lost(error))
     }
 
-    fn signal(&self, signal: u8) -> sandbox::Result<()> {
-        self.execution.signal(signal, soon()).map_err(|error| self.lost(error))
+    fn signal(&self, signal: u8, deadline: Instant) -> sandbox::Result<()> {
+        self.execution.signal(signal, deadline).map_err(|error| self.lost(error))
     }
 
-    fn cancel(&self) -> sandbox::Result<()> {
-        self.execution.cancel(soon()).map_err(|error| self.lost(error))
+    fn cancel(&self, deadline: Instant) -> sandbox::Result<()> {
+        self.execution.cancel(deadline).map_err(|error| self.lost(error))
     }
 }
 

@@ -84,8 +84,9 @@ fn pump(execution: &dyn Execution, sink: Sink<'_>) -> Result<Exit> {
             Event::Output(stream, data) => {
                 if let Err(error) = sink(stream, &data) {
                     refused = Some(error);
-                    deadline = Some(Instant::now() + GRACE);
-                    execution.cancel()?;
+                    let grace = Instant::now() + GRACE;
+                    deadline = Some(grace);
+                    execution.cancel(grace)?;
                 }
             }
             Event::Exit(exit) => {

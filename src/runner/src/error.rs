@@ -86,6 +86,8 @@ pub(crate) enum Error {
     Record { path: PathBuf, source: serde_json::Error },
     #[error("the variable {name} is not set, which [api] names as `bypass_env`")]
     NoBypass { name: String },
+    #[error("{path} is empty: it is to hold the runner's token")]
+    EmptyToken { path: PathBuf },
     #[error("cannot ask the platform")]
     Api {
         #[from]
@@ -158,6 +160,14 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// What the platform, or the way there, has to do with it.
+    pub(crate) fn of_api(&self) -> Option<&guest_common::Error> {
+        match self {
+            Self::Api { source } => Some(source),
+            _ => None,
+        }
+    }
+
     /// The exit code, where it does not depend on the sub-command.
     pub(crate) fn exit_code(&self) -> Option<u8> {
         match self {

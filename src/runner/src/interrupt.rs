@@ -201,7 +201,7 @@ impl Shared {
 
     fn cancel(&self, command: &dyn Execution) -> sandbox::Result<()> {
         self.call_off();
-        command.cancel()
+        command.cancel(heard())
     }
 
     /// Tells what was pulled before it is felt.
@@ -231,8 +231,13 @@ impl Shared {
     }
 }
 
+/// How long a guest may take to hear a word.
+fn heard() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
 fn forward(command: &dyn Execution, signal: Signal) -> Option<Instant> {
-    if let Err(error) = command.signal(signal as u8) {
+    if let Err(error) = command.signal(signal as u8, heard()) {
         log::debug!("cannot pass a signal on; error={error}");
     }
     None

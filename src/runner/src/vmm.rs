@@ -52,7 +52,13 @@ impl Host {
         network: Option<&Network>,
         global: &Global,
     ) -> Result<Box<dyn SandboxFactory>> {
-        self.reclaim(vmm)?;
+        if vmm == Vmm::Firecracker {
+            return Err(Error::NoFirecracker);
+        }
+        // What cannot be removed is in nobody's way.
+        if let Err(error) = reclaim(&self.state_dir) {
+            log::error!("what a dead runner left stays; error={}", error.chain());
+        }
         // After the VMs: whatever they left is in nobody's use any more.
         let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
         Ok(Box::new(self.start_factory(networks)))
@@ -66,19 +72,12 @@ impl Host {
         size: usize,
         global: &Global,
     ) -> Result<Arc<dyn SandboxFactory>> {
-        self.reclaim(vmm)?;
-        Ok(Arc::new(self.start_factory(Some(networks(global, size)?))))
-    }
-
-    fn reclaim(&self, vmm: Vmm) -> Result<()> {
         if vmm == Vmm::Firecracker {
             return Err(Error::NoFirecracker);
         }
-        // What cannot be removed is in nobody's way.
-        if let Err(error) = reclaim(&self.state_dir) {
-            log::error!("what a dead runner left stays; error={}", error.chain());
-        }
-        Ok(())
+        // A VM that is still there may be at work on a job that is about to be handed out again.
+        reclaim(&self.state_dir)?;
+        Ok(Arc::new(self.start_factory(Some(networks(global, size)?))))
     }
 
     fn start_factory(&self, networks: Option<Networks>) -> impl SandboxFactory + use<> {

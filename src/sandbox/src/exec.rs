@@ -64,11 +64,11 @@ pub trait Execution: Send + Sync {
     /// Tells its terminal a new size.
     fn resize(&self, size: PtySize) -> Result<()>;
 
-    /// Sends it a signal.
-    fn signal(&self, signal: u8) -> Result<()>;
+    /// Sends it a signal. Only a guest that reads nothing makes it wait, at most until the deadline.
+    fn signal(&self, signal: u8, deadline: Instant) -> Result<()>;
 
-    /// Kills it with all its descendants. Its exit still comes.
-    fn cancel(&self) -> Result<()>;
+    /// Kills it with all its descendants; waits as [`Execution::signal`] does. Its exit still comes.
+    fn cancel(&self, deadline: Instant) -> Result<()>;
 }
 
 /// What a running command does.

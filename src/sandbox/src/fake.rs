@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -34,7 +34,7 @@ pub struct Script {
 pub enum Manner {
     /// By any signal.
     Polite,
-    /// Only by being cancelled.
+    /// Only by being cancelled, or with its sandbox.
     Deaf,
 }
 
@@ -76,7 +76,11 @@ pub struct Record {
 pub struct Factory {
     script: Script,
     record: Arc<Mutex<Record>>,
+    running: Arc<Mutex<Running>>,
 }
+
+/// The commands that were started, by sandbox.
+type Running = HashMap<SandboxId, Vec<Weak<Ending>>>;
 
 impl Script {
     /// Says what `program` prints and returns. A program that is not in the script is not there.
@@ -116,7 +120,7 @@ impl Script {
 
     /// A factory of sandboxes that follow this script.
     pub fn factory(self) -> Factory {
-        Factory { script: self, record: Arc::default() }
+        Factory { script: self, ..Factory::default() }
     }
 }
 
@@ -125,10 +129,18 @@ impl Factory {
     pub fn record(&self) -> MutexGuard<'_, Record> {
         lock(&self.record)
     }
+
+    /// Kills a sandbox from outside: its commands are cancelled.
+    pub fn unplug(&self, id: SandboxId) {
+        let commands = lock(&self.running).remove(&id).unwrap_or_default();
+        for command in commands.iter().filter_map(Weak::upgrade) {
+            command.end(Outcome::Cancelled);
+        }
+    }
 }
 
-fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
-    record.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn exit(outcome: Outcome) -> Exit {
@@ -148,6 +160,7 @@ impl SandboxFactory for Factory {
             report: StartReport::default(),
             script: self.script.clone(),
             record: Arc::clone(&self.record),
+            running: Arc::clone(&self.running),
             ended,
             _ended_tx: ended_tx,
         }))
@@ -159,6 +172,7 @@ struct FakeSandbox {
     report: StartReport,
     script: Script,
     record: Arc<Mutex<Record>>,
+    running: Arc<Mutex<Running>>,
     ended: Receiver<()>,
     _ended_tx: Sender<()>,
 }
@@ -183,9 +197,10 @@ impl Sandbox for FakeSandbox {
             act(request, &mut lock(&self.record));
         }
         let events = self.script.commands.get(&program).cloned().unwrap_or_else(missing);
+        let ending = Arc::new(Ending { events: Mutex::new(events.into()), more: Condvar::new() });
+        lock(&self.running).entry(self.id).or_default().push(Arc::downgrade(&ending));
         Ok(Box::new(FakeExecution {
-            events: Mutex::new(events.into()),
-            more: Condvar::new(),
+            ending,
             manner: self.script.held.get(&program).copied(),
             record: Arc::clone(&self.record),
         }))
@@ -231,26 +246,31 @@ impl Drop for FakeSandbox {
 }
 
 struct FakeExecution {
-    events: Mutex<VecDeque<Event>>,
-    more: Condvar,
+    ending: Arc<Ending>,
     /// How it ends, if not by itself.
     manner: Option<Manner>,
     record: Arc<Mutex<Record>>,
 }
 
-impl FakeExecution {
+/// What a command still does.
+#[derive(Debug)]
+struct Ending {
+    events: Mutex<VecDeque<Event>>,
+    more: Condvar,
+}
+
+impl Ending {
     fn end(&self, outcome: Outcome) {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        *events = [Event::Exit(exit(outcome))].into();
+        *lock(&self.events) = [Event::Exit(exit(outcome))].into();
         self.more.notify_all();
     }
 }
 
 impl Execution for FakeExecution {
     fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut events = lock(&self.ending.events);
         while events.is_empty() && self.manner.is_some() {
-            events = self.more.wait(events).unwrap_or_else(PoisonError::into_inner);
+            events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(events.pop_front().unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
     }
@@ -268,16 +288,16 @@ impl Execution for FakeExecution {
         Ok(())
     }
 
-    fn signal(&self, signal: u8) -> Result<()> {
+    fn signal(&self, signal: u8, _deadline: Instant) -> Result<()> {
         lock(&self.record).signals.push(signal);
         if self.manner == Some(Manner::Polite) {
-            self.end(Outcome::Signalled { signal, core_dumped: false });
+            self.ending.end(Outcome::Signalled { signal, core_dumped: false });
         }
         Ok(())
     }
 
-    fn cancel(&self) -> Result<()> {
-        self.end(Outcome::Cancelled);
+    fn cancel(&self, _deadline: Instant) -> Result<()> {
+        self.ending.end(Outcome::Cancelled);
         Ok(())
     }
 }

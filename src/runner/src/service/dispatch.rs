@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
-use guest_common::{Client, Identity, Kind, Limits, Platform, Stop};
+use guest_common::{Identity, Kind, Limits, Platform, Stop};
 use nix::sys::signal::Signal;
 use sandbox::SandboxFactory;
 
@@ -18,7 +18,6 @@ use super::journal::Journal;
 use super::leash::{End, Leash, Plug};
 use super::phase::Phase;
 use super::report::{Report, Reporter};
-use super::session;
 use super::source::{Demand, Mode, Offer, Presence, Source};
 use crate::error::Result;
 
@@ -29,8 +28,13 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 const WITHOUT_ROOM: Duration = Duration::from_secs(5);
 const WITHOUT_PROFILE: Duration = Duration::from_secs(60);
 
-/// How long outcomes may still be told when all jobs have ended.
-const LAST_REPORTS: Duration = Duration::from_secs(10);
+/// How long outcomes may still be told when all jobs have ended: through a restart of the platform; and
+/// when the runner is to stop at once.
+const LAST_REPORTS: Duration = Duration::from_secs(60);
+const LAST_REPORTS_IN_HASTE: Duration = Duration::from_secs(10);
+
+/// Between attempts to end a job by force: its VM may just be made.
+const FORCE_AGAIN: Duration = Duration::from_secs(5);
 
 /// As many jobs as a poll may exclude.
 const MOST_EXCLUDED: usize = 128;
@@ -71,6 +75,8 @@ struct Running {
     leash: Arc<Leash>,
     thread: JoinHandle<()>,
     amount: Amount,
+    /// When it was admitted.
+    since: Instant,
     /// When its time is up; none while it is being claimed.
     until: Option<Instant>,
     /// When it is ended by force.
@@ -82,27 +88,28 @@ impl Service {
     pub(crate) fn new(config: &Config, hands: Hands, signals: Receiver<Signal>) -> Result<Self> {
         let Hands { source, factory, plug, images, journal } = hands;
         let stop = Stop::new();
-        let access = source.access().clone();
         // Each report has its own run's identity: this one only brings the connections.
         let nobody = Identity {
-            url: access.url.clone(),
+            url: source.access().url.clone(),
             token: String::new(),
             bypass: None,
             run_id: String::new(),
         };
         let platform = Platform::of(Kind::Runner, &nobody, REPORT, &stop)?;
-        let (reporter, reports) = Reporter::start(platform, stop.clone(), access, journal.clone())?;
-        for record in source.recover(&journal)? {
-            let _ = reports.send(Report::Outcome(Box::new(record)));
+        let (reporter, reports) =
+            Reporter::start(platform, stop, Arc::clone(&source), journal.clone())?;
+        let left = source.recover(&journal)?;
+        let ended = left.ended.into_iter().map(|record| Report::Outcome(Box::new(record)));
+        for report in ended.chain(left.unanswered.into_iter().map(Report::Unanswered)) {
+            let _ = reports.send(report);
         }
         let (tell, news) = unbounded();
         let rings = source.rings().clone();
-        let client = Client::new(session::limits(), &stop);
         Ok(Self {
             profiles: config.profiles.clone(),
             cancel_grace: config.cancel_grace,
             admission: Admission::new(config.budget, config.max_concurrent),
-            crew: Arc::new(Crew { source, factory, images, journal, reports, client }),
+            crew: Arc::new(Crew { source, factory, images, journal, reports }),
             reporter,
             plug,
             rings,
@@ -141,11 +148,27 @@ impl Service {
             }
             self.look_at_the_clock();
         }
-        let Self { crew, reporter, .. } = self;
+        let Self { crew, reporter, mut signals, phase, .. } = self;
         let source = Arc::clone(&crew.source);
         // With it goes the last sender of reports, so the reporter ends when it has told all.
         drop(crew);
-        reporter.stop(Instant::now() + LAST_REPORTS);
+        let patience = if phase == Phase::Stopping { LAST_REPORTS_IN_HASTE } else { LAST_REPORTS };
+        let mut end = Instant::now() + patience;
+        loop {
+            select! {
+                recv(reporter.done()) -> _ => break,
+                recv(at(end)) -> _ => break,
+                recv(signals) -> signal => match signal.map(|signal| phase.after(signal)) {
+                    Ok(Phase::Stopping) => {
+                        source.give_up_claims();
+                        end = end.min(Instant::now() + LAST_REPORTS_IN_HASTE);
+                    }
+                    Ok(_) => {}
+                    Err(_) => signals = never(),
+                },
+            }
+        }
+        reporter.stop();
         source.stop();
         Ok(())
     }
@@ -161,8 +184,11 @@ impl Service {
                     return;
                 }
             };
-            for run in news.cancelled {
-                self.end(run, End::Cancelled);
+            for cancelled in news.cancelled {
+                let running = self.running.get(&cancelled.run);
+                if running.is_some_and(|running| running.since <= cancelled.asked) {
+                    self.end(cancelled.run, End::Cancelled);
+                }
             }
             match news.offer {
                 Some(offer) if self.phase == Phase::Running => self.consider(&offer),
@@ -221,7 +247,8 @@ impl Service {
         };
         match job.start() {
             Ok(thread) => {
-                let running = Running { leash, thread, amount, until: None, force_at: None };
+                let since = Instant::now();
+                let running = Running { leash, thread, amount, since, until: None, force_at: None };
                 self.running.insert(run, running);
             }
             Err(error) => {
@@ -265,9 +292,9 @@ impl Service {
         }
         if phase == Phase::Stopping {
             self.crew.source.give_up_claims();
-            for running in self.running.values() {
-                running.leash.ask(End::Stopped);
-                running.leash.force();
+            for running in self.running.values_mut() {
+                running.force_at = Some(Instant::now() + FORCE_AGAIN);
+                running.leash.force(End::Stopped);
             }
         }
     }
@@ -301,8 +328,9 @@ impl Service {
         for (run, running) in &mut self.running {
             if running.force_at.is_some_and(|at| at <= now) {
                 log::warn!("a job did not end when it was asked to, and is killed; run={run}");
-                running.force_at = Some(now + self.cancel_grace.max(AFTER_FAILURE));
-                running.leash.force();
+                running.force_at = Some(now + FORCE_AGAIN);
+                // It was asked to end, with a reason that stands.
+                running.leash.force(End::Stopped);
             }
         }
     }

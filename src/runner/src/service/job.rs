@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use guest_common::{Client, epoch_ms};
+use guest_common::epoch_ms;
 use sandbox::{Image, Sandbox, SandboxFactory};
 
 use super::config::Profile;
@@ -35,8 +35,6 @@ pub(crate) struct Crew {
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
     pub(crate) reports: Sender<Report>,
-    /// For histories.
-    pub(crate) client: Client,
 }
 
 /// A job that was admitted.
@@ -93,6 +91,7 @@ impl Job {
             }
             Err(error) => {
                 log::warn!("a job cannot be claimed; run={} error={:?}", self.run, error.chain());
+                let _ = self.crew.reports.send(Report::Unanswered(self.run));
                 How::Failed
             }
         };

@@ -37,6 +37,16 @@ pub(crate) struct Record {
     pub(crate) state: State,
 }
 
+impl Record {
+    /// When it ended, if it has, in milliseconds since 1970.
+    pub(crate) fn ended_ms(&self) -> Option<u64> {
+        match self.state {
+            State::Ended { at_ms, .. } => Some(at_ms),
+            _ => None,
+        }
+    }
+}
+
 /// How far it is.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]

@@ -3,18 +3,25 @@
 //! ```text
 //!                     VM starts, files come    the agent runs         it is over
 //!  ask                pull the plug            SIGTERM to the agent   –
-//!  force              pull the plug            pull the plug, kill    –
+//!  force              pull the plug            pull the plug          –
 //! ```
 //!
-//! Whoever waits for the guest then gets an error or an exit, and [`Leash::end`] says why.
+//! Whoever waits for the guest, or for what the guest is to get, then has an error or an exit, and
+//! [`Leash::end`] says why. Whoever pulls waits for nobody.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use guest_common::Stop;
 use nix::sys::signal::Signal;
 use sandbox::{Execution, SandboxId};
 
 use crate::error::{Error, Result};
+
+/// How long a guest that reads nothing keeps the main thread from its other jobs. Such a guest is
+/// ended by force, later.
+const HEARD: Duration = Duration::from_millis(100);
 
 /// Kills a VM, at whatever point it is.
 pub(crate) type Plug = Arc<dyn Fn(SandboxId) + Send + Sync>;
@@ -53,6 +60,8 @@ impl fmt::Display for End {
 /// A job's leash: its thread says what there is to hold on to, the main thread pulls.
 pub(crate) struct Leash {
     plug: Plug,
+    /// Ends what the job's thread fetches for its VM.
+    stop: Stop,
     state: Mutex<Hold>,
 }
 
@@ -66,7 +75,12 @@ struct Hold {
 
 impl Leash {
     pub(crate) fn new(plug: Plug) -> Self {
-        Self { plug, state: Mutex::default() }
+        Self { plug, stop: Stop::new(), state: Mutex::default() }
+    }
+
+    /// What ends requests for the VM's sake along with the job.
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// Asks the job to end.
@@ -81,7 +95,8 @@ impl Leash {
         };
         match agent {
             Some(agent) => {
-                if let Err(error) = agent.signal(Signal::SIGTERM as u8) {
+                let heard = Instant::now() + HEARD;
+                if let Err(error) = agent.signal(Signal::SIGTERM as u8, heard) {
                     log::debug!("the agent cannot be asked to end; error={error}");
                 }
             }
@@ -90,16 +105,13 @@ impl Leash {
     }
 
     /// Ends it at once.
-    pub(crate) fn force(&self) {
-        let (vm, agent) = {
-            let hold = self.lock();
-            (hold.vm, hold.agent.clone())
+    pub(crate) fn force(&self, end: End) {
+        let vm = {
+            let mut hold = self.lock();
+            hold.end.get_or_insert(end);
+            hold.vm
         };
-        // The plug first: a guest may not listen to a word, and then nobody waits for it.
         self.pull(vm);
-        if let Some(Err(error)) = agent.map(|agent| agent.cancel()) {
-            log::debug!("the agent cannot be killed in its vm; error={error}");
-        }
     }
 
     /// Why it was ended, if it was.
@@ -137,6 +149,7 @@ impl Leash {
     }
 
     fn pull(&self, vm: Option<SandboxId>) {
+        self.stop.signal();
         if let Some(vm) = vm {
             (self.plug)(vm);
         }

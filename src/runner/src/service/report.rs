@@ -1,25 +1,28 @@
-//! The thread `report`: tells the platform how jobs ended, until it has heard it.
+//! The thread `report`: tells the platform how jobs ended, until it has heard it, and asks again for
+//! claims that it did not answer.
 //!
 //! ```text
 //!  due ──▶ sent ──▶ accepted, or finally refused ──▶ the record is removed
 //!   ▲        │
-//!   └────────┘ no answer, 5xx, 429: in 1 s, 2 s, … 60 s, for a day
+//!   └────────┘ no answer, 5xx, 429: in 1 s, 2 s, … 60 s, or when the platform says; for a day
 //! ```
 //!
 //! It sleeps in its channel until the next one is due. What it has not told when it stops is in the
 //! journal, and told after the next start.
 
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use guest_common::{Identity, Kind, Operation, Platform, epoch_ms};
-use serde::Serialize;
+use guest_common::{Identity, Kind, Operation, Platform, epoch_ms, pause_after};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::RunId;
 use super::journal::{Completion, Journal, Record, State};
-use super::source::Access;
+use super::source::Source;
 use crate::error::{Error, Result};
 
 const THREAD: &str = "report";
@@ -34,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) enum Report {
     /// A record that has ended.
     Outcome(Box<Record>),
+    /// A claim that had no answer.
+    Unanswered(RunId),
     /// How long things took, for as many as come: it is tried once.
     Operations(Operations),
 }
@@ -52,16 +57,22 @@ pub(crate) struct Reporter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// An outcome that is on its way.
+/// What is owed to the platform.
 struct Pending {
-    record: Box<Record>,
+    debt: Debt,
+    since_ms: u64,
     due: Instant,
     wait: Duration,
 }
 
+enum Debt {
+    Outcome(Box<Record>),
+    Claim(RunId),
+}
+
 struct Desk {
     platform: Platform,
-    access: Access,
+    source: Arc<dyn Source>,
     journal: Journal,
     pending: Vec<Pending>,
 }
@@ -71,12 +82,12 @@ impl Reporter {
     pub(crate) fn start(
         platform: Platform,
         stop: guest_common::Stop,
-        access: Access,
+        source: Arc<dyn Source>,
         journal: Journal,
     ) -> Result<(Self, Sender<Report>)> {
         let (reports, inbox) = unbounded();
         let (done_tx, done) = bounded(0);
-        let mut desk = Desk { platform, access, journal, pending: Vec::new() };
+        let mut desk = Desk { platform, source, journal, pending: Vec::new() };
         let stopped = stop.clone();
         let work = move || {
             let _done: Sender<()> = done_tx;
@@ -87,17 +98,19 @@ impl Reporter {
         Ok((Self { stop, done, thread: Some(thread) }, reports))
     }
 
-    /// Tells what can be told until the deadline. All senders are to be dropped before.
-    pub(crate) fn stop(mut self, deadline: Instant) {
-        self.end(deadline);
+    /// Disconnects when all is told, which needs all senders to be dropped.
+    pub(crate) fn done(&self) -> &Receiver<()> {
+        &self.done
     }
 
-    fn end(&mut self, deadline: Instant) {
+    /// Ends it; what is not told then is told after the next start.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        if let Err(RecvTimeoutError::Timeout) = self.done.recv_deadline(deadline) {
-            log::warn!("outcomes that the platform does not take are told after the next start");
-            self.stop.signal();
-        }
+        self.stop.signal();
         if thread.join().is_err() {
             log::error!("a thread panicked: this is a bug; thread={THREAD}");
         }
@@ -106,7 +119,23 @@ impl Reporter {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        self.end(Instant::now());
+        self.end();
+    }
+}
+
+/// The answer to an outcome; one that does not say anything is a success, too.
+#[derive(Deserialize)]
+#[serde(try_from = "Value")]
+struct Accepted;
+
+impl TryFrom<Value> for Accepted {
+    type Error = &'static str;
+
+    fn try_from(answer: Value) -> std::result::Result<Self, Self::Error> {
+        match answer.as_object().map(|answer| answer.get("success")) {
+            Some(None | Some(Value::Bool(true))) => Ok(Self),
+            _ => Err("it does not say that the outcome was taken"),
+        }
     }
 }
 
@@ -124,10 +153,8 @@ impl Desk {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match report {
-                Ok(Report::Outcome(record)) => {
-                    let (due, wait) = (Instant::now(), FIRST_WAIT);
-                    self.pending.push(Pending { record, due, wait });
-                }
+                Ok(Report::Outcome(record)) => self.owe(Debt::Outcome(record)),
+                Ok(Report::Unanswered(run)) => self.owe(Debt::Claim(run)),
                 Ok(Report::Operations(operations)) => self.tell_operations(&operations),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.tell_the_rest(stop),
@@ -142,8 +169,11 @@ impl Desk {
     /// Nothing more comes: what there is, is told, or kept for the next start.
     fn tell_the_rest(&mut self, stop: &guest_common::Stop) {
         while let Some(due) = self.pending.iter().map(|pending| pending.due).min() {
-            if stop.is_given() || stop.wait_until(due) {
-                log::warn!("outcomes are kept for the next start; count={}", self.pending.len());
+            if stop.wait_until(due) {
+                let count = self.pending.len();
+                log::warn!(
+                    "what the platform did not take is told after the next start; count={count}"
+                );
                 return;
             }
             self.tell_what_is_due();
@@ -156,20 +186,49 @@ impl Desk {
                 self.pending.push(pending);
                 continue;
             }
-            if !self.tell(&pending.record) {
-                pending.due = Instant::now() + pending.wait;
-                pending.wait = (pending.wait * 2).min(LONGEST_WAIT);
-                self.pending.push(pending);
+            let (run, paid) = match &pending.debt {
+                Debt::Outcome(record) => (record.run, self.tell(record)),
+                Debt::Claim(run) => (*run, self.settle(*run)),
+            };
+            let Err(error) = paid else { continue };
+            let age = Duration::from_millis(epoch_ms().saturating_sub(pending.since_ms));
+            if age >= PATIENCE {
+                log::error!(
+                    "the platform is not told of a job; run={run} error={:?}",
+                    error.chain()
+                );
+                self.journal.remove(run);
+                continue;
             }
+            log::warn!("the platform is told again later; run={run} error={:?}", error.chain());
+            pending.due = Instant::now() + pause_after(error.of_api(), pending.wait);
+            pending.wait = (pending.wait * 2).min(LONGEST_WAIT);
+            self.pending.push(pending);
         }
     }
 
-    /// Whether the platform has answered for good.
-    fn tell(&self, record: &Record) -> bool {
-        let run = record.run;
-        let State::Ended { token, at_ms, completion } = &record.state else {
-            return true;
+    fn owe(&mut self, debt: Debt) {
+        let since_ms = match &debt {
+            Debt::Outcome(record) => record.ended_ms(),
+            Debt::Claim(_) => None,
         };
+        let since_ms = since_ms.unwrap_or_else(epoch_ms);
+        self.pending.push(Pending { debt, since_ms, due: Instant::now(), wait: FIRST_WAIT });
+    }
+
+    /// Finds out whether a job is ours after all. Then there is an outcome to be told.
+    fn settle(&mut self, run: RunId) -> Result<()> {
+        if let Some(record) = self.source.settle(run, &self.journal)? {
+            log::warn!("a job whose claim was answered late is given up; run={run}");
+            self.owe(Debt::Outcome(Box::new(record)));
+        }
+        Ok(())
+    }
+
+    /// Tells of an outcome; an error if it is to be told again.
+    fn tell(&self, record: &Record) -> Result<()> {
+        let run = record.run;
+        let State::Ended { token, completion, .. } = &record.state else { return Ok(()) };
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
@@ -177,38 +236,39 @@ impl Desk {
             #[serde(flatten)]
             completion: &'a Completion,
         }
-        match self.post(run, token, "complete", &Body { run_id: run, completion }) {
+        let body = Body { run_id: run, completion };
+        match self.post::<Option<Accepted>>(run, token, "complete", &body) {
             Ok(_) => log::debug!("the platform knows the outcome; run={run}"),
             Err(Error::Api { source }) if is_refused(&source) => {
                 let error = guest_common::chain(&source);
                 log::warn!("the outcome is refused; run={run} error={error:?}");
             }
-            Err(error) => {
-                let age = Duration::from_millis(epoch_ms().saturating_sub(*at_ms));
-                if age < PATIENCE {
-                    let error = error.chain();
-                    log::warn!("the outcome is told again later; run={run} error={error:?}");
-                    return false;
-                }
-                log::error!("the outcome is given up; run={run} error={:?}", error.chain());
-            }
+            Err(error) => return Err(error),
         }
         self.journal.remove(run);
-        true
+        Ok(())
     }
 
     fn tell_operations(&self, report: &Operations) {
         let body = json!({"runId": report.run, "sandboxOperations": report.operations});
-        if let Err(error) = self.post(report.run, &report.token, "telemetry", &body) {
+        let told = self.post::<IgnoredAny>(report.run, &report.token, "telemetry", &body);
+        if let Err(error) = told {
             log::debug!("telemetry is lost; run={} error={:?}", report.run, error.chain());
         }
     }
 
-    fn post(&self, run: RunId, token: &str, call: &str, body: &impl Serialize) -> Result<Value> {
+    fn post<T: DeserializeOwned>(
+        &self,
+        run: RunId,
+        token: &str,
+        call: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let access = self.source.access();
         let identity = Identity {
-            url: self.access.url.clone(),
+            url: access.url.clone(),
             token: token.to_owned(),
-            bypass: self.access.bypass.clone(),
+            bypass: access.bypass.clone(),
             run_id: run.to_string(),
         };
         let platform = self.platform.with(Kind::Runner, &identity)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
-use guest_common::{Client, Retry};
+use guest_common::{Client, Limits, Retry, Stop};
 use sandbox::Sandbox;
 use sha2::{Digest as _, Sha256};
 
@@ -20,14 +20,17 @@ use crate::error::{Error, Result};
 const LONGEST_ENCODED: u64 = 128 << 20;
 const LONGEST: u64 = 1 << 30;
 
+/// How long a server may be silent, and how often it may send one elsewhere.
+const LIMITS: Limits = Limits { whole: None, silence: Duration::from_secs(60), redirects: 5 };
+
 const CHUNK: usize = 128 << 10;
 
-/// Puts the history of the context's session into a VM, if it goes on with one.
+/// Puts the history of the context's session into a VM, if it goes on with one, until `stop`.
 pub(crate) fn restore(
     sandbox: &dyn Sandbox,
     context: &Context,
     access: &Access,
-    client: &Client,
+    stop: &Stop,
 ) -> Result<()> {
     let Some(session) = &context.resume_session else { return Ok(()) };
     let path = place(context, session)?;
@@ -35,7 +38,7 @@ pub(crate) fn restore(
         (Some(text), _) => put(sandbox, &path, text.as_bytes(), text.len() as u64, None),
         (None, Some(history)) => {
             let url = access.seen_from_here(&history.url);
-            fetch(sandbox, &path, &url, history, client)
+            fetch(sandbox, &path, &url, history, &Client::new(LIMITS, stop))
         }
         (None, None) => Err(Error::History { problem: "is not in the context" }),
     }
@@ -131,11 +134,6 @@ fn put(
     delivery.finish()
 }
 
-/// How long a server may be silent, and be redirected.
-pub(crate) fn limits() -> guest_common::Limits {
-    guest_common::Limits { whole: None, silence: Duration::from_secs(60), redirects: 5 }
-}
-
 /// How long one step of a transfer into a VM may take.
 pub(super) fn step() -> Instant {
     Instant::now() + Duration::from_secs(60)
@@ -170,8 +168,7 @@ mod tests {
             service: None,
             bypass: None,
         };
-        let client = Client::new(limits(), &guest_common::Stop::new());
-        restore(&*sandbox, &context(session), &access, &client)?;
+        restore(&*sandbox, &context(session), &access, &Stop::new())?;
         let files = &factory.record().files;
         Ok(String::from_utf8(files[Path::new(PLACE)].clone()).unwrap())
     }
@@ -210,6 +207,27 @@ mod tests {
         assert!(error.to_string().contains("not the one"), "{error}");
         let error = fetched("identity", TEXT.as_bytes(), TEXT.len() - 1).unwrap_err();
         assert!(error.to_string().contains("longer"), "{error}");
+    }
+
+    #[test]
+    fn a_job_that_ends_waits_for_no_history() {
+        let server = Server::start(|_| Reply::mute());
+        let access = Access {
+            guest_url: "http://guest".into(),
+            url: server.url(),
+            service: None,
+            bypass: None,
+        };
+        let factory = Script::default().factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let context = context(reference("identity", TEXT.as_bytes(), TEXT.len()));
+        let stop = Stop::new();
+        std::thread::scope(|scope| {
+            let restoring = scope.spawn(|| restore(&*sandbox, &context, &access, &stop));
+            server.wait_for(|requests| !requests.is_empty());
+            stop.signal();
+            restoring.join().unwrap().unwrap_err();
+        });
     }
 
     #[test]

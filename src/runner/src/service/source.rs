@@ -7,7 +7,7 @@ pub(crate) mod local;
 pub(crate) mod api;
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,8 @@ pub(crate) trait Source: Send + Sync {
     /// Says what there is room for, and hears what is to be done. It does not wait.
     fn look(&self, demand: &Demand) -> Result<News>;
 
-    /// Claims a job, which may take a while; none if somebody else has it.
+    /// Claims a job, which may take a while; none if somebody else has it. After an error nobody
+    /// knows whose it is, until [`Source::settle`] finds out.
     fn claim(&self, run: RunId, journal: &Journal) -> Result<Option<Claim>>;
 
     /// Says how this runner is. It does not wait.
@@ -41,9 +42,12 @@ pub(crate) trait Source: Send + Sync {
     /// How the platform is reached.
     fn access(&self) -> &Access;
 
-    /// Sees to the jobs that an earlier process claimed: what of them is to be reported. Records that
-    /// are done with are removed.
-    fn recover(&self, journal: &Journal) -> Result<Vec<Record>>;
+    /// Asks once more what became of a claim that failed. A job that is ours after all is given up:
+    /// its record has ended. None if nothing is left to be told; an error if nobody knows yet.
+    fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>>;
+
+    /// Sees to the jobs that an earlier process claimed. Records that are done with are removed.
+    fn recover(&self, journal: &Journal) -> Result<Left>;
 
     /// Gives up claims under way; the next start sees to what became of them.
     fn give_up_claims(&self) {}
@@ -74,7 +78,25 @@ pub(crate) struct Demand {
 pub(crate) struct News {
     pub(crate) offer: Option<Offer>,
     /// Jobs of ours that are to be cancelled; they may be named again.
-    pub(crate) cancelled: Vec<RunId>,
+    pub(crate) cancelled: Vec<Cancelled>,
+}
+
+/// A job that is to be cancelled, if it was claimed before that was asked for: another claim of the
+/// same job is not meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cancelled {
+    pub(crate) run: RunId,
+    /// When the platform was asked.
+    pub(crate) asked: Instant,
+}
+
+/// What an earlier process left of its jobs.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// Records that have ended, to be reported.
+    pub(crate) ended: Vec<Record>,
+    /// Claims that are to be settled.
+    pub(crate) unanswered: Vec<RunId>,
 }
 
 /// A job that may be claimed.
@@ -100,11 +122,16 @@ pub(crate) struct Claim {
 impl Claim {
     /// What a platform says of a job that was claimed.
     pub(crate) fn of(context: Value, attempt: Option<u32>, timeout: Option<Duration>) -> Self {
-        let token = context["sandboxToken"].as_str().unwrap_or_default().to_owned();
+        let token = token_of(&context).unwrap_or_default().to_owned();
         let context = serde_json::from_value(context);
         let context = context.map_err(|source| Error::Context { source });
         Self { attempt, timeout, token, context }
     }
+}
+
+/// The token in what a platform says of a job that was claimed.
+fn token_of(context: &Value) -> Option<&str> {
+    context["sandboxToken"].as_str().filter(|token| !token.is_empty())
 }
 
 /// How this runner is.

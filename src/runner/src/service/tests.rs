@@ -13,6 +13,7 @@ use sandbox::{ExecRequest, Image, SandboxFactory};
 use serde_json::json;
 
 mod api;
+mod scripted;
 
 use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
@@ -53,7 +54,10 @@ impl Bench {
         let hands = Hands {
             source,
             factory: Arc::clone(factory) as Arc<dyn SandboxFactory>,
-            plug: Arc::new(|_| {}),
+            plug: {
+                let factory = Arc::clone(factory);
+                Arc::new(move |vm| factory.unplug(vm))
+            },
             images: Arc::new(|_| Ok(image())),
             journal: Journal::open(self.state.path()).unwrap(),
         };
@@ -85,6 +89,13 @@ impl Bench {
 impl Serving {
     fn signal(&self, signal: Signal) {
         self.signals.send(signal).unwrap();
+    }
+
+    /// Ends all jobs.
+    fn hard_stop(self) {
+        self.signal(Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
+        self.thread.join().unwrap().unwrap();
     }
 
     fn leave(self) {

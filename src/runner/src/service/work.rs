@@ -64,7 +64,7 @@ pub(super) fn work(
     let inbox = Inbox::of(context, access, job.profile.mock_claude);
     stages.measure("files", || fill(sandbox, context, &inbox))?;
     if context.resume_session.is_some() {
-        let restore = || session::restore(sandbox, context, access, &job.crew.client);
+        let restore = || session::restore(sandbox, context, access, job.leash.stop());
         stages.measure("session_restore", restore)?;
     }
     if context.has_storages() {

@@ -5,9 +5,10 @@
 //! | `poll` | its request, which the platform may hold; its channel | asks for a job whenever there is room for one |
 //! | `heartbeat` | its channel | says how this runner is, every 10 s and on each change |
 //!
-//! What they hear is put down for [`Source::look`], and the bell rung. A claim is a job's thread's own
-//! request; its id is in the journal before it is sent, so that a claim whose reply is lost is not.
+//! What they hear is put down for [`Source::look`], and the bell rung. A claim is a request of its job's
+//! own thread (`claim.rs`).
 
+mod claim;
 mod ear;
 
 use std::fs;
@@ -15,19 +16,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
-use guest_common::{Identity, Kind as Caller, Limits, Platform, Retry, Stop, epoch_ms};
-use serde_json::{Value, json};
+use guest_common::{Identity, Kind as Caller, Limits, Platform, Stop};
 
+use self::claim::Claims;
 use self::ear::Shared;
-use super::{Access, Claim, Demand, Kind, News, Presence, Source};
+use super::{Access, Claim, Demand, Kind, Left, News, Presence, Source};
 use crate::error::{Error, Result, file};
 use crate::service::config::{Api as Config, Config as Whole};
 use crate::service::context::RunId;
 use crate::service::identity::Identity as Runner;
-use crate::service::journal::{Completion, Journal, Record, State};
+use crate::service::journal::{Journal, Record};
 
 /// How long a claim is tried while the platform does not answer.
 const CLAIM: Duration = Duration::from_secs(60);
@@ -50,7 +51,7 @@ pub(crate) struct Api {
     shared: Arc<Shared>,
     rings: Receiver<()>,
     access: Access,
-    claims: Platform,
+    claims: Claims,
     claims_stop: Stop,
     stop: Stop,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -99,7 +100,11 @@ impl Api {
             shared: Arc::clone(&shared),
             rings,
             access,
-            claims: claims.with_answers_of(LONGEST_CONTEXT),
+            claims: Claims::new(
+                claims.with_answers_of(LONGEST_CONTEXT),
+                claims_stop.clone(),
+                CLAIM,
+            ),
             claims_stop,
             stop: stop.clone(),
             threads: Mutex::default(),
@@ -117,21 +122,6 @@ impl Api {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
-
-    /// Claims, with an id that is known already: the same id is given the same context again.
-    fn claim_as(&self, run: RunId, request: &str, patience: Duration) -> Result<Option<Claim>> {
-        let body = json!({"capabilities": [], "telemetry": {"discoverySource": "poll"}});
-        let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
-        let path = format!("/api/runners/jobs/{run}/claim");
-        let retry = Retry::until(Instant::now() + patience);
-        let answer =
-            retry.run(&self.claims_stop, || self.claims.attempt_as::<Value>(request, &path, &body));
-        match answer {
-            Ok(context) => Ok(Some(Claim::of(context, None, None))),
-            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(None),
-            Err(source) => Err(Error::Api { source }),
-        }
-    }
 }
 
 /// The runner's token, with a warning if others could read it, too.
@@ -141,7 +131,10 @@ fn token(path: &Path) -> Result<String> {
     if mode & 0o077 != 0 {
         log::warn!("others may read the runner's token: chmod 600 {}", path.display());
     }
-    Ok(token.trim().to_owned())
+    match token.trim() {
+        "" => Err(Error::EmptyToken { path: path.to_owned() }),
+        token => Ok(token.to_owned()),
+    }
 }
 
 impl Source for Api {
@@ -171,19 +164,11 @@ impl Source for Api {
     }
 
     fn claim(&self, run: RunId, journal: &Journal) -> Result<Option<Claim>> {
-        let request = guest_common::random_uuid();
-        let state = State::Claiming { request: request.clone() };
-        journal.write(&Record { run, attempt: None, source: Kind::Api, state })?;
-        let claimed = self.claim_as(run, &request, CLAIM);
-        match &claimed {
-            Ok(None) => journal.remove(run),
-            // Without an answer it may be ours, which the next start finds out.
-            Err(Error::Api { source }) if source.status().is_some() && !source.is_retriable() => {
-                journal.remove(run);
-            }
-            _ => {}
-        }
-        claimed
+        self.claims.claim(run, journal)
+    }
+
+    fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>> {
+        self.claims.settle(run, journal)
     }
 
     fn tell(&self, presence: Presence) {
@@ -195,39 +180,8 @@ impl Source for Api {
         &self.access
     }
 
-    /// A job whose runner died has failed: nobody else will say so.
-    fn recover(&self, journal: &Journal) -> Result<Vec<Record>> {
-        let mut ended = Vec::new();
-        for mut record in journal.read()?.into_iter().filter(|one| one.source == self.kind()) {
-            let token = match &record.state {
-                State::Ended { .. } => {
-                    ended.push(record);
-                    continue;
-                }
-                State::Claimed { token } => token.clone(),
-                State::Claiming { request } => {
-                    match self.claim_as(record.run, request, Duration::from_secs(3)) {
-                        Ok(Some(claim)) => claim.token,
-                        Ok(None) => {
-                            journal.remove(record.run);
-                            continue;
-                        }
-                        Err(error) => {
-                            let (run, error) = (record.run, error.chain());
-                            log::warn!(
-                                "whose a job is, the next start asks; run={run} error={error:?}"
-                            );
-                            continue;
-                        }
-                    }
-                }
-            };
-            let completion = Completion::failed("the runner died".to_owned());
-            record.state = State::Ended { token, at_ms: epoch_ms(), completion };
-            journal.write(&record)?;
-            ended.push(record);
-        }
-        Ok(ended)
+    fn recover(&self, journal: &Journal) -> Result<Left> {
+        self.claims.recover(journal)
     }
 
     fn give_up_claims(&self) {

@@ -10,7 +10,7 @@ use control::{Control, Wanted};
 use crossbeam_channel::Receiver;
 use sandbox::Service;
 
-use super::{Access, Claim, Demand, Kind, News, Offer, Presence, Source};
+use super::{Access, Cancelled, Claim, Demand, Kind, Left, News, Offer, Presence, Source};
 use crate::error::{Error, Result};
 use crate::service::config::Local as Config;
 use crate::service::context::RunId;
@@ -55,8 +55,9 @@ impl Source for Local {
     }
 
     fn look(&self, demand: &Demand) -> Result<News> {
-        let cancelled = self.source.cancelled()?;
-        let cancelled = cancelled.into_iter().filter_map(ours).collect();
+        let asked = Instant::now();
+        let cancelled = self.source.cancelled()?.into_iter().filter_map(ours);
+        let cancelled = cancelled.map(|run| Cancelled { run, asked }).collect();
         if demand.profiles.is_empty() {
             return Ok(News { offer: None, cancelled });
         }
@@ -77,6 +78,11 @@ impl Source for Local {
         Ok(Some(Claim::of(claimed.context, Some(claimed.attempt), timeout)))
     }
 
+    /// It answers always.
+    fn settle(&self, _run: RunId, _journal: &Journal) -> Result<Option<Record>> {
+        Ok(None)
+    }
+
     /// It is in this process, and knows.
     fn tell(&self, _presence: Presence) {}
 
@@ -85,7 +91,7 @@ impl Source for Local {
     }
 
     /// A job without an outcome goes back into the queue, whether or not its claim was written down.
-    fn recover(&self, journal: &Journal) -> Result<Vec<Record>> {
+    fn recover(&self, journal: &Journal) -> Result<Left> {
         let records = journal.read()?.into_iter().filter(|record| record.source == self.kind());
         let is_ended = |record: &Record| matches!(record.state, State::Ended { .. });
         let (ended, others): (Vec<_>, Vec<_>) = records.partition(is_ended);
@@ -98,7 +104,7 @@ impl Source for Local {
             }
         }
         others.iter().for_each(|record| journal.remove(record.run));
-        Ok(ended)
+        Ok(Left { ended, unanswered: Vec::new() })
     }
 
     fn stop(&self) {

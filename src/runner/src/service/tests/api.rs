@@ -1,7 +1,8 @@
 //! The service with a platform elsewhere: the embedded one, over HTTP; and one with faults.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use control::{Control, Status};
@@ -129,12 +130,15 @@ fn a_claim_whose_answer_the_runner_did_not_live_to_hear_has_failed_too() {
         source.claim(run, journal).unwrap().unwrap();
         None
     });
-    assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
+    assert_eq!(
+        (job.exit_code, job.error.as_deref()),
+        (Some(1), Some("the answer to the runner's claim was late"))
+    );
 }
 
 #[test]
 fn an_outcome_is_told_again_until_the_platform_takes_it() {
-    let replies = std::sync::Mutex::new(vec![
+    let replies = Mutex::new(vec![
         Reply::json(&json!({"success": true, "status": "failed"})),
         Reply::refusal(503, "in a moment").with("retry-after", "0"),
         Reply::dropped(),
@@ -186,9 +190,9 @@ fn an_outcome_that_is_refused_for_good_is_done_with() {
 #[test]
 fn a_claim_that_makes_no_sense_comes_to_its_end_too() {
     let run = "01234567-89ab-4def-8123-456789abcdef";
-    let polls = std::sync::atomic::AtomicUsize::new(0);
+    let polls = AtomicUsize::new(0);
     let server = Server::start(move |request| match request.target() {
-        "/api/runners/poll" if polls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 => {
+        "/api/runners/poll" if polls.fetch_add(1, Ordering::SeqCst) == 0 => {
             Reply::json(&json!({"job": {"runId": run}}))
         }
         // Without a prompt there is nothing to be done.
@@ -237,4 +241,65 @@ fn a_claim_without_an_answer_is_given_up_by_who_stops_and_asked_for_by_the_next(
 
     let records = Journal::open(bench.state.path()).unwrap().read().unwrap();
     assert!(matches!(records[0].state, State::Claiming { .. }));
+}
+
+#[test]
+fn a_claim_that_nobody_answers_is_settled_while_the_service_runs() {
+    let run = "01234567-89ab-4def-8123-456789abcdef";
+    let claims = AtomicUsize::new(0);
+    let server = Server::start(move |request| match request.target() {
+        target if target.ends_with("/claim") => match claims.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::refusal(429, "in a moment").with("retry-after", "0"),
+            1 => Reply::dropped(),
+            _ => Reply::json(&json!({"runId": run, "sandboxToken": "t"})),
+        },
+        target if target.ends_with("/complete") => Reply::json(&json!({"success": true})),
+        _ => Reply::json(&json!({})),
+    });
+    let bench = Bench::new();
+    let journal = Journal::open(bench.state.path()).unwrap();
+    let state = State::Claiming { request: "01234567-89ab-4def-8123-000000000000".into() };
+    let run = RunId::parse(run).unwrap();
+    journal.write(&Record { run, attempt: None, source: Kind::Api, state }).unwrap();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+
+    server.wait_for(|requests| requests.iter().any(|one| one.target().ends_with("/complete")));
+    serving.leave();
+
+    assert_eq!(bench.records(), 0);
+    let told = server.requests_to("/api/webhooks/agent/complete");
+    assert_eq!((told.len(), told[0].json()["exitCode"].as_u64()), (1, Some(1)));
+    let claims = server.requests_to(&format!("/api/runners/jobs/{run}/claim"));
+    let id = |request: &guest_test::Request| {
+        request.header("x-client-request-id").unwrap_or_default().to_owned()
+    };
+    assert!(claims.iter().all(|claim| id(claim) == "01234567-89ab-4def-8123-000000000000"));
+}
+
+#[test]
+fn an_outcome_that_the_platform_does_not_say_to_have_taken_is_told_again() {
+    let replies = Mutex::new(vec![
+        Reply::json(&json!({"success": true})),
+        Reply::json(&json!({"success": false})),
+        Reply::bytes("<html>Please log in</html>"),
+    ]);
+    let server = Server::start(move |request| match request.target() {
+        "/api/webhooks/agent/complete" => replies.lock().unwrap().pop().unwrap(),
+        _ => Reply::json(&json!({})),
+    });
+    let bench = Bench::new();
+    let journal = Journal::open(bench.state.path()).unwrap();
+    let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+    let completion = Completion { exit_code: 7, ..Completion::default() };
+    let state = State::Ended { token: "t".into(), at_ms: guest_common::epoch_ms(), completion };
+    journal.write(&Record { run, attempt: None, source: Kind::Api, state }).unwrap();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    // It is told again while the service leaves, too.
+    serving.leave();
+    assert_eq!(server.requests_to("/api/webhooks/agent/complete").len(), 3);
+    assert_eq!(bench.records(), 0);
 }

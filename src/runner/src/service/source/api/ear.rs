@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use guest_common::{Platform, Stop};
+use guest_common::{Platform, Stop, pause_after};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -13,12 +13,14 @@ use crate::error::{Error, Result};
 use crate::service::admission::Amount;
 use crate::service::context::RunId;
 use crate::service::identity::Identity;
-use crate::service::source::{Demand, Offer, Presence};
+use crate::service::source::{Cancelled, Demand, Offer, Presence};
 
 /// Between polls that found nothing, unless the platform held them.
 const PAUSE: Duration = Duration::from_secs(5);
 /// From here on it was held.
 const HELD: Duration = Duration::from_secs(1);
+/// After a poll that told of cancellations alone, which the next may do as well.
+const AFTER_CANCELLATION: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(10);
 
 /// What the threads share with the main thread.
@@ -41,8 +43,18 @@ pub(super) struct Heard {
     pub(super) offers: VecDeque<Offer>,
     /// Whether the main thread has an offer of which the demand does not tell yet what became.
     pub(super) is_deciding: bool,
-    pub(super) cancelled: Vec<RunId>,
+    pub(super) cancelled: Vec<Cancelled>,
     pub(super) presence: Option<Presence>,
+    /// Whether this process has told of itself, or tried to: what is claimed before belongs, for the
+    /// platform, to the process before.
+    pub(super) is_introduced: bool,
+}
+
+/// What came of a poll.
+enum Polled {
+    Job(RunId),
+    Cancellations,
+    Nothing,
 }
 
 #[derive(Deserialize)]
@@ -86,34 +98,38 @@ impl Shared {
                 continue;
             }
             let begun = Instant::now();
-            pause = match self.ask(platform, &demand) {
+            pause = Duration::ZERO;
+            match self.ask(platform, &demand) {
                 // Whoever does not hear what is excluded is not asked more often for it.
-                Ok(Some(run)) if demand.excluded.contains(&run) => {
+                Ok(Polled::Job(run)) if demand.excluded.contains(&run) => {
                     stop.wait_until(Instant::now() + PAUSE);
-                    Duration::ZERO
                 }
-                Ok(Some(_)) => Duration::ZERO,
-                Ok(None) if begun.elapsed() >= HELD => Duration::ZERO,
-                Ok(None) => PAUSE,
+                Ok(Polled::Job(_)) => {}
+                Ok(Polled::Cancellations) => pause = AFTER_CANCELLATION,
+                Ok(Polled::Nothing) if begun.elapsed() >= HELD => {}
+                Ok(Polled::Nothing) => pause = PAUSE,
                 Err(_) if stop.is_given() => return,
                 Err(error) => {
                     log::warn!("cannot ask for jobs; error={:?}", error.chain());
-                    PAUSE
+                    // A change makes no platform better, and it may have said how long to wait.
+                    stop.wait_until(Instant::now() + pause_after(error.of_api(), PAUSE));
                 }
-            };
+            }
         }
     }
 
-    /// What to ask for; none if no job is wanted, or if it is not decided yet what becomes of the
-    /// one that was offered: until then the demand does not exclude it.
+    /// What to ask for; none if no job is wanted, if nothing was told yet of this process, or if it is
+    /// not decided yet what becomes of the job that was offered: until then the demand does not
+    /// exclude it.
     fn demand(&self) -> Option<Demand> {
         let heard = self.lock();
         let is_open = heard.is_deciding || !heard.offers.is_empty();
-        (!is_open && !heard.demand.profiles.is_empty()).then(|| heard.demand.clone())
+        (heard.is_introduced && !is_open && !heard.demand.profiles.is_empty())
+            .then(|| heard.demand.clone())
     }
 
-    /// One poll: the job that there is.
-    fn ask(&self, platform: &Platform, demand: &Demand) -> Result<Option<RunId>> {
+    /// One poll.
+    fn ask(&self, platform: &Platform, demand: &Demand) -> Result<Polled> {
         let body = json!({
             "runnerId": self.runner.id,
             "group": self.group,
@@ -122,10 +138,16 @@ impl Shared {
             "telemetry": {"pollReason": "fast"},
         });
         let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
+        let asked = Instant::now();
         let reply: PollReply = platform.attempt("/api/runners/poll", &body)?;
-        let run = reply.job.as_ref().map(|job| job.run_id);
-        self.put_down(reply.job, reply.cancelled_run_ids.unwrap_or_default());
-        Ok(run)
+        let cancelled = reply.cancelled_run_ids.unwrap_or_default();
+        let polled = match &reply.job {
+            Some(job) => Polled::Job(job.run_id),
+            None if cancelled.is_empty() => Polled::Nothing,
+            None => Polled::Cancellations,
+        };
+        self.put_down(reply.job, cancelled, asked);
+        Ok(polled)
     }
 
     /// The thread `heartbeat`.
@@ -138,9 +160,16 @@ impl Shared {
             }
             let Some(presence) = self.lock().presence.clone() else { continue };
             sequence += 1;
+            let asked = Instant::now();
             match self.tell(platform, &presence, sequence) {
-                Ok(cancelled) => self.put_down(None, cancelled),
-                Err(error) => log::warn!("a heartbeat was not heard; error={:?}", error.chain()),
+                Ok(cancelled) => self.put_down(None, cancelled, asked),
+                Err(error) => {
+                    log::warn!("a heartbeat was not heard; error={:?}", error.chain());
+                    stop.wait_until(asked + pause_after(error.of_api(), Duration::ZERO));
+                }
+            }
+            if !std::mem::replace(&mut self.lock().is_introduced, true) {
+                let _ = self.wake_poll.try_send(());
             }
         }
     }
@@ -167,7 +196,7 @@ impl Shared {
         Ok(reply.cancelled_run_ids.unwrap_or_default())
     }
 
-    fn put_down(&self, job: Option<PolledJob>, cancelled: Vec<RunId>) {
+    fn put_down(&self, job: Option<PolledJob>, cancelled: Vec<RunId>, asked: Instant) {
         if job.is_none() && cancelled.is_empty() {
             return;
         }
@@ -175,7 +204,7 @@ impl Shared {
         heard
             .offers
             .extend(job.map(|job| Offer { run: job.run_id, profile: job.experimental_profile }));
-        heard.cancelled.extend(cancelled);
+        heard.cancelled.extend(cancelled.into_iter().map(|run| Cancelled { run, asked }));
         drop(heard);
         let _ = self.bell.try_send(());
     }
