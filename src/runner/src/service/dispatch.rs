@@ -191,7 +191,7 @@ impl Service {
                 }
             }
             match news.offer {
-                Some(offer) if self.phase == Phase::Running => self.consider(&offer),
+                Some(offer) if self.phase == Phase::Running => self.consider(offer),
                 _ => return,
             }
         }
@@ -220,8 +220,12 @@ impl Service {
     }
 
     /// Admits a job, or lets it be for a while.
-    fn consider(&mut self, offer: &Offer) {
+    fn consider(&mut self, offer: Offer) {
         let run = offer.run;
+        // What is pushed was not asked for.
+        if self.excluded.contains_key(&run) {
+            return;
+        }
         if self.running.contains_key(&run) {
             self.exclude(run, WITHOUT_ROOM);
             return;
@@ -240,6 +244,7 @@ impl Service {
         let leash = Arc::new(Leash::new(Arc::clone(&self.plug)));
         let job = Job {
             run,
+            offer,
             profile,
             leash: Arc::clone(&leash),
             crew: Arc::clone(&self.crew),

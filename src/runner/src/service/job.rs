@@ -17,7 +17,7 @@ use super::context::RunId;
 use super::journal::{Completion, Journal, Record, State};
 use super::leash::Leash;
 use super::report::{Operations, Report};
-use super::source::{Claim, Source};
+use super::source::{Claim, Offer, Source};
 use super::stage::Stages;
 use super::work;
 use crate::error::{Error, Result};
@@ -40,6 +40,7 @@ pub(crate) struct Crew {
 /// A job that was admitted.
 pub(crate) struct Job {
     pub(crate) run: RunId,
+    pub(crate) offer: Offer,
     pub(crate) profile: Profile,
     pub(crate) leash: Arc<Leash>,
     pub(crate) crew: Arc<Crew>,
@@ -79,7 +80,7 @@ impl Job {
         let mut farewell = Farewell { job: &self, how: How::Failed };
         let mut stages = Stages::default();
         let claim =
-            stages.measure("claim", || self.crew.source.claim(self.run, &self.crew.journal));
+            stages.measure("claim", || self.crew.source.claim(&self.offer, &self.crew.journal));
         farewell.how = match claim {
             Ok(Some(claim)) => {
                 self.attempt(claim, stages);

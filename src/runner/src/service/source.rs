@@ -34,7 +34,7 @@ pub(crate) trait Source: Send + Sync {
 
     /// Claims a job, which may take a while; none if somebody else has it. After an error nobody
     /// knows whose it is, until [`Source::settle`] finds out.
-    fn claim(&self, run: RunId, journal: &Journal) -> Result<Option<Claim>>;
+    fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>>;
 
     /// Says how this runner is. It does not wait.
     fn tell(&self, presence: Presence);
@@ -104,6 +104,16 @@ pub(crate) struct Left {
 pub(crate) struct Offer {
     pub(crate) run: RunId,
     pub(crate) profile: Option<String>,
+    pub(crate) found: Found,
+    /// When.
+    pub(crate) at: Instant,
+}
+
+/// How a job was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Polled,
+    Pushed,
 }
 
 /// A job that was claimed.

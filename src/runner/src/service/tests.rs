@@ -17,8 +17,8 @@ mod scripted;
 
 use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
-use super::source::Kind;
 use super::source::local::Local;
+use super::source::{Found, Kind, Offer};
 use super::{Amount, Hands, Service, Source};
 use crate::error::Result;
 
@@ -102,6 +102,10 @@ impl Serving {
         self.signal(Signal::SIGTERM);
         self.thread.join().unwrap().unwrap();
     }
+}
+
+fn offer(run: super::context::RunId) -> Offer {
+    Offer { run, profile: None, found: Found::Polled, at: std::time::Instant::now() }
 }
 
 fn image() -> Image {
@@ -355,14 +359,14 @@ fn a_runner_that_died_after_its_claim_gives_the_job_back() {
         let local = Local::start(bench.state.path(), &bench.config.local).unwrap();
         let run = bench.submit(&prompt("do it"));
         let ours = super::context::RunId::parse(&run.to_string()).unwrap();
-        let claim = local.claim(ours, &journal).unwrap().unwrap();
+        let claim = local.claim(&offer(ours), &journal).unwrap().unwrap();
         let state = journal::State::Claimed { token: claim.token };
         let record =
             journal::Record { run: ours, attempt: claim.attempt, source: Kind::Local, state };
         journal.write(&record).unwrap();
         let other = bench.submit(&prompt("do it"));
         let other_ours = super::context::RunId::parse(&other.to_string()).unwrap();
-        local.claim(other_ours, &journal).unwrap().unwrap();
+        local.claim(&offer(other_ours), &journal).unwrap().unwrap();
         local.stop();
         [run, other]
     };
@@ -384,7 +388,7 @@ fn an_outcome_that_was_not_sent_is_sent_by_the_next_runner() {
     let local = Local::start(bench.state.path(), &bench.config.local).unwrap();
     let run = bench.submit(&prompt("do it"));
     let ours = super::context::RunId::parse(&run.to_string()).unwrap();
-    let claim = local.claim(ours, &journal).unwrap().unwrap();
+    let claim = local.claim(&offer(ours), &journal).unwrap().unwrap();
     let completion = journal::Completion { exit_code: 7, ..journal::Completion::default() };
     let at_ms = guest_common::epoch_ms();
     let state = journal::State::Ended { token: claim.token, at_ms, completion };

@@ -9,7 +9,9 @@
 //! own thread (`claim.rs`).
 
 mod claim;
-mod ear;
+mod heartbeat;
+mod poll;
+mod shared;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -22,8 +24,9 @@ use crossbeam_channel::{Receiver, bounded};
 use guest_common::{Identity, Kind as Caller, Limits, Platform, Stop};
 
 use self::claim::Claims;
-use self::ear::Shared;
-use super::{Access, Claim, Demand, Kind, Left, News, Presence, Source};
+use self::poll::Next;
+use self::shared::Shared;
+use super::{Access, Claim, Demand, Kind, Left, News, Offer, Presence, Source};
 use crate::error::{Error, Result, file};
 use crate::service::config::{Api as Config, Config as Whole};
 use crate::service::context::RunId;
@@ -157,14 +160,16 @@ impl Source for Api {
         // This demand is the first to tell what became of the offer before.
         let was_deciding = std::mem::replace(&mut heard.is_deciding, offer.is_some());
         drop(heard);
-        if is_changed || was_deciding {
+        if is_changed {
+            self.shared.hurry(Next::now());
+        } else if was_deciding {
             let _ = self.shared.wake_poll.try_send(());
         }
         Ok(News { offer, cancelled })
     }
 
-    fn claim(&self, run: RunId, journal: &Journal) -> Result<Option<Claim>> {
-        self.claims.claim(run, journal)
+    fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>> {
+        self.claims.claim(offer, journal)
     }
 
     fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>> {

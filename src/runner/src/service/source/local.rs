@@ -10,7 +10,7 @@ use control::{Control, Wanted};
 use crossbeam_channel::Receiver;
 use sandbox::Service;
 
-use super::{Access, Cancelled, Claim, Demand, Kind, Left, News, Offer, Presence, Source};
+use super::{Access, Cancelled, Claim, Demand, Found, Kind, Left, News, Offer, Presence, Source};
 use crate::error::{Error, Result};
 use crate::service::config::Local as Config;
 use crate::service::context::RunId;
@@ -66,13 +66,15 @@ impl Source for Local {
             excluded: demand.excluded.iter().copied().filter_map(theirs).collect(),
         };
         let offer = self.source.next(&wanted, Instant::now())?;
-        let offer = offer
-            .and_then(|offer| Some(Offer { run: ours(offer.run_id)?, profile: offer.profile }));
+        let offer = offer.and_then(|offer| {
+            let (run, profile) = (ours(offer.run_id)?, offer.profile);
+            Some(Offer { run, profile, found: Found::Pushed, at: asked })
+        });
         Ok(News { offer, cancelled })
     }
 
-    fn claim(&self, run: RunId, _journal: &Journal) -> Result<Option<Claim>> {
-        let Some(id) = theirs(run) else { return Ok(None) };
+    fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
+        let Some(id) = theirs(offer.run) else { return Ok(None) };
         let Some(claimed) = self.source.claim(id)? else { return Ok(None) };
         let timeout = claimed.timeout_ms.map(Duration::from_millis);
         Ok(Some(Claim::of(claimed.context, Some(claimed.attempt), timeout)))

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use sandbox::fake::Manner;
 use serde_json::json;
 
-use super::{Bench, good, held, prompt};
+use super::{Bench, good, held, offer, prompt};
 use crate::service::Source as _;
 use crate::service::config::Api as Config;
 use crate::service::context::RunId;
@@ -116,7 +116,7 @@ fn after_death(of: impl FnOnce(&Api, &Journal, RunId) -> Option<Record>) -> cont
 #[test]
 fn a_job_whose_runner_died_has_failed() {
     let job = after_death(|source, journal, run| {
-        let claim = source.claim(run, journal).unwrap().unwrap();
+        let claim = source.claim(&offer(run), journal).unwrap().unwrap();
         let state = State::Claimed { token: claim.token };
         Some(Record { run, attempt: None, source: Kind::Api, state })
     });
@@ -127,7 +127,7 @@ fn a_job_whose_runner_died_has_failed() {
 fn a_claim_whose_answer_the_runner_did_not_live_to_hear_has_failed_too() {
     // The claim leaves its record as it was before the answer.
     let job = after_death(|source, journal, run| {
-        source.claim(run, journal).unwrap().unwrap();
+        source.claim(&offer(run), journal).unwrap().unwrap();
         None
     });
     assert_eq!(

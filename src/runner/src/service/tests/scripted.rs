@@ -9,7 +9,7 @@ use guest_test::{Reply, Server};
 use sandbox::fake::Manner;
 use serde_json::json;
 
-use super::{Bench, held};
+use super::{Bench, held, offer};
 use crate::error::Result;
 use crate::service::context::RunId;
 use crate::service::journal::tests::run;
@@ -77,10 +77,10 @@ impl Source for Scripted {
         Ok(self.news.lock().unwrap().pop_front().unwrap_or_default())
     }
 
-    fn claim(&self, run: RunId, _journal: &Journal) -> Result<Option<Claim>> {
+    fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
         let (token, agent) = ("t", "claude-code");
         let context = json!({
-            "runId": run, "sandboxToken": token, "prompt": "wait", "cliAgentType": agent,
+            "runId": offer.run, "sandboxToken": token, "prompt": "wait", "cliAgentType": agent,
         });
         Ok(Some(Claim::of(context, None, None)))
     }
@@ -114,7 +114,7 @@ fn a_cancellation_from_before_a_claim_is_not_for_it() {
     let source = Scripted::new();
     let serving = bench.start_with(Arc::clone(&source) as Arc<dyn Source>, &factory);
     let before = Instant::now();
-    source.say(News { offer: Some(Offer { run: run(), profile: None }), cancelled: Vec::new() });
+    source.say(News { offer: Some(offer(run())), cancelled: Vec::new() });
     begun.recv().unwrap();
 
     source.say(cancelled(before));

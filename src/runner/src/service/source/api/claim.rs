@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::service::context::RunId;
 use crate::service::journal::{Completion, Journal, Record, State};
-use crate::service::source::{Claim, Kind, Left, token_of};
+use crate::service::source::{Claim, Found, Kind, Left, Offer, token_of};
 
 /// The claims of one platform.
 pub(super) struct Claims {
@@ -64,7 +64,8 @@ impl Claims {
     }
 
     /// See [`Source::claim`](crate::service::Source::claim).
-    pub(super) fn claim(&self, run: RunId, journal: &Journal) -> Result<Option<Claim>> {
+    pub(super) fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>> {
+        let run = offer.run;
         let known = match self.lock().entry(run) {
             Entry::Occupied(entry) => match entry.into_mut().take() {
                 Some(request) => Some(request),
@@ -84,7 +85,7 @@ impl Claims {
             }
         };
         let retry = Retry::until(Instant::now() + self.patience);
-        match self.ask(run, &request, &retry) {
+        match self.ask(run, Some(offer), &request, &retry) {
             Answer::Granted(granted) => {
                 self.lock().remove(&run);
                 Ok(Some(Claim::of(granted.context, None, None)))
@@ -109,7 +110,7 @@ impl Claims {
             return Ok(None);
         };
         let once = Retry { attempts: Some(1), ..Retry::usual() };
-        let settled = match self.ask(run, &request, &once) {
+        let settled = match self.ask(run, None, &request, &once) {
             Answer::Granted(granted) => {
                 let record = ended(run, granted.token, "the answer to the runner's claim was late");
                 journal.write(&record).map(|()| Some(record))
@@ -154,9 +155,17 @@ impl Claims {
         Ok(left)
     }
 
-    fn ask(&self, run: RunId, request: &str, retry: &Retry) -> Answer {
+    fn ask(&self, run: RunId, offer: Option<&Offer>, request: &str, retry: &Retry) -> Answer {
         let path = format!("/api/runners/jobs/{run}/claim");
-        let body = json!({"capabilities": [], "telemetry": {"discoverySource": "poll"}});
+        let telemetry = offer.map(|offer| {
+            let source = match offer.found {
+                Found::Polled => "poll",
+                Found::Pushed => "ably",
+            };
+            let waited = u64::try_from(offer.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+            json!({"discoverySource": source, "jobDiscoveredToClaimRequestMs": waited})
+        });
+        let body = json!({"capabilities": [], "telemetry": telemetry.unwrap_or_default()});
         let body = body.to_string();
         let attempt = || self.platform.attempt_as(request, &path, body.as_bytes());
         match retry.run(&self.stop, attempt) {
@@ -254,6 +263,10 @@ mod tests {
         }
     }
 
+    fn offer() -> Offer {
+        Offer { run: run(), profile: None, found: Found::Polled, at: Instant::now() }
+    }
+
     fn granted() -> Reply {
         Reply::json(&json!({"runId": run(), "sandboxToken": "job's"}))
     }
@@ -262,10 +275,10 @@ mod tests {
     fn a_claim_without_an_answer_is_asked_for_again_as_the_same() {
         let bench = Bench::new(vec![Reply::dropped(), granted()]);
         let claims = bench.claims();
-        claims.claim(run(), &bench.journal).unwrap_err();
+        claims.claim(&offer(), &bench.journal).unwrap_err();
         assert_eq!(bench.states(), ["claiming"]);
 
-        let claim = claims.claim(run(), &bench.journal).unwrap().unwrap();
+        let claim = claims.claim(&offer(), &bench.journal).unwrap().unwrap();
 
         assert_eq!(claim.token, "job's");
         let ids = bench.ids();
@@ -279,7 +292,7 @@ mod tests {
         let refused = Reply::refusal(503, "not now");
         let bench = Bench::new(vec![Reply::dropped(), refused, granted()]);
         let claims = bench.claims();
-        claims.claim(run(), &bench.journal).unwrap_err();
+        claims.claim(&offer(), &bench.journal).unwrap_err();
 
         claims.settle(run(), &bench.journal).err().unwrap();
         let record = claims.settle(run(), &bench.journal).unwrap().unwrap();
@@ -295,7 +308,7 @@ mod tests {
         for status in [403, 404, 409] {
             let bench = Bench::new(vec![Reply::dropped(), Reply::refusal(status, "no")]);
             let claims = bench.claims();
-            claims.claim(run(), &bench.journal).unwrap_err();
+            claims.claim(&offer(), &bench.journal).unwrap_err();
             assert!(claims.settle(run(), &bench.journal).unwrap().is_none());
             assert!(bench.states().is_empty(), "{status}");
         }
@@ -306,15 +319,15 @@ mod tests {
         let empty = Reply::json(&json!({"runId": run(), "sandboxToken": ""}));
         let bench = Bench::new(vec![empty, granted()]);
         let claims = bench.claims();
-        claims.claim(run(), &bench.journal).unwrap_err();
+        claims.claim(&offer(), &bench.journal).unwrap_err();
         assert_eq!(bench.states(), ["claiming"]);
-        assert!(claims.claim(run(), &bench.journal).unwrap().is_some());
+        assert!(claims.claim(&offer(), &bench.journal).unwrap().is_some());
     }
 
     #[test]
     fn a_runner_whose_own_token_is_not_taken_forgets_no_claim() {
         let bench = Bench::new(vec![Reply::dropped(), Reply::refusal(401, "who?"), granted()]);
-        bench.claims().claim(run(), &bench.journal).unwrap_err();
+        bench.claims().claim(&offer(), &bench.journal).unwrap_err();
 
         let claims = bench.claims();
         let left = claims.recover(&bench.journal).unwrap();
@@ -328,7 +341,7 @@ mod tests {
         let bench = Bench::new(vec![granted()]);
         let claims = bench.claims();
         claims.stop.signal();
-        claims.claim(run(), &bench.journal).unwrap_err();
+        claims.claim(&offer(), &bench.journal).unwrap_err();
         assert!(claims.settle(run(), &bench.journal).unwrap().is_none());
         assert_eq!(bench.states(), ["claiming"]);
     }
