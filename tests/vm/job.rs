@@ -34,7 +34,6 @@ pub(crate) fn serve_with(runner: &Runner, config: &str) -> Running {
     let path = runner.state().join("runner.toml");
     fs::write(&path, config).unwrap();
     let mut command = runner.command(&["start", "--local", "--config", path.to_str().unwrap()]);
-    command.env("RUST_LOG", "info");
     let log = fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -143,9 +142,13 @@ fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
     );
 
     leave(service);
-    for line in log(&runner).lines().filter(|line| line.contains("job over")) {
+    let told = log(&runner);
+    for line in told.lines().filter(|line| line.contains("job over")) {
         println!("{line}");
     }
+    assert_eq!(told.matches("job claimed; run=").count(), 2, "{told}");
+    assert_eq!(told.matches(" exit_code=0 claim_ms=").count(), 2, "{told}");
+    assert!(!told.contains("it is $TOKEN"), "a prompt is in the log: {told}");
     let holders = holders(runner.state(), "swordfish-0815");
     // A session's history comes back as it was, with what the agent printed.
     let is_history = |path: &String| path.contains("/control/blobs/");

@@ -77,7 +77,7 @@ impl Platform {
             caller.check_masked(is_masked)?;
             store(tx, caller, &request)
         })?;
-        log::info!("checkpoint stored; run={run} checkpoint={id}");
+        log::debug!("checkpoint stored; run={run} checkpoint={id}");
         Ok(id)
     }
 

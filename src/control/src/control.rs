@@ -55,7 +55,7 @@ impl Control {
         // Who waits for something would keep the server from ending.
         let keeper = keeper.inspect_err(|_| platform.bell.stop());
         let keeper = keeper.map_err(|source| Error::Thread { name: KEEPER, source })?;
-        log::info!("control plane serves; addresses={addresses:?}");
+        log::debug!("control plane serves; addresses={addresses:?}");
         Ok(Self { platform, server, keeper: Some(keeper), addresses })
     }
 

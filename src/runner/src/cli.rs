@@ -111,6 +111,18 @@ impl Command {
             _ => 1,
         }
     }
+
+    /// What is logged unless somebody says otherwise. Nobody looks at what a service prints, so it
+    /// tells of its jobs.
+    pub(crate) fn logs(&self) -> &'static str {
+        match self {
+            // Of each job it tells itself, whatever the platform.
+            Self::Start(_) => "info,control=warn",
+            #[cfg(feature = "control")]
+            Self::Serve(_) => "info",
+            _ => "warn",
+        }
+    }
 }
 
 impl Cli {

@@ -9,15 +9,15 @@ use std::thread;
 use env_logger::{Builder, Env};
 use log::LevelFilter;
 
-use crate::cli::Global;
+use crate::cli::Cli;
 
 /// Where what is logged may be a secret.
 const SILENT: [&str; 2] = ["ureq", "rustls"];
 
-/// Starts logging: warnings and errors, unless `RUST_LOG` or a flag says otherwise.
-pub(crate) fn start(global: &Global) {
-    let mut builder = Builder::from_env(Env::default().default_filter_or("warn"));
-    if global.quiet {
+/// Starts logging: what the command is said to log, unless `RUST_LOG` or a flag says otherwise.
+pub(crate) fn start(cli: &Cli) {
+    let mut builder = Builder::from_env(Env::default().default_filter_or(cli.command.logs()));
+    if cli.global.quiet {
         builder.filter_level(LevelFilter::Error);
     }
     builder

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, 1),
     };
     let cli = cli::Cli::parse_from(arguments);
-    logging::start(&cli.global);
+    logging::start(&cli);
     descriptor::ask_for_all();
     let failure_code = cli.command.failure_code();
     match cli.run() {

@@ -71,6 +71,7 @@ impl Platform {
             self.ended(run);
             Refusal::Ended
         })?;
+        log::info!("job claimed; run={run} attempt={attempt}");
         self.presence.touch(run, attempt);
         self.bell.ring(Topic::Deadline);
         self.bell.ring(Topic::Job(run));

@@ -114,14 +114,15 @@ impl Job {
         let written = self.crew.journal.write(&record);
         let claimed = written.and(context).map_err(|error| error.chain());
         let worked = claimed.and_then(|context| {
-            log::info!("job claimed; run={run}");
+            log::info!("job claimed; run={run} attempt={}", attempt.unwrap_or(1));
             // What a panic leaves of the VM is only ended.
             let work = AssertUnwindSafe(|| work::work(self, &context, &mut slot, &mut stages));
             let worked = catch_unwind(work).unwrap_or(Err(Error::Panicked));
             worked.map_err(|error| context.masked(error.chain()))
         });
+        let reason = self.reason(&worked);
         let completion = self.completion(worked, slot.as_deref());
-        let (code, error) = (completion.exit_code, completion.error.clone());
+        let code = completion.exit_code;
         record.state = State::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
         if let Err(error) = self.crew.journal.write(&record) {
             log::error!("an outcome is not on the disk; run={run} error={}", error.chain());
@@ -138,10 +139,17 @@ impl Job {
             }
         }
         stages.add("job", begun.elapsed(), code == 0);
-        let error = error.unwrap_or_default();
-        log::info!("job over; run={run} exit_code={code} error={error:?} {}", stages.line());
+        log::info!("job over; run={run} exit_code={code}{reason} {}", stages.line());
         let operations = Operations { run, token, operations: stages.operations() };
         let _ = self.crew.reports.send(Report::Operations(operations));
+    }
+
+    /// Why the runner ended it, for the log. What the agent says is for the platform alone: it may
+    /// repeat the prompt.
+    fn reason(&self, worked: &std::result::Result<Completion, String>) -> String {
+        let ours = self.leash.end().map(|end| end.to_string());
+        let reason = ours.or_else(|| worked.as_ref().err().cloned());
+        reason.map_or_else(String::new, |reason| format!(" reason={reason:?}"))
     }
 
     /// What the platform is told.
