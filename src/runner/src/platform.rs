@@ -4,6 +4,7 @@
 //! want to hear of statuses and codes.
 
 mod error;
+mod watch;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,6 +14,8 @@ use control::{Client, Job, RunId};
 use serde::Serialize;
 
 pub(crate) use self::error::Error;
+pub(crate) use self::watch::{Patience, Watch};
+use crate::cli::Global;
 use crate::error::Result;
 use crate::interrupt::{First, Interrupt};
 use crate::output::Output;
@@ -21,12 +24,14 @@ use crate::signal;
 /// A platform that somebody serves, or will.
 pub(crate) struct Platform<'a> {
     state: &'a Path,
+    is_quiet: bool,
     client: Client,
 }
 
 impl<'a> Platform<'a> {
-    pub(crate) fn of(state: &'a Path) -> Self {
-        Self { state, client: Client::new(state) }
+    pub(crate) fn of(global: &'a Global) -> Self {
+        let state = &global.state_dir;
+        Self { state, is_quiet: global.quiet, client: Client::new(state) }
     }
 
     /// Asks it something.
@@ -39,18 +44,20 @@ impl<'a> Platform<'a> {
         self.ask(|client| client.job(id))
     }
 
-    /// Does something that may wait for a job as long as it takes. A signal ends the wait, and not
-    /// the job.
+    /// Does something that may wait for a job as long as it takes, and for a platform that is started
+    /// anew. A signal ends the wait, and not the job.
     pub(crate) fn attend<T>(
         &self,
         run: RunId,
-        work: impl FnOnce(&mut Output) -> Result<T>,
+        patience: &Patience,
+        work: impl FnOnce(&Watch<'_>, &mut Output) -> Result<T>,
     ) -> Result<T> {
         let signals = signal::block()?;
         let client = self.client.clone();
         let interrupt = Interrupt::start(signals, First::Forward, Arc::new(move || client.cut()))?;
         let mut output = Output::open()?.until(interrupt.called_off());
-        match interrupt.explain(work(&mut output)) {
+        let watch = Watch { platform: self, called_off: interrupt.called_off(), patience };
+        match interrupt.explain(work(&watch, &mut output)) {
             Err(crate::error::Error::Interrupted { signal }) => {
                 Err(Error::Left { run, signal }.into())
             }

@@ -125,10 +125,79 @@ fn old_jobs_are_removed_by_who_serves_and_where_nobody_does() {
     assert!(stderr(&output).starts_with("removed 1 jobs"), "{}", stderr(&output));
 }
 
+const GONE: &str = "runner: the platform is gone: waiting for it\n";
+const BACK: &str = "runner: the platform is back\n";
+
 #[test]
-fn a_platform_that_ends_is_no_end_of_the_job() {
+fn a_follower_outlasts_a_restart_of_the_platform_and_sees_each_event_once() {
     let host = Host::start();
-    let mut follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--quiet"]);
+    let run = host.submit(&[]);
+    let mut follower = host.begin(&["job", "events", "--follow", &run]);
+    let guest = host.take();
+    guest.says(0, "one");
+    assert_eq!(follower.line(), "one\n");
+    let claimed = guest.into_claimed();
+
+    let state = host.stop();
+    assert_eq!(follower.remark(), GONE);
+    let host = Host::start_in(state);
+    let guest = host.again(claimed);
+    guest.says(1, "two");
+    guest.complete(0, None);
+
+    let output = follower.end();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("two\n", BACK));
+}
+
+#[test]
+fn who_submitted_a_job_gets_its_end_from_the_platform_that_came_back() {
+    let host = Host::start();
+    let mut follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--json"]);
+    assert_eq!(value_of(&follower.line())["isNew"], true);
+    let claimed = host.take().into_claimed();
+
+    let state = host.stop();
+    assert_eq!(follower.remark(), GONE);
+    let host = Host::start_in(state);
+    host.again(claimed).complete(7, Some("it broke"));
+
+    let output = follower.end();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(value_of(&stdout(&output))["exitCode"], 7);
+    assert!(stderr(&output).starts_with(BACK), "{}", stderr(&output));
+}
+
+#[test]
+fn who_waits_for_the_platform_can_still_be_stopped() {
+    let host = Host::start();
+    let run = host.submit(&[]);
+    let mut waiter = host.begin(&["job", "logs", "--follow", &run]);
+    host.take().post("telemetry", json!({"systemLog": "begun\n"}));
+    assert_eq!(waiter.line(), "begun\n");
+    let _state = host.stop();
+    assert_eq!(waiter.remark(), GONE);
+
+    waiter.signal(Signal::SIGINT);
+
+    let output = waiter.end();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(stderr(&output).starts_with("runner: left job"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_platform_that_does_not_come_back_is_no_end_of_the_job() {
+    let host = Host::start();
+    let mut follower = host.begin(&[
+        "job",
+        "submit",
+        "--prompt",
+        "do it",
+        "--follow",
+        "--quiet",
+        "--reconnect-timeout",
+        "1ms",
+    ]);
     let guest = host.take();
     guest.says(0, "one");
     assert_eq!(follower.line(), "one\n");
@@ -139,6 +208,10 @@ fn a_platform_that_ends_is_no_end_of_the_job() {
     let output = follower.end();
     assert_eq!(output.status.code(), Some(125));
     let told = stderr(&output);
-    assert!(told.contains(&format!("cannot follow job {run} any further")), "{told}");
+    assert!(told.starts_with(&format!("runner: cannot follow job {run} any further")), "{told}");
     assert!(told.contains("`runner job events --follow"), "{told}");
+}
+
+fn value_of(text: &str) -> Value {
+    serde_json::from_str(text.trim_end()).unwrap()
 }

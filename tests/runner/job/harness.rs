@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use control::{Claimed, Client, Completion, Config, Control, Job, RunId, Source, Wanted};
@@ -44,7 +44,11 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// One whose folder there was before.
+    pub(crate) fn start_in(dir: TempDir) -> Self {
         let mut config = Config::new(dir.path());
         config.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.stop_grace = Duration::from_millis(200);
@@ -103,6 +107,11 @@ impl Host {
         Guest { host: self, claimed: self.source.claim(offer.run_id).unwrap().unwrap() }
     }
 
+    /// Somebody who worked on a job for the platform that served this folder before.
+    pub(crate) fn again(&self, claimed: Claimed) -> Guest<'_> {
+        Guest { host: self, claimed }
+    }
+
     /// What is to be cancelled, as soon as there is something.
     pub(crate) fn cancelled(&self) -> Vec<RunId> {
         loop {
@@ -124,6 +133,11 @@ pub(crate) struct Guest<'a> {
 impl Guest<'_> {
     pub(crate) fn run(&self) -> String {
         self.claimed.run_id.to_string()
+    }
+
+    /// What it knows of the job, to go on after a restart.
+    pub(crate) fn into_claimed(self) -> Claimed {
+        self.claimed
     }
 
     pub(crate) fn context(&self) -> &Value {
@@ -243,19 +257,28 @@ pub(crate) fn send(
 pub(crate) struct Background {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    stderr: BufReader<ChildStderr>,
 }
 
 impl Background {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child, stdout }
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stdout, stderr }
     }
 
     /// Waits for its next line.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Waits for the next line on its standard error.
+    pub(crate) fn remark(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
         line
     }
 
@@ -269,7 +292,7 @@ impl Background {
         let mut stdout = Vec::new();
         let mut stderr = Vec::new();
         self.stdout.read_to_end(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        self.stderr.read_to_end(&mut stderr).unwrap();
         Output { status: self.child.wait().unwrap(), stdout, stderr }
     }
 }

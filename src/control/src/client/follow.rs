@@ -7,8 +7,8 @@ use crate::{Page, Result};
 
 type Ask<T> = Box<dyn FnMut(i64) -> Result<Page<T>> + Send>;
 
-/// What was stored of a job and what will be, until the job has ended. It ends after an error, too;
-/// who wants to go on begins anew after the last position.
+/// What was stored of a job and what will be, until the job has ended. An error is not the end: the
+/// next is asked for after the last that came, so nothing is lost or doubled.
 pub struct Follow<T> {
     ask: Ask<T>,
     items: IntoIter<T>,
@@ -39,10 +39,7 @@ impl<T> Iterator for Follow<T> {
                     self.next = page.next;
                     self.items = page.items.into_iter();
                 }
-                Err(error) => {
-                    self.is_over = true;
-                    return Some(Err(error));
-                }
+                Err(error) => return Some(Err(error)),
             }
         }
     }

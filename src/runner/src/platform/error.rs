@@ -24,7 +24,7 @@ pub(crate) enum Error {
     #[error("left job {run}, which goes on: `runner job events --follow {run}`")]
     Left { run: RunId, signal: Signal },
     #[error(
-        "cannot follow job {run} any further; once the platform serves again, \
+        "cannot follow job {run} any further, as the platform did not come back; once the platform serves again, \
          `runner job events --follow {run}` does"
     )]
     Lost { run: RunId, source: Box<Error> },
@@ -72,7 +72,9 @@ impl Error {
         match self {
             Self::NotServed { .. } => true,
             Self::Refused { code, .. } => code == "STOPPED",
-            Self::Control(error) => !matches!(error, control::Error::Deadline),
+            Self::Control(error) => {
+                !matches!(error, control::Error::Deadline | control::Error::Cut)
+            }
             _ => false,
         }
     }

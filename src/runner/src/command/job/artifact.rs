@@ -57,7 +57,7 @@ struct Get {
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let Command::Get(get) = &arguments.command;
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let run = platform.job(&get.job)?.run_id;
     let checkpoint = platform.ask(|client| client.checkpoint(run))?;
     let name = get.name.clone().map_or_else(|| only(&checkpoint), Ok)?;

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let run = platform.job(&arguments.job)?.run_id;
     let checkpoint = platform.ask(|client| client.checkpoint(run))?;
     if arguments.json {

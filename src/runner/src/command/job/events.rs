@@ -9,7 +9,7 @@ use crate::agent::Printer;
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output::Output;
-use crate::platform::{Platform, json_line};
+use crate::platform::{Patience, Platform, Watch, json_line};
 
 const NOTES: &str = "\
 With --json each line is an event: `position` is what --after goes on from, `event` is the agent's
@@ -31,18 +31,21 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    patience: Patience,
+
     /// The job's id, or the beginning of it
     job: String,
 }
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let run = platform.job(&arguments.job)?.run_id;
     if arguments.follow {
-        platform.attend(run, |output| {
+        platform.attend(run, &arguments.patience, |watch, output| {
             let mut teller = Teller::new(output.stdout(), arguments.json);
-            follow(&platform, run, arguments.after, &mut teller)
+            follow(watch, run, arguments.after, &mut teller)
         })?;
     } else {
         let mut output = Output::open()?;
@@ -54,13 +57,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 
 /// Tells all events after a position, until the job has ended.
 pub(super) fn follow(
-    platform: &Platform<'_>,
+    watch: &Watch<'_>,
     run: RunId,
     after: i64,
     teller: &mut Teller<impl Write>,
 ) -> Result<()> {
-    let mut events = platform.ask(|client| Ok(client.follow(run, after)))?;
-    while let Some(event) = platform.ask(|_| events.next().transpose())? {
+    let mut events = watch.ask(|client| Ok(client.follow(run, after)))?;
+    while let Some(event) = watch.ask(|_| events.next().transpose())? {
         teller.tell(&event)?;
     }
     Ok(())

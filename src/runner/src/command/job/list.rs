@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let before = arguments.before.as_deref().map(|id| platform.job(id)).transpose()?;
     let mut before = before.map(|job| job.run_id);
     let mut jobs: Vec<Job> = Vec::new();

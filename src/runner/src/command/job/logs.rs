@@ -10,7 +10,7 @@ use super::one_line;
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output::Output;
-use crate::platform::{Platform, json_line};
+use crate::platform::{Patience, Platform, json_line};
 use crate::terminal::harmless;
 
 /// Show the log of a job's guest, what its runner and guest did for it, and its connections
@@ -24,18 +24,21 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    patience: Patience,
+
     /// The job's id, or the beginning of it
     job: String,
 }
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let run = platform.job(&arguments.job)?.run_id;
     if arguments.follow {
-        platform.attend(run, |output| {
-            let mut reports = platform.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
-            while let Some(report) = platform.ask(|_| reports.next().transpose())? {
+        platform.attend(run, &arguments.patience, |watch, output| {
+            let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
+            while let Some(report) = watch.ask(|_| reports.next().transpose())? {
                 tell(&report, arguments.json, output.stdout())?;
             }
             Ok(())

@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let keep = arguments.older_than;
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let pruned = match platform.ask(|client| client.prune(keep)) {
         Err(Error::Platform(platform::Error::NotServed { .. })) => alone(global, keep)?,
         other => other?,

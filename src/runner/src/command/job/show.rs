@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let job = Platform::of(&global.state_dir).job(&arguments.job)?;
+    let job = Platform::of(global).job(&arguments.job)?;
     if arguments.json {
         print_json(&job)?
     } else {

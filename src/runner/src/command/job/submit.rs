@@ -12,7 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control::{Mount, RunId, Submission, Submitted};
+use control::{Mount, Submission, Submitted};
 use serde_json::{Map, Value, json};
 
 use super::events::{Teller, follow};
@@ -21,7 +21,7 @@ use super::wait::conclude;
 use crate::cli::Global;
 use crate::error::{Error, Result, file};
 use crate::output::{self, Output};
-use crate::platform::{Platform, json_line, print};
+use crate::platform::{Patience, Platform, Watch, json_line, print};
 use crate::value::{self, Variable};
 
 /// What is shorter is not masked: too much else would be.
@@ -102,6 +102,9 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     pub(super) follow: bool,
 
+    #[command(flatten)]
+    patience: Patience,
+
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -138,7 +141,7 @@ impl Agent {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     // 1
     let mut submission = arguments.understand()?;
     let folders = given::artifacts(&arguments.artifact)?;
@@ -151,7 +154,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     // 3
     let submitted = platform.ask(|client| client.submit(&submission))?;
     if arguments.follow {
-        return to_its_end(global, &platform, &submitted, arguments.json);
+        return to_its_end(global, &platform, &submitted, &arguments);
     }
     if arguments.json {
         print(&json_line(&submitted)?)?;
@@ -166,33 +169,33 @@ fn to_its_end(
     global: &Global,
     platform: &Platform<'_>,
     submitted: &Submitted,
-    is_json: bool,
+    arguments: &Arguments,
 ) -> Result<u8> {
-    let run = submitted.run_id;
+    let (run, is_json) = (submitted.run_id, arguments.json);
     if !is_json && !global.quiet {
         let again = if submitted.is_new { "" } else { ", which its key was used for before" };
         output::remark(format_args!("job {run}{again}"));
     }
-    let job = platform.attend(run, |output| match is_json {
-        true => told_to_programs(platform, run, submitted, output),
+    let job = platform.attend(run, &arguments.patience, |watch, output| match is_json {
+        true => told_to_programs(watch, submitted, output),
         false => {
-            follow(platform, run, 0, &mut Teller::new(output.stdout(), false))?;
-            platform.ask(|client| client.wait(run, None))
+            follow(watch, run, 0, &mut Teller::new(output.stdout(), false))?;
+            watch.ask(|client| client.wait(run, None))
         }
     })?;
     Ok(conclude(&job, global))
 }
 
 fn told_to_programs(
-    platform: &Platform<'_>,
-    run: RunId,
+    watch: &Watch<'_>,
     submitted: &Submitted,
     output: &mut Output,
 ) -> Result<control::Job> {
+    let run = submitted.run_id;
     let failed = |source| Error::Output { source };
     output.stdout().write_all(json_line(submitted)?.as_bytes()).map_err(failed)?;
-    follow(platform, run, 0, &mut Teller::new(output.stdout(), true))?;
-    let job = platform.ask(|client| client.wait(run, None))?;
+    follow(watch, run, 0, &mut Teller::new(output.stdout(), true))?;
+    let job = watch.ask(|client| client.wait(run, None))?;
     output.stdout().write_all(json_line(&job)?.as_bytes()).map_err(failed)?;
     Ok(job)
 }

@@ -9,7 +9,7 @@ use super::{describe, exit_code, one_line};
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output;
-use crate::platform::{Platform, json_line};
+use crate::platform::{Patience, Platform, json_line};
 use crate::value;
 
 const CODES: &str = "\
@@ -28,17 +28,20 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    patience: Patience,
+
     /// Its id, or the beginning of it
     job: String,
 }
 
 /// Does it; returns the job's exit code.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(&global.state_dir);
+    let platform = Platform::of(global);
     let run = platform.job(&arguments.job)?.run_id;
     let deadline = arguments.timeout.and_then(|time| Instant::now().checked_add(time));
-    let job = platform.attend(run, |output| {
-        let job = platform.ask(|client| client.wait(run, deadline))?;
+    let job = platform.attend(run, &arguments.patience, |watch, output| {
+        let job = watch.ask_by(deadline, |client| client.wait(run, deadline))?;
         if arguments.json {
             let line = json_line(&job)?;
             output
