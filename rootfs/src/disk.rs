@@ -1,19 +1,47 @@
-//! The empty writable disk that every machine starts with: ext4, sparse.
+//! The empty writable disk that every machine starts with: ext4, sparse. An image brings one; others
+//! are made as they are asked for.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use crate::arch::Arch;
 use crate::build::Context;
+use crate::cache::{Cache, Reuse};
 use crate::digest::Key;
 use crate::error::{Error, Result};
-use crate::progress::{Origin, Reporter, Step};
+use crate::progress::{Origin, Progress, Reporter, Step};
+use crate::stage::{self, Stage};
+use crate::store::Store;
 use crate::tool::MKE2FS;
 
-/// The size of the disk that `runner` makes unless told otherwise.
-pub const DEFAULT_DISK_MIB: u64 = 8192;
+/// Sizes of disks that make sense, in MiB.
+pub const DISK_SIZES_MIB: RangeInclusive<u64> = 64..=(16 << 20);
 
-/// Sizes that make sense, in MiB.
-const SIZES: std::ops::RangeInclusive<u64> = 64..=(16 << 20);
+impl Store {
+    /// An empty disk of that size, for machines of any image. The first of its size is made, after a
+    /// build that is under way; it goes some time after it was last asked for.
+    pub fn disk(&self, mib: u64) -> Result<PathBuf> {
+        let cache = Cache::open(self.state_dir(), Reuse::Allowed);
+        if let Some(path) = cache.get("disk", &key(mib)) {
+            return Ok(path);
+        }
+        let mut sink = |event| {
+            if matches!(event, Progress::Waiting) {
+                log::warn!("an image is being built: a disk has to wait for that; mib={mib}");
+            }
+        };
+        let mut reporter = Reporter::new(&mut sink);
+        let stage = Stage::enter(self.state_dir(), &mut reporter)?;
+        let context = Context { arch: Arch::host()?, day: 0, stage: &stage, cache: &cache };
+        template(mib, &context, &mut reporter)
+    }
+
+    /// Fails unless a disk of that size can be filled.
+    pub fn require_room(&self, mib: u64) -> Result<()> {
+        stage::require_space(self.state_dir(), mib << 20)
+    }
+}
 
 /// Formats a disk of the given size, or takes it from the cache.
 ///
@@ -24,10 +52,11 @@ pub(crate) fn template(
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<PathBuf> {
-    if !SIZES.contains(&mib) {
-        return Err(Error::BadDiskSize { mib, least: *SIZES.start(), most: *SIZES.end() });
+    if !DISK_SIZES_MIB.contains(&mib) {
+        let (least, most) = DISK_SIZES_MIB.into_inner();
+        return Err(Error::BadDiskSize { mib, least, most });
     }
-    let key = Key::new("disk 1").part(mib.to_le_bytes()).finish();
+    let key = key(mib);
     reporter.step(Step::Disk, |_| {
         if let Some(path) = context.cache.get("disk", &key) {
             return Ok((path, Origin::Cache));
@@ -44,6 +73,10 @@ pub(crate) fn template(
         MKE2FS.run(command, context.stage)?;
         Ok((context.cache.put("disk", &key, &made)?, Origin::Made))
     })
+}
+
+fn key(mib: u64) -> String {
+    Key::new("disk 1").part(mib.to_le_bytes()).finish()
 }
 
 #[cfg(test)]
@@ -73,6 +106,20 @@ mod tests {
         file.read_exact(&mut magic).unwrap();
         assert_eq!(magic, [0x53, 0xef]);
         assert_eq!(cached, [false, true]);
+    }
+
+    #[test]
+    fn a_disk_that_is_asked_for_again_is_the_same_and_no_build_is_in_its_way() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::open(state.path()).unwrap();
+        let path = store.disk(64).unwrap();
+        let _build = Stage::enter(state.path(), &mut Reporter::new(&mut |_| ())).unwrap();
+
+        assert_eq!(store.disk(64).unwrap(), path);
+
+        assert_eq!(path.metadata().unwrap().len(), 64 << 20);
+        let error = store.require_room(16 << 20).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { needed_mib: 0x100_0000, .. }), "{error}");
     }
 
     #[test]

@@ -46,7 +46,7 @@ mod tree;
 pub use arch::Arch;
 pub use build::{BuildRequest, build};
 pub use compress::Format;
-pub use disk::DEFAULT_DISK_MIB;
+pub use disk::DISK_SIZES_MIB;
 pub use error::{ArchiveFault, Error, PayloadFault, Result};
 pub use progress::{Progress, Step};
 pub use source::{Recipe, Source};

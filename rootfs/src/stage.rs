@@ -47,18 +47,23 @@ impl Stage {
 
     /// Fails unless the file system has `needed` bytes left.
     pub(crate) fn require_space(&self, needed: u64) -> Result<()> {
-        let status = statvfs(&self.dir)
-            .map_err(|errno| Error::Read { path: self.dir.clone(), source: errno.into() })?;
-        let available = status.blocks_available().saturating_mul(status.fragment_size());
-        if available < needed {
-            return Err(Error::NoSpace {
-                path: self.dir.clone(),
-                needed_mib: needed >> 20,
-                available_mib: available >> 20,
-            });
-        }
-        Ok(())
+        require_space(&self.dir, needed)
     }
+}
+
+/// Fails unless the file system of a folder has `needed` bytes left.
+pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<()> {
+    let status =
+        statvfs(dir).map_err(|errno| Error::Read { path: dir.to_owned(), source: errno.into() })?;
+    let available = status.blocks_available().saturating_mul(status.fragment_size());
+    if available < needed {
+        return Err(Error::NoSpace {
+            path: dir.to_owned(),
+            needed_mib: needed >> 20,
+            available_mib: available >> 20,
+        });
+    }
+    Ok(())
 }
 
 impl Drop for Stage {

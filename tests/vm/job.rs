@@ -19,6 +19,11 @@ cancel_grace = "20s"
 [profiles.default]
 memory_mib = 256
 mock_claude = true
+[profiles.small]
+memory_mib = 256
+mock_claude = true
+disk = "512M"
+limits = { connections = 9 }
 [profiles.alone]
 memory_mib = 256
 mock_claude = true
@@ -212,6 +217,21 @@ fn a_job_without_a_network_reaches_the_platform_and_nothing_else() {
     let job = end(&runner, run);
     assert_eq!(job.exit_code, Some(5), "{:?}", job.error);
     assert!(events(&runner, run).contains("\"result\""));
+    leave(service);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_jobs_disk_is_as_large_as_its_profile_says() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let submission = prompt("df --block-size=1M --output=size / | tail -n 1 | tr -dc 0-9");
+    let run = submit(&runner, &Submission { profile: Some("small".into()), ..submission });
+    assert_eq!(end(&runner, run).status, Status::Completed);
+    let seen = events(&runner, run);
+    // What ext4 keeps for itself is some percent.
+    let size = seen.split("\"content\":\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!((400..=512).contains(&size.parse().unwrap()), "{seen}");
     leave(service);
 }
 

@@ -38,6 +38,24 @@ fn the_kernel_is_not_the_hosts_and_the_user_has_its_groups_and_home() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
+fn a_disk_is_as_large_as_it_is_asked_for_and_takes_no_room_that_is_not_there() {
+    let runner = Runner::new();
+    let size = |size: &str| {
+        let df = ["--", "stat", "--file-system", "--format", "%b %S", "/"];
+        let told = runner.succeed(&[&["run", "--disk", size][..], &df].concat());
+        let numbers: Vec<u64> = told.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        (numbers[0] * numbers[1]) >> 20
+    };
+    // What ext4 keeps for itself is some percent.
+    assert!((200..=256).contains(&size("256M")));
+    assert!((9000..=10240).contains(&size("10G")));
+    let output = runner.run(&["run", "--disk", "16T", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("not enough room"), "{}", text(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
 fn environment_and_working_folder_arrive_as_they_are() {
     let runner = Runner::new();
     let value = "a 'quoted' $value; with `everything`";

@@ -19,6 +19,7 @@ mod copy;
 mod descriptor;
 mod detach;
 mod error;
+mod image;
 mod input;
 mod interrupt;
 mod journal;

@@ -23,25 +23,25 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 use sandbox::{Action, Limits, Network, Policy, Protocol, Rule};
-use serde::Deserialize;
 use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 
 /// As many rules as a policy may come to.
 const RULES: usize = 4096;
 
-/// A policy's file, as it is written.
+/// A policy with its limits, as it is written: a file, or a table of another one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct Table {
     #[serde(default)]
     default: Verb,
     dns: Option<bool>,
     #[serde(default, rename = "rule")]
     rules: Vec<RuleEntry>,
     #[serde(default)]
-    limits: LimitsEntry,
+    limits: LimitsTable,
 }
 
 #[derive(Deserialize)]
@@ -53,9 +53,10 @@ struct RuleEntry {
     ports: Option<List<Ports>>,
 }
 
+/// Limits, as they are written.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct LimitsEntry {
+pub(crate) struct LimitsTable {
     upload: Option<Rate>,
     download: Option<Rate>,
     connections: Option<u32>,
@@ -98,32 +99,45 @@ pub(crate) fn read(path: &Path) -> Result<Network> {
 }
 
 fn parse(text: &str) -> std::result::Result<Network, toml::de::Error> {
-    let file: File = toml::from_str(text)?;
+    from_table(toml::Deserializer::parse(text)?)
+}
+
+/// A policy and its limits out of a table.
+pub(crate) fn from_table<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Network, D::Error> {
+    let table = Table::deserialize(from)?;
     let mut rules = Vec::new();
-    for entry in &file.rules {
-        entry.expand(&mut rules)?;
+    for entry in &table.rules {
+        entry.expand(&mut rules).map_err(D::Error::custom)?;
     }
     if rules.len() > RULES {
         let text =
             format!("the rules come to {} networks and ports, more than {RULES}", rules.len());
-        return Err(toml::de::Error::custom(text));
+        return Err(D::Error::custom(text));
     }
-    let default = file.default.into();
-    let limits = Limits {
-        upload: file.limits.upload.map(|rate| rate.0),
-        download: file.limits.download.map(|rate| rate.0),
-        connections: file.limits.connections.unwrap_or(Limits::default().connections),
-    };
+    let default = table.default.into();
     // A name server is a way out, too: whoever asks it for names tells it something.
-    let dns = file.dns.unwrap_or(default == Action::Allow);
+    let dns = table.dns.unwrap_or(default == Action::Allow);
     let policy = Policy { rules, default, dns };
-    Ok(Network { policy, limits, ..Network::default() })
+    Ok(Network { policy, limits: table.limits.over(Limits::default()), ..Network::default() })
+}
+
+impl LimitsTable {
+    /// What it says, and for the rest what there is.
+    pub(crate) fn over(&self, limits: Limits) -> Limits {
+        Limits {
+            upload: self.upload.as_ref().map(|rate| rate.0).or(limits.upload),
+            download: self.download.as_ref().map(|rate| rate.0).or(limits.download),
+            connections: self.connections.unwrap_or(limits.connections),
+        }
+    }
 }
 
 impl RuleEntry {
-    fn expand(&self, rules: &mut Vec<Rule>) -> std::result::Result<(), toml::de::Error> {
+    fn expand(&self, rules: &mut Vec<Rule>) -> std::result::Result<(), &'static str> {
         if self.protocol == Some(ProtocolName::Icmp) && self.ports.is_some() {
-            return Err(toml::de::Error::custom("a rule for icmp has ports, which icmp has not"));
+            return Err("a rule for icmp has ports, which icmp has not");
         }
         let protocol = self.protocol.map(Protocol::from);
         let any = List(Vec::new());

@@ -194,6 +194,20 @@ pub(crate) fn bytes(text: &str) -> Result<u64, Refused> {
     number.checked_mul(1 << shift).ok_or(refused)
 }
 
+/// The size of a VM's disk, in MiB: `512M`, `8G`; a number alone is that of MiB.
+pub(crate) fn disk(text: &str) -> Result<u64, Refused> {
+    let refused = "expected a size from 64M to 16T, like 8G";
+    let (number, mib) = match text.as_bytes().last() {
+        Some(b'M') => (text.strip_suffix('M'), 1),
+        Some(b'G') => (text.strip_suffix('G'), 1 << 10),
+        Some(b'T') => (text.strip_suffix('T'), 1 << 20),
+        _ => (Some(text), 1),
+    };
+    let number: u64 = number.unwrap_or_default().parse().map_err(|_| refused)?;
+    let size = number.checked_mul(mib).filter(|size| rootfs::DISK_SIZES_MIB.contains(size));
+    size.ok_or(refused)
+}
+
 /// A VM's name: such that it is none of a path, a flag, or half of a `VM:PATH`.
 pub(crate) fn name(text: &str) -> Result<String, Refused> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -342,6 +356,14 @@ mod tests {
         assert_eq!(bytes("0"), Ok(0));
         assert!(bytes("K").is_err());
         assert!(bytes("18446744073709551615G").is_err());
+    }
+
+    #[test]
+    fn a_disk_has_a_size_that_makes_sense() {
+        assert_eq!(["512M", "8G", "1T", "100"].map(disk), [512, 8192, 1 << 20, 100].map(Ok));
+        for text in ["", "G", "8g", "8GB", "63M", "17T", "0", "-1G", "18446744073709551615T"] {
+            assert!(disk(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::env;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use rootfs::{BuildRequest, DEFAULT_DISK_MIB, Image, Source, Store};
+use rootfs::{BuildRequest, Image, Source, Store};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output::{self, Output};
 use crate::progress::Build;
-use crate::table;
+use crate::{table, value};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -70,8 +70,8 @@ struct BuildArguments {
     #[arg(long, value_name = "DIR", env = "RUNNER_GUEST_DIR")]
     guest_dir: Option<PathBuf>,
 
-    /// Size of the disk that each VM has for its changes, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = DEFAULT_DISK_MIB)]
+    /// Size of the disk that VMs have for their changes, unless they are given another
+    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = value::disk)]
     disk: u64,
 
     /// Build all parts anew

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use nix::sys::signal::Signal;
 use rootfs::Store;
-use sandbox::Image;
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::output;
 use crate::service::{Api, Config, Hands, Journal, Lock, Service, Source};
 use crate::signal::{self, Listener, Wake};
 use crate::value;
 use crate::vmm::{self, Host, Vmm};
+use crate::{image, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
     vmm: Vmm,
 
-    /// Check the configuration and its images, and exit
+    /// Check the configuration, its images and the room for its disks, and exit
     #[arg(long)]
     check: bool,
 }
@@ -57,7 +56,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     arguments.check(&config)?;
     let store = Store::open(&global.state_dir)?;
     for (name, profile) in &config.profiles {
-        store.get(&profile.image).map_err(|source| Error::Profile {
+        let good = profile.disk_mib.map_or(Ok(()), |mib| store.require_room(mib));
+        good.and(store.get(&profile.image)).map_err(|source| Error::Profile {
             name: name.clone(),
             source: Box::new(source.into()),
         })?;
@@ -79,7 +79,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         source,
         factory,
         plug: vmm::plugs(),
-        images: Arc::new(move |name| image(&store, name)),
+        images: Arc::new(move |profile| {
+            image::files(&store, &store.get(&profile.image)?, profile.disk_mib)
+        }),
         journal: Journal::open(&global.state_dir)?,
     };
     let service = Service::new(&config, hands, signals)?;
@@ -133,14 +135,4 @@ fn listen() -> Result<(Listener, Receiver<Signal>)> {
         None
     })?;
     Ok((listener, signals))
-}
-
-fn image(store: &Store, name: &str) -> Result<Image> {
-    let image = store.get(name)?;
-    Ok(Image {
-        kernel: image.kernel,
-        initramfs: image.initramfs,
-        rootfs: image.rootfs,
-        disk_template: image.disk_template,
-    })
 }

@@ -3,19 +3,21 @@
 //! Every key is in `examples/runner.toml`, with what it means and its default; a test reads that.
 //! Two levels: [`File`] is what was written, [`Config`] what it means.
 
+mod profile;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox::Network;
 use serde::Deserialize;
 
+pub(crate) use self::profile::Profile;
+use self::profile::ProfileTable;
 use super::admission::Amount;
 use crate::error::{Error, Result};
-use crate::value::NetworkChoice;
-use crate::{network, value};
+use crate::value;
 
 /// The profile of jobs that name none.
 pub(crate) const DEFAULT_PROFILE: &str = "default";
@@ -55,16 +57,6 @@ pub(crate) struct Local {
     pub(crate) guest_port: u16,
 }
 
-/// A kind of VM.
-#[derive(Debug, Clone)]
-pub(crate) struct Profile {
-    pub(crate) image: String,
-    pub(crate) amount: Amount,
-    pub(crate) network: Option<Network>,
-    pub(crate) timeout: Duration,
-    pub(crate) mock_claude: bool,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct File {
@@ -101,22 +93,8 @@ struct LocalTable {
     guest_port: Option<u16>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct ProfileTable {
-    image: Option<String>,
-    vcpus: Option<u32>,
-    memory_mib: Option<u32>,
-    network: Option<Choice>,
-    timeout: Option<Time>,
-    mock_claude: bool,
-}
-
 /// A time as on the command line.
 struct Time(Duration);
-
-/// A network as on the command line.
-struct Choice(NetworkChoice);
 
 impl Config {
     /// Reads a file.
@@ -190,36 +168,6 @@ impl ApiTable {
     }
 }
 
-impl ProfileTable {
-    fn understand(self, name: &str, folder: &Path) -> Result<Profile> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
-            let key = format!("profiles.{name:?}");
-            return Err(wrong(&key, "a name of letters, digits, `-`, `_`, `.` and `/`"));
-        }
-        let amount =
-            Amount { vcpus: self.vcpus.unwrap_or(1), memory_mib: self.memory_mib.unwrap_or(1024) };
-        if !(1..=64).contains(&amount.vcpus) {
-            return Err(wrong(&format!("profiles.{name}.vcpus"), "a number from 1 to 64"));
-        }
-        if amount.memory_mib < 96 {
-            return Err(wrong(&format!("profiles.{name}.memory_mib"), "at least 96"));
-        }
-        let network = match self.network.map(|choice| choice.0) {
-            None | Some(NetworkChoice::Open) => Some(Network::default()),
-            Some(NetworkChoice::None) => None,
-            Some(NetworkChoice::Policy(path)) => Some(network::read(&folder.join(path))?),
-        };
-        Ok(Profile {
-            image: self.image.unwrap_or_else(|| "default".to_owned()),
-            amount,
-            network,
-            timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),
-            mock_claude: self.mock_claude,
-        })
-    }
-}
-
 fn wrong(key: &str, expected: &'static str) -> Error {
     Error::ConfigValue { key: key.to_owned(), expected }
 }
@@ -266,15 +214,10 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
-impl<'de> Deserialize<'de> for Choice {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        value::network(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use sandbox::{Limits, Network};
+
     use super::*;
 
     const MACHINE: fn() -> Machine = || Machine { name: "box".into(), vcpus: 4, memory_mib: 8192 };
@@ -326,6 +269,47 @@ mod tests {
         }
         let text = refused("[profiles.big]\nmemory_mib = 9000\n");
         assert!(text.contains("profile `big`") && text.contains("9000 MiB"), "{text}");
+        let text = refused("[profiles.big]\ndisc = \"8G\"\n");
+        assert!(text.contains("line 2") && text.contains("`disk`"), "{text}");
+        let text = refused("[profiles.big]\ndisk = \"8GB\"\n");
+        assert!(text.contains("line 2") && text.contains("like 8G"), "{text}");
+        let text = refused("[profiles.big.limits]\nupload = \"fast\"\n");
+        assert!(text.contains("line 2") && text.contains("bits per second"), "{text}");
+        let text = refused("[profiles.big.network]\ndns = true\ndefualt = \"deny\"\n");
+        assert!(text.contains("line 3") && text.contains("`default`"), "{text}");
+        let text = refused("[profiles.big]\nnetwork = 1\n");
+        assert!(text.contains("line 2") && text.contains("policy=FILE"), "{text}");
+        let text = refused("[profiles.big]\nnetwork = \"none\"\nlimits = { upload = \"1M\" }\n");
+        assert!(text.contains("profiles.big.limits"), "{text}");
+    }
+
+    #[test]
+    fn a_profile_says_what_its_vms_have() {
+        let config = read(
+            r#"
+            [profiles.deploy]
+            disk = "20G"
+            limits = { download = "100M" }
+            [profiles.deploy.network]
+            dns = true
+            limits = { upload = "20M", connections = 7 }
+            [[profiles.deploy.network.rule]]
+            action = "allow"
+            to = "140.82.112.0/20"
+            [profiles.slow]
+            limits = { upload = "1M" }
+            "#,
+        );
+        let profiles = config.unwrap().profiles;
+        let deploy = &profiles["deploy"];
+        let network = deploy.network.as_ref().unwrap();
+        assert_eq!((deploy.disk_mib, network.policy.rules.len()), (Some(20 << 10), 1));
+        let (upload, download) = (Some(20_000_000), Some(100_000_000));
+        assert_eq!(network.limits, Limits { upload, download, connections: 7 });
+        let slow = profiles["slow"].network.as_ref().unwrap();
+        let limits = Limits { upload: Some(1_000_000), ..Limits::default() };
+        assert_eq!(slow, &Network { limits, ..Network::default() });
+        assert_eq!(profiles["default"].disk_mib, None);
     }
 
     #[test]

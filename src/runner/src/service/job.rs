@@ -25,8 +25,8 @@ use crate::error::{Error, Result};
 /// The longest time that a job may take.
 const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// The files of an image, by its name.
-pub(crate) type Images = dyn Fn(&str) -> Result<Image> + Send + Sync;
+/// The files that VMs of a profile start from.
+pub(crate) type Images = dyn Fn(&Profile) -> Result<Image> + Send + Sync;
 
 /// What all jobs' threads share.
 pub(crate) struct Crew {

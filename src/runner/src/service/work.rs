@@ -78,7 +78,7 @@ pub(super) fn work(
 }
 
 fn config(job: &Job, context: &Context) -> Result<SandboxConfig> {
-    let image = (job.crew.images)(&job.profile.image)?;
+    let image = (job.crew.images)(&job.profile)?;
     let service = job.crew.source.access().service;
     let network = match (&job.profile.network, service) {
         (None, None) => None,

@@ -6,17 +6,17 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use rootfs::{Defaults, Store};
-use sandbox::{Image, Network, Publish, SandboxConfig, SandboxId};
+use sandbox::{Network, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
 use crate::cli::Global;
 use crate::command::ps;
 use crate::error::{Error, Result};
-use crate::network;
 use crate::request::CommandArguments;
 use crate::value::{self, CopyIn, CopyOut, NetworkChoice};
 use crate::vmm::Vmm;
+use crate::{image, network};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,6 +49,10 @@ pub(crate) struct Arguments {
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
     memory: u32,
+
+    /// Size of the disk for what the VM changes, like 512M or 20G; the image's own if none is given
+    #[arg(long, value_name = "SIZE", value_parser = value::disk)]
+    disk: Option<u64>,
 
     #[command(flatten)]
     command_arguments: CommandArguments,
@@ -124,9 +128,10 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn understand(arguments: Arguments, global: &Global) -> Result<Self> {
-        let image = Store::open(&global.state_dir)?.get(&arguments.image)?;
+        let store = Store::open(&global.state_dir)?;
+        let image = store.get(&arguments.image)?;
         let job = arguments.job(&image.description.defaults)?;
-        let config = arguments.config(&image, job.as_ref())?;
+        let config = arguments.config(&store, &image, job.as_ref())?;
         let plain = arguments.json || arguments.detach || !io::stdout().is_terminal();
         Ok(Self {
             config,
@@ -170,7 +175,13 @@ impl Arguments {
         Ok(Some(Network { publish: self.publish.clone(), ..network }))
     }
 
-    fn config(&self, image: &rootfs::Image, job: Option<&Job>) -> Result<SandboxConfig> {
+    fn config(
+        &self,
+        store: &Store,
+        image: &rootfs::Image,
+        job: Option<&Job>,
+    ) -> Result<SandboxConfig> {
+        self.disk.map_or(Ok(()), |mib| store.require_room(mib))?;
         let id = SandboxId::random()?;
         let hostname = self.hostname.as_ref().or(self.name.as_ref()).cloned();
         let network = self.network()?;
@@ -178,12 +189,7 @@ impl Arguments {
             id,
             name: self.name.clone(),
             labels: labels(image, job),
-            image: Image {
-                kernel: image.kernel.clone(),
-                initramfs: image.initramfs.clone(),
-                rootfs: image.rootfs.clone(),
-                disk_template: image.disk_template.clone(),
-            },
+            image: image::files(store, image, self.disk)?,
             vcpus: self.vcpus,
             memory_mib: self.memory,
             network,
@@ -268,7 +274,8 @@ mod tests {
     fn arguments_of_the_command_are_not_in_the_record() {
         let run = arguments(&["--name", "web", "--", "/usr/bin/curl", "--header", "secret"]);
         let job = run.job(&Defaults::default()).unwrap();
-        let config = run.config(&image(), job.as_ref()).unwrap();
+        let config =
+            run.config(&Store::open(Path::new("/")).unwrap(), &image(), job.as_ref()).unwrap();
         assert_eq!(config.labels[ps::COMMAND], "curl");
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.hostname, "web");

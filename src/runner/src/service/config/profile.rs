@@ -1,0 +1,130 @@
+//! A kind of VM, as `runner.toml` has it.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use sandbox::Network;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::{Time, wrong};
+use crate::error::Result;
+use crate::network::LimitsTable;
+use crate::service::admission::Amount;
+use crate::value::NetworkChoice;
+use crate::{network, value};
+
+/// A kind of VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Profile {
+    pub(crate) image: String,
+    pub(crate) amount: Amount,
+    /// The image's own if none.
+    pub(crate) disk_mib: Option<u64>,
+    pub(crate) network: Option<Network>,
+    pub(crate) timeout: Duration,
+    pub(crate) mock_claude: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ProfileTable {
+    image: Option<String>,
+    vcpus: Option<u32>,
+    memory_mib: Option<u32>,
+    disk: Option<Disk>,
+    network: Option<Choice>,
+    limits: Option<LimitsTable>,
+    timeout: Option<Time>,
+    mock_claude: bool,
+}
+
+/// A size as on the command line.
+struct Disk(u64);
+
+/// A network as on the command line, or as a policy's file has it.
+enum Choice {
+    Named(NetworkChoice),
+    Written(Network),
+}
+
+impl ProfileTable {
+    pub(super) fn understand(self, name: &str, folder: &Path) -> Result<Profile> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
+            let key = format!("profiles.{name:?}");
+            return Err(wrong(&key, "a name of letters, digits, `-`, `_`, `.` and `/`"));
+        }
+        let amount =
+            Amount { vcpus: self.vcpus.unwrap_or(1), memory_mib: self.memory_mib.unwrap_or(1024) };
+        if !(1..=64).contains(&amount.vcpus) {
+            return Err(wrong(&format!("profiles.{name}.vcpus"), "a number from 1 to 64"));
+        }
+        if amount.memory_mib < 96 {
+            return Err(wrong(&format!("profiles.{name}.memory_mib"), "at least 96"));
+        }
+        let mut network =
+            self.network.map_or(Ok(Some(Network::default())), |it| it.read(folder))?;
+        match (&self.limits, &mut network) {
+            (None, _) => {}
+            (Some(limits), Some(network)) => network.limits = limits.over(network.limits),
+            (Some(_), None) => {
+                return Err(wrong(&format!("profiles.{name}.limits"), "a network to be limited"));
+            }
+        }
+        Ok(Profile {
+            image: self.image.unwrap_or_else(|| "default".to_owned()),
+            amount,
+            disk_mib: self.disk.map(|disk| disk.0),
+            network,
+            timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),
+            mock_claude: self.mock_claude,
+        })
+    }
+}
+
+impl Choice {
+    fn read(self, folder: &Path) -> Result<Option<Network>> {
+        match self {
+            Self::Named(NetworkChoice::Open) => Ok(Some(Network::default())),
+            Self::Named(NetworkChoice::None) => Ok(None),
+            Self::Named(NetworkChoice::Policy(path)) => {
+                Ok(Some(network::read(&folder.join(path))?))
+            }
+            Self::Written(network) => Ok(Some(network)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Disk {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        value::disk(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Choice;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("open, none, policy=FILE, or a policy's table")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Choice, E> {
+                value::network(text.as_bytes()).map(Choice::Named).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Choice, A::Error> {
+                network::from_table(MapAccessDeserializer::new(map)).map(Choice::Written)
+            }
+        }
+
+        from.deserialize_any(Either)
+    }
+}
