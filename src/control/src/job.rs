@@ -2,6 +2,7 @@
 
 mod show;
 mod submission;
+mod wait;
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OptionalExtension};
@@ -81,6 +82,9 @@ pub struct Job {
     pub attempt: u32,
     pub agent: String,
     pub profile: Option<String>,
+    /// Why it goes on waiting, if no runner that is there would take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// In lists only its beginning.
     pub prompt: String,
     pub created_ms: i64,

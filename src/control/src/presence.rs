@@ -1,14 +1,17 @@
 //! Who gave a sign of life when. It is in memory only: after a restart everybody starts anew, with
 //! a whole lease, since nobody could give a sign to a platform that was not there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::RunId;
+
+/// How long a runner counts as there without a word: polls are held for half of it.
+const THERE: Duration = Duration::from_secs(60);
 
 /// One start of a runner, who answers for what it claimed as long as it lives. Its generation is
 /// 0 until a heartbeat says it.
@@ -43,6 +46,26 @@ struct Signs {
     attempts: HashMap<(RunId, u32), Instant>,
     runners: HashMap<Uuid, (Runner, Instant)>,
     here: HashSet<Incarnation>,
+    profiles: HashMap<Uuid, (BTreeSet<String>, Instant)>,
+}
+
+/// What runners there are.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum There {
+    Nobody,
+    /// Some of which it is not known what they take.
+    Unknown,
+    /// All that they ever had room for.
+    Profiles(BTreeSet<String>),
+}
+
+impl Signs {
+    fn has_room_for(&mut self, runner: Uuid, profiles: &[String]) {
+        let (known, seen) =
+            self.profiles.entry(runner).or_insert_with(|| (BTreeSet::new(), Instant::now()));
+        known.extend(profiles.iter().cloned());
+        *seen = Instant::now();
+    }
 }
 
 /// All signs of life.
@@ -69,9 +92,36 @@ impl Presence {
             (known.generation, known.sequence) > (runner.generation, runner.sequence)
         });
         if !is_late {
+            let before = signs.runners.get(&runner.runner_id).map(|(known, _)| known.generation);
+            if before.is_some_and(|generation| generation != runner.generation) {
+                // It may have been set up anew.
+                signs.profiles.remove(&runner.runner_id);
+            }
+            signs.has_room_for(runner.runner_id, &runner.admittable_profiles);
             signs.runners.insert(runner.runner_id, (runner, Instant::now()));
         }
         !is_late
+    }
+
+    /// A runner asks for jobs of these profiles.
+    pub(crate) fn asks_for(&self, runner: Uuid, profiles: &[String]) {
+        self.lock().has_room_for(runner, profiles);
+    }
+
+    /// What runners there are.
+    pub(crate) fn there(&self) -> There {
+        let signs = self.lock();
+        let is_here = |runner: &Uuid| signs.here.iter().any(|here| here.runner == *runner);
+        let is_there = |(runner, (_, seen)): &(&Uuid, &(_, Instant))| {
+            is_here(runner) || seen.elapsed() < THERE
+        };
+        let there: Vec<_> =
+            signs.profiles.iter().filter(is_there).map(|(_, (all, _))| all).collect();
+        match there[..] {
+            [] if signs.here.is_empty() => There::Nobody,
+            _ if there.is_empty() || there.iter().any(|all| all.is_empty()) => There::Unknown,
+            _ => There::Profiles(there.into_iter().flatten().cloned().collect()),
+        }
     }
 
     /// The latest start of a runner, as far as it is known.
@@ -165,6 +215,26 @@ mod tests {
 
         assert_eq!(presence.last_sign(run, 1, owner(1)), claimed);
         assert!(presence.last_sign(run, 1, owner(2)) > claimed);
+    }
+
+    #[test]
+    fn a_runner_has_what_it_ever_had_room_for_until_it_is_started_anew() {
+        let presence = Presence::default();
+        let of = |generation, sequence, profiles: &[&str]| Runner {
+            admittable_profiles: profiles.iter().map(|name| (*name).to_owned()).collect(),
+            ..runner(generation, sequence)
+        };
+        let there = |profiles: &[&str]| {
+            There::Profiles(profiles.iter().map(|name| (*name).to_owned()).collect())
+        };
+        assert_eq!(presence.there(), There::Nobody);
+        presence.heartbeat(of(1, 1, &[]));
+        assert_eq!(presence.there(), There::Unknown);
+        presence.heartbeat(of(1, 2, &["big", "small"]));
+        presence.heartbeat(of(1, 3, &[]));
+        assert_eq!(presence.there(), there(&["big", "small"]));
+        presence.heartbeat(of(2, 1, &["small"]));
+        assert_eq!(presence.there(), there(&["small"]));
     }
 
     #[test]

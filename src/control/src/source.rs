@@ -69,6 +69,7 @@ impl Source {
 
     /// The oldest job that fits, as soon as there is one; `None` at the deadline, which may be now.
     pub fn next(&self, wanted: &Wanted, deadline: Instant) -> Result<Option<Offer>> {
+        self.platform.presence.asks_for(RUNNER, &wanted.profiles);
         let hold = deadline.saturating_duration_since(Instant::now());
         self.platform.held(Topic::Work, hold, || self.platform.offer(wanted))
     }

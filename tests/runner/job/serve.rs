@@ -19,6 +19,7 @@ fn a_runner_elsewhere_gets_jobs_with_the_token_whose_file_is_told() {
     let file = line.trim_end().strip_prefix("runner token in ").unwrap().to_owned();
     let token = fs::read_to_string(&file).unwrap();
     let submitted = runner(state.path(), &["job", "submit", "--prompt", "do it"]).output().unwrap();
+    assert_eq!(stderr(&submitted), "runner: the job waits: no runner is there\n");
 
     let poll = json!({"runnerId": "01234567-89ab-cdef-0123-456789abcdef", "group": "a/b",
         "supportedProfiles": ["default"]});

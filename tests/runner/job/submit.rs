@@ -177,3 +177,23 @@ fn holding(folder: &Path, text: &str) -> Vec<String> {
     }
     found
 }
+
+#[test]
+fn a_job_of_a_profile_that_no_runner_has_is_queued_and_told_why_it_stays_there() {
+    let host = Host::start();
+    host.submit(&[]);
+    // Its runner has `default`.
+    host.take().complete(0, None);
+    let reason = "no runner has profile `big`: there is default";
+
+    let output = host.run(&["job", "submit", "--prompt", "do it", "--profile", "big"]);
+
+    let run = stdout(&output).trim_end().to_owned();
+    assert_eq!(stderr(&output), format!("runner: the job waits: {reason}\n"));
+    assert_eq!(host.job(&run).waits.as_deref(), Some(reason));
+    let shown = host.ok(&["job", "show", &run]);
+    assert!(shown.contains("queued, no runner\nwaits "), "{shown}");
+    assert!(host.ok(&["job", "ls"]).contains("queued, no runner"));
+    let quiet = host.run(&["--quiet", "job", "submit", "--prompt", "do it", "--profile", "big"]);
+    assert_eq!(stderr(&quiet), "");
+}

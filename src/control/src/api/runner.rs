@@ -76,6 +76,7 @@ fn poll(platform: &Platform, request: &mut Request<'_>) -> Result<Response> {
     if poll.supported_profiles.is_empty() {
         return Err(Refusal::bad("a runner supports one profile at least").into());
     }
+    platform.presence.asks_for(poll.runner_id, &poll.supported_profiles);
     let wanted = Wanted { profiles: poll.supported_profiles, excluded };
     let hold = platform.config.poll_hold;
     let runner = platform.presence.latest(poll.runner_id);

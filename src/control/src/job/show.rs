@@ -26,11 +26,12 @@ const TABLES: &str = "jobs
 impl Platform {
     /// A job.
     pub(crate) fn job(&self, run: RunId) -> Result<Job> {
-        self.db.read("show a job", move |tx| {
+        let job = self.db.read("show a job", move |tx| {
             let query = format!("SELECT {COLUMNS}, prompt FROM {TABLES} WHERE run = ?1");
             let found = tx.prepare_cached(&query)?.query_row([run], job).optional()?;
             found.ok_or_else(|| Refusal::NoJob { run }.into())
-        })
+        })?;
+        Ok(self.explained(job))
     }
 
     /// A job when it has ended, or after `hold` as it is.
@@ -43,7 +44,7 @@ impl Platform {
 
     /// The latest jobs, the newest first; those before a job if one is given.
     pub(crate) fn jobs(&self, before: Option<RunId>, limit: u32) -> Result<Vec<Job>> {
-        self.db.read("list jobs", move |tx| {
+        let jobs: Vec<Job> = self.db.read("list jobs", move |tx| {
             let query = format!(
                 "SELECT {COLUMNS}, substr(prompt, 1, 200) FROM {TABLES}
                  WHERE ?1 IS NULL OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)
@@ -52,7 +53,8 @@ impl Platform {
             let mut statement = tx.prepare_cached(&query)?;
             let jobs = statement.query_map((before, limit.min(MOST)), job)?;
             Ok(jobs.collect::<Result<_, _>>()?)
-        })
+        })?;
+        Ok(jobs.into_iter().map(|job| self.explained(job)).collect())
     }
 
     /// The job whose id begins so.
@@ -86,6 +88,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         attempt: row.get(2)?,
         agent: row.get(3)?,
         profile: row.get(4)?,
+        waits: None,
         created_ms: row.get(5)?,
         started_ms: row.get(6)?,
         finished_ms: row.get(7)?,

@@ -76,13 +76,16 @@ impl fmt::Debug for Submission {
 }
 
 /// What became of a submission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Submitted {
     /// The job.
     pub run_id: RunId,
     /// Whether it is new; if not, its key was used before, for the same.
     pub is_new: bool,
+    /// Why it goes on waiting, if no runner that is there would take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 impl Platform {
@@ -98,12 +101,13 @@ impl Platform {
             self.secrets.keep(&run, &submission.secrets)?;
         }
         let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);
+        let waits = self.waits(submission.profile.as_deref());
         let submitted = self.db.write("submit a job", move |tx| {
             if let Some(run_id) = earlier(tx, submission.key.as_deref(), &fingerprint)? {
-                return Ok(Submitted { run_id, is_new: false });
+                return Ok(Submitted { run_id, is_new: false, waits: None });
             }
             insert(tx, &run, &submission, (&fingerprint, millis(timeout)))?;
-            Ok(Submitted { run_id: run, is_new: true })
+            Ok(Submitted { run_id: run, is_new: true, waits })
         });
         if !matches!(&submitted, Ok(submitted) if submitted.is_new) {
             // What cannot be removed now goes at the next start.

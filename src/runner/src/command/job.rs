@@ -96,6 +96,7 @@ fn describe(job: &Job) -> String {
         Some(code) if job.status.is_final() && code != 0 => {
             text.push_str(&format!(", exit code {code}"));
         }
+        _ if job.waits.is_some() => text.push_str(", no runner"),
         _ if job.cancel_requested && !job.status.is_final() => text.push_str(", to be cancelled"),
         _ => {}
     }
@@ -182,6 +183,13 @@ mod tests {
             "running, to be cancelled"
         );
         assert_eq!(told("failed", serde_json::json!({"timedOut": true})), "failed, time up");
+    }
+
+    #[test]
+    fn a_job_that_nobody_takes_does_not_look_like_one_that_waits_for_its_turn() {
+        assert_eq!(describe(&job("queued", serde_json::json!({}))), "queued");
+        let stuck = serde_json::json!({"waits": "no runner is there"});
+        assert_eq!(describe(&job("queued", stuck)), "queued, no runner");
     }
 
     #[test]

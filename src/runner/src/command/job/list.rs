@@ -54,7 +54,8 @@ fn table(jobs: &[Job]) -> String {
     let row = |job: &Job| {
         vec![
             job.run_id.to_string().chars().take(8).collect(),
-            word(job.status).to_owned(),
+            // Whoever waits for something that does not come is to be seen.
+            if job.waits.is_some() { "queued, no runner".into() } else { word(job.status).into() },
             one_line(&job.agent),
             one_line(job.profile.as_deref().unwrap_or("-")),
             table::age(u64::try_from(job.created_ms / 1000).unwrap_or(0)),

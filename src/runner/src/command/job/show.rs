@@ -43,6 +43,7 @@ fn text(job: &Job) -> String {
     };
     add("id", Some(job.run_id.to_string()));
     add("status", Some(describe(job)));
+    add("waits", job.waits.clone());
     add("error", job.error.clone());
     add("agent", Some(job.agent.clone()));
     add("profile", job.profile.clone());
