@@ -47,11 +47,11 @@ impl Devices {
         self.ask(libc::SIOCADDRT, &route)
     }
 
-    fn ask<T>(&self, operation: libc::Ioctl, request: &T) -> io::Result<()> {
+    fn ask<T>(&self, operation: libc::c_ulong, request: &T) -> io::Result<()> {
         let request: *const T = request;
         // SAFETY: the callers pass an operation that reads one value of the type that they pass,
         // which outlives the call.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), operation, request) }).map(drop)
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), operation as _, request) }).map(drop)
     }
 }
 
