@@ -1,0 +1,161 @@
+//! The channel of a subscription: attached or not, and what was delivered of it.
+//!
+//! ```text
+//!             attach              ATTACHED
+//!   Unlinked ────────▶ Attaching ──────────▶ Attached ──┐ ATTACHED
+//!       ▲                │  ▲                  │    ▲   │ unasked
+//!       │        DETACHED│  │after a while     │    └───┘
+//!       │                ▼  │                  │
+//!       │               Detached ◀─────────────┘ DETACHED: the while is none
+//!       └── from anywhere, when the connection is lost
+//! ```
+//!
+//! INVARIANT: `serial` is that of the last delivered frame. Messages that come before ATTACHED are
+//! dropped and leave it as it is, since the server sends them again from there.
+
+use std::time::Instant;
+
+use crate::config::{Config, Timing};
+use crate::error::{Loss, chain};
+use crate::event::{Event, Failure, Gap};
+use crate::frame::{self, Frame, MODE_SUBSCRIBE, RESUMED};
+use crate::message::messages;
+use crate::queue::Queue;
+use crate::recent::Recent;
+
+/// Ably's code for what a token does not allow.
+const NOT_ALLOWED: u32 = 40160;
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    name: String,
+    params: Vec<(String, String)>,
+    timing: Timing,
+    serial: Option<String>,
+    was_attached: bool,
+    recent: Recent,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Unlinked,
+    Attaching { since: Instant },
+    Attached { since: Instant },
+    Detached { until: Instant },
+}
+
+impl Channel {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            name: config.channel.clone(),
+            params: config.params.clone(),
+            timing: config.timing.clone(),
+            serial: None,
+            was_attached: false,
+            recent: Recent::default(),
+            state: State::Unlinked,
+        }
+    }
+
+    /// What to send so that it will be attached, after what was delivered last.
+    pub(crate) fn attach(&mut self, now: Instant) -> Vec<u8> {
+        self.state = State::Attaching { since: now };
+        frame::attach(&self.name, &self.params, self.serial.as_deref(), self.was_attached)
+    }
+
+    /// The connection was lost.
+    pub(crate) fn unlink(&mut self) {
+        self.state = State::Unlinked;
+    }
+
+    /// What came after the last frame cannot be delivered, even if it is sent again.
+    pub(crate) fn skip(&mut self, gap: Gap, queue: &mut Queue) {
+        self.serial = None;
+        queue.push(Event::Gap(gap));
+    }
+
+    pub(crate) fn is_named(&self, name: Option<&str>) -> bool {
+        name == Some(self.name.as_str())
+    }
+
+    pub(crate) fn is_attached(&self) -> bool {
+        matches!(self.state, State::Attached { .. })
+    }
+
+    pub(crate) fn on_attached(
+        &mut self,
+        frame: &Frame<'_>,
+        now: Instant,
+        queue: &mut Queue,
+    ) -> Result<(), Failure> {
+        if !frame.has(MODE_SUBSCRIBE) {
+            let text = "the channel was attached without leave to subscribe".to_owned();
+            return Err(Failure::new(NOT_ALLOWED, text, &self.name));
+        }
+        let is_resumed = frame.has(RESUMED);
+        if frame.serial.is_some() || !is_resumed {
+            self.serial = frame.serial.map(str::to_owned);
+        }
+        self.state = State::Attached { since: now };
+        queue.connected();
+        if self.was_attached && !is_resumed {
+            queue.push(Event::Gap(Gap::NotResumed));
+        }
+        self.was_attached = true;
+        Ok(())
+    }
+
+    pub(crate) fn on_messages(&mut self, frame: &Frame<'_>, queue: &mut Queue) {
+        if !self.is_attached() {
+            return;
+        }
+        for message in messages(frame) {
+            match message {
+                Ok(message) => {
+                    if message.id.as_deref().is_none_or(|id| self.recent.is_new(id)) {
+                        queue.push(Event::Message(message));
+                    }
+                }
+                Err(_) => queue.push(Event::Gap(Gap::Unreadable)),
+            }
+        }
+        if let Some(serial) = frame.serial {
+            self.serial = Some(serial.to_owned());
+        }
+    }
+
+    pub(crate) fn on_detached(&mut self, loss: &Loss, now: Instant, queue: &mut Queue) {
+        let until = match self.state {
+            // At once, unless that is what it was just about.
+            State::Attached { since } if now - since < self.timing.first_wait => {
+                now + self.timing.first_wait
+            }
+            State::Attached { .. } => now,
+            State::Attaching { .. } => now + self.timing.detached_wait,
+            State::Unlinked | State::Detached { .. } => return,
+        };
+        self.state = State::Detached { until };
+        queue.disconnected(chain(loss));
+    }
+
+    /// What to send now that time has passed.
+    pub(crate) fn tick(&mut self, now: Instant) -> Result<Option<Vec<u8>>, Loss> {
+        match self.state {
+            State::Attaching { since } if now >= since + self.timing.attach => {
+                Err(Loss::NotAttached { after: now - since })
+            }
+            State::Detached { until } if now >= until => Ok(Some(self.attach(now))),
+            _ => Ok(None),
+        }
+    }
+
+    /// When to [`tick`](Self::tick).
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Attaching { since } => Some(since + self.timing.attach),
+            State::Detached { until } => Some(until),
+            State::Unlinked | State::Attached { .. } => None,
+        }
+    }
+}

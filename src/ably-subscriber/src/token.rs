@@ -1,0 +1,227 @@
+//! Tokens: how one is asked for, and how long it is good.
+//!
+//! ```text
+//!   callback ── TokenRequest ──▶ rest host: POST /keys/<keyName>/requestToken ──▶ Token
+//! ```
+//!
+//! The request is signed by whoever has the key, and dated by their clock. How long the token lives is
+//! told by the server's clock alone; ours only measures how much of that has passed.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use crate::config::Timing;
+use crate::dial::Dialer;
+use crate::error::{Loss, TokenError};
+use crate::host::Host;
+use crate::http::Answer;
+use crate::secret::Secret;
+
+/// What the request is called in errors.
+const WHAT: &str = "a token";
+
+/// Leave to get one token, signed by whoever has the key of an Ably application.
+#[derive(Clone)]
+pub struct TokenRequest {
+    key_name: String,
+    json: Vec<u8>,
+    /// What makes it worth something; empty if it has none.
+    mac: Secret,
+}
+
+impl TokenRequest {
+    /// Takes it as whoever signs it sent it: JSON with `keyName`, `timestamp`, `nonce`, `mac` and so on.
+    pub fn from_json(json: &[u8]) -> Result<Self, TokenError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Known {
+            key_name: String,
+            #[serde(default)]
+            mac: String,
+        }
+        let known: Known =
+            serde_json::from_slice(json).map_err(|source| TokenError::Malformed { source })?;
+        Ok(Self { key_name: known.key_name, json: json.to_owned(), mac: Secret::new(known.mac) })
+    }
+}
+
+impl fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRequest").field("key_name", &self.key_name).finish_non_exhaustive()
+    }
+}
+
+/// A token and when to get the next one.
+#[derive(Debug, Clone)]
+pub(crate) struct Token {
+    pub(crate) secret: Secret,
+    /// None if the server did not say how long it lives.
+    life: Option<Life>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    renew: Instant,
+    end: Instant,
+}
+
+impl Token {
+    /// When to renew it, if ever.
+    pub(crate) fn renew_at(&self) -> Option<Instant> {
+        self.life.map(|life| life.renew)
+    }
+
+    /// Whether it is known to be of no use.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.life.is_some_and(|life| now >= life.end)
+    }
+}
+
+/// Asks the callback for a request and turns it into a token at one of the hosts.
+pub(crate) fn fetch(dialer: &Dialer) -> Result<Token, Loss> {
+    let request = (dialer.config.fetch)().map_err(|source| Loss::TokenRequest { source })?;
+    dialer.on_each(&dialer.config.hosts.for_rest(), |host| exchange(dialer, host, &request))
+}
+
+fn exchange(dialer: &Dialer, host: &Host, request: &TokenRequest) -> Result<Token, Loss> {
+    let (mut pipe, _) = dialer.connect(host)?;
+    let key = utf8_percent_encode(&request.key_name, NON_ALPHANUMERIC);
+    let mut message = format!(
+        "POST /keys/{key}/requestToken HTTP/1.1\r\nHost: {host}\r\nX-Ably-Version: 5\r\n\
+         Ably-Agent: {}\r\nContent-Type: application/json\r\nAccept: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        crate::dial::AGENT,
+        request.json.len()
+    )
+    .into_bytes();
+    message.extend_from_slice(&request.json);
+    let failed = |source| Loss::Http { host: host.to_string(), what: WHAT, source };
+    let answer = Answer::to(&mut pipe, &message).map_err(failed)?;
+    let status = answer.status;
+    let body = answer.body(&mut pipe).map_err(failed)?;
+    pipe.end();
+    if !(200..300).contains(&status) {
+        return Err(refusal(host, status, &body, &request.mac));
+    }
+    read(&body, Instant::now(), &dialer.config.timing)
+        // What serde says about it may hold a piece of it.
+        .ok_or_else(|| failed(std::io::Error::other("the answer is no token")))
+}
+
+fn read(body: &[u8], now: Instant, timing: &Timing) -> Option<Token> {
+    #[derive(Deserialize)]
+    struct Details {
+        token: String,
+        issued: Option<u64>,
+        expires: Option<u64>,
+    }
+    let details: Details = serde_json::from_slice(body).ok()?;
+    // They come in a header-like place: in a URL.
+    let is_plain = !details.token.is_empty() && details.token.chars().all(|c| c.is_ascii_graphic());
+    let life = match (details.issued, details.expires) {
+        (Some(issued), Some(expires)) => {
+            Some(Duration::from_millis(expires.saturating_sub(issued)))
+        }
+        _ => None,
+    };
+    let life = life.and_then(|life| {
+        let margin = timing.renew_before.min(life / 2);
+        // A life of no length would renew without a pause.
+        let renew = now.checked_add((life - margin).max(timing.first_wait))?;
+        Some(Life { renew, end: now.checked_add(life)? })
+    });
+    is_plain.then(|| Token { secret: Secret::new(details.token), life })
+}
+
+fn refusal(host: &Host, status: u16, body: &[u8], mac: &Secret) -> Loss {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Body {
+        error: Remark,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Remark {
+        code: u32,
+        message: String,
+    }
+    // The status is what counts; a remark that cannot be read is none.
+    let Body { error } = serde_json::from_slice(body).unwrap_or_default();
+    let message = crate::dial::shortened(&mac.hide_in(&error.message));
+    Loss::Status { host: host.to_string(), what: WHAT, status, code: error.code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(json: &str) -> Option<(Option<Duration>, Option<Duration>)> {
+        let now = Instant::now();
+        let token = read(json.as_bytes(), now, &Timing::default())?;
+        let since = |at: Instant| at - now;
+        Some((token.life.map(|life| since(life.renew)), token.life.map(|life| since(life.end))))
+    }
+
+    fn seconds(count: u64) -> Option<Duration> {
+        Some(Duration::from_secs(count))
+    }
+
+    #[test]
+    fn a_long_life_is_renewed_five_minutes_before_its_end() {
+        let times = token(r#"{"token":"t","issued":7000000,"expires":10600000}"#).unwrap();
+
+        assert_eq!(times, (seconds(3300), seconds(3600)));
+    }
+
+    #[test]
+    fn a_short_life_is_renewed_at_half_of_it() {
+        assert_eq!(
+            token(r#"{"token":"t","issued":0,"expires":60000}"#).unwrap(),
+            (seconds(30), seconds(60))
+        );
+    }
+
+    #[test]
+    fn a_life_of_no_length_is_not_renewed_without_a_pause() {
+        let (renew, end) = token(r#"{"token":"t","issued":9,"expires":3}"#).unwrap();
+
+        assert_eq!((renew, end), (seconds(1), seconds(0)));
+    }
+
+    #[test]
+    fn a_token_without_an_end_is_good_until_the_server_refuses_it() {
+        assert_eq!(token(r#"{"token":"t"}"#).unwrap(), (None, None));
+    }
+
+    #[test]
+    fn what_is_no_token_is_none() {
+        assert!(token("{}").is_none());
+        assert!(token(r#"{"token":""}"#).is_none());
+        assert!(token(r#"{"token":"a b"}"#).is_none());
+    }
+
+    #[test]
+    fn a_token_request_shows_its_key_s_name_alone() {
+        let json = br#"{"keyName":"app.key","mac":"m4c","nonce":"n0nce"}"#;
+
+        let shown = format!("{:?}", TokenRequest::from_json(json).unwrap());
+
+        assert_eq!(shown, r#"TokenRequest { key_name: "app.key", .. }"#);
+    }
+
+    #[test]
+    fn a_refusal_is_told_without_what_was_signed() {
+        let host = crate::Hosts::new("h", "h").unwrap();
+        let body = br#"{"error":{"code":40101,"message":"bad mac m4c","statusCode":401}}"#;
+
+        let loss = refusal(host.for_rest()[0], 401, body, &Secret::new("m4c".into()));
+
+        assert_eq!(
+            loss.to_string(),
+            "h answered the request for a token with HTTP 401, code 40101: bad mac ***"
+        );
+    }
+}

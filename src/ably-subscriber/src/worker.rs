@@ -1,0 +1,293 @@
+//! The subscription's thread, `ably`: it owns the connection and sleeps in [`wait`] alone.
+//!
+//! ```text
+//!   Waiting ──the wait is over──▶ Dialing ──CONNECTED──▶ Live
+//!      ▲                             │                     │
+//!      └──────── lost, or not made ──┴─────────────────────┤
+//!                                                    Over ◀┘ no use in trying again
+//! ```
+//!
+//! What may wait, dialling and token requests, is done by [errands](crate::errand).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::channel::Channel;
+use crate::config::Config;
+use crate::dial::{Dialed, Dialer};
+use crate::errand::Errand;
+use crate::error::{Error, Loss, Remedy, Result, chain};
+use crate::event::{Event, Failure, Gap};
+use crate::frame::{self, Action, Frame};
+use crate::link::{Link, Received, Resume};
+use crate::queue::Queue;
+use crate::renewal::Renewal;
+use crate::signal::Signal;
+use crate::token::Token;
+use crate::wait::wait;
+
+/// How many frames are read before the thread looks at anything else.
+const TURN: usize = 64;
+
+pub(crate) struct Worker {
+    config: Arc<Config>,
+    signal: Arc<Signal>,
+    queue: Queue,
+    channel: Channel,
+    token: Option<Token>,
+    renewal: Renewal,
+    /// When a token was refused last.
+    refused: Option<Instant>,
+    resume: Option<Resume>,
+    backoff: Backoff,
+    state: State,
+}
+
+enum State {
+    Waiting { until: Instant },
+    Dialing(Errand<Dialed>),
+    Live(Box<Link>),
+    Over,
+}
+
+/// Why a connection is not used any more.
+enum End {
+    Lost(Loss),
+    Failed(Failure),
+}
+
+impl From<Loss> for End {
+    fn from(loss: Loss) -> Self {
+        Self::Lost(loss)
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(config: Config, signal: Arc<Signal>, queue: Queue) -> Self {
+        let timing = &config.timing;
+        Self {
+            channel: Channel::new(&config),
+            backoff: Backoff::new(timing.first_wait, timing.longest_wait),
+            renewal: Renewal::new(timing),
+            token: None,
+            refused: None,
+            resume: None,
+            state: State::Waiting { until: Instant::now() },
+            config: Arc::new(config),
+            signal,
+            queue,
+        }
+    }
+
+    /// Works until the signal is given, or there is nothing more to do.
+    pub(crate) fn run(mut self) -> Result<()> {
+        while !self.signal.is_given() {
+            self.queue.settle();
+            if self.step(Instant::now()) {
+                continue;
+            }
+            let socket = match &self.state {
+                State::Live(link) => Some(link.interest()),
+                State::Over if self.queue.owes_nothing() => break,
+                _ => None,
+            };
+            wait(&self.signal, socket, self.deadline()).map_err(|source| Error::Wait { source })?;
+        }
+        if let State::Live(link) = std::mem::replace(&mut self.state, State::Over) {
+            link.close();
+        }
+        Ok(())
+    }
+
+    /// Does what there is to do; true if there may be more already.
+    fn step(&mut self, now: Instant) -> bool {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Waiting { until } if now >= until => self.dial(now),
+            State::Dialing(errand) => match errand.result() {
+                Some(dialed) => self.dialed(dialed, now),
+                None => self.state = State::Dialing(errand),
+            },
+            State::Live(link) => return self.serve(link, now),
+            same => self.state = same,
+        }
+        false
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let [first, second, third] = match &self.state {
+            State::Waiting { until } => [Some(*until), None, None],
+            State::Live(link) => {
+                [link.deadline(), self.channel.deadline(), self.renewal.deadline()]
+            }
+            State::Dialing(_) | State::Over => [None; 3],
+        };
+        [first, second, third, self.queue.deadline()].into_iter().flatten().min()
+    }
+
+    fn dial(&mut self, now: Instant) {
+        self.backoff.attempt(now);
+        if let Some(token) = self.renewal.ready() {
+            self.token = Some(token);
+        }
+        let token = self.token.take().filter(|token| !token.is_over(now));
+        let resume = self.resume.take().filter(|resume| resume.until > now);
+        let config = Arc::clone(&self.config);
+        let errand = Errand::start(&self.signal, move |signal| {
+            let dialer = Dialer { config, signal };
+            dialer.dial(token, resume)
+        });
+        match errand {
+            Ok(errand) => self.state = State::Dialing(errand),
+            Err(loss) => self.lost(&loss, now),
+        }
+    }
+
+    fn dialed(&mut self, dialed: Option<Dialed>, now: Instant) {
+        let Dialed { token, resume, link } = dialed.unwrap_or_else(Dialed::panicked);
+        self.resume = resume;
+        self.token = token;
+        match link {
+            Ok(mut link) => {
+                self.renewal.plan(self.token.as_ref().and_then(Token::renew_at));
+                let sent = link.send(self.channel.attach(now));
+                self.state = State::Live(Box::new(link));
+                if let Err(loss) = sent {
+                    self.end(End::Lost(loss), now);
+                }
+            }
+            Err(loss) => self.lost(&loss, now),
+        }
+    }
+
+    fn serve(&mut self, mut link: Box<Link>, now: Instant) -> bool {
+        let served = self.serve_link(&mut link, now);
+        self.state = State::Live(link);
+        match served {
+            Ok(is_busy) => is_busy,
+            Err(end) => {
+                self.end(end, Instant::now());
+                false
+            }
+        }
+    }
+
+    fn serve_link(&mut self, link: &mut Link, now: Instant) -> std::result::Result<bool, End> {
+        if let Some(renewed) = self.renewal.result(now) {
+            let token = renewed?;
+            link.send(frame::auth(&token))?;
+            self.token = Some(token);
+        }
+        link.flush()?;
+        let mut is_busy = true;
+        for _ in 0..TURN {
+            match link.receive()? {
+                Received::Frame(bytes) => self.receive(&bytes, link, now)?,
+                Received::Noise => {}
+                Received::Nothing => {
+                    is_busy = false;
+                    break;
+                }
+            }
+        }
+        if let Some(attach) = self.channel.tick(now)? {
+            link.send(attach)?;
+        }
+        self.renewal.tick(now, &self.config, &self.signal)?;
+        if !is_busy {
+            link.check(now)?;
+        }
+        Ok(is_busy)
+    }
+
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        link: &mut Link,
+        now: Instant,
+    ) -> std::result::Result<(), End> {
+        let Some(frame) = Frame::decode(bytes) else {
+            log::debug!("ignoring what is no frame; bytes={}", bytes.len());
+            return Ok(());
+        };
+        let is_ours = self.channel.is_named(frame.channel);
+        match frame.action {
+            Action::Connected => link.accept(&frame),
+            Action::Disconnected => return Err(frame.into_disconnection(self.hiding()).into()),
+            Action::Closed => return Err(Loss::Closed.into()),
+            Action::Error if frame.channel.is_none() => {
+                return Err(frame.into_refusal(self.hiding()).into());
+            }
+            Action::Error if is_ours => {
+                let loss = frame.into_refusal(self.hiding());
+                let code = loss.code();
+                return Err(End::Failed(self.failure(code, &loss)));
+            }
+            Action::Attached if is_ours => {
+                self.channel.on_attached(&frame, now, &mut self.queue).map_err(End::Failed)?;
+                self.backoff.succeed();
+            }
+            Action::Detached if is_ours => {
+                let loss = frame.into_detachment(self.hiding());
+                self.channel.on_detached(&loss, now, &mut self.queue);
+            }
+            Action::Message if is_ours => self.channel.on_messages(&frame, &mut self.queue),
+            Action::Auth => self.renewal.plan(Some(now)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, end: End, now: Instant) {
+        if let State::Live(link) = std::mem::replace(&mut self.state, State::Over) {
+            match &end {
+                End::Failed(_) => link.close(),
+                // The server forgot it.
+                End::Lost(Loss::Closed) => {}
+                End::Lost(Loss::TooLarge { .. }) => {
+                    self.channel.skip(Gap::TooLarge, &mut self.queue)
+                }
+                End::Lost(_) => self.resume = link.resume(),
+            }
+        }
+        match end {
+            End::Lost(loss) => self.lost(&loss, now),
+            End::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    fn lost(&mut self, loss: &Loss, now: Instant) {
+        self.channel.unlink();
+        let remedy = loss.remedy();
+        if let Remedy::Fail(code) = remedy {
+            return self.fail(self.failure(code, loss));
+        }
+        let mut until = None;
+        if remedy == Remedy::Renew {
+            self.token = None;
+            // Once at once; a token that was refused just before one is no news.
+            let wait = self.config.timing.longest_wait;
+            until = self.refused.is_none_or(|refused| now - refused >= wait).then_some(now);
+            self.refused = Some(now);
+        }
+        let until = until.unwrap_or_else(|| self.backoff.next(now));
+        let reason = chain(loss);
+        log::debug!("no connection; next_attempt_ms={} reason={reason}", (until - now).as_millis());
+        self.queue.disconnected(reason);
+        self.state = State::Waiting { until };
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.queue.push(Event::Failed(failure));
+        self.state = State::Over;
+    }
+
+    fn failure(&self, code: u32, loss: &Loss) -> Failure {
+        Failure::new(code, chain(loss), &self.config.channel)
+    }
+
+    /// What servers may repeat and nobody may read.
+    fn hiding(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
+}
