@@ -162,6 +162,37 @@ fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
     runner.assert_nothing_left(&before);
 }
 
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_jobs_folders_may_be_outside_of_its_home_and_are_its_users() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let folder = runner.state().join("repo");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.txt"), "one\n").unwrap();
+    let at = |name: &str, path: &str| {
+        let (name, folder, mount_path) = (name.to_owned(), folder.clone(), path.to_owned());
+        client(&runner).upload(&Artifact { name, folder, mount_path }).unwrap()
+    };
+    // One is not there yet, one is the image's, and to one a link leads.
+    let artifacts = vec![at("new", "/srv/deep/repo"), at("old", "/opt")];
+    let linked = vec![at("linked", "/var/run/repo")];
+    let words =
+        "cat /opt/a.txt && echo two >>/srv/deep/repo/a.txt && stat --format %U:%a /srv/deep /opt";
+
+    let run = submit(&runner, &Submission { artifacts, ..prompt(words) });
+    let astray = submit(&runner, &Submission { artifacts: linked, ..prompt("true") });
+
+    let job = end(&runner, run);
+    assert_eq!((job.status, job.error), (Status::Completed, None), "{}", log(&runner));
+    let seen = events(&runner, run);
+    assert!(seen.contains("one\\nroot:755\\nuser:755"), "{seen}");
+    assert_eq!(kept(&runner, run, "new", "a.txt").as_deref(), Some("one\ntwo\n"));
+    let error = end(&runner, astray).error.unwrap();
+    assert!(error.contains("cannot open /var/run"), "{error}");
+    leave(service);
+}
+
 /// The files below a folder that have `needle` in them.
 pub(crate) fn holders(folder: &Path, needle: &str) -> Vec<String> {
     let mut found = Vec::new();

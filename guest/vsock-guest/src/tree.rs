@@ -11,8 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, fstatat, futimens, mkdirat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown};
 use vsock_proto::{Entry, Failure, Owner, Write};
@@ -87,7 +87,7 @@ impl Tree {
         })
     }
 
-    /// Makes a folder. One that is there stays as it is.
+    /// Makes a folder. One that is there stays as it is, unless the entry itself says whose it is.
     pub(crate) fn make_folder(
         &mut self,
         entry: &Entry,
@@ -100,12 +100,10 @@ impl Tree {
         match mkdirat(&parent, name.as_os_str(), Mode::S_IRWXU) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                let there = fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-                    .map_err(failed("look at", &path))?;
-                return match SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT {
-                    SFlag::S_IFDIR => Ok(()),
-                    _ => Err(failed("make the folder", &path)(Errno::ENOTDIR)),
-                };
+                let folder =
+                    openat(&parent, name.as_os_str(), FOLDER | OFlag::O_NOFOLLOW, Mode::empty())
+                        .map_err(failed("make the folder", &path))?;
+                return entry.owner.map_or(Ok(()), |owner| give(&folder, owner, &path));
             }
             Err(errno) => return Err(failed("make the folder", &path)(errno)),
         }
@@ -212,12 +210,13 @@ impl Tree {
         }
         let flags = FOLDER | OFlag::O_NOFOLLOW;
         let folder = openat(&parent, name, flags, Mode::empty()).map_err(failed("open", path))?;
-        if let Some(Owner { uid, gid }) = self.owner {
-            fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(failed("change the owner of", path))?;
-        }
-        Ok(())
+        self.owner.map_or(Ok(()), |owner| give(&folder, owner, path))
     }
+}
+
+fn give(folder: &OwnedFd, Owner { uid, gid }: Owner, path: &Path) -> Result<(), Failure> {
+    fchown(folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .map_err(failed("change the owner of", path))
 }
 
 fn open_beneath(top: impl AsFd, path: &Path) -> nix::Result<OwnedFd> {

@@ -107,6 +107,8 @@ pub(crate) enum Error {
     History { problem: &'static str },
     #[error("the session's history cannot be read")]
     ReadHistory { source: io::Error },
+    #[error("a folder of the job cannot be at {path}: {reason}")]
+    Mount { path: PathBuf, reason: &'static str },
     #[error("the job's storages are not in place: {said}")]
     Storages { said: String },
     #[error("the agent ended with exit code {code} and left no outcome: {said}")]

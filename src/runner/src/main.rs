@@ -24,6 +24,7 @@ mod input;
 mod interrupt;
 mod journal;
 mod logging;
+mod mount;
 mod network;
 mod output;
 #[cfg(feature = "control")]

@@ -25,7 +25,7 @@
 //! | where jobs come from | `source.rs` |
 //! | how many run at once | `admission.rs` |
 //! | how one is ended | `leash.rs`; how the service is: `phase.rs` |
-//! | what the agent is given | `inbox.rs`, `session.rs` |
+//! | what the agent is given | `inbox.rs`, `session.rs`; places outside of its home: `mount.rs` |
 //! | what is on the disk, and why a completion is not lost | `journal.rs`, `report.rs` |
 
 mod admission;
@@ -38,6 +38,7 @@ mod inbox;
 mod job;
 mod journal;
 mod leash;
+mod mount;
 mod phase;
 mod report;
 mod session;

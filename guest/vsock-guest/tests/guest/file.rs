@@ -11,7 +11,7 @@ use crate::host::{Answer, Host};
 use nix::sys::stat::Mode;
 use serde_bytes::ByteBuf;
 use tempfile::{TempDir, tempdir};
-use vsock_proto::{Entry, EntryKind, HostBody, Read, RequestId, Stream, WINDOW, Write};
+use vsock_proto::{Entry, EntryKind, HostBody, Owner, Read, RequestId, Stream, WINDOW, Write};
 
 fn target(path: &Path) -> Write {
     Write { target: ByteBuf::from(path.as_os_str().as_bytes()), ..Write::default() }
@@ -151,6 +151,29 @@ fn a_folder_that_is_there_stays_as_it_is() {
     let top = [(entry("", EntryKind::Directory), &b""[..])];
     assert_eq!(write(&mut host, target(folder.path()), &top), Answer::Done);
     assert_eq!(fs::metadata(&folder).unwrap().permissions(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_folder_that_is_there_is_given_to_whom_its_entry_names() {
+    let folder = tempdir().unwrap();
+    let (there, link) = (folder.path().join("there"), folder.path().join("link"));
+    fs::create_dir(&there).unwrap();
+    fs::write(there.join("file"), "").unwrap();
+    symlink(&there, &link).unwrap();
+    let theirs = |path: &str| {
+        let owner = Some(Owner { uid: 1234, gid: 1235 });
+        Entry { owner, ..entry(path, EntryKind::Directory) }
+    };
+    let mut host = Host::connected();
+    let mut give = |path: &str| write(&mut host, target(folder.path()), &[(theirs(path), b"")]);
+
+    assert!(message(give("link")).starts_with("cannot make the folder"));
+    assert_eq!(fs::metadata(&there).unwrap().uid(), 0);
+    assert_eq!(give("there"), Answer::Done);
+    let owner = |path: &Path| fs::metadata(path).map(|it| (it.uid(), it.gid())).unwrap();
+    assert_eq!((owner(&there), owner(&there.join("file"))), ((1234, 1235), (0, 0)));
+    assert_eq!(fs::metadata(&there).unwrap().permissions().mode() & 0o7777, 0o755);
 }
 
 #[test]

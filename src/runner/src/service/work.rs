@@ -17,8 +17,8 @@ use super::delivery::Delivery;
 use super::inbox::{HOME, INBOX, Inbox};
 use super::job::Job;
 use super::journal::Completion;
-use super::session;
 use super::stage::Stages;
+use super::{mount, session};
 use crate::command::ps;
 use crate::error::{Error, Result};
 
@@ -106,7 +106,7 @@ fn config(job: &Job, context: &Context) -> Result<SandboxConfig> {
     })
 }
 
-/// The inbox, and the folder that the agent works in.
+/// The inbox, and the places of folders outside of the home.
 fn fill(sandbox: &dyn Sandbox, context: &Context, inbox: &Inbox) -> Result<()> {
     if !inbox.files.is_empty() {
         let mut delivery = Delivery::begin(sandbox, HOME)?;
@@ -116,13 +116,7 @@ fn fill(sandbox: &dyn Sandbox, context: &Context, inbox: &Inbox) -> Result<()> {
         }
         delivery.finish()?;
     }
-    // What is in the home, the agent makes itself.
-    if !Path::new(context.working_dir()).starts_with(HOME) {
-        let mut delivery = Delivery::begin(sandbox, context.working_dir())?;
-        delivery.folder(Path::new(""))?;
-        delivery.finish()?;
-    }
-    Ok(())
+    mount::make(sandbox, context)
 }
 
 fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context) -> Result<()> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use control::Artifact;
 
 use crate::error::{Result, file};
+use crate::mount;
 use crate::platform::Error;
 use crate::value::{self, Refused, Variable};
 
@@ -47,6 +48,7 @@ pub(super) fn folder(text: &[u8]) -> std::result::Result<Folder, Refused> {
     if folder.is_empty() {
         return Err(refused);
     }
+    mount::check(&mount_path)?;
     Ok(Folder { name, folder: OsStr::from_bytes(folder).into(), mount_path })
 }
 
