@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
-use std::time::Duration;
 
 use control::{Artifact, Client, Job, RunId, Status, Submission};
 
 use crate::host::Host;
 use crate::runner::{Runner, Running, text};
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [runner]
 cpu_overcommit = 32.0
 max_concurrent = 4
@@ -38,17 +37,7 @@ fn serve(runner: &Runner) -> Running {
 pub(crate) fn serve_with(runner: &Runner, config: &str) -> Running {
     let path = runner.state().join("runner.toml");
     fs::write(&path, config).unwrap();
-    let mut command = runner.command(&["start", "--local", "--config", path.to_str().unwrap()]);
-    let log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(runner.state().join("service.log"))
-        .unwrap();
-    let mut child = command.stdout(std::process::Stdio::piped()).stderr(log).spawn().unwrap();
-    let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-    let mut running = Running { child, stdout };
-    running.wait_for_beginning("ready: ");
-    running
+    Running::ready(runner.service(&["start", "--local", "--config", path.to_str().unwrap()]))
 }
 
 /// Lets the service end by itself, after its jobs.
@@ -75,7 +64,7 @@ fn end(runner: &Runner, run: RunId) -> Job {
 }
 
 pub(crate) fn log(runner: &Runner) -> String {
-    fs::read_to_string(runner.state().join("service.log")).unwrap()
+    fs::read_to_string(runner.log()).unwrap()
 }
 
 /// All events of a job, as JSON.
@@ -287,23 +276,6 @@ fn a_cancelled_job_is_asked_to_end_and_does() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_job_may_be_cancelled_at_any_moment() {
-    let runner = Runner::new();
-    let before = Host::look(runner.state());
-    let service = serve(&runner);
-    // While it is claimed; while its VM comes; while that boots; while it is filled, or runs.
-    for after in [0, 20, 50, 150, 800, 2500, 3300] {
-        let run = submit(&runner, &prompt("sleep 1000"));
-        service.let_pass(Duration::from_millis(after));
-        client(&runner).cancel(run).unwrap();
-        assert_eq!(end(&runner, run).status, Status::Cancelled, "cancelled after {after} ms");
-    }
-    leave(service);
-    runner.assert_nothing_left(&before);
-}
-
-#[test]
-#[ignore = "needs root and QEMU"]
 fn a_second_signal_ends_the_jobs_and_says_so() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
@@ -334,35 +306,6 @@ fn twenty_jobs_run_at_once_and_all_end_well() {
     assert_eq!(errors, Vec::<String>::new());
     leave(service);
     runner.assert_nothing_left(&before);
-}
-
-/// Kills the service `after` a job was submitted, starts it again: the job ends once, and well.
-fn killed_after(after: Duration) {
-    let runner = Runner::new();
-    let before = Host::look(runner.state());
-    let mut service = serve(&runner);
-    let run = submit(&runner, &prompt("echo hello"));
-    service.let_pass(after);
-    service.signal(libc::SIGKILL);
-    service.child.wait().unwrap();
-
-    let service = serve(&runner);
-    let job = end(&runner, run);
-
-    assert_eq!((job.status, job.error), (Status::Completed, None), "killed after {after:?}");
-    assert!(job.attempt <= 2);
-    leave(service);
-    assert!(fs::read_dir(runner.state().join("outcomes")).unwrap().next().is_none());
-    runner.assert_nothing_left(&before);
-}
-
-#[test]
-#[ignore = "needs root and QEMU"]
-fn a_killed_runner_loses_no_job_and_leaves_nothing() {
-    // While it is claimed; while the VM comes; while it boots; while the agent runs, and ends.
-    for after in [0, 5, 40, 600, 2500, 3500, 4500] {
-        killed_after(Duration::from_millis(after));
-    }
 }
 
 #[test]

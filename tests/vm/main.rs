@@ -16,6 +16,7 @@ mod detached;
 mod faults;
 mod files;
 mod job;
+mod moment;
 mod network;
 mod platform;
 mod reclaim;

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use control::{Artifact, Client, Config, Control, RunId, Status, Submission};
@@ -12,17 +11,18 @@ use netns::testing::INTERNET;
 
 use crate::fault::{Fault, Way};
 use crate::host::Host;
+use crate::moment::MOMENTS;
 use crate::runner::{Runner, Running};
 
 /// A platform on the internet, whose state outlives it.
-struct Platform {
+pub(crate) struct Platform {
     state: tempfile::TempDir,
     control: Control,
     address: SocketAddr,
 }
 
 impl Platform {
-    fn start(runner: &Runner) -> Self {
+    pub(crate) fn start(runner: &Runner) -> Self {
         let state = tempfile::tempdir().unwrap();
         let control = serve(runner, state.path(), (INTERNET, 0).into());
         let address = control.addresses()[0];
@@ -37,7 +37,7 @@ impl Platform {
         Self { state, control, address }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.state.path())
     }
 
@@ -47,7 +47,7 @@ impl Platform {
     }
 
     /// Starts a runner that takes its jobs.
-    fn runner(&self, runner: &Runner) -> Running {
+    pub(crate) fn runner(&self, runner: &Runner) -> Running {
         self.runner_by(runner, self.address)
     }
 
@@ -64,12 +64,9 @@ impl Platform {
             address
         );
         fs::write(&config, text).unwrap();
-        let mut command = runner.command(&["start", "--config", config.to_str().unwrap()]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
-        let mut running = Running { child, stdout };
-        running.wait_for_beginning("ready: ");
-        running
+        let mut service = runner.service(&["start", "--config", config.to_str().unwrap()]);
+        service.env("RUST_LOG", MOMENTS);
+        Running::ready(service)
     }
 }
 

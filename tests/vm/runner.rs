@@ -1,15 +1,15 @@
 //! Runs the runner.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::Duration;
 
 use netns::testing::World;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
 use crate::host::{Host, names};
@@ -67,6 +67,19 @@ impl Runner {
         Running { child, stdout }
     }
 
+    /// A service, that is to say a command whose standard error is kept in `service.log`.
+    pub(crate) fn service(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = self.command(arguments);
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        command.stdout(Stdio::piped()).stderr(log);
+        command
+    }
+
+    /// What all services logged.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.state().join("service.log")
+    }
+
     /// The names of the VMs' folders.
     pub(crate) fn vms(&self) -> Vec<String> {
         names(&self.state().join("vms")).into_iter().filter(|name| name != ".lock").collect()
@@ -96,6 +109,23 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts a service, and returns when it is ready.
+    pub(crate) fn ready(mut service: Command) -> Self {
+        let mut child = service.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut running = Self { child, stdout };
+        running.wait_for_beginning("ready: ");
+        running
+    }
+
+    /// Sleeps until there is something to read; panics if this ends before.
+    pub(crate) fn wait_beside(&self, other: BorrowedFd<'_>) {
+        let ours = PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::empty());
+        let mut fds = [ours, PollFd::new(other, PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        assert_eq!(fds[0].revents(), Some(PollFlags::empty()), "it ended by itself");
+    }
+
     /// Waits for a line on its standard output.
     pub(crate) fn wait_for_line(&mut self, wanted: &str) {
         let mut seen = String::new();
@@ -120,13 +150,6 @@ impl Running {
             line.clear();
         }
         panic!("a line that begins with `{wanted}` did not come");
-    }
-
-    /// Lets time pass in which it is not to end.
-    pub(crate) fn let_pass(&self, time: Duration) {
-        let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLHUP)];
-        let timeout = u16::try_from(time.as_millis()).unwrap();
-        assert_eq!(poll(&mut fds, timeout).unwrap(), 0, "it ended by itself");
     }
 
     pub(crate) fn signal(&self, signal: i32) {

@@ -93,6 +93,7 @@ impl Machine {
             deadline,
         };
         let launched = vmm.launch(&launch)?;
+        log::debug!("vm launched; vm={}", config.id);
         clock.stage("launch");
         let Launched { monitor, helpers, console, errors } = launched;
         Ok(Self {

@@ -124,8 +124,11 @@ impl Job {
         let completion = self.completion(worked, slot.as_deref());
         let code = completion.exit_code;
         record.state = State::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
-        if let Err(error) = self.crew.journal.write(&record) {
-            log::error!("an outcome is not on the disk; run={run} error={}", error.chain());
+        match self.crew.journal.write(&record) {
+            Ok(()) => log::debug!("outcome written; run={run}"),
+            Err(error) => {
+                log::error!("an outcome is not on the disk; run={run} error={}", error.chain());
+            }
         }
         // A reporter that is gone finds it in the journal at the next start.
         let _ = self.crew.reports.send(Report::Outcome(Box::new(record)));

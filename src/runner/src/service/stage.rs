@@ -27,6 +27,7 @@ impl Stages {
         name: &'static str,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        log::debug!("stage begins; stage={name}");
         let begun = Instant::now();
         let done = work();
         self.add(name, begun.elapsed(), done.is_ok());

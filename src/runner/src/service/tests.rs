@@ -1,7 +1,10 @@
 //! The service with the embedded platform and scripted sandboxes: no root, no VM.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -334,20 +337,51 @@ fn a_second_signal_ends_all_jobs_and_says_so() {
     serving.leave();
 }
 
+/// Has seven jobs run, each until it is cancelled; returns how many had a VM at once at most. A new
+/// one is waited for whenever one has ended, so it is also how many there were all the time.
+fn most_at_once(bench: &Bench, expected: usize) -> usize {
+    let most = Arc::new(AtomicUsize::new(0));
+    let (tell, begun) = unbounded();
+    let seen = Arc::clone(&most);
+    let act = move |request: &ExecRequest, record: &mut Record| {
+        leave_outcome(request, record, &json!({"exitCode": 143}));
+        seen.fetch_max(record.started - record.ended, SeqCst);
+        tell.send(variable(request, "VM0_RUN_ID").unwrap().parse::<RunId>().unwrap()).unwrap();
+    };
+    let factory = Arc::new(Script::default().hold(AGENT, Manner::Polite).act(AGENT, act).factory());
+    let serving = bench.start(&factory);
+    let jobs = 7;
+    for _ in 0..jobs {
+        bench.submit(&prompt("wait"));
+    }
+    let mut running: VecDeque<_> = (0..expected).map(|_| begun.recv().unwrap()).collect();
+    for ended in 1..=jobs {
+        let run = running.pop_front().unwrap();
+        bench.client().cancel(run).unwrap();
+        assert_eq!(bench.end(run).status, Status::Cancelled);
+        if ended + expected <= jobs {
+            running.push_back(begun.recv().unwrap());
+        }
+    }
+    serving.leave();
+    most.load(SeqCst)
+}
+
+#[test]
+fn as_many_jobs_run_at_once_as_may_and_never_more() {
+    let mut bench = Bench::new();
+    bench.config.max_concurrent = 3;
+    assert_eq!(most_at_once(&bench, 3), 3);
+}
+
 #[test]
 fn many_jobs_run_within_the_budget() {
     let mut bench = Bench::new();
-    bench.config.max_concurrent = 3;
-    let factory = Arc::new(good().factory());
-    let runs: Vec<_> = {
-        let serving = bench.start(&factory);
-        let runs = (0..20).map(|_| bench.submit(&prompt("do it"))).collect::<Vec<_>>();
-        let ends = runs.iter().map(|run| bench.end(*run).status);
-        assert_eq!(ends.collect::<Vec<_>>(), [Status::Completed; 20]);
-        serving.leave();
-        runs
-    };
-    assert_eq!(factory.record().started, runs.len());
+    // Each takes a processor, and 1024 MiB.
+    bench.config.budget = Amount { vcpus: 8, memory_mib: 2500 };
+    assert_eq!(most_at_once(&bench, 2), 2);
+    bench.config.budget = Amount { vcpus: 4, memory_mib: 8192 };
+    assert_eq!(most_at_once(&bench, 4), 4);
 }
 
 #[test]
