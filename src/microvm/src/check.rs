@@ -75,8 +75,10 @@ fn kvm() -> Finding {
     }
 }
 
+/// On the file system of the state folder, or where that will be.
 fn reflink(state: &Path) -> Finding {
-    match disk::can_reflink(state) {
+    let there = state.ancestors().find(|folder| folder.is_dir()).unwrap_or(state);
+    match disk::can_reflink(there) {
         Ok(true) => finding("disk clones", State::Good, "share blocks (reflink)"),
         Ok(false) => {
             let remedy = Some(format!("put {} on btrfs or XFS", state.display()));
@@ -84,9 +86,8 @@ fn reflink(state: &Path) -> Finding {
             Finding { remedy, ..finding("disk clones", State::Weak, detail) }
         }
         Err(error) => {
-            let remedy = Some(format!("mkdir -p {}", state.display()));
-            let detail = format!("cannot be tried in {}: {error}", state.display());
-            Finding { remedy, ..finding("disk clones", State::Weak, detail) }
+            let detail = format!("cannot be tried in {}: {error}", there.display());
+            finding("disk clones", State::Weak, detail)
         }
     }
 }

@@ -88,16 +88,16 @@ pub(crate) enum Command {
     Ps(ps::Arguments),
     Cp(cp::Arguments),
     Logs(logs::Arguments),
-    Start(start::Arguments),
     Stop(stop::Arguments),
     Image(image::Arguments),
-    Net(net::Arguments),
-    Doctor(doctor::Arguments),
-    Gc(gc::Arguments),
+    Start(start::Arguments),
     #[cfg(feature = "control")]
     Job(job::Arguments),
     #[cfg(feature = "control")]
     Serve(serve::Arguments),
+    Doctor(doctor::Arguments),
+    Gc(gc::Arguments),
+    Net(net::Arguments),
 }
 
 impl Command {

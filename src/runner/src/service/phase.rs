@@ -38,7 +38,9 @@ impl Phase {
         match self {
             Self::Running => "jobs are taken",
             Self::Draining => "no more jobs are taken",
-            Self::Leaving => "no more jobs are taken, and the runner ends after the last",
+            Self::Leaving => {
+                "no more jobs are taken, and the runner ends after the last; another signal ends all"
+            }
             Self::Stopping => "all jobs are ended",
         }
     }
