@@ -299,13 +299,26 @@ fn a_second_signal_ends_the_jobs_and_says_so() {
 fn twenty_jobs_run_at_once_and_all_end_well() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
-    let service = serve_with(&runner, &CONFIG.replace("max_concurrent = 4", "max_concurrent = 20"));
+    let room = "max_concurrent = 20\nmemory_mib = 8192";
+    let service = serve_with(&runner, &CONFIG.replace("max_concurrent = 4", room));
     let runs: Vec<_> = (0..20).map(|n| submit(&runner, &prompt(&format!("echo {n}")))).collect();
     let ends: Vec<_> = runs.iter().map(|run| end(&runner, *run)).collect();
     let errors: Vec<_> = ends.iter().filter_map(|job| job.error.clone()).collect();
     assert_eq!(errors, Vec::<String>::new());
     leave(service);
+    assert_eq!(most_at_once(&log(&runner)), 20);
     runner.assert_nothing_left(&before);
+}
+
+/// How many jobs a service had at once at most, as it logged them.
+fn most_at_once(log: &str) -> usize {
+    let mut running = 0;
+    let counts = log.lines().map(|line| {
+        running += usize::from(line.contains("job claimed; "));
+        running -= usize::from(line.contains("job over; "));
+        running
+    });
+    counts.max().unwrap_or_default()
 }
 
 #[test]

@@ -35,11 +35,11 @@ fn try_probe() -> Result<(), String> {
     let hardware = ["kvm_intel", "kvm_amd"]
         .iter()
         .any(|module| Path::new("/sys/module").join(module).exists());
-    let device = File::options().read(true).write(true).open(DEVICE);
-    let device = device.map_err(|error| format!("cannot open {DEVICE}: {error}"))?;
     if cfg!(target_arch = "x86_64") && !hardware {
         return Err("neither kvm_intel nor kvm_amd is loaded".into());
     }
+    let device = File::options().read(true).write(true).open(DEVICE);
+    let device = device.map_err(|error| format!("cannot open {DEVICE}: {error}"))?;
     sys::try_kvm(&device).map_err(|error| format!("cannot make a trial VM: {error}"))?;
     if !is_for_others(&device) {
         return Err(format!("{DEVICE} is for root alone: chgrp kvm {DEVICE}; chmod 660 {DEVICE}"));

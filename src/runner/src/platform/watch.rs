@@ -114,3 +114,65 @@ fn lost<T>(answer: Result<T>) -> std::result::Result<Result<T>, Error> {
         other => Ok(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use control::{Config, Control, Submission};
+
+    use super::*;
+    use crate::cli::{Cli, Global};
+    use crate::signal::stop_event;
+
+    const LOST: control::Error = control::Error::BadReply { reason: String::new() };
+
+    fn global(state: &std::path::Path) -> Global {
+        let state = state.to_str().unwrap();
+        Cli::try_parse_from(["runner", "--state-dir", state, "--quiet", "ps"]).unwrap().global
+    }
+
+    fn watch<T>(state: &std::path::Path, work: impl FnOnce(&Watch<'_>, &EventFd) -> T) -> T {
+        let (global, called_off) = (global(state), stop_event().unwrap());
+        let patience = Patience { reconnect_timeout: Duration::from_secs(3600) };
+        let platform = &Platform::of(&global);
+        work(&Watch { platform, called_off: &called_off, patience: &patience }, &called_off)
+    }
+
+    #[test]
+    fn what_was_asked_of_a_platform_that_went_is_asked_of_the_one_that_comes() {
+        let state = tempfile::tempdir().unwrap();
+        let mut served = None;
+        let job = watch(state.path(), |watch, _| {
+            watch.ask(|client| {
+                if served.is_none() {
+                    served = Some(Control::start(Config::new(state.path())).unwrap());
+                    return Err(LOST);
+                }
+                let prompt = "do it".to_owned();
+                let run = client.submit(&Submission { prompt, ..Submission::default() })?.run_id;
+                client.cancel(run)?;
+                client.wait(run, None)
+            })
+        });
+        assert!(job.unwrap().status.is_final());
+    }
+
+    #[test]
+    fn a_deadline_is_kept_where_there_is_no_platform() {
+        let state = tempfile::tempdir().unwrap();
+        let asked = watch(state.path(), |watch, _| {
+            watch.ask_by(Some(Instant::now()), |client| client.runners())
+        });
+        assert!(asked.unwrap_err().chain().contains("not over in time"));
+    }
+
+    #[test]
+    fn whoever_is_called_off_waits_no_more() {
+        let state = tempfile::tempdir().unwrap();
+        let asked = watch(state.path(), |watch, called_off| {
+            called_off.write(1).unwrap();
+            watch.ask(|client| client.runners())
+        });
+        assert!(asked.unwrap_err().chain().contains("was cut"));
+    }
+}
