@@ -88,6 +88,8 @@ pub(crate) enum Error {
     NoBypass { name: String },
     #[error("{path} is empty: it is to hold the runner's token")]
     EmptyToken { path: PathBuf },
+    #[error("cannot subscribe to jobs")]
+    Push { source: ably_subscriber::Error },
     #[error("cannot ask the platform")]
     Api {
         #[from]

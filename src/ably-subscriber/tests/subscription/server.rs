@@ -139,14 +139,18 @@ pub(crate) fn timing() -> Timing {
 fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/server");
+        // Tests of the runner use this as well.
+        let source =
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../ably-subscriber/tests/server"));
         let lock = fs::read_to_string(source.join("package-lock.json")).unwrap();
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ably-server");
+        let program = std::env::current_exe().unwrap();
+        let target = program.ancestors().nth(3).unwrap().join("tmp/ably-server");
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
         let lock_file = fs::File::create(target.with_extension("lock")).unwrap();
         // Other programs of tests install it, too.
         let _alone = Flock::lock(lock_file, FlockArg::LockExclusive).unwrap();
         if fs::read_to_string(target.join("installed")).ok() != Some(lock.clone()) {
-            install(&source, &target);
+            install(source, &target);
             fs::write(target.join("installed"), lock).unwrap();
         }
         for file in ["server.js", "channel.js", "codec.js"] {

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ably_subscriber::Hosts;
 use serde::Deserialize;
 
 pub(crate) use self::profile::Profile;
@@ -45,6 +46,8 @@ pub(crate) struct Api {
     pub(crate) token_file: PathBuf,
     /// The environment variable with what opens a protected deployment.
     pub(crate) bypass: Option<String>,
+    /// By whom jobs may be pushed, if at all.
+    pub(crate) push: Option<Hosts>,
 }
 
 /// The embedded platform.
@@ -84,6 +87,8 @@ struct ApiTable {
     url: String,
     token_file: PathBuf,
     bypass_env: Option<String>,
+    push: Option<bool>,
+    realtime_host: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -164,7 +169,10 @@ impl ApiTable {
             return Err(wrong("api.url", "an address like https://platform.example"));
         }
         let (url, token_file) = (url.to_owned(), folder.join(self.token_file));
-        Ok(Api { url, token_file, bypass: self.bypass_env })
+        let hosts = self.realtime_host.map(|host| Hosts::new(&host, &host)).transpose();
+        let hosts = hosts.map_err(|_| wrong("api.realtime_host", "a host, with or without a port"));
+        let push = self.push.unwrap_or(true).then_some(hosts?.unwrap_or_default());
+        Ok(Api { url, token_file, bypass: self.bypass_env, push })
     }
 }
 

@@ -16,6 +16,7 @@ use sandbox::{ExecRequest, Image, SandboxFactory};
 use serde_json::json;
 
 mod api;
+mod push;
 mod scripted;
 
 use super::config::{Config, Local as LocalConfig};

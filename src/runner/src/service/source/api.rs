@@ -3,6 +3,7 @@
 //! | thread | sleeps in | does |
 //! |---|---|---|
 //! | `poll` | its request, which the platform may hold; its channel | asks for a job whenever there is room for one |
+//! | `push` | its subscription's channel (and `ably` in its socket) | hears of jobs and cancellations as they are published |
 //! | `heartbeat` | its channel | says how this runner is, every 10 s and on each change |
 //!
 //! What they hear is put down for [`Source::look`], and the bell rung. A claim is a request of its job's
@@ -11,8 +12,10 @@
 mod claim;
 mod heartbeat;
 mod poll;
+mod push;
 mod shared;
 
+use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use guest_common::{Identity, Kind as Caller, Limits, Platform, Stop};
 
 use self::claim::Claims;
@@ -57,6 +60,8 @@ pub(crate) struct Api {
     claims: Claims,
     claims_stop: Stop,
     stop: Stop,
+    /// The end of the thread `push`.
+    listening: Mutex<Option<Sender<Infallible>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -64,16 +69,7 @@ impl Api {
     /// Starts its threads. Nothing is asked for before there is a demand.
     pub(crate) fn start(state_dir: &Path, whole: &Whole, config: &Config) -> Result<Self> {
         let token = token(&config.token_file)?;
-        let bypass = config
-            .bypass
-            .as_ref()
-            .map(|name| std::env::var(name).map_err(|_| Error::NoBypass { name: name.clone() }));
-        let access = Access {
-            guest_url: config.url.clone(),
-            url: config.url.clone(),
-            service: None,
-            bypass: bypass.transpose()?,
-        };
+        let access = access(config)?;
         let runner = Runner::next(state_dir)?;
         let identity = Identity {
             url: access.url.clone(),
@@ -84,7 +80,7 @@ impl Api {
         let (stop, claims_stop) = (Stop::new(), Stop::new());
         let platform = |limits, stop| Platform::of(Caller::Runner, &identity, limits, stop);
         let (polls, beats) = (platform(POLL, &stop)?, platform(HEARTBEAT, &stop)?);
-        let claims = platform(ORDINARY, &claims_stop)?;
+        let (tokens, claims) = (platform(ORDINARY, &stop)?, platform(ORDINARY, &claims_stop)?);
         let (bell, rings) = bounded(1);
         let (wake_poll, poll_woken) = bounded(1);
         let (wake_beat, beat_woken) = bounded(1);
@@ -110,8 +106,16 @@ impl Api {
             ),
             claims_stop,
             stop: stop.clone(),
+            listening: Mutex::default(),
             threads: Mutex::default(),
         };
+        if let Some(hosts) = &config.push {
+            let subscription = push::subscribe(&whole.group, hosts, tokens)?;
+            let (listening, stopped) = bounded(0);
+            *api.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
+            let shared = Arc::clone(&shared);
+            api.spawn("push", move || shared.listen(subscription, &stopped))?;
+        }
         let (poll, beat) = (Arc::clone(&shared), shared);
         let stopped = stop.clone();
         api.spawn("poll", move || poll.poll(&polls, &poll_woken, &stopped))?;
@@ -125,6 +129,19 @@ impl Api {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }
+}
+
+fn access(config: &Config) -> Result<Access> {
+    let bypass = config
+        .bypass
+        .as_ref()
+        .map(|name| std::env::var(name).map_err(|_| Error::NoBypass { name: name.clone() }));
+    Ok(Access {
+        guest_url: config.url.clone(),
+        url: config.url.clone(),
+        service: None,
+        bypass: bypass.transpose()?,
+    })
 }
 
 /// The runner's token, with a warning if others could read it, too.
@@ -196,12 +213,13 @@ impl Source for Api {
     fn stop(&self) {
         self.give_up_claims();
         self.stop.signal();
+        drop(self.listening.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.shared.wake_poll.try_send(());
         let _ = self.shared.wake_beat.try_send(());
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             if thread.join().is_err() {
-                log::error!("a thread panicked: this is a bug; thread=poll or heartbeat");
+                log::error!("a thread panicked: this is a bug; thread=poll, push or heartbeat");
             }
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use ably_subscriber::Hosts;
 use control::{Control, Status};
 use guest_test::{Reply, Server};
 use nix::sys::signal::Signal;
@@ -42,9 +43,19 @@ impl Elsewhere {
 }
 
 fn source(runner: &tempfile::TempDir, bench: &Bench, url: &str, token: &str) -> Arc<Api> {
+    source_with(runner, bench, url, token, None)
+}
+
+pub(super) fn source_with(
+    runner: &tempfile::TempDir,
+    bench: &Bench,
+    url: &str,
+    token: &str,
+    push: Option<Hosts>,
+) -> Arc<Api> {
     let token_file = runner.path().join("token");
     fs::write(&token_file, format!("{token}\n")).unwrap();
-    let config = Config { url: url.to_owned(), token_file, bypass: None };
+    let config = Config { url: url.to_owned(), token_file, bypass: None, push };
     Arc::new(Api::start(runner.path(), &bench.config, &config).unwrap())
 }
 

@@ -40,6 +40,10 @@ impl Next {
     pub(super) fn now() -> Self {
         Self { at: Instant::now(), reason: "immediate" }
     }
+
+    pub(super) fn deferred(time: Duration) -> Self {
+        Self { at: Instant::now() + time, reason: "deferred" }
+    }
 }
 
 /// What came of a poll.
