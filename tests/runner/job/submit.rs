@@ -194,6 +194,8 @@ fn a_job_of_a_profile_that_no_runner_has_is_queued_and_told_why_it_stays_there()
     let shown = host.ok(&["job", "show", &run]);
     assert!(shown.contains("queued, no runner\nwaits "), "{shown}");
     assert!(host.ok(&["job", "ls"]).contains("queued, no runner"));
+    let mut follower = host.begin(&["job", "events", "--follow", &run]);
+    assert_eq!(follower.remark(), format!("runner: the job waits: {reason}\n"));
     let quiet = host.run(&["--quiet", "job", "submit", "--prompt", "do it", "--profile", "big"]);
     assert_eq!(stderr(&quiet), "");
 }

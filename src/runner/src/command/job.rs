@@ -16,6 +16,7 @@ use control::{Job, Status};
 
 use crate::cli::Global;
 use crate::error::Result;
+use crate::output;
 use crate::terminal::harmless;
 
 const EXAMPLES: &str = "\
@@ -86,6 +87,13 @@ fn exit_code(job: &Job) -> u8 {
         Some(Ok(code)) if code != 0 => code,
         // It was cancelled before it ran, its runner was lost, or its code is none.
         _ => 125,
+    }
+}
+
+/// Tells why a job goes on waiting, if it does: whoever waits for it should know.
+fn tell_waiting(waits: Option<&str>, global: &Global) {
+    if let Some(reason) = waits.filter(|_| !global.quiet) {
+        output::remark(one_line(&format!("runner: the job waits: {reason}")));
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use control::{Event, RunId};
 
+use super::tell_waiting;
 use crate::agent::Printer;
 use crate::cli::Global;
 use crate::error::{Error, Result};
@@ -41,8 +42,10 @@ pub(super) struct Arguments {
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let platform = Platform::of(global);
-    let run = platform.job(&arguments.job)?.run_id;
+    let job = platform.job(&arguments.job)?;
+    let run = job.run_id;
     if arguments.follow {
+        tell_waiting(job.waits.as_deref(), global);
         platform.attend(run, &arguments.patience, |watch, output| {
             let mut teller = Teller::new(output.stdout(), arguments.json);
             follow(watch, run, arguments.after, &mut teller)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use control::Telemetry;
 use serde_json::Value;
 
-use super::one_line;
+use super::{one_line, tell_waiting};
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output::Output;
@@ -34,8 +34,10 @@ pub(super) struct Arguments {
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let platform = Platform::of(global);
-    let run = platform.job(&arguments.job)?.run_id;
+    let job = platform.job(&arguments.job)?;
+    let run = job.run_id;
     if arguments.follow {
+        tell_waiting(job.waits.as_deref(), global);
         platform.attend(run, &arguments.patience, |watch, output| {
             let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
             while let Some(report) = watch.ask(|_| reports.next().transpose())? {

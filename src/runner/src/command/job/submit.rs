@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::events::{Teller, follow};
 use super::given::{self, Folder, SecretFile};
-use super::one_line;
+use super::tell_waiting;
 use super::wait::conclude;
 use crate::cli::Global;
 use crate::error::{Error, Result, file};
@@ -154,9 +154,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     submission.artifacts = folders.iter().map(upload).collect::<Result<Vec<Mount>>>()?;
     // 3
     let submitted = platform.ask(|client| client.submit(&submission))?;
-    if let Some(reason) = submitted.waits.as_deref().filter(|_| !global.quiet) {
-        output::remark(one_line(&format!("runner: the job waits: {reason}")));
-    }
+    tell_waiting(submitted.waits.as_deref(), global);
     if arguments.follow {
         return to_its_end(global, &platform, &submitted, &arguments);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use control::Job;
 
-use super::{describe, exit_code, one_line};
+use super::{describe, exit_code, one_line, tell_waiting};
 use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output;
@@ -38,7 +38,9 @@ pub(super) struct Arguments {
 /// Does it; returns the job's exit code.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let platform = Platform::of(global);
-    let run = platform.job(&arguments.job)?.run_id;
+    let job = platform.job(&arguments.job)?;
+    let run = job.run_id;
+    tell_waiting(job.waits.as_deref(), global);
     let deadline = arguments.timeout.and_then(|time| Instant::now().checked_add(time));
     let job = platform.attend(run, &arguments.patience, |watch, output| {
         let job = watch.ask_by(deadline, |client| client.wait(run, deadline))?;
