@@ -1,0 +1,103 @@
+//! What `runner.toml` may say, and how what it may not say is refused.
+
+use sandbox::{Limits, Network};
+
+use super::*;
+
+const MACHINE: fn() -> Machine = || Machine { name: "box".into(), vcpus: 4, memory_mib: 8192 };
+
+fn read(text: &str) -> Result<Config> {
+    let source = |source| Error::Config { path: "runner.toml".into(), source };
+    Config::understand(toml::from_str(text).map_err(source)?, Path::new("/etc"), &MACHINE())
+}
+
+fn refused(text: &str) -> String {
+    read(text).unwrap_err().chain()
+}
+
+#[test]
+fn without_a_file_there_is_one_profile_and_the_machines_budget() {
+    let config = read("").unwrap();
+    assert_eq!(config.budget, Amount { vcpus: 8, memory_mib: 8192 });
+    assert_eq!(config.max_concurrent, 8);
+    assert_eq!(config.profiles.keys().collect::<Vec<_>>(), ["default"]);
+    assert_eq!((config.name.as_str(), config.group.as_str()), ("box", "local/default"));
+}
+
+#[test]
+fn the_example_is_a_configuration() {
+    let text = include_str!("../../../../../examples/runner.toml");
+    // Commented keys show their defaults: with the marks taken away it is one, too.
+    let uncommented: String = text
+        .lines()
+        .map(|line| line.strip_prefix("#:").unwrap_or(line).trim_start().to_owned() + "\n")
+        .collect();
+    for text in [text, &uncommented] {
+        let config = read(text).unwrap();
+        assert!(config.profiles.contains_key("default"));
+    }
+}
+
+#[test]
+fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
+    let text = refused("[runner]\nname = \"x\"\nmax_concurent = 3\n");
+    assert!(text.contains("line 3") && text.contains("`max_concurrent`"), "{text}");
+    let text = refused("[profiles.big]\ntimeout = \"soon\"\n");
+    assert!(text.contains("line 2") && text.contains("expected a time"), "{text}");
+    assert!(refused("[runner]\ngroup = \"Team\"\n").contains("runner.group"));
+    assert!(refused("[profiles.x]\nvcpus = 0\n").contains("profiles.x.vcpus"));
+    for url in ["platform.example", "htps://x", "ftp://x", "http:/x", "https://", "https://x?y"] {
+        let text = refused(&format!("[api]\nurl = \"{url}\"\ntoken_file = \"t\"\n"));
+        assert!(text.contains("api.url"), "{url}: {text}");
+    }
+    let text = refused("[profiles.big]\nmemory_mib = 9000\n");
+    assert!(text.contains("profile `big`") && text.contains("9000 MiB"), "{text}");
+    let text = refused("[profiles.big]\ndisc = \"8G\"\n");
+    assert!(text.contains("line 2") && text.contains("`disk`"), "{text}");
+    let text = refused("[profiles.big]\ndisk = \"8GB\"\n");
+    assert!(text.contains("line 2") && text.contains("like 8G"), "{text}");
+    let text = refused("[profiles.big.limits]\nupload = \"fast\"\n");
+    assert!(text.contains("line 2") && text.contains("bits per second"), "{text}");
+    let text = refused("[profiles.big.network]\ndns = true\ndefualt = \"deny\"\n");
+    assert!(text.contains("line 3") && text.contains("`default`"), "{text}");
+    let text = refused("[profiles.big]\nnetwork = 1\n");
+    assert!(text.contains("line 2") && text.contains("policy=FILE"), "{text}");
+    let text = refused("[profiles.big]\nnetwork = \"none\"\nlimits = { upload = \"1M\" }\n");
+    assert!(text.contains("profiles.big.limits"), "{text}");
+}
+
+#[test]
+fn a_profile_says_what_its_vms_have() {
+    let config = read(
+        r#"
+        [profiles.deploy]
+        disk = "20G"
+        limits = { download = "100M" }
+        [profiles.deploy.network]
+        dns = true
+        limits = { upload = "20M", connections = 7 }
+        [[profiles.deploy.network.rule]]
+        action = "allow"
+        to = "140.82.112.0/20"
+        [profiles.slow]
+        limits = { upload = "1M" }
+        "#,
+    );
+    let profiles = config.unwrap().profiles;
+    let deploy = &profiles["deploy"];
+    let network = deploy.network.as_ref().unwrap();
+    assert_eq!((deploy.disk_mib, network.policy.rules.len()), (Some(20 << 10), 1));
+    let (upload, download) = (Some(20_000_000), Some(100_000_000));
+    assert_eq!(network.limits, Limits { upload, download, connections: 7 });
+    let slow = profiles["slow"].network.as_ref().unwrap();
+    let limits = Limits { upload: Some(1_000_000), ..Limits::default() };
+    assert_eq!(slow, &Network { limits, ..Network::default() });
+    assert_eq!(profiles["default"].disk_mib, None);
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let config = read("[api]\nurl = \"https://x/\"\ntoken_file = \"token\"\n").unwrap();
+    let api = config.api.unwrap();
+    assert_eq!((api.url.as_str(), api.token_file), ("https://x", "/etc/token".into()));
+}
