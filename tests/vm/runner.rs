@@ -92,9 +92,14 @@ impl Runner {
     }
 }
 
-/// A test that fails leaves no VM of its own behind either.
+/// A test that fails leaves no VM of its own behind either, and what its services said last.
 impl Drop for Runner {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            println!("{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
         for vm in self.vms() {
             let _ = self.command(&["stop", "--timeout", "1s", &vm]).output();
         }
@@ -112,10 +117,11 @@ impl Running {
     /// Starts a service, and returns when it is ready.
     pub(crate) fn ready(mut service: Command) -> Self {
         let mut child = service.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut running = Self { child, stdout };
-        running.wait_for_beginning("ready: ");
-        running
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready: "), "it ended: {:?}", child.wait());
+        Self { child, stdout }
     }
 
     /// Sleeps until there is something to read; panics if this ends before.
@@ -138,18 +144,6 @@ impl Running {
             line.clear();
         }
         panic!("`{wanted}` did not come, but: {seen}");
-    }
-
-    /// Waits for a line on its standard output that begins so.
-    pub(crate) fn wait_for_beginning(&mut self, wanted: &str) {
-        let mut line = String::new();
-        while self.stdout.read_line(&mut line).unwrap() > 0 {
-            if line.starts_with(wanted) {
-                return;
-            }
-            line.clear();
-        }
-        panic!("a line that begins with `{wanted}` did not come");
     }
 
     pub(crate) fn signal(&self, signal: i32) {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -24,14 +24,33 @@ impl Lock {
         fs::create_dir_all(state_dir).map_err(file("make", state_dir))?;
         let path = state_dir.join("service.lock");
         let mut options = OpenOptions::new();
-        let opened = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let opened = opened.map_err(file("open", &path))?;
-        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Self { _file: file }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(Error::Served { path: state_dir.to_owned() }),
-            Err((_, errno)) => Err(file::<io::Error>("lock", &path)(errno.into())),
-        }
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let opened = options.open(&path).map_err(file("open", &path))?;
+        let locked = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+            // A process that a dead one was just starting has its files for a moment.
+            Err((opened, Errno::EWOULDBLOCK)) if is_of_the_dead(&opened) => {
+                Flock::lock(opened, FlockArg::LockExclusive)
+            }
+            other => other,
+        };
+        let lock = locked.map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => Error::Served { path: state_dir.to_owned() },
+            errno => file::<io::Error>("lock", &path)(errno.into()),
+        })?;
+        let pid = std::process::id().to_string();
+        let signed = lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0));
+        signed.map_err(file("write", &path))?;
+        Ok(Self { _file: lock })
     }
+}
+
+/// Whether the process that signed a lock is no more.
+fn is_of_the_dead(lock: &File) -> bool {
+    let mut pid = [0; 20];
+    let length = lock.read_at(&mut pid, 0).unwrap_or_default();
+    let pid = pid.get(..length).and_then(|pid| std::str::from_utf8(pid).ok());
+    let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
 /// The runner's name among machines.
@@ -73,6 +92,9 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -82,6 +104,23 @@ mod tests {
         assert!(matches!(Lock::take(folder.path()), Err(Error::Served { .. })));
         drop(lock);
         Lock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_dead_runner_was_just_starting_is_no_runner() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Lock::take(folder.path()).unwrap());
+        let mut dead = Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        let path = folder.path().join("service.lock");
+        fs::write(&path, dead.id().to_string()).unwrap();
+        let file = File::open(path).unwrap();
+        let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno);
+        thread::scope(|scope| {
+            let taken = scope.spawn(|| Lock::take(folder.path()));
+            drop(held.unwrap());
+            taken.join().unwrap().unwrap();
+        });
     }
 
     #[test]
