@@ -94,7 +94,8 @@ impl Channel {
             return Err(Failure::new(NOT_ALLOWED, text, &self.name));
         }
         let is_resumed = frame.has(RESUMED);
-        if frame.serial.is_some() || !is_resumed {
+        // If it goes on, what is between our serial and the frame's is still to come, so ours counts.
+        if !is_resumed || self.serial.is_none() {
             self.serial = frame.serial.map(str::to_owned);
         }
         self.state = State::Attached { since: now };

@@ -10,6 +10,9 @@ use crate::token::TokenRequest;
 
 type Fetch = dyn Fn() -> Result<TokenRequest, TokenError> + Send + Sync;
 
+/// A year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What to subscribe to, and how.
 #[derive(Clone)]
 pub struct Config {
@@ -86,10 +89,26 @@ impl Config {
         self
     }
 
-    /// Other times than the usual ones.
+    /// Other times than the usual ones. What is longer than a year is a year.
     pub fn timing(mut self, timing: Timing) -> Self {
-        self.timing = timing;
+        self.timing = timing.within_reason();
         self
+    }
+}
+
+impl Timing {
+    /// So that no sum overflows, and nobody tries again without any pause.
+    fn within_reason(self) -> Self {
+        let at_most = |time: Duration| time.min(LONGEST);
+        Self {
+            connect: at_most(self.connect),
+            attach: at_most(self.attach),
+            grace: at_most(self.grace),
+            first_wait: at_most(self.first_wait).max(Duration::from_millis(1)),
+            longest_wait: at_most(self.longest_wait),
+            detached_wait: at_most(self.detached_wait),
+            renew_before: at_most(self.renew_before),
+        }
     }
 }
 

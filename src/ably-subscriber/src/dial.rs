@@ -7,6 +7,7 @@
 //!
 //! If 2 to 4 fail for a reason that another host may not have, they begin again with that.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Instant;
@@ -102,15 +103,8 @@ impl Dialer {
         // The resolver has limits of its own.
         let deadline = Instant::now() + self.config.timing.connect;
         let patience = Patience { signal: Arc::clone(&self.signal), deadline };
-        let mut result = Err(std::io::Error::other("it has no address"));
-        for address in addresses {
-            result = Socket::connect(address, patience.clone());
-            if result.is_ok() {
-                break;
-            }
-        }
         let failed = |source| Loss::Connect { host: host.to_string(), source };
-        let socket = result.map_err(failed)?;
+        let socket = connect_to_any(&addresses, &patience).map_err(failed)?;
         if !host.uses_tls() {
             return Ok((Pipe::plain(socket), patience));
         }
@@ -147,6 +141,23 @@ impl Dialer {
             }
         }
     }
+}
+
+/// Each address has its share of the time that is left, so that one that is dead does not use up all.
+fn connect_to_any(addresses: &[SocketAddr], patience: &Patience) -> io::Result<Socket> {
+    let mut result = Err(io::Error::other("it has no address"));
+    let mut left = addresses.len();
+    for address in addresses {
+        let now = Instant::now();
+        let time = patience.deadline.saturating_duration_since(now);
+        let share = time / u32::try_from(left).unwrap_or(1);
+        left -= 1;
+        result = Socket::connect(*address, patience, now + share);
+        if result.is_ok() || patience.signal.is_given() {
+            break;
+        }
+    }
+    result
 }
 
 fn resolve(host: &Host) -> Result<Vec<SocketAddr>, Loss> {
@@ -187,7 +198,7 @@ fn upgrade(
     }
     let accept = answer.header("sec-websocket-accept");
     if accept != Some(derive_accept_key(key.as_bytes()).as_str()) {
-        return Err(failed(std::io::Error::other("the answer is to another request")));
+        return Err(failed(io::Error::other("the answer is to another request")));
     }
     Ok(answer.into_rest())
 }

@@ -87,6 +87,8 @@ pub(crate) enum Loss {
     Detached { code: u32, message: String },
     #[error("the server closed the connection")]
     Closed,
+    #[error("the server hung up")]
+    HungUp,
     #[error("a frame is larger than {most} bytes")]
     TooLarge { most: usize },
     #[error("the connection failed")]
@@ -129,6 +131,7 @@ impl Loss {
             Self::Refused { code, .. } => Remedy::Fail(*code),
             Self::Disconnected { code, .. } if is_token_error(*code) => Remedy::Renew,
             Self::Status { code, .. } if is_token_error(*code) => Remedy::Renew,
+            Self::Status { status: 401, code: 0, .. } => Remedy::Renew,
             Self::Status { status: 403, code: 0, .. } => Remedy::Fail(40300),
             Self::Status { status, code, .. } if *status == 403 || *code == INVALID_CREDENTIALS => {
                 Remedy::Fail(*code)

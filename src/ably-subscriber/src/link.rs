@@ -26,7 +26,6 @@ const USUAL_TTL: Duration = Duration::from_secs(120);
 /// The longest time that a server is believed: a year.
 const LONGEST: u64 = 365 * 24 * 3600 * 1000;
 
-#[derive(Debug)]
 pub(crate) struct Link {
     socket: WebSocket<Pipe>,
     largest_frame: usize,
@@ -92,6 +91,8 @@ impl Link {
     pub(crate) fn receive(&mut self) -> Result<Received, Loss> {
         let received = match self.socket.read() {
             Ok(Message::Binary(bytes)) => Received::Frame(bytes),
+            // Nothing more comes, whenever it really closes.
+            Ok(Message::Close(_)) => return Err(Loss::HungUp),
             Ok(_) => Received::Noise,
             Err(WebSocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Ok(Received::Nothing);
@@ -101,7 +102,7 @@ impl Link {
                 return Err(Loss::TooLarge { most: self.largest_frame });
             }
             Err(WebSocketError::ConnectionClosed | WebSocketError::AlreadyClosed) => {
-                return Err(Loss::Closed);
+                return Err(Loss::HungUp);
             }
             Err(source) => return Err(Loss::WebSocket { source }),
         };

@@ -15,13 +15,11 @@ use crate::socket::Socket;
 const MOST_WAITING: usize = 256 << 10;
 
 /// INVARIANT: whoever writes writes whole frames at once, so two writers do not mix them.
-#[derive(Debug)]
 pub(crate) struct Pipe {
     transport: Transport,
     waiting: Vec<u8>,
 }
 
-#[derive(Debug)]
 enum Transport {
     Plain(Socket),
     Tls(Box<StreamOwned<ClientConnection, Socket>>),

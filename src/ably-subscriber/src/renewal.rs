@@ -31,21 +31,17 @@ impl Renewal {
     }
 
     /// Starts it when it is due.
-    pub(crate) fn tick(
-        &mut self,
-        now: Instant,
-        config: &Arc<Config>,
-        owner: &Arc<Signal>,
-    ) -> Result<(), Loss> {
+    pub(crate) fn tick(&mut self, now: Instant, config: &Arc<Config>, owner: &Arc<Signal>) {
         if self.errand.is_some() || self.at.is_none_or(|at| now < at) {
-            return Ok(());
+            return;
         }
         self.at = None;
         self.backoff.attempt(now);
         let config = Arc::clone(config);
-        let errand = Errand::start(owner, move |signal| fetch(&Dialer { config, signal }))?;
-        self.errand = Some(errand);
-        Ok(())
+        match Errand::start(owner, move |signal| fetch(&Dialer { config, signal })) {
+            Ok(errand) => self.errand = Some(errand),
+            Err(loss) => self.postpone(&loss, now),
+        }
     }
 
     /// When to [`tick`](Self::tick).
@@ -64,8 +60,7 @@ impl Renewal {
             }
             Err(loss) if matches!(loss.remedy(), Remedy::Fail(_)) => Some(Err(loss)),
             Err(loss) => {
-                log::debug!("cannot renew the token yet; error={}", chain(&loss));
-                self.at = Some(self.backoff.next(now));
+                self.postpone(&loss, now);
                 None
             }
         }
@@ -74,6 +69,11 @@ impl Renewal {
     /// A token that came while there was no connection to use it on.
     pub(crate) fn ready(&mut self) -> Option<Token> {
         self.finished()?.ok()
+    }
+
+    fn postpone(&mut self, loss: &Loss, now: Instant) {
+        log::debug!("cannot renew the token yet; error={}", chain(loss));
+        self.at = Some(self.backoff.next(now));
     }
 
     fn finished(&mut self) -> Option<Fetched> {

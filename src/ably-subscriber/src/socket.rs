@@ -17,31 +17,37 @@ use nix::sys::socket::{
 use crate::signal::Signal;
 use crate::wait::{Interest, wait};
 
-#[derive(Debug)]
 pub(crate) struct Socket {
     tcp: TcpStream,
     patience: Option<Patience>,
 }
 
 /// How long somebody waits, and who may disturb them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Patience {
     pub(crate) signal: Arc<Signal>,
     pub(crate) deadline: Instant,
 }
 
 impl Socket {
-    pub(crate) fn connect(address: SocketAddr, patience: Patience) -> io::Result<Self> {
+    /// Connects until `deadline`; all that follows has the whole patience.
+    pub(crate) fn connect(
+        address: SocketAddr,
+        patience: &Patience,
+        deadline: Instant,
+    ) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let tcp = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
         match start_connect(tcp.as_raw_fd(), &SockaddrStorage::from(address)) {
             Ok(()) => {}
-            Err(Errno::EINPROGRESS | Errno::EINTR) => await_connection(&tcp, &patience)?,
+            Err(Errno::EINPROGRESS | Errno::EINTR) => {
+                await_connection(&tcp, &Patience { deadline, ..patience.clone() })?;
+            }
             Err(error) => return Err(error.into()),
         }
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp, patience: Some(patience) })
+        Ok(Self { tcp, patience: Some(patience.clone()) })
     }
 
     /// From now on no call waits.

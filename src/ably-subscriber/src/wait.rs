@@ -26,18 +26,24 @@ pub(crate) fn wait(
 ) -> io::Result<()> {
     let bell = PollFd::new(signal.as_fd(), PollFlags::POLLIN);
     let timeout = deadline.map_or(PollTimeout::NONE, until);
-    let polled = match socket {
-        Some((fd, interest)) => poll(&mut [bell, PollFd::new(fd, interest.flags())], timeout),
-        None => poll(&mut [bell], timeout),
+    let (polled, rings) = match socket {
+        Some((fd, interest)) => {
+            let mut both = [bell, PollFd::new(fd, interest.flags())];
+            (poll(&mut both, timeout), both[0].any())
+        }
+        None => {
+            let mut alone = [bell];
+            (poll(&mut alone, timeout), alone[0].any())
+        }
     };
     match polled {
-        Ok(_) => {
-            signal.hear();
-            Ok(())
-        }
-        Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
     }
+    if rings == Some(true) {
+        signal.hear();
+    }
+    Ok(())
 }
 
 impl Interest {

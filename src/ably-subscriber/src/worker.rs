@@ -193,7 +193,7 @@ impl Worker {
         if let Some(attach) = self.channel.tick(now)? {
             link.send(attach)?;
         }
-        self.renewal.tick(now, &self.config, &self.signal)?;
+        self.renewal.tick(now, &self.config, &self.signal);
         if !is_busy {
             link.check(now)?;
         }

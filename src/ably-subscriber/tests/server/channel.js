@@ -47,11 +47,12 @@ class Channel {
     send(connection, {
       action: actions.ATTACHED,
       channel,
-      channelSerial: String(resumed ? after : this.last()),
+      channelSerial: String(this.last()),
       flags: wanted === null ? (resumed ? flags.RESUMED : 0) | flags.MODE_SUBSCRIBE : wanted,
       params,
     });
     connection.attached = true;
+    if (this.knobs.cut-- > 0) return setImmediate(() => connection.tcp.destroy());
     this.frames.slice(Math.max(0, from - this.first + 1)).forEach((frame) => send(connection, frame));
   }
 }

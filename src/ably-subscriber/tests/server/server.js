@@ -25,6 +25,7 @@ const knobs = {
   details: {}, // added to CONNECTED's connectionDetails
   attach: null, // a frame instead of ATTACHED; 'silence' for none
   flags: null, // instead of ATTACHED's flags
+  cut: 0, // so many connections are lost between ATTACHED and what is sent again
   repeat: 0, // so many messages before the serial are sent again, too
 };
 
@@ -186,10 +187,12 @@ const commands = {
       }
     }
   },
-  // Publishes a message whose data is the time, by the monotonic clock in ns.
+  // Sends everybody, attached or not, a message whose data is the time, by the monotonic clock in ns.
   stamp: async () => {
     const data = process.hrtime.bigint().toString();
-    channel.publish(await codec.messages([{ name: 'stamp', data }]), {}, live, send);
+    const messages = await codec.messages([{ data }]);
+    const frame = { action: codec.actions.MESSAGE, channel: 'jobs', messages };
+    live.forEach((connection) => send(connection, frame));
   },
   // Sends a frame that is not remembered.
   send: async ({ frame }) => live.forEach((connection) => send(connection, frame)),

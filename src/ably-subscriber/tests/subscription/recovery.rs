@@ -30,6 +30,24 @@ fn a_lost_connection_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_connection_that_is_lost_before_all_was_sent_again_goes_on_where_it_was() {
+    let server = Server::start();
+    let subscriber = Subscriber::connected(server.config());
+    server.say("a");
+    subscriber.expect("a");
+
+    server.set(json!({ "cut": 2 }));
+    server.drop_all("destroy");
+    server.say("b");
+    for _ in 0..3 {
+        subscriber.expect_disconnected();
+        subscriber.expect_connected();
+    }
+
+    subscriber.expect("b");
+}
+
+#[test]
 fn a_connection_that_cannot_go_on_leaves_a_gap() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());

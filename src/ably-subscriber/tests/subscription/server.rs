@@ -103,15 +103,15 @@ impl Server {
 
     /// A subscription to `jobs` on this server, whose waits are short and limits long.
     pub(crate) fn config(&self) -> Config {
-        self.config_with(|| TokenRequest::from_json(REQUEST.as_bytes()))
+        self.config_with(request)
     }
 
     pub(crate) fn config_with(
         &self,
         fetch: impl Fn() -> Result<TokenRequest, TokenError> + Send + Sync + 'static,
     ) -> Config {
-        let hosts = Hosts::new(&self.address(), &self.address()).unwrap();
-        Config::new("jobs", fetch).hosts(hosts).timing(timing())
+        let address = self.address();
+        Config::new("jobs", fetch).hosts(Hosts::new(&address, &address).unwrap()).timing(timing())
     }
 }
 
@@ -121,6 +121,11 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A token request, at once.
+pub(crate) fn request() -> Result<TokenRequest, TokenError> {
+    TokenRequest::from_json(REQUEST.as_bytes())
 }
 
 /// Waits between attempts are short; what must not happen on a busy machine takes very long.

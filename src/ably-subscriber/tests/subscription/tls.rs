@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use ably_subscriber::{Config, Event, Hosts, TokenRequest, subscribe};
+use ably_subscriber::{Config, Event, Hosts, subscribe};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::expect::LONG;
-use crate::server::{REQUEST, Server, timing};
+use crate::server::{Server, request, timing};
 
 const ADDRESS: &str = "SUBSCRIBER_TEST_ADDRESS";
 
@@ -78,9 +78,7 @@ fn a_subscriber_in_a_process_of_its_own() {
         return;
     };
     let hosts = Hosts::new(&address, &address).unwrap();
-    let config = Config::new("jobs", || TokenRequest::from_json(REQUEST.as_bytes()))
-        .hosts(hosts)
-        .timing(timing());
+    let config = Config::new("jobs", request).hosts(hosts).timing(timing());
     let event: Event = subscribe(config).unwrap().recv_timeout(LONG).unwrap();
     println!("{event:?}");
 }

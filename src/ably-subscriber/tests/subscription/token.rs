@@ -8,7 +8,7 @@ use ably_subscriber::{Event, TokenError, TokenRequest};
 use serde_json::{Value, json};
 
 use crate::expect::Subscriber;
-use crate::server::{REQUEST, Server, timing};
+use crate::server::{REQUEST, Server, request, timing};
 
 fn token_error(code: u32) -> Value {
     json!({ "code": code, "statusCode": 401, "message": "token app.token-1:+/secret is bad" })
@@ -58,7 +58,7 @@ fn messages_come_while_a_token_is_fetched() {
         started.send(()).unwrap();
         // Ends, too, when the test does.
         let _ = is_released.recv();
-        TokenRequest::from_json(REQUEST.as_bytes())
+        request()
     });
     let subscriber = Subscriber::connected(config);
     is_started.recv().unwrap();
@@ -163,7 +163,7 @@ fn a_source_that_refuses_a_renewal_is_final() {
         if calls.fetch_add(1, Ordering::Relaxed) > 0 {
             return Err(TokenError::Refused { source: "HTTP 403".into() });
         }
-        TokenRequest::from_json(REQUEST.as_bytes())
+        request()
     }));
 
     server.send(json!({ "action": 17 }));
@@ -179,7 +179,7 @@ fn a_source_that_fails_in_any_way_is_asked_again() {
         0 => Err(TokenError::Unavailable { source: "no route".into() }),
         1 => TokenRequest::from_json(b"<html>"),
         2 => panic!("on purpose"),
-        _ => TokenRequest::from_json(REQUEST.as_bytes()),
+        _ => request(),
     });
 
     let subscriber = Subscriber::start(config);
@@ -294,7 +294,7 @@ fn a_callback_is_shared_by_all_who_have_the_configuration() {
     let counted = Arc::clone(&calls);
     let config = server.config_with(move || {
         counted.fetch_add(1, Ordering::Relaxed);
-        TokenRequest::from_json(REQUEST.as_bytes())
+        request()
     });
 
     let _both = [Subscriber::connected(config.clone()), Subscriber::connected(config)];
