@@ -149,6 +149,8 @@ fn resident() -> usize {
 fn idle() -> usize {
     let server = Server::start();
     let subscription = connected_to(&server.address());
+    // It may still be on its way to sleep.
+    subscription.recv_timeout(Duration::from_secs(1)).unwrap_err();
     let before = sleeps();
     subscription.recv_timeout(IDLE).unwrap_err();
     sleeps() - before

@@ -46,9 +46,9 @@ pub struct Timing {
 }
 
 impl Config {
-    /// A subscription to `channel`. `fetch` gets a token request whenever a token is needed; it is called
-    /// by a thread of its own, and may wait, but [`Subscription::close`](crate::Subscription::close)
-    /// waits 5 s for it at most.
+    /// A subscription to `channel`. `fetch` gets a token request whenever a token is needed. It may wait,
+    /// as it is called by a thread of its own, and seldom by two at once; it should end by itself,
+    /// since [`Subscription::close`](crate::Subscription::close) waits 5 s for it and then leaves it.
     pub fn new(
         channel: impl Into<String>,
         fetch: impl Fn() -> Result<TokenRequest, TokenError> + Send + Sync + 'static,

@@ -52,12 +52,9 @@ pub enum TokenError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What the source said is no token request.
+    /// What the source said is no token request. What it is instead is not told: it may be a token.
     #[error("the source of token requests answered with something else")]
-    Malformed {
-        /// Why.
-        source: serde_json::Error,
-    },
+    Malformed,
 }
 
 /// Why there is no connection, or no attached channel.

@@ -85,10 +85,10 @@ impl<'a> Frame<'a> {
         let mut reader = Reader::new(bytes);
         reader.entries(|key, value, whole| match key {
             "action" => frame.action = value.number().map_or(Action::Other, Action::from_number),
-            "id" => frame.id = value.text(),
+            "id" => frame.id = value.text().filter(is_short),
             "channel" => frame.channel = value.text(),
             "channelSerial" => frame.serial = value.text(),
-            "connectionId" => frame.connection_id = value.text(),
+            "connectionId" => frame.connection_id = value.text().filter(is_short),
             "connectionKey" => frame.connection_key = value.text(),
             "timestamp" => frame.timestamp = value.number(),
             "flags" => frame.flags = value.number().unwrap_or(0),
@@ -118,6 +118,11 @@ impl<'a> Frame<'a> {
     pub(crate) fn into_detachment(self, token: Option<&Token>) -> Loss {
         Loss::Detached { code: self.error.code, message: self.error.told(token) }
     }
+}
+
+/// What every message of a frame gets a copy of must not be long, as there may be many.
+fn is_short(text: &&str) -> bool {
+    text.len() <= 256
 }
 
 impl Action {

@@ -6,6 +6,7 @@ mod attach;
 mod close;
 mod data;
 mod expect;
+mod fidelity;
 mod recovery;
 mod server;
 mod tls;

@@ -141,7 +141,7 @@ pub(crate) fn timing() -> Timing {
 }
 
 /// The server's folder with its packages, of the versions and hashes in its lock file.
-fn installed() -> &'static Path {
+pub(crate) fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         // Tests of the runner use this as well.
@@ -158,7 +158,7 @@ fn installed() -> &'static Path {
             install(source, &target);
             fs::write(target.join("installed"), lock).unwrap();
         }
-        for file in ["server.js", "channel.js", "codec.js"] {
+        for file in ["server.js", "channel.js", "codec.js", "client.js"] {
             fs::copy(source.join(file), target.join(file)).unwrap();
         }
         target
