@@ -53,7 +53,7 @@ fn an_idle_subscription_wakes_for_heartbeats_alone() {
     subscriber.expect("b");
     let after = sleeps();
 
-    // It may just have been on its way to sleep.
+    // It may just have been on its way to sleep, or have waited for a lock.
     assert!(idle - before <= 1, "{} in a second without anything", idle - before);
-    assert!(after - idle <= HEARTBEATS + 2, "{} for {HEARTBEATS} heartbeats", after - idle);
+    assert!(after - idle <= HEARTBEATS + 5, "{} for {HEARTBEATS} heartbeats", after - idle);
 }
