@@ -8,6 +8,9 @@ use std::io::{self, ErrorKind, Read, Write};
 /// Head of an answer, at most.
 const LONGEST_HEAD: usize = 16 << 10;
 
+/// How often an answer may be announced before it comes.
+const MOST_ANNOUNCEMENTS: u32 = 8;
+
 /// Body of an answer, at most.
 const LONGEST_BODY: usize = 256 << 10;
 
@@ -25,10 +28,17 @@ impl Answer {
         stream.write_all(request)?;
         stream.flush()?;
         let mut bytes = Vec::new();
+        let mut announcements = 0;
         loop {
             match parse(&bytes)? {
                 // Anything but 101 among these only says that the answer comes.
-                Some(answer) if answer.status < 200 && answer.status != 101 => bytes = answer.rest,
+                Some(answer) if answer.status < 200 && answer.status != 101 => {
+                    announcements += 1;
+                    if announcements > MOST_ANNOUNCEMENTS {
+                        return Err(bad("the answer is announced without end"));
+                    }
+                    bytes = answer.rest;
+                }
                 Some(answer) => return Ok(answer),
                 None if bytes.len() > LONGEST_HEAD => {
                     return Err(bad("the answer's head is too long"));
@@ -198,6 +208,15 @@ mod tests {
         ]);
 
         assert_eq!(body.unwrap(), b"x");
+    }
+
+    #[test]
+    fn an_answer_that_is_only_announced_is_an_error() {
+        let announcements = vec![&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..]; 100];
+
+        let error = body_of(&announcements).unwrap_err();
+
+        assert_eq!(error.to_string(), "the answer is announced without end");
     }
 
     #[test]

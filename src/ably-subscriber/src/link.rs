@@ -20,6 +20,9 @@ use crate::wait::Interest;
 /// What is read at once; a larger frame makes it grow.
 const READ_BUFFER: usize = 8 << 10;
 
+/// So much is read before anything else gets its turn. A frame may be larger.
+const MOST_AT_ONCE: usize = 64 << 10;
+
 /// How long a connection can be resumed if the server does not say so.
 const USUAL_TTL: Duration = Duration::from_secs(120);
 
@@ -44,6 +47,8 @@ pub(crate) enum Received {
     Frame(Bytes),
     /// A sign of life.
     Noise,
+    /// Something that is not whole yet, but more of it may be there.
+    Part,
     Nothing,
 }
 
@@ -89,13 +94,15 @@ impl Link {
     }
 
     pub(crate) fn receive(&mut self) -> Result<Received, Loss> {
+        self.socket.get_mut().allow(MOST_AT_ONCE);
         let received = match self.socket.read() {
             Ok(Message::Binary(bytes)) => Received::Frame(bytes),
             // Nothing more comes, whenever it really closes.
             Ok(Message::Close(_)) => return Err(Loss::HungUp),
             Ok(_) => Received::Noise,
             Err(WebSocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(Received::Nothing);
+                let is_used_up = self.socket.get_ref().is_used_up();
+                return Ok(if is_used_up { Received::Part } else { Received::Nothing });
             }
             Err(WebSocketError::Io(source)) => return Err(Loss::Socket { source }),
             Err(WebSocketError::Capacity(_)) => {

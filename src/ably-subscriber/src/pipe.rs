@@ -18,6 +18,7 @@ const MOST_WAITING: usize = 256 << 10;
 pub(crate) struct Pipe {
     transport: Transport,
     waiting: Vec<u8>,
+    allowance: usize,
 }
 
 enum Transport {
@@ -37,7 +38,7 @@ pub(crate) fn trust() -> Result<Arc<ClientConfig>, rustls::Error> {
 
 impl Pipe {
     pub(crate) fn plain(socket: Socket) -> Self {
-        Self { transport: Transport::Plain(socket), waiting: Vec::new() }
+        Self::new(Transport::Plain(socket))
     }
 
     /// Shakes hands with `host`, as patiently as the socket is.
@@ -52,7 +53,22 @@ impl Pipe {
             connection.complete_io(&mut socket)?;
         }
         let stream = Box::new(StreamOwned::new(connection, socket));
-        Ok(Self { transport: Transport::Tls(stream), waiting: Vec::new() })
+        Ok(Self::new(Transport::Tls(stream)))
+    }
+
+    fn new(transport: Transport) -> Self {
+        Self { transport, waiting: Vec::new(), allowance: usize::MAX }
+    }
+
+    /// How much may be read until this is said again; then there is nothing, as far as who reads can
+    /// tell. So no peer can keep somebody reading who looks for the end of something.
+    pub(crate) fn allow(&mut self, allowance: usize) {
+        self.allowance = allowance;
+    }
+
+    /// Whether as much was read as was allowed.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.allowance == 0
     }
 
     /// From now on no call waits.
@@ -91,10 +107,16 @@ impl Pipe {
 
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.transport {
+        let length = buffer.len().min(self.allowance);
+        let Some(buffer) = buffer.get_mut(..length).filter(|_| !self.is_used_up()) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let count = match &mut self.transport {
             Transport::Plain(socket) => socket.read(buffer),
             Transport::Tls(stream) => stream.read(buffer),
-        }
+        }?;
+        self.allowance -= count;
+        Ok(count)
     }
 }
 

@@ -184,6 +184,7 @@ impl Worker {
             match link.receive()? {
                 Received::Frame(bytes) => self.receive(&bytes, link, now)?,
                 Received::Noise => {}
+                Received::Part => break,
                 Received::Nothing => {
                     is_busy = false;
                     break;

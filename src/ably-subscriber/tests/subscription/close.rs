@@ -1,5 +1,8 @@
 //! The end of a subscription, whatever it is doing.
 
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ably_subscriber::{Event, Hosts};
@@ -74,7 +77,7 @@ fn closing_does_not_wait_for_a_handshake() {
 
 #[test]
 fn closing_does_not_wait_for_tls() {
-    let listener = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = Server::start();
     let hosts = Hosts::new(&address, &server.address()).unwrap();
@@ -82,6 +85,33 @@ fn closing_does_not_wait_for_tls() {
     let _connection = listener.accept().unwrap();
 
     closes_soon(subscriber);
+}
+
+#[test]
+fn closing_does_not_wait_for_the_end_of_a_flood() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (flooding, is_flooding) = crossbeam_channel::bounded(1);
+    let flood = thread::Builder::new()
+        .spawn(move || {
+            let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+            socket.send(tungstenite::Message::binary(&b"\x81\xa6action\x04"[..])).unwrap();
+            // A message in pieces of nothing.
+            let stream = socket.get_mut();
+            stream.write_all(&[0x02, 0]).unwrap();
+            while stream.write_all(&[0; 64 << 10]).is_ok() {
+                let _ = flooding.try_send(());
+            }
+        })
+        .unwrap();
+    let server = Server::start();
+    let hosts = Hosts::new(&address, &server.address()).unwrap();
+    let subscriber = Subscriber::start(server.config().hosts(hosts));
+    is_flooding.recv().unwrap();
+
+    closes_soon(subscriber);
+
+    flood.join().unwrap();
 }
 
 #[test]

@@ -56,6 +56,15 @@ fn bytes_come_as_bytes() {
 }
 
 #[test]
+fn a_large_message_comes_whole() {
+    let text = "0123456789".repeat(50_000);
+
+    let message = received(json!([{ "data": text }]));
+
+    assert_eq!(message.data, Data::Text(text));
+}
+
+#[test]
 fn chains_of_encodings_are_undone() {
     let message = received(json!([{ "data": "eyJhIjoxfQ==", "encoding": "json/utf-8/base64" }]));
 
