@@ -32,25 +32,12 @@ const TABLE: Table = Table { family: Family::Inet, name: "sandbox_runner" };
 
 /// By a VM's address, the port of the proxy for its TCP.
 const TCP_PROXIES: &str = "tcp_proxies";
-/// By a VM's address, the port of the resolver for its DNS.
-const RESOLVERS: &str = "resolvers";
-/// Which VM may reach which TCP port of the host: what the two maps lead to.
+/// Which VM may reach which TCP port of the host: what the map leads to.
 const TCP_PORTS: &str = "tcp_ports";
-/// The same of UDP.
-const UDP_PORTS: &str = "udp_ports";
 /// All sets with elements of VMs.
-const SETS: [&str; 4] = [TCP_PROXIES, RESOLVERS, TCP_PORTS, UDP_PORTS];
+const SETS: [&str; 2] = [TCP_PROXIES, TCP_PORTS];
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
-
-/// Where a VM's connections are redirected to: ports of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Redirect {
-    /// A transparent proxy, for all of TCP.
-    pub tcp: u16,
-    /// A resolver, for all of DNS: what the gateway is asked, too.
-    pub dns: u16,
-}
 
 /// This thread's namespace as that of the host.
 #[derive(Debug)]
@@ -132,15 +119,11 @@ impl Host {
         found.map_err(kernel("list", "chains"))
     }
 
-    /// Redirects what a VM sends.
-    pub(crate) fn redirect(&mut self, vm: Ipv4Addr, to: Redirect) -> Result<()> {
-        let address = vm.octets();
+    /// Redirects a VM's TCP to a port.
+    pub(crate) fn redirect(&mut self, vm: Ipv4Addr, port: u16) -> Result<()> {
         Transaction::on(TABLE)
-            .add_element(TCP_PORTS, &pair(vm, to.tcp))
-            .add_element(TCP_PORTS, &pair(vm, to.dns))
-            .add_element(UDP_PORTS, &pair(vm, to.dns))
-            .add_pair(TCP_PROXIES, &address, &to.tcp.to_be_bytes())
-            .add_pair(RESOLVERS, &address, &to.dns.to_be_bytes())
+            .add_element(TCP_PORTS, &pair(vm, port))
+            .add_pair(TCP_PROXIES, &vm.octets(), &port.to_be_bytes())
             .commit(&mut self.netfilter)
             .map_err(kernel("redirect", vm.to_string()))
     }
@@ -230,22 +213,16 @@ fn table(note: &[u8]) -> Transaction {
     let mut transaction = Transaction::on(TABLE)
         .make_table_with(note)
         .set(TCP_PROXIES, SetKind::PortsByAddress)
-        .set(RESOLVERS, SetKind::PortsByAddress)
-        .set(TCP_PORTS, SetKind::AddressesAndPorts)
-        .set(UDP_PORTS, SetKind::AddressesAndPorts);
+        .set(TCP_PORTS, SetKind::AddressesAndPorts);
     for chain in [ARRIVE, REDIRECT, INPUT, FORWARD, LEAVE] {
         transaction = transaction.chain(chain);
     }
-    let dns = 53..=53;
-    let (tcp, udp) = (libc::IPPROTO_TCP, libc::IPPROTO_UDP);
+    let tcp = libc::IPPROTO_TCP;
     transaction
         .rule(ARRIVE.name, &ours().ipv6().drop())
         .rule(ARRIVE.name, &ours().spoofed().drop())
-        .rule(REDIRECT.name, &ours().protocol(udp).port(&dns).redirect_by(RESOLVERS))
-        .rule(REDIRECT.name, &ours().protocol(tcp).port(&dns).redirect_by(RESOLVERS))
         .rule(REDIRECT.name, &ours().protocol(tcp).redirect_by(TCP_PROXIES))
         .rule(INPUT.name, &ours().protocol(tcp).source_and_port_in(TCP_PORTS).accept())
-        .rule(INPUT.name, &ours().protocol(udp).source_and_port_in(UDP_PORTS).accept())
         .rule(INPUT.name, &ours().refuse())
         .rule(FORWARD.name, &ours().output_begins(LINK_PREFIX).refuse())
         .rule(FORWARD.name, &ours().rerouted().refuse())

@@ -1,14 +1,15 @@
 //! A network in use: whoever has the lease has it alone, until the lease is dropped.
 
+use std::fmt;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use sandbox::{Network, Publish, Service};
+use sandbox::{Network, Publish, Service, Watch};
 
+use crate::drop_log::DropLog;
 use crate::guest;
-use crate::host::Redirect;
 use crate::pool::Request;
 use crate::relay::{Registration, Relay, Target};
 use crate::slot::{Counters, Plan, Slot};
@@ -16,15 +17,20 @@ use crate::{Error, Result};
 
 /// A leased network. It is to be dropped only when its monitor has ended: a network that is still in
 /// use then is given to nobody else, but removed.
-#[derive(Debug)]
 pub struct Lease {
     // Nothing is passed on any more when the network goes back.
     names: Option<Registration>,
     passed_on: Vec<Registration>,
-    /// Who answers questions for names, if not the host's name servers.
-    resolver: Option<SocketAddr>,
+    /// Who decides about questions for names.
+    watch: Option<Arc<dyn Watch>>,
     relay: Arc<Relay>,
     network: Borrowed,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Lease").field(&self.network).finish()
+    }
 }
 
 /// The network, which goes back to the pool.
@@ -38,8 +44,8 @@ struct Borrowed {
 impl Lease {
     pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &Arc<Relay>) -> Self {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
-        let (names, passed_on, resolver) = (None, Vec::new(), None);
-        Self { names, passed_on, resolver, relay: Arc::clone(relay), network }
+        let (names, passed_on, watch) = (None, Vec::new(), None);
+        Self { names, passed_on, watch, relay: Arc::clone(relay), network }
     }
 
     /// The address that the host sees the VM as.
@@ -64,7 +70,9 @@ impl Lease {
         let slot = self.network.slot_mut()?;
         slot.apply(&plan)?;
         self.names = match (network.policy.dns, self.names.take()) {
-            (true, None) => Some(self.relay.handle().answer_names(&slot.names, self.resolver)?),
+            (true, None) => {
+                Some(self.relay.handle().answer_names(&slot.names, self.watch.clone())?)
+            }
             (true, served) => served,
             (false, _) => None,
         };
@@ -103,13 +111,16 @@ impl Lease {
         Ok(())
     }
 
-    /// Redirects all TCP, and all DNS, to ports of the host.
-    pub fn redirect(&mut self, to: Redirect) -> Result<()> {
-        let slot = self.network.slot_mut()?;
-        slot.redirect(to)?;
-        self.resolver = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, to.dns)));
+    /// Has all TCP arrive at a port of the host, and what does not arrive there told to `watch`, which
+    /// decides about names, too. To be called before the guest can send anything.
+    pub fn intercept(&mut self, port: u16, watch: Arc<dyn Watch>) -> Result<()> {
+        self.network.slot_mut()?.redirect(port)?;
+        let slot = self.network.slot()?;
+        let log = slot.namespace.within(DropLog::open)?;
+        self.passed_on.push(self.relay.handle().tell_drops(log, Arc::clone(&watch))?);
+        self.watch = Some(watch);
         if self.names.take().is_some() {
-            self.names = Some(self.relay.handle().answer_names(&slot.names, self.resolver)?);
+            self.names = Some(self.relay.handle().answer_names(&slot.names, self.watch.clone())?);
         }
         Ok(())
     }

@@ -15,10 +15,11 @@
 //! | how networks become ready, and ready again | `pool.rs` |
 //! | who has which network, of all runners | `lock.rs`; what the dead left: `membership.rs`, `remains.rs` |
 //! | names, and published ports | `relay.rs` |
-//! | the kernel's language | `netlink.rs`, `nft.rs`, `link.rs`, `conntrack.rs` |
+//! | the kernel's language | `netlink.rs`, `nft.rs`, `link.rs`, `conntrack.rs`, `drop_log.rs` |
 
 mod check;
 mod conntrack;
+mod drop_log;
 mod error;
 pub mod guest;
 mod host;
@@ -42,7 +43,6 @@ pub mod testing;
 
 pub use check::{Check, check};
 pub use error::{Error, Result};
-pub use host::Redirect;
 pub use lease::Lease;
 pub use membership::{LOCK_PATH, Leftovers, leftovers, reclaim};
 pub use netlink::Refusal;

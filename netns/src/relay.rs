@@ -18,10 +18,14 @@
 //! | `door.rs` | a socket where connections come in |
 //! | `stream.rs` | two connections that are one |
 //! | `resolver.rs` | the host's name servers |
+//! | `question.rs` | what a question for a name is |
+//! | `drops.rs` | what was dropped |
 
 mod door;
+mod drops;
 mod name;
 mod port;
+mod question;
 mod reactor;
 mod resolver;
 mod stream;
@@ -34,7 +38,9 @@ use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::{Poll, Waker};
+use sandbox::Watch;
 
+use crate::drop_log::DropLog;
 use crate::namespace::Namespace;
 use crate::slot::NameSockets;
 use crate::{Error, Result};
@@ -71,10 +77,10 @@ pub(crate) struct Target {
 }
 
 /// What the thread is asked for.
-#[derive(Debug)]
 enum Request {
     /// Pass on from now on; the number to end it by is sent back.
-    Names(NameSockets, Option<SocketAddr>, Sender<u64>),
+    Names(NameSockets, Option<Arc<dyn Watch>>, Sender<u64>),
+    Drops(DropLog, Arc<dyn Watch>, Sender<u64>),
     Port(TcpListener, Target, Sender<u64>),
     /// Pass on no more; the sender is dropped when all of it is closed.
     End {
@@ -116,15 +122,20 @@ impl Drop for Relay {
 }
 
 impl Handle {
-    /// Answers the questions that arrive at these sockets, as the host's name servers do or another
-    /// one.
+    /// Answers the questions that arrive at these sockets, as the host's name servers do; those alone
+    /// that `watch` lets be asked.
     pub(crate) fn answer_names(
         &self,
         sockets: &NameSockets,
-        resolver: Option<SocketAddr>,
+        watch: Option<Arc<dyn Watch>>,
     ) -> Result<Registration> {
         let sockets = sockets.duplicate()?;
-        self.register(|reply| Request::Names(sockets, resolver, reply))
+        self.register(|reply| Request::Names(sockets, watch, reply))
+    }
+
+    /// Tells of what is dropped.
+    pub(crate) fn tell_drops(&self, log: DropLog, watch: Arc<dyn Watch>) -> Result<Registration> {
+        self.register(|reply| Request::Drops(log, watch, reply))
     }
 
     /// Passes on what connects to `listener`.

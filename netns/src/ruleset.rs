@@ -136,7 +136,9 @@ fn guard(transaction: Transaction) -> Transaction {
         Rule::new().sender_is_not(MAC).count(SPOOFED).drop(),
         Rule::new().ether_type(libc::ETH_P_IP).source(ADDRESS).count(SENT).accept(),
         Rule::new().ether_type(libc::ETH_P_ARP).arp_sender(MAC, ADDRESS).at_most(ARP).accept(),
-        Rule::new().count(SPOOFED).drop(),
+        // Whoever sends IPv6 need not be told: there is none.
+        Rule::new().count(SPOOFED).at_most(TOLD).log().drop(),
+        Rule::new().drop(),
     ];
     let transaction = transaction.make_table().counter(SENT).counter(SPOOFED).chain(ingress);
     rules.iter().fold(transaction, |transaction, rule| transaction.rule(ingress.name, rule))
@@ -164,7 +166,7 @@ fn gate(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
     }
     let to_gateway = || Rule::new().input(TAP).destination(Ipv4Net::from(GATEWAY));
     transaction
-        .rule(REFUSE.name, &Rule::new().count(REFUSED).at_most(TOLD).refuse_ipv4())
+        .rule(REFUSE.name, &Rule::new().count(REFUSED).at_most(TOLD).log().refuse_ipv4())
         .rule(REFUSE.name, &Rule::new().drop())
         .rule(INPUT.name, &Rule::new().input(TAP).state(KNOWN).accept())
         .rule(INPUT.name, &Rule::new().state(INVALID).drop())

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -115,6 +115,21 @@ impl Socket {
         Err(Errno::EBUSY.into())
     }
 
+    /// What has come unasked.
+    pub(crate) fn notices(&self) -> Vec<Entry> {
+        let mut notices = Vec::new();
+        let mut buffer = vec![0; DATAGRAM];
+        while let Ok(count) = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            let mut rest = buffer.get(..count).unwrap_or_default();
+            while let Some(notice) = Answer::take(&mut rest) {
+                if i32::from(notice.kind) >= libc::NLMSG_MIN_TYPE {
+                    notices.push(Entry { body: notice.body.to_vec() });
+                }
+            }
+        }
+        notices
+    }
+
     fn send(&mut self, messages: &[Message]) -> Result<Sequences, Refusal> {
         // Answers that an earlier failure left must not be taken for ours.
         while recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::empty()).is_ok() {}
@@ -158,6 +173,12 @@ impl Socket {
                 }
             }
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

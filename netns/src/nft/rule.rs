@@ -213,6 +213,14 @@ impl Rule {
         self.push("objref", &Attributes::new().be32(TYPE, COUNTER).text(NAME, counter))
     }
 
+    /// Tells of it whoever listens in this namespace, with its first bytes.
+    pub(crate) fn log(self) -> Self {
+        const GROUP: u16 = 1;
+        const SNAPLEN: u16 = 3;
+        const HEAD: u32 = 64;
+        self.push("log", &Attributes::new().bytes(GROUP, &[0, 0]).be32(SNAPLEN, HEAD))
+    }
+
     /// Marks its connection.
     pub(crate) fn set_mark(self, mark: u32) -> Self {
         const KEY: u16 = 2;

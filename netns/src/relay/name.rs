@@ -7,16 +7,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Token};
+use sandbox::{Protocol, REFUSED, Watch};
 
 use super::door::Door;
+use super::question::{ANSWER, HEADER, Question as Asked};
 use super::reactor::Context;
 use super::resolver::servers;
 use super::stream::Streams;
+use crate::guest::GATEWAY;
+use crate::ruleset::DNS;
 use crate::slot::NameSockets;
 
 const QUESTIONS: usize = 128;
@@ -25,21 +30,16 @@ const LONGEST: usize = 4096;
 const CONNECTIONS: usize = 32;
 /// How long a server may take before the next one is asked.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The length of a message's header.
-const HEADER: usize = 12;
-/// A message is an answer.
-const ANSWER: u8 = 0x80;
 /// The code of an answer that there is none.
 const SERVER_FAILURE: u8 = 2;
 
 /// What a guest asks.
-#[derive(Debug)]
 pub(super) struct Names {
     udp: UdpSocket,
     udp_token: Token,
     door: Door,
-    /// Who is asked instead of the host's name servers.
-    resolver: Option<SocketAddr>,
+    /// Who decides which names may be asked for.
+    watch: Option<Arc<dyn Watch>>,
     questions: HashMap<Token, Question>,
     /// When patience with each ends; all wait equally long.
     deadlines: VecDeque<(Instant, Token)>,
@@ -59,7 +59,7 @@ struct Question {
 impl Names {
     pub(super) fn open(
         sockets: NameSockets,
-        resolver: Option<SocketAddr>,
+        watch: Option<Arc<dyn Watch>>,
         context: &mut Context<'_>,
     ) -> Self {
         let mut udp = UdpSocket::from_std(sockets.udp);
@@ -67,7 +67,7 @@ impl Names {
         let door = Door::open(sockets.tcp, context);
         let streams = Streams::new(CONNECTIONS);
         let (questions, deadlines) = (HashMap::new(), VecDeque::new());
-        Self { udp, udp_token, door, resolver, questions, deadlines, streams }
+        Self { udp, udp_token, door, watch, questions, deadlines, streams }
     }
 
     pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
@@ -121,11 +121,28 @@ impl Names {
             let is_question = message.get(2).is_some_and(|flags| flags & ANSWER == 0);
             let is_whole = (HEADER..=LONGEST).contains(&message.len());
             if is_whole && is_question && self.questions.len() < QUESTIONS {
-                let servers = self.servers(context).into();
-                self.ask(message, guest, servers, context);
+                self.take(message, guest, context);
             }
         }
         context.again(self.udp_token);
+    }
+
+    /// Asks what may be asked. Who may not ask for a name is led to where a proxy can tell why.
+    fn take(&mut self, message: Vec<u8>, guest: SocketAddr, context: &mut Context<'_>) {
+        if let Some(watch) = &self.watch {
+            let Some(question) = Asked::read(&message) else {
+                return self.answer(&failure(message), guest);
+            };
+            let may_ask = watch.may_ask(&question.name);
+            if question.is_of_services() {
+                return self.answer(&question.nothing(&message), guest);
+            }
+            if !may_ask {
+                return self.answer(&question.answer(&message, REFUSED), guest);
+            }
+        }
+        let servers = servers(context.resolv_conf).into();
+        self.ask(message, guest, servers, context);
     }
 
     fn ask(
@@ -184,20 +201,18 @@ impl Names {
 
     fn take_connections(&mut self, context: &mut Context<'_>) {
         for near in self.door.take(context) {
+            // What is said by TCP is not looked into.
+            if let Some(watch) = &self.watch {
+                watch.dropped(Some(Protocol::Tcp), SocketAddrV4::new(GATEWAY, DNS));
+                continue;
+            }
             if !self.streams.has_room() {
                 continue;
             }
-            let mut servers = self.servers(context).into_iter();
+            let mut servers = servers(context.resolv_conf).into_iter();
             if let Some(far) = servers.find_map(|server| TcpStream::connect(server).ok()) {
                 self.streams.add(near, far, context);
             }
-        }
-    }
-
-    fn servers(&self, context: &Context<'_>) -> Vec<SocketAddr> {
-        match self.resolver {
-            Some(resolver) => vec![resolver],
-            None => servers(context.resolv_conf),
         }
     }
 }

@@ -10,6 +10,7 @@ use mio::event::Source;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::Request;
+use super::drops::Drops;
 use super::name::Names;
 use super::port::Port;
 use super::stream::BUFFER;
@@ -21,6 +22,7 @@ pub(super) const WAKER: Token = Token(0);
 enum Service {
     Names(Names),
     Port(Port),
+    Drops(Drops),
 }
 
 /// What a service needs from the thread.
@@ -111,9 +113,14 @@ impl Reactor {
 
     fn answer(&mut self, request: Request) {
         match request {
-            Request::Names(sockets, resolver, reply) => {
+            Request::Drops(log, watch, reply) => {
+                let drops =
+                    |context: &mut Context<'_>| Service::Drops(Drops::open(log, watch, context));
+                let _ = reply.send(self.open(drops));
+            }
+            Request::Names(sockets, watch, reply) => {
                 let names = |context: &mut Context<'_>| {
-                    Service::Names(Names::open(sockets, resolver, context))
+                    Service::Names(Names::open(sockets, watch, context))
                 };
                 let _ = reply.send(self.open(names));
             }
@@ -158,6 +165,7 @@ impl Service {
         match self {
             Self::Names(names) => names.ready(token, context),
             Self::Port(port) => port.ready(token, context),
+            Self::Drops(drops) => drops.ready(),
         }
     }
 
@@ -165,6 +173,7 @@ impl Service {
         match self {
             Self::Names(names) => names.deadline(),
             Self::Port(port) => port.deadline(),
+            Self::Drops(_) => None,
         }
     }
 
@@ -172,6 +181,7 @@ impl Service {
         match self {
             Self::Names(names) => names.expire(now, context),
             Self::Port(port) => port.expire(context),
+            Self::Drops(_) => {}
         }
     }
 
@@ -179,6 +189,7 @@ impl Service {
         match self {
             Self::Names(names) => names.close(context),
             Self::Port(port) => port.close(context),
+            Self::Drops(drops) => drops.close(context),
         }
     }
 }

@@ -7,7 +7,7 @@ use sandbox::Limits;
 use super::{Plan, Slot};
 use crate::error::kernel;
 use crate::guest::TAP;
-use crate::host::{self, Host};
+use crate::host::Host;
 use crate::link::{self, Assigned, Link, Route};
 use crate::nft::{self, Count, Transaction};
 use crate::{Error, Result, conntrack, ruleset, tap};
@@ -70,13 +70,13 @@ impl Slot {
         self.commit(&ruleset::serve(port))
     }
 
-    /// Redirects all TCP and foreign DNS to the host.
-    pub(crate) fn redirect(&mut self, to: host::Redirect) -> Result<()> {
+    /// Redirects all TCP to a port of the host.
+    pub(crate) fn redirect(&mut self, port: u16) -> Result<()> {
         let mut host = Host::open()?;
         if std::mem::replace(&mut self.is_redirected, true) {
             host.restore(self.addresses.namespace())?;
         }
-        host.redirect(self.addresses.namespace(), to)
+        host.redirect(self.addresses.namespace(), port)
     }
 
     fn next_number(&mut self) -> u32 {

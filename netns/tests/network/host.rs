@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use netns::testing::{Guest, INTERNET};
-use netns::{Check, Config, Error, Pool, Redirect, check};
+use netns::{Check, Config, Error, Pool, check};
 
-use crate::scene::{Scene, connect, is_forbidden, lease, passes, soon};
+use crate::scene::{Scene, Witness, connect, is_forbidden, lease, passes, soon};
 
 #[test]
 #[ignore = "needs root"]
@@ -74,7 +74,7 @@ fn a_redirected_guest_talks_to_the_hosts_proxy_and_to_nobody_else() {
     let proxy = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    lease.redirect(Redirect { tcp: port(&proxy), dns: port(&proxy) }).unwrap();
+    lease.intercept(port(&proxy), Witness::new(true)).unwrap();
     let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 443));
 
     let client = guest.run(|| connect(INTERNET, 443)).unwrap();

@@ -4,6 +4,7 @@
 
 mod host;
 mod hostile;
+mod intercept;
 mod lease;
 mod name;
 mod policy;

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use netns::testing::{Guest, INTERNET, World};
-use netns::{Config, Leftovers, Pool, Range, Redirect, leftovers, reclaim};
+use netns::{Config, Leftovers, Pool, Range, leftovers, reclaim};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::scene::{Scene, connect, lease};
+use crate::scene::{Scene, Witness, connect, lease};
 
 const LOCK: &str = "VICTIM_LOCK";
 
@@ -26,7 +26,7 @@ fn victim() {
     let config = Config { size: 2, lock_path: lock_path.into(), ..Config::default() };
     let pool = Pool::start(config).unwrap();
     let mut lease = lease(&pool);
-    lease.redirect(Redirect { tcp: 1000, dns: 1001 }).unwrap();
+    lease.intercept(1000, Witness::new(true)).unwrap();
     let guest = Guest::behind(&lease);
     let socket = guest.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     socket.send_to(b"x", (INTERNET, 9)).unwrap();

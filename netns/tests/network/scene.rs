@@ -1,12 +1,14 @@
 //! What most tests begin with, and what guests do in them.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use netns::testing::World;
 use netns::{Config, Lease, Pool};
-use sandbox::{Action, Network, Policy, Protocol, Rule};
+use sandbox::{Action, Network, Policy, Protocol, Rule, Watch};
 use tempfile::TempDir;
 
 /// A host, and where its runners agree on networks.
@@ -94,4 +96,38 @@ pub(crate) fn is_forbidden<T>(result: &io::Result<T>) -> bool {
 pub(crate) fn passes(mut from: &TcpStream, mut to: &TcpStream) -> bool {
     let mut heard = [0; 5];
     from.write_all(b"hello").is_ok() && to.read_exact(&mut heard).is_ok() && &heard == b"hello"
+}
+
+/// Remembers what it was told.
+pub(crate) struct Witness {
+    may_ask: bool,
+    told: Sender<String>,
+    heard: Receiver<String>,
+}
+
+impl Witness {
+    pub(crate) fn new(may_ask: bool) -> Arc<Self> {
+        let (told, heard) = unbounded();
+        Arc::new(Self { may_ask, told, heard })
+    }
+
+    /// What it is told next.
+    pub(crate) fn next(&self) -> String {
+        self.heard.recv_deadline(soon()).unwrap()
+    }
+
+    pub(crate) fn has_heard_nothing(&self) -> bool {
+        self.heard.is_empty()
+    }
+}
+
+impl Watch for Witness {
+    fn may_ask(&self, name: &str) -> bool {
+        self.told.send(name.to_owned()).unwrap();
+        self.may_ask
+    }
+
+    fn dropped(&self, protocol: Option<Protocol>, to: SocketAddrV4) {
+        self.told.send(format!("{protocol:?} {to}")).unwrap();
+    }
 }

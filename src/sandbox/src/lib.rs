@@ -14,6 +14,7 @@ mod exec;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod id;
+mod intercept;
 mod network;
 mod tree;
 
@@ -25,6 +26,7 @@ pub use config::{Image, SandboxConfig, StartReport};
 pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;
+pub use intercept::{Interception, Interceptor, Pass, REFUSED, Watch};
 pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule, Service};
 pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
 

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
+use crate::{Interception, REFUSED};
+
 /// The network of a sandbox. One that has none at all has no `Network`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
@@ -16,6 +18,8 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// What it reaches of the host, whatever the policy: by ports of its gateway.
     pub services: Vec<Service>,
+    /// Who stands between it and what its policy lets it reach, if anybody does.
+    pub intercept: Option<Interception>,
 }
 
 /// Which destinations a sandbox may reach.
@@ -41,6 +45,15 @@ impl Policy {
     /// Nothing.
     pub fn none() -> Self {
         Self { rules: Vec::new(), default: Action::Deny, dns: false }
+    }
+
+    /// What an interceptor decides about: TCP to the public internet and to these networks.
+    pub fn intercepted(internal: &[Ipv4Net]) -> Self {
+        let tcp =
+            |to| Rule { action: Action::Allow, to, protocol: Some(Protocol::Tcp), ports: None };
+        let everywhere = [Ipv4Net::default(), Ipv4Net::from(REFUSED)];
+        let rules = everywhere.iter().chain(internal).copied().map(tcp).collect();
+        Self { rules, default: Action::Deny, dns: true }
     }
 }
 
