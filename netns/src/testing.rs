@@ -15,7 +15,9 @@ mod guest;
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -74,6 +76,19 @@ impl World {
         });
         route.request(&host).unwrap();
         world
+    }
+
+    /// Lets this thread, and what it starts from now on, know hosts by these names and no others.
+    pub fn know(&self, folder: &Path, hosts: &[(&str, Ipv4Addr)]) {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let lines = hosts.iter().map(|(name, address)| format!("{address} {name}\n"));
+        for (file, text) in [("hosts", lines.collect()), ("resolv.conf", String::new())] {
+            let (path, target) = (folder.join(file), Path::new("/etc").join(file));
+            std::fs::write(&path, text).unwrap();
+            mount(Some(&path), &target, none, MsFlags::MS_BIND, none).unwrap();
+        }
     }
 
     /// Does something on the internet. Sockets that are returned stay there.

@@ -20,7 +20,7 @@ pub trait Interceptor: Send + Sync {
 }
 
 /// The right of an address to send. Dropping it ends all of its connections.
-pub trait Pass: Send {
+pub trait Pass: Send + Sync {
     /// The host's port where its TCP is to arrive.
     fn port(&self) -> u16;
 

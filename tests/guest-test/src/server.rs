@@ -1,4 +1,4 @@
-//! A server on loopback: a thread a connection, all requests remembered, ended when dropped.
+//! A server, on loopback unless told otherwise: a thread a connection, all requests remembered, ended when dropped.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -41,7 +41,7 @@ struct State {
 impl Server {
     /// Starts one on a port that the system picks.
     pub fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Server {
-        Server::launch(Box::new(handler), None)
+        Server::serve(loopback(), None, handler)
     }
 
     /// Starts one that shows this certificate.
@@ -49,11 +49,17 @@ impl Server {
         identity: &Identity,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Server {
-        Server::launch(Box::new(handler), Some(identity.server_config()))
+        Server::serve(loopback(), Some(identity), handler)
     }
 
-    fn launch(handler: Box<Handler>, tls: Option<Arc<rustls::ServerConfig>>) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// Serves who connects there, by TLS if it has an identity.
+    pub fn serve(
+        listener: TcpListener,
+        identity: Option<&Identity>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Server {
+        let handler: Box<Handler> = Box::new(handler);
+        let tls = identity.map(Identity::server_config);
         let address = listener.local_addr().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let shared =
@@ -108,6 +114,10 @@ impl Server {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
+}
+
+fn loopback() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 impl Drop for Server {

@@ -1,0 +1,92 @@
+"""Paths of requests, and the rules that they fit."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+# How often a path may be encoded.
+PASSES = 5
+METHODS = frozenset(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "ANY"])
+PARAMETER = re.compile(r"\{[^{}]+?([+*]?)\}\Z")
+
+
+class BadPath(ValueError):
+    """A path that may mean different things to us and to the server."""
+
+
+def split(raw: str) -> tuple[str, ...]:
+    """The segments of a path, decoded as often as anybody might decode them."""
+    path = raw.partition("#")[0].partition("?")[0]
+    for _ in range(PASSES):
+        try:
+            decoded = unquote_to_bytes(path).decode()
+        except UnicodeDecodeError as error:
+            raise BadPath("is no text") from error
+        decoded = unicodedata.normalize("NFKC", decoded)
+        if decoded == path:
+            break
+        path = decoded
+    else:
+        if "%" in path and unquote_to_bytes(path) != path.encode():
+            raise BadPath("is encoded too often")
+    if not path.startswith("/"):
+        raise BadPath("does not begin with a slash")
+    if "\\" in path or any(unicodedata.category(letter) == "Cc" for letter in path):
+        raise BadPath("has a backslash or a control character")
+    segments = tuple(path[1:].split("/"))
+    for segment in segments:
+        # Some servers drop what follows a semicolon before they look at dots.
+        if segment.partition(";")[0].strip() in (".", ".."):
+            raise BadPath("has dot segments")
+    if "" in segments[:-1]:
+        raise BadPath("has empty segments")
+    return segments
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`METHOD /path/{parameter}`: one segment; `{p+}` one or more and `{p*}` any, at the end."""
+
+    text: str
+    method: str
+    segments: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        method, _, path = text.strip().partition(" ")
+        path = path.strip()
+        if method not in METHODS or not path.startswith("/"):
+            raise ValueError(f"`{text}` is no rule: expected METHOD /path")
+        segments = tuple(path[1:].split("/"))
+        for segment in segments[:-1]:
+            if greed(segment) in ("+", "*"):
+                raise ValueError(f"`{text}` is no rule: only its end may take several segments")
+        return cls(text, method, segments)
+
+    def fits(self, method: str, segments: tuple[str, ...]) -> bool:
+        """Whether a request fits, by the segments below the API's base."""
+        if self.method not in ("ANY", method):
+            return False
+        *fixed, last = self.segments
+        kind = greed(last)
+        if kind in ("+", "*"):
+            rest = segments[len(fixed) :]
+            if len(segments) < len(fixed) or (kind == "+" and not any(rest)):
+                return False
+            return all(map(fits_segment, fixed, segments))
+        return len(segments) == len(self.segments) and all(
+            map(fits_segment, self.segments, segments)
+        )
+
+
+def greed(segment: str) -> str | None:
+    """None for a plain segment; of a parameter what follows its name."""
+    found = PARAMETER.match(segment)
+    return found.group(1) if found else None
+
+
+def fits_segment(pattern: str, segment: str) -> bool:
+    return segment != "" if greed(pattern) is not None else pattern == segment

@@ -1,0 +1,5 @@
+"""What `mitmdump --scripts` is given."""
+
+from egress.addon import Egress
+
+addons = [Egress()]

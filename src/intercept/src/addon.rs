@@ -1,0 +1,64 @@
+//! The addon, which is part of this program.
+
+use std::fs;
+use std::path::Path;
+
+use crate::Result;
+use crate::error::file;
+
+/// What mitmdump is given.
+pub(crate) const MAIN: &str = "main.py";
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../proxy/", $name)))),*]
+    };
+}
+
+const FILES: [(&str, &str); 12] = files![
+    "main.py",
+    "egress/__init__.py",
+    "egress/addon.py",
+    "egress/control.py",
+    "egress/credential.py",
+    "egress/host.py",
+    "egress/layer.py",
+    "egress/mask.py",
+    "egress/path.py",
+    "egress/policy.py",
+    "egress/record.py",
+    "egress/registry.py",
+];
+
+/// Writes it into a folder.
+pub(crate) fn unpack(folder: &Path) -> Result<()> {
+    let package = folder.join("egress");
+    fs::create_dir(&package).map_err(file("create", &package))?;
+    for (name, text) in FILES {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(file("write to", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_the_addon_is_in_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        unpack(folder.path()).unwrap();
+        let names = |of: &Path| {
+            let mut names: Vec<_> = fs::read_dir(of.join("egress"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .filter(|name| name.to_string_lossy().ends_with(".py"))
+                .collect();
+            names.sort();
+            names
+        };
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy");
+        assert_eq!(names(folder.path()), names(&source));
+    }
+}

@@ -1,0 +1,101 @@
+//! What one VM is let pass.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sandbox::{Cause, Interceptor, Pass, Watch};
+
+use crate::credential::Credentials;
+use crate::message::Registration;
+use crate::policy::{Policy, Secret};
+use crate::proxy::{Admitted, Proxy};
+use crate::record::Record;
+use crate::watch::Lookout;
+
+/// What one VM is let pass, and what is added to what it sends.
+#[derive(Clone)]
+pub struct Guard {
+    proxy: Arc<Proxy>,
+    policy: Policy,
+    secrets: Vec<Secret>,
+    hidden: Vec<String>,
+    record: Option<Arc<Record>>,
+    credentials: Option<Arc<dyn Credentials>>,
+}
+
+impl Guard {
+    /// Lets pass what the policy does.
+    pub fn new(proxy: &Arc<Proxy>, policy: Policy) -> Self {
+        let proxy = Arc::clone(proxy);
+        let (secrets, hidden) = (Vec::new(), Vec::new());
+        Self { proxy, policy, secrets, hidden, record: None, credentials: None }
+    }
+
+    /// With values that the VM has placeholders of.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Vec<Secret>) -> Self {
+        Self { secrets, ..self }
+    }
+
+    /// With other values that must not be on record.
+    #[must_use]
+    pub fn hiding(self, hidden: Vec<String>) -> Self {
+        Self { hidden, ..self }
+    }
+
+    /// With a record of it all.
+    #[must_use]
+    pub fn with_record(self, record: Record) -> Self {
+        Self { record: Some(Arc::new(record)), ..self }
+    }
+
+    /// With values for the APIs of the policy that have some.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Arc<dyn Credentials>) -> Self {
+        Self { credentials: Some(credentials), ..self }
+    }
+}
+
+impl Interceptor for Guard {
+    fn admit(&self, address: Ipv4Addr, deadline: Instant) -> Result<Box<dyn Pass>, Cause> {
+        let pass = Registration {
+            policy: self.policy.clone(),
+            secrets: self.secrets.clone(),
+            hidden: self.hidden.clone(),
+        };
+        let record = self.record.clone();
+        let admitted =
+            Admitted { pass, record: record.clone(), credentials: self.credentials.clone() };
+        let names = self.proxy.register(address, admitted, deadline)?;
+        let lookout = Arc::new(Lookout { names, record });
+        Ok(Box::new(Entered { proxy: Arc::clone(&self.proxy), address, lookout }))
+    }
+
+    fn certificate(&self) -> &str {
+        self.proxy.certificate()
+    }
+}
+
+/// A VM that was let in. Dropping it closes all that it has open.
+struct Entered {
+    proxy: Arc<Proxy>,
+    address: Ipv4Addr,
+    lookout: Arc<Lookout>,
+}
+
+impl Pass for Entered {
+    fn port(&self) -> u16 {
+        self.proxy.port()
+    }
+
+    fn watch(&self) -> Arc<dyn Watch> {
+        Arc::clone(&self.lookout) as Arc<dyn Watch>
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.proxy.unregister(self.address);
+    }
+}

@@ -1,0 +1,116 @@
+//! Starting mitmdump: as a user that only it has, with nothing but what it needs.
+
+use std::env;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use crate::folder::Folder;
+use crate::{Authority, Error, Result};
+use nix::sys::resource::{Resource as Limit, getrlimit};
+use process::{Child, Command, Credentials, Resource};
+
+/// mitmproxy's program without a screen.
+pub const PROGRAM: &str = "mitmdump";
+
+/// Below the users that VMs run as, one for each process.
+const FIRST_UID: u32 = 0x7000_0000;
+const OPEN_FILES: u64 = 65_536;
+
+/// Where the host keeps the roots that it trusts, by distribution.
+const ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// A proxy that was started. Dropping it kills it.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) control: UnixStream,
+    pub(crate) errors: OwnedFd,
+    _folder: Folder,
+}
+
+/// What it is started from.
+pub(crate) struct Launch<'a> {
+    pub(crate) program: Option<&'a Path>,
+    pub(crate) runtime_dir: &'a Path,
+    pub(crate) authority: &'a Authority,
+    pub(crate) listener: OwnedFd,
+    pub(crate) roots: Option<&'a Path>,
+}
+
+/// Starts it. The thread that does so is the one that it dies with.
+pub(crate) fn launch(launch: Launch<'_>) -> Result<Running> {
+    let Launch { program, runtime_dir, authority, listener, roots } = launch;
+    let program = match program {
+        Some(path) => path.to_owned(),
+        None => find()?,
+    };
+    let uid = FIRST_UID + std::process::id();
+    let folder = Folder::make(runtime_dir, authority, uid)?;
+    let socket = |operation| move |source| Error::Socket { operation, source };
+    let (control, theirs) = UnixStream::pair().map_err(socket("make a socket"))?;
+    control.set_nonblocking(true).map_err(socket("set up a socket"))?;
+    let (errors, errors_tx) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|errno| socket("make a pipe")(errno.into()))?;
+    let path = folder.path();
+    // Two a connection; more than we may have ourselves is not to be had.
+    let (_, most) = getrlimit(Limit::RLIMIT_NOFILE)
+        .map_err(|errno| socket("look at the limits")(errno.into()))?;
+    let files = OPEN_FILES.min(most);
+    let mut command = Command::new(&program)
+        .shown_as(PROGRAM)
+        .args(["--quiet", "--mode", "transparent"])
+        .args(["--scripts".as_ref(), folder.script().as_os_str()])
+        .args(options(path, roots))
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("PYTHONPATH", path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("HOME", path)
+        .env("LANG", "C.UTF-8")
+        .cwd(path)
+        .stdout(errors_tx.try_clone().map_err(socket("make a pipe"))?)
+        .stderr(errors_tx)
+        .descriptor(theirs)
+        .descriptor(listener)
+        .new_session()
+        .no_new_privileges()
+        .parent_death_signal(libc::SIGKILL)
+        .limit(Resource::CoreDump, 0, 0)
+        .limit(Resource::OpenFiles, files, files);
+    if nix::unistd::geteuid().is_root() {
+        command = command.credentials(Credentials { uid, gid: uid, groups: Vec::new() });
+    }
+    let child = command.spawn().map_err(|source| Error::Spawn { source })?;
+    Ok(Running { child, control, errors, _folder: folder })
+}
+
+/// Its options: nothing that would look at, keep or change what is not asked for.
+fn options(folder: &Path, roots: Option<&Path>) -> Vec<String> {
+    let mut options = vec![
+        format!("confdir={}", folder.display()),
+        // Nothing is connected to before it is decided about.
+        "connection_strategy=lazy".to_owned(),
+        "upstream_cert=false".to_owned(),
+        // A page of its own, for whoever asks for it.
+        "onboarding=false".to_owned(),
+        "termlog_verbosity=error".to_owned(),
+        "flow_detail=0".to_owned(),
+    ];
+    let mut all = roots.into_iter().chain(ROOTS.iter().map(Path::new));
+    match all.find(|path| path.is_file()) {
+        Some(path) => {
+            options.push(format!("ssl_verify_upstream_trusted_ca={}", path.display()));
+        }
+        None => log::warn!("the host has no store of certificates; the proxy takes its own"),
+    }
+    options.into_iter().flat_map(|option| ["--set".to_owned(), option]).collect()
+}
+
+/// The program, where PATH has it.
+pub(crate) fn find() -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    env::split_paths(&path)
+        .map(|folder| folder.join(PROGRAM))
+        .find(|program| program.is_file())
+        .ok_or_else(|| Error::NoProgram { places: path.to_string_lossy().into_owned() })
+}

@@ -1,0 +1,177 @@
+//! What a VM sent, and what became of it: a file with one JSON object a line, in the platform's form
+//! of `networkLogs`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddrV4;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sandbox::Protocol;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::error::file;
+
+/// A record does not become longer: a VM may send on purpose what is recorded.
+const LONGEST: u64 = 64 << 20;
+
+/// The record of one VM. Each entry is one write, so several may write to it.
+#[derive(Debug)]
+pub struct Record {
+    file: File,
+    length: AtomicU64,
+}
+
+/// One entry. What is unknown is left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are the platform's, and say it")]
+pub struct Entry {
+    /// ISO 8601, UTC.
+    pub timestamp: String,
+    /// `http`, `tcp`, `udp`, `icmp`, `dns`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `ALLOW` or `DENY`.
+    pub action: String,
+    pub host: String,
+    pub port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Without a query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Until an answer began, or until the connection ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall_base: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall_permission: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firewall_rule_match: Option<String>,
+    /// Names, not values.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub auth_resolved_secrets: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Record {
+    /// Opens one, 0600; what is in it stays.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let file_ = options.open(path).map_err(file("open", path))?;
+        let length = file_.metadata().map_err(file("read", path))?.len();
+        Ok(Self { file: file_, length: AtomicU64::new(length) })
+    }
+
+    /// Appends an entry.
+    pub fn add(&self, entry: &Entry) {
+        let Ok(mut line) = serde_json::to_vec(entry) else { return };
+        line.push(b'\n');
+        let added = line.len() as u64;
+        let before = self.length.fetch_add(added, Ordering::Relaxed);
+        if before + added > LONGEST {
+            if before <= LONGEST {
+                log::warn!("a network record is full; bytes={LONGEST}");
+            }
+            return;
+        }
+        if let Err(error) = (&self.file).write_all(&line) {
+            log::error!("an entry of a network record is lost; error={error}");
+        }
+    }
+}
+
+impl Entry {
+    /// Of a question for a name.
+    pub(crate) fn name(name: &str, is_allowed: bool) -> Self {
+        let error = (!is_allowed).then(|| "the policy has no use for this name".to_owned());
+        Self { host: name.to_owned(), port: 53, error, ..Self::new("dns", is_allowed) }
+    }
+
+    /// Of a packet that went nowhere.
+    pub(crate) fn dropped(protocol: Option<Protocol>, to: SocketAddrV4) -> Self {
+        let kind = match protocol {
+            Some(Protocol::Tcp) => "tcp",
+            Some(Protocol::Udp) => "udp",
+            Some(Protocol::Icmp) => "icmp",
+            None => "other",
+        };
+        let (host, port) = (to.ip().to_string(), to.port());
+        let error = Some("dropped: nothing but TCP and questions to the gateway passes".to_owned());
+        Self { host, port, error, ..Self::new(kind, false) }
+    }
+
+    fn new(kind: &str, is_allowed: bool) -> Self {
+        let action = if is_allowed { "ALLOW" } else { "DENY" };
+        Self {
+            timestamp: now(),
+            kind: kind.to_owned(),
+            action: action.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The time, in ISO 8601 with milliseconds.
+fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days as i64);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let ms = since.subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// Year, month and day, by days since 1970: years begin in March, so that a leap day is the last.
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day_of_year - (153 * shifted + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_dates() {
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!(date(11_016), (2000, 2, 29));
+        assert_eq!(date(20_513), (2026, 3, 1));
+    }
+
+    #[test]
+    fn an_entry_is_a_line_and_says_no_more_than_it_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.jsonl");
+        Record::open(&path).unwrap().add(&Entry::name("example.com", true));
+        Record::open(&path).unwrap().add(&Entry::name("evil.com", false));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Entry> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((lines[0].action.as_str(), lines[1].action.as_str()), ("ALLOW", "DENY"));
+        assert!(!text.contains("null") && text.contains("\"type\":\"dns\""));
+    }
+}

@@ -1,0 +1,124 @@
+//! Ways around the policy, each of which must fail and be on record.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use netns::testing::INTERNET;
+
+use crate::scene::{API, Client, INSIDE, OTHER, Scene, allow, hello};
+
+/// What a connection gets that says this at once.
+fn say(client: &Client, port: u16, words: &'static [u8]) -> Vec<u8> {
+    client.guest.run(move || {
+        let mut stream = TcpStream::connect((INTERNET, port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(words).unwrap();
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard);
+        heard
+    })
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn the_host_of_a_request_must_be_that_of_the_connection() {
+    let scene = Scene::new();
+    let server = scene.https(hello);
+    let policy = intercept::Policy { deny: vec![API.to_owned()], ..allow(&[OTHER]) };
+    let client = scene.client_with(policy, |guard| {
+        // So that it is looked into.
+        guard.with_secrets(vec![crate::credential::secret(OTHER)])
+    });
+
+    let fronted = client.curl(&["-H", &format!("Host: {API}"), &format!("https://{OTHER}/")]);
+    let honest = client.curl(&[format!("https://{OTHER}/")]);
+
+    assert_eq!((fronted.1, honest.1), (403, 200));
+    assert!(fronted.0.contains("not that of the connection"), "{}", fronted.0);
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(client.end()[0].firewall_rule_match.as_deref(), Some("host mismatch"));
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn a_name_is_looked_up_by_the_host_and_leads_to_the_internet_alone() {
+    let scene = Scene::new();
+    let inside =
+        scene.world.on_the_internet(|| TcpListener::bind((netns::testing::PRIVATE, 80)).unwrap());
+    inside.set_nonblocking(true).unwrap();
+    let client = scene.client(allow(&[INSIDE]));
+
+    let refused = client.curl(&[format!("http://{INSIDE}/")]);
+
+    assert_eq!(refused.1, 502);
+    assert!(inside.accept().is_err());
+    let record = client.end();
+    assert!(
+        record[0].error.as_deref().unwrap().contains("not on the public internet"),
+        "{record:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn addresses_and_other_protocols_and_ports_are_refused() {
+    let scene = Scene::new();
+    let policy = allow(&[OTHER]);
+    let _servers = (scene.https(hello), scene.http(hello));
+    let client = scene.client(policy);
+
+    let by_address = client.curl(&[format!("http://{INTERNET}/")]);
+    let no_name = client.try_curl(&["-k", &format!("https://{INTERNET}/")]);
+    let other_port = client.curl(&[format!("https://{OTHER}:8443/")]);
+    let ssh = say(&client, 22, b"SSH-2.0-x\r\n\r\n");
+    let dns = say(&client, 53, b"\0\x11\x07\x09\x01\0\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01");
+    let connect = say(&client, 80, b"CONNECT api.example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n");
+
+    assert_eq!((by_address.1, other_port.1), (403, 403));
+    assert!(String::from_utf8_lossy(&no_name.stdout).ends_with("403"), "{no_name:?}");
+    assert!(ssh.is_empty() && dns.is_empty());
+    assert!(!String::from_utf8_lossy(&connect).contains(" 200 "));
+    let record = client.end();
+    assert_eq!(record.len(), 6, "{record:#?}");
+    assert!(record.iter().all(|entry| entry.action == "DENY"), "{record:#?}");
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn an_absolute_target_counts_as_a_host() {
+    let scene = Scene::new();
+    let server = scene.http(hello);
+    let client = scene.client(allow(&[OTHER]));
+
+    let heard = say(
+        &client,
+        80,
+        b"GET http://api.example.com/ HTTP/1.1\r\nHost: other.example.com\r\nConnection: close\r\n\r\n",
+    );
+
+    assert!(String::from_utf8_lossy(&heard).contains(" 403 "), "{heard:?}");
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn who_is_not_registered_gets_nothing_and_loses_what_it_had() {
+    let scene = Scene::new();
+    let _server = scene.http(hello);
+    let mut client = scene.client(allow(&[OTHER]));
+    let request = b"GET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n";
+    let mut stream = client.guest.run(|| TcpStream::connect((INTERNET, 80)).unwrap());
+    stream.write_all(request).unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+
+    drop(client.pass.take());
+
+    // The rest of the answer may have been on its way.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(stream.write_all(request).is_err() || stream.read(&mut [0]).map_or(true, |n| n == 0));
+    assert!(say(&client, 80, request).is_empty());
+}

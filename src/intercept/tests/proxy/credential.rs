@@ -1,0 +1,138 @@
+//! Values that the guest never has.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use guest_test::Reply;
+use intercept::{Credentials, Grant, Policy, Refusal, Secret};
+use serde_json::json;
+
+use crate::scene::{API, OTHER, Scene, allow, hello, only_api};
+
+const PLACEHOLDER: &str = "placeholder-of-the-key";
+const VALUE: &str = "the-real-key-itself";
+
+pub(crate) fn secret(host: &str) -> Secret {
+    Secret {
+        name: "KEY".to_owned(),
+        placeholder: PLACEHOLDER.to_owned(),
+        value: VALUE.to_owned(),
+        hosts: vec![host.to_owned()],
+    }
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn a_placeholder_is_replaced_for_its_host_and_refused_for_others() {
+    let scene = Scene::new();
+    let (https, http) = (scene.https(hello), scene.http(hello));
+    let client = scene.client_with(allow(&[OTHER]), |guard| guard.with_secrets(vec![secret(API)]));
+    let header = format!("x-key: {PLACEHOLDER}");
+
+    let passed = client.curl(&["-H", &header, &format!("https://{API}/")]);
+    let plain = client.curl(&["-H", &header, &format!("http://{API}/")]);
+    let other = client.curl(&["-H", &header, &format!("http://{OTHER}/")]);
+
+    assert_eq!((passed.1, plain.1, other.1), (200, 403, 403));
+    assert!(other.0.contains("the placeholder of KEY is not for http://other"), "{}", other.0);
+    assert_eq!(https.requests()[0].header("x-key"), Some(VALUE));
+    assert!(http.requests().is_empty());
+    let record = client.end();
+    assert_eq!(record[0].auth_resolved_secrets, ["KEY"]);
+    let text = serde_json::to_string(&record).unwrap();
+    assert!(!text.contains(VALUE) && !text.contains(PLACEHOLDER));
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn an_answer_that_repeats_the_value_is_masked() {
+    let scene = Scene::new();
+    let _server = scene.https(|request| {
+        let key = request.header("x-key").unwrap_or_default();
+        Reply::bytes(format!("you said {key}.").into_bytes())
+    });
+    let client = scene.client_with(Policy::none(), |guard| guard.with_secrets(vec![secret(API)]));
+
+    let header = format!("x-key: {PLACEHOLDER}");
+    let (body, _) = client.curl(&["--compressed", "-H", &header, &format!("https://{API}/")]);
+
+    assert_eq!(body, format!("you said {}.", "*".repeat(VALUE.len())));
+}
+
+/// Gives a value a number that grows with each refresh.
+#[derive(Default)]
+struct Numbered {
+    asked: Mutex<Vec<(usize, bool)>>,
+}
+
+impl Credentials for Numbered {
+    fn get(&self, api: usize, force: bool) -> Result<Grant, Refusal> {
+        let mut asked = self.asked.lock().unwrap();
+        asked.push((api, force));
+        let value = format!("Bearer value-{}", asked.len());
+        Ok(Grant {
+            headers: BTreeMap::from([("authorization".to_owned(), value)]),
+            query: BTreeMap::from([("k".to_owned(), "in-query".to_owned())]),
+            resolved_secrets: vec!["TOKEN".to_owned()],
+            expires_at: Some(u32::MAX.into()),
+            ..Grant::default()
+        })
+    }
+}
+
+fn api() -> serde_json::Value {
+    json!({"name": "example", "apis": [{"base": format!("https://{API}"), "hasCredential": true}]})
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn what_an_api_wants_is_added_and_a_401_forces_one_refresh() {
+    let scene = Scene::new();
+    let served = Arc::new(AtomicUsize::new(0));
+    let server = scene.https(move |_| match served.fetch_add(1, Ordering::Relaxed) {
+        1 => Reply::refusal(401, "expired"),
+        _ => Reply::bytes(b"hello".to_vec()),
+    });
+    let credentials = Arc::new(Numbered::default());
+    let own = Arc::clone(&credentials);
+    let client = scene.client_with(only_api(api()), move |guard| {
+        guard.with_credentials(Arc::clone(&own) as Arc<dyn Credentials>)
+    });
+
+    let url = format!("https://{API}/x?a=1");
+    let statuses: Vec<_> = (0..3)
+        .map(|_| client.curl(&["-H", "Authorization: Bearer of-the-guest", &url]).1)
+        .collect();
+
+    assert_eq!(statuses, [200, 401, 200]);
+    let requests = server.requests();
+    let values: Vec<_> = requests.iter().map(|one| one.header("authorization").unwrap()).collect();
+    assert_eq!(values, ["Bearer value-1", "Bearer value-1", "Bearer value-2"]);
+    assert_eq!(requests[0].path, "/x?a=1&k=in-query");
+    assert_eq!(*credentials.asked.lock().unwrap(), [(0, false), (0, true)]);
+    assert_eq!(client.end()[0].auth_resolved_secrets, ["TOKEN"]);
+}
+
+struct Poor;
+
+impl Credentials for Poor {
+    fn get(&self, _: usize, _: bool) -> Result<Grant, Refusal> {
+        Err(Refusal { status: 424, reason: "not configured".to_owned() })
+    }
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn a_request_without_its_value_is_not_sent() {
+    let scene = Scene::new();
+    let server = scene.https(hello);
+    let with = scene.client_with(only_api(api()), |guard| guard.with_credentials(Arc::new(Poor)));
+    let without = scene.client(only_api(api()));
+
+    let (text, status) = with.curl(&[format!("https://{API}/")]);
+
+    assert_eq!((status, text.contains("not configured")), (424, true));
+    assert_eq!(without.curl(&[format!("https://{API}/")]).1, 424);
+    assert!(server.requests().is_empty());
+}

@@ -1,0 +1,9 @@
+//! The real mitmproxy between guests and an internet, all of them namespaces; `curl` in the guests.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bypass;
+mod credential;
+mod life;
+mod request;
+mod scene;

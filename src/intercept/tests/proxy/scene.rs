@@ -1,0 +1,166 @@
+//! What most tests begin with.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_test::{Identity, Reply, Request, Server};
+use intercept::{Authority, Config, Entry, Guard, Policy, Proxy, Record, Verdict};
+use netns::testing::{Guest, INTERNET, World};
+use netns::{Lease, Pool};
+use sandbox::{Interceptor, Network, Pass};
+use tempfile::TempDir;
+
+pub(crate) const API: &str = "api.example.com";
+pub(crate) const OTHER: &str = "other.example.com";
+/// A name that leads to where nobody is to be reached.
+pub(crate) const INSIDE: &str = "inside.example.com";
+
+/// A host with a proxy, and an internet with an authority that the host trusts.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) pool: Pool,
+    pub(crate) folder: TempDir,
+    identity: Identity,
+}
+
+/// A guest all of whose traffic goes through the proxy. Its fields go in this order.
+pub(crate) struct Client {
+    pub(crate) guest: Guest,
+    pub(crate) pass: Option<Box<dyn Pass>>,
+    pub(crate) lease: Lease,
+    record: PathBuf,
+    authority: PathBuf,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let permissions = fs::Permissions::from_mode(0o711);
+        let folder = tempfile::Builder::new().permissions(permissions).tempdir().unwrap();
+        let world = World::enter();
+        let inside = netns::testing::PRIVATE;
+        let hosts = [(API, INTERNET), (OTHER, INTERNET), (INSIDE, inside)];
+        world.know(folder.path(), &hosts);
+        let internet = guest_test::Authority::new();
+        let roots = folder.path().join("roots.pem");
+        internet.install(&roots);
+        fs::set_permissions(&roots, fs::Permissions::from_mode(0o644)).unwrap();
+        let config = Config {
+            program: None,
+            runtime_dir: folder.path().join("run"),
+            authority: Authority::open(&folder.path().join("state")).unwrap(),
+            roots: Some(roots),
+        };
+        let authority = folder.path().join("authority.pem");
+        fs::write(&authority, config.authority.certificate()).unwrap();
+        let proxy = Arc::new(Proxy::start(config).unwrap());
+        let pool = Pool::start(netns::Config {
+            size: 2,
+            lock_path: folder.path().join("network.lock"),
+            ..netns::Config::default()
+        });
+        let identity = internet.vouch_for(&[API, OTHER, INSIDE]);
+        Self { world, proxy, pool: pool.unwrap(), folder, identity }
+    }
+
+    /// A server of all names, at the port of HTTPS.
+    pub(crate) fn https(
+        &self,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Server {
+        let listener = self.world.on_the_internet(|| TcpListener::bind((INTERNET, 443)).unwrap());
+        Server::serve(listener, Some(&self.identity), handler)
+    }
+
+    /// One at the port of HTTP.
+    pub(crate) fn http(
+        &self,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Server {
+        let listener = self.world.on_the_internet(|| TcpListener::bind((INTERNET, 80)).unwrap());
+        Server::serve(listener, None, handler)
+    }
+
+    pub(crate) fn client(&self, policy: Policy) -> Client {
+        self.client_with(policy, |guard| guard)
+    }
+
+    pub(crate) fn client_with(&self, policy: Policy, with: impl Fn(Guard) -> Guard) -> Client {
+        let mut lease = self.pool.lease(soon()).unwrap();
+        let policy_of_packets = sandbox::Policy::intercepted(&[]);
+        lease.apply(&Network { policy: policy_of_packets, ..Network::default() }).unwrap();
+        let address = lease.address().unwrap();
+        let record = self.folder.path().join(format!("{address}.jsonl"));
+        let _ = fs::remove_file(&record);
+        let guard = Guard::new(&self.proxy, policy).with_record(Record::open(&record).unwrap());
+        let pass = with(guard).admit(address, soon()).unwrap();
+        lease.intercept(pass.port(), pass.watch()).unwrap();
+        let guest = Guest::behind(&lease);
+        let authority = self.folder.path().join("authority.pem");
+        Client { guest, pass: Some(pass), lease, record, authority }
+    }
+}
+
+impl Client {
+    /// What curl prints, and the status behind it.
+    pub(crate) fn curl(&self, arguments: &[impl AsRef<OsStr> + Sync]) -> (String, u16) {
+        let output = self.try_curl(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (body.to_owned(), status.parse().unwrap())
+    }
+
+    pub(crate) fn try_curl(&self, arguments: &[impl AsRef<OsStr> + Sync]) -> Output {
+        self.guest.run(|| {
+            let mut command = Command::new("curl");
+            command.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "--cacert"]);
+            command.arg(&self.authority);
+            for name in [API, OTHER, INSIDE] {
+                for port in [80, 443, 8443] {
+                    command.args(["--resolve", &format!("{name}:{port}:{INTERNET}")]);
+                }
+            }
+            command.args(arguments).output().unwrap()
+        })
+    }
+
+    /// Ends it, and returns what is on record.
+    pub(crate) fn end(self) -> Vec<Entry> {
+        let Self { guest, pass, lease, record, .. } = self;
+        drop(guest);
+        drop(pass);
+        drop(lease);
+        read(&record)
+    }
+}
+
+pub(crate) fn read(record: &Path) -> Vec<Entry> {
+    let text = fs::read_to_string(record).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// When to give up what should take no time.
+pub(crate) fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// A policy that lets nothing pass but one API, of which some permissions are given.
+pub(crate) fn only_api(firewall: serde_json::Value) -> Policy {
+    Policy { firewalls: vec![serde_json::from_value(firewall).unwrap()], ..Policy::none() }
+}
+
+pub(crate) fn allow(names: &[&str]) -> Policy {
+    let allow = names.iter().map(|name| (*name).to_owned()).collect();
+    Policy { unknown: Verdict::Deny, allow, ..Policy::none() }
+}
+
+pub(crate) fn hello(_: &Request) -> Reply {
+    Reply::bytes(b"hello".to_vec())
+}
