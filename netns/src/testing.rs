@@ -78,13 +78,16 @@ impl World {
         world
     }
 
-    /// Lets this thread, and what it starts from now on, know hosts by these names and no others.
+    /// Lets this thread, and what it starts from now on, know hosts by these names and no others. The
+    /// name server is [`INTERNET`].
     pub fn know(&self, folder: &Path, hosts: &[(&str, Ipv4Addr)]) {
         unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         let lines = hosts.iter().map(|(name, address)| format!("{address} {name}\n"));
-        for (file, text) in [("hosts", lines.collect()), ("resolv.conf", String::new())] {
+        for (file, text) in
+            [("hosts", lines.collect()), ("resolv.conf", format!("nameserver {INTERNET}\n"))]
+        {
             let (path, target) = (folder.join(file), Path::new("/etc").join(file));
             std::fs::write(&path, text).unwrap();
             mount(Some(&path), &target, none, MsFlags::MS_BIND, none).unwrap();

@@ -6,6 +6,7 @@
 mod fault;
 mod host;
 mod http;
+mod internet;
 mod model;
 mod runner;
 
@@ -15,6 +16,7 @@ mod claude_job;
 mod detached;
 mod faults;
 mod files;
+mod intercept;
 mod job;
 mod moment;
 mod network;

@@ -90,6 +90,11 @@ impl Model {
         Self { address, questions, _server: server }
     }
 
+    /// Where it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it is, for `--env`.
     pub(crate) fn variable(&self) -> String {
         let (name, value) = self.pair();

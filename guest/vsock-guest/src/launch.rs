@@ -15,6 +15,7 @@ use serde_bytes::ByteBuf;
 use vsock_proto::{Exec, Failure};
 
 use crate::account::{self, Account};
+use crate::authority;
 use crate::command::{Command, Outputs};
 use crate::failure::{refused, text};
 use crate::input::Input;
@@ -97,6 +98,11 @@ fn environment<'a>(
     for (name, value) in defaults.into_iter().take(count) {
         if !variables.iter().any(|(present, _)| *present == name) {
             variables.push((OsStr::new(name), value));
+        }
+    }
+    for (name, value) in authority::variables() {
+        if !variables.iter().any(|(present, _)| present == name) {
+            variables.push((OsStr::new(name), OsStr::new(value)));
         }
     }
     Ok(variables)

@@ -26,6 +26,7 @@
 //! - When `serve` returns, no command of its connection runs and no unfinished file is left.
 
 mod account;
+mod authority;
 mod buffers;
 mod command;
 mod error;

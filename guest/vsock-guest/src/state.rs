@@ -10,6 +10,7 @@ use nix::time::{ClockId, clock_gettime, clock_settime};
 use vsock_proto::{Failure, GuestState, Ready};
 
 use crate::account::errno;
+use crate::authority;
 use crate::failure::{failed, refused, text};
 use crate::sys;
 use crate::write::{replace, replace_by_link};
@@ -48,6 +49,9 @@ pub(crate) fn set(state: &GuestState, root: &Path, owns_kernel: bool) -> Result<
     if let Some(id) = &state.machine_id {
         let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         replace(&root.join("etc/machine-id"), format!("{digits}\n").as_bytes())?;
+    }
+    if let Some(pem) = &state.authority {
+        authority::trust(root, pem)?;
     }
     Ok(())
 }

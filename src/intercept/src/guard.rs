@@ -46,8 +46,8 @@ impl Guard {
 
     /// With a record of it all.
     #[must_use]
-    pub fn with_record(self, record: Record) -> Self {
-        Self { record: Some(Arc::new(record)), ..self }
+    pub fn with_record(self, record: Arc<Record>) -> Self {
+        Self { record: Some(record), ..self }
     }
 
     /// With values for the APIs of the policy that have some.

@@ -125,6 +125,9 @@ pub enum Error {
     /// The network could not be had.
     #[error(transparent)]
     Network(netns::Error),
+    /// Whoever is to intercept what the VM sends does not let it in.
+    #[error("the VM is not let in")]
+    Intercept(#[source] sandbox::Cause),
     /// A network was asked for of somebody who has none.
     #[error("no networks were prepared")]
     NoNetworks,

@@ -3,7 +3,8 @@
 //! It comes in this order and goes in the reverse one, whatever made it go: an orderly end, an
 //! error half way, or a panic.
 //!
-//! 1. the network, leased of the pool, with the policy in force and the ports published
+//! 1. the network, leased of the pool, with the policy in force and the ports published; whoever
+//!    intercepts it has let the VM in
 //! 2. the folder, with the lock that proves its owner alive
 //! 3. the cgroup
 //! 4. the image's links and the disk
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use netns::{Lease, Pool};
 use process::{Cgroup, Credentials, Status};
-use sandbox::{Network, Publish, SandboxConfig, SandboxId};
+use sandbox::{Interception, Network, Pass, Publish, SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
@@ -62,6 +63,7 @@ pub(crate) struct Machine {
     /// How long each step took.
     pub(crate) stages: Vec<(&'static str, Duration)>,
     _folder: Folder,
+    _pass: Option<Box<dyn Pass>>,
     _network: Option<Lease>,
 }
 
@@ -83,7 +85,7 @@ impl Machine {
         let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
-        let network = network.lease;
+        let (network, pass) = (network.lease, network.pass);
         let launch = Launch {
             folder: &folder,
             config,
@@ -106,6 +108,7 @@ impl Machine {
             link,
             stages: clock.stages,
             _folder: folder,
+            _pass: pass,
             _network: network,
         })
     }
@@ -138,17 +141,24 @@ impl Machine {
 }
 
 /// What a VM has of the pool of networks.
+#[derive(Default)]
 struct Leased {
+    /// Of whoever intercepts it; it goes before the lease.
+    pass: Option<Box<dyn Pass>>,
     lease: Option<Lease>,
     published: Vec<Publish>,
 }
 
 impl Leased {
     fn of(pool: Option<&Pool>, wanted: Option<&Network>, deadline: Instant) -> Result<Self> {
-        let Some(wanted) = wanted else { return Ok(Self { lease: None, published: Vec::new() }) };
+        let Some(wanted) = wanted else { return Ok(Self::default()) };
         let pool = pool.ok_or(Error::NoNetworks)?;
         let mut lease = pool.lease(deadline).map_err(Error::Network)?;
         lease.apply(wanted).map_err(Error::Network)?;
+        let pass = match &wanted.intercept {
+            Some(interceptor) => Some(intercept(&mut lease, interceptor, deadline)?),
+            None => None,
+        };
         let mut published = Vec::new();
         for publish in &wanted.publish {
             let host = lease.publish(publish).map_err(Error::Network)?;
@@ -158,8 +168,20 @@ impl Leased {
             lease.serve(service).map_err(Error::Network)?;
         }
         log::debug!("network leased; link={}", lease.link().unwrap_or_default());
-        Ok(Self { lease: Some(lease), published })
+        Ok(Self { pass, lease: Some(lease), published })
     }
+}
+
+/// Lets the VM in where all that it sends is to arrive, and has it arrive there.
+fn intercept(
+    lease: &mut Lease,
+    interceptor: &Interception,
+    deadline: Instant,
+) -> Result<Box<dyn Pass>> {
+    let address = lease.address().map_err(Error::Network)?;
+    let pass = interceptor.admit(address, deadline).map_err(Error::Intercept)?;
+    lease.intercept(pass.port(), pass.watch()).map_err(Error::Network)?;
+    Ok(pass)
 }
 
 /// A process of a VM that is no more.

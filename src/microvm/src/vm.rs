@@ -136,6 +136,11 @@ fn initial_state(config: &SandboxConfig) -> Result<GuestState> {
         hostname: Some(config.hostname.clone()),
         timezone: config.timezone.clone(),
         machine_id: machine_id.try_into().ok(),
+        authority: config
+            .network
+            .as_ref()
+            .and_then(|network| network.intercept.as_ref())
+            .map(|interceptor| interceptor.certificate().to_owned()),
     })
 }
 

@@ -32,6 +32,16 @@ pub(crate) enum Error {
     NothingToPublish,
     #[error("{path} is not a network policy")]
     Policy { path: PathBuf, source: toml::de::Error },
+    #[error("--secret needs --for, and both need --network intercept: give others with --env")]
+    NotHeld,
+    #[error("--for does not say which secret it is for: expected NAME=HOST")]
+    ForWhich,
+    #[error("--for names the secret {name}, and there is none")]
+    NoSuchSecret { name: String },
+    #[error("the secret {name} is no variable of this process: set it")]
+    SecretNotSet { name: String },
+    #[error(transparent)]
+    Intercept(intercept::Error),
     #[error("Firecracker is not available in this build: use --vmm qemu")]
     NoFirecracker,
     #[error("microVMs have cgroups, users and namespaces of their own, which takes root: use sudo")]
@@ -178,6 +188,8 @@ impl Error {
             Self::NoCommand { .. } | Self::PromptNotText | Self::EnvFile { .. } => Some(2),
             Self::NamelessVariable | Self::CopySides => Some(2),
             Self::Policy { .. } | Self::NothingToPublish => Some(2),
+            Self::NotHeld | Self::ForWhich | Self::NoSuchSecret { .. } => Some(2),
+            Self::SecretNotSet { .. } => Some(2),
             Self::Config { .. } | Self::ConfigValue { .. } | Self::NoPlatform => Some(2),
             Self::ProfileTooLarge { .. } | Self::ProfileWithoutPlatform { .. } => Some(2),
             Self::NotStarted { code, .. } => Some(*code),

@@ -5,7 +5,7 @@
 //! | the command line, and what runs what | [`cli`], one file per sub-command in [`command`] |
 //! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
 //! | how files come and go | [`copy`] |
-//! | what a VM's network may be | [`network`] |
+//! | what a VM's network may be | [`network`]; when it is intercepted: [`egress`] |
 //! | how jobs of the platform are asked for | `platform`, `command/job` |
 //! | what is behind `-d` | [`detach`] |
 //! | the service that takes jobs | [`service`] |
@@ -18,6 +18,7 @@ mod command;
 mod copy;
 mod descriptor;
 mod detach;
+mod egress;
 mod error;
 mod image;
 mod input;

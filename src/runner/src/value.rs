@@ -53,6 +53,8 @@ pub(crate) enum NetworkChoice {
     None,
     /// As a file says.
     Policy(PathBuf),
+    /// Through the proxy; as a file says, or all of the public internet.
+    Intercept(Option<PathBuf>),
 }
 
 /// Either side of `runner cp`.
@@ -230,16 +232,20 @@ pub(crate) fn timezone(text: &str) -> Result<String, Refused> {
     Ok(text.to_owned())
 }
 
-/// `open`, `none`, or `policy=FILE`.
+/// `open`, `none`, `policy=FILE`, `intercept` or `intercept=FILE`.
 pub(crate) fn network(text: &[u8]) -> Result<NetworkChoice, Refused> {
     match text {
         b"open" => Ok(NetworkChoice::Open),
         b"none" => Ok(NetworkChoice::None),
+        b"intercept" => Ok(NetworkChoice::Intercept(None)),
         _ => match split(text, text.iter().position(|byte| *byte == b'=')) {
             Some((name, file)) if name == "policy" && !file.is_empty() => {
                 Ok(NetworkChoice::Policy(file.into()))
             }
-            _ => Err("expected open, none, or policy=FILE"),
+            Some((name, file)) if name == "intercept" && !file.is_empty() => {
+                Ok(NetworkChoice::Intercept(Some(file.into())))
+            }
+            _ => Err("expected open, none, policy=FILE, or intercept[=FILE]"),
         },
     }
 }
@@ -321,6 +327,9 @@ mod tests {
     fn a_network_is_open_none_or_a_policy() {
         assert_eq!(network(b"open"), Ok(NetworkChoice::Open));
         assert_eq!(network(b"policy=a=b"), Ok(NetworkChoice::Policy("a=b".into())));
+        assert_eq!(network(b"intercept"), Ok(NetworkChoice::Intercept(None)));
+        assert_eq!(network(b"intercept=a"), Ok(NetworkChoice::Intercept(Some("a".into()))));
+        assert!(network(b"intercept=").is_err());
         assert!(network(b"policy=").is_err());
         assert!(network(b"file.toml").is_err());
     }

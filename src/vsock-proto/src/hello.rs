@@ -11,7 +11,7 @@ const MAGIC: [u8; 8] = *b"\0sandbox";
 const HEAD: usize = MAGIC.len() + size_of::<u32>();
 
 /// This crate's version of the protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Made afresh at each boot of a guest: tells a reconnect from a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Hello {
     pub previous_failure: Option<String>,
 }
 
-/// What follows the head in version 1.
+/// What follows the head in this version.
 #[derive(Serialize, Deserialize)]
 struct Body {
     boot_id: BootId,

@@ -19,6 +19,8 @@ pub struct GuestState {
     pub timezone: Option<String>,
     /// `/etc/machine-id`.
     pub machine_id: Option<[u8; 16]>,
+    /// The certificate of an authority to trust, as PEM; instead of the one before it.
+    pub authority: Option<String>,
 }
 
 impl fmt::Debug for GuestState {
@@ -29,6 +31,7 @@ impl fmt::Debug for GuestState {
             .field("entropy", &format_args!("{} bytes", self.entropy.len()))
             .field("hostname", &self.hostname)
             .field("timezone", &self.timezone)
+            .field("has_authority", &self.authority.is_some())
             .finish_non_exhaustive()
     }
 }

@@ -69,13 +69,10 @@ fn state() -> impl Strategy<Value = GuestState> {
         option::of(".{0,8}"),
         option::of(".{0,8}"),
         any::<Option<[u8; 16]>>(),
+        option::of(".{0,8}"),
     )
-        .prop_map(|(clock_unix_ns, entropy, hostname, timezone, machine_id)| GuestState {
-            clock_unix_ns,
-            entropy,
-            hostname,
-            timezone,
-            machine_id,
+        .prop_map(|(clock_unix_ns, entropy, hostname, timezone, machine_id, authority)| {
+            GuestState { clock_unix_ns, entropy, hostname, timezone, machine_id, authority }
         })
 }
 

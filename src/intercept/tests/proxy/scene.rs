@@ -98,7 +98,8 @@ impl Scene {
         let address = lease.address().unwrap();
         let record = self.folder.path().join(format!("{address}.jsonl"));
         let _ = fs::remove_file(&record);
-        let guard = Guard::new(&self.proxy, policy).with_record(Record::open(&record).unwrap());
+        let guard =
+            Guard::new(&self.proxy, policy).with_record(Arc::new(Record::open(&record).unwrap()));
         let pass = with(guard).admit(address, soon()).unwrap();
         lease.intercept(pass.port(), pass.watch()).unwrap();
         let guest = Guest::behind(&lease);

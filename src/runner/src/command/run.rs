@@ -14,8 +14,11 @@ mod background;
 mod foreground;
 mod owner;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::intercept::{Guard, Record};
 use sandbox::{Outcome, Sandbox};
 
 pub(crate) use arguments::Arguments;
@@ -24,6 +27,7 @@ use self::arguments::Run;
 use crate::cli::Global;
 use crate::copy::{Target, copy_in, copy_out};
 use crate::detach;
+use crate::egress::Gate;
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
 use crate::output;
@@ -39,7 +43,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     if arguments.detach && !global.detached {
         return detach::start();
     }
-    let run = Run::understand(arguments, global)?;
+    let mut run = Run::understand(arguments, global)?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -50,6 +54,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let host = Host::open(&global.state_dir)?;
     let first = if global.detached { First::Cancel } else { First::Forward };
     let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id))?;
+    intercept(&mut run, global)?;
     let mut stages = Stages::new(run.shows_stages);
     let started = start(&run, &host, &interrupt, global, &mut stages);
     let sandbox = interrupt.explain(started)?;
@@ -69,6 +74,27 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let code = result?;
     stopped?;
     Ok(code)
+}
+
+/// Has the proxy let pass what the run's network is to reach, if it is intercepted.
+fn intercept(run: &mut Run, global: &Global) -> Result<()> {
+    let (Some(egress), Some(network)) = (run.egress.take(), &mut run.config.network) else {
+        return Ok(());
+    };
+    let open = |path: &PathBuf| Record::open(path).map(Arc::new).map_err(Error::Intercept);
+    let record = run.record.as_ref().map(open).transpose()?;
+    let held = std::mem::take(&mut run.held);
+    let gate = Gate::open(global)?;
+    // Python takes a second to start, in which there is other work.
+    gate.proxy()?;
+    network.intercept = Some(gate.interception(move |proxy| {
+        let guard = Guard::new(proxy, egress.policy.clone()).with_secrets(held.clone());
+        match &record {
+            Some(record) => guard.with_record(Arc::clone(record)),
+            None => guard,
+        }
+    }));
+    Ok(())
 }
 
 /// Steps 2 and 3.

@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use intercept::Secret;
 use rootfs::{Defaults, Store};
-use sandbox::{Network, Publish, SandboxConfig, SandboxId};
+use sandbox::{Network, Policy, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
 use crate::cli::Global;
 use crate::command::ps;
+use crate::egress::{self, Egress, For};
 use crate::error::{Error, Result};
 use crate::request::CommandArguments;
-use crate::value::{self, CopyIn, CopyOut, NetworkChoice};
+use crate::value::{self, CopyIn, CopyOut, NetworkChoice, Variable};
 use crate::vmm::Vmm;
 use crate::{image, network};
 
@@ -27,6 +29,7 @@ Examples:
   echo hello | runner run -i -- cat
   runner run --agent mock -- 'uname -a; ls'
   runner run -d --name web -- python3 -m http.server
+  runner run --network intercept --secret GITHUB_TOKEN --for '*.github.com' -- ./release
 
 The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 or 126 if
 it could not be started, and 125 if the runner itself failed. Ctrl-C goes to the command; a second
@@ -82,9 +85,24 @@ pub(crate) struct Arguments {
     tz: Option<String>,
 
     /// What the VM may reach: `open` is the public internet, `none` is no network at all;
-    /// policy=FILE names hosts and ports, see README.md
-    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
+    /// policy=FILE names addresses and ports; `intercept` is the public internet through the proxy,
+    /// intercept=FILE what a policy of names and requests allows, see README.md
+    #[arg(long, value_name = "open|none|policy=FILE|intercept[=FILE]", default_value = "open", value_parser = value::os(value::network))]
     network: NetworkChoice,
+
+    /// Hold a secret: the VM has a placeholder of it in a variable of this name, and the proxy sends
+    /// the value instead, to the hosts of --for; NAME alone takes its value from this process, and
+    /// =VALUE is seen by others in `ps`
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "for_", value_parser = value::os(|text| Ok(value::variable(text))))]
+    secret: Vec<Variable>,
+
+    /// Whom a secret is for, over HTTPS; *.HOST is all below it
+    #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", requires = "secret", value_parser = For::parse)]
+    for_: Vec<For>,
+
+    /// Put on record, one JSON object a line, what the intercepted VM sends
+    #[arg(long, value_name = "FILE")]
+    network_record: Option<PathBuf>,
 
     /// Reach a TCP port of the VM by a port of this host's loopback device; 0 takes any that is free
     #[arg(short, long, value_name = "HOST:GUEST", value_parser = value::publish)]
@@ -120,6 +138,10 @@ pub(super) struct Run {
     pub(super) copies_in: Vec<CopyIn>,
     pub(super) copies_out: Vec<CopyOut>,
     pub(super) vmm: Vmm,
+    /// What is let pass of its network if that is intercepted.
+    pub(super) egress: Option<Egress>,
+    pub(super) held: Vec<Secret>,
+    pub(super) record: Option<PathBuf>,
     /// Whether output is an agent's events, to be shown to people.
     pub(super) is_story: bool,
     pub(super) shows_stages: bool,
@@ -130,7 +152,17 @@ impl Run {
     pub(super) fn understand(arguments: Arguments, global: &Global) -> Result<Self> {
         let store = Store::open(&global.state_dir)?;
         let image = store.get(&arguments.image)?;
-        let job = arguments.job(&image.description.defaults)?;
+        let mut job = arguments.job(&image.description.defaults)?;
+        let egress = arguments.egress()?;
+        let held = egress::hold(&mut egress::values(&arguments.secret)?, &arguments.for_)?;
+        if egress.is_none() && !(held.is_empty() && arguments.network_record.is_none()) {
+            return Err(Error::NotHeld);
+        }
+        let placeholders = held.iter().map(|one| (one.name.clone(), one.placeholder.clone()));
+        let environment = placeholders.map(|(name, value)| (name.into(), value.into()));
+        if let Some(job) = &mut job {
+            job.request.env.extend(environment);
+        }
         let config = arguments.config(&store, &image, job.as_ref())?;
         let plain = arguments.json || arguments.detach || !io::stdout().is_terminal();
         Ok(Self {
@@ -139,6 +171,9 @@ impl Run {
             copies_in: arguments.copy_in,
             copies_out: arguments.copy_out,
             vmm: arguments.vmm,
+            egress,
+            held,
+            record: arguments.network_record,
             is_story: arguments.agent.is_some() && !plain,
             shows_stages: arguments.stats,
             is_quiet: global.quiet,
@@ -169,10 +204,23 @@ impl Arguments {
         let network = match &self.network {
             NetworkChoice::Open => Network::default(),
             NetworkChoice::Policy(path) => network::read(path)?,
+            NetworkChoice::Intercept(_) => {
+                let policy = self.egress()?.map(|egress| egress.packets());
+                Network { policy: policy.unwrap_or(Policy::none()), ..Network::default() }
+            }
             NetworkChoice::None if self.publish.is_empty() => return Ok(None),
             NetworkChoice::None => return Err(Error::NothingToPublish),
         };
         Ok(Some(Network { publish: self.publish.clone(), ..network }))
+    }
+
+    /// What is let pass if it is intercepted.
+    fn egress(&self) -> Result<Option<Egress>> {
+        match &self.network {
+            NetworkChoice::Intercept(None) => Ok(Some(Egress::open())),
+            NetworkChoice::Intercept(Some(path)) => Egress::read(path).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn config(

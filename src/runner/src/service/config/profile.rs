@@ -66,7 +66,7 @@ impl ProfileTable {
             return Err(wrong(&format!("profiles.{name}.memory_mib"), "at least 96"));
         }
         let mut network =
-            self.network.map_or(Ok(Some(Network::default())), |it| it.read(folder))?;
+            self.network.map_or(Ok(Some(Network::default())), |it| it.read(name, folder))?;
         match (&self.limits, &mut network) {
             (None, _) => {}
             (Some(limits), Some(network)) => network.limits = limits.over(network.limits),
@@ -86,13 +86,17 @@ impl ProfileTable {
 }
 
 impl Choice {
-    fn read(self, folder: &Path) -> Result<Option<Network>> {
+    fn read(self, name: &str, folder: &Path) -> Result<Option<Network>> {
         match self {
             Self::Named(NetworkChoice::Open) => Ok(Some(Network::default())),
             Self::Named(NetworkChoice::None) => Ok(None),
             Self::Named(NetworkChoice::Policy(path)) => {
                 Ok(Some(network::read(&folder.join(path))?))
             }
+            Self::Named(NetworkChoice::Intercept(_)) => Err(wrong(
+                &format!("profiles.{name}.network"),
+                "open, none, or policy=FILE: jobs are not intercepted yet",
+            )),
             Self::Written(network) => Ok(Some(network)),
         }
     }
