@@ -1,0 +1,163 @@
+//! Firecracker's API: HTTP/1.1 over a Unix socket, one connection for all calls.
+//!
+//! Each call blocks until its reply, or its deadline. Firecracker does one thing after the other,
+//! so there is never more than one call under way.
+//!
+//! | file | what |
+//! |---|---|
+//! | this one | the connection |
+//! | `request.rs` | what can be asked for |
+//! | `reply.rs` | an HTTP response, bounded |
+
+mod reply;
+mod request;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub use request::{
+    Action, BackendType, Balloon, BootSource, CacheType, Drive, Entropy, InstanceInfo,
+    MachineConfig, MemoryBackend, NetworkInterface, Request, SnapshotCreate, SnapshotLoad,
+    SnapshotType, VmState, Vsock,
+};
+
+use self::reply::{Parsed, Reply};
+use crate::{Error, Result};
+
+/// Replies are some hundred bytes; longer ones are refused.
+const LIMIT: usize = 64 << 10;
+/// So much of a fault's text is passed on.
+const FAULT: usize = 1024;
+
+/// A connection to Firecracker's API.
+///
+/// INVARIANT: after a call without a whole reply it is broken: what comes next would be taken for
+/// the reply to another call.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    is_broken: bool,
+    /// What was received and not used.
+    received: Vec<u8>,
+}
+
+impl Client {
+    /// Connects; Firecracker must listen already.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket)
+            .map_err(|source| Error::Connect { socket: socket.to_owned(), source })?;
+        Ok(Self { stream, is_broken: false, received: Vec::new() })
+    }
+
+    /// Asks for something, and waits until it is done.
+    pub fn send<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<()> {
+        let name = format!("{} {}", R::METHOD, request.path());
+        let body = serde_json::to_vec(request)
+            .map_err(|error| Error::Garbled { request: name.clone(), reason: error.to_string() })?;
+        self.call(&name, &body, deadline).map(drop)
+    }
+
+    /// What Firecracker says of itself.
+    pub fn instance_info(&mut self, deadline: Instant) -> Result<InstanceInfo> {
+        let name = "GET /";
+        let reply = self.call(name, &[], deadline)?;
+        serde_json::from_slice(&reply.body)
+            .map_err(|error| Error::Garbled { request: name.into(), reason: error.to_string() })
+    }
+
+    fn call(&mut self, name: &str, body: &[u8], deadline: Instant) -> Result<Reply> {
+        let request = || name.to_owned();
+        if std::mem::replace(&mut self.is_broken, true) {
+            return Err(Error::Broken { request: request() });
+        }
+        let begun = Instant::now();
+        let failed = |error: io::Error, wrap: fn(String, io::Error) -> Error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                Error::TimedOut { request: request(), after: begun.elapsed() }
+            }
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+                Error::Closed { request: request() }
+            }
+            _ => wrap(request(), error),
+        };
+        self.write(name, body, deadline)
+            .map_err(|error| failed(error, |request, source| Error::Send { request, source }))?;
+        loop {
+            match reply::parse(&self.received, LIMIT) {
+                Parsed::Whole(reply, length) => {
+                    self.received.drain(..length);
+                    self.is_broken = false;
+                    return judge(name, reply);
+                }
+                Parsed::Nonsense(reason) => {
+                    return Err(Error::Garbled { request: request(), reason });
+                }
+                Parsed::TooLong => return Err(Error::TooLong { request: request(), limit: LIMIT }),
+                Parsed::Part => {}
+            }
+            let count = self.read(deadline).map_err(|error| {
+                failed(error, |request, source| Error::Receive { request, source })
+            })?;
+            if count == 0 {
+                return Err(Error::Closed { request: request() });
+            }
+        }
+    }
+
+    /// A request fits into the socket's buffer, so it is written at once or never.
+    fn write(&mut self, name: &str, body: &[u8], deadline: Instant) -> io::Result<()> {
+        let mut bytes = format!("{name} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
+        if !body.is_empty() {
+            let length = body.len();
+            let head = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n");
+            bytes.extend_from_slice(head.as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body);
+        self.stream.set_write_timeout(Some(left(deadline)?))?;
+        self.stream.write_all(&bytes)
+    }
+
+    fn read(&mut self, deadline: Instant) -> io::Result<usize> {
+        let mut buffer = [0; 4096];
+        loop {
+            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => {
+                    let count = other?;
+                    self.received.extend(buffer.iter().take(count));
+                    return Ok(count);
+                }
+            }
+        }
+    }
+}
+
+/// The time until `deadline`, or an error if it is over.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // The kernel takes a time-out of zero for none at all.
+    if left < Duration::from_micros(1) { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+fn judge(name: &str, reply: Reply) -> Result<Reply> {
+    match reply.status {
+        200..=299 => Ok(reply),
+        status => {
+            let fault = fault(&reply.body);
+            Err(Error::Refused { request: name.to_owned(), status, fault })
+        }
+    }
+}
+
+/// The `fault_message` of a reply, or what there is in its place; fit for a terminal.
+fn fault(body: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let message = json.as_ref().and_then(|json| json.get("fault_message")?.as_str());
+    let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(FAULT).map(clean).collect::<String>().trim().to_owned()
+}

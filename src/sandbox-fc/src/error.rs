@@ -1,0 +1,84 @@
+//! What can go wrong with Firecracker.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// See each variant. `request` is like `PUT /boot-source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody listens on the API's socket.
+    #[error("cannot connect to {socket}")]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A request could not be written.
+    #[error("cannot send {request}")]
+    Send {
+        /// The request.
+        request: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A reply could not be read.
+    #[error("cannot receive the reply to {request}")]
+    Receive {
+        /// The request.
+        request: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A reply did not come in time.
+    #[error("no reply to {request} within {after:.1?}")]
+    TimedOut {
+        /// The request.
+        request: String,
+        /// For how long it was waited.
+        after: Duration,
+    },
+    /// The connection was closed in place of a reply.
+    #[error("the connection ended before the reply to {request}")]
+    Closed {
+        /// The request.
+        request: String,
+    },
+    /// A reply is no HTTP, or not what was expected.
+    #[error("the reply to {request} makes no sense: {reason}")]
+    Garbled {
+        /// The request.
+        request: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A reply is longer than any should be.
+    #[error("the reply to {request} is longer than {limit} bytes")]
+    TooLong {
+        /// The request.
+        request: String,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// Firecracker does not do it.
+    #[error("Firecracker refuses {request} ({status}): {fault}")]
+    Refused {
+        /// The request.
+        request: String,
+        /// The HTTP status.
+        status: u16,
+        /// Firecracker's `fault_message`.
+        fault: String,
+    },
+    /// A call on this connection failed before, so that nobody knows what would come next.
+    #[error("{request} is not sent: an earlier call on the connection failed")]
+    Broken {
+        /// The request.
+        request: String,
+    },
+}
+
+/// The result of this crate's calls.
+pub type Result<T> = std::result::Result<T, Error>;
