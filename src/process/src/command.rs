@@ -1,10 +1,11 @@
 //! What a process is to be.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::{Child, Result, spawn};
+use crate::{Child, Jail, Result, spawn};
 
 /// A process to be. It inherits nothing that is not named here: its environment starts empty,
 /// its standard streams are `/dev/null`, every other descriptor is closed, all signals have
@@ -12,6 +13,7 @@ use crate::{Child, Result, spawn};
 #[derive(Debug)]
 pub struct Command<'a> {
     pub(crate) program: OsString,
+    pub(crate) file: Option<File>,
     pub(crate) shown_as: Option<OsString>,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
@@ -21,6 +23,7 @@ pub struct Command<'a> {
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) network: Network<'a>,
+    pub(crate) jail: Option<Jail>,
     pub(crate) session: bool,
     pub(crate) terminal: bool,
     pub(crate) no_new_privileges: bool,
@@ -75,6 +78,7 @@ impl<'a> Command<'a> {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             program: program.as_ref().to_owned(),
+            file: None,
             shown_as: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -84,6 +88,7 @@ impl<'a> Command<'a> {
             cgroup: None,
             credentials: None,
             network: Network::Inherited,
+            jail: None,
             session: false,
             terminal: false,
             no_new_privileges: false,
@@ -91,6 +96,12 @@ impl<'a> Command<'a> {
             limits: Vec::new(),
             oom_score: None,
         }
+    }
+
+    /// Runs an opened program, which is called `name`: also where no path leads to it. A script
+    /// cannot be run so.
+    pub fn opened(name: impl AsRef<OsStr>, program: File) -> Self {
+        Self { file: Some(program), ..Self::new(name) }
     }
 
     /// The program's name as it sees itself, and as error texts have it, if not its path.
@@ -174,6 +185,14 @@ impl<'a> Command<'a> {
     #[must_use]
     pub fn network(mut self, network: Network<'a>) -> Self {
         self.network = network;
+        self
+    }
+
+    /// See a root folder of its own and nothing else; needs root. Paths from here on, the working
+    /// folder's too, are those in it.
+    #[must_use]
+    pub fn jail(mut self, jail: Jail) -> Self {
+        self.jail = Some(jail);
         self
     }
 

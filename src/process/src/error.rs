@@ -41,6 +41,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A root folder for a new process could not be prepared.
+    #[error("cannot prepare {path} for a jail")]
+    Jail {
+        /// The folder or device.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A process could not be signalled.
     #[error("cannot send signal {signal} to process {pid}")]
     Signal {
@@ -92,6 +100,7 @@ impl Error {
             Self::Fork { source, .. }
             | Self::Start { source, .. }
             | Self::Descriptors { source, .. }
+            | Self::Jail { source, .. }
             | Self::Signal { source, .. }
             | Self::Wait { source, .. }
             | Self::Cgroup { source, .. } => source.raw_os_error(),
@@ -113,6 +122,8 @@ pub enum Stage {
     Terminal,
     /// Enter its network namespace.
     Network,
+    /// Enter a root folder of its own.
+    Jail,
     /// Become its user.
     Credentials,
     /// Tie its life to its parent's.
@@ -129,12 +140,13 @@ pub enum Stage {
 
 impl Stage {
     pub(crate) fn from_byte(byte: u8) -> Self {
-        const ALL: [Stage; 11] = [
+        const ALL: [Stage; 12] = [
             Stage::Stdio,
             Stage::OomScore,
             Stage::Session,
             Stage::Terminal,
             Stage::Network,
+            Stage::Jail,
             Stage::Credentials,
             Stage::ParentDeath,
             Stage::NoNewPrivileges,
@@ -154,6 +166,7 @@ impl fmt::Display for Stage {
             Self::Session => "cannot make a session",
             Self::Terminal => "cannot take the terminal",
             Self::Network => "cannot enter its network namespace",
+            Self::Jail => "cannot enter a root folder of its own",
             Self::Credentials => "cannot become its user",
             Self::ParentDeath => "cannot follow its parent's death",
             Self::NoNewPrivileges => "cannot give up privileges",

@@ -13,6 +13,7 @@ mod child;
 mod command;
 mod deadline;
 mod error;
+mod jail;
 mod spawn;
 mod sys;
 
@@ -21,3 +22,4 @@ pub use child::{Child, Status};
 pub use command::{Command, Credentials, Network, Resource};
 pub use deadline::poll_timeout;
 pub use error::{Error, Result, Stage};
+pub use jail::Jail;

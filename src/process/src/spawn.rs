@@ -26,8 +26,11 @@ pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
     let describe = |source| Error::Descriptors { program: name.clone(), source };
     let descriptors = descriptors(&command).map_err(describe)?;
     let (mut report, report_tx) = pipe(descriptors.len()).map_err(describe)?;
+    let file = command.file.as_ref().map(|file| above(descriptors.len(), file.as_fd()));
+    let file = file.transpose().map_err(describe)?;
     let plan = Plan {
         candidates: candidates(&command)?,
+        file: file.as_ref().map(AsRawFd::as_raw_fd),
         arguments: arguments(&command)?,
         environment: environment(&command)?,
         cwd: command.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
@@ -40,6 +43,7 @@ pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
             Network::Namespace(fd) => Some(fd.as_raw_fd()),
             Network::Inherited | Network::Empty => None,
         },
+        jail: command.jail.as_ref().map(|jail| jail.prepare()).transpose()?,
         session: command.session,
         terminal: command.terminal,
         no_new_privileges: command.no_new_privileges,

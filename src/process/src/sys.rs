@@ -10,7 +10,7 @@ use std::ptr;
 
 use crate::command::{Limit, Resource};
 use crate::error::Stage;
-use crate::{Credentials, Status};
+use crate::{Credentials, Status, jail};
 
 /// libc's constant of this name is too narrow for its value.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -18,6 +18,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// All that the child needs, made before the fork: after it nothing may allocate.
 pub(crate) struct Plan {
     pub(crate) candidates: Vec<CString>,
+    /// The program, opened: then there are no candidates.
+    pub(crate) file: Option<RawFd>,
     pub(crate) arguments: Vec<CString>,
     pub(crate) environment: Vec<CString>,
     pub(crate) cwd: Option<CString>,
@@ -28,6 +30,7 @@ pub(crate) struct Plan {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) unshare_network: bool,
     pub(crate) network: Option<RawFd>,
+    pub(crate) jail: Option<jail::Plan>,
     pub(crate) session: bool,
     pub(crate) terminal: bool,
     pub(crate) no_new_privileges: bool,
@@ -107,6 +110,10 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
         }
         if plan.unshare_network {
             check(Stage::Network, libc::unshare(libc::CLONE_NEWNET).into())?;
+        }
+        if let Some(jail) = &plan.jail {
+            jail::sys::enter(jail, plan.credentials.as_ref())
+                .map_err(|number| (Stage::Jail, number))?;
         }
         if let Some(who) = &plan.credentials {
             become_user(who)?;
@@ -194,6 +201,15 @@ unsafe fn become_user(who: &Credentials) -> Result<(), (Stage, c_int)> {
 fn exec(plan: &Plan, argv: &[*const c_char], envp: &[*const c_char]) -> c_int {
     let mut error = libc::ENOENT;
     let first = plan.descriptors.len();
+    if let Some(file) = plan.file {
+        // SAFETY: as below; the path is empty, so the descriptor itself is run.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+            libc::syscall(libc::SYS_execveat, file, path, argv.as_ptr(), envp.as_ptr(), flags);
+            return *libc::__errno_location();
+        }
+    }
     for candidate in &plan.candidates {
         // SAFETY: `argv` and `envp` end with a null pointer and point into `plan`. close_range
         // marks, so the report pipe still works if execve fails.

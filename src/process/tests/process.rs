@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use process::{Cgroup, Command, Credentials, Error, Network, Resource, Stage, Status};
+use process::{Cgroup, Command, Credentials, Error, Jail, Network, Resource, Stage, Status};
 
 /// Runs `command` and returns what it printed.
 fn output(command: Command<'_>) -> String {
@@ -156,6 +156,43 @@ fn identity_is_complete() {
 fn an_empty_network_has_only_loopback() {
     let links = output(Command::new("ls").arg("/proc/self/net/dev_snmp6").network(Network::Empty));
     assert_eq!(links, "lo\n");
+}
+
+#[test]
+fn an_opened_program_runs_whatever_path_leads_to_it() {
+    let program = File::open("/bin/echo").unwrap();
+    assert_eq!(output(Command::opened("echo", program).arg("hi")), "hi\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_jail_has_its_folder_and_devices_and_nothing_of_the_host() {
+    let Ok(program) = File::open("/usr/bin/busybox").or_else(|_| File::open("/bin/busybox")) else {
+        return println!("skipped: apt-get install busybox-static");
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(folder.path(), Some(1234), Some(1234)).unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let who = Credentials { uid: 1234, gid: 1234, groups: vec![] };
+    let jail = Jail::new(folder.path()).device("/dev/null").device("/dev/net/tun");
+    // Built-in commands only: no program can be run from within.
+    let script = "pwd; echo /* /dev/* /dev/net/*; echo > /dev/null && echo open; ./file; echo $?";
+
+    let command = Command::opened("busybox", program).args(["sh", "-c", script]);
+    let printed = output(command.jail(jail).credentials(who).no_new_privileges());
+
+    assert_eq!(printed, "/\n/dev /file /dev/net /dev/null /dev/net/tun\nopen\n126\n");
+    assert_eq!(std::fs::read_to_string("/proc/self/mounts").unwrap(), mounts);
+    assert_eq!(std::fs::read_dir(folder.path().join("dev")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let jail = Jail::new(folder.path()).device("/dev/no-such-device");
+    let error = Command::new("true").jail(jail).spawn().unwrap_err();
+    assert_eq!(error.to_string(), "cannot prepare /dev/no-such-device for a jail");
 }
 
 #[test]
