@@ -57,6 +57,11 @@ impl Attributes {
         self.bytes(kind | NESTED, &value.0)
     }
 
+    /// Attributes within one, as the kernel sent them.
+    pub(crate) fn nest_bytes(self, kind: u16, value: &[u8]) -> Self {
+        self.bytes(kind | NESTED, value)
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
