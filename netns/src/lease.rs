@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -61,6 +62,14 @@ impl Lease {
     /// Opens the tap that the monitor is to serve as the VM's network card.
     pub fn open_tap(&self) -> Result<File> {
         self.network.slot()?.open_tap()
+    }
+
+    /// Lets a monitor that runs as `uid` open the tap by its name; returns the namespace that it is
+    /// to be in for that.
+    pub fn give_tap(&self, uid: u32) -> Result<BorrowedFd<'_>> {
+        let slot = self.network.slot()?;
+        slot.give_tap(uid)?;
+        Ok(slot.namespace.as_fd())
     }
 
     /// Puts a policy and limits in force, for the open connections too: all of the policy at once.

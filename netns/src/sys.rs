@@ -31,6 +31,14 @@ pub(crate) fn persist_tap(device: &File) -> io::Result<()> {
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST as _, 1) })
 }
 
+/// Lets a user without privileges open the tap by its name.
+pub(crate) fn give_tap(device: &File, uid: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOWNER takes an integer by value.
+    check(unsafe {
+        libc::ioctl(device.as_raw_fd(), libc::TUNSETOWNER as _, libc::c_ulong::from(uid))
+    })
+}
+
 /// Lets the kernel hand over large frames whose sums are not made yet, as a VM's card does.
 #[cfg(feature = "testing")]
 pub(crate) fn offload_tap(device: &File) -> io::Result<()> {

@@ -27,6 +27,11 @@ pub(crate) fn open(name: &str) -> Result<Option<File>> {
     }
 }
 
+/// Lets a user open this tap by its name, whoever could before.
+pub(crate) fn give(tap: &File, uid: u32) -> Result<()> {
+    sys::give_tap(tap, uid).map_err(file("give away the tap of", DEVICE))
+}
+
 fn open_device() -> Result<File> {
     let opened = File::options().read(true).write(true).open(DEVICE);
     opened.map_err(|error| match error.kind() {

@@ -46,6 +46,11 @@ impl Slot {
         })
     }
 
+    /// Lets a user open the tap by its name, for a monitor that opens it itself.
+    pub(crate) fn give_tap(&self, uid: u32) -> Result<()> {
+        tap::give(&self.open_tap()?, uid)
+    }
+
     /// Puts another plan in force, for the open connections too.
     pub(crate) fn apply(&mut self, plan: &Plan) -> Result<()> {
         if *plan == self.plan {
