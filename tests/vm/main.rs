@@ -23,3 +23,4 @@ mod network;
 mod platform;
 mod reclaim;
 mod run;
+mod snapshot;

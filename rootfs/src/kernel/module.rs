@@ -15,7 +15,7 @@ enum Need {
 }
 
 /// In the order of loading: each after those that it depends on.
-const WANTED: [(&str, Need); 13] = [
+const WANTED: [(&str, Need); 14] = [
     ("virtio_ring", Need::Required),
     ("virtio", Need::Required),
     ("virtio_mmio", Need::Required),
@@ -24,6 +24,7 @@ const WANTED: [(&str, Need); 13] = [
     ("net_failover", Need::Optional),
     ("virtio_net", Need::Required),
     ("virtio-rng", Need::Optional),
+    ("virtio_balloon", Need::Optional),
     ("vsock", Need::Required),
     ("vmw_vsock_virtio_transport_common", Need::Required),
     ("vmw_vsock_virtio_transport", Need::Required),

@@ -31,10 +31,15 @@ fn try_clone(template: &Path, target: &Path, uid: u32) -> io::Result<Clone> {
     let source = File::open(template)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
     fchown(&target, Some(uid), Some(uid))?;
-    if sys::reflink(&source, &target).is_ok() {
+    copy(&source, &target)
+}
+
+/// Makes an empty file one of the same content.
+pub(crate) fn copy(source: &File, target: &File) -> io::Result<Clone> {
+    if sys::reflink(source, target).is_ok() {
         return Ok(Clone::Reflink);
     }
-    copy_data(&source, &target)?;
+    copy_data(source, target)?;
     Ok(Clone::SparseCopy)
 }
 

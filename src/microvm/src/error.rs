@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use process::Status;
 use sandbox::SandboxId;
 
 /// See each variant.
@@ -61,6 +62,21 @@ pub enum Error {
         /// Which it fits.
         ids: String,
     },
+    /// A kind of monitor has an error of its own.
+    #[error(transparent)]
+    Monitor(sandbox::Cause),
+    /// VMs of this kind cannot be saved.
+    #[error("{kind} has no snapshots")]
+    NoSnapshots {
+        /// The kind.
+        kind: &'static str,
+    },
+    /// What was to be done in a VM before it is saved failed.
+    #[error("cannot prepare the VM for its snapshot")]
+    Warm {
+        /// Why.
+        source: sandbox::Cause,
+    },
     /// A process or cgroup of the VM could not be handled.
     #[error(transparent)]
     Process(process::Error),
@@ -107,12 +123,12 @@ pub enum Error {
         reason: String,
     },
     /// A process of the VM ended before its time.
-    #[error("`{program}` {status}{words}")]
+    #[error("`{program}` {}{words}", describe(status))]
     Ended {
         /// Which process.
         program: &'static str,
         /// How it ended.
-        status: String,
+        status: Status,
         /// Its last words, and the console's.
         words: String,
     },
@@ -157,6 +173,14 @@ pub enum Error {
         /// The VM.
         id: SandboxId,
     },
+}
+
+fn describe(status: &Status) -> String {
+    match status {
+        Status::Exited(0) => "ended: the guest powered off".to_owned(),
+        Status::Exited(code) => format!("ended with code {code}"),
+        Status::Signalled { signal, .. } => format!("was killed by signal {signal}"),
+    }
 }
 
 /// The result of this crate's calls.

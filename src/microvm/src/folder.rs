@@ -30,6 +30,7 @@ use sandbox::{Image, SandboxId};
 
 use crate::error::{chain, file};
 use crate::record::{self, VmRecord};
+use crate::snapshot::Snapshot;
 use crate::{Error, Result};
 
 /// The folder of a VM that this process owns. Dropping it removes it.
@@ -94,6 +95,15 @@ impl Folder {
             [("kernel", &image.kernel), ("initramfs", &image.initramfs), ("rootfs", &image.rootfs)];
         for (name, source) in files {
             fs::hard_link(source, inner.join(name)).map_err(file("link", source))?;
+        }
+        Ok(())
+    }
+
+    /// Links the files of a snapshot likewise, so that it stays even if that is replaced.
+    pub(crate) fn link_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
+        let inner = self.path.join("vmm");
+        for (source, name) in snapshot.files() {
+            fs::hard_link(&source, inner.join(name)).map_err(file("link", &source))?;
         }
         Ok(())
     }

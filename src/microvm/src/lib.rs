@@ -12,13 +12,16 @@
 //! | what it has on disk | `folder.rs` |
 //! | how other processes reach it | `control.rs`, `attach.rs` |
 //! | what happens after kill -9 | `reclaim.rs` |
+//! | what a VM can go on from | `snapshot.rs` |
 
+mod arrival;
 mod attach;
 mod check;
 mod console;
 mod control;
 mod disk;
 mod error;
+mod factory;
 mod fate;
 mod folder;
 mod kvm;
@@ -28,18 +31,27 @@ mod owner;
 mod reclaim;
 mod record;
 mod session;
+mod snapshot;
 mod supervisor;
 mod sys;
+mod tool;
 mod vm;
 mod vmm;
 
+pub use arrival::{last_words, wait_for_socket};
 pub use attach::{attach, force_stop};
 pub use check::{Finding, State, check};
 pub use error::{Error, Result};
+pub use factory::{Factory, Warm};
 pub use folder::Folder;
 pub use kvm::{Kvm, probe};
 pub use owner::Owner;
 pub use reclaim::{kill, reclaim};
 pub use record::{PublishedPort, VmRecord, find, list};
-pub use vm::Factory;
-pub use vmm::{Launch, Launched, Member, Vmm};
+pub use snapshot::sweep;
+pub use tool::{kvm_group, look_up};
+
+pub use vmm::{
+    Launch, Launched, Member, SNAPSHOT_MEMORY, SNAPSHOT_STATE, SnapshotIdentity, Vmm,
+    kernel_command_line,
+};

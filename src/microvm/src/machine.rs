@@ -30,6 +30,7 @@ use crate::folder::Folder;
 use crate::link::Link;
 use crate::reclaim::CGROUP_PARENT;
 use crate::record::VmRecord;
+use crate::snapshot::Snapshot;
 use crate::vmm::{Launch, Launched, Member, Vmm};
 use crate::{Error, Result, disk};
 
@@ -48,6 +49,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) vmm: &'a dyn Vmm,
     pub(crate) reactor: &'a Reactor,
     pub(crate) networks: Option<&'a Pool>,
+    /// What it goes on from, if it is not to boot.
+    pub(crate) snapshot: Option<&'a Snapshot>,
     pub(crate) deadline: Instant,
 }
 
@@ -69,7 +72,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn start(blueprint: &Blueprint<'_>) -> Result<Self> {
-        let Blueprint { state, config, vmm, reactor, networks, deadline } = *blueprint;
+        let Blueprint { state, config, vmm, reactor, networks, snapshot, deadline } = *blueprint;
         let mut clock = Clock::start();
         let uid = uid(config.id);
         let network = Leased::of(networks, config.network.as_ref(), deadline)?;
@@ -78,8 +81,15 @@ impl Machine {
         let folder = Folder::create(state, record, uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
         folder.link_image(&config.image)?;
+        let template = match snapshot {
+            None => config.image.disk_template.clone(),
+            Some(snapshot) => {
+                folder.link_snapshot(snapshot)?;
+                snapshot.disk()
+            }
+        };
         clock.stage("folder");
-        let cloned = disk::clone(&config.image.disk_template, &folder.vmm_file("disk"), uid)?;
+        let cloned = disk::clone(&template, &folder.vmm_file("disk"), uid)?;
         log::debug!("disk cloned; how={cloned:?}");
         clock.stage("disk");
         let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
@@ -92,6 +102,7 @@ impl Machine {
             network: network.as_ref(),
             cgroup: &cgroup.0,
             credentials,
+            is_restored: snapshot.is_some(),
             deadline,
         };
         let launched = vmm.launch(&launch)?;
@@ -130,13 +141,8 @@ impl Machine {
         if let Some(reason) = self.console.boot_failure() {
             return Error::Boot { reason: reason.trim().to_owned() };
         }
-        let status = match ended.status {
-            Status::Exited(0) => "ended: the guest powered off".to_owned(),
-            Status::Exited(code) => format!("ended with code {code}"),
-            Status::Signalled { signal, .. } => format!("was killed by signal {signal}"),
-        };
         let words = self.errors.last_words("it") + &self.console.last_words("the console");
-        Error::Ended { program: ended.program, status, words }
+        Error::Ended { program: ended.program, status: ended.status, words }
     }
 }
 

@@ -28,16 +28,19 @@ use vsock_host::Reactor;
 use crate::fate::{Fate, Seal};
 use crate::link::Link;
 use crate::machine::{Blueprint, Machine};
+use crate::snapshot::Snapshot;
 use crate::vmm::Vmm;
 use crate::{Error, Result, control};
 
 /// What the thread is given.
+#[derive(Clone)]
 pub(crate) struct Task {
     pub(crate) state: PathBuf,
     pub(crate) config: SandboxConfig,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) reactor: Reactor,
     pub(crate) networks: Option<Arc<Pool>>,
+    pub(crate) snapshot: Option<Snapshot>,
     pub(crate) deadline: Instant,
 }
 
@@ -133,6 +136,7 @@ fn run(
         vmm: &*task.vmm,
         reactor: &task.reactor,
         networks: task.networks.as_deref(),
+        snapshot: task.snapshot.as_ref(),
         deadline: task.deadline,
     };
     let mut machine = Machine::start(&blueprint)?;

@@ -1,77 +1,29 @@
 //! A running VM, as its owner in this process sees it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use netns::Pool;
 use sandbox::{
-    ExecRequest, Execution, Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport,
-    TreeReader, TreeWriter, WriteRequest,
+    ExecRequest, Execution, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader, TreeWriter,
+    WriteRequest,
 };
 use serde_bytes::ByteBuf;
-use vsock_host::{Guest, Reactor};
+use vsock_host::Guest;
 use vsock_proto::GuestState;
 
 use crate::error::chain;
 use crate::fate::Explainer;
 use crate::link::Link;
 use crate::supervisor::{Started, Supervisor, Task};
-use crate::vmm::Vmm;
 use crate::{Error, Result, session};
 
-/// Starts VMs of one kind.
-pub struct Factory<V> {
-    state: PathBuf,
-    reactor: Reactor,
-    networks: Option<Arc<Pool>>,
-    vmm: Arc<V>,
-}
-
-impl<V: Vmm> Factory<V> {
-    /// VMs of the kind `vmm`, with their folders under `state`, their guests served by `reactor`.
-    pub fn new(state: &Path, reactor: &Reactor, vmm: V) -> Self {
-        let (state, reactor) = (state.to_owned(), reactor.clone());
-        Self { state, reactor, networks: None, vmm: Arc::new(vmm) }
-    }
-
-    /// With networks for those VMs that are to have one.
-    #[must_use]
-    pub fn with_networks(self, networks: Option<Arc<Pool>>) -> Self {
-        Self { networks, ..self }
-    }
-}
-
-impl<V: Vmm> SandboxFactory for Factory<V> {
-    fn kind(&self) -> &'static str {
-        self.vmm.kind()
-    }
-
-    fn start(
-        &self,
-        config: &SandboxConfig,
-        deadline: Instant,
-    ) -> sandbox::Result<Box<dyn Sandbox>> {
-        let task = Task {
-            state: self.state.clone(),
-            config: config.clone(),
-            vmm: Arc::clone(&self.vmm) as Arc<dyn Vmm>,
-            reactor: self.reactor.clone(),
-            networks: self.networks.clone(),
-            deadline,
-        };
-        match Vm::start(task) {
-            Ok(vm) => Ok(Box::new(vm)),
-            Err(error) => {
-                Err(sandbox::Error::Start { id: config.id.to_string(), source: error.into() })
-            }
-        }
-    }
-}
+/// How long the end of a VM in which something failed may take to be seen.
+const DEATH: Duration = Duration::from_secs(1);
 
 /// A running VM. Dropping it ends it at once.
-struct Vm {
+pub(crate) struct Vm {
     id: SandboxId,
     link: Arc<Link>,
     explainer: Explainer,
@@ -80,8 +32,9 @@ struct Vm {
 }
 
 impl Vm {
-    fn start(task: Task) -> Result<Self> {
+    pub(crate) fn start(task: Task) -> Result<Self> {
         let (id, deadline) = (task.config.id, task.deadline);
+        let arrival = if task.snapshot.is_some() { "reconnect" } else { "boot" };
         let mut state = initial_state(&task.config)?;
         let (supervisor, Started { link, mut stages }) = Supervisor::start(task)?;
         let booted = Instant::now();
@@ -89,7 +42,7 @@ impl Vm {
             Ok(guest) => guest,
             Err(error) => return Err(no_guest(supervisor, error)),
         };
-        stages.push(("boot", booted.elapsed()));
+        stages.push((arrival, booted.elapsed()));
         let told = Instant::now();
         state.clock_unix_ns = unix_time_ns();
         if let Err(error) = guest.set_state(state, deadline) {
@@ -104,7 +57,13 @@ impl Vm {
         Ok(Self { id, link, explainer, report, supervisor })
     }
 
-    fn guest(&self, deadline: Instant) -> Result<Guest> {
+    /// Why something failed: if the VM ended of it, then that.
+    pub(crate) fn fail(self, error: Error) -> Error {
+        let _ = self.supervisor.done().recv_timeout(DEATH);
+        self.supervisor.stop().err().unwrap_or(error)
+    }
+
+    pub(crate) fn guest(&self, deadline: Instant) -> Result<Guest> {
         self.link.guest(deadline)
     }
 

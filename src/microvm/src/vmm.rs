@@ -1,14 +1,15 @@
 //! What a kind of virtual machine monitor does itself; all else is common.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use netns::Lease;
 use process::{Cgroup, Child, Credentials};
 use sandbox::SandboxConfig;
 
-use crate::Result;
 use crate::folder::Folder;
+use crate::{Error, Result};
 
 /// A kind of virtual machine monitor.
 pub trait Vmm: Send + Sync + 'static {
@@ -17,6 +18,31 @@ pub trait Vmm: Send + Sync + 'static {
 
     /// Starts the processes of one VM. Runs on the VM's own thread.
     fn launch(&self, launch: &Launch<'_>) -> Result<Launched>;
+
+    /// What a saved VM depends on of its monitor; none if that cannot save any.
+    fn snapshot_identity(&self) -> Option<SnapshotIdentity> {
+        None
+    }
+
+    /// Stops a VM for good, and writes [`SNAPSHOT_STATE`] and [`SNAPSHOT_MEMORY`] into its monitor's
+    /// folder, which is at `folder`. Its guest is silent.
+    fn save(&self, _folder: &Path, _deadline: Instant) -> Result<()> {
+        Err(Error::NoSnapshots { kind: self.kind() })
+    }
+}
+
+/// The files of a saved VM in a monitor's folder.
+pub const SNAPSHOT_STATE: &str = "snapshot.state";
+/// See [`SNAPSHOT_STATE`].
+pub const SNAPSHOT_MEMORY: &str = "snapshot.memory";
+
+/// What a saved VM depends on of its monitor.
+#[derive(Debug, Clone)]
+pub struct SnapshotIdentity {
+    /// How VMs are made.
+    pub text: String,
+    /// Files that it depends on, besides the image's: the program.
+    pub files: Vec<PathBuf>,
 }
 
 /// All that a VM's processes need; they are in place when [`Vmm::launch`] is called.
@@ -32,16 +58,16 @@ pub struct Launch<'a> {
     pub cgroup: &'a Cgroup,
     /// The user that every process of the VM runs as: one that nobody else is.
     pub credentials: Credentials,
+    /// Whether it is to go on from the snapshot in its folder, rather than to boot.
+    pub is_restored: bool,
     /// When to give up.
     pub deadline: Instant,
 }
 
-impl Launch<'_> {
-    /// The kernel's command line, less what is particular to the monitor.
-    pub fn kernel_command_line(&self) -> String {
-        let debug = if log::log_enabled!(log::Level::Debug) { " sandbox.debug" } else { "" };
-        format!("console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on{debug}")
-    }
+/// The kernel's command line, less what is particular to the monitor.
+pub fn kernel_command_line() -> String {
+    let debug = if log::log_enabled!(log::Level::Debug) { " sandbox.debug" } else { "" };
+    format!("console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on{debug}")
 }
 
 /// The processes of a VM. The VM lives as long as all of them do.

@@ -72,6 +72,28 @@ pub(crate) struct Global {
     )]
     pub(crate) runtime_dir: PathBuf,
 
+    /// Firecracker's program; looked for in PATH if none is named
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "FILE",
+        env = "FIRECRACKER",
+        value_parser = value::os(value::absolute)
+    )]
+    pub(crate) firecracker: Option<PathBuf>,
+
+    /// Whether Firecracker filters its own system calls, which a build for glibc cannot
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "RUNNER_FIRECRACKER_SECCOMP",
+        value_enum,
+        default_value_t = Switch::On
+    )]
+    pub(crate) firecracker_seccomp: Switch,
+
     /// Say nothing but errors and results
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
@@ -79,6 +101,13 @@ pub(crate) struct Global {
     /// This process is the one behind `run -d`
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Subcommand)]

@@ -42,8 +42,16 @@ pub(crate) enum Error {
     SecretNotSet { name: String },
     #[error(transparent)]
     Intercept(intercept::Error),
-    #[error("Firecracker is not available in this build: use --vmm qemu")]
+    #[error(
+        "Firecracker is not found: name it with --firecracker, or put it into PATH, or use --vmm qemu"
+    )]
     NoFirecracker,
+    #[error("Firecracker needs KVM, and {reason}: use --vmm qemu")]
+    FirecrackerNeedsKvm { reason: String },
+    #[error("no profile `{name}` in {path}")]
+    NoProfile { name: String, path: PathBuf },
+    #[error("`{program}` ended with code {code}, so nothing is saved")]
+    WarmUp { program: String, code: u8 },
     #[error("microVMs have cgroups, users and namespaces of their own, which takes root: use sudo")]
     NotRoot,
 

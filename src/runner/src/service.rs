@@ -50,7 +50,7 @@ mod tests;
 mod work;
 
 pub(crate) use admission::Amount;
-pub(crate) use config::Config;
+pub(crate) use config::{Config, Profile};
 pub(crate) use dispatch::{Hands, Service};
 pub(crate) use identity::Lock;
 pub(crate) use journal::Journal;

@@ -1,32 +1,37 @@
 //! The virtual machines that there are. The only file that names a kind of them.
 
+mod finding;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbox::{Cause, Network, Sandbox, SandboxFactory, SandboxId};
+use sandbox::{Cause, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
+use microvm::Kvm;
 #[cfg(test)]
 pub(crate) use microvm::Owner;
 pub(crate) use microvm::{Finding, PublishedPort, State, VmRecord};
 pub(crate) use netns::{Lease, Pool as Networks, Range as NetworkRange};
 
-use crate::cli::Global;
+use crate::cli::{Global, Switch};
 use crate::error::{Error, Result};
 use crate::interrupt::Pull;
 
 /// How long the clearing up after dead runners may take.
 const RECLAIM: Duration = Duration::from_secs(30);
+/// How long the saving of a VM may take, its boot included: an emulated one on a loaded host is slow.
+const SAVE: Duration = Duration::from_secs(600);
 /// How long another runner's VM may take to answer.
 const ATTACH: Duration = Duration::from_secs(10);
 
 /// What to run VMs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Vmm {
-    /// The best that works on this host
+    /// Firecracker where it is installed and KVM works, else QEMU
     Auto,
-    /// Firecracker (not in this build)
+    /// Firecracker, which needs KVM
     Firecracker,
     /// QEMU's microvm machine, with KVM if it works, else emulated
     Qemu,
@@ -52,16 +57,11 @@ impl Host {
         network: Option<&Network>,
         global: &Global,
     ) -> Result<Box<dyn SandboxFactory>> {
-        if vmm == Vmm::Firecracker {
-            return Err(Error::NoFirecracker);
-        }
-        // What cannot be removed is in nobody's way.
-        if let Err(error) = reclaim(&self.state_dir) {
-            log::error!("what a dead runner left stays; error={}", error.chain());
-        }
+        let monitor = choose(vmm, global)?;
+        self.reclaim();
         // After the VMs: whatever they left is in nobody's use any more.
         let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
-        Ok(Box::new(self.start_factory(networks)))
+        Ok(self.start_factory(monitor, networks))
     }
 
     /// Starts VMs, up to `size` at once of those that have a network. What dead runners left is
@@ -72,17 +72,80 @@ impl Host {
         size: usize,
         global: &Global,
     ) -> Result<Arc<dyn SandboxFactory>> {
-        if vmm == Vmm::Firecracker {
-            return Err(Error::NoFirecracker);
-        }
+        let monitor = choose(vmm, global)?;
         // A VM that is still there may be at work on a job that is about to be handed out again.
         reclaim(&self.state_dir)?;
-        Ok(Arc::new(self.start_factory(Some(networks(global, size)?))))
+        Ok(Arc::from(self.start_factory(monitor, Some(networks(global, size)?))))
     }
 
-    fn start_factory(&self, networks: Option<Networks>) -> impl SandboxFactory + use<> {
-        let factory = sandbox_qemu::factory(&self.state_dir, &self.reactor);
-        factory.with_networks(networks.map(Arc::new))
+    /// Sees to it that VMs need not boot, where a monitor can do that. If it fails they boot.
+    pub(crate) fn prepare(&self, vmm: Vmm, config: &SandboxConfig, global: &Global) -> Result<()> {
+        let Monitor::Firecracker(monitor) = choose(vmm, global)? else { return Ok(()) };
+        self.reclaim();
+        let networks = Some(Arc::new(networks(global, 1)?));
+        let factory = sandbox_fc::factory(&self.state_dir, &self.reactor, monitor);
+        let begun = Instant::now();
+        match factory.with_networks(networks).ensure_saved(config, begun + SAVE) {
+            Ok(false) => {}
+            Ok(true) => log::info!("a vm was saved; ms={}", begun.elapsed().as_millis()),
+            Err(error) => {
+                log::warn!("vms boot, as none can be saved; error={}", vm_error(error).chain());
+            }
+        }
+        Ok(())
+    }
+
+    /// Boots one VM and saves it, for later ones to go on from.
+    pub(crate) fn save(
+        &self,
+        vmm: Vmm,
+        config: &SandboxConfig,
+        global: &Global,
+        warm: &mut microvm::Warm<'_>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + SAVE;
+        let monitor = choose(vmm, global)?;
+        self.reclaim();
+        let network = config.network.as_ref();
+        let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
+        let networks = networks.map(Arc::new);
+        let (state, reactor) = (&self.state_dir, &self.reactor);
+        let saved = match monitor {
+            Monitor::Qemu => {
+                let factory = sandbox_qemu::factory(state, reactor).with_networks(networks);
+                factory.save(config, warm, deadline)
+            }
+            Monitor::Firecracker(monitor) => {
+                let factory = sandbox_fc::factory(state, reactor, monitor).with_networks(networks);
+                factory.save(config, warm, deadline)
+            }
+        };
+        saved.map_err(vm_error)
+    }
+
+    fn reclaim(&self) {
+        // What cannot be removed is in nobody's way.
+        if let Err(error) = reclaim(&self.state_dir) {
+            log::error!("what a dead runner left stays; error={}", error.chain());
+        }
+    }
+
+    fn start_factory(
+        &self,
+        monitor: Monitor,
+        networks: Option<Networks>,
+    ) -> Box<dyn SandboxFactory> {
+        let networks = networks.map(Arc::new);
+        let (state, reactor) = (&self.state_dir, &self.reactor);
+        match monitor {
+            Monitor::Qemu => {
+                Box::new(sandbox_qemu::factory(state, reactor).with_networks(networks))
+            }
+            Monitor::Firecracker(config) => {
+                let factory = sandbox_fc::factory(state, reactor, config).with_networks(networks);
+                Box::new(factory)
+            }
+        }
     }
 
     /// A VM that some runner on this host owns.
@@ -99,6 +162,37 @@ impl Host {
             }
         })
     }
+}
+
+/// What runs VMs on this host.
+enum Monitor {
+    Qemu,
+    Firecracker(sandbox_fc::Config),
+}
+
+/// The monitor that was asked for, if it can be had here.
+fn choose(vmm: Vmm, global: &Global) -> Result<Monitor> {
+    if vmm == Vmm::Qemu {
+        return Ok(Monitor::Qemu);
+    }
+    match (firecracker(global), vmm) {
+        (Ok(config), _) => Ok(Monitor::Firecracker(config)),
+        (Err(error), Vmm::Firecracker) => Err(error),
+        (Err(error), _) => {
+            log::info!("vms are run by qemu; reason={}", error.chain());
+            Ok(Monitor::Qemu)
+        }
+    }
+}
+
+fn firecracker(global: &Global) -> Result<sandbox_fc::Config> {
+    let program = sandbox_fc::Program::find(global.firecracker.as_deref());
+    let program = program.ok_or(Error::NoFirecracker)?;
+    if let Kvm::Missing { reason } = microvm::probe() {
+        return Err(Error::FirecrackerNeedsKvm { reason });
+    }
+    let seccomp = global.firecracker_seccomp == Switch::On;
+    Ok(sandbox_fc::Config { program, seccomp })
 }
 
 /// Kills a VM that this process starts or runs, at whatever point it is.
@@ -146,6 +240,11 @@ pub(crate) fn reclaim(state_dir: &Path) -> Result<Vec<SandboxId>> {
     microvm::reclaim(state_dir, Instant::now() + RECLAIM).map_err(vm_error)
 }
 
+/// Removes saved VMs that nothing can go on from any more.
+pub(crate) fn sweep(state_dir: &Path) -> Result<Vec<String>> {
+    microvm::sweep(state_dir).map_err(vm_error)
+}
+
 /// Removes what dead runners left of networks.
 pub(crate) fn reclaim_networks(global: &Global) -> Result<Vec<String>> {
     netns::reclaim(&lock_path(global), global.network_range).map_err(vm_error)
@@ -175,48 +274,17 @@ fn lock_path(global: &Global) -> PathBuf {
 /// What this host has and lacks for VMs.
 pub(crate) fn check(global: &Global) -> Vec<Finding> {
     let mut findings = microvm::check(&global.state_dir);
-    findings.extend(netns::check(&lock_path(global), global.network_range).iter().map(network));
+    findings.extend(netns::check(&lock_path(global), global.network_range).iter().map(finding::of));
+    let firecracker = sandbox_fc::check(global.firecracker.as_deref());
+    let is_needed = firecracker.state == State::Weak || microvm::probe() != Kvm::Works;
+    findings.push(firecracker);
     findings.extend(sandbox_qemu::missing_tools().into_iter().map(|tool| Finding {
         subject: tool.program,
-        state: State::Missing,
-        detail: "not found: VMs are made of it".to_owned(),
+        state: if is_needed { State::Missing } else { State::Weak },
+        detail: "not found: VMs are made of it where Firecracker does not run".to_owned(),
         remedy: Some(tool.remedy.to_owned()),
     }));
     findings
-}
-
-/// What was found of networks, for people.
-fn network(check: &netns::Check) -> Finding {
-    let (state, detail, remedy) = match check {
-        netns::Check::Works => (State::Good, "can be made".to_owned(), None),
-        netns::Check::Fails { reason } => {
-            (State::Missing, reason.clone(), Some("runner run --network none".to_owned()))
-        }
-        netns::Check::RangeTaken { reason } => (
-            State::Missing,
-            reason.clone(),
-            Some("--network-range, or RUNNER_NETWORK_RANGE".to_owned()),
-        ),
-        netns::Check::NotForwarding => {
-            let detail =
-                "the host does not pass packets on; the first VM with a network changes that";
-            (State::Good, detail.to_owned(), None)
-        }
-        netns::Check::Closed { chains } => {
-            let detail = format!(
-                "the host drops what VMs send, in {}: only services of the host are reached",
-                chains.join(", ")
-            );
-            let remedy = "accept what comes from and goes to links named sr-*, for instance \
-                nft insert rule ip filter FORWARD iifname 'sr-*' accept; the same with oifname";
-            (State::Weak, detail, Some(remedy.to_owned()))
-        }
-        netns::Check::Leftovers { networks } => {
-            let detail = format!("dead runners left {}", networks.join(", "));
-            (State::Weak, detail, Some("runner gc".to_owned()))
-        }
-    };
-    Finding { subject: "network", state, detail, remedy }
 }
 
 pub(crate) fn vm_error(error: impl Into<Cause>) -> Error {

@@ -8,6 +8,31 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The program cannot be looked at.
+    #[error("cannot use {path}")]
+    Program {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program does not say its version.
+    #[error("{path} does not say its version: it is no Firecracker")]
+    NoVersion {
+        /// The program.
+        path: PathBuf,
+    },
+    /// The program is of a version that must not be used.
+    #[error("Firecracker {version} must not be used: {reason}")]
+    Version {
+        /// The version.
+        version: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A process could not be handled.
+    #[error(transparent)]
+    Process(process::Error),
     /// Nobody listens on the API's socket.
     #[error("cannot connect to {socket}")]
     Connect {
@@ -78,6 +103,13 @@ pub enum Error {
         /// The request.
         request: String,
     },
+}
+
+impl Error {
+    /// Whether it may come of Firecracker's end.
+    pub(crate) fn is_loss(&self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::Send { .. } | Self::Receive { .. })
+    }
 }
 
 /// The result of this crate's calls.

@@ -60,7 +60,7 @@ pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<O
     arguments.flags(&accelerator.arguments());
     arguments.pair("-kernel", "kernel");
     arguments.pair("-initrd", "initramfs");
-    let mut kernel = vec![launch.kernel_command_line(), REBOOT.to_owned()];
+    let mut kernel = vec![microvm::kernel_command_line(), REBOOT.to_owned()];
     kernel.extend(accelerator.kernel_parameter());
     arguments.pair("-append", kernel.join(" "));
     arguments.pair("-serial", "stdio");

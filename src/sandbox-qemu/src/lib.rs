@@ -75,7 +75,7 @@ impl Vmm for Qemu {
         let monitor = monitor.spawn().map_err(microvm::Error::Process)?;
         Ok(Launched {
             monitor: Member { program: tool::QEMU, child: monitor },
-            helpers: vec![Member { program: tool::VSOCK_DEVICE, child: device }],
+            helpers: vec![device],
             console,
             errors,
         })
@@ -86,7 +86,7 @@ impl Vmm for Qemu {
 fn confined<'a>(command: Command<'a>, launch: &Launch<'a>, needs_kvm: bool) -> Command<'a> {
     let mut credentials = launch.credentials.clone();
     if needs_kvm {
-        credentials.groups.extend(tool::kvm_group());
+        credentials.groups.extend(microvm::kvm_group());
     }
     command
         .cwd(launch.folder.working_folder())

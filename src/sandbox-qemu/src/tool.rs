@@ -2,19 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
-use microvm::{Error, Result};
+use microvm::{Error, Result, look_up};
 use process::Command;
 
 pub(crate) const QEMU: &str =
     if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 pub(crate) const VSOCK_DEVICE: &str = "vhost-device-vsock";
-
-/// Where programs are looked for besides `PATH`, which sudo shortens.
-const FOLDERS: [&str; 6] =
-    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/root/.cargo/bin"];
 
 /// A program that is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,21 +55,4 @@ fn remedy(program: &str) -> &'static str {
         _ if cfg!(target_arch = "aarch64") => "apt-get install qemu-system-arm",
         _ => "apt-get install qemu-system-x86",
     }
-}
-
-fn look_up(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let home = std::env::var_os("CARGO_HOME").map(|home| PathBuf::from(home).join("bin"));
-    std::env::split_paths(&path)
-        .chain(home)
-        .chain(FOLDERS.map(PathBuf::from))
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
-}
-
-/// The group that may use `/dev/kvm`.
-pub(crate) fn kvm_group() -> Option<u32> {
-    let device = std::fs::metadata("/dev/kvm").ok()?;
-    (device.mode() & 0o060 == 0o060 && device.gid() != 0).then(|| device.gid())
 }

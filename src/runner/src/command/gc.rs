@@ -7,7 +7,8 @@ use crate::vmm;
 
 /// Remove what runners that died left behind: VMs, their processes, files, cgroups and networks
 ///
-/// Every command that starts a VM does this first; it is never necessary to do it by hand.
+/// Every command that starts a VM does this first; it is never necessary to do it by hand. Snapshots
+/// that nothing can go on from any more, as what they depend on has changed, are removed here alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {}
 
@@ -21,9 +22,15 @@ pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
     for network in &networks {
         output::line(network)?;
     }
+    let snapshots = vmm::sweep(&global.state_dir)?;
+    for snapshot in &snapshots {
+        output::line(snapshot)?;
+    }
     if !global.quiet {
-        let (vms, networks) = (reclaimed.len(), networks.len());
-        output::remark(format_args!("removed {vms} dead VMs and {networks} networks"));
+        let (vms, networks, snapshots) = (reclaimed.len(), networks.len(), snapshots.len());
+        output::remark(format_args!(
+            "removed {vms} dead VMs, {networks} networks and {snapshots} useless snapshots"
+        ));
     }
     Ok(0)
 }

@@ -1,5 +1,7 @@
 //! `runner image`: what VMs start from.
 
+mod snapshot;
+
 use std::env;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,10 +20,11 @@ Examples:
   runner image build claude                           Claude Code, git, node, python3, ripgrep
   runner image build tools --package git --package ripgrep
   runner image build mine --from ./image.oci.tar      as buildah, umoci and docker save write it
+  runner image snapshot mine                          VMs go on from a saved one, rather than boot
   runner image ls
   runner image rm mine";
 
-/// Build, list and remove the images that VMs start from
+/// Build, save, list and remove the images that VMs start from
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -32,6 +35,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Build(BuildArguments),
+    Snapshot(snapshot::Arguments),
     /// List images
     Ls {
         /// Print JSON, for programs
@@ -84,6 +88,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let store = Store::open(&global.state_dir)?;
     match arguments.command {
         Command::Build(arguments) => build(&store, arguments, global.quiet)?,
+        Command::Snapshot(arguments) => snapshot::run(global, &arguments)?,
         Command::Ls { json } => list(&store, json)?,
         Command::Rm { name } => {
             for name in name {

@@ -1,15 +1,17 @@
 //! `runner start`: the service, until it is told to leave.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, unbounded};
 use nix::sys::signal::Signal;
 use rootfs::Store;
+use sandbox::{Image, Network, SandboxConfig, SandboxId};
 
 use crate::cli::Global;
 use crate::error::{Error, Result};
-use crate::service::{Api, Config, Hands, Journal, Lock, Service, Source};
+use crate::service::{Api, Config, Hands, Journal, Lock, Profile, Service, Source};
 use crate::signal::{self, Listener, Wake};
 use crate::value;
 use crate::vmm::{self, Host, Vmm};
@@ -72,6 +74,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let (_listener, signals) = listen()?;
     let _lock = Lock::take(&global.state_dir)?;
     let host = Host::open(&global.state_dir)?;
+    for profile in config.profiles.values() {
+        host.prepare(arguments.vmm, &example(&store, profile)?, global)?;
+    }
     let factory = host.factory_of(arguments.vmm, config.max_concurrent, global)?;
     let source = arguments.source(&config, global)?;
     let from = source.access().url.clone();
@@ -79,9 +84,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         source,
         factory,
         plug: vmm::plugs(),
-        images: Arc::new(move |profile| {
-            image::files(&store, &store.get(&profile.image)?, profile.disk_mib)
-        }),
+        images: Arc::new(move |profile| files(&store, profile)),
         journal: Journal::open(&global.state_dir)?,
     };
     let service = Service::new(&config, hands, signals)?;
@@ -135,4 +138,24 @@ fn listen() -> Result<(Listener, Receiver<Signal>)> {
         None
     })?;
     Ok((listener, signals))
+}
+
+/// A VM as the jobs of a profile have them. They have a network whatever the profile says: by it they
+/// reach the platform.
+fn example(store: &Store, profile: &Profile) -> Result<SandboxConfig> {
+    Ok(SandboxConfig {
+        id: SandboxId::random()?,
+        name: None,
+        labels: BTreeMap::new(),
+        image: files(store, profile)?,
+        vcpus: profile.amount.vcpus,
+        memory_mib: profile.amount.memory_mib,
+        network: Some(Network::default()),
+        hostname: "snapshot".to_owned(),
+        timezone: None,
+    })
+}
+
+fn files(store: &Store, profile: &Profile) -> Result<Image> {
+    image::files(store, &store.get(&profile.image)?, profile.disk_mib)
 }

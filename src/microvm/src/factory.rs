@@ -1,0 +1,164 @@
+//! Starts VMs: by a boot, or from a snapshot that was saved before.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use netns::Pool;
+use nix::fcntl::Flock;
+use sandbox::{Sandbox, SandboxConfig, SandboxFactory};
+use vsock_host::Reactor;
+
+use crate::error::chain;
+use crate::snapshot::{self, Key, Store};
+use crate::supervisor::Task;
+use crate::vm::Vm;
+use crate::vmm::Vmm;
+use crate::{Error, Result, folder};
+
+/// Starts VMs of one kind.
+pub struct Factory<V> {
+    state: PathBuf,
+    reactor: Reactor,
+    networks: Option<Arc<Pool>>,
+    /// None if they are not to be used.
+    snapshots: Option<Store>,
+    vmm: Arc<V>,
+}
+
+impl<V: Vmm> Factory<V> {
+    /// VMs of the kind `vmm`, with their folders under `state`, their guests served by `reactor`.
+    pub fn new(state: &Path, reactor: &Reactor, vmm: V) -> Self {
+        let snapshots = Some(Store::new(state));
+        let (state, reactor) = (state.to_owned(), reactor.clone());
+        Self { state, reactor, networks: None, snapshots, vmm: Arc::new(vmm) }
+    }
+
+    /// With networks for those VMs that are to have one.
+    #[must_use]
+    pub fn with_networks(self, networks: Option<Arc<Pool>>) -> Self {
+        Self { networks, ..self }
+    }
+
+    /// Starts a VM, lets `warm` do with it what the snapshot's VMs are to have done already, and saves
+    /// it for later VMs of the same kind, in place of one that was saved before.
+    ///
+    /// 1. boot
+    /// 2. warm up
+    /// 3. silence: file systems flushed, nothing under way on the guest link. The connection stays, and
+    ///    is reset in each VM that goes on from here: that wakes its guest at once, while one that had
+    ///    lost its host before would be in the middle of a wait
+    /// 4. stop and save
+    /// 5. publish
+    pub fn save(
+        &self,
+        config: &SandboxConfig,
+        warm: &mut Warm<'_>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let (store, _one) = self.lock_snapshots()?;
+        self.save_in(store, config, warm, deadline)
+    }
+
+    /// The same, without a warm-up and only if there is no such snapshot. Of several who want one, one
+    /// makes it. `false` if there was one.
+    pub fn ensure_saved(&self, config: &SandboxConfig, deadline: Instant) -> Result<bool> {
+        let is_there = |store: &Store| store.find(&*self.vmm, config).is_some();
+        if self.snapshots.as_ref().is_some_and(is_there) {
+            return Ok(false);
+        }
+        let (store, _one) = self.lock_snapshots()?;
+        if is_there(store) {
+            return Ok(false);
+        }
+        self.save_in(store, config, &mut |_| Ok(()), deadline).map(|()| true)
+    }
+
+    fn lock_snapshots(&self) -> Result<(&Store, Flock<File>)> {
+        let none = || Error::NoSnapshots { kind: self.vmm.kind() };
+        let store = self.snapshots.as_ref().ok_or_else(none)?;
+        Ok((store, store.lock()?))
+    }
+
+    fn save_in(
+        &self,
+        store: &Store,
+        config: &SandboxConfig,
+        warm: &mut Warm<'_>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let none = || Error::NoSnapshots { kind: self.vmm.kind() };
+        let key = Key::of(&*self.vmm, config).ok_or_else(none)?;
+        // 1 Boot.
+        let vm = Vm::start(self.task(config, deadline))?;
+        // 2 Warm up.
+        warm(&vm).map_err(|source| Error::Warm { source })?;
+        // 3 Silence.
+        vm.guest(deadline)?.quiesce(deadline).map_err(Error::Link)?;
+        // 4 Save.
+        let monitors = folder::vms(&self.state).join(config.id.to_string()).join("vmm");
+        if let Err(error) = self.vmm.save(&monitors, deadline) {
+            return Err(vm.fail(error));
+        }
+        // 5 Publish.
+        store.publish(&key, &monitors)
+    }
+
+    fn task(&self, config: &SandboxConfig, deadline: Instant) -> Task {
+        Task {
+            state: self.state.clone(),
+            config: config.clone(),
+            vmm: Arc::clone(&self.vmm) as Arc<dyn Vmm>,
+            reactor: self.reactor.clone(),
+            networks: self.networks.clone(),
+            snapshot: None,
+            deadline,
+        }
+    }
+
+    /// Goes on from a snapshot if there is one that works, else boots.
+    fn start_vm(&self, config: &SandboxConfig, deadline: Instant) -> Result<Vm> {
+        let task = self.task(config, deadline);
+        let store = self.snapshots.as_ref();
+        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, config)?)));
+        let Some((store, snapshot)) = found else { return Vm::start(task) };
+        // Enough is left for a boot.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let restore = Task {
+            snapshot: Some(snapshot.clone()),
+            deadline: Instant::now() + left / 3,
+            ..task.clone()
+        };
+        match Vm::start(restore) {
+            Err(error) if snapshot::is_to_blame(&error) => {
+                store.set_aside(&snapshot, &chain(&error));
+                log::warn!("no vm came out of a snapshot, so it boots; vm={}", config.id);
+                Vm::start(task)
+            }
+            other => other,
+        }
+    }
+}
+
+/// What is done in a VM before it is saved.
+pub type Warm<'a> = dyn FnMut(&dyn Sandbox) -> std::result::Result<(), sandbox::Cause> + 'a;
+
+impl<V: Vmm> SandboxFactory for Factory<V> {
+    fn kind(&self) -> &'static str {
+        self.vmm.kind()
+    }
+
+    fn start(
+        &self,
+        config: &SandboxConfig,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn Sandbox>> {
+        match self.start_vm(config, deadline) {
+            Ok(vm) => Ok(Box::new(vm)),
+            Err(error) => {
+                Err(sandbox::Error::Start { id: config.id.to_string(), source: error.into() })
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Saved VMs, which others go on from.
+//!
+//! ```text
+//! <state>/snapshots/          root's, 0700: a guest's memory is in there
+//!     .lock                   held while one is made
+//!     <key>/                  whole: it got this name last
+//!         state memory        the monitor's
+//!         disk                the VM's disk at the same moment
+//!         snapshot.json       sizes, and the files that it depends on
+//!     .partial-<key>          half of one; the next removes it
+//!     .aside-<key>            one that no VM came out of, for somebody to look at; one for each key
+//! ```
+//!
+//! INVARIANT: a snapshot is used only for a VM of its key: nothing that its guest could notice differs.
+
+mod key;
+mod save;
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
+use sandbox::SandboxConfig;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::key::Key;
+use self::key::Stamp;
+use crate::error::{chain, file};
+use crate::vmm::Vmm;
+use crate::{Error, Result};
+
+/// The names of a snapshot's files, in its own folder and in that of a VM.
+pub(crate) const FILES: [(&str, &str); 2] =
+    [("state", crate::SNAPSHOT_STATE), ("memory", crate::SNAPSHOT_MEMORY)];
+const DISK: &str = "disk";
+const MARKER: &str = "snapshot.json";
+
+/// A snapshot that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    folder: PathBuf,
+}
+
+/// The snapshots of a state folder.
+#[derive(Debug)]
+pub(crate) struct Store {
+    folder: PathBuf,
+    /// Those whose memory was read ahead by this process.
+    prefetched: Mutex<BTreeSet<PathBuf>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    /// Of `state`, `memory` and `disk`.
+    sizes: Vec<u64>,
+    depends_on: Vec<Stamp>,
+}
+
+impl Snapshot {
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.join(DISK)
+    }
+
+    /// Each file, and the name by which the VM's folder is to have it.
+    pub(crate) fn files(&self) -> [(PathBuf, &'static str); 2] {
+        FILES.map(|(name, in_vm)| (self.folder.join(name), in_vm))
+    }
+
+    fn marker(&self) -> Option<Marker> {
+        serde_json::from_slice(&fs::read(self.folder.join(MARKER)).ok()?).ok()
+    }
+
+    fn sizes(&self) -> io::Result<Vec<u64>> {
+        let names = FILES.map(|(name, _)| name).into_iter().chain([DISK]);
+        names.map(|name| Ok(fs::symlink_metadata(self.folder.join(name))?.len())).collect()
+    }
+}
+
+impl Store {
+    pub(crate) fn new(state: &Path) -> Self {
+        Self { folder: state.join("snapshots"), prefetched: Mutex::default() }
+    }
+
+    /// The snapshot that such a VM may go on from. One that is not as it was made is set aside.
+    pub(crate) fn find(&self, vmm: &dyn Vmm, config: &SandboxConfig) -> Option<Snapshot> {
+        let key = Key::of(vmm, config)?;
+        let snapshot = Snapshot { folder: self.folder.join(key.name()) };
+        if !snapshot.folder.exists() {
+            return None;
+        }
+        let Some(marker) = snapshot.marker() else {
+            self.set_aside(&snapshot, "it has no marker");
+            return None;
+        };
+        if snapshot.sizes().ok() != Some(marker.sizes) {
+            self.set_aside(&snapshot, "its files are not as long as they were");
+            return None;
+        }
+        self.prefetch(&snapshot);
+        Some(snapshot)
+    }
+
+    /// Reads its memory into the page cache, once a process; does not wait for that.
+    fn prefetch(&self, snapshot: &Snapshot) {
+        let mut prefetched = self.prefetched.lock().unwrap_or_else(PoisonError::into_inner);
+        if !prefetched.insert(snapshot.folder.clone()) {
+            return;
+        }
+        drop(prefetched);
+        let ahead = |path: &Path| {
+            let memory = File::open(path)?;
+            Ok::<_, io::Error>(posix_fadvise(
+                &memory,
+                0,
+                0,
+                PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+            )?)
+        };
+        for (path, _) in snapshot.files() {
+            if let Err(error) = ahead(&path) {
+                log::debug!("cannot read ahead; path={} error={error}", path.display());
+            }
+        }
+    }
+
+    /// Takes a snapshot out of use, and says so.
+    pub(crate) fn set_aside(&self, snapshot: &Snapshot, reason: &str) {
+        let name = snapshot.folder.file_name().unwrap_or_default().to_string_lossy();
+        let aside = self.folder.join(format!(".aside-{name}"));
+        log::warn!("a snapshot is set aside; to={} reason={reason}", aside.display());
+        let moved = remove(&aside).and_then(|()| {
+            fs::rename(&snapshot.folder, &aside).map_err(file("rename", &snapshot.folder))
+        });
+        if let Err(error) = moved {
+            log::error!("the snapshot stays; error={}", chain(&error));
+        }
+    }
+
+    /// Removes those that no VM can go on from any more, as what they depend on has changed.
+    pub(crate) fn sweep(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(file("list", &self.folder))?,
+        };
+        let mut removed = Vec::new();
+        let _one = self.lock()?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let folder = entry.path();
+            let is_used = match name.strip_prefix('.') {
+                Some("lock") => true,
+                Some(hidden) => !hidden.starts_with("partial-"),
+                None => {
+                    let marker = Snapshot { folder: folder.clone() }.marker();
+                    marker.is_some_and(|marker| marker.depends_on.iter().all(Stamp::is_as_it_was))
+                }
+            };
+            if !is_used {
+                remove(&folder)?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Keeps others from making snapshots.
+    pub(crate) fn lock(&self) -> Result<Flock<File>> {
+        let folder = &self.folder;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(file("create", folder))?;
+        let path = folder.join(".lock");
+        let lock = File::options().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(file("open", &path))?;
+        Flock::lock(lock, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| file("lock", &path)(errno.into()))
+    }
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.map_err(file("remove", folder)),
+    }
+}
+
+/// Removes the snapshots under `state` that nothing can use any more; returns their names.
+pub fn sweep(state: &Path) -> Result<Vec<String>> {
+    Store::new(state).sweep()
+}
+
+/// Whether a failed restore is to be blamed on the snapshot, rather than on what else a VM needs or
+/// on somebody who ended it.
+pub(crate) fn is_to_blame(error: &Error) -> bool {
+    match error {
+        Error::Ended { status: process::Status::Signalled { signal, .. }, .. } => {
+            i32::from(*signal) != libc::SIGKILL
+        }
+        Error::Monitor(_)
+        | Error::Ended { .. }
+        | Error::NoHello { .. }
+        | Error::Boot { .. }
+        | Error::Link(_) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,142 @@
+//! `runner image snapshot`: a booted VM, saved for others to go on from.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rootfs::Store;
+use sandbox::{Cause, ExecRequest, Network, Outcome, SandboxConfig, SandboxId, Stream};
+
+use crate::attend::{Job, attend};
+use crate::cli::Global;
+use crate::command::ps;
+use crate::error::{Error, Result};
+use crate::interrupt::{First, Interrupt};
+use crate::output::{self, Output};
+use crate::service::Config;
+use crate::value::{self, NetworkChoice};
+use crate::vmm::{self, Host, Vmm};
+use crate::{image, network, signal};
+
+const EXAMPLES: &str = "\
+Examples:
+  runner image snapshot default
+  runner image snapshot claude --vcpus 2 --memory 2048 --warm claude --version
+  runner image snapshot claude --config /etc/runner.toml --profile default";
+
+/// Save a booted VM, from which later ones of the same size go on rather than boot
+///
+/// VMs use it by themselves: those with this image, this size, and a network or none. When any of
+/// that, the host's kernel or processor, or the monitor changes, it is used no more.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The image
+    name: String,
+
+    /// Processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    vcpus: u32,
+
+    /// Memory, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
+    memory: u32,
+
+    /// The disk for what changes, like 20G; the image's own unless given
+    #[arg(long, value_name = "SIZE", value_parser = value::disk)]
+    disk: Option<u64>,
+
+    /// `none` is for VMs without a network
+    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
+    network: NetworkChoice,
+
+    /// Take size and network from a profile of the service
+    #[arg(long, value_name = "NAME", requires = "config", conflicts_with_all = ["vcpus", "memory", "disk", "network"])]
+    profile: Option<String>,
+
+    /// The service's configuration
+    #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
+    config: Option<PathBuf>,
+
+    /// What to run the VM with
+    #[arg(long, value_enum, default_value_t = Vmm::Auto)]
+    vmm: Vmm,
+
+    /// Run a command before, which brings what VMs need into memory; all that follows belongs to it
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    warm: Vec<OsString>,
+}
+
+/// Does it.
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let config = arguments.understand(global)?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let signals = signal::block()?;
+    let host = Host::open(&global.state_dir)?;
+    let interrupt = Interrupt::start(signals, First::Forward, vmm::plug(config.id))?;
+    let begun = Instant::now();
+    let saved = host.save(arguments.vmm, &config, global, &mut |sandbox| {
+        arguments.warm_up(sandbox, &interrupt).map_err(Cause::from)
+    });
+    interrupt.explain(saved)?;
+    if !global.quiet {
+        output::remark(format_args!("saved in {:.1?}", begun.elapsed()));
+    }
+    output::line(&arguments.name)
+}
+
+impl Arguments {
+    fn understand(&self, global: &Global) -> Result<SandboxConfig> {
+        let store = Store::open(&global.state_dir)?;
+        let image = store.get(&self.name)?;
+        let (vcpus, memory_mib, disk_mib, network) = self.size()?;
+        let id = SandboxId::random()?;
+        Ok(SandboxConfig {
+            id,
+            name: None,
+            labels: BTreeMap::from([(ps::IMAGE.to_owned(), image.name.clone())]),
+            image: image::files(&store, &image, disk_mib)?,
+            vcpus,
+            memory_mib,
+            network,
+            hostname: "snapshot".to_owned(),
+            timezone: None,
+        })
+    }
+
+    fn size(&self) -> Result<(u32, u32, Option<u64>, Option<Network>)> {
+        if let (Some(name), Some(path)) = (&self.profile, &self.config) {
+            let config = Config::read(path)?;
+            let unknown = || Error::NoProfile { name: name.clone(), path: path.clone() };
+            let profile = config.profiles.get(name).ok_or_else(unknown)?;
+            let amount = &profile.amount;
+            let network = profile.network.clone();
+            return Ok((amount.vcpus, amount.memory_mib, profile.disk_mib, network));
+        }
+        let network = match &self.network {
+            NetworkChoice::Open | NetworkChoice::Intercept(_) => Some(Network::default()),
+            NetworkChoice::Policy(path) => Some(network::read(path)?),
+            NetworkChoice::None => None,
+        };
+        Ok((self.vcpus, self.memory, self.disk, network))
+    }
+
+    fn warm_up(&self, sandbox: &dyn sandbox::Sandbox, interrupt: &Interrupt) -> Result<()> {
+        interrupt.check()?;
+        let Some(program) = self.warm.first() else { return Ok(()) };
+        let job = Job::new(ExecRequest { argv: self.warm.clone(), ..ExecRequest::default() });
+        // What it prints is not the result of this command.
+        let mut output = Output::open()?;
+        let mut sink = |_: Stream, data: &[u8]| output.write(Stream::Stderr, data);
+        match attend(sandbox, &job, interrupt, &mut sink)?.outcome {
+            Outcome::Exited(0) => Ok(()),
+            other => Err(Error::WarmUp {
+                program: program.to_string_lossy().into_owned(),
+                code: other.exit_code(),
+            }),
+        }
+    }
+}

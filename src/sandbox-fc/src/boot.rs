@@ -1,0 +1,97 @@
+//! A cold boot: what Firecracker is told, in this order.
+//!
+//! 1. which version it is, and whether that will do
+//! 2. processors and memory
+//! 3. kernel, initramfs and command line
+//! 4. disks, in the order in which the guest names them: `vda` read-only, `vdb`
+//! 5. network card, vsock, entropy, balloon
+//! 6. to boot
+//!
+//! Log and metrics are on its command line, so that nothing is lost before.
+
+use std::time::Instant;
+
+use crate::api::{
+    Action, Balloon, BootSource, CacheType, Client, Drive, Entropy, MachineConfig,
+    NetworkInterface, Vsock,
+};
+use crate::version::{Verdict, Version};
+use crate::{Error, Result};
+
+/// The guest's vsock address. Nobody but its own monitor knows it, so it is the same in every VM.
+const GUEST_CID: u32 = 3;
+
+/// What differs from VM to VM.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// The kernel's command line.
+    pub command_line: &'a str,
+    /// Whether it has a network card.
+    pub has_network: bool,
+}
+
+/// Boots a VM. The guest runs when this returns.
+pub fn boot(client: &mut Client, boot: &Boot<'_>, deadline: Instant) -> Result<()> {
+    // 1 Version.
+    check_version(client, deadline)?;
+    // 2 Size.
+    let machine = MachineConfig { vcpu_count: boot.vcpus, mem_size_mib: boot.memory_mib };
+    client.send(&machine, deadline)?;
+    // 3 Kernel.
+    let source = BootSource {
+        kernel_image_path: "kernel",
+        initrd_path: "initramfs",
+        boot_args: boot.command_line,
+    };
+    client.send(&source, deadline)?;
+    // 4 Disks.
+    client.send(&drive("rootfs", true), deadline)?;
+    client.send(&drive("disk", false), deadline)?;
+    // 5 Devices.
+    if boot.has_network {
+        let guest_mac = netns::guest::MAC.map(|byte| format!("{byte:02x}")).join(":");
+        let card = NetworkInterface {
+            iface_id: "eth0",
+            host_dev_name: netns::guest::TAP,
+            guest_mac: &guest_mac,
+        };
+        client.send(&card, deadline)?;
+    }
+    client.send(&Vsock { guest_cid: GUEST_CID, uds_path: "v.sock" }, deadline)?;
+    client.send(&Entropy {}, deadline)?;
+    client.send(&Balloon { amount_mib: 0, deflate_on_oom: true }, deadline)?;
+    // 6 Boot.
+    client.send(&Action::InstanceStart, deadline)
+}
+
+fn check_version(client: &mut Client, deadline: Instant) -> Result<()> {
+    let text = client.instance_info(deadline)?.vmm_version;
+    let verdict = Version::parse(&text).map_or(Verdict::Unknown, Version::judge);
+    match verdict {
+        Verdict::Good => Ok(()),
+        Verdict::Weak(reason) => {
+            log::warn!("firecracker is of a weak version; version={text} reason={reason:?}");
+            Ok(())
+        }
+        Verdict::Unknown => {
+            log::warn!("firecracker is of an unknown version; version={text:?}");
+            Ok(())
+        }
+        Verdict::Unfit(reason) => Err(Error::Version { version: text, reason }),
+    }
+}
+
+/// A VM's disk goes with it, so nobody waits for the host's.
+fn drive(name: &str, is_read_only: bool) -> Drive<'_> {
+    Drive {
+        drive_id: name,
+        path_on_host: name,
+        is_root_device: false,
+        is_read_only,
+        cache_type: CacheType::Unsafe,
+    }
+}

@@ -1,0 +1,44 @@
+//! What a host has of Firecracker.
+
+use std::path::Path;
+
+use microvm::{Finding, Kvm, State};
+
+use crate::Program;
+use crate::version::Verdict;
+
+const RELEASES: &str =
+    "get 1.15.1 or later from github.com/firecracker-microvm/firecracker/releases";
+
+/// Looks for Firecracker, at `path` if one is named. It is never missing: QEMU takes its place.
+pub fn check(path: Option<&Path>) -> Finding {
+    let Some(program) = Program::find(path) else {
+        return weak("not found: VMs are run by QEMU, without snapshots", RELEASES);
+    };
+    let version = match program.version() {
+        Ok(version) => version,
+        Err(error) => return weak(error.to_string(), RELEASES),
+    };
+    let detail = format!("{version}, {}", program.path().display());
+    match (version.judge(), program.open()) {
+        (Verdict::Weak(reason), _) => weak(format!("{detail}: {reason}"), RELEASES),
+        (Verdict::Unfit(reason), _) => {
+            Finding { state: State::Missing, ..weak(format!("{detail}: {reason}"), RELEASES) }
+        }
+        (_, Ok(program)) if !program.is_static => {
+            weak(format!("{detail}, is not static, so it sees the host's files"), RELEASES)
+        }
+        _ => match microvm::probe() {
+            Kvm::Works => Finding { state: State::Good, remedy: None, ..weak(detail, RELEASES) },
+            Kvm::Missing { .. } => weak(
+                format!("{detail}, cannot be used without KVM"),
+                "see KVM above; until then VMs are run by QEMU",
+            ),
+        },
+    }
+}
+
+fn weak(detail: impl Into<String>, remedy: &str) -> Finding {
+    let (subject, state) = ("firecracker", State::Weak);
+    Finding { subject, state, detail: detail.into(), remedy: Some(remedy.to_owned()) }
+}
