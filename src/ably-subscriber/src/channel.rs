@@ -10,6 +10,8 @@
 //!       └── from anywhere, when the connection is lost
 //! ```
 //!
+//! A second DETACHED right after the first waits for a moment, too.
+//!
 //! INVARIANT: `serial` is that of the last delivered frame. Messages that come before ATTACHED are
 //! dropped and leave it as it is, since the server sends them again from there.
 
@@ -34,6 +36,8 @@ pub(crate) struct Channel {
     serial: Option<String>,
     was_attached: bool,
     recent: Recent,
+    /// When it was detached last while it was attached.
+    detached: Option<Instant>,
     state: State,
 }
 
@@ -41,7 +45,7 @@ pub(crate) struct Channel {
 enum State {
     Unlinked,
     Attaching { since: Instant },
-    Attached { since: Instant },
+    Attached,
     Detached { until: Instant },
 }
 
@@ -54,6 +58,7 @@ impl Channel {
             serial: None,
             was_attached: false,
             recent: Recent::default(),
+            detached: None,
             state: State::Unlinked,
         }
     }
@@ -80,13 +85,12 @@ impl Channel {
     }
 
     pub(crate) fn is_attached(&self) -> bool {
-        matches!(self.state, State::Attached { .. })
+        matches!(self.state, State::Attached)
     }
 
     pub(crate) fn on_attached(
         &mut self,
         frame: &Frame<'_>,
-        now: Instant,
         queue: &mut Queue,
     ) -> Result<(), Failure> {
         if !frame.has(MODE_SUBSCRIBE) {
@@ -98,7 +102,7 @@ impl Channel {
         if !is_resumed || self.serial.is_none() {
             self.serial = frame.serial.map(str::to_owned);
         }
-        self.state = State::Attached { since: now };
+        self.state = State::Attached;
         queue.connected();
         if self.was_attached && !is_resumed {
             queue.push(Event::Gap(Gap::NotResumed));
@@ -128,11 +132,13 @@ impl Channel {
 
     pub(crate) fn on_detached(&mut self, loss: &Loss, now: Instant, queue: &mut Queue) {
         let until = match self.state {
-            // At once, unless that is what it was just about.
-            State::Attached { since } if now - since < self.timing.first_wait => {
-                now + self.timing.first_wait
+            State::Attached => {
+                // At once, unless that was just done.
+                let wait = self.timing.first_wait;
+                let is_again = self.detached.is_some_and(|last| now - last < wait);
+                self.detached = Some(now);
+                if is_again { now + wait } else { now }
             }
-            State::Attached { .. } => now,
             State::Attaching { .. } => now + self.timing.detached_wait,
             State::Unlinked | State::Detached { .. } => return,
         };
@@ -156,7 +162,7 @@ impl Channel {
         match self.state {
             State::Attaching { since } => Some(since + self.timing.attach),
             State::Detached { until } => Some(until),
-            State::Unlinked | State::Attached { .. } => None,
+            State::Unlinked | State::Attached => None,
         }
     }
 }

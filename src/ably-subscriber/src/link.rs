@@ -90,18 +90,18 @@ impl Link {
 
     /// From now on no call waits.
     pub(crate) fn lose_patience(&mut self) {
-        self.socket.get_mut().lose_patience();
+        self.socket.get_mut().socket_mut().lose_patience();
     }
 
     pub(crate) fn receive(&mut self) -> Result<Received, Loss> {
-        self.socket.get_mut().allow(MOST_AT_ONCE);
+        self.socket.get_mut().socket_mut().allow(MOST_AT_ONCE);
         let received = match self.socket.read() {
             Ok(Message::Binary(bytes)) => Received::Frame(bytes),
             // Nothing more comes, whenever it really closes.
             Ok(Message::Close(_)) => return Err(Loss::HungUp),
             Ok(_) => Received::Noise,
             Err(WebSocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                let is_used_up = self.socket.get_ref().is_used_up();
+                let is_used_up = self.socket.get_ref().socket().is_used_up();
                 return Ok(if is_used_up { Received::Part } else { Received::Nothing });
             }
             Err(WebSocketError::Io(source)) => return Err(Loss::Socket { source }),
@@ -167,6 +167,6 @@ impl Link {
     /// What to sleep for.
     pub(crate) fn interest(&self) -> (BorrowedFd<'_>, Interest) {
         let pipe = self.socket.get_ref();
-        (pipe.as_fd(), if pipe.wants_write() { Interest::Both } else { Interest::Read })
+        (pipe.socket().as_fd(), if pipe.wants_write() { Interest::Both } else { Interest::Read })
     }
 }

@@ -1,7 +1,6 @@
 //! A connection, over TLS or not, with room for what the peer does not take yet.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustls::crypto::ring;
@@ -18,7 +17,6 @@ const MOST_WAITING: usize = 256 << 10;
 pub(crate) struct Pipe {
     transport: Transport,
     waiting: Vec<u8>,
-    allowance: usize,
 }
 
 enum Transport {
@@ -57,25 +55,22 @@ impl Pipe {
     }
 
     fn new(transport: Transport) -> Self {
-        Self { transport, waiting: Vec::new(), allowance: usize::MAX }
+        Self { transport, waiting: Vec::new() }
     }
 
-    /// How much may be read until this is said again; then there is nothing, as far as who reads can
-    /// tell. So no peer can keep somebody reading who looks for the end of something.
-    pub(crate) fn allow(&mut self, allowance: usize) {
-        self.allowance = allowance;
+    /// What is below TLS, or alone.
+    pub(crate) fn socket(&self) -> &Socket {
+        match &self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => &stream.sock,
+        }
     }
 
-    /// Whether as much was read as was allowed.
-    pub(crate) fn is_used_up(&self) -> bool {
-        self.allowance == 0
-    }
-
-    /// From now on no call waits.
-    pub(crate) fn lose_patience(&mut self) {
+    /// See [`Pipe::socket`].
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
         match &mut self.transport {
-            Transport::Plain(socket) => socket.lose_patience(),
-            Transport::Tls(stream) => stream.sock.lose_patience(),
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => &mut stream.sock,
         }
     }
 
@@ -107,16 +102,10 @@ impl Pipe {
 
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = buffer.len().min(self.allowance);
-        let Some(buffer) = buffer.get_mut(..length).filter(|_| !self.is_used_up()) else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        let count = match &mut self.transport {
+        match &mut self.transport {
             Transport::Plain(socket) => socket.read(buffer),
             Transport::Tls(stream) => stream.read(buffer),
-        }?;
-        self.allowance -= count;
-        Ok(count)
+        }
     }
 }
 
@@ -141,14 +130,5 @@ impl Write for Pipe {
             self.waiting.drain(..count);
         }
         self.inner().flush()
-    }
-}
-
-impl AsFd for Pipe {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.transport {
-            Transport::Plain(socket) => socket.as_fd(),
-            Transport::Tls(stream) => stream.sock.as_fd(),
-        }
     }
 }

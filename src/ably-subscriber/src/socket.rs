@@ -20,6 +20,7 @@ use crate::wait::{Interest, wait};
 pub(crate) struct Socket {
     tcp: TcpStream,
     patience: Option<Patience>,
+    allowance: usize,
 }
 
 /// How long somebody waits, and who may disturb them.
@@ -47,7 +48,18 @@ impl Socket {
             Err(error) => return Err(error.into()),
         }
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp, patience: Some(patience.clone()) })
+        Ok(Self { tcp, patience: Some(patience.clone()), allowance: usize::MAX })
+    }
+
+    /// How much may be read until this is said again; then there is nothing, as far as who reads can
+    /// tell. So no peer can keep somebody reading who looks for the end of something.
+    pub(crate) fn allow(&mut self, allowance: usize) {
+        self.allowance = allowance;
+    }
+
+    /// Whether as much was read as was allowed.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.allowance == 0
     }
 
     /// From now on no call waits.
@@ -111,7 +123,13 @@ impl Patience {
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.retry(Interest::Read, |tcp| tcp.read(buffer))
+        let length = buffer.len().min(self.allowance);
+        let Some(buffer) = buffer.get_mut(..length).filter(|_| !self.is_used_up()) else {
+            return Err(ErrorKind::WouldBlock.into());
+        };
+        let count = self.retry(Interest::Read, |tcp| tcp.read(buffer))?;
+        self.allowance -= count;
+        Ok(count)
     }
 }
 

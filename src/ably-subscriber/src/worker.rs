@@ -225,7 +225,7 @@ impl Worker {
                 return Err(End::Failed(self.failure(code, &loss)));
             }
             Action::Attached if is_ours => {
-                self.channel.on_attached(&frame, now, &mut self.queue).map_err(End::Failed)?;
+                self.channel.on_attached(&frame, &mut self.queue).map_err(End::Failed)?;
                 self.backoff.succeed();
             }
             Action::Detached if is_ours => {

@@ -51,8 +51,8 @@ class Channel {
       flags: wanted === null ? (resumed ? flags.RESUMED : 0) | flags.MODE_SUBSCRIBE : wanted,
       params,
     });
-    connection.attached = true;
     if (this.knobs.cut-- > 0) return setImmediate(() => connection.tcp.destroy());
+    connection.attached = true;
     this.frames.slice(Math.max(0, from - this.first + 1)).forEach((frame) => send(connection, frame));
   }
 }
