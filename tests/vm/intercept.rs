@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::host::Host;
 use crate::internet::{Internet, pass_on};
 use crate::model::{Model, bash, say};
-use crate::runner::{Runner, text};
+use crate::runner::{Runner, Running, text};
 
 const API: &str = "api.anthropic.com";
 const GIT: &str = "git.example.com";
@@ -149,4 +149,49 @@ fn claude_code_asks_its_own_api_with_a_key_that_it_does_not_have() {
     let record = record(&log);
     assert!(record.iter().any(|entry| entry["url"] == format!("https://{API}/v1/messages")));
     assert!(!serde_json::to_string(&record).unwrap().contains(KEY));
+}
+
+#[test]
+#[ignore = "needs root, QEMU, mitmproxy and the image `claude`"]
+fn a_job_uses_a_key_that_it_does_not_have_and_its_requests_are_told() {
+    let runner = Runner::new();
+    let command = "env | grep -c the-real-key; curl -sS https://evil.example.com/";
+    let model = Model::serve(&runner.world, vec![vec![bash(command)], vec![say("all done")]]);
+    let address = model.address();
+    let internet = Internet::serve(&runner, &HOSTS, move |request| pass_on(request, address));
+    fs::write(runner.state().join("policy.toml"), "").unwrap();
+    let config = "[profiles.default]\nimage = \"claude\"\nnetwork = \"intercept=policy.toml\"\n";
+    let mut service = serve_trusting(&runner, config, internet.variable());
+    let submit = ["job", "submit", "--prompt", "make it", "--secret", "ANTHROPIC_API_KEY"];
+    let submitted = runner
+        .command(&[&submit[..], &["--for", API]].concat())
+        .env("ANTHROPIC_API_KEY", KEY)
+        .output()
+        .unwrap();
+    let job = text(&submitted.stdout).trim().to_owned();
+
+    let waited = runner.run(&["job", "wait", &job]);
+
+    assert!(waited.status.success(), "{}{}", text(&waited.stdout), text(&waited.stderr));
+    let questions = model.questions();
+    assert_eq!(questions.len(), 2);
+    assert!(questions.iter().all(|question| question.key.as_deref() == Some(KEY)));
+    let results = questions[1].body["messages"].to_string();
+    assert!(results.contains("evil.example.com is unknown"), "{results}");
+    let followed = runner.succeed(&["job", "network", "--follow", "--json", &job]);
+    let table = runner.succeed(&["job", "network", &job]);
+    assert!(table.contains("https://api.anthropic.com/v1/messages"), "{table}");
+    assert!(table.contains("DENY   GET        403"), "{table}");
+    assert!(!followed.contains(KEY) && followed.lines().count() + 1 == table.lines().count());
+    service.signal(libc::SIGTERM);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
+
+/// Starts the service, which trusts the test's internet.
+fn serve_trusting(runner: &Runner, config: &str, (name, value): (&str, &Path)) -> Running {
+    let path = runner.state().join("runner.toml");
+    fs::write(&path, config).unwrap();
+    let mut command = runner.service(&["start", "--local", "--config", path.to_str().unwrap()]);
+    command.env(name, value);
+    Running::ready(command)
 }

@@ -44,16 +44,16 @@ impl Guard {
         Self { hidden, ..self }
     }
 
-    /// With a record of it all.
+    /// With a record of it all, if any.
     #[must_use]
-    pub fn with_record(self, record: Arc<Record>) -> Self {
-        Self { record: Some(record), ..self }
+    pub fn with_record(self, record: Option<Arc<Record>>) -> Self {
+        Self { record, ..self }
     }
 
-    /// With values for the APIs of the policy that have some.
+    /// With values for the APIs of the policy that have some, if any have.
     #[must_use]
-    pub fn with_credentials(self, credentials: Arc<dyn Credentials>) -> Self {
-        Self { credentials: Some(credentials), ..self }
+    pub fn with_credentials(self, credentials: Option<Arc<dyn Credentials>>) -> Self {
+        Self { credentials, ..self }
     }
 }
 

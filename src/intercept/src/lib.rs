@@ -24,6 +24,7 @@
 
 mod addon;
 mod authority;
+mod check;
 mod credential;
 mod error;
 mod folder;
@@ -38,6 +39,7 @@ mod supervisor;
 mod watch;
 
 pub use authority::Authority;
+pub use check::check;
 pub use credential::{Credentials, Grant, Refusal};
 pub use error::{Error, Result};
 pub use guard::Guard;

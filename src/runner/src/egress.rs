@@ -17,7 +17,7 @@
 //! | file | what |
 //! |---|---|
 //! | this one | the policy's file |
-//! | `gate.rs` | the proxy, started when it is needed first |
+//! | `gate.rs` | the proxies, started when they are needed first |
 //! | `held.rs` | secrets that VMs have placeholders of |
 
 mod gate;
@@ -30,7 +30,7 @@ use intercept::{Api, Firewall, Grants, Permission, Policy, Verdict};
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
-pub(crate) use self::gate::Gate;
+pub(crate) use self::gate::{Gate, check};
 pub(crate) use self::held::{For, hold, values};
 use crate::error::{Error, Result};
 

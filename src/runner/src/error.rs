@@ -38,6 +38,10 @@ pub(crate) enum Error {
     ForWhich,
     #[error("--for names the secret {name}, and there is none")]
     NoSuchSecret { name: String },
+    #[error("the job's {what} cannot be understood")]
+    NetworkContext { what: &'static str },
+    #[error("the job's secrets are for hosts alone, and its network is not intercepted")]
+    HeldInVain,
     #[error("the secret {name} is no variable of this process: set it")]
     SecretNotSet { name: String },
     #[error(transparent)]

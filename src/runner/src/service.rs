@@ -25,6 +25,7 @@
 //! | where jobs come from | `source.rs` |
 //! | how many run at once | `admission.rs` |
 //! | how one is ended | `leash.rs`; how the service is: `phase.rs` |
+//! | what it may do on the network, and what is told of that | `firewall.rs`, `network_log.rs` |
 //! | what the agent is given | `inbox.rs`, `session.rs`; places outside of its home: `mount.rs` |
 //! | what is on the disk, and why a completion is not lost | `journal.rs`, `report.rs` |
 
@@ -33,12 +34,14 @@ mod config;
 mod context;
 mod delivery;
 mod dispatch;
+mod firewall;
 mod identity;
 mod inbox;
 mod job;
 mod journal;
 mod leash;
 mod mount;
+mod network_log;
 mod phase;
 mod report;
 mod session;
@@ -55,6 +58,7 @@ pub(crate) use dispatch::{Hands, Service};
 pub(crate) use identity::Lock;
 pub(crate) use journal::Journal;
 pub(crate) use leash::{End, Plug};
+pub(crate) use network_log::NetworkLog;
 pub(crate) use source::Source;
 pub(crate) use source::api::Api;
 #[cfg(feature = "control")]

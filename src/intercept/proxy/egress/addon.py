@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import connection as connections
 from mitmproxy import ctx, http
 from mitmproxy.proxy import layer, mode_servers, server_hooks
@@ -30,6 +31,8 @@ from egress.registry import Connection, Registry, Vm
 CONTROL = 3
 LISTENER = 4
 BACKLOG = 4096
+# The longest head of a request or an answer.
+LONGEST_HEAD = 256 << 10
 
 logger = logging.getLogger(__name__)
 # For whom this task connects to a server.
@@ -72,6 +75,7 @@ class Egress:
 
     def load(self, _loader: Any) -> None:
         mode_servers.TransparentInstance.listen = functools.partialmethod(listen, self)  # type: ignore[method-assign]
+        ReceiveBuffer.maybe_extract_lines = bounded(ReceiveBuffer.maybe_extract_lines)  # type: ignore[method-assign]
         HttpStream.check_body_size = check_body_size  # type: ignore[method-assign]
 
     def running(self) -> None:
@@ -205,12 +209,12 @@ class Egress:
         if api is not None and api.has_credential:
             try:
                 grant = await wallet.grant(api.index)
+                credential.apply(grant, request, api.prefix)
             except credential.Refused as error:
                 reason = f"{api.firewall}: {error}"
                 raise Refusal(
                     Decision(False, reason, api, rule="credential"), error.status
                 ) from None
-            credential.apply(grant, request, api.prefix)
             if grant.base:
                 base = urlsplit(grant.base)
                 request.data.host, request.data.scheme = base.hostname or "", base.scheme.encode()
@@ -364,6 +368,18 @@ async def listen(instance: Any, egress: Egress, _host: str, _port: int) -> list[
         instance.handle_stream, sock=listener, backlog=BACKLOG, start_serving=False
     )
     return [egress.server]
+
+
+def bounded(extract: Any) -> Any:
+    """Forgets a head of a message that does not end."""
+
+    def maybe_extract_lines(buffer: Any) -> Any:
+        lines = extract(buffer)
+        if lines is None and len(buffer) > LONGEST_HEAD:
+            buffer.maybe_extract_at_most(len(buffer))
+        return lines
+
+    return maybe_extract_lines
 
 
 def check_body_size(stream: HttpStream, request: bool):

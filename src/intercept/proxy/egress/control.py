@@ -64,7 +64,9 @@ class Control:
 
     def tell(self, message: dict[str, Any]) -> None:
         if self.writer is not None and not self.writer.is_closing():
-            self.writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+            # What a VM has sent need not be text.
+            self.writer.write(text.encode("utf-8", "replace") + b"\n")
 
     async def credential(self, vm: str, api: int, force: bool) -> dict[str, Any]:
         """Asks for the values of an API."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from egress import host as hosts
 from egress.mask import Mask
@@ -136,7 +136,10 @@ def apply(grant: Grant, request: Any, prefix: tuple[str, ...]) -> None:
     path = url.path
     if grant.base:
         base = urlsplit(grant.base)
-        below = "/".join(path.split("/")[1 + len(prefix) :])
+        raw = path.split("/")[1:]
+        if tuple(map(unquote, raw[: len(prefix)])) != prefix:
+            raise Refused(403, "the path is written so that its base cannot be replaced")
+        below = "/".join(raw[len(prefix) :])
         path = base.path.rstrip("/") + "/" + below
     request.path = urlunsplit(("", "", path, query, ""))
 

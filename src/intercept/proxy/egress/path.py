@@ -19,7 +19,9 @@ class BadPath(ValueError):
 
 def split(raw: str) -> tuple[str, ...]:
     """The segments of a path, decoded as often as anybody might decode them."""
-    path = raw.partition("#")[0].partition("?")[0]
+    path = raw.partition("?")[0]
+    if "#" in path:
+        raise BadPath("has a fragment")
     for _ in range(PASSES):
         try:
             decoded = unquote_to_bytes(path).decode()

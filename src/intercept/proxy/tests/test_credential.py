@@ -73,6 +73,13 @@ def test_what_an_api_wants_is_added_and_what_the_guest_said_is_gone():
     assert made.path == "/v9/things?a=1&key=k"
 
 
+def test_a_base_is_replaced_only_where_it_is_plain_to_see():
+    own, _ = wallet({"base": "https://tenant.example.com", "expiresAt": 1e12})
+    grant = asyncio.run(own.grant(0))
+    with pytest.raises(Refused):
+        apply(grant, request("/v1%2Fthings"), ("v1",))
+
+
 def test_values_are_asked_for_once_until_they_end():
     lasting = {"headers": {}, "expiresAt": 1e12}
     own, asked = wallet(lasting)

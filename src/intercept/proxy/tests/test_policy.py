@@ -71,6 +71,7 @@ def test_what_is_refused_says_which_rule_refused_it(method, path, says):
         "/raw/%ff",
         "/raw/\uff0e\uff0e/user",
         "/raw/./x",
+        "/raw/x#/../../user",
         "raw/x",
         "*",
     ],

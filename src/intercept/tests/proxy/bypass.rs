@@ -103,6 +103,30 @@ fn an_absolute_target_counts_as_a_host() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
+fn a_request_that_is_no_text_is_on_record_and_harms_nobody() {
+    let scene = Scene::new();
+    let _server = scene.http(hello);
+    let client = scene.client(allow(&[OTHER]));
+
+    say(
+        &client,
+        80,
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: other.example.com\r\nConnection: close\r\n\r\n",
+    );
+    say(&client, 80, b"GET / HTTP/1.1\r\nHost: \xff.example.com\r\nConnection: close\r\n\r\n");
+    let endless: &'static [u8] = Box::leak(vec![b'a'; 4 << 20].into_boxed_slice());
+    let endless =
+        [b"GET / HTTP/1.1\r\nHost: other.example.com\r\nx: ", endless, b"\r\n\r\n"].concat();
+    say(&client, 80, Box::leak(endless.into_boxed_slice()));
+
+    assert_eq!(client.curl(&[format!("http://{OTHER}/")]).1, 200);
+    let record = client.end();
+    assert!(record.iter().any(|entry| entry.url.as_deref().unwrap_or_default().contains("/??")));
+    assert_eq!(record[1].action, "DENY");
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
 fn who_is_not_registered_gets_nothing_and_loses_what_it_had() {
     let scene = Scene::new();
     let _server = scene.http(hello);

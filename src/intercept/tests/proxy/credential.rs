@@ -30,7 +30,7 @@ fn a_placeholder_is_replaced_for_its_host_and_refused_for_others() {
     let client = scene.client_with(allow(&[OTHER]), |guard| guard.with_secrets(vec![secret(API)]));
     let header = format!("x-key: {PLACEHOLDER}");
 
-    let passed = client.curl(&["-H", &header, &format!("https://{API}/")]);
+    let passed = client.curl(&["--http2", "-H", &header, &format!("https://{API}/")]);
     let plain = client.curl(&["-H", &header, &format!("http://{API}/")]);
     let other = client.curl(&["-H", &header, &format!("http://{OTHER}/")]);
 
@@ -97,7 +97,7 @@ fn what_an_api_wants_is_added_and_a_401_forces_one_refresh() {
     let credentials = Arc::new(Numbered::default());
     let own = Arc::clone(&credentials);
     let client = scene.client_with(only_api(api()), move |guard| {
-        guard.with_credentials(Arc::clone(&own) as Arc<dyn Credentials>)
+        guard.with_credentials(Some(Arc::clone(&own) as Arc<dyn Credentials>))
     });
 
     let url = format!("https://{API}/x?a=1");
@@ -127,7 +127,8 @@ impl Credentials for Poor {
 fn a_request_without_its_value_is_not_sent() {
     let scene = Scene::new();
     let server = scene.https(hello);
-    let with = scene.client_with(only_api(api()), |guard| guard.with_credentials(Arc::new(Poor)));
+    let with =
+        scene.client_with(only_api(api()), |guard| guard.with_credentials(Some(Arc::new(Poor))));
     let without = scene.client(only_api(api()));
 
     let (text, status) = with.curl(&[format!("https://{API}/")]);

@@ -1,13 +1,16 @@
 //! How the proxy lives, and dies.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 
 use intercept::{Authority, Config, Guard, Policy, Proxy};
+use netns::testing::INTERNET;
 use sandbox::Interceptor;
 
-use crate::scene::{OTHER, Scene, allow, hello, soon};
+use crate::scene::{Client, OTHER, Scene, allow, hello, soon};
 
 /// The proxy's process.
 fn proxy_of(scene: &Scene) -> i32 {
@@ -57,6 +60,34 @@ fn the_proxy_runs_as_a_user_of_its_own_and_goes_with_its_owner() {
 
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
     assert_eq!(fs::read_dir(folder.path().join("run")).unwrap().count(), 0);
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn a_thousand_connections_of_ten_guests_are_served_at_once() {
+    let scene = Scene::of(10);
+    let _server = scene.http(hello);
+    let clients: Vec<_> = (0..10).map(|_| scene.client(allow(&[OTHER]))).collect();
+    let connect = || TcpStream::connect((INTERNET, 80)).unwrap();
+    let open = |client: &Client| -> Vec<TcpStream> {
+        client.guest.run(|| (0..100).map(|_| connect()).collect())
+    };
+    let mut streams: Vec<_> = clients.iter().flat_map(open).collect();
+
+    for stream in &mut streams {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n").unwrap();
+    }
+    let answers: Vec<_> = streams
+        .iter_mut()
+        .map(|stream| {
+            let mut begin = [0; 12];
+            stream.read_exact(&mut begin).unwrap();
+            begin
+        })
+        .collect();
+
+    assert_eq!(answers.len(), 1000);
+    assert!(answers.iter().all(|begin| begin == b"HTTP/1.1 200"));
 }
 
 #[test]

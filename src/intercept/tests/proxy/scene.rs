@@ -41,6 +41,11 @@ pub(crate) struct Client {
 
 impl Scene {
     pub(crate) fn new() -> Self {
+        Self::of(2)
+    }
+
+    /// With room for so many guests.
+    pub(crate) fn of(size: usize) -> Self {
         let permissions = fs::Permissions::from_mode(0o711);
         let folder = tempfile::Builder::new().permissions(permissions).tempdir().unwrap();
         let world = World::enter();
@@ -61,7 +66,7 @@ impl Scene {
         fs::write(&authority, config.authority.certificate()).unwrap();
         let proxy = Arc::new(Proxy::start(config).unwrap());
         let pool = Pool::start(netns::Config {
-            size: 2,
+            size,
             lock_path: folder.path().join("network.lock"),
             ..netns::Config::default()
         });
@@ -98,8 +103,8 @@ impl Scene {
         let address = lease.address().unwrap();
         let record = self.folder.path().join(format!("{address}.jsonl"));
         let _ = fs::remove_file(&record);
-        let guard =
-            Guard::new(&self.proxy, policy).with_record(Arc::new(Record::open(&record).unwrap()));
+        let guard = Guard::new(&self.proxy, policy)
+            .with_record(Some(Arc::new(Record::open(&record).unwrap())));
         let pass = with(guard).admit(address, soon()).unwrap();
         lease.intercept(pass.port(), pass.watch()).unwrap();
         let guest = Guest::behind(&lease);

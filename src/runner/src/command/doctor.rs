@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::image;
 use crate::cli::Global;
+use crate::egress;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::vmm::{self, Finding, State};
@@ -71,8 +72,28 @@ fn look(global: &Global) -> Vec<Finding> {
         detail: format!("not found: it {}", tool.why),
         remedy: Some(format!("apt-get install {}", tool.package)),
     }));
-    findings.extend([room(state_dir), guest_programs(), default_image(state_dir)]);
+    findings.extend([proxy(), room(state_dir), guest_programs(), default_image(state_dir)]);
     findings
+}
+
+/// Whether what VMs send can be intercepted.
+fn proxy() -> Finding {
+    let subject = "proxy";
+    match egress::check() {
+        Ok(time) => {
+            let detail =
+                format!("mitmproxy with our addon is ready in {:.1} s", time.as_secs_f64());
+            Finding { subject, state: State::Good, detail, remedy: None }
+        }
+        Err(error) => {
+            let causes =
+                std::iter::successors(Some(&*error as &dyn std::error::Error), |e| e.source());
+            let causes: Vec<_> = causes.map(ToString::to_string).collect();
+            let detail = format!("no network can be intercepted: {}", causes.join(": "));
+            let remedy = Some("scripts/setup; or network = \"open\" in runner.toml".to_owned());
+            Finding { subject, state: State::Weak, detail, remedy }
+        }
+    }
 }
 
 /// On the file system of the state folder, or where that will be.

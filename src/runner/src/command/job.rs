@@ -7,6 +7,7 @@ mod events;
 mod given;
 mod list;
 mod logs;
+mod network;
 mod prune;
 mod show;
 mod submit;
@@ -45,6 +46,7 @@ enum Command {
     Show(show::Arguments),
     Events(events::Arguments),
     Logs(logs::Arguments),
+    Network(network::Arguments),
     Cancel(cancel::Arguments),
     Wait(wait::Arguments),
     Artifact(artifact::Arguments),
@@ -71,6 +73,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         Command::Show(arguments) => show::run(global, &arguments),
         Command::Events(arguments) => events::run(global, &arguments),
         Command::Logs(arguments) => logs::run(global, &arguments),
+        Command::Network(arguments) => network::run(global, &arguments),
         Command::Cancel(arguments) => cancel::run(global, &arguments),
         Command::Wait(arguments) => wait::run(global, &arguments),
         Command::Artifact(arguments) => artifact::run(global, &arguments),

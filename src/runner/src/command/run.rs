@@ -86,13 +86,10 @@ fn intercept(run: &mut Run, global: &Global) -> Result<()> {
     let held = std::mem::take(&mut run.held);
     let gate = Gate::open(global)?;
     // Python takes a second to start, in which there is other work.
-    gate.proxy()?;
+    gate.warm_up()?;
     network.intercept = Some(gate.interception(move |proxy| {
         let guard = Guard::new(proxy, egress.policy.clone()).with_secrets(held.clone());
-        match &record {
-            Some(record) => guard.with_record(Arc::clone(record)),
-            None => guard,
-        }
+        guard.with_record(record.clone())
     }));
     Ok(())
 }

@@ -10,8 +10,9 @@ use rootfs::Store;
 use sandbox::{Image, Network, SandboxConfig, SandboxId};
 
 use crate::cli::Global;
+use crate::egress::Gate;
 use crate::error::{Error, Result};
-use crate::service::{Api, Config, Hands, Journal, Lock, Profile, Service, Source};
+use crate::service::{Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source};
 use crate::signal::{self, Listener, Wake};
 use crate::value;
 use crate::vmm::{self, Host, Vmm};
@@ -79,13 +80,21 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     }
     let factory = host.factory_of(arguments.vmm, config.max_concurrent, global)?;
     let source = arguments.source(&config, global)?;
-    let from = source.access().url.clone();
+    let access = source.access().clone();
+    let from = access.url.clone();
+    let gate = Gate::open(global)?;
+    if config.profiles.values().any(|profile| profile.egress.is_some()) {
+        // Python takes a second to start, in which there is no job yet.
+        gate.warm_up()?;
+    }
     let hands = Hands {
         source,
         factory,
         plug: vmm::plugs(),
         images: Arc::new(move |profile| files(&store, profile)),
         journal: Journal::open(&global.state_dir)?,
+        network_log: NetworkLog::start(&global.state_dir, access)?,
+        gate,
     };
     let service = Service::new(&config, hands, signals)?;
     let (name, most) = (&config.name, config.max_concurrent);

@@ -1,9 +1,10 @@
-//! The proxy of this process: started when the first VM is to be let in.
+//! The proxies of this process: mitmproxy is one thread, so several share the VMs. Each is started when
+//! the first of its VMs is to be let in.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use intercept::{Authority, Config, Guard, Proxy};
 use sandbox::{Cause, Interception, Interceptor, Pass};
@@ -11,15 +12,26 @@ use sandbox::{Cause, Interception, Interceptor, Pass};
 use crate::cli::Global;
 use crate::error::{Error, Result};
 
+/// As many processors are used by proxies at most.
+const MOST: usize = 8;
 /// Where a program that is not on PATH is named.
 const PROGRAM: &str = "RUNNER_MITMDUMP";
 /// Whom the proxy trusts, if not the host's store.
 const ROOTS: &str = "SSL_CERT_FILE";
 
-/// The proxy, and what it is started from.
+/// The proxies, and what they are started from.
 pub(crate) struct Gate {
     config: Config,
-    proxy: Mutex<Option<Arc<Proxy>>>,
+    /// As many at most: one for each processor, as each has memory of its own.
+    most: usize,
+    proxies: Mutex<Proxies>,
+}
+
+#[derive(Default)]
+struct Proxies {
+    started: Vec<Arc<Proxy>>,
+    /// How many VMs were let in.
+    vms: usize,
 }
 
 impl Gate {
@@ -38,18 +50,30 @@ impl Gate {
             authority,
             roots: path(ROOTS),
         };
-        Ok(Arc::new(Self { config, proxy: Mutex::new(None) }))
+        let most = std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST));
+        Ok(Arc::new(Self { config, most, proxies: Mutex::default() }))
     }
 
-    /// Begins to start it, unless it was.
-    pub(crate) fn proxy(&self) -> Result<Arc<Proxy>> {
-        // It is only ever replaced as a whole.
-        let mut proxy = self.proxy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(proxy) = &*proxy {
+    /// Begins to start the first one, unless it was.
+    pub(crate) fn warm_up(&self) -> Result<()> {
+        self.take(0).map(drop)
+    }
+
+    /// The one for the next VM: they take turns.
+    fn next(&self) -> Result<Arc<Proxy>> {
+        self.take(1)
+    }
+
+    fn take(&self, vms: usize) -> Result<Arc<Proxy>> {
+        // What is in it is whole at any time.
+        let mut proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = proxies.vms % self.most;
+        proxies.vms += vms;
+        if let Some(proxy) = proxies.started.get(turn) {
             return Ok(Arc::clone(proxy));
         }
         let started = Arc::new(Proxy::start(self.config.clone()).map_err(intercept_error)?);
-        *proxy = Some(Arc::clone(&started));
+        proxies.started.push(Arc::clone(&started));
         Ok(started)
     }
 
@@ -77,13 +101,18 @@ impl Interceptor for Door {
         address: Ipv4Addr,
         deadline: Instant,
     ) -> std::result::Result<Box<dyn Pass>, Cause> {
-        let proxy = self.gate.proxy()?;
+        let proxy = self.gate.next()?;
         (self.guard)(&proxy).admit(address, deadline)
     }
 
     fn certificate(&self) -> &str {
         self.gate.config.authority.certificate()
     }
+}
+
+/// Tries a proxy out; returns how long it took to be ready.
+pub(crate) fn check() -> std::result::Result<Duration, Cause> {
+    intercept::check(std::env::var_os(PROGRAM).map(PathBuf::from))
 }
 
 pub(crate) fn intercept_error(error: intercept::Error) -> Error {

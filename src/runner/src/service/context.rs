@@ -32,6 +32,15 @@ pub(crate) struct Context {
     pub(crate) tools: Vec<String>,
     pub(crate) settings: Option<String>,
     pub(crate) feature_flags: Option<Value>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) vars: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) firewalls: Vec<Value>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) network_policies: BTreeMap<String, Value>,
+    pub(crate) encrypted_secrets: Option<Value>,
+    pub(crate) secret_connector_map: Option<Value>,
+    pub(crate) held_secrets: Option<Value>,
 }
 
 /// A run's id. It becomes the name of files, so it is one and nothing else.

@@ -16,9 +16,11 @@ use super::context::RunId;
 use super::job::{Crew, How, Images, Job, News};
 use super::journal::Journal;
 use super::leash::{End, Leash, Plug};
+use super::network_log::NetworkLog;
 use super::phase::Phase;
 use super::report::{Report, Reporter};
 use super::source::{Demand, Mode, Offer, Presence, Source};
+use crate::egress::Gate;
 use crate::error::Result;
 
 /// How long a job is let be that somebody else was faster to claim, that could not be claimed, that
@@ -50,6 +52,8 @@ pub(crate) struct Hands {
     pub(crate) plug: Plug,
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) network_log: NetworkLog,
 }
 
 /// The service.
@@ -86,7 +90,7 @@ struct Running {
 impl Service {
     /// Reports what an earlier process left, and is ready to take jobs.
     pub(crate) fn new(config: &Config, hands: Hands, signals: Receiver<Signal>) -> Result<Self> {
-        let Hands { source, factory, plug, images, journal } = hands;
+        let Hands { source, factory, plug, images, journal, gate, network_log } = hands;
         let stop = Stop::new();
         // Each report has its own run's identity: this one only brings the connections.
         let nobody = Identity {
@@ -109,7 +113,7 @@ impl Service {
             profiles: config.profiles.clone(),
             cancel_grace: config.cancel_grace,
             admission: Admission::new(config.budget, config.max_concurrent),
-            crew: Arc::new(Crew { source, factory, images, journal, reports }),
+            crew: Arc::new(Crew { source, factory, images, journal, reports, gate, network_log }),
             reporter,
             plug,
             rings,

@@ -16,10 +16,12 @@ use super::config::Profile;
 use super::context::RunId;
 use super::journal::{Completion, Journal, Record, State};
 use super::leash::Leash;
+use super::network_log::NetworkLog;
 use super::report::{Operations, Report};
 use super::source::{Claim, Offer, Source};
 use super::stage::Stages;
 use super::work;
+use crate::egress::Gate;
 use crate::error::{Error, Result};
 
 /// The longest time that a job may take.
@@ -35,6 +37,8 @@ pub(crate) struct Crew {
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
     pub(crate) reports: Sender<Report>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) network_log: NetworkLog,
 }
 
 /// A job that was admitted.
@@ -111,12 +115,17 @@ impl Job {
             state: State::Claimed { token: token.clone() },
         };
         let mut slot = None;
+        let is_intercepted = self.profile.egress.is_some();
+        let told = is_intercepted.then(|| self.crew.network_log.tell(run, &token));
+        let network_record = told.as_ref().map(|told| told.path.as_path());
         let written = self.crew.journal.write(&record);
         let claimed = written.and(context).map_err(|error| error.chain());
         let worked = claimed.and_then(|context| {
             log::info!("job claimed; run={run} attempt={}", attempt.unwrap_or(1));
             // What a panic leaves of the VM is only ended.
-            let work = AssertUnwindSafe(|| work::work(self, &context, &mut slot, &mut stages));
+            let work = AssertUnwindSafe(|| {
+                work::work(self, &context, network_record, &mut slot, &mut stages)
+            });
             let worked = catch_unwind(work).unwrap_or(Err(Error::Panicked));
             worked.map_err(|error| context.masked(error.chain()))
         });
@@ -141,6 +150,8 @@ impl Job {
                 log::error!("a vm did not end well; run={run} error={error}");
             }
         }
+        // Nothing is sent any more.
+        drop(told);
         stages.add("job", begun.elapsed(), code == 0);
         log::info!("job over; run={run} exit_code={code}{reason} {}", stages.line());
         let operations = Operations { run, token, operations: stages.operations() };

@@ -23,7 +23,8 @@ use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
 use super::source::local::Local;
 use super::source::{Found, Kind, Offer};
-use super::{Amount, Hands, Service, Source};
+use super::{Amount, Hands, NetworkLog, Service, Source};
+use crate::egress::Gate;
 use crate::error::Result;
 
 const AGENT: &str = "guest-agent";
@@ -55,6 +56,8 @@ impl Bench {
     }
 
     fn start_with(&self, source: Arc<dyn Source>, factory: &Arc<Factory>) -> Serving {
+        let access = source.access().clone();
+        let network_log = NetworkLog::start(self.state.path(), access).unwrap();
         let hands = Hands {
             source,
             factory: Arc::clone(factory) as Arc<dyn SandboxFactory>,
@@ -64,6 +67,8 @@ impl Bench {
             },
             images: Arc::new(|_| Ok(image())),
             journal: Journal::open(self.state.path()).unwrap(),
+            gate: Gate::at(self.state.path(), self.state.path()).unwrap(),
+            network_log,
         };
         // Taken when it is sent: what a test does after a signal, it does after it is obeyed.
         let (signals, obeyed) = bounded(0);

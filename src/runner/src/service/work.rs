@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use guest_common::epoch_ms;
 use sandbox::{
-    Event, ExecRequest, Execution, Network, Outcome, Policy, Sandbox, SandboxConfig, SandboxId,
-    Stream, TreeItem, User,
+    Event, ExecRequest, Execution, Interception, Network, Outcome, Policy, Sandbox, SandboxConfig,
+    SandboxId, Stream, TreeItem, User,
 };
 use serde::Deserialize;
 
 use super::context::Context;
 use super::delivery::Delivery;
+use super::firewall;
 use super::inbox::{HOME, INBOX, Inbox};
 use super::job::Job;
 use super::journal::Completion;
@@ -46,15 +47,17 @@ const LONGEST_ERROR: usize = 4096;
 pub(super) fn work(
     job: &Job,
     context: &Context,
+    network_record: Option<&Path>,
     slot: &mut Option<Box<dyn Sandbox>>,
     stages: &mut Stages,
 ) -> Result<Completion> {
+    let (context, interception) = &firewall::intercept(job, context, network_record)?;
     // 3 start
     if let Some(asked) = context.api_start_time {
         let waited = Duration::from_millis(epoch_ms().saturating_sub(asked));
         stages.add("api_to_vm_start", waited, true);
     }
-    let config = config(job, context)?;
+    let config = config(job, context, interception)?;
     job.leash.hold_vm(config.id)?;
     let start = || Ok(job.crew.factory.start(&config, Instant::now() + START)?);
     let sandbox = &**slot.insert(stages.measure("vm_create", start)?);
@@ -77,7 +80,11 @@ pub(super) fn work(
     stages.measure("outcome", || outcome(sandbox, context, exit, said))
 }
 
-fn config(job: &Job, context: &Context) -> Result<SandboxConfig> {
+fn config(
+    job: &Job,
+    context: &Context,
+    interception: &Option<Interception>,
+) -> Result<SandboxConfig> {
     let image = (job.crew.images)(&job.profile)?;
     let service = job.crew.source.access().service;
     let network = match (&job.profile.network, service) {
@@ -86,6 +93,7 @@ fn config(job: &Job, context: &Context) -> Result<SandboxConfig> {
             let nothing = || Network { policy: Policy::none(), ..Network::default() };
             let mut network = network.clone().unwrap_or_else(nothing);
             network.services.extend(service);
+            network.intercept.clone_from(interception);
             Some(network)
         }
     };

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use control::{Mount, Submission, Submitted};
+use intercept::Secret;
 use serde_json::{Map, Value, json};
 
 use super::events::{Teller, follow};
@@ -20,6 +21,7 @@ use super::given::{self, Folder, SecretFile};
 use super::tell_waiting;
 use super::wait::conclude;
 use crate::cli::Global;
+use crate::egress::{self, For};
 use crate::error::{Error, Result, file};
 use crate::output::{self, Output};
 use crate::platform::{Patience, Platform, Watch, json_line, print};
@@ -31,7 +33,7 @@ const SHORTEST_MASKED: usize = 5;
 const EXAMPLES: &str = "\
 Examples:
   runner job submit --prompt 'fix the build' --artifact .:/home/user/workspace/app --follow
-  runner job submit --prompt-file task.md --secret ANTHROPIC_API_KEY --timeout 30m
+  runner job submit --prompt-file task.md --secret ANTHROPIC_API_KEY --for api.anthropic.com
   generate-task | runner job submit - --key nightly-2026-05-01
   runner job submit --agent mock --prompt 'uname -a' --follow
   job=$(runner job submit --prompt 'say hi') && runner job wait $job
@@ -81,6 +83,11 @@ pub(super) struct Arguments {
     /// The same with its value from a file, without the end of the last line
     #[arg(long, value_name = "NAME=FILE", value_parser = value::os(given::secret_file))]
     secret_file: Vec<SecretFile>,
+
+    /// Whom a secret is for, over HTTPS; *.HOST is all below it. The job has a placeholder of it, and
+    /// the runner's proxy sends the value instead
+    #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", value_parser = For::parse)]
+    for_: Vec<For>,
 
     /// Give the job a copy of a folder, which is kept at the end as the job left it; its name is
     /// the folder's if none is given
@@ -209,6 +216,16 @@ impl Arguments {
         for (name, _) in secrets.iter().filter(|(_, value)| value.len() < SHORTEST_MASKED) {
             log::warn!("a secret is too short to be masked; name={name}");
         }
+        let mut context = self.agent.map(Agent::context).unwrap_or_default();
+        let held = egress::hold(&mut secrets.clone(), &self.for_)?;
+        if !held.is_empty() {
+            let told = |one: &Secret| {
+                let Secret { placeholder, hosts, .. } = one;
+                (one.name.clone(), json!({"placeholder": placeholder, "hosts": hosts}))
+            };
+            let told: Map<_, _> = held.iter().map(told).collect();
+            context.insert("heldSecrets".to_owned(), told.into());
+        }
         let timeout_ms = self.timeout.map(|time| u64::try_from(time.as_millis()));
         Ok(Submission {
             prompt: self.prompt()?,
@@ -218,7 +235,7 @@ impl Arguments {
             secrets,
             timeout_ms: timeout_ms.and_then(std::result::Result::ok),
             key: self.key.clone(),
-            context: self.agent.map(Agent::context).unwrap_or_default(),
+            context,
             ..Submission::default()
         })
     }
@@ -287,6 +304,16 @@ mod tests {
         let codex = understood(&["--prompt", "x", "--agent", "codex"]);
         assert_eq!((codex.agent.as_deref(), codex.context.len()), (Some("codex"), 0));
         assert_eq!(understood(&["--prompt", "x"]).agent, None);
+    }
+
+    #[test]
+    fn a_secret_for_a_host_is_held_by_a_placeholder_and_the_context_has_no_value() {
+        let flags = ["--prompt", "x", "--secret", "S=hunter2", "--for", "api.example.com"];
+        let submission = understood(&flags);
+        assert_eq!(submission.secrets["S"], "hunter2");
+        let held = &submission.context["heldSecrets"]["S"];
+        assert_eq!(held["hosts"], json!(["api.example.com"]));
+        assert!(!submission.context["heldSecrets"].to_string().contains("hunter2"));
     }
 
     #[test]

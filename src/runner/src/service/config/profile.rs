@@ -10,6 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{Time, wrong};
+use crate::egress::Egress;
 use crate::error::Result;
 use crate::network::LimitsTable;
 use crate::service::admission::Amount;
@@ -24,6 +25,8 @@ pub(crate) struct Profile {
     /// The image's own if none.
     pub(crate) disk_mib: Option<u64>,
     pub(crate) network: Option<Network>,
+    /// What is let pass of its network if that is intercepted.
+    pub(crate) egress: Option<Egress>,
     pub(crate) timeout: Duration,
     pub(crate) mock_claude: bool,
 }
@@ -65,8 +68,8 @@ impl ProfileTable {
         if amount.memory_mib < 96 {
             return Err(wrong(&format!("profiles.{name}.memory_mib"), "at least 96"));
         }
-        let mut network =
-            self.network.map_or(Ok(Some(Network::default())), |it| it.read(name, folder))?;
+        let choice = self.network.unwrap_or(Choice::Named(NetworkChoice::Intercept(None)));
+        let (mut network, egress) = choice.read(folder)?;
         match (&self.limits, &mut network) {
             (None, _) => {}
             (Some(limits), Some(network)) => network.limits = limits.over(network.limits),
@@ -79,6 +82,7 @@ impl ProfileTable {
             amount,
             disk_mib: self.disk.map(|disk| disk.0),
             network,
+            egress,
             timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),
             mock_claude: self.mock_claude,
         })
@@ -86,19 +90,23 @@ impl ProfileTable {
 }
 
 impl Choice {
-    fn read(self, name: &str, folder: &Path) -> Result<Option<Network>> {
-        match self {
-            Self::Named(NetworkChoice::Open) => Ok(Some(Network::default())),
-            Self::Named(NetworkChoice::None) => Ok(None),
-            Self::Named(NetworkChoice::Policy(path)) => {
-                Ok(Some(network::read(&folder.join(path))?))
+    /// The network, and what is let pass of it if it is intercepted.
+    fn read(self, folder: &Path) -> Result<(Option<Network>, Option<Egress>)> {
+        let network = match self {
+            Self::Named(NetworkChoice::Open) => Some(Network::default()),
+            Self::Named(NetworkChoice::None) => None,
+            Self::Named(NetworkChoice::Policy(path)) => Some(network::read(&folder.join(path))?),
+            Self::Named(NetworkChoice::Intercept(path)) => {
+                let egress = match path {
+                    Some(path) => Egress::read(&folder.join(path))?,
+                    None => Egress::open(),
+                };
+                let network = Network { policy: egress.packets(), ..Network::default() };
+                return Ok((Some(network), Some(egress)));
             }
-            Self::Named(NetworkChoice::Intercept(_)) => Err(wrong(
-                &format!("profiles.{name}.network"),
-                "open, none, or policy=FILE: jobs are not intercepted yet",
-            )),
-            Self::Written(network) => Ok(Some(network)),
-        }
+            Self::Written(network) => Some(network),
+        };
+        Ok((network, None))
     }
 }
 

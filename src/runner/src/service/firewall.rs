@@ -1,0 +1,394 @@
+//! What a job may do on the network, as its context says it, and the credentials for it.
+//!
+//! | in the context | what becomes of it |
+//! |---|---|
+//! | `firewalls`, `networkPolicies` | added to the profile's policy |
+//! | `encryptedSecrets`, `secretConnectorMap`, `vars` | given back to the platform, when the proxy asks for credentials |
+//! | `heldSecrets` | ours: names of secrets, each with hosts; the job gets placeholders of them |
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_common::{Identity, Kind, Limits, Platform, Stop};
+use intercept::{
+    Api, Credentials, Firewall, Grant, Grants, Guard, Permission, Policy, Record, Refusal, Secret,
+};
+use sandbox::Interception;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::context::Context;
+use super::job::Job;
+use super::source::Access;
+use crate::error::{Error, Result};
+
+/// What a question for credentials may take.
+const LIMITS: Limits =
+    Limits { whole: Some(Duration::from_secs(10)), silence: Duration::from_secs(10), redirects: 0 };
+/// The longest answer that makes sense.
+const LONGEST_ANSWER: u64 = 256 << 10;
+/// Where the platform resolves credentials.
+const AUTH: &str = "/api/webhooks/agent/firewall/auth";
+
+/// What a job is let pass.
+pub(super) struct Pass {
+    pub(super) policy: Policy,
+    pub(super) held: Vec<Secret>,
+    pub(super) credentials: Option<Arc<dyn Credentials>>,
+}
+
+/// A firewall, as the contract has it; plain or inline.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Inline { firewall: Plain },
+    Plain(Plain),
+}
+
+#[derive(Deserialize)]
+struct Plain {
+    name: String,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    apis: Vec<ApiEntry>,
+}
+
+#[derive(Deserialize)]
+struct ApiEntry {
+    base: String,
+    auth: Option<Auth>,
+    permissions: Option<Vec<Permission>>,
+}
+
+/// What an API's requests are to have, with references to secrets that only the platform resolves.
+#[derive(Deserialize, Clone, Default, PartialEq, Eq)]
+struct Auth {
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    base: Option<String>,
+    query: Option<BTreeMap<String, String>>,
+}
+
+/// A secret that the job has a placeholder of.
+#[derive(Deserialize)]
+struct Held {
+    placeholder: String,
+    hosts: Vec<String>,
+}
+
+/// Who stands between a job and the internet, if its profile wants that, and the context as the job may
+/// know it.
+pub(super) fn intercept(
+    job: &Job,
+    context: &Context,
+    record: Option<&Path>,
+) -> Result<(Context, Option<Interception>)> {
+    let mut context = context.clone();
+    let Some(egress) = &job.profile.egress else {
+        return match context.held_secrets {
+            None => Ok((context, None)),
+            Some(_) => Err(Error::HeldInVain),
+        };
+    };
+    let hidden: Vec<_> =
+        context.secret_values.iter().chain([&context.sandbox_token]).cloned().collect();
+    let Pass { policy, held, credentials } =
+        Pass::of(&mut context, &egress.policy, job.crew.source.access())?;
+    let record = record.map(Record::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
+    let interception = job.crew.gate.interception(move |proxy| {
+        let guard = Guard::new(proxy, policy.clone()).with_secrets(held.clone());
+        let guard = guard.hiding(hidden.clone()).with_credentials(credentials.clone());
+        guard.with_record(record.clone())
+    });
+    Ok((context, Some(interception)))
+}
+
+impl Pass {
+    /// What the profile's policy and the context say together. The values of secrets that are held are
+    /// taken out of the context.
+    pub(super) fn of(context: &mut Context, base: &Policy, access: &Access) -> Result<Self> {
+        let mut policy = base.clone();
+        let mut auths = Vec::new();
+        for entry in std::mem::take(&mut context.firewalls) {
+            policy.firewalls.push(understand(entry, context, &mut auths)?);
+        }
+        // The job's own platform, and what it has there.
+        policy.allow.extend(platform_hosts(context, access));
+        let count = base.firewalls.iter().map(|firewall| firewall.apis.len()).sum();
+        let has_auth = auths.iter().any(Option::is_some);
+        let credentials = has_auth.then(|| {
+            let auths = std::iter::repeat_n(None, count).chain(auths).collect();
+            Resolver::of(context, access, auths).map(|one| Arc::new(one) as Arc<dyn Credentials>)
+        });
+        Ok(Self { policy, held: hold(context)?, credentials: credentials.transpose()? })
+    }
+}
+
+fn bad(what: &'static str) -> impl FnOnce(serde_json::Error) -> Error {
+    // Its text could repeat what is in there.
+    move |_| Error::NetworkContext { what }
+}
+
+fn understand(entry: Value, context: &Context, auths: &mut Vec<Option<Auth>>) -> Result<Firewall> {
+    let entry = serde_json::from_value(entry).map_err(bad("firewalls"))?;
+    let (Entry::Inline { firewall } | Entry::Plain(firewall)) = entry;
+    let key = firewall.reference.as_ref().unwrap_or(&firewall.name);
+    let grants = context.network_policies.get(key).cloned();
+    let grants: Option<Grants> =
+        grants.map(serde_json::from_value).transpose().map_err(bad("networkPolicies"))?;
+    let mut apis = Vec::new();
+    for api in firewall.apis {
+        let auth = api.auth.filter(|auth| *auth != Auth::default());
+        apis.push(Api {
+            base: with_variables(&api.base, &context.vars),
+            has_credential: auth.is_some(),
+            permissions: api.permissions.unwrap_or_default(),
+        });
+        auths.push(auth);
+    }
+    Ok(Firewall { name: firewall.name, policy: grants, apis })
+}
+
+/// `${{ vars.NAME }}` is the variable's value; one that is unknown stays, and is no host.
+fn with_variables(base: &str, vars: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    let mut rest = base;
+    while let Some((before, after)) = rest.split_once("${{") {
+        text.push_str(before);
+        let Some((name, after)) = after.split_once("}}") else {
+            rest = "${{";
+            break;
+        };
+        match name.trim().strip_prefix("vars.").and_then(|name| vars.get(name)) {
+            Some(value) => text.push_str(value),
+            None => text.push_str("${{}}"),
+        }
+        rest = after;
+    }
+    text + rest
+}
+
+/// The hosts that guests need in order to be jobs at all.
+fn platform_hosts(context: &Context, access: &Access) -> Vec<String> {
+    let manifest = context.storage_manifest.as_ref().unwrap_or(&Value::Null);
+    let mounts =
+        ["storageMounts", "storages"].into_iter().filter_map(|list| manifest[list].as_array());
+    let archives = mounts.flatten().chain(["artifact", "memory"].map(|name| &manifest[name]));
+    let urls = archives.filter_map(|one| one["archiveUrl"].as_str());
+    let mut hosts: Vec<_> =
+        urls.chain([access.guest_url.as_str()]).filter_map(host_and_port).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+/// As a policy names it; none if it is an address, which needs no name.
+fn host_and_port(url: &str) -> Option<String> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.split(':').next()?;
+    let is_name = host.contains(|c: char| c.is_ascii_alphabetic());
+    is_name.then(|| authority.to_ascii_lowercase())
+}
+
+/// Takes the values of held secrets out of the context; their placeholders take their place.
+fn hold(context: &mut Context) -> Result<Vec<Secret>> {
+    let Some(held) = context.held_secrets.take().filter(|held| !held.is_null()) else {
+        return Ok(Vec::new());
+    };
+    let held: BTreeMap<String, Held> = serde_json::from_value(held).map_err(bad("heldSecrets"))?;
+    let mut secrets = Vec::new();
+    for (name, Held { placeholder, hosts }) in held {
+        let slot = context.environment.get_mut(&name);
+        let slot = slot.ok_or(Error::NetworkContext { what: "heldSecrets" })?;
+        let value = std::mem::replace(slot, placeholder.clone());
+        context.secret_values.retain(|other| *other != value);
+        secrets.push(Secret { name, placeholder, value, hosts });
+    }
+    Ok(secrets)
+}
+
+/// Has the platform resolve credentials.
+struct Resolver {
+    platform: Platform,
+    auths: Vec<Option<Auth>>,
+    encrypted_secrets: Option<Value>,
+    connectors: Option<Value>,
+    vars: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Question<'a> {
+    encrypted_secrets: &'a Option<Value>,
+    auth_headers: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_base: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_query: &'a Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_connector_map: &'a Option<Value>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    vars: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    force_refresh: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Resolved {
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    resolved_secrets: Vec<String>,
+    base: Option<String>,
+    query: Option<BTreeMap<String, String>>,
+    expires_at: Option<u64>,
+}
+
+impl Resolver {
+    fn of(context: &Context, access: &Access, auths: Vec<Option<Auth>>) -> Result<Self> {
+        let identity = Identity {
+            url: access.url.clone(),
+            token: context.sandbox_token.clone(),
+            bypass: access.bypass.clone(),
+            run_id: context.run_id.to_string(),
+        };
+        let platform = Platform::of(Kind::Runner, &identity, LIMITS, &Stop::new())?;
+        Ok(Self {
+            platform: platform.with_answers_of(LONGEST_ANSWER),
+            auths,
+            encrypted_secrets: context.encrypted_secrets.clone(),
+            connectors: context.secret_connector_map.clone(),
+            vars: context.vars.clone(),
+        })
+    }
+}
+
+impl Credentials for Resolver {
+    fn get(&self, api: usize, force: bool) -> std::result::Result<Grant, Refusal> {
+        let refusal = |status, reason: &str| Refusal { status, reason: reason.to_owned() };
+        let auth = self.auths.get(api).and_then(Option::as_ref);
+        let auth = auth.ok_or_else(|| refusal(424, "this API has no credential"))?;
+        let question = Question {
+            encrypted_secrets: &self.encrypted_secrets,
+            auth_headers: &auth.headers,
+            auth_base: &auth.base,
+            auth_query: &auth.query,
+            secret_connector_map: &self.connectors,
+            vars: &self.vars,
+            force_refresh: force,
+        };
+        let body = serde_json::to_vec(&question).map_err(|_| refusal(502, "no question"))?;
+        let resolved: Resolved =
+            self.platform.attempt(AUTH, &body).map_err(|error| match error.status() {
+                Some(402) => refusal(402, "there is no credit for its credential"),
+                Some(424) => refusal(424, "its credential is not configured"),
+                // What the platform says may repeat what it was asked.
+                _ => refusal(502, "the platform does not resolve its credential"),
+            })?;
+        Ok(Grant {
+            headers: resolved.headers,
+            query: resolved.query.unwrap_or_default(),
+            base: resolved.base,
+            resolved_secrets: resolved.resolved_secrets,
+            expires_at: resolved.expires_at,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_test::{Reply, Server};
+    use serde_json::json;
+
+    use super::*;
+    use crate::service::context::tests::least;
+
+    fn access(url: &str) -> Access {
+        Access { guest_url: url.into(), url: url.into(), service: None, bypass: None }
+    }
+
+    fn pass(more: Value, url: &str) -> Result<(Pass, Context)> {
+        let mut value = least();
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut context: Context = serde_json::from_value(value).unwrap();
+        let pass = Pass::of(&mut context, &Policy::none(), &access(url))?;
+        Ok((pass, context))
+    }
+
+    fn firewalls() -> Value {
+        json!({
+            "vars": {"TENANT": "acme"},
+            "encryptedSecrets": "sealed",
+            "firewalls": [
+                {"name": "open", "apis": [{"base": "https://a.org", "auth": {"headers": {}}}]},
+                {"kind": "inline", "firewall": {"name": "github", "ref": "gh", "apis": [{
+                    "base": "https://${{ vars.TENANT }}.github.com",
+                    "auth": {"headers": {"authorization": "Bearer ${{ secrets.T }}"}},
+                    "permissions": [{"name": "read", "rules": ["GET /x"]}],
+                }]}},
+            ],
+            "networkPolicies": {"gh": {"allow": ["read"], "unknownPolicy": "ask"}},
+        })
+    }
+
+    #[test]
+    fn firewalls_are_those_of_the_context_with_its_policies_and_variables() {
+        let (pass, _) = pass(firewalls(), "https://platform.example").unwrap();
+        let [open, github] = &pass.policy.firewalls[..] else { panic!("not two") };
+        assert!(open.policy.is_none() && !open.apis[0].has_credential);
+        assert_eq!(github.policy.as_ref().unwrap().allow, ["read"]);
+        assert_eq!(github.apis[0].base, "https://acme.github.com");
+        assert!(github.apis[0].has_credential);
+        assert_eq!(pass.policy.allow, ["platform.example"]);
+    }
+
+    #[test]
+    fn credentials_are_resolved_by_the_platform_for_the_api_that_is_asked_for() {
+        let server = Server::start(|request| match request.json()["forceRefresh"] == true {
+            true => Reply::refusal(424, "sealed"),
+            false => Reply::json(&json!({
+                "headers": {"authorization": "Bearer real"},
+                "resolvedSecrets": ["T"], "expiresAt": 9,
+            })),
+        });
+        let (pass, _) = pass(firewalls(), &server.url()).unwrap();
+        let credentials = pass.credentials.unwrap();
+
+        let grant = credentials.get(1, false).unwrap();
+        let refusal = credentials.get(1, true).unwrap_err();
+
+        assert_eq!(grant.headers["authorization"], "Bearer real");
+        assert_eq!(grant.expires_at, Some(9));
+        assert_eq!(credentials.get(0, false).unwrap_err().status, 424);
+        assert_eq!(refusal.status, 424);
+        assert!(!refusal.reason.contains("sealed"));
+        let asked = &server.requests_to(AUTH)[0];
+        assert_eq!(asked.header("authorization"), Some("Bearer token-of-the-run"));
+        assert_eq!(asked.json()["encryptedSecrets"], "sealed");
+        assert_eq!(asked.json()["authHeaders"]["authorization"], "Bearer ${{ secrets.T }}");
+    }
+
+    #[test]
+    fn a_secret_that_is_held_leaves_the_context() {
+        let more = json!({
+            "environment": {"KEY": "the-value", "OTHER": "x"},
+            "secretValues": ["the-value", "other-secret"],
+            "heldSecrets": {"KEY": {"placeholder": "placeholder-1", "hosts": ["a.org"]}},
+        });
+        let (pass, context) = pass(more, "https://platform.example").unwrap();
+        assert_eq!(pass.held[0].value, "the-value");
+        assert_eq!(context.environment["KEY"], "placeholder-1");
+        assert_eq!(context.secret_values, ["other-secret"]);
+        assert!(context.held_secrets.is_none());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_and_not_repeated() {
+        let more = json!({"firewalls": [{"name": "x", "apis": "the-value"}]});
+        let error = pass(more, "https://platform.example").err().unwrap();
+        assert!(error.chain().contains("firewalls") && !error.chain().contains("the-value"));
+    }
+}

@@ -1,0 +1,253 @@
+//! The thread `network-log`: tells the platform what jobs send, while they run and once more at their
+//! end, out of the records that the proxy writes.
+//!
+//! It sleeps in its channel until the next round is due. A batch that the platform does not take is
+//! tried again in the next round; what is not told at a job's end is lost, and the job not.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use guest_common::{Identity, Kind, Limits, Platform, Stop};
+use serde_json::{Value, json};
+
+use super::context::RunId;
+use super::source::Access;
+use crate::error::{Error, Result, file};
+
+const THREAD: &str = "network-log";
+/// Below the state folder.
+const FOLDER: &str = "network";
+
+/// How often it is told.
+const ROUND: Duration = Duration::from_secs(2);
+/// The most entries and bytes of one report.
+const ENTRIES: usize = 500;
+const BYTES: usize = 900 << 10;
+const LIMITS: Limits =
+    Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(10), redirects: 0 };
+
+/// What is to be done.
+enum Request {
+    Begin {
+        run: RunId,
+        token: String,
+        path: PathBuf,
+    },
+    /// The sender is dropped when all is told.
+    End {
+        run: RunId,
+        _done: Sender<()>,
+    },
+}
+
+/// The owner of the thread.
+pub(crate) struct NetworkLog {
+    requests: Option<Sender<Request>>,
+    folder: PathBuf,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A job whose record is told, until this is dropped: then the rest is told, and the record removed.
+pub(crate) struct Told<'a> {
+    log: &'a NetworkLog,
+    run: RunId,
+    pub(crate) path: PathBuf,
+}
+
+impl NetworkLog {
+    /// Records of dead runners are removed: their jobs have ended.
+    pub(crate) fn start(state_dir: &Path, access: Access) -> Result<Self> {
+        let folder = state_dir.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(file("create", &folder))?;
+        for entry in fs::read_dir(&folder).map_err(file("read", &folder))?.flatten() {
+            let _ = fs::remove_file(entry.path());
+        }
+        let (requests, inbox) = unbounded();
+        let stop = Stop::new();
+        let desk = Desk { access, stop: stop.clone(), jobs: BTreeMap::new() };
+        let thread =
+            thread::Builder::new().name(THREAD.to_owned()).spawn(move || desk.work(&inbox));
+        let thread = thread.map_err(|source| Error::Thread { name: THREAD, source })?;
+        Ok(Self { requests: Some(requests), folder, stop, thread: Some(thread) })
+    }
+
+    /// Tells from now on what is in the record of a job.
+    pub(crate) fn tell(&self, run: RunId, token: &str) -> Told<'_> {
+        let path = self.folder.join(format!("{run}.jsonl"));
+        let token = token.to_owned();
+        self.ask(Request::Begin { run, token, path: path.clone() });
+        Told { log: self, run, path }
+    }
+
+    fn ask(&self, request: Request) {
+        if let Some(requests) = &self.requests {
+            // A thread that is gone tells nothing.
+            let _ = requests.send(request);
+        }
+    }
+}
+
+impl Drop for NetworkLog {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        self.stop.signal();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("a thread panicked: this is a bug; thread={THREAD}");
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        let (done_tx, done) = crossbeam_channel::bounded(0);
+        self.log.ask(Request::End { run: self.run, _done: done_tx });
+        let _ = done.recv();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The thread's own.
+struct Desk {
+    access: Access,
+    stop: Stop,
+    jobs: BTreeMap<RunId, Job>,
+}
+
+struct Job {
+    token: String,
+    path: PathBuf,
+    /// How much of the record is told.
+    told: u64,
+}
+
+impl Desk {
+    fn work(mut self, inbox: &Receiver<Request>) {
+        let mut due = Instant::now() + ROUND;
+        loop {
+            let request = match self.jobs.is_empty() {
+                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => inbox.recv_deadline(due),
+            };
+            match request {
+                Ok(Request::Begin { run, token, path }) => {
+                    self.jobs.insert(run, Job { token, path, told: 0 });
+                }
+                Ok(Request::End { run, _done }) => {
+                    if let Some(mut job) = self.jobs.remove(&run) {
+                        self.tell(run, &mut job);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let mut jobs = std::mem::take(&mut self.jobs);
+                    for (run, job) in &mut jobs {
+                        self.tell(*run, job);
+                    }
+                    self.jobs = jobs;
+                    due = Instant::now() + ROUND;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn tell(&self, run: RunId, job: &mut Job) {
+        loop {
+            let told = batch(&job.path, job.told).and_then(|(entries, next)| {
+                if !entries.is_empty() {
+                    self.post(run, &job.token, &entries)?;
+                }
+                Ok((next, entries.is_empty()))
+            });
+            match told {
+                Ok((next, is_all)) => {
+                    job.told = next;
+                    if is_all {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    log::debug!("a network log waits; run={run} error={:?}", error.chain());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn post(&self, run: RunId, token: &str, entries: &[Value]) -> Result<()> {
+        let identity = Identity {
+            url: self.access.url.clone(),
+            token: token.to_owned(),
+            bypass: self.access.bypass.clone(),
+            run_id: run.to_string(),
+        };
+        let platform = Platform::of(Kind::Runner, &identity, LIMITS, &self.stop)?;
+        let body = json!({"runId": run, "networkLogs": entries}).to_string();
+        let _: Value = platform.attempt("/api/webhooks/agent/telemetry", body.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// The next whole lines of a record from a place on, and where the next batch begins.
+fn batch(path: &Path, from: u64) -> Result<(Vec<Value>, u64)> {
+    let failed = || file("read", path);
+    let mut record = match File::open(path) {
+        // Nothing has been sent yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok((Vec::new(), from));
+        }
+        opened => opened.map_err(failed())?,
+    };
+    record.seek(SeekFrom::Start(from)).map_err(failed())?;
+    let mut reader = BufReader::new(record);
+    let (mut entries, mut line, mut next) = (Vec::new(), String::new(), from);
+    while entries.len() < ENTRIES && next - from < BYTES as u64 {
+        line.clear();
+        let count = reader.read_line(&mut line).map_err(failed())?;
+        if !line.ends_with('\n') {
+            break;
+        }
+        next += count as u64;
+        entries.extend(serde_json::from_str::<Value>(&line).ok());
+    }
+    Ok((entries, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_test::{Reply, Server};
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_told_to_its_end_and_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let server = Server::start(|_| Reply::json(&json!({"success": true, "id": "1"})));
+        let access =
+            Access { guest_url: server.url(), url: server.url(), service: None, bypass: None };
+        let log = NetworkLog::start(state.path(), access).unwrap();
+        let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+        let told = log.tell(run, "token");
+        let lines: String = (0..1001).map(|n| format!("{{\"port\":{n}}}\n")).collect();
+        fs::write(&told.path, lines + "{\"half").unwrap();
+        let path = told.path.clone();
+
+        drop(told);
+
+        let requests = server.requests_to("/api/webhooks/agent/telemetry");
+        let entries: Vec<_> = requests
+            .iter()
+            .flat_map(|request| request.json()["networkLogs"].as_array().unwrap().clone())
+            .collect();
+        assert_eq!((requests.len(), entries.len()), (3, 1001));
+        assert_eq!(entries[1000]["port"], 1000);
+        assert!(!path.exists());
+    }
+}
