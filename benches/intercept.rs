@@ -31,7 +31,7 @@ const NAME: &str = "api.example.com";
 const PLAIN: u16 = 18_080;
 /// Requests of a round, over one connection.
 const REQUESTS: usize = 400;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 5;
 /// The length of a large answer.
 const LARGE: usize = 64 << 20;
 /// VMs that are there while another one is let in.

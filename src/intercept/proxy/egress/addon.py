@@ -300,7 +300,7 @@ class Egress:
             self.tell(known.vm, record.of_flow(flow, known, state))
 
     def tell(self, vm: Vm, entry: dict[str, Any]) -> None:
-        self.control.tell({"op": "record", "vm": vm.address, "entry": entry})
+        self.control.tell_soon({"op": "record", "vm": vm.address, "entry": entry})
 
 
 def named(flow: http.HTTPFlow, known: Connection) -> str:

@@ -22,6 +22,8 @@ from typing import Any
 
 # The longest line: a policy may have thousands of rules.
 LONGEST = 16 << 20
+# How long a record may wait for others, in seconds.
+SOON = 0.02
 # What the runner is not told in time is not waited for, in seconds.
 PATIENCE = 20
 
@@ -36,6 +38,8 @@ class Control:
         self.writer: asyncio.StreamWriter | None = None
         self.waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.last = 0
+        self.outbox: list[bytes] = []
+        self.flushing: asyncio.TimerHandle | None = None
         self.orders: set[asyncio.Task[None]] = set()
 
     async def serve(self, handle: Handle) -> None:
@@ -63,10 +67,25 @@ class Control:
             self.tell({"op": "done", "id": message["id"], "error": reason})
 
     def tell(self, message: dict[str, Any]) -> None:
+        """Says something now, after what was to be said soon."""
+        self.tell_soon(message)
+        self.flush()
+
+    def tell_soon(self, message: dict[str, Any]) -> None:
+        """Says something with what else is to be said: waking the runner takes longer."""
+        text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+        # What a VM has sent need not be text.
+        self.outbox.append(text.encode("utf-8", "replace") + b"\n")
+        if self.flushing is None:
+            self.flushing = asyncio.get_running_loop().call_later(SOON, self.flush)
+
+    def flush(self) -> None:
+        if self.flushing is not None:
+            self.flushing.cancel()
+            self.flushing = None
+        lines, self.outbox = self.outbox, []
         if self.writer is not None and not self.writer.is_closing():
-            text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
-            # What a VM has sent need not be text.
-            self.writer.write(text.encode("utf-8", "replace") + b"\n")
+            self.writer.write(b"".join(lines))
 
     async def credential(self, vm: str, api: int, force: bool) -> dict[str, Any]:
         """Asks for the values of an API."""
