@@ -221,16 +221,19 @@ class Egress:
                 request.data.port = base.port or (443 if base.scheme == "https" else 80)
                 request.host_header = base.netloc
             state.names, mask = grant.names, grant.mask
-        elif request.scheme == "https" and (used := wallet.insert(request, state.host, state.port)):
-            state.names, mask = [secret.name for secret in used], known.vm.mask
+        elif request.scheme == "https" and wallet.is_for(state.host, state.port):
+            state.names = [one.name for one in wallet.insert(request, state.host, state.port)]
+            # Whether one is sent just now or was before: the server may have kept it.
+            mask = known.vm.mask
         left = wallet.left(request)
         if left is not None:
             reason = f"the placeholder of {left.name} is not for {request.scheme}://{state.host}"
             raise Refusal(Decision(False, reason, api, rule="placeholder"))
         if mask is not None:
             state.stream = Stream(mask)
-            # What is packed could not be looked through.
+            # What is packed, or comes in pieces, could not be looked through.
             request.headers["accept-encoding"] = "identity"
+            request.headers.pop("range", None)
 
     def request(self, flow: http.HTTPFlow) -> None:
         if (state := flow.metadata.get("egress")) is None or (
@@ -255,8 +258,9 @@ class Egress:
         if response.status_code == 401 and api is not None and api.has_credential:
             vm.wallet.refused(api.index)
         if state.stream is not None:
-            for name, value in list(response.headers.items()):
-                response.headers[name] = state.stream.mask.text(value)
+            masked = state.stream.mask.bytes
+            response.headers.fields = tuple((n, masked(v)) for n, v in response.headers.fields)
+            response.reason = state.stream.mask.text(response.reason)
             if response.headers.get("content-encoding", "identity").lower() != "identity":
                 del response.headers["content-encoding"]
                 response.status_code, response.headers["content-length"] = 502, "0"

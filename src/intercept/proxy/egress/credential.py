@@ -101,6 +101,10 @@ class Wallet:
         if now - slot.refreshed > REFRESH:
             slot.is_refused, slot.refreshed = True, now
 
+    def is_for(self, host: str, port: int) -> bool:
+        """Whether any secret is for a host."""
+        return any(pattern.fits(host, port) for one in self.secrets for pattern in one.patterns)
+
     def insert(self, request: Any, host: str, port: int) -> list[Secret]:
         """Replaces placeholders by what they stand for at this host; returns which."""
         meant = [one for one in self.secrets if any(p.fits(host, port) for p in one.patterns)]

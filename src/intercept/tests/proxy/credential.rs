@@ -49,15 +49,26 @@ fn a_placeholder_is_replaced_for_its_host_and_refused_for_others() {
 fn an_answer_that_repeats_the_value_is_masked() {
     let scene = Scene::new();
     let _server = scene.https(|request| {
-        let key = request.header("x-key").unwrap_or_default();
-        Reply::bytes(format!("you said {key}.").into_bytes())
+        let key = request.header("x-key").unwrap_or(VALUE);
+        let reply = Reply::bytes(format!("you said {key}.").into_bytes());
+        assert_eq!(request.header("range"), None);
+        reply.with("set-cookie", "a=1").with("set-cookie", &format!("b={key}"))
     });
     let client = scene.client_with(Policy::none(), |guard| guard.with_secrets(vec![secret(API)]));
 
     let header = format!("x-key: {PLACEHOLDER}");
     let (body, _) = client.curl(&["--compressed", "-H", &header, &format!("https://{API}/")]);
 
-    assert_eq!(body, format!("you said {}.", "*".repeat(VALUE.len())));
+    // The server has it, and may say it whenever it is asked.
+    let url = format!("https://{API}/");
+    let (later, _) = client.curl(&["-i", "--range", "0-3", &url]);
+
+    let masked = "*".repeat(VALUE.len());
+    assert_eq!(body, format!("you said {masked}."));
+    assert!(later.contains(&format!("you said {masked}.")), "{later}");
+    assert!(
+        later.contains("set-cookie: a=1") && later.contains(&format!("set-cookie: b={masked}"))
+    );
 }
 
 /// Gives a value a number that grows with each refresh.
