@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use guest_test::{Reply, Request};
+use guest_test::{Reply, Request, archive};
 use serde_json::Value;
 
 use crate::host::Host;
@@ -194,4 +194,23 @@ fn serve_trusting(runner: &Runner, config: &str, (name, value): (&str, &Path)) -
     let mut command = runner.service(&["start", "--local", "--config", path.to_str().unwrap()]);
     command.env(name, value);
     Running::ready(command)
+}
+
+#[test]
+#[ignore = "needs root, QEMU, mitmproxy and the image `claude`"]
+fn the_guests_own_programs_trust_the_proxy() {
+    let runner = Runner::new();
+    let file = archive::Entry::File("made", b"by download\n", 0o644);
+    let packed = archive::tar_gz(&[file]);
+    let internet = Internet::serve(&runner, &HOSTS, move |_| Reply::bytes(packed.clone()));
+    // The host that the secret is for is looked into.
+    let manifest = format!(
+        "{{\"storages\":[{{\"mountPath\":\"/home/user/got\",\"archiveUrl\":\"https://{API}/x\"}}]}}"
+    );
+    let script = format!("echo '{manifest}' | guest-download --manifest-stdin && cat got/made");
+
+    let (output, record) = run(&runner, &internet, "", &script);
+
+    assert_eq!(output, "by download\n");
+    assert_eq!(record.iter().filter(|entry| entry["status"] == 200).count(), 1, "{record:#?}");
 }
