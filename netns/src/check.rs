@@ -71,6 +71,12 @@ pub fn check(lock_path: &Path, range: Range) -> Vec<Check> {
     checks
 }
 
+/// Does something on a host that is nobody's: a namespace that is gone afterwards, with all that was
+/// started in it.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    Namespace::make(|| Ok(work())).map(|(_, done)| done)
+}
+
 /// All that a network takes, but for the link to the host.
 fn try_out() -> Result<()> {
     Namespace::make(|| {

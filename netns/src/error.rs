@@ -125,6 +125,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Nobody answers there.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("cannot start the thread `{name}`")]
     Thread {

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use sandbox::{Network, Publish, Service, Watch};
@@ -132,6 +133,14 @@ impl Lease {
             self.names = Some(self.relay.handle().answer_names(&slot.names, self.watch.clone())?);
         }
         Ok(())
+    }
+
+    /// Connects from where the guest would be behind, past the rules for what it may send: to try the
+    /// way out.
+    pub fn connect(&self, to: SocketAddrV4, patience: Duration) -> Result<TcpStream> {
+        let failed = |source| Error::Connect { address: to.into(), source };
+        let namespace = &self.network.slot()?.namespace;
+        namespace.within(|| TcpStream::connect_timeout(&to.into(), patience).map_err(failed))
     }
 
     /// How many connections the network remembers.

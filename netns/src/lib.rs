@@ -41,7 +41,7 @@ mod tap;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use check::{Check, check};
+pub use check::{Check, apart, check};
 pub use error::{Error, Result};
 pub use lease::Lease;
 pub use membership::{LOCK_PATH, Leftovers, leftovers, reclaim};

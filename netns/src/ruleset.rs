@@ -169,6 +169,8 @@ fn gate(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
         .rule(REFUSE.name, &Rule::new().count(REFUSED).at_most(TOLD).log().refuse_ipv4())
         .rule(REFUSE.name, &Rule::new().drop())
         .rule(INPUT.name, &Rule::new().input(TAP).state(KNOWN).accept())
+        // Answers to what the namespace itself has asked for.
+        .rule(INPUT.name, &Rule::new().input(UPLINK).state(KNOWN).accept())
         .rule(INPUT.name, &Rule::new().state(INVALID).drop())
         // What is refused is not remembered: a guest cannot fill the kernel's memory with it.
         .rule(INPUT.name, &over(TO_GATEWAY))

@@ -149,3 +149,20 @@ fn questions_by_tcp_and_for_hidden_names_are_not_asked() {
     assert!(client.read(&mut [0]).map_or(true, |count| count == 0));
     assert_eq!(witness.next(), format!("Some(Tcp) {GATEWAY}:53"));
 }
+
+#[test]
+#[ignore = "needs root"]
+fn the_way_to_the_proxy_can_be_tried_without_a_guest_on_a_host_of_nobodys() {
+    let scene = Scene::new();
+    let config = scene.config(1);
+    let meant = netns::apart(move || {
+        let pool = Pool::start(config).unwrap();
+        let (lease, proxy, _) = intercepted(&pool, true);
+        let to = SocketAddrV4::new(REFUSED, 80);
+        let client = lease.connect(to, std::time::Duration::from_secs(20)).unwrap();
+        let (peer, _) = proxy.accept().unwrap();
+        assert!(passes(&client, &peer) && passes(&peer, &client));
+        original_destination(&peer)
+    });
+    assert_eq!(meant.unwrap(), SocketAddrV4::new(REFUSED, 80));
+}

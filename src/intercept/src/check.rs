@@ -1,31 +1,24 @@
 //! Whether this host can intercept, tried out without leaving anything.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use sandbox::{Cause, Interceptor};
+use sandbox::{Cause, Interceptor, Pass};
 
-use crate::error::file;
 use crate::{Authority, Config, Guard, Policy, Proxy};
 
-/// For documentation alone: no VM has it.
-const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// How long a trial may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Starts a proxy, has it let somebody in, and ends it; returns how long it took to be ready.
-pub fn check(program: Option<PathBuf>) -> Result<Duration, Cause> {
-    let begun = Instant::now();
-    let place = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o711))
-        .tempdir()
-        .map_err(file("create a folder in", std::env::temp_dir()))?;
-    let authority = Authority::open(place.path())?;
-    let runtime_dir = place.path().join("run");
+/// Starts a proxy with a new authority, both with their files in `place`, and has it let an address in
+/// that may reach nothing. It ends with the pass.
+pub fn trial(
+    program: Option<PathBuf>,
+    place: &Path,
+    address: Ipv4Addr,
+    deadline: Instant,
+) -> Result<Box<dyn Pass>, Cause> {
+    let authority = Authority::open(place)?;
+    let runtime_dir = place.join("run");
     let proxy = Proxy::start(Config { program, runtime_dir, authority, roots: None })?;
-    let guard = Guard::new(&Arc::new(proxy), Policy::none());
-    drop(guard.admit(NOBODY, begun + PATIENCE)?);
-    Ok(begun.elapsed())
+    Guard::new(&Arc::new(proxy), Policy::none()).admit(address, deadline)
 }

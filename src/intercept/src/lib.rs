@@ -39,7 +39,7 @@ mod supervisor;
 mod watch;
 
 pub use authority::Authority;
-pub use check::check;
+pub use check::trial;
 pub use credential::{Credentials, Grant, Refusal};
 pub use error::{Error, Result};
 pub use guard::Guard;

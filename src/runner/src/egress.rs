@@ -19,9 +19,11 @@
 //! | this one | the policy's file |
 //! | `gate.rs` | the proxies, started when they are needed first |
 //! | `held.rs` | secrets that VMs have placeholders of |
+//! | `trial.rs` | whether it works on this host |
 
 mod gate;
 mod held;
+mod trial;
 
 use std::fs;
 use std::path::Path;
@@ -30,8 +32,9 @@ use intercept::{Api, Firewall, Grants, Permission, Policy, Verdict};
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
-pub(crate) use self::gate::{Gate, check};
+pub(crate) use self::gate::Gate;
 pub(crate) use self::held::{For, hold, values};
+pub(crate) use self::trial::check;
 use crate::error::{Error, Result};
 
 /// What is let pass of a VM, as far as it is known before there is one.

@@ -267,6 +267,19 @@ fn start_networks(global: &Global, size: usize, network: &Network) -> Result<Net
     .map_err(vm_error)
 }
 
+/// Does something with a network on a host that is made for it, and gone afterwards.
+pub(crate) fn on_a_trial_network<T: Send>(
+    folder: &Path,
+    deadline: Instant,
+    work: impl FnOnce(&mut Lease) -> std::result::Result<T, Cause> + Send,
+) -> std::result::Result<T, Cause> {
+    netns::apart(|| {
+        let lock_path = folder.join("network.lock");
+        let networks = Networks::start(netns::Config { lock_path, ..netns::Config::default() })?;
+        work(&mut networks.lease(deadline)?)
+    })?
+}
+
 fn lock_path(global: &Global) -> PathBuf {
     global.runtime_dir.join("network.lock")
 }

@@ -82,7 +82,7 @@ fn proxy() -> Finding {
     match egress::check() {
         Ok(time) => {
             let detail =
-                format!("mitmproxy with our addon is ready in {:.1} s", time.as_secs_f64());
+                format!("refuses a trial request {:.1} s after its start", time.as_secs_f64());
             Finding { subject, state: State::Good, detail, remedy: None }
         }
         Err(error) => {

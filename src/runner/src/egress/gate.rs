@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use intercept::{Authority, Config, Guard, Proxy};
 use sandbox::{Cause, Interception, Interceptor, Pass};
@@ -45,7 +45,7 @@ impl Gate {
         let path = |name| std::env::var_os(name).map(PathBuf::from);
         let authority = Authority::open(state_dir).map_err(intercept_error)?;
         let config = Config {
-            program: path(PROGRAM),
+            program: program(),
             runtime_dir: runtime_dir.to_owned(),
             authority,
             roots: path(ROOTS),
@@ -110,9 +110,9 @@ impl Interceptor for Door {
     }
 }
 
-/// Tries a proxy out; returns how long it took to be ready.
-pub(crate) fn check() -> std::result::Result<Duration, Cause> {
-    intercept::check(std::env::var_os(PROGRAM).map(PathBuf::from))
+/// The proxy's program, if it is named.
+pub(super) fn program() -> Option<PathBuf> {
+    std::env::var_os(PROGRAM).map(PathBuf::from)
 }
 
 pub(crate) fn intercept_error(error: intercept::Error) -> Error {
