@@ -13,6 +13,9 @@ use process::{Child, Command, Credentials, Resource};
 /// mitmproxy's program without a screen.
 pub const PROGRAM: &str = "mitmdump";
 
+/// Where scripts/setup has it.
+const INSTALLED: &str = "/usr/local/lib/sandbox-runner/mitmproxy/bin";
+
 /// Below the users that VMs run as, one for each process.
 const FIRST_UID: u32 = 0x7000_0000;
 const OPEN_FILES: u64 = 65_536;
@@ -106,11 +109,13 @@ fn options(folder: &Path, roots: Option<&Path>) -> Vec<String> {
     options.into_iter().flat_map(|option| ["--set".to_owned(), option]).collect()
 }
 
-/// The program, where PATH has it.
+/// The program: where scripts/setup installs the version that the addon knows, or where PATH has one.
 pub(crate) fn find() -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    env::split_paths(&path)
-        .map(|folder| folder.join(PROGRAM))
-        .find(|program| program.is_file())
-        .ok_or_else(|| Error::NoProgram { places: path.to_string_lossy().into_owned() })
+    let folders = std::iter::once(PathBuf::from(INSTALLED)).chain(env::split_paths(&path));
+    let mut programs = folders.map(|folder| folder.join(PROGRAM));
+    let found = programs.find(|program| program.is_file());
+    found.ok_or_else(|| Error::NoProgram {
+        places: format!("{INSTALLED}, {}", path.to_string_lossy()),
+    })
 }

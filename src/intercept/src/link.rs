@@ -140,7 +140,10 @@ impl Link {
 
     fn down(&self, problem: String) -> Error {
         let text = String::from_utf8_lossy(&self.words);
-        let last = text.lines().rev().find(|line| !line.trim().is_empty());
+        // An exception of Python's, if there is one: what comes after it only says that there was.
+        let mut lines = text.lines().rev();
+        let last = lines.clone().find(|line| line.contains("Error: "));
+        let last = last.or_else(|| lines.find(|line| !line.trim().is_empty()));
         let words = last.map(|line| format!("; it said: {}", line.trim())).unwrap_or_default();
         Error::Down { problem, words }
     }

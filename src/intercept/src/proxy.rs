@@ -14,7 +14,7 @@ use crate::message::Registration;
 use crate::record::Record;
 use crate::supervisor::{Supervisor, THREAD};
 use crate::watch::Names;
-use crate::{Authority, Error, Result};
+use crate::{Authority, Error, Result, launch};
 
 /// How long the proxy may take to close the connections of a VM.
 const UNREGISTER: Duration = Duration::from_secs(10);
@@ -77,6 +77,10 @@ impl Proxy {
     /// Begins to start it, in the calling thread's network namespace, and keeps it running. Whether it
     /// runs, those learn who want a VM admitted.
     pub fn start(config: Config) -> Result<Self> {
+        // What is missing is told at once, and not only to who wants a VM admitted.
+        if config.program.is_none() {
+            launch::find()?;
+        }
         let failed = |operation| move |source| Error::Socket { operation, source };
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let listener = TcpListener::bind(any).map_err(failed("make a socket"))?;
