@@ -12,7 +12,11 @@ fn members(runner: &Runner) -> Vec<i32> {
     let id = runner.vms().pop().unwrap();
     let cgroup = process::mount_point().unwrap().join("sandbox-runner").join(id);
     let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
-    pids.lines().map(|pid| pid.parse().unwrap()).collect()
+    // KVM's own threads are there, too, and have no command line.
+    let is_program = |pid: &&str| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty())
+    };
+    pids.lines().filter(is_program).map(|pid| pid.parse().unwrap()).collect()
 }
 
 fn kill(pid: i32) {
