@@ -68,21 +68,21 @@ pub fn boot(client: &mut Client, boot: &Boot<'_>, deadline: Instant) -> Result<(
     client.send(&Action::InstanceStart, deadline)
 }
 
-fn check_version(client: &mut Client, deadline: Instant) -> Result<()> {
+/// Refuses a version that must not be used; returns what is known of one that may.
+pub(crate) fn check_version(client: &mut Client, deadline: Instant) -> Result<Verdict> {
     let text = client.instance_info(deadline)?.vmm_version;
     let verdict = Version::parse(&text).map_or(Verdict::Unknown, Version::judge);
     match verdict {
-        Verdict::Good => Ok(()),
+        Verdict::Good => {}
         Verdict::Weak(reason) => {
             log::warn!("firecracker is of a weak version; version={text} reason={reason:?}");
-            Ok(())
         }
         Verdict::Unknown => {
             log::warn!("firecracker is of an unknown version; version={text:?}");
-            Ok(())
         }
-        Verdict::Unfit(reason) => Err(Error::Version { version: text, reason }),
+        Verdict::Unfit(reason) => return Err(Error::Version { version: text, reason }),
     }
+    Ok(verdict)
 }
 
 /// A VM's disk goes with it, so nobody waits for the host's.

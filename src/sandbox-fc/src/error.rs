@@ -30,6 +30,12 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
+    /// The program is of a version whose snapshots must not be used.
+    #[error("this version of Firecracker makes no good snapshots: {reason}")]
+    NoSnapshots {
+        /// Why.
+        reason: &'static str,
+    },
     /// A process could not be handled.
     #[error(transparent)]
     Process(process::Error),

@@ -13,7 +13,9 @@ use microvm::{SNAPSHOT_MEMORY, SNAPSHOT_STATE};
 use crate::api::{
     BackendType, Client, MemoryBackend, SnapshotCreate, SnapshotLoad, SnapshotType, VmState,
 };
+use crate::boot::check_version;
 use crate::monitor::SOCKET;
+use crate::version::Verdict;
 use crate::{Error, Result};
 
 /// Becomes the saved VM. Its guest runs when this returns, and finds its connections reset.
@@ -30,6 +32,10 @@ pub(crate) fn save(folder: &Path, deadline: Instant) -> Result<()> {
     let opened = File::open(folder).map_err(failed)?;
     let socket = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
     let mut client = Client::connect(Path::new(&socket))?;
+    // What is saved is used by the same program only, so this holds for going on, too.
+    if let Verdict::Weak(reason) = check_version(&mut client, deadline)? {
+        return Err(Error::NoSnapshots { reason });
+    }
     client.send(&VmState::Paused, deadline)?;
     // The file gets holes where the guest never was: most of its memory.
     let create = SnapshotCreate {

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
 use super::{DISK, FILES, Key, MARKER, Marker, Snapshot, Store, remove};
 use crate::disk;
 use crate::error::file;
@@ -45,10 +48,17 @@ impl Store {
             .map_err(|source| Error::Record { path: path.clone(), source })?;
         write(&path, &json).map_err(file("write", &path))?;
         sync(partial).map_err(file("sync", partial))?;
-        let folder = self.folder.join(key.name());
-        remove(&folder)?;
-        fs::rename(partial, &folder).map_err(file("rename", partial))?;
+        put(partial, &self.folder.join(key.name())).map_err(file("rename", partial))?;
+        remove(partial)?;
         sync(&self.folder).map_err(file("sync", &self.folder))
+    }
+}
+
+/// Gives a snapshot its name. One that had it is exchanged, so that nobody finds half of it.
+fn put(partial: &Path, folder: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, partial, AT_FDCWD, folder, RenameFlags::RENAME_EXCHANGE) {
+        Err(Errno::ENOENT) => fs::rename(partial, folder),
+        exchanged => Ok(exchanged?),
     }
 }
 
@@ -71,4 +81,31 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_snapshot_takes_the_place_of_the_old_one_at_once() {
+        let all = tempfile::tempdir().unwrap();
+        let (partial, folder) = (all.path().join(".partial-1"), all.path().join("1"));
+        for (path, text) in [(&folder, "old"), (&partial, "new")] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join(DISK), text).unwrap();
+        }
+        put(&partial, &folder).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(DISK)).unwrap(), "new");
+        remove(&folder).unwrap();
+        put(&partial, &folder).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(DISK)).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_link_that_a_monitor_left_is_not_followed() {
+        let all = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", all.path().join("state")).unwrap();
+        assert!(copy(&all.path().join("state"), &all.path().join("copy")).is_err());
+    }
 }
