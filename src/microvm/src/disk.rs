@@ -2,13 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
 use crate::{Error, Result, sys};
+
+/// What a VM finds free for what it writes, at least.
+const ROOM: u64 = 64 << 20;
 
 /// How a disk was cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +32,23 @@ pub(crate) fn clone(template: &Path, target: &Path, uid: u32) -> Result<Clone> {
 
 fn try_clone(template: &Path, target: &Path, uid: u32) -> io::Result<Clone> {
     let source = File::open(template)?;
+    check_room(&source, target)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
     fchown(&target, Some(uid), Some(uid))?;
     copy(&source, &target)
+}
+
+/// Refuses to begin what a full disk would end half way: in the copy, or in the guest's first minutes.
+fn check_room(source: &File, target: &Path) -> io::Result<()> {
+    let folder = target.parent().unwrap_or(target);
+    let stat = nix::sys::statvfs::statvfs(folder)?;
+    let free = stat.blocks_available() * stat.fragment_size();
+    let needed = source.metadata()?.blocks() * 512 + ROOM;
+    if free < needed {
+        let text = format!("{} MiB are free, and {} are needed", free >> 20, needed >> 20);
+        return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+    }
+    Ok(())
 }
 
 /// Makes an empty file one of the same content.
@@ -85,10 +102,8 @@ pub(crate) fn can_reflink(folder: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Seek, SeekFrom, Write};
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
+    use std::io::{Seek, SeekFrom, Write};
 
     #[test]
     fn a_clone_has_the_data_and_the_holes() {
@@ -113,5 +128,15 @@ mod tests {
         let uid = folder.path().metadata().unwrap().uid();
         assert!(clone(&template, &target, uid).is_err());
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
+    }
+    #[test]
+    fn a_full_host_is_told_before_anything_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let template = folder.path().join("a");
+        std::fs::write(&template, "data").unwrap();
+        // A file system without any room.
+        let error = clone(&template, Path::new("/proc/disk"), 0).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, "0 MiB are free, and 64 are needed");
     }
 }
