@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::disk;
 use crate::kvm::{Kvm, probe};
+use crate::{disk, limit};
 
 /// Something that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum State {
 
 /// Looks at this host, with its VMs' folders under `state`.
 pub fn check(state: &Path) -> Vec<Finding> {
-    vec![root(), cgroup(), kvm(), reflink(state)]
+    vec![root(), cgroup(), limits(), kvm(), reflink(state)]
 }
 
 fn finding(subject: &'static str, state: State, detail: impl Into<String>) -> Finding {
@@ -61,6 +61,16 @@ fn cgroup() -> Finding {
             Finding { remedy, ..finding("cgroup v2", State::Missing, error.to_string()) }
         }
     }
+}
+
+fn limits() -> Finding {
+    let missing = process::mount_point().map(|root| limit::missing(&root)).unwrap_or_default();
+    if missing.is_empty() {
+        return finding("limits of VMs", State::Good, "processors, memory, processes");
+    }
+    let detail = format!("cgroup v2 has no {} here: VMs have no such limits", missing.join(", "));
+    let remedy = Some("boot with cgroup_no_v1=all, or delegate the controllers".to_owned());
+    Finding { remedy, ..finding("limits of VMs", State::Weak, detail) }
 }
 
 fn kvm() -> Finding {

@@ -132,6 +132,12 @@ pub enum Error {
         /// Its last words, and the console's.
         words: String,
     },
+    /// The kernel killed the VM.
+    #[error("the VM was killed: {reason}")]
+    OutOfMemory {
+        /// For want of whose memory.
+        reason: &'static str,
+    },
     /// The VM ended while something was under way in it.
     #[error("the VM ended: {reason}")]
     Gone {

@@ -41,6 +41,12 @@ impl<V: Vmm> Factory<V> {
         Self { networks, ..self }
     }
 
+    /// Whose VMs boot even where there is a snapshot.
+    #[must_use]
+    pub fn without_snapshots(self) -> Self {
+        Self { snapshots: None, ..self }
+    }
+
     /// Starts a VM, lets `warm` do with it what the snapshot's VMs are to have done already, and saves
     /// it for later VMs of the same kind, in place of one that was saved before.
     ///

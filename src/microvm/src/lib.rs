@@ -12,6 +12,7 @@
 //! | what it has on disk | `folder.rs` |
 //! | how other processes reach it | `control.rs`, `attach.rs` |
 //! | what happens after kill -9 | `reclaim.rs` |
+//! | what a VM may use of its host | `limit.rs` |
 //! | what a VM can go on from | `snapshot.rs` |
 
 mod arrival;
@@ -25,6 +26,7 @@ mod factory;
 mod fate;
 mod folder;
 mod kvm;
+mod limit;
 mod link;
 mod machine;
 mod owner;

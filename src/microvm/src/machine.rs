@@ -32,7 +32,7 @@ use crate::reclaim::CGROUP_PARENT;
 use crate::record::VmRecord;
 use crate::snapshot::Snapshot;
 use crate::vmm::{Launch, Launched, Member, Vmm};
-use crate::{Error, Result, disk};
+use crate::{Error, Result, disk, limit};
 
 /// How long killed processes may take to go.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub(crate) struct Blueprint<'a> {
 /// The fields go in this order.
 pub(crate) struct Machine {
     id: SandboxId,
-    _cgroup: OwnedCgroup,
+    cgroup: OwnedCgroup,
     pub(crate) members: Vec<Member>,
     pub(crate) console: Capture,
     pub(crate) errors: Capture,
@@ -80,6 +80,7 @@ impl Machine {
         let record = VmRecord::new(config, vmm.kind(), network.published);
         let folder = Folder::create(state, record, uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
+        limit::apply(&cgroup.0, config, vmm.overhead_mib())?;
         folder.link_image(&config.image)?;
         let template = match snapshot {
             None => config.image.disk_template.clone(),
@@ -111,7 +112,7 @@ impl Machine {
         let Launched { monitor, helpers, console, errors } = launched;
         Ok(Self {
             id: config.id,
-            _cgroup: cgroup,
+            cgroup,
             members: std::iter::once(monitor).chain(helpers).collect(),
             console: Capture::new(console, &folder.path().join("console.log"))?,
             errors: Capture::new(errors, &folder.path().join("vmm.log"))?,
@@ -138,6 +139,9 @@ impl Machine {
     pub(crate) fn explain(&mut self, ended: &Ended) -> Error {
         let _ = self.console.take();
         let _ = self.errors.take();
+        if let Some(reason) = limit::out_of_memory(&self.cgroup.0) {
+            return Error::OutOfMemory { reason };
+        }
         if let Some(reason) = self.console.boot_failure() {
             return Error::Boot { reason: reason.trim().to_owned() };
         }
@@ -216,8 +220,11 @@ impl Drop for OwnedCgroup {
 }
 
 fn make_cgroup(id: SandboxId) -> Result<Cgroup> {
-    let parent = process::mount_point().map_err(Error::Process)?.join(CGROUP_PARENT);
-    Cgroup::create(&parent, &id.to_string()).map_err(Error::Process)
+    let root = process::mount_point().map_err(Error::Process)?;
+    let parent = root.join(CGROUP_PARENT);
+    let cgroup = Cgroup::create(&parent, &id.to_string()).map_err(Error::Process)?;
+    limit::prepare(&root, &parent);
+    Ok(cgroup)
 }
 
 /// Where the VMM delivers what its guest dials.

@@ -19,6 +19,9 @@ pub trait Vmm: Send + Sync + 'static {
     /// Starts the processes of one VM. Runs on the VM's own thread.
     fn launch(&self, launch: &Launch<'_>) -> Result<Launched>;
 
+    /// How much memory its processes may need besides the guest's, in MiB.
+    fn overhead_mib(&self) -> u32;
+
     /// What a saved VM depends on of its monitor; none if that cannot save any.
     fn snapshot_identity(&self) -> Option<SnapshotIdentity> {
         None

@@ -21,6 +21,10 @@ impl Vmm for Failing {
         "failing"
     }
 
+    fn overhead_mib(&self) -> u32 {
+        0
+    }
+
     fn launch(&self, launch: &Launch<'_>) -> Result<Launched> {
         let sleep = Command::new("sleep").arg("1000").cgroup(launch.cgroup).spawn();
         // Whoever forgets it must not matter: the cgroup ends it.

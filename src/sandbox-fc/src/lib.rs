@@ -77,6 +77,10 @@ impl Vmm for Firecracker {
         Ok(monitor.launched())
     }
 
+    fn overhead_mib(&self) -> u32 {
+        128
+    }
+
     fn snapshot_identity(&self) -> Option<SnapshotIdentity> {
         // A VM that talks more for once is the same.
         let text = command_line().replace(" sandbox.debug", "");

@@ -80,6 +80,11 @@ impl Vmm for Qemu {
             errors,
         })
     }
+
+    /// An emulator's translated code takes 256, and vhost-device-vsock its buffers.
+    fn overhead_mib(&self) -> u32 {
+        640
+    }
 }
 
 /// What every process of a VM has in common.

@@ -1,0 +1,110 @@
+//! What a VM may use of its host, and whether it was killed for using more.
+//!
+//! Where a controller is not given to us, its limit is not in force: `runner doctor` says so.
+
+use std::fs;
+use std::path::Path;
+
+use process::Cgroup;
+use sandbox::SandboxConfig;
+
+use crate::{Error, Result};
+
+/// The controllers that limits are set by.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// More processes and threads than any monitor has.
+const TASKS: u32 = 512;
+/// What the kernel's default is to a VM with one processor.
+const WEIGHT: u32 = 100;
+
+/// Lets the cgroups below `parent`, which is below `root`, have limits.
+pub(crate) fn prepare(root: &Path, parent: &Path) {
+    for folder in [root, parent] {
+        let path = folder.join("cgroup.subtree_control");
+        for controller in CONTROLLERS {
+            if let Err(error) = fs::write(&path, format!("+{controller}")) {
+                log::debug!("no limits by {controller}; path={} error={error}", path.display());
+            }
+        }
+    }
+}
+
+/// The controllers that do not reach a VM.
+pub(crate) fn missing(root: &Path) -> Vec<&'static str> {
+    let given = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    CONTROLLERS.into_iter().filter(|name| !given.split_whitespace().any(|it| it == *name)).collect()
+}
+
+/// Limits a VM to its memory and what its monitor needs besides, and gives it its share of
+/// processors where there are too few.
+pub(crate) fn apply(cgroup: &Cgroup, config: &SandboxConfig, overhead_mib: u32) -> Result<()> {
+    let memory = u64::from(config.memory_mib) + u64::from(overhead_mib);
+    let weight = config.vcpus.saturating_mul(WEIGHT).min(10_000);
+    for (file, value) in [
+        ("memory.max", (memory << 20).to_string()),
+        // Half a VM is none.
+        ("memory.oom.group", "1".to_owned()),
+        ("pids.max", TASKS.to_string()),
+        ("cpu.weight", weight.to_string()),
+    ] {
+        if cgroup.path().join(file).exists() {
+            cgroup.write(file, &value).map_err(Error::Process)?;
+        }
+    }
+    Ok(())
+}
+
+/// Why the kernel killed a VM for want of memory, if it did.
+pub(crate) fn out_of_memory(cgroup: &Cgroup) -> Option<&'static str> {
+    let events = fs::read_to_string(cgroup.path().join("memory.events")).ok()?;
+    verdict(&events)
+}
+
+fn verdict(events: &str) -> Option<&'static str> {
+    let count = |name: &str| {
+        let line = events.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    match (count("oom_kill"), count("oom")) {
+        (0, _) => None,
+        (_, 0) => Some("the host ran out of memory"),
+        _ => Some("its monitor needed more memory than the VM has"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use process::{Command, Status};
+
+    use super::*;
+
+    #[test]
+    fn a_limit_of_its_own_is_told_from_a_host_without_memory() {
+        assert_eq!(verdict("low 0\nhigh 0\nmax 9\noom 0\noom_kill 0\n"), None);
+        assert!(verdict("max 9\noom 1\noom_kill 1\n").unwrap().starts_with("its monitor"));
+        assert!(verdict("max 0\noom 0\noom_kill 1\n").unwrap().starts_with("the host"));
+        assert_eq!(verdict("nonsense"), None);
+    }
+
+    #[test]
+    #[ignore = "needs root and cgroup v2 with its memory controller"]
+    fn who_takes_too_much_memory_is_killed_and_that_is_known() {
+        let root = process::mount_point().unwrap();
+        let parent = root.join(crate::reclaim::CGROUP_PARENT);
+        let name = format!("limit-{}", std::process::id());
+        let cgroup = Cgroup::create(&parent, &name).unwrap();
+        prepare(&root, &parent);
+        if !cgroup.path().join("memory.max").exists() {
+            return println!("skipped: no memory controller");
+        }
+        cgroup.write("memory.max", &(16 << 20).to_string()).unwrap();
+        let hungry = Command::new("tail").arg("/dev/zero").cgroup(&cgroup).spawn().unwrap();
+
+        let status = hungry.wait_until(Instant::now() + Duration::from_secs(60)).unwrap();
+
+        assert!(matches!(status, Some(Status::Signalled { signal: 9, .. })), "{status:?}");
+        assert!(out_of_memory(&cgroup).unwrap().starts_with("its monitor"));
+    }
+}
