@@ -1,0 +1,75 @@
+//! A boot as Firecracker sees it.
+
+use sandbox_fc::Error;
+use sandbox_fc::api::Client;
+use sandbox_fc::boot::{Boot, boot};
+
+use crate::fake::{Answer, Fake};
+use crate::soon;
+
+fn version(text: &str) -> Answer {
+    Answer::Json(200, format!(r#"{{"state":"Not started","vmm_version":"{text}"}}"#))
+}
+
+/// A boot whose requests are answered so: how it went, and what was asked, without the bodies.
+fn asked(answers: Vec<Answer>, has_network: bool) -> (Result<(), Error>, Vec<String>) {
+    let fake = Fake::start(answers);
+    let mut client = Client::connect(fake.socket()).unwrap();
+    let vm = Boot { vcpus: 2, memory_mib: 512, command_line: "quiet", has_network };
+    let booted = boot(&mut client, &vm, soon());
+    drop(client);
+    let asked = fake.finish();
+    let heads = asked.iter().map(|request| request.split(" {").next().unwrap().to_owned());
+    (booted, heads.collect())
+}
+
+fn done(count: usize) -> Vec<Answer> {
+    let mut answers = vec![version("1.15.1")];
+    answers.resize_with(count + 1, || Answer::Done);
+    answers
+}
+
+#[test]
+fn everything_is_in_place_before_the_guest_starts() {
+    let (booted, asked) = asked(done(9), true);
+    booted.unwrap();
+    assert_eq!(
+        asked,
+        [
+            "GET /",
+            "PUT /machine-config",
+            "PUT /boot-source",
+            "PUT /drives/rootfs",
+            "PUT /drives/disk",
+            "PUT /network-interfaces/eth0",
+            "PUT /vsock",
+            "PUT /entropy",
+            "PUT /balloon",
+            "PUT /actions",
+        ]
+    );
+}
+
+#[test]
+fn a_vm_without_a_network_has_no_card() {
+    let (booted, asked) = asked(done(8), false);
+    booted.unwrap();
+    assert!(!asked.iter().any(|request| request.contains("network")), "{asked:?}");
+}
+
+#[test]
+fn a_version_that_guests_escape_from_is_told_nothing() {
+    let (booted, asked) = asked(vec![version("1.14.0")], false);
+    let error = booted.unwrap_err().to_string();
+    assert!(error.starts_with("Firecracker 1.14.0 must not be used"), "{error}");
+    assert_eq!(asked, ["GET /"]);
+}
+
+#[test]
+fn what_is_refused_ends_the_boot_there() {
+    let fault = r#"{"fault_message":"The kernel file cannot be opened"}"#.to_owned();
+    let answers = vec![version("1.15.1"), Answer::Done, Answer::Json(400, fault)];
+    let (booted, asked) = asked(answers, false);
+    assert!(matches!(booted, Err(Error::Refused { status: 400, .. })), "{booted:?}");
+    assert_eq!(asked.last().unwrap(), "PUT /boot-source");
+}
