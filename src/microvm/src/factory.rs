@@ -142,6 +142,7 @@ impl<V: Vmm> Factory<V> {
                 log::warn!("no vm came out of a snapshot, so it boots; vm={}", config.id);
                 Vm::start(task)
             }
+            Err(error) if snapshot::is_gone(&error) => Vm::start(task),
             other => other,
         }
     }

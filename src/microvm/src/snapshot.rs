@@ -19,9 +19,10 @@ mod save;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use sandbox::SandboxConfig;
@@ -40,9 +41,11 @@ const DISK: &str = "disk";
 const MARKER: &str = "snapshot.json";
 
 /// A snapshot that is whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     folder: PathBuf,
+    /// The folder, opened: its files are of one snapshot, even if another takes its name.
+    opened: Arc<File>,
 }
 
 /// The snapshots of a state folder.
@@ -61,22 +64,31 @@ struct Marker {
 }
 
 impl Snapshot {
+    fn open(folder: PathBuf) -> io::Result<Self> {
+        let opened = Arc::new(File::open(&folder)?);
+        Ok(Self { folder, opened })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.opened.as_raw_fd()).into()
+    }
+
     pub(crate) fn disk(&self) -> PathBuf {
-        self.folder.join(DISK)
+        self.file(DISK)
     }
 
     /// Each file, and the name by which the VM's folder is to have it.
     pub(crate) fn files(&self) -> [(PathBuf, &'static str); 2] {
-        FILES.map(|(name, in_vm)| (self.folder.join(name), in_vm))
+        FILES.map(|(name, in_vm)| (self.file(name), in_vm))
     }
 
     fn marker(&self) -> Option<Marker> {
-        serde_json::from_slice(&fs::read(self.folder.join(MARKER)).ok()?).ok()
+        serde_json::from_slice(&fs::read(self.file(MARKER)).ok()?).ok()
     }
 
     fn sizes(&self) -> io::Result<Vec<u64>> {
         let names = FILES.map(|(name, _)| name).into_iter().chain([DISK]);
-        names.map(|name| Ok(fs::symlink_metadata(self.folder.join(name))?.len())).collect()
+        names.map(|name| Ok(fs::symlink_metadata(self.file(name))?.len())).collect()
     }
 }
 
@@ -88,10 +100,7 @@ impl Store {
     /// The snapshot that such a VM may go on from. One that is not as it was made is set aside.
     pub(crate) fn find(&self, vmm: &dyn Vmm, config: &SandboxConfig) -> Option<Snapshot> {
         let key = Key::of(vmm, config)?;
-        let snapshot = Snapshot { folder: self.folder.join(key.name()) };
-        if !snapshot.folder.exists() {
-            return None;
-        }
+        let snapshot = Snapshot::open(self.folder.join(key.name())).ok()?;
         let Some(marker) = snapshot.marker() else {
             self.set_aside(&snapshot, "it has no marker");
             return None;
@@ -155,7 +164,8 @@ impl Store {
                 Some("lock") => true,
                 Some(hidden) => !hidden.starts_with("partial-"),
                 None => {
-                    let marker = Snapshot { folder: folder.clone() }.marker();
+                    let snapshot = Snapshot::open(folder.clone()).ok();
+                    let marker = snapshot.and_then(|snapshot| snapshot.marker());
                     marker.is_some_and(|marker| marker.depends_on.iter().all(Stamp::is_as_it_was))
                 }
             };
@@ -190,6 +200,16 @@ fn remove(folder: &Path) -> Result<()> {
 /// Removes the snapshots under `state` that nothing can use any more; returns their names.
 pub fn sweep(state: &Path) -> Result<Vec<String>> {
     Store::new(state).sweep()
+}
+
+/// Whether a restore failed as the snapshot was removed, or another took its place, meanwhile.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    match error {
+        Error::File { source, .. } | Error::CloneDisk { source, .. } => {
+            source.kind() == ErrorKind::NotFound
+        }
+        _ => false,
+    }
 }
 
 /// Whether a failed restore is to be blamed on the snapshot, rather than on what else a VM needs or

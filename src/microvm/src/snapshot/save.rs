@@ -40,8 +40,9 @@ impl Store {
                 source,
             })?;
         }
-        let unfinished = Snapshot { folder: partial.to_owned() };
-        let sizes = unfinished.sizes().map_err(file("look at", partial))?;
+        let unfinished = Snapshot::open(partial.to_owned());
+        let sizes = unfinished.and_then(|snapshot| snapshot.sizes());
+        let sizes = sizes.map_err(file("look at", partial))?;
         let marker = Marker { sizes, depends_on: key.depends_on.clone() };
         let path = partial.join(MARKER);
         let json = serde_json::to_vec_pretty(&marker)
