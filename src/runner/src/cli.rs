@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{cp, doctor, exec, gc, image, logs, net, ps, run, start, stop};
+use crate::command::{bench, cp, doctor, exec, gc, image, logs, net, ps, run, start, stop};
 #[cfg(feature = "control")]
 use crate::command::{job, serve};
 use crate::error::Result;
@@ -127,6 +127,7 @@ pub(crate) enum Command {
     Doctor(doctor::Arguments),
     Gc(gc::Arguments),
     Net(net::Arguments),
+    Bench(bench::Arguments),
 }
 
 impl Command {
@@ -168,6 +169,7 @@ impl Cli {
             Command::Stop(arguments) => stop::run(global, &arguments),
             Command::Image(arguments) => image::run(global, arguments),
             Command::Net(arguments) => net::run(global, &arguments),
+            Command::Bench(arguments) => bench::run(global, &arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),
             #[cfg(feature = "control")]

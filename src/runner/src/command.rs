@@ -1,5 +1,6 @@
 //! The sub-commands, one file each: what was typed (`Arguments`), and what is done (`run`).
 
+pub(crate) mod bench;
 pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod exec;

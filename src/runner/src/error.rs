@@ -52,6 +52,10 @@ pub(crate) enum Error {
     NoFirecracker,
     #[error("Firecracker needs KVM, and {reason}: use --vmm qemu")]
     FirecrackerNeedsKvm { reason: String },
+    #[error("cannot start a thread of the bench")]
+    BenchThread { source: io::Error },
+    #[error("{path} is not what `runner bench --json` prints")]
+    Report { path: PathBuf, source: serde_json::Error },
     #[error("no profile `{name}` in {path}")]
     NoProfile { name: String, path: PathBuf },
     #[error("`{program}` ended with code {code}, so nothing is saved")]

@@ -61,7 +61,7 @@ impl Host {
         self.reclaim();
         // After the VMs: whatever they left is in nobody's use any more.
         let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
-        Ok(self.start_factory(monitor, networks))
+        Ok(self.start_factory(monitor, networks, false))
     }
 
     /// Starts VMs, up to `size` at once of those that have a network. What dead runners left is
@@ -75,7 +75,7 @@ impl Host {
         let monitor = choose(vmm, global)?;
         // A VM that is still there may be at work on a job that is about to be handed out again.
         reclaim(&self.state_dir)?;
-        Ok(Arc::from(self.start_factory(monitor, Some(networks(global, size)?))))
+        Ok(Arc::from(self.start_factory(monitor, Some(networks(global, size)?), false)))
     }
 
     /// Sees to it that VMs need not boot, where a monitor can do that. If it fails they boot.
@@ -93,6 +93,21 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Starts VMs to be measured, up to `size` at once if they have networks; they boot if
+    /// `is_cold`.
+    pub(crate) fn bench_factory(
+        &self,
+        vmm: Vmm,
+        size: Option<usize>,
+        is_cold: bool,
+        global: &Global,
+    ) -> Result<Box<dyn SandboxFactory>> {
+        let monitor = choose(vmm, global)?;
+        self.reclaim();
+        let networks = size.map(|size| networks(global, size)).transpose()?;
+        Ok(self.start_factory(monitor, networks, is_cold))
     }
 
     /// Boots one VM and saves it, for later ones to go on from.
@@ -134,6 +149,7 @@ impl Host {
         &self,
         monitor: Monitor,
         networks: Option<Networks>,
+        is_cold: bool,
     ) -> Box<dyn SandboxFactory> {
         let networks = networks.map(Arc::new);
         let (state, reactor) = (&self.state_dir, &self.reactor);
@@ -143,7 +159,7 @@ impl Host {
             }
             Monitor::Firecracker(config) => {
                 let factory = sandbox_fc::factory(state, reactor, config).with_networks(networks);
-                Box::new(factory)
+                Box::new(if is_cold { factory.without_snapshots() } else { factory })
             }
         }
     }
