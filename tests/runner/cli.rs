@@ -146,6 +146,16 @@ fn firecracker_is_not_silently_something_else() {
 }
 
 #[test]
+fn a_firecracker_that_is_named_and_not_there_is_not_silently_qemu() {
+    let state = state();
+    pretend_image(&state);
+    let output = run(&state, &["--firecracker", "/no/such/program", "run", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let told = stderr(&output);
+    assert!(told.contains("Firecracker is not found") || told.contains("root"), "{told}");
+}
+
+#[test]
 fn a_host_without_vms_has_an_empty_list() {
     let output = run(&state(), &["ps"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

@@ -194,6 +194,8 @@ fn choose(vmm: Vmm, global: &Global) -> Result<Monitor> {
     match (firecracker(global), vmm) {
         (Ok(config), _) => Ok(Monitor::Firecracker(config)),
         (Err(error), Vmm::Firecracker) => Err(error),
+        // One that is named and not there is a mistake, and not the lack of one.
+        (Err(error @ Error::NoFirecracker), _) if global.firecracker.is_some() => Err(error),
         (Err(error), _) => {
             log::info!("vms are run by qemu; reason={}", error.chain());
             Ok(Monitor::Qemu)
