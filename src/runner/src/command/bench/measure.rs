@@ -13,11 +13,10 @@ use sandbox::{Event, ExecRequest, Network, Outcome, SandboxConfig, SandboxFactor
 use super::report::Report;
 use super::{Measure, Start};
 use crate::cli::Global;
-use crate::command::image::files;
 use crate::error::{Error, Result};
-use crate::network;
 use crate::value::NetworkChoice;
 use crate::vmm::Host;
+use crate::{image, network};
 
 /// How long a VM may take to start: an emulated one on a loaded host is slow.
 const START: Duration = Duration::from_secs(300);
@@ -57,17 +56,19 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
 }
 
 fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
-    let image = Store::open(&global.state_dir)?.get(&wanted.image)?;
+    let store = Store::open(&global.state_dir)?;
+    let image = store.get(&wanted.image)?;
     let network = match &wanted.network {
         NetworkChoice::Open => Some(Network::default()),
         NetworkChoice::Policy(path) => Some(network::read(path)?),
         NetworkChoice::None => None,
+        NetworkChoice::Intercept(_) => return Err(Error::BenchIntercepted),
     };
     Ok(SandboxConfig {
         id: SandboxId::random()?,
         name: None,
         labels: BTreeMap::new(),
-        image: files(&image),
+        image: image::files(&store, &image, None)?,
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory,
         network,
