@@ -234,7 +234,7 @@ fn the_doctor_reports_for_programs_whatever_it_finds() {
 fn there_is_nothing_to_remove_where_nothing_died() {
     let output = run(&state(), &["gc"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(stderr(&output), "removed 0 dead VMs and 0 networks\n");
+    assert_eq!(stderr(&output), "removed 0 dead VMs, 0 networks and 0 useless snapshots\n");
 }
 
 #[test]
