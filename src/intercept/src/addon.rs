@@ -15,7 +15,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 12] = files![
+const FILES: [(&str, &str); 13] = files![
     "main.py",
     "egress/__init__.py",
     "egress/addon.py",
@@ -24,6 +24,7 @@ const FILES: [(&str, &str); 12] = files![
     "egress/host.py",
     "egress/layer.py",
     "egress/mask.py",
+    "egress/override.py",
     "egress/path.py",
     "egress/policy.py",
     "egress/record.py",

@@ -11,5 +11,6 @@
 | `registry`    | the VMs, and their open connections                              |
 | `control`     | the connection to the runner                                     |
 | `record`      | what is told of a request                                        |
+| `override`    | functions of mitmproxy's that are replaced                      |
 | `addon`       | mitmproxy's events                                               |
 """

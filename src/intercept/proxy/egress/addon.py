@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 import os
-import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from h11._receivebuffer import ReceiveBuffer
 from mitmproxy import connection as connections
 from mitmproxy import ctx, http
-from mitmproxy.proxy import layer, mode_servers, server_hooks
-from mitmproxy.proxy.layers.http import HttpStream
+from mitmproxy.proxy import layer, server_hooks
 
-from egress import credential, record
+from egress import credential, override, record
 from egress import host as hosts
 from egress import layer as choice
 from egress.control import Control
@@ -27,16 +23,10 @@ from egress.mask import Stream
 from egress.policy import Decision
 from egress.registry import Connection, Registry, Vm
 
-# Descriptors that the runner gives us.
+# The descriptor of the connection to the runner.
 CONTROL = 3
-LISTENER = 4
-BACKLOG = 4096
-# The longest head of a request or an answer.
-LONGEST_HEAD = 256 << 10
 
 logger = logging.getLogger(__name__)
-# For whom this task connects to a server.
-client_of: contextvars.ContextVar[Vm | None] = contextvars.ContextVar("client_of", default=None)
 
 
 @dataclass
@@ -74,15 +64,16 @@ class Egress:
     # The life of the proxy.
 
     def load(self, _loader: Any) -> None:
-        mode_servers.TransparentInstance.listen = functools.partialmethod(listen, self)  # type: ignore[method-assign]
-        ReceiveBuffer.maybe_extract_lines = bounded(ReceiveBuffer.maybe_extract_lines)  # type: ignore[method-assign]
-        HttpStream.check_body_size = check_body_size  # type: ignore[method-assign]
+        override.install(self.listening)
+
+    def listening(self, server: asyncio.Server) -> None:
+        self.server = server
 
     def running(self) -> None:
         # What a connection speaks is decided by us alone.
         ctx.master.addons.remove(ctx.master.addons.get("nextlayer"))
         loop = asyncio.get_running_loop()
-        loop.getaddrinfo = functools.partial(look_up, loop.getaddrinfo)  # type: ignore[method-assign]
+        override.guard_names(loop)
         self.serving = loop.create_task(self.serve())
 
     async def serve(self) -> None:
@@ -154,7 +145,7 @@ class Egress:
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = "refused"
         known = self.connections[data.client.id]
-        client_of.set(known.vm)
+        override.client_of.set(known.vm)
         host = data.server.address[0]
         if hosts.is_address(host) and not known.vm.policy.may_connect(host):
             data.server.error = f"{host} is not on the public internet"
@@ -350,45 +341,3 @@ def count_sent(state: State, data: bytes) -> bytes:
 def count_received(state: State, data: bytes) -> bytes:
     state.received += len(data)
     return data if state.stream is None else state.stream(data)
-
-
-async def look_up(look_up: Any, host: Any, port: Any, **options: Any) -> list[Any]:
-    """Where a name leads, without what is not for the VM that it is looked up for."""
-    found = await look_up(host, port, **options)
-    vm = client_of.get()
-    if vm is None:
-        return found
-    allowed = [one for one in found if vm.policy.may_connect(one[4][0].partition("%")[0])]
-    if not allowed:
-        raise OSError(f"{host} is not on the public internet")
-    return allowed
-
-
-async def listen(instance: Any, egress: Egress, _host: str, _port: int) -> list[asyncio.Server]:
-    """Listens at the runner's socket: it stays when we end, so that nobody else can have its port,
-    and whoever connects meanwhile waits. Connections are taken when the runner says so."""
-    listener = socket.socket(fileno=LISTENER)
-    egress.server = await asyncio.start_server(
-        instance.handle_stream, sock=listener, backlog=BACKLOG, start_serving=False
-    )
-    return [egress.server]
-
-
-def bounded(extract: Any) -> Any:
-    """Forgets a head of a message that does not end."""
-
-    def maybe_extract_lines(buffer: Any) -> Any:
-        lines = extract(buffer)
-        if lines is None and len(buffer) > LONGEST_HEAD:
-            buffer.maybe_extract_at_most(len(buffer))
-        return lines
-
-    return maybe_extract_lines
-
-
-def check_body_size(stream: HttpStream, request: bool):
-    """Forgets what is sent with a request that is refused, rather than keeping it until its end."""
-    if request and stream.flow.response is not None:
-        stream.request_body_buf.clear()
-    return False
-    yield

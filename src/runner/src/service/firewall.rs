@@ -6,31 +6,22 @@
 //! | `encryptedSecrets`, `secretConnectorMap`, `vars` | given back to the platform, when the proxy asks for credentials |
 //! | `heldSecrets` | ours: names of secrets, each with hosts; the job gets placeholders of them |
 
+mod resolver;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use guest_common::{Identity, Kind, Limits, Platform, Stop};
-use intercept::{
-    Api, Credentials, Firewall, Grant, Grants, Guard, Permission, Policy, Record, Refusal, Secret,
-};
+use intercept::{Api, Credentials, Firewall, Grants, Guard, Permission, Policy, Record, Secret};
 use sandbox::Interception;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
+use self::resolver::{Auth, Resolver};
 use super::context::Context;
 use super::job::Job;
 use super::source::Access;
 use crate::error::{Error, Result};
-
-/// What a question for credentials may take.
-const LIMITS: Limits =
-    Limits { whole: Some(Duration::from_secs(10)), silence: Duration::from_secs(10), redirects: 0 };
-/// The longest answer that makes sense.
-const LONGEST_ANSWER: u64 = 256 << 10;
-/// Where the platform resolves credentials.
-const AUTH: &str = "/api/webhooks/agent/firewall/auth";
 
 /// What a job is let pass.
 pub(super) struct Pass {
@@ -60,15 +51,6 @@ struct ApiEntry {
     base: String,
     auth: Option<Auth>,
     permissions: Option<Vec<Permission>>,
-}
-
-/// What an API's requests are to have, with references to secrets that only the platform resolves.
-#[derive(Deserialize, Clone, Default, PartialEq, Eq)]
-struct Auth {
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    base: Option<String>,
-    query: Option<BTreeMap<String, String>>,
 }
 
 /// A secret that the job has a placeholder of.
@@ -210,99 +192,12 @@ fn hold(context: &mut Context) -> Result<Vec<Secret>> {
     Ok(secrets)
 }
 
-/// Has the platform resolve credentials.
-struct Resolver {
-    platform: Platform,
-    auths: Vec<Option<Auth>>,
-    encrypted_secrets: Option<Value>,
-    connectors: Option<Value>,
-    vars: BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Question<'a> {
-    encrypted_secrets: &'a Option<Value>,
-    auth_headers: &'a BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    auth_base: &'a Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    auth_query: &'a Option<BTreeMap<String, String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    secret_connector_map: &'a Option<Value>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    vars: &'a BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    force_refresh: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Resolved {
-    headers: BTreeMap<String, String>,
-    #[serde(default)]
-    resolved_secrets: Vec<String>,
-    base: Option<String>,
-    query: Option<BTreeMap<String, String>>,
-    expires_at: Option<u64>,
-}
-
-impl Resolver {
-    fn of(context: &Context, access: &Access, auths: Vec<Option<Auth>>) -> Result<Self> {
-        let identity = Identity {
-            url: access.url.clone(),
-            token: context.sandbox_token.clone(),
-            bypass: access.bypass.clone(),
-            run_id: context.run_id.to_string(),
-        };
-        let platform = Platform::of(Kind::Runner, &identity, LIMITS, &Stop::new())?;
-        Ok(Self {
-            platform: platform.with_answers_of(LONGEST_ANSWER),
-            auths,
-            encrypted_secrets: context.encrypted_secrets.clone(),
-            connectors: context.secret_connector_map.clone(),
-            vars: context.vars.clone(),
-        })
-    }
-}
-
-impl Credentials for Resolver {
-    fn get(&self, api: usize, force: bool) -> std::result::Result<Grant, Refusal> {
-        let refusal = |status, reason: &str| Refusal { status, reason: reason.to_owned() };
-        let auth = self.auths.get(api).and_then(Option::as_ref);
-        let auth = auth.ok_or_else(|| refusal(424, "this API has no credential"))?;
-        let question = Question {
-            encrypted_secrets: &self.encrypted_secrets,
-            auth_headers: &auth.headers,
-            auth_base: &auth.base,
-            auth_query: &auth.query,
-            secret_connector_map: &self.connectors,
-            vars: &self.vars,
-            force_refresh: force,
-        };
-        let body = serde_json::to_vec(&question).map_err(|_| refusal(502, "no question"))?;
-        let resolved: Resolved =
-            self.platform.attempt(AUTH, &body).map_err(|error| match error.status() {
-                Some(402) => refusal(402, "there is no credit for its credential"),
-                Some(424) => refusal(424, "its credential is not configured"),
-                // What the platform says may repeat what it was asked.
-                _ => refusal(502, "the platform does not resolve its credential"),
-            })?;
-        Ok(Grant {
-            headers: resolved.headers,
-            query: resolved.query.unwrap_or_default(),
-            base: resolved.base,
-            resolved_secrets: resolved.resolved_secrets,
-            expires_at: resolved.expires_at,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use guest_test::{Reply, Server};
     use serde_json::json;
 
+    use super::resolver::AUTH;
     use super::*;
     use crate::service::context::tests::least;
 

@@ -1,0 +1,79 @@
+"""The functions of mitmproxy that are replaced; its version is pinned because of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import socket
+from typing import Any
+
+from h11._receivebuffer import ReceiveBuffer
+from mitmproxy.proxy import mode_servers
+from mitmproxy.proxy.layers.http import HttpStream
+
+from egress.registry import Vm
+
+# The descriptor of the socket that the runner gives us.
+LISTENER = 4
+BACKLOG = 4096
+# The longest head of a request or an answer.
+LONGEST_HEAD = 256 << 10
+
+# For whom this task connects to a server.
+client_of: contextvars.ContextVar[Vm | None] = contextvars.ContextVar("client_of", default=None)
+
+
+def install(started: Any) -> None:
+    """Before anything listens; `started` is told of the server."""
+    mode_servers.TransparentInstance.listen = functools.partialmethod(listen, started)  # type: ignore[method-assign]
+    ReceiveBuffer.maybe_extract_lines = bounded(ReceiveBuffer.maybe_extract_lines)  # type: ignore[method-assign]
+    HttpStream.check_body_size = check_body_size  # type: ignore[method-assign]
+
+
+def guard_names(loop: Any) -> None:
+    """Where names lead is looked at from now on."""
+    loop.getaddrinfo = functools.partial(look_up, loop.getaddrinfo)
+
+
+async def look_up(look_up: Any, host: Any, port: Any, **options: Any) -> list[Any]:
+    """Where a name leads, without what is not for the VM that it is looked up for."""
+    found = await look_up(host, port, **options)
+    vm = client_of.get()
+    if vm is None:
+        return found
+    allowed = [one for one in found if vm.policy.may_connect(one[4][0].partition("%")[0])]
+    if not allowed:
+        raise OSError(f"{host} is not on the public internet")
+    return allowed
+
+
+async def listen(instance: Any, started: Any, _host: str, _port: int) -> list[asyncio.Server]:
+    """Listens at the runner's socket: it stays when we end, so that nobody else can have its port,
+    and whoever connects meanwhile waits. Connections are taken when the runner says so."""
+    listener = socket.socket(fileno=LISTENER)
+    server = await asyncio.start_server(
+        instance.handle_stream, sock=listener, backlog=BACKLOG, start_serving=False
+    )
+    started(server)
+    return [server]
+
+
+def bounded(extract: Any) -> Any:
+    """Forgets a head of a message that does not end."""
+
+    def maybe_extract_lines(buffer: Any) -> Any:
+        lines = extract(buffer)
+        if lines is None and len(buffer) > LONGEST_HEAD:
+            buffer.maybe_extract_at_most(len(buffer))
+        return lines
+
+    return maybe_extract_lines
+
+
+def check_body_size(stream: HttpStream, request: bool):
+    """Forgets what is sent with a request that is refused, rather than keeping it until its end."""
+    if request and stream.flow.response is not None:
+        stream.request_body_buf.clear()
+    return False
+    yield
