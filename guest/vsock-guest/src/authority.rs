@@ -4,9 +4,12 @@
 //!  /usr/local/share/ca-certificates/sandbox-runner.crt   the certificate, where `update-ca-certificates` looks
 //!  /etc/ssl/certs/ca-certificates.crt                    the bundle: it is added at the end, between marks
 //!  /etc/ssl/certs/57127529.0                             a link to the first, by the hash of its name
+//!  …/cacerts                                             Java's stores, where it is installed
 //! ```
 //!
 //! Programs that bring roots of their own are told by variables ([`variables`]).
+
+mod java;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -54,7 +57,9 @@ pub(crate) fn trust(root: &Path, pem: &str) -> Result<(), Failure> {
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         read => read.map_err(|error| failed("read", &path)(errno(&error)))?,
     };
-    replace(&path, &with(&bundle, pem.as_bytes()))?;
+    let bundle = with(&bundle, pem.as_bytes());
+    replace(&path, &bundle)?;
+    java::trust(root, &bundle)?;
     replace_by_link(&below(root, HASHED), OsStr::new(CERTIFICATE))
 }
 
