@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use netns::Pool;
 use nix::fcntl::Flock;
-use sandbox::{Sandbox, SandboxConfig, SandboxFactory};
+use sandbox::{Event, ExecRequest, Sandbox, SandboxConfig, SandboxFactory};
 use vsock_host::Reactor;
 
 use crate::error::chain;
@@ -51,7 +51,7 @@ impl<V: Vmm> Factory<V> {
     /// it for later VMs of the same kind, in place of one that was saved before.
     ///
     /// 1. boot
-    /// 2. warm up
+    /// 2. warm up: any command, and what the caller wants
     /// 3. silence: file systems flushed, nothing under way on the guest link. The connection stays, and
     ///    is reset in each VM that goes on from here: that wakes its guest at once, while one that had
     ///    lost its host before would be in the middle of a wait
@@ -99,7 +99,9 @@ impl<V: Vmm> Factory<V> {
         // 1 Boot.
         let vm = Vm::start(self.task(config, deadline))?;
         // 2 Warm up.
-        warm(&vm).map_err(|source| Error::Warm { source })?;
+        let failed = |source| Error::Warm { source };
+        run_any_command(&vm, deadline).map_err(|error| failed(error.into()))?;
+        warm(&vm).map_err(failed)?;
         // 3 Silence.
         vm.guest(deadline)?.quiesce(deadline).map_err(Error::Link)?;
         // 4 Save.
@@ -146,6 +148,15 @@ impl<V: Vmm> Factory<V> {
             other => other,
         }
     }
+}
+
+/// Brings into a guest's memory what every command needs: the loader, the C library. An image without
+/// `true` is no worse for it.
+fn run_any_command(vm: &Vm, deadline: Instant) -> sandbox::Result<()> {
+    let request = ExecRequest { argv: vec!["true".into()], ..ExecRequest::default() };
+    let command = vm.exec(&request, deadline)?;
+    while let Event::Output(..) = command.next(Some(deadline))? {}
+    Ok(())
 }
 
 /// What is done in a VM before it is saved.
