@@ -62,19 +62,26 @@ pub(crate) fn copy(source: &File, target: &File) -> io::Result<Clone> {
 
 /// Copies what is not a hole.
 fn copy_data(source: &File, target: &File) -> io::Result<()> {
-    let length = source.metadata()?.len() as i64;
-    target.set_len(length as u64)?;
-    let mut at = 0;
+    target.set_len(source.metadata()?.len())?;
+    for (start, end) in data(source)? {
+        copy_range(source, target, start, end)?;
+    }
+    Ok(())
+}
+
+/// Where a file is not a hole: from, and to.
+pub(crate) fn data(file: &File) -> io::Result<Vec<(i64, i64)>> {
+    let length = file.metadata()?.len() as i64;
+    let (mut ranges, mut at) = (Vec::new(), 0);
     while at < length {
-        let start = match lseek64(source, at, Whence::SeekData) {
+        let start = match lseek64(file, at, Whence::SeekData) {
             Err(Errno::ENXIO) => break,
             other => other?,
         };
-        let end = lseek64(source, start, Whence::SeekHole)?;
-        copy_range(source, target, start, end)?;
-        at = end;
+        at = lseek64(file, start, Whence::SeekHole)?;
+        ranges.push((start, at));
     }
-    Ok(())
+    Ok(ranges)
 }
 
 fn copy_range(source: &File, target: &File, start: i64, end: i64) -> io::Result<()> {

@@ -15,12 +15,14 @@
 
 mod key;
 mod save;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,7 +34,7 @@ pub(crate) use self::key::Key;
 use self::key::Stamp;
 use crate::error::{chain, file};
 use crate::vmm::Vmm;
-use crate::{Error, Result};
+use crate::{Error, Result, disk};
 
 /// The names of a snapshot's files, in its own folder and in that of a VM.
 pub(crate) const FILES: [(&str, &str); 2] =
@@ -67,6 +69,12 @@ impl Snapshot {
     fn open(folder: PathBuf) -> io::Result<Self> {
         let opened = Arc::new(File::open(&folder)?);
         Ok(Self { folder, opened })
+    }
+
+    fn has_its_name(&self) -> bool {
+        let named = fs::metadata(&self.folder).map(|folder| (folder.dev(), folder.ino()));
+        let opened = self.opened.metadata().map(|folder| (folder.dev(), folder.ino()));
+        matches!((named, opened), (Ok(named), Ok(opened)) if named == opened)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -113,24 +121,14 @@ impl Store {
         Some(snapshot)
     }
 
-    /// Reads its memory into the page cache, once a process; does not wait for that.
+    /// Reads its memory into the page cache, once a process, but for its holes, which would take as
+    /// much there as the rest; does not wait for that.
     fn prefetch(&self, snapshot: &Snapshot) {
         let mut prefetched = self.prefetched.lock().unwrap_or_else(PoisonError::into_inner);
-        if !prefetched.insert(snapshot.folder.clone()) {
-            return;
-        }
+        let is_new = prefetched.insert(snapshot.folder.clone());
         drop(prefetched);
-        let ahead = |path: &Path| {
-            let memory = File::open(path)?;
-            Ok::<_, io::Error>(posix_fadvise(
-                &memory,
-                0,
-                0,
-                PosixFadviseAdvice::POSIX_FADV_WILLNEED,
-            )?)
-        };
-        for (path, _) in snapshot.files() {
-            if let Err(error) = ahead(&path) {
+        for (path, _) in snapshot.files().iter().filter(|_| is_new) {
+            if let Err(error) = read_ahead(path) {
                 log::debug!("cannot read ahead; path={} error={error}", path.display());
             }
         }
@@ -138,6 +136,10 @@ impl Store {
 
     /// Takes a snapshot out of use, and says so.
     pub(crate) fn set_aside(&self, snapshot: &Snapshot, reason: &str) {
+        if !snapshot.has_its_name() {
+            // Another has taken its place.
+            return;
+        }
         let name = snapshot.folder.file_name().unwrap_or_default().to_string_lossy();
         let aside = self.folder.join(format!(".aside-{name}"));
         log::warn!("a snapshot is set aside; to={} reason={reason}", aside.display());
@@ -188,6 +190,15 @@ impl Store {
         Flock::lock(lock, FlockArg::LockExclusive)
             .map_err(|(_, errno)| file("lock", &path)(errno.into()))
     }
+}
+
+fn read_ahead(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    for (start, end) in disk::data(&file)? {
+        let length = end.saturating_sub(start);
+        posix_fadvise(&file, start, length, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+    }
+    Ok(())
 }
 
 fn remove(folder: &Path) -> Result<()> {
