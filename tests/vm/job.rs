@@ -188,8 +188,8 @@ pub(crate) fn holders(folder: &Path, needle: &str) -> Vec<String> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let kind = fs::symlink_metadata(&path).unwrap().file_type();
-        // The guest's own: its disk, and the image.
-        if path.ends_with("vmm") {
+        // The guest's own: its disk, the image, and a VM that was saved before there was a job.
+        if path.ends_with("vmm") || path.ends_with("snapshots") {
             continue;
         }
         if kind.is_dir() {
