@@ -164,10 +164,7 @@ fn a_claim_whose_answer_the_runner_did_not_live_to_hear_has_failed_too() {
         source.claim(&offer(run), journal).unwrap().unwrap();
         None
     });
-    assert_eq!(
-        (job.exit_code, job.error.as_deref()),
-        (Some(1), Some("the answer to the runner's claim was late"))
-    );
+    assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
 }
 
 #[test]

@@ -23,14 +23,26 @@ use crate::service::context::RunId;
 use crate::service::journal::{Completion, Journal, Record, State};
 use crate::service::source::{Claim, Found, Kind, Left, Offer, token_of};
 
+/// Why jobs fail that are ours though nobody works on them.
+const DIED: &str = "the runner died";
+const LATE: &str = "the answer to the runner's claim was late";
+
 /// The claims of one platform.
 pub(super) struct Claims {
     platform: Platform,
     stop: Stop,
     /// How long one is tried before its job's thread gives it up.
     patience: Duration,
-    /// The ids of the requests without an answer; none while somebody asks.
-    open: Mutex<HashMap<RunId, Option<String>>>,
+    /// Those without an answer.
+    open: Mutex<HashMap<RunId, Open>>,
+}
+
+/// A claim without an answer.
+struct Open {
+    /// The request's id; none while somebody asks.
+    request: Option<String>,
+    /// Why the job fails if it turns out to be ours when nobody waits for it any more.
+    why: &'static str,
 }
 
 /// What the platform says of a job that is ours.
@@ -67,13 +79,13 @@ impl Claims {
     pub(super) fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>> {
         let run = offer.run;
         let known = match self.lock().entry(run) {
-            Entry::Occupied(entry) => match entry.into_mut().take() {
+            Entry::Occupied(entry) => match entry.into_mut().request.take() {
                 Some(request) => Some(request),
                 // It is just being settled.
                 None => return Ok(None),
             },
             Entry::Vacant(entry) => {
-                entry.insert(None);
+                entry.insert(Open { request: None, why: LATE });
                 None
             }
         };
@@ -98,7 +110,7 @@ impl Claims {
                 }
             }
             Answer::None(source) => {
-                self.lock().insert(run, Some(request));
+                self.put_back(run, request);
                 Err(Error::Api { source })
             }
         }
@@ -106,13 +118,14 @@ impl Claims {
 
     /// See [`Source::settle`](crate::service::Source::settle).
     pub(super) fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>> {
-        let Some(request) = self.lock().get_mut(&run).and_then(Option::take) else {
+        let taken = |open: &mut Open| Some((open.request.take()?, open.why));
+        let Some((request, why)) = self.lock().get_mut(&run).and_then(taken) else {
             return Ok(None);
         };
         let once = Retry { attempts: Some(1), ..Retry::usual() };
         let settled = match self.ask(run, None, &request, &once) {
             Answer::Granted(granted) => {
-                let record = ended(run, granted.token, "the answer to the runner's claim was late");
+                let record = ended(run, granted.token, why);
                 journal.write(&record).map(|()| Some(record))
             }
             Answer::Denied(_) => {
@@ -127,7 +140,7 @@ impl Claims {
                 Ok(record)
             }
             Err(error) => {
-                self.lock().insert(run, Some(request));
+                self.put_back(run, request);
                 // The next start settles it.
                 if self.stop.is_given() { Ok(None) } else { Err(error) }
             }
@@ -142,12 +155,12 @@ impl Claims {
             match record.state {
                 State::Ended { .. } => left.ended.push(record),
                 State::Claimed { token } => {
-                    let record = ended(run, token, "the runner died");
+                    let record = ended(run, token, DIED);
                     journal.write(&record)?;
                     left.ended.push(record);
                 }
                 State::Claiming { request } => {
-                    self.lock().insert(run, Some(request));
+                    self.lock().insert(run, Open { request: Some(request), why: DIED });
                     left.unanswered.push(run);
                 }
             }
@@ -178,6 +191,12 @@ impl Claims {
         }
     }
 
+    fn put_back(&self, run: RunId, request: String) {
+        if let Some(open) = self.lock().get_mut(&run) {
+            open.request = Some(request);
+        }
+    }
+
     /// The platform has said that it is not ours.
     fn close(&self, run: RunId, journal: &Journal) {
         // In this order: nobody may write another record in between.
@@ -185,7 +204,7 @@ impl Claims {
         self.lock().remove(&run);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Option<String>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Open>> {
         // Nothing panics while it has the lock.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
