@@ -15,10 +15,11 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 13] = files![
+const FILES: [(&str, &str); 14] = files![
     "main.py",
     "egress/__init__.py",
     "egress/addon.py",
+    "egress/body.py",
     "egress/control.py",
     "egress/credential.py",
     "egress/host.py",

@@ -21,6 +21,7 @@ pub struct Guard {
     secrets: Vec<Secret>,
     hidden: Vec<String>,
     record: Option<Arc<Record>>,
+    bodies: bool,
     credentials: Option<Arc<dyn Credentials>>,
 }
 
@@ -29,7 +30,7 @@ impl Guard {
     pub fn new(proxy: &Arc<Proxy>, policy: Policy) -> Self {
         let proxy = Arc::clone(proxy);
         let (secrets, hidden) = (Vec::new(), Vec::new());
-        Self { proxy, policy, secrets, hidden, record: None, credentials: None }
+        Self { proxy, policy, secrets, hidden, record: None, bodies: false, credentials: None }
     }
 
     /// With values that the VM has placeholders of.
@@ -50,6 +51,12 @@ impl Guard {
         Self { record, ..self }
     }
 
+    /// With the beginnings of bodies on record, if so.
+    #[must_use]
+    pub fn with_bodies(self, bodies: bool) -> Self {
+        Self { bodies, ..self }
+    }
+
     /// With values for the APIs of the policy that have some, if any have.
     #[must_use]
     pub fn with_credentials(self, credentials: Option<Arc<dyn Credentials>>) -> Self {
@@ -63,6 +70,8 @@ impl Interceptor for Guard {
             policy: self.policy.clone(),
             secrets: self.secrets.clone(),
             hidden: self.hidden.clone(),
+            // Nobody would see them.
+            bodies: self.bodies && self.record.is_some(),
         };
         let record = self.record.clone();
         let admitted =

@@ -43,6 +43,8 @@ pub(crate) struct Registration {
     pub(crate) secrets: Vec<Secret>,
     /// What must not be on record, besides.
     pub(crate) hidden: Vec<String>,
+    /// Whether the beginnings of bodies are put on record.
+    pub(crate) bodies: bool,
 }
 
 #[derive(Serialize)]

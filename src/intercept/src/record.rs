@@ -17,6 +17,8 @@ use crate::error::file;
 
 /// A record does not become longer: a VM may send on purpose what is recorded.
 const LONGEST: u64 = 64 << 20;
+/// Beyond this there are no bodies in it: they would leave no room for what else is sent.
+const LONGEST_WITH_BODIES: u64 = LONGEST / 2;
 
 /// The record of one VM. Each entry is one write, so several may write to it.
 #[derive(Debug)]
@@ -66,6 +68,20 @@ pub struct Entry {
     pub auth_resolved_secrets: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The beginning of what was sent with a request, if that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_body: Option<String>,
+    /// `base64` if it is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_body_encoding: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub request_body_truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_body: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_body_encoding: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub response_body_truncated: bool,
 }
 
 impl Record {
@@ -80,7 +96,12 @@ impl Record {
 
     /// Appends an entry.
     pub fn add(&self, entry: &Entry) {
-        let Ok(mut line) = serde_json::to_vec(entry) else { return };
+        let is_long = self.length.load(Ordering::Relaxed) > LONGEST_WITH_BODIES;
+        let line = match is_long && entry.has_bodies() {
+            true => serde_json::to_vec(&entry.without_bodies()),
+            false => serde_json::to_vec(entry),
+        };
+        let Ok(mut line) = line else { return };
         line.push(b'\n');
         let added = line.len() as u64;
         let before = self.length.fetch_add(added, Ordering::Relaxed);
@@ -114,6 +135,19 @@ impl Entry {
         let (host, port) = (to.ip().to_string(), to.port());
         let error = Some("dropped: nothing but TCP and questions to the gateway passes".to_owned());
         Self { host, port, error, ..Self::new(kind, false) }
+    }
+
+    fn has_bodies(&self) -> bool {
+        self.request_body.is_some() || self.response_body.is_some()
+    }
+
+    /// It says that there were some.
+    fn without_bodies(&self) -> Self {
+        let mut entry = self.clone();
+        entry.request_body_truncated |= entry.request_body.take().is_some();
+        entry.response_body_truncated |= entry.response_body.take().is_some();
+        (entry.request_body_encoding, entry.response_body_encoding) = (None, None);
+        entry
     }
 
     fn new(kind: &str, is_allowed: bool) -> Self {
@@ -173,5 +207,22 @@ mod tests {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((lines[0].action.as_str(), lines[1].action.as_str()), ("ALLOW", "DENY"));
         assert!(!text.contains("null") && text.contains("\"type\":\"dns\""));
+    }
+
+    #[test]
+    fn bodies_leave_room_for_what_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("network.jsonl");
+        let record = Record::open(&path).unwrap();
+        let entry = Entry { response_body: Some("x".to_owned()), ..Entry::name("a.org", true) };
+        record.add(&entry);
+        record.length.store(LONGEST_WITH_BODIES + 1, Ordering::Relaxed);
+        record.add(&entry);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Entry> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0], entry);
+        assert!(lines[1].response_body.is_none() && lines[1].response_body_truncated);
+        assert!(!lines[1].request_body_truncated);
     }
 }

@@ -18,6 +18,7 @@ from mitmproxy.proxy import layer, server_hooks
 from egress import credential, override, record
 from egress import host as hosts
 from egress import layer as choice
+from egress.body import Body, is_packed
 from egress.control import Control
 from egress.mask import Stream
 from egress.policy import Decision
@@ -41,6 +42,9 @@ class State:
     received: int = 0
     names: list[str] = field(default_factory=list)
     stream: Stream | None = None
+    # Kept if the VM's bodies are.
+    asked: Body | None = None
+    answered: Body | None = None
     is_told: bool = False
 
 
@@ -191,6 +195,8 @@ class Egress:
         # By its name, wherever the guest would have it.
         request.data.host, request.data.port = state.host, state.port
         await self.endow(flow, known, state)
+        if known.vm.keeps_bodies:
+            keep_bodies(flow, known.vm, state)
         request.stream = functools.partial(count_sent, state)
 
     async def endow(self, flow: http.HTTPFlow, known: Connection, state: State) -> None:
@@ -256,7 +262,10 @@ class Egress:
                 del response.headers["content-encoding"]
                 response.status_code, response.headers["content-length"] = 502, "0"
                 response.stream = lambda _: b""
+                state.answered = None
                 return
+        if is_packed(response):
+            state.answered = None
         response.stream = functools.partial(count_received, state)
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -333,11 +342,25 @@ def refused(refusal: Refusal) -> http.Response:
     return http.Response.make(refusal.status, text, headers)
 
 
+def keep_bodies(flow: http.HTTPFlow, vm: Vm, state: State) -> None:
+    """Has the beginnings of a request's bodies kept for the record."""
+    masks = [vm.mask] if state.stream is None else [vm.mask, state.stream.mask]
+    state.answered = Body(masks)
+    if not is_packed(flow.request):
+        state.asked = Body(masks)
+    # What is packed could not be masked, and is not kept.
+    flow.request.headers["accept-encoding"] = "identity"
+
+
 def count_sent(state: State, data: bytes) -> bytes:
     state.sent += len(data)
+    if state.asked is not None:
+        state.asked.add(data)
     return data
 
 
 def count_received(state: State, data: bytes) -> bytes:
     state.received += len(data)
+    if state.answered is not None:
+        state.answered.add(data)
     return data if state.stream is None else state.stream(data)

@@ -13,7 +13,6 @@ from egress.registry import Connection
 # Longer ones are cut.
 LONGEST_URL = 2048
 LONGEST_ERROR = 512
-LONGEST_BODY = 64 << 10
 
 
 def of_connection(connection: Connection) -> dict[str, Any]:
@@ -47,6 +46,9 @@ def of_flow(flow: Any, connection: Connection, state: Any) -> dict[str, Any]:
         entry["auth_resolved_secrets"] = state.names
     if flow.error and "error" not in entry:
         entry["error"] = connection.vm.mask.text(str(flow.error.msg))[:LONGEST_ERROR]
+    for name, body in (("request_body", state.asked), ("response_body", state.answered)):
+        if body is not None:
+            entry |= body.told(name)
     return entry
 
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod body;
 mod bypass;
 mod credential;
 mod life;

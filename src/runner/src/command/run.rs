@@ -84,12 +84,13 @@ fn intercept(run: &mut Run, global: &Global) -> Result<()> {
     let open = |path: &PathBuf| Record::open(path).map(Arc::new).map_err(Error::Intercept);
     let record = run.record.as_ref().map(open).transpose()?;
     let held = std::mem::take(&mut run.held);
+    let bodies = run.keeps_bodies;
     let gate = Gate::open(global)?;
     // Python takes a second to start, in which there is other work.
     gate.warm_up()?;
     network.intercept = Some(gate.interception(move |proxy| {
         let guard = Guard::new(proxy, egress.policy.clone()).with_secrets(held.clone());
-        guard.with_record(record.clone())
+        guard.with_record(record.clone()).with_bodies(bodies)
     }));
     Ok(())
 }

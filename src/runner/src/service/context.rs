@@ -41,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) encrypted_secrets: Option<Value>,
     pub(crate) secret_connector_map: Option<Value>,
     pub(crate) held_secrets: Option<Value>,
+    #[serde(default, deserialize_with = "or_empty")]
+    pub(crate) capture_network_bodies: bool,
 }
 
 /// A run's id. It becomes the name of files, so it is one and nothing else.
@@ -140,12 +142,15 @@ pub(crate) mod tests {
     #[test]
     fn null_is_nothing_and_what_is_unknown_does_not_matter() {
         let mut value = least();
-        for name in ["environment", "secretValues", "tools", "debugNoMockClaude", "resumeSession"] {
+        let lists = ["environment", "secretValues", "tools"];
+        let others = ["debugNoMockClaude", "resumeSession", "captureNetworkBodies"];
+        for name in lists.into_iter().chain(others) {
             value[name] = Value::Null;
         }
         value["later"] = json!({"x": 1});
         let context: Context = serde_json::from_value(value).unwrap();
         assert!(context.environment.is_empty() && context.tools.is_empty());
+        assert!(!context.capture_network_bodies);
         assert!(!format!("{context:?}").contains("token-of-the-run"));
         assert_eq!(context.run_id.short(), "01234567");
     }

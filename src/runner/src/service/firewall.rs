@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `firewalls`, `networkPolicies` | added to the profile's policy |
 //! | `encryptedSecrets`, `secretConnectorMap`, `vars` | given back to the platform, when the proxy asks for credentials |
+//! | `captureNetworkBodies` | the beginnings of bodies are on record |
 //! | `heldSecrets` | ours: names of secrets, each with hosts; the job gets placeholders of them |
 
 mod resolver;
@@ -79,10 +80,11 @@ pub(super) fn intercept(
     let Pass { policy, held, credentials } =
         Pass::of(&mut context, &egress.policy, job.crew.source.access())?;
     let record = record.map(Record::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
+    let bodies = context.capture_network_bodies;
     let interception = job.crew.gate.interception(move |proxy| {
         let guard = Guard::new(proxy, policy.clone()).with_secrets(held.clone());
         let guard = guard.hiding(hidden.clone()).with_credentials(credentials.clone());
-        guard.with_record(record.clone())
+        guard.with_record(record.clone()).with_bodies(bodies)
     });
     Ok((context, Some(interception)))
 }

@@ -25,7 +25,7 @@ const FOLDER: &str = "network";
 
 /// How often it is told.
 const ROUND: Duration = Duration::from_secs(2);
-/// The most entries and bytes of one report.
+/// The most entries and bytes of one report: with what is around them, less than the platform's 1 MiB.
 const ENTRIES: usize = 500;
 const BYTES: usize = 900 << 10;
 const LIMITS: Limits =
@@ -208,13 +208,21 @@ fn batch(path: &Path, from: u64) -> Result<(Vec<Value>, u64)> {
     record.seek(SeekFrom::Start(from)).map_err(failed())?;
     let mut reader = BufReader::new(record);
     let (mut entries, mut line, mut next) = (Vec::new(), String::new(), from);
-    while entries.len() < ENTRIES && next - from < BYTES as u64 {
+    let mut bytes = 0;
+    while entries.len() < ENTRIES {
         line.clear();
         let count = reader.read_line(&mut line).map_err(failed())?;
-        if !line.ends_with('\n') {
+        let is_too_long = count > BYTES;
+        if !line.ends_with('\n') || (!is_too_long && bytes + count > BYTES) {
             break;
         }
         next += count as u64;
+        // One that no batch has room for would keep all that comes after it.
+        if is_too_long {
+            log::warn!("an entry of a network record is too long to be told; bytes={count}");
+            continue;
+        }
+        bytes += count;
         entries.extend(serde_json::from_str::<Value>(&line).ok());
     }
     Ok((entries, next))
@@ -249,5 +257,31 @@ mod tests {
         assert_eq!((requests.len(), entries.len()), (3, 1001));
         assert_eq!(entries[1000]["port"], 1000);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn batches_of_long_entries_are_no_longer_than_the_platform_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record.jsonl");
+        // Each of them is as long as two bodies of nothing but escapes.
+        let body = "\u{1}".repeat(16 << 10);
+        let long = |n: usize| json!({"port": n, "request_body": body, "response_body": body});
+        let mut lines: Vec<_> = (0..20).map(long).collect();
+        lines.insert(10, json!({"port": "none", "error": "x".repeat(BYTES)}));
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&path, text).unwrap();
+
+        let (mut ports, mut from) = (Vec::new(), 0);
+        loop {
+            let (entries, next) = batch(&path, from).unwrap();
+            if next == from {
+                break;
+            }
+            from = next;
+            assert!(json!(entries).to_string().len() <= BYTES + ENTRIES);
+            ports.extend(entries.iter().map(|entry| entry["port"].as_u64().unwrap()));
+        }
+
+        assert!(ports.into_iter().eq(0..20));
     }
 }

@@ -104,6 +104,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     network_record: Option<PathBuf>,
 
+    /// Put the first 16 KiB of requests' and answers' bodies on record, too, without held secrets
+    #[arg(long, requires = "network_record")]
+    network_bodies: bool,
+
     /// Reach a TCP port of the VM by a port of this host's loopback device; 0 takes any that is free
     #[arg(short, long, value_name = "HOST:GUEST", value_parser = value::publish)]
     publish: Vec<Publish>,
@@ -142,6 +146,7 @@ pub(super) struct Run {
     pub(super) egress: Option<Egress>,
     pub(super) held: Vec<Secret>,
     pub(super) record: Option<PathBuf>,
+    pub(super) keeps_bodies: bool,
     /// Whether output is an agent's events, to be shown to people.
     pub(super) is_story: bool,
     pub(super) shows_stages: bool,
@@ -174,6 +179,7 @@ impl Run {
             egress,
             held,
             record: arguments.network_record,
+            keeps_bodies: arguments.network_bodies,
             is_story: arguments.agent.is_some() && !plain,
             shows_stages: arguments.stats,
             is_quiet: global.quiet,

@@ -1,0 +1,60 @@
+//! Bodies on record, where they are asked for.
+
+use guest_test::Reply;
+use intercept::Policy;
+
+use crate::credential::secret;
+use crate::scene::{API, OTHER, Scene, allow};
+
+/// What the guest knows, and the record must not.
+const HIDDEN: &str = "what-must-not-be-told";
+/// What the guest has a placeholder of.
+const VALUE: &str = "the-real-key-itself";
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn the_beginnings_of_bodies_are_on_record_without_what_is_secret() {
+    let scene = Scene::new();
+    let _server = scene.https(|request| {
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+        Reply::bytes(match request.path.as_str() {
+            "/text" => format!("{HIDDEN}, {VALUE}").into_bytes(),
+            _ => vec![0xff; 100_000],
+        })
+    });
+    let client = scene.client_with(Policy::none(), |guard| {
+        let guard = guard.with_secrets(vec![secret(API)]).hiding(vec![HIDDEN.to_owned()]);
+        guard.with_bodies(true)
+    });
+
+    let sent = format!("a body with {HIDDEN}");
+    client.curl(&["--compressed", "-d", &sent, &format!("https://{API}/text")]);
+    client.try_curl(&[format!("https://{API}/binary")]);
+    let packed = ["-H", "content-encoding: gzip", "-d", HIDDEN];
+    client.curl(&[&packed[..], &[&format!("https://{API}/text")]].concat());
+
+    let record = client.end();
+    let [hidden, value] = [HIDDEN, VALUE].map(|secret| "*".repeat(secret.len()));
+    assert_eq!(record[0].request_body, Some(format!("a body with {hidden}")));
+    assert_eq!(record[0].response_body, Some(format!("{hidden}, {value}")));
+    assert!(!record[0].response_body_truncated && record[0].response_body_encoding.is_none());
+    assert_eq!(record[1].request_body, None);
+    assert_eq!(record[1].response_body_encoding.as_deref(), Some("base64"));
+    assert_eq!(record[1].response_body.as_ref().unwrap().len(), (16_usize << 10).div_ceil(3) * 4);
+    assert_eq!((record[1].response_body_truncated, record[1].response_size), (true, Some(100_000)));
+    assert_eq!(record[2].request_body, None);
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn no_body_is_on_record_unless_that_is_asked_for() {
+    let scene = Scene::new();
+    let _server = scene.http(|_| Reply::bytes(b"answer".to_vec()));
+    let client = scene.client(allow(&[OTHER]));
+
+    client.curl(&["-d", "question", &format!("http://{OTHER}/")]);
+
+    let record = client.end();
+    assert_eq!((record[0].request_size, record[0].response_size), (Some(8), Some(6)));
+    assert_eq!((&record[0].request_body, &record[0].response_body), (&None, &None));
+}
