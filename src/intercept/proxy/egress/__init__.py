@@ -12,6 +12,7 @@
 | `registry`    | the VMs, and their open connections                              |
 | `control`     | the connection to the runner                                     |
 | `record`      | what is told of a request                                        |
+| `websocket`   | how long messages of WebSockets are                              |
 | `override`    | functions of mitmproxy's that are replaced                      |
 | `addon`       | mitmproxy's events                                               |
 """

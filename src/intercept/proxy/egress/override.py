@@ -11,7 +11,10 @@ from typing import Any
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers.http import HttpStream
+from mitmproxy.proxy.layers.websocket import WebsocketConnection
+from wsproto.extensions import PerMessageDeflate
 
+from egress import websocket
 from egress.registry import Vm
 
 # The descriptor of the socket that the runner gives us.
@@ -29,6 +32,8 @@ def install(started: Any) -> None:
     mode_servers.TransparentInstance.listen = functools.partialmethod(listen, started)  # type: ignore[method-assign]
     ReceiveBuffer.maybe_extract_lines = bounded(ReceiveBuffer.maybe_extract_lines)  # type: ignore[method-assign]
     HttpStream.check_body_size = check_body_size  # type: ignore[method-assign]
+    WebsocketConnection.events = websocket.events  # type: ignore[method-assign]
+    PerMessageDeflate.frame_inbound_payload_data = websocket.frame_inbound_payload_data  # type: ignore[method-assign]
 
 
 def guard_names(loop: Any) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlsplit
 
+from egress import websocket
 from egress.policy import Decision
 from egress.registry import Connection
 
@@ -46,6 +47,8 @@ def of_flow(flow: Any, connection: Connection, state: Any) -> dict[str, Any]:
         entry["auth_resolved_secrets"] = state.names
     if flow.error and "error" not in entry:
         entry["error"] = connection.vm.mask.text(str(flow.error.msg))[:LONGEST_ERROR]
+    if flow.websocket and flow.websocket.close_code == websocket.TOO_LONG:
+        entry["error"] = "closed: a message of the WebSocket is too long"
     for name, body in (("request_body", state.asked), ("response_body", state.answered)):
         if body is not None:
             entry |= body.told(name)

@@ -8,3 +8,4 @@ mod credential;
 mod life;
 mod request;
 mod scene;
+mod websocket;

@@ -1,9 +1,5 @@
 //! Requests that are allowed and refused.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-
-use netns::testing::INTERNET;
 use serde_json::{Value, json};
 
 use crate::scene::{API, OTHER, Scene, allow, hello, only_api};
@@ -100,63 +96,4 @@ fn a_large_body_of_a_refused_request_is_not_kept() {
     let refused = client.curl(&["--data-binary", &upload, &format!("https://{API}/")]);
 
     assert_eq!(refused.1, 403);
-}
-
-/// Takes one WebSocket, hears five bytes and says five.
-fn echo(listener: &TcpListener) -> String {
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let accept = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-    stream.write_all(accept.as_bytes()).unwrap();
-    let mut frame = [0; 11];
-    stream.read_exact(&mut frame).unwrap();
-    stream.write_all(b"\x81\x05hello").unwrap();
-    // Until the client closes.
-    let _ = stream.read_to_end(&mut head);
-    (0..5).map(|at| char::from(frame[6 + at] ^ frame[2 + at % 4])).collect()
-}
-
-#[test]
-#[ignore = "needs root and mitmproxy"]
-fn a_websocket_is_a_request_and_what_follows_it_is_counted() {
-    let scene = Scene::new();
-    let listener = scene.world.on_the_internet(|| TcpListener::bind((INTERNET, 80)).unwrap());
-    let server = std::thread::Builder::new().spawn(move || echo(&listener)).unwrap();
-    let mut firewall = firewall();
-    firewall["apis"][0]["base"] = format!("http://{API}").into();
-    let client = scene.client(only_api(firewall));
-    let ask = |path: &str| {
-        let mut stream = client.guest.run(|| TcpStream::connect((INTERNET, 80)).unwrap());
-        let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {API}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut begin = [0; 12];
-        stream.read_exact(&mut begin).unwrap();
-        (stream, begin)
-    };
-
-    let (_, refused) = ask("/other");
-    let (mut stream, taken) = ask("/things/1");
-    stream.write_all(b"\x81\x85\0\0\0\0ping!").unwrap();
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"hello") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        heard.extend(byte);
-    }
-    drop(stream);
-
-    assert_eq!((&refused, &taken), (b"HTTP/1.1 403", b"HTTP/1.1 101"));
-    assert_eq!(server.join().unwrap(), "ping!");
-    let record = client.end();
-    assert_eq!((record[0].status, record[1].status), (Some(403), Some(101)));
-    assert_eq!((record[1].request_size, record[1].response_size), (Some(5), Some(5)));
 }
