@@ -9,8 +9,9 @@ import socket
 from typing import Any
 
 from h11._receivebuffer import ReceiveBuffer
-from mitmproxy.proxy import mode_servers
+from mitmproxy.proxy import events, mode_servers
 from mitmproxy.proxy.layers.http import HttpStream
+from mitmproxy.proxy.layers.http._http1 import Http1Connection
 from mitmproxy.proxy.layers.websocket import WebsocketConnection
 from wsproto.extensions import PerMessageDeflate
 
@@ -31,6 +32,7 @@ def install(started: Any) -> None:
     """Before anything listens; `started` is told of the server."""
     mode_servers.TransparentInstance.listen = functools.partialmethod(listen, started)  # type: ignore[method-assign]
     ReceiveBuffer.maybe_extract_lines = bounded(ReceiveBuffer.maybe_extract_lines)  # type: ignore[method-assign]
+    Http1Connection.wait = bounded_wait(Http1Connection.wait)  # type: ignore[method-assign]
     HttpStream.check_body_size = check_body_size  # type: ignore[method-assign]
     WebsocketConnection.events = websocket.events  # type: ignore[method-assign]
     PerMessageDeflate.frame_inbound_payload_data = websocket.frame_inbound_payload_data  # type: ignore[method-assign]
@@ -74,6 +76,18 @@ def bounded(extract: Any) -> Any:
         return lines
 
     return maybe_extract_lines
+
+
+def bounded_wait(wait: Any) -> Any:
+    """Forgets what comes behind a request before that is answered, if it is too much: nobody sends
+    so many requests at once. What is left of them makes no sense, and ends the connection."""
+
+    def wait_for_answer(connection: Any, event: Any) -> Any:
+        if isinstance(event, events.DataReceived) and len(connection.buf) > LONGEST_HEAD:
+            connection.buf.maybe_extract_at_most(len(connection.buf))
+        yield from wait(connection, event)
+
+    return wait_for_answer
 
 
 def check_body_size(stream: HttpStream, request: bool):
