@@ -1,7 +1,7 @@
 //! The folder of a proxy: the addon and the authority, readable for its user and nobody else.
 //!
 //! ```text
-//! <runtime>/proxy-XXXXXX/       0700, the proxy's user's
+//! <runtime>/proxy-<random>/     0700, the proxy's user's
 //!     main.py egress/           the addon
 //!     mitmproxy-ca.pem          0600
 //!     lock                      held by the owner as long as it lives

@@ -9,6 +9,7 @@ mod list;
 mod logs;
 mod network;
 mod prune;
+mod reports;
 mod show;
 mod submit;
 mod wait;

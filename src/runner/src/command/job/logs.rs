@@ -1,68 +1,31 @@
 //! `runner job logs`: what a job's guest and runner tell besides the agent's events.
 
-use std::io::Write;
-use std::time::Duration;
-
 use control::Telemetry;
 use serde_json::Value;
 
-use super::{one_line, tell_waiting};
+use super::one_line;
+use super::reports::Reports;
 use crate::cli::Global;
-use crate::error::{Error, Result};
-use crate::output::Output;
-use crate::platform::{Patience, Platform, json_line};
+use crate::error::Result;
+use crate::platform::json_line;
 use crate::terminal::harmless;
 
 /// Show the log of a job's guest, what its runner and guest did for it, and its connections
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Go on until the job has ended
-    #[arg(short, long)]
-    follow: bool,
+    #[command(flatten)]
+    reports: Reports,
 
     /// Print JSON, one report a line, for programs; metrics are in it, too
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    patience: Patience,
-
-    /// The job's id, or the beginning of it
-    job: String,
 }
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let job = platform.job(&arguments.job)?;
-    let run = job.run_id;
-    if arguments.follow {
-        tell_waiting(job.waits.as_deref(), global);
-        platform.attend(run, &arguments.patience, |watch, output| {
-            let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
-            while let Some(report) = watch.ask(|_| reports.next().transpose())? {
-                tell(&report, arguments.json, output.stdout())?;
-            }
-            Ok(())
-        })?;
-        return Ok(0);
-    }
-    let (mut output, mut after) = (Output::open()?, 0);
-    loop {
-        let page = platform.ask(|client| client.telemetry(run, after, Duration::ZERO))?;
-        for report in &page.items {
-            tell(report, arguments.json, output.stdout())?;
-        }
-        if page.is_last || page.items.is_empty() {
-            return Ok(0);
-        }
-        after = page.next;
-    }
-}
-
-fn tell(report: &Telemetry, is_json: bool, out: &mut impl Write) -> Result<()> {
-    let text = if is_json { json_line(report)? } else { text(report) };
-    out.write_all(text.as_bytes()).map_err(|source| Error::Output { source })
+    let is_json = arguments.json;
+    let text = |report: &_| if is_json { json_line(report) } else { Ok(text(report)) };
+    arguments.reports.print(global, "", text)
 }
 
 /// A report for people: its log as it is, and a line for each operation and connection.

@@ -1,89 +1,48 @@
 //! `runner job network`: what a job sent, and what became of it.
 
-use std::io::Write;
-use std::time::Duration;
-
 use control::Telemetry;
 use intercept::Entry;
 use serde_json::Value;
 
-use super::{one_line, tell_waiting};
+use super::one_line;
+use super::reports::Reports;
 use crate::cli::Global;
-use crate::error::{Error, Result};
-use crate::output::Output;
-use crate::platform::{Patience, Platform, json_line};
+use crate::error::Result;
+use crate::platform::json_line;
 
 /// Show what a job sent over its network, and what became of it
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Go on until the job has ended
-    #[arg(short, long)]
-    follow: bool,
+    #[command(flatten)]
+    reports: Reports,
 
     /// Print JSON, one entry a line, for programs
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    patience: Patience,
-
-    /// The job's id, or the beginning of it
-    job: String,
 }
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let job = platform.job(&arguments.job)?;
-    let (run, is_json) = (job.run_id, arguments.json);
-    if arguments.follow {
-        tell_waiting(job.waits.as_deref(), global);
-        platform.attend(run, &arguments.patience, |watch, output| {
-            head(is_json, output.stdout())?;
-            let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
-            while let Some(report) = watch.ask(|_| reports.next().transpose())? {
-                tell(&report, is_json, output.stdout())?;
-            }
-            Ok(())
-        })?;
-        return Ok(0);
-    }
-    let (mut output, mut after) = (Output::open()?, 0);
-    head(is_json, output.stdout())?;
-    loop {
-        let page = platform.ask(|client| client.telemetry(run, after, Duration::ZERO))?;
-        for report in &page.items {
-            tell(report, is_json, output.stdout())?;
-        }
-        if page.is_last || page.items.is_empty() {
-            return Ok(0);
-        }
-        after = page.next;
-    }
+    let is_json = arguments.json;
+    let head = if is_json { String::new() } else { head() };
+    arguments.reports.print(global, &head, |report| text(report, is_json))
 }
 
-fn head(is_json: bool, out: &mut impl Write) -> Result<()> {
-    if is_json {
-        return Ok(());
-    }
+fn head() -> String {
     let heads = ["TIME", "ACTION", "METHOD", "STATUS", "MS", "SENT", "RECEIVED", "WHAT, AND WHY"];
-    write(&row(heads.map(str::to_owned)), out)
+    row(heads.map(str::to_owned))
 }
 
-fn tell(report: &Telemetry, is_json: bool, out: &mut impl Write) -> Result<()> {
+/// A line for each entry of a report's.
+fn text(report: &Telemetry, is_json: bool) -> Result<String> {
     let logs = report.content.get("networkLogs").and_then(Value::as_array);
-    for value in logs.into_iter().flatten() {
-        let text = match (is_json, serde_json::from_value::<Entry>(value.clone())) {
-            (false, Ok(entry)) => line(&entry),
-            _ => json_line(value)?,
-        };
-        write(&text, out)?;
-    }
-    Ok(())
-}
-
-fn write(text: &str, out: &mut impl Write) -> Result<()> {
-    out.write_all(text.as_bytes()).map_err(|source| Error::Output { source })
+    let lines = logs.into_iter().flatten().map(|value| {
+        match (is_json, serde_json::from_value::<Entry>(value.clone())) {
+            (false, Ok(entry)) => Ok(line(&entry)),
+            _ => json_line(value),
+        }
+    });
+    lines.collect()
 }
 
 fn line(entry: &Entry) -> String {

@@ -1,0 +1,68 @@
+//! What a job's guest and runner report, in order: what is there, or all until the job has ended.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use control::Telemetry;
+
+use super::tell_waiting;
+use crate::cli::Global;
+use crate::error::{Error, Result};
+use crate::output::Output;
+use crate::platform::{Patience, Platform};
+
+/// Which reports.
+#[derive(Debug, clap::Args)]
+pub(super) struct Reports {
+    /// Go on until the job has ended
+    #[arg(short, long)]
+    follow: bool,
+
+    #[command(flatten)]
+    patience: Patience,
+
+    /// The job's id, or the beginning of it
+    job: String,
+}
+
+impl Reports {
+    /// Prints the head, then each report as `text` has it.
+    pub(super) fn print(
+        &self,
+        global: &Global,
+        head: &str,
+        text: impl Fn(&Telemetry) -> Result<String>,
+    ) -> Result<u8> {
+        let platform = Platform::of(global);
+        let job = platform.job(&self.job)?;
+        let run = job.run_id;
+        if self.follow {
+            tell_waiting(job.waits.as_deref(), global);
+            platform.attend(run, &self.patience, |watch, output| {
+                write(head, output)?;
+                let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
+                while let Some(report) = watch.ask(|_| reports.next().transpose())? {
+                    write(&text(&report)?, output)?;
+                }
+                Ok(())
+            })?;
+            return Ok(0);
+        }
+        let (mut output, mut after) = (Output::open()?, 0);
+        write(head, &mut output)?;
+        loop {
+            let page = platform.ask(|client| client.telemetry(run, after, Duration::ZERO))?;
+            for report in &page.items {
+                write(&text(report)?, &mut output)?;
+            }
+            if page.is_last || page.items.is_empty() {
+                return Ok(0);
+            }
+            after = page.next;
+        }
+    }
+}
+
+fn write(text: &str, output: &mut Output) -> Result<()> {
+    output.stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })
+}
