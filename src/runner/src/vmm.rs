@@ -65,34 +65,33 @@ impl Host {
     }
 
     /// Starts VMs, up to `size` at once of those that have a network. What dead runners left is
-    /// removed before.
+    /// removed before. Those that are like one of the examples need not boot, where a monitor can do
+    /// that.
     pub(crate) fn factory_of(
         &self,
         vmm: Vmm,
         size: usize,
+        examples: &[SandboxConfig],
         global: &Global,
     ) -> Result<Arc<dyn SandboxFactory>> {
         let monitor = choose(vmm, global)?;
         // A VM that is still there may be at work on a job that is about to be handed out again.
         reclaim(&self.state_dir)?;
-        Ok(Arc::from(self.start_factory(monitor, Some(networks(global, size)?), false)))
-    }
-
-    /// Sees to it that VMs need not boot, where a monitor can do that. If it fails they boot.
-    pub(crate) fn prepare(&self, vmm: Vmm, config: &SandboxConfig, global: &Global) -> Result<()> {
-        let Monitor::Firecracker(monitor) = choose(vmm, global)? else { return Ok(()) };
-        self.reclaim();
-        let networks = Some(Arc::new(networks(global, 1)?));
-        let factory = sandbox_fc::factory(&self.state_dir, &self.reactor, monitor);
-        let begun = Instant::now();
-        match factory.with_networks(networks).ensure_saved(config, begun + SAVE) {
-            Ok(false) => {}
-            Ok(true) => log::info!("a vm was saved; ms={}", begun.elapsed().as_millis()),
-            Err(error) => {
-                log::warn!("vms boot, as none can be saved; error={}", vm_error(error).chain());
+        let networks = Some(Arc::new(networks(global, size)?));
+        let (state, reactor) = (&self.state_dir, &self.reactor);
+        match monitor {
+            Monitor::Qemu => {
+                Ok(Arc::new(sandbox_qemu::factory(state, reactor).with_networks(networks)))
+            }
+            Monitor::Firecracker(config) => {
+                let factory = sandbox_fc::factory(state, reactor, config).with_networks(networks);
+                for example in examples {
+                    let begun = Instant::now();
+                    log_saved(factory.ensure_saved(example, begun + SAVE), begun);
+                }
+                Ok(Arc::new(factory))
             }
         }
-        Ok(())
     }
 
     /// Starts VMs to be measured, up to `size` at once if they have networks; they boot if
@@ -177,6 +176,17 @@ impl Host {
                 log::error!("cannot cut the connections to guests; error={error}");
             }
         })
+    }
+}
+
+/// If none can be saved, VMs boot.
+fn log_saved(saved: std::result::Result<bool, impl Into<Cause>>, begun: Instant) {
+    match saved {
+        Ok(false) => {}
+        Ok(true) => log::info!("a vm was saved; ms={}", begun.elapsed().as_millis()),
+        Err(error) => {
+            log::warn!("vms boot, as none can be saved; error={}", vm_error(error).chain());
+        }
     }
 }
 

@@ -75,10 +75,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let (_listener, signals) = listen()?;
     let _lock = Lock::take(&global.state_dir)?;
     let host = Host::open(&global.state_dir)?;
-    for profile in config.profiles.values() {
-        host.prepare(arguments.vmm, &example(&store, profile)?, global)?;
-    }
-    let factory = host.factory_of(arguments.vmm, config.max_concurrent, global)?;
+    let examples = config.profiles.values().map(|profile| example(&store, profile));
+    let examples = examples.collect::<Result<Vec<_>>>()?;
+    let factory = host.factory_of(arguments.vmm, config.max_concurrent, &examples, global)?;
     let source = arguments.source(&config, global)?;
     let access = source.access().clone();
     let from = access.url.clone();
