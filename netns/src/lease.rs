@@ -122,7 +122,7 @@ impl Lease {
     }
 
     /// Has all TCP arrive at a port of the host, and what does not arrive there told to `watch`, which
-    /// decides about names, too. To be called before the guest can send anything.
+    /// decides about names, too. To be called before anything is let pass.
     pub fn intercept(&mut self, port: u16, watch: Arc<dyn Watch>) -> Result<()> {
         self.network.slot_mut()?.redirect(port)?;
         let slot = self.network.slot()?;
@@ -133,6 +133,14 @@ impl Lease {
             self.names = Some(self.relay.handle().answer_names(&slot.names, self.watch.clone())?);
         }
         Ok(())
+    }
+
+    /// Lets nothing pass any more, whatever was in force, published or served; the VM may run on, and be
+    /// given another policy. After an error it is not to be used any more.
+    pub fn close(&mut self) -> Result<()> {
+        (self.names, self.watch) = (None, None);
+        self.passed_on.clear();
+        self.network.slot_mut()?.close()
     }
 
     /// Connects from where the guest would be behind, past the rules for what it may send: to try the

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::kernel::package::{Content, Found};
 use crate::progress::{Meter, Origin, Reporter, Step};
 
-/// Counts up when the same package must give other files.
+/// Counts up when the same package must give other files, besides other modules.
 const RECIPE: &str = "kernel 1";
 
 const DESCRIPTION: &str = "kernel.json";
@@ -42,8 +42,7 @@ struct Description {
 
 /// Finds the newest kernel and extracts it, unless the cache has it.
 pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Result<Kernel> {
-    let today =
-        Key::new(RECIPE).part(context.arch.debian()).part(context.day.to_le_bytes()).finish();
+    let today = recipe().part(context.arch.debian()).part(context.day.to_le_bytes()).finish();
     reporter.step(Step::Kernel, |meter| {
         if let Some(newest) = context.cache.get("newest-kernel", &today) {
             let key = String::from_utf8_lossy(&read(&newest)?).into_owned();
@@ -52,7 +51,7 @@ pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Resul
             }
         }
         let found = package::find(context.arch, context.stage)?;
-        let key = Key::new(RECIPE).part(&found.name).part(&found.sha256).finish();
+        let key = recipe().part(&found.name).part(&found.sha256).finish();
         let (entry, origin) = match context.cache.get("kernel", &key) {
             Some(entry) => (entry, Origin::Cache),
             None => (extract(&found, &key, context, meter)?, Origin::Made),
@@ -62,6 +61,11 @@ pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Resul
         context.cache.put("newest-kernel", &today, &newest)?;
         Ok((load(&entry)?, origin))
     })
+}
+
+/// What decides about the files that a package gives.
+fn recipe() -> Key {
+    module::wanted().fold(Key::new(RECIPE), Key::part)
 }
 
 fn extract(

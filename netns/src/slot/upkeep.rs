@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use sandbox::Limits;
+use sandbox::{Limits, Policy};
 
 use super::{Plan, Slot};
 use crate::error::kernel;
@@ -105,6 +105,16 @@ impl Slot {
         // That nobody has the tap open says that the monitor is gone.
         drop(self.open_tap()?);
         self.verify(host)?;
+        self.forget(host, plan)
+    }
+
+    /// Lets nothing pass, and forgets all that did; the VM may run on.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let plan = Plan { policy: Policy::none(), ..Plan::default() };
+        self.forget(&mut Host::open()?, &plan)
+    }
+
+    fn forget(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
         if std::mem::take(&mut self.is_redirected) {
             host.restore(self.addresses.namespace())?;
         }

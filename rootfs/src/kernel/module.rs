@@ -41,6 +41,11 @@ pub(super) fn name(file: &str) -> Option<&str> {
     matches!(rest, "" | ".xz" | ".zst" | ".gz").then_some(name)
 }
 
+/// The names of all that are wanted.
+pub(super) fn wanted() -> impl Iterator<Item = &'static str> {
+    WANTED.iter().map(|(name, _)| *name)
+}
+
 pub(super) fn is_wanted(name: &str) -> bool {
     WANTED.iter().any(|(wanted, _)| *wanted == name)
 }

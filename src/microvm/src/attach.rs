@@ -9,13 +9,14 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sandbox::{
-    ExecRequest, Execution, Sandbox, SandboxId, StartReport, TreeReader, TreeWriter, WriteRequest,
+    ExecRequest, Execution, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader, TreeWriter,
+    WriteRequest,
 };
 use vsock_host::{Guest, Reactor};
 
 use crate::error::{chain, file};
 use crate::fate::Explainer;
-use crate::record::VmRecord;
+use crate::record::{Phase, VmRecord};
 use crate::{Error, Result, reclaim, session};
 
 /// How long the owner of a killed VM may take to clear up after it.
@@ -23,6 +24,12 @@ const CLEAR_LIMIT: Duration = Duration::from_secs(10);
 
 /// Connects to a VM that some runner process on this host owns.
 pub fn attach(record: &VmRecord, reactor: &Reactor, deadline: Instant) -> Result<Box<dyn Sandbox>> {
+    let idle = |phase| Error::Idle { id: record.id, phase };
+    match record.phase {
+        Phase::Assigned => {}
+        Phase::Warm => return Err(idle("warm")),
+        Phase::Parked => return Err(idle("parked")),
+    }
     let folder = std::fs::File::open(&record.folder).map_err(file("open", &record.folder))?;
     // A socket's address is short; the state folder's path need not be.
     let socket = format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd());
@@ -116,6 +123,16 @@ impl Sandbox for Attached {
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
         session::read(Ok(self.guest.clone()), &Explainer::none(), path, deadline)
+    }
+
+    fn assign(&self, _config: &SandboxConfig, _deadline: Instant) -> sandbox::Result<()> {
+        let (id, source) = (self.id.to_string(), Error::NotOwner { id: self.id }.into());
+        Err(sandbox::Error::Assign { id, source })
+    }
+
+    fn park(&self, _deadline: Instant) -> sandbox::Result<()> {
+        let (id, source) = (self.id.to_string(), Error::NotOwner { id: self.id }.into());
+        Err(sandbox::Error::Park { id, source })
     }
 
     fn ended(&self) -> Receiver<()> {

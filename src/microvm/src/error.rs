@@ -153,6 +153,28 @@ pub enum Error {
     /// A network was asked for of somebody who has none.
     #[error("no networks were prepared")]
     NoNetworks,
+    /// The guest does not take back memory that it gave.
+    #[error(
+        "the guest does not take back the {mib} MiB of memory that it gave while it was parked"
+    )]
+    Balloon {
+        /// How much.
+        mib: u32,
+    },
+    /// Only its owner can do that.
+    #[error("VM {id} belongs to another runner")]
+    NotOwner {
+        /// The VM.
+        id: SandboxId,
+    },
+    /// The VM is nobody's.
+    #[error("VM {id} is {phase}: no command can run in it, only `runner stop {id}` end it")]
+    Idle {
+        /// The VM.
+        id: SandboxId,
+        /// `warm` or `parked`.
+        phase: &'static str,
+    },
     /// The guest link failed.
     #[error(transparent)]
     Link(vsock_host::Error),

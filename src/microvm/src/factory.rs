@@ -105,11 +105,11 @@ impl<V: Vmm> Factory<V> {
         // 3 Silence.
         vm.guest(deadline)?.quiesce(deadline).map_err(Error::Link)?;
         // 4 Save.
-        let monitors = folder::vms(&self.state).join(config.id.to_string()).join("vmm");
-        if let Err(error) = self.vmm.save(&monitors, deadline) {
+        if let Err(error) = vm.save(deadline) {
             return Err(vm.fail(error));
         }
         // 5 Publish.
+        let monitors = folder::vms(&self.state).join(config.id.to_string()).join("vmm");
         store.publish(&key, &monitors)
     }
 
@@ -121,16 +121,17 @@ impl<V: Vmm> Factory<V> {
             reactor: self.reactor.clone(),
             networks: self.networks.clone(),
             snapshot: None,
+            is_warm: false,
             deadline,
         }
     }
 
-    /// Goes on from a snapshot if there is one that works, else boots.
-    fn start_vm(&self, config: &SandboxConfig, deadline: Instant) -> Result<Vm> {
-        let task = self.task(config, deadline);
+    /// Goes on from a snapshot if there is one that works, else boots. `start` is how.
+    fn start_vm(&self, task: Task, start: fn(Task) -> Result<Vm>) -> Result<Vm> {
+        let (config, deadline) = (task.config.clone(), task.deadline);
         let store = self.snapshots.as_ref();
-        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, config)?)));
-        let Some((store, snapshot)) = found else { return Vm::start(task) };
+        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, &config)?)));
+        let Some((store, snapshot)) = found else { return start(task) };
         // Enough is left for a boot.
         let left = deadline.saturating_duration_since(Instant::now());
         let restore = Task {
@@ -138,13 +139,13 @@ impl<V: Vmm> Factory<V> {
             deadline: Instant::now() + left / 3,
             ..task.clone()
         };
-        match Vm::start(restore) {
+        match start(restore) {
             Err(error) if snapshot::is_to_blame(&error) => {
                 store.set_aside(&snapshot, &chain(&error));
                 log::warn!("no vm came out of a snapshot, so it boots; vm={}", config.id);
-                Vm::start(task)
+                start(task)
             }
-            Err(error) if snapshot::is_gone(&error) => Vm::start(task),
+            Err(error) if snapshot::is_gone(&error) => start(task),
             other => other,
         }
     }
@@ -172,11 +173,24 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
         config: &SandboxConfig,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Sandbox>> {
-        match self.start_vm(config, deadline) {
-            Ok(vm) => Ok(Box::new(vm)),
-            Err(error) => {
-                Err(sandbox::Error::Start { id: config.id.to_string(), source: error.into() })
-            }
+        boxed(config, self.start_vm(self.task(config, deadline), Vm::start))
+    }
+
+    fn prepare(
+        &self,
+        config: &SandboxConfig,
+        deadline: Instant,
+    ) -> sandbox::Result<Box<dyn Sandbox>> {
+        let task = Task { is_warm: true, ..self.task(config, deadline) };
+        boxed(config, self.start_vm(task, Vm::launch))
+    }
+}
+
+fn boxed(config: &SandboxConfig, started: Result<Vm>) -> sandbox::Result<Box<dyn Sandbox>> {
+    match started {
+        Ok(vm) => Ok(Box::new(vm)),
+        Err(error) => {
+            Err(sandbox::Error::Start { id: config.id.to_string(), source: error.into() })
         }
     }
 }

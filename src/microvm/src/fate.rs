@@ -36,7 +36,7 @@ impl Fate {
     }
 
     /// Why it ended, if that is known soon.
-    fn reason(&self) -> Option<&String> {
+    pub(crate) fn reason(&self) -> Option<&String> {
         let _ = self.sealed.recv_timeout(PATIENCE);
         self.reason.get()
     }

@@ -39,6 +39,7 @@ pub struct Folder {
     path: PathBuf,
     /// `vmm/`, opened: sockets in it are named through it, however long the state folder's path.
     vmm: File,
+    record: VmRecord,
     _lock: Flock<File>,
 }
 
@@ -49,27 +50,42 @@ impl Folder {
         make_folder(&vms, 0o711)?;
         let _all = lock_all(&vms)?;
         if let Some(name) = &record.name {
-            refuse_taken(state, name)?;
+            refuse_taken(&vms, name)?;
         }
         let path = vms.join(record.id.to_string());
         DirBuilder::new().mode(0o711).create(&path).map_err(file("create", &path))?;
         let record = VmRecord { folder: path.clone(), ..record };
-        Self::furnish(path, &record, uid).inspect_err(|_| {
-            if let Err(error) = remove(&record.folder) {
+        Self::furnish(path.clone(), record, uid).inspect_err(|_| {
+            if let Err(error) = remove(&path) {
                 log::error!("half a folder stays; error={}", chain(&error));
             }
         })
     }
 
     /// Puts into a new folder what belongs there from the beginning.
-    fn furnish(path: PathBuf, record: &VmRecord, uid: u32) -> Result<Self> {
+    fn furnish(path: PathBuf, record: VmRecord, uid: u32) -> Result<Self> {
         let lock = lock(&path.join("lock"))?;
         let inner = path.join("vmm");
         DirBuilder::new().mode(0o700).create(&inner).map_err(file("create", &inner))?;
         chown(&inner, Some(uid), Some(uid)).map_err(file("give away", &inner))?;
         let vmm_folder = File::open(&inner).map_err(file("open", &inner))?;
-        record::write(&path, record)?;
-        Ok(Self { path, vmm: vmm_folder, _lock: lock })
+        record::write(&path, &record)?;
+        Ok(Self { path, vmm: vmm_folder, record, _lock: lock })
+    }
+
+    /// Changes the record.
+    pub(crate) fn record(&mut self, change: impl FnOnce(&mut VmRecord)) -> Result<()> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        // Under the common lock, so that of two who want a name, one gets it.
+        let vms = self.path.parent().unwrap_or(&self.path);
+        let _all = lock_all(vms)?;
+        if let Some(name) = record.name.as_deref().filter(|_| record.name != self.record.name) {
+            refuse_taken(vms, name)?;
+        }
+        record::write(&self.path, &record)?;
+        self.record = record;
+        Ok(())
     }
 
     /// Where it is.
@@ -169,8 +185,8 @@ fn make_folder(path: &Path, mode: u32) -> Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(file("create", path))
 }
 
-fn refuse_taken(state: &Path, name: &str) -> Result<()> {
-    let taken = record::list(state)?
+fn refuse_taken(vms: &Path, name: &str) -> Result<()> {
+    let taken = record::list_in(vms)?
         .into_iter()
         .find(|record| record.alive && record.name.as_deref() == Some(name));
     match taken {
@@ -180,11 +196,10 @@ fn refuse_taken(state: &Path, name: &str) -> Result<()> {
 }
 
 /// The ids of all folders, of the living and the dead.
-pub(crate) fn ids(state: &Path) -> Result<Vec<SandboxId>> {
-    let vms = vms(state);
-    let entries = match fs::read_dir(&vms) {
+pub(crate) fn ids(vms: &Path) -> Result<Vec<SandboxId>> {
+    let entries = match fs::read_dir(vms) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(file("list", &vms))?,
+        other => other.map_err(file("list", vms))?,
     };
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
@@ -260,7 +275,7 @@ mod tests {
         let refused = create(&state, None);
 
         assert!(matches!(refused, Err(Error::File { operation: "create", .. })), "{refused:?}");
-        assert!(ids(&state).unwrap().is_empty());
+        assert!(ids(&vms(&state)).unwrap().is_empty());
     }
 
     #[test]
@@ -307,7 +322,7 @@ mod tests {
 
         assert!(reclaim(state.path(), Instant::now()).is_err());
 
-        assert_eq!(ids(state.path()).unwrap(), ["00000000000000bb".parse().unwrap()]);
+        assert_eq!(ids(&vms(state.path())).unwrap(), ["00000000000000bb".parse().unwrap()]);
     }
 
     #[test]

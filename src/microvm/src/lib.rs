@@ -14,9 +14,11 @@
 //! | what happens after kill -9 | `reclaim.rs` |
 //! | what a VM may use of its host | `limit.rs` |
 //! | what a VM can go on from | `snapshot.rs` |
+//! | how a VM becomes somebody's, and is parked | `machine.rs`, `network.rs`, `balloon.rs` |
 
 mod arrival;
 mod attach;
+mod balloon;
 mod check;
 mod console;
 mod control;
@@ -29,6 +31,7 @@ mod kvm;
 mod limit;
 mod link;
 mod machine;
+mod network;
 mod owner;
 mod reclaim;
 mod record;
@@ -49,11 +52,11 @@ pub use folder::Folder;
 pub use kvm::{Kvm, probe};
 pub use owner::Owner;
 pub use reclaim::{kill, reclaim};
-pub use record::{PublishedPort, VmRecord, find, list};
+pub use record::{Phase, PublishedPort, VmRecord, find, list};
 pub use snapshot::sweep;
 pub use tool::{kvm_group, look_up};
 
 pub use vmm::{
-    Launch, Launched, Member, SNAPSHOT_MEMORY, SNAPSHOT_STATE, SnapshotIdentity, Vmm,
+    Launch, Launched, Member, Remote, SNAPSHOT_MEMORY, SNAPSHOT_STATE, SnapshotIdentity, Vmm,
     kernel_command_line,
 };

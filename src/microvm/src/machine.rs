@@ -19,20 +19,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netns::{Lease, Pool};
+use netns::Pool;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use process::{Cgroup, Credentials, Status};
-use sandbox::{Interception, Network, Pass, Publish, SandboxConfig, SandboxId};
+use sandbox::{Publish, SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
 use crate::error::{chain, file};
 use crate::folder::Folder;
 use crate::link::Link;
+use crate::network::Attachment;
 use crate::reclaim::CGROUP_PARENT;
 use crate::record::VmRecord;
 use crate::snapshot::Snapshot;
-use crate::vmm::{Launch, Launched, Member, Vmm};
-use crate::{Error, Result, disk, limit};
+use crate::vmm::{Launch, Launched, Member, Remote, Vmm};
+use crate::{Error, Result, balloon, disk, limit};
 
 /// How long killed processes may take to go.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -51,7 +54,21 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) networks: Option<&'a Pool>,
     /// What it goes on from, if it is not to boot.
     pub(crate) snapshot: Option<&'a Snapshot>,
+    /// Whether it is to be somebody's only later.
+    pub(crate) is_warm: bool,
     pub(crate) deadline: Instant,
+}
+
+impl Blueprint<'_> {
+    fn lease(&self) -> Result<(Attachment, Vec<Publish>)> {
+        match &self.config.network {
+            None => Ok((Attachment::default(), Vec::new())),
+            Some(_) if self.is_warm => {
+                Ok((Attachment::closed(self.networks, self.deadline)?, Vec::new()))
+            }
+            Some(network) => Attachment::leased(self.networks, network, self.deadline),
+        }
+    }
 }
 
 /// The fields go in this order.
@@ -65,19 +82,24 @@ pub(crate) struct Machine {
     pub(crate) link: Arc<Link>,
     /// How long each step took.
     pub(crate) stages: Vec<(&'static str, Duration)>,
-    _folder: Folder,
-    _pass: Option<Box<dyn Pass>>,
-    _network: Option<Lease>,
+    remote: Box<dyn Remote>,
+    is_parked: bool,
+    memory_mib: u32,
+    folder: Folder,
+    network: Attachment,
 }
 
 impl Machine {
     pub(crate) fn start(blueprint: &Blueprint<'_>) -> Result<Self> {
-        let Blueprint { state, config, vmm, reactor, networks, snapshot, deadline } = *blueprint;
+        let Blueprint { state, config, vmm, reactor, snapshot, deadline, .. } = *blueprint;
         let mut clock = Clock::start();
         let uid = uid(config.id);
-        let network = Leased::of(networks, config.network.as_ref(), deadline)?;
+        let (network, published) = blueprint.lease()?;
         clock.stage("network");
-        let record = VmRecord::new(config, vmm.kind(), network.published);
+        let record = match blueprint.is_warm {
+            true => VmRecord::nobodys(config, vmm.kind()),
+            false => VmRecord::new(config, vmm.kind(), published),
+        };
         let folder = Folder::create(state, record, uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
         limit::apply(&cgroup.0, config, vmm.overhead_mib())?;
@@ -96,11 +118,10 @@ impl Machine {
         let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
-        let (network, pass) = (network.lease, network.pass);
         let launch = Launch {
             folder: &folder,
             config,
-            network: network.as_ref(),
+            network: network.lease(),
             cgroup: &cgroup.0,
             credentials,
             is_restored: snapshot.is_some(),
@@ -109,7 +130,7 @@ impl Machine {
         let launched = vmm.launch(&launch)?;
         log::debug!("vm launched; vm={}", config.id);
         clock.stage("launch");
-        let Launched { monitor, helpers, console, errors } = launched;
+        let Launched { monitor, helpers, remote, console, errors } = launched;
         Ok(Self {
             id: config.id,
             cgroup,
@@ -119,10 +140,65 @@ impl Machine {
             control,
             link,
             stages: clock.stages,
-            _folder: folder,
-            _pass: pass,
-            _network: network,
+            remote,
+            is_parked: false,
+            memory_mib: config.memory_mib,
+            folder,
+            network,
         })
+    }
+
+    /// Makes it what `config` says, as far as that can be done from outside of its guest.
+    pub(crate) fn assign(&mut self, config: &SandboxConfig, deadline: Instant) -> Result<()> {
+        // Before it runs, so that it never runs with a network that is half made.
+        let published = match &config.network {
+            Some(network) => self.network.assign(network, deadline)?,
+            None => Vec::new(),
+        };
+        self.folder.record(|record| record.assign(config, published))?;
+        if std::mem::take(&mut self.is_parked) {
+            self.remote.resume(deadline)?;
+            balloon::deflate(self, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Takes from it what `assign` gave it, and memory that it can spare; it does not run any more.
+    pub(crate) fn park(&mut self, deadline: Instant) -> Result<()> {
+        self.network.close()?;
+        self.folder.record(VmRecord::park)?;
+        balloon::inflate(self, deadline)?;
+        self.remote.pause(deadline)?;
+        self.is_parked = true;
+        Ok(())
+    }
+
+    /// Saves it; it does not run any more.
+    pub(crate) fn save(&mut self, deadline: Instant) -> Result<()> {
+        self.remote.save(deadline)
+    }
+
+    pub(crate) fn memory_mib(&self) -> u32 {
+        self.memory_mib
+    }
+
+    pub(crate) fn remote(&mut self) -> &mut dyn Remote {
+        &mut *self.remote
+    }
+
+    /// Waits for a moment, or less if the VM ends in it, which is an error.
+    pub(crate) fn wait(&mut self, time: Duration) -> Result<()> {
+        let pidfds = self.members.iter().map(|member| member.child.pidfd());
+        let mut fds: Vec<_> = pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)).collect();
+        match poll(&mut fds, process::poll_timeout(Instant::now() + time)) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(()),
+            Ok(_) => {}
+            Err(errno) => return Err(Error::Poll { source: errno.into() }),
+        }
+        match self.ended()? {
+            Some(ended) => Err(self.explain(&ended)),
+            None => Ok(()),
+        }
     }
 
     /// The process that ended, if one has.
@@ -148,50 +224,6 @@ impl Machine {
         let words = self.errors.last_words("it") + &self.console.last_words("the console");
         Error::Ended { program: ended.program, status: ended.status, words }
     }
-}
-
-/// What a VM has of the pool of networks.
-#[derive(Default)]
-struct Leased {
-    /// Of whoever intercepts it; it goes before the lease.
-    pass: Option<Box<dyn Pass>>,
-    lease: Option<Lease>,
-    published: Vec<Publish>,
-}
-
-impl Leased {
-    fn of(pool: Option<&Pool>, wanted: Option<&Network>, deadline: Instant) -> Result<Self> {
-        let Some(wanted) = wanted else { return Ok(Self::default()) };
-        let pool = pool.ok_or(Error::NoNetworks)?;
-        let mut lease = pool.lease(deadline).map_err(Error::Network)?;
-        lease.apply(wanted).map_err(Error::Network)?;
-        let pass = match &wanted.intercept {
-            Some(interceptor) => Some(intercept(&mut lease, interceptor, deadline)?),
-            None => None,
-        };
-        let mut published = Vec::new();
-        for publish in &wanted.publish {
-            let host = lease.publish(publish).map_err(Error::Network)?;
-            published.push(Publish { host, ..*publish });
-        }
-        for service in &wanted.services {
-            lease.serve(service).map_err(Error::Network)?;
-        }
-        log::debug!("network leased; link={}", lease.link().unwrap_or_default());
-        Ok(Self { pass, lease: Some(lease), published })
-    }
-}
-
-/// Lets the VM in where all that it sends is to arrive, and has it arrive there.
-fn intercept(
-    lease: &mut Lease,
-    interceptor: &Interception,
-    deadline: Instant,
-) -> Result<Box<dyn Pass>> {
-    let address = lease.address().map_err(Error::Network)?;
-    let pass = interceptor.admit(address, deadline).map_err(Error::Intercept)?;
-    lease.intercept(pass.port(), pass.watch()).map_err(Error::Network)?;
-    Ok(pass)
 }
 
 /// A process of a VM that is no more.

@@ -21,13 +21,13 @@ pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
 pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
     let vms = folder::vms(state);
     let mut reclaimed = Vec::new();
-    if folder::ids(state)?.is_empty() {
+    if folder::ids(&vms)?.is_empty() {
         return Ok(reclaimed);
     }
     // Held to the end: a second runner that starts meanwhile waits for a clean host.
     let _all = lock_all(&vms)?;
     let mut failed = Ok(());
-    for id in folder::ids(state)? {
+    for id in folder::ids(&vms)? {
         // One that resists does not keep the others.
         match reclaim_one(&vms, id, deadline) {
             Ok(true) => reclaimed.push(id),

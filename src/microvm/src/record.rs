@@ -33,6 +33,9 @@ pub struct VmRecord {
     pub owner: Owner,
     /// When it was made, in seconds since 1970.
     pub created_unix: u64,
+    /// Whether it is anybody's.
+    #[serde(default)]
+    pub phase: Phase,
     /// Its processors.
     pub vcpus: u32,
     /// Its memory, in MiB.
@@ -46,6 +49,19 @@ pub struct VmRecord {
     /// Whether its owner lives. If not, it is there to be reclaimed.
     #[serde(skip)]
     pub alive: bool,
+}
+
+/// Whose a VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Somebody's.
+    #[default]
+    Assigned,
+    /// Nobody's yet.
+    Warm,
+    /// Put aside.
+    Parked,
 }
 
 /// A port of a VM, and that of the host by which it is reached.
@@ -65,20 +81,40 @@ impl From<Publish> for PublishedPort {
 
 impl VmRecord {
     pub(crate) fn new(config: &SandboxConfig, vmm: &str, published: Vec<Publish>) -> Self {
+        let mut record = Self::nobodys(config, vmm);
+        record.assign(config, published);
+        record
+    }
+
+    /// That of a VM that nobody has yet.
+    pub(crate) fn nobodys(config: &SandboxConfig, vmm: &str) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             id: config.id,
-            name: config.name.clone(),
+            name: None,
             labels: config.labels.clone(),
             vmm: vmm.to_owned(),
             owner: Owner::this(),
             created_unix: since.as_secs(),
+            phase: Phase::Warm,
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,
-            ports: published.into_iter().map(PublishedPort::from).collect(),
+            ports: Vec::new(),
             folder: PathBuf::new(),
             alive: true,
         }
+    }
+
+    pub(crate) fn assign(&mut self, config: &SandboxConfig, published: Vec<Publish>) {
+        self.name.clone_from(&config.name);
+        self.labels.clone_from(&config.labels);
+        self.phase = Phase::Assigned;
+        self.ports = published.into_iter().map(PublishedPort::from).collect();
+    }
+
+    pub(crate) fn park(&mut self) {
+        (self.name, self.phase) = (None, Phase::Parked);
+        self.ports.clear();
     }
 }
 
@@ -106,9 +142,14 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
 
 /// All VMs under a state folder, the dead ones too, oldest first.
 pub fn list(state: &Path) -> Result<Vec<VmRecord>> {
+    list_in(&folder::vms(state))
+}
+
+/// Those whose folders are in `vms`.
+pub(crate) fn list_in(vms: &Path) -> Result<Vec<VmRecord>> {
     let mut records = Vec::new();
-    for id in folder::ids(state)? {
-        match read(&folder::vms(state).join(id.to_string()), id) {
+    for id in folder::ids(vms)? {
+        match read(&vms.join(id.to_string()), id) {
             Ok(record) => records.extend(record),
             // One that a full disk or a crash cut short must not hide the others.
             Err(error @ Error::Record { .. }) => log::warn!("{}", chain(&error)),

@@ -4,8 +4,10 @@
 //!   caller                        vm-1a2b3c4d
 //!   start ───────────────────────▶ Machine::start
 //!         ◀── Started or error ───
-//!         (waits for the guest)    poll: processes, console, control socket, stop signal
-//!   stop  ── event ──────────────▶ tears the machine down
+//!         (waits for the guest)    poll: processes, console, control socket, wake-up
+//!   order ── Order, wake-up ─────▶ Machine::assign, park, save
+//!         ◀── done or error ──────
+//!   stop  ── orders disconnect, wake-up ─▶ tears the machine down
 //!         ◀── done disconnects ───
 //! ```
 //!
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use netns::Pool;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -41,7 +43,22 @@ pub(crate) struct Task {
     pub(crate) reactor: Reactor,
     pub(crate) networks: Option<Arc<Pool>>,
     pub(crate) snapshot: Option<Snapshot>,
+    /// Whether it is to be somebody's only later.
+    pub(crate) is_warm: bool,
     pub(crate) deadline: Instant,
+}
+
+/// What the thread can be told to do with its VM. After an error the VM is only good to be ended.
+pub(crate) enum Deed {
+    Assign(Box<SandboxConfig>),
+    Park,
+    Save,
+}
+
+struct Order {
+    deed: Deed,
+    deadline: Instant,
+    reply: Sender<Result<()>>,
 }
 
 /// What the thread says when the VM's processes run.
@@ -57,7 +74,9 @@ pub(crate) type LastWords = String;
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     id: SandboxId,
-    stop: Arc<EventFd>,
+    /// Dropped to end the VM.
+    orders: Option<Sender<Order>>,
+    wake: Arc<EventFd>,
     done: Receiver<()>,
     fate: Arc<Fate>,
     thread: Option<JoinHandle<Result<LastWords>>>,
@@ -68,22 +87,23 @@ impl Supervisor {
     pub(crate) fn start(task: Task) -> Result<(Self, Started)> {
         let id = task.config.id;
         let spawn_error = |source| Error::Thread { id, source };
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| spawn_error(errno.into()))?;
-        let stop = Arc::new(stop);
+        let wake = Arc::new(wake);
+        let (orders_tx, orders) = bounded(1);
         let (started_tx, started) = bounded(1);
         let (done_tx, done) = bounded(0);
         let (fate, seal) = Fate::new();
         let fate = Arc::new(fate);
         let thread = {
-            let (stop, fate) = (Arc::clone(&stop), Arc::clone(&fate));
+            let (wake, fate) = (Arc::clone(&wake), Arc::clone(&fate));
             Builder::new().name(format!("vm-{}", id.short())).spawn(move || {
                 let _done = done_tx;
-                run(&task, &stop, &started_tx, (&fate, seal))
+                run(&task, &Inbox { orders, wake }, &started_tx, (&fate, seal))
             })
         };
         let thread = Some(thread.map_err(spawn_error)?);
-        let mut supervisor = Self { id, stop, done, fate, thread };
+        let mut supervisor = Self { id, orders: Some(orders_tx), wake, done, fate, thread };
         match started.recv() {
             Ok(started) => Ok((supervisor, started)),
             Err(_) => Err(supervisor.join().err().unwrap_or(Error::Panicked { id })),
@@ -100,6 +120,27 @@ impl Supervisor {
         &self.fate
     }
 
+    /// Has something done with the VM.
+    pub(crate) fn order(&self, deed: Deed, deadline: Instant) -> Result<()> {
+        let (reply, done) = bounded(1);
+        let order = Order { deed, deadline, reply };
+        let sent = self.orders.as_ref().and_then(|orders| orders.send(order).ok());
+        if sent.is_some() {
+            self.wake();
+            if let Ok(done) = done.recv() {
+                return done;
+            }
+        }
+        let reason = self.fate.reason().cloned();
+        Err(reason.map_or(Error::Panicked { id: self.id }, |reason| Error::Gone { reason }))
+    }
+
+    fn wake(&self) {
+        if let Err(errno) = self.wake.write(1) {
+            log::error!("cannot wake a vm's thread; vm={} error={errno}", self.id);
+        }
+    }
+
     /// Ends the VM at once, and returns why it ended if that was not our doing.
     pub(crate) fn stop(mut self) -> Result<LastWords> {
         self.join()
@@ -109,9 +150,8 @@ impl Supervisor {
         let Some(thread) = self.thread.take() else {
             return Ok(LastWords::default());
         };
-        if let Err(errno) = self.stop.write(1) {
-            log::error!("cannot signal a vm's thread; vm={} error={errno}", self.id);
-        }
+        self.orders = None;
+        self.wake();
         thread.join().unwrap_or(Err(Error::Panicked { id: self.id }))
     }
 }
@@ -124,9 +164,15 @@ impl Drop for Supervisor {
     }
 }
 
+/// The thread's end of what the owner says.
+struct Inbox {
+    orders: Receiver<Order>,
+    wake: Arc<EventFd>,
+}
+
 fn run(
     task: &Task,
-    stop: &EventFd,
+    inbox: &Inbox,
     started: &Sender<Started>,
     (fate, seal): (&Fate, Seal),
 ) -> Result<LastWords> {
@@ -137,12 +183,13 @@ fn run(
         reactor: &task.reactor,
         networks: task.networks.as_deref(),
         snapshot: task.snapshot.as_ref(),
+        is_warm: task.is_warm,
         deadline: task.deadline,
     };
     let mut machine = Machine::start(&blueprint)?;
     let stages = std::mem::take(&mut machine.stages);
     let _ = started.send(Started { link: Arc::clone(&machine.link), stages });
-    let ended = supervise(&mut machine, stop);
+    let ended = supervise(&mut machine, inbox);
     if let Err(error) = &ended {
         fate.tell(error);
     }
@@ -153,11 +200,11 @@ fn run(
 }
 
 /// Sleeps until something happens to the VM; returns when it is to go, an error if it went by itself.
-fn supervise(machine: &mut Machine, stop: &EventFd) -> Result<()> {
+fn supervise(machine: &mut Machine, inbox: &Inbox) -> Result<()> {
     let mut open = Open { console: true, errors: true, control: true };
     loop {
-        let ready = wait(machine, stop, &open)?;
-        if ready.stop {
+        let ready = wait(machine, &inbox.wake, &open)?;
+        if ready.wake && obey(machine, inbox) == Err(TryRecvError::Disconnected) {
             return Ok(());
         }
         if ready.console {
@@ -173,6 +220,25 @@ fn supervise(machine: &mut Machine, stop: &EventFd) -> Result<()> {
         {
             return Err(machine.explain(&ended));
         }
+    }
+}
+
+/// Does what the owner says; says whether there is still one.
+fn obey(machine: &mut Machine, inbox: &Inbox) -> std::result::Result<(), TryRecvError> {
+    // Only to be asleep again: what was said is in the channel.
+    let _ = inbox.wake.read();
+    loop {
+        let Order { deed, deadline, reply } = match inbox.orders.try_recv() {
+            Ok(order) => order,
+            Err(TryRecvError::Empty) => return Ok(()),
+            Err(gone) => return Err(gone),
+        };
+        let done = match deed {
+            Deed::Assign(config) => machine.assign(&config, deadline),
+            Deed::Park => machine.park(deadline),
+            Deed::Save => machine.save(deadline),
+        };
+        let _ = reply.send(done);
     }
 }
 
@@ -192,7 +258,7 @@ struct Open {
 }
 
 struct Ready {
-    stop: bool,
+    wake: bool,
     console: bool,
     errors: bool,
     control: bool,
@@ -200,12 +266,12 @@ struct Ready {
 }
 
 /// The one place where a VM's thread sleeps.
-fn wait(machine: &Machine, stop: &EventFd, open: &Open) -> Result<Ready> {
+fn wait(machine: &Machine, wake: &EventFd, open: &Open) -> Result<Ready> {
     let mut fds = vec![
-        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-        interest(open.console, machine.console.descriptor(), stop),
-        interest(open.errors, machine.errors.descriptor(), stop),
-        interest(open.control, machine.control.as_fd(), stop),
+        PollFd::new(wake.as_fd(), PollFlags::POLLIN),
+        interest(open.console, machine.console.descriptor(), wake),
+        interest(open.errors, machine.errors.descriptor(), wake),
+        interest(open.control, machine.control.as_fd(), wake),
     ];
     let pidfds = machine.members.iter().map(|member| member.child.pidfd());
     fds.extend(pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)));
@@ -218,7 +284,7 @@ fn wait(machine: &Machine, stop: &EventFd, open: &Open) -> Result<Ready> {
     }
     let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
     Ok(Ready {
-        stop: ready(&fds[0]),
+        wake: ready(&fds[0]),
         console: open.console && ready(&fds[1]),
         errors: open.errors && ready(&fds[2]),
         control: open.control && ready(&fds[3]),

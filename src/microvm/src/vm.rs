@@ -16,7 +16,7 @@ use vsock_proto::GuestState;
 use crate::error::chain;
 use crate::fate::Explainer;
 use crate::link::Link;
-use crate::supervisor::{Started, Supervisor, Task};
+use crate::supervisor::{Deed, Started, Supervisor, Task};
 use crate::{Error, Result, session};
 
 /// How long the end of a VM in which something failed may take to be seen.
@@ -32,10 +32,10 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    pub(crate) fn start(task: Task) -> Result<Self> {
+    /// Starts one, and waits for its guest. It takes commands when that has its state.
+    pub(crate) fn launch(task: Task) -> Result<Self> {
         let (id, deadline) = (task.config.id, task.deadline);
         let arrival = if task.snapshot.is_some() { "reconnect" } else { "boot" };
-        let mut state = initial_state(&task.config)?;
         let (supervisor, Started { link, mut stages }) = Supervisor::start(task)?;
         let booted = Instant::now();
         let guest = match link.guest(deadline) {
@@ -43,18 +43,40 @@ impl Vm {
             Err(error) => return Err(no_guest(supervisor, error)),
         };
         stages.push((arrival, booted.elapsed()));
-        let told = Instant::now();
-        state.clock_unix_ns = unix_time_ns();
-        if let Err(error) = guest.set_state(state, deadline) {
-            return Err(no_guest(supervisor, Error::Link(error)));
-        }
-        stages.push(("state", told.elapsed()));
-        for (stage, time) in &stages {
-            log::debug!("vm start; vm={id} stage={stage} us={}", time.as_micros());
-        }
         let report = StartReport { kernel: guest.ready().kernel.clone(), stages };
         let explainer = Explainer::of(supervisor.fate());
         Ok(Self { id, link, explainer, report, supervisor })
+    }
+
+    /// Starts one that takes commands.
+    pub(crate) fn start(task: Task) -> Result<Self> {
+        let (config, deadline) = (task.config.clone(), task.deadline);
+        let mut vm = Self::launch(task)?;
+        let told = Instant::now();
+        if let Err(error) = vm.introduce(&config, deadline) {
+            return Err(no_guest(vm.supervisor, error));
+        }
+        vm.report.stages.push(("state", told.elapsed()));
+        for (stage, time) in &vm.report.stages {
+            log::debug!("vm start; vm={} stage={stage} us={}", vm.id, time.as_micros());
+        }
+        Ok(vm)
+    }
+
+    /// Tells the guest what makes it differ from every other.
+    fn introduce(&self, config: &SandboxConfig, deadline: Instant) -> Result<()> {
+        let guest = self.guest(deadline)?;
+        let state = GuestState { clock_unix_ns: unix_time_ns(), ..initial_state(config)? };
+        guest.set_state(state, deadline).map_err(Error::Link)
+    }
+
+    fn order(&self, deed: Deed, deadline: Instant) -> Result<()> {
+        self.supervisor.order(deed, deadline)
+    }
+
+    /// Writes what it is to its monitor's folder; it does not run any more.
+    pub(crate) fn save(&self, deadline: Instant) -> Result<()> {
+        self.order(Deed::Save, deadline)
     }
 
     /// Why something failed: if the VM ended of it, then that.
@@ -144,6 +166,18 @@ impl Sandbox for Vm {
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
         session::read(self.guest(deadline), &self.explainer, path, deadline)
+    }
+
+    fn assign(&self, config: &SandboxConfig, deadline: Instant) -> sandbox::Result<()> {
+        let assigned = self.order(Deed::Assign(Box::new(config.clone())), deadline);
+        assigned.and_then(|()| self.introduce(config, deadline)).map_err(|error| {
+            sandbox::Error::Assign { id: self.id.to_string(), source: error.into() }
+        })
+    }
+
+    fn park(&self, deadline: Instant) -> sandbox::Result<()> {
+        self.order(Deed::Park, deadline)
+            .map_err(|error| sandbox::Error::Park { id: self.id.to_string(), source: error.into() })
     }
 
     fn ended(&self) -> Receiver<()> {

@@ -1,15 +1,15 @@
 //! What a kind of virtual machine monitor does itself; all else is common.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use netns::Lease;
 use process::{Cgroup, Child, Credentials};
 use sandbox::SandboxConfig;
 
+use crate::Result;
 use crate::folder::Folder;
-use crate::{Error, Result};
 
 /// A kind of virtual machine monitor.
 pub trait Vmm: Send + Sync + 'static {
@@ -26,15 +26,9 @@ pub trait Vmm: Send + Sync + 'static {
     fn snapshot_identity(&self) -> Option<SnapshotIdentity> {
         None
     }
-
-    /// Stops a VM for good, and writes [`SNAPSHOT_STATE`] and [`SNAPSHOT_MEMORY`] into its monitor's
-    /// folder, which is at `folder`. Its guest is silent.
-    fn save(&self, _folder: &Path, _deadline: Instant) -> Result<()> {
-        Err(Error::NoSnapshots { kind: self.kind() })
-    }
 }
 
-/// The files of a saved VM in a monitor's folder.
+/// A file of a saved VM in its monitor's folder.
 pub const SNAPSHOT_STATE: &str = "snapshot.state";
 /// See [`SNAPSHOT_STATE`].
 pub const SNAPSHOT_MEMORY: &str = "snapshot.memory";
@@ -67,6 +61,25 @@ pub struct Launch<'a> {
     pub deadline: Instant,
 }
 
+/// A monitor that runs, as its VM's thread speaks to it.
+pub trait Remote: Send {
+    /// Stops the processors.
+    fn pause(&mut self, deadline: Instant) -> Result<()>;
+
+    /// Lets them go on.
+    fn resume(&mut self, deadline: Instant) -> Result<()>;
+
+    /// Asks the guest to leave so much of its memory to the host, in MiB: it does so in its own time.
+    fn set_balloon(&mut self, mib: u32, deadline: Instant) -> Result<()>;
+
+    /// How much it has left by now, in MiB.
+    fn balloon(&mut self, deadline: Instant) -> Result<u32>;
+
+    /// Stops the VM for good, and writes [`SNAPSHOT_STATE`] and [`SNAPSHOT_MEMORY`] into the monitor's
+    /// folder. Its guest is silent. Only for a kind with a [`SnapshotIdentity`].
+    fn save(&mut self, deadline: Instant) -> Result<()>;
+}
+
 /// The kernel's command line, less what is particular to the monitor.
 pub fn kernel_command_line() -> String {
     let debug = if log::log_enabled!(log::Level::Debug) { " sandbox.debug" } else { "" };
@@ -74,12 +87,13 @@ pub fn kernel_command_line() -> String {
 }
 
 /// The processes of a VM. The VM lives as long as all of them do.
-#[derive(Debug)]
 pub struct Launched {
     /// The monitor: when it ends, the VM has ended.
     pub monitor: Member,
     /// Others that the VM cannot do without.
     pub helpers: Vec<Member>,
+    /// The way to speak to the monitor.
+    pub remote: Box<dyn Remote>,
     /// What the guest writes to its console.
     pub console: OwnedFd,
     /// What the processes write to their standard errors.

@@ -12,7 +12,7 @@ use vsock_host::Reactor;
 use microvm::Kvm;
 #[cfg(test)]
 pub(crate) use microvm::Owner;
-pub(crate) use microvm::{Finding, PublishedPort, State, VmRecord};
+pub(crate) use microvm::{Finding, Phase, PublishedPort, State, VmRecord};
 pub(crate) use netns::{Lease, Pool as Networks, Range as NetworkRange};
 
 use crate::cli::{Global, Switch};

@@ -17,10 +17,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 pub use request::{
-    Action, BackendType, Balloon, BootSource, CacheType, Drive, Entropy, InstanceInfo,
-    MachineConfig, MemoryBackend, NetworkInterface, Request, SnapshotCreate, SnapshotLoad,
-    SnapshotType, VmState, Vsock,
+    Action, BackendType, Balloon, BalloonSize, BalloonStatistics, BootSource, CacheType, Drive,
+    Entropy, InstanceInfo, MachineConfig, MemoryBackend, NetworkInterface, Request, SnapshotCreate,
+    SnapshotLoad, SnapshotType, VmState, Vsock,
 };
 
 use self::reply::{Parsed, Reply};
@@ -61,7 +63,15 @@ impl Client {
 
     /// What Firecracker says of itself.
     pub fn instance_info(&mut self, deadline: Instant) -> Result<InstanceInfo> {
-        let name = "GET /";
+        self.get("GET /", deadline)
+    }
+
+    /// What the VM's balloon says of itself.
+    pub fn balloon(&mut self, deadline: Instant) -> Result<BalloonStatistics> {
+        self.get("GET /balloon/statistics", deadline)
+    }
+
+    fn get<T: DeserializeOwned>(&mut self, name: &str, deadline: Instant) -> Result<T> {
         let reply = self.call(name, &[], deadline)?;
         serde_json::from_slice(&reply.body)
             .map_err(|error| Error::Garbled { request: name.into(), reason: error.to_string() })

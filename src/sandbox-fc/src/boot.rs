@@ -63,7 +63,11 @@ pub fn boot(client: &mut Client, boot: &Boot<'_>, deadline: Instant) -> Result<(
     }
     client.send(&Vsock { guest_cid: GUEST_CID, uds_path: "v.sock" }, deadline)?;
     client.send(&Entropy {}, deadline)?;
-    client.send(&Balloon { amount_mib: 0, deflate_on_oom: true }, deadline)?;
+    let stats_polling_interval_s = u16::MAX;
+    client.send(
+        &Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s },
+        deadline,
+    )?;
     // 6 Boot.
     client.send(&Action::InstanceStart, deadline)
 }

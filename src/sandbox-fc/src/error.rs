@@ -30,9 +30,9 @@ pub enum Error {
         /// Why.
         reason: &'static str,
     },
-    /// The program is of a version whose snapshots must not be used.
-    #[error("this version of Firecracker makes no good snapshots: {reason}")]
-    NoSnapshots {
+    /// The program is of a version whose VMs are not as they were after a pause.
+    #[error("VMs of this version of Firecracker must not be paused: {reason}")]
+    NoPause {
         /// Why.
         reason: &'static str,
     },

@@ -10,7 +10,7 @@
 //! | how the process is confined | `monitor.rs` |
 //! | what it is told, in which order | `boot.rs` |
 //! | how a VM is saved, and goes on | `snapshot.rs` |
-//! | its API | `api.rs` |
+//! | its API | `api.rs`; what is asked of it while a VM runs: `remote.rs` |
 //! | which versions are good | `version.rs` |
 
 pub mod api;
@@ -19,11 +19,11 @@ mod check;
 mod error;
 mod monitor;
 mod program;
+mod remote;
 mod snapshot;
 mod version;
 
 use std::path::Path;
-use std::time::Instant;
 
 use microvm::{Factory, Launch, Launched, SnapshotIdentity, Vmm};
 use vsock_host::Reactor;
@@ -65,7 +65,7 @@ impl Vmm for Firecracker {
         if launch.is_restored {
             let restored = snapshot::restore(&mut client, launch.deadline);
             restored.map_err(|error| monitor.explain(error))?;
-            return Ok(monitor.launched());
+            return Ok(monitor.launched(client));
         }
         let boot = Boot {
             vcpus: launch.config.vcpus,
@@ -74,7 +74,7 @@ impl Vmm for Firecracker {
             has_network: launch.network.is_some(),
         };
         boot::boot(&mut client, &boot, launch.deadline).map_err(|error| monitor.explain(error))?;
-        Ok(monitor.launched())
+        Ok(monitor.launched(client))
     }
 
     fn overhead_mib(&self) -> u32 {
@@ -85,10 +85,6 @@ impl Vmm for Firecracker {
         // A VM that talks more for once is the same.
         let text = command_line().replace(" sandbox.debug", "");
         Some(SnapshotIdentity { text, files: vec![self.config.program.path().to_owned()] })
-    }
-
-    fn save(&self, folder: &Path, deadline: Instant) -> microvm::Result<()> {
-        snapshot::save(folder, deadline).map_err(|error| microvm::Error::Monitor(error.into()))
     }
 }
 

@@ -20,9 +20,10 @@ use process::{Command, Jail, Network, Resource};
 
 use crate::api::Client;
 use crate::program::{FIRECRACKER, Opened};
+use crate::remote::Api;
 use crate::{Config, Error};
 
-pub(crate) const SOCKET: &str = "api.sock";
+const SOCKET: &str = "api.sock";
 const LOG: &str = "log";
 /// The files that it may have open.
 const FILES: u64 = 2048;
@@ -80,9 +81,10 @@ impl Monitor {
         }
     }
 
-    pub(crate) fn launched(self) -> Launched {
+    pub(crate) fn launched(self, client: Client) -> Launched {
         let Self { member, console, errors } = self;
-        Launched { monitor: member, helpers: Vec::new(), console, errors }
+        let remote = Box::new(Api(client));
+        Launched { monitor: member, helpers: Vec::new(), remote, console, errors }
     }
 }
 

@@ -9,8 +9,9 @@ use microvm::Launch;
 /// A guest's `reboot` ends QEMU (`-no-reboot`): `microvm` has no other way to power off.
 const REBOOT: &str = "reboot=t";
 
-/// The tap, the first descriptor that QEMU is given.
-const TAP_FD: u32 = 3;
+/// The descriptors that QEMU is given, in this order: its end of QMP, the tap.
+const QMP_FD: u32 = 3;
+const TAP_FD: u32 = 4;
 
 /// What executes the guest's instructions.
 pub(crate) enum Accelerator {
@@ -73,6 +74,10 @@ pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<O
         arguments.pair("-device", format!("virtio-net-device,netdev=net,mac={mac}"));
     }
     arguments.pair("-device", "virtio-rng-device");
+    // A guest without memory takes back what it gave.
+    arguments.pair("-device", "virtio-balloon-device,deflate-on-oom=on");
+    arguments.pair("-chardev", format!("socket,id=qmp,fd={QMP_FD}"));
+    arguments.pair("-mon", "chardev=qmp,mode=control");
     arguments.pair("-chardev", "socket,id=vsock,path=vhost.sock");
     arguments.pair("-device", "vhost-user-vsock-device,chardev=vsock");
     arguments.0

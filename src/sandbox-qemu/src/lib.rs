@@ -7,12 +7,14 @@
 //! in an empty network namespace, and without a way to gain privileges.
 
 mod command_line;
+mod qmp;
 mod sys;
 mod tool;
 mod tsc;
 mod vsock_device;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use microvm::{Factory, Kvm, Launch, Launched, Member, Result, Vmm};
@@ -20,6 +22,7 @@ use process::{Command, Network, Resource};
 use vsock_host::Reactor;
 
 use command_line::Accelerator;
+use qmp::{Qmp, Vm};
 use tool::Tool;
 pub use tool::{MissingTool, missing_tools};
 use tsc::Tsc;
@@ -39,6 +42,8 @@ fn has_kvm() -> bool {
     }
 }
 
+const KIND: &str = "qemu";
+
 struct Qemu {
     has_kvm: bool,
     tsc: Tsc,
@@ -56,7 +61,7 @@ impl Qemu {
 
 impl Vmm for Qemu {
     fn kind(&self) -> &'static str {
-        "qemu"
+        KIND
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<Launched> {
@@ -64,7 +69,9 @@ impl Vmm for Qemu {
         let (errors, errors_tx) = pipe()?;
         let qemu = Tool::find(tool::QEMU)?;
         let device = vsock_device::start(launch, &errors, duplicate(&errors_tx)?)?;
+        let (ours, qemus) = UnixStream::pair().map_err(descriptors)?;
         let mut monitor = confined(qemu.command(), launch, self.has_kvm)
+            .descriptor(qemus)
             .args(command_line::arguments(launch, &self.accelerator()))
             .stdout(console_tx)
             .stderr(errors_tx);
@@ -76,6 +83,7 @@ impl Vmm for Qemu {
         Ok(Launched {
             monitor: Member { program: tool::QEMU, child: monitor },
             helpers: vec![device],
+            remote: Box::new(Vm { qmp: Qmp::new(ours), memory_mib: launch.config.memory_mib }),
             console,
             errors,
         })

@@ -35,6 +35,22 @@ pub enum Error {
         /// Why.
         source: Cause,
     },
+    /// A sandbox that was ready did not become somebody's.
+    #[error("cannot assign sandbox {id}")]
+    Assign {
+        /// Its name.
+        id: String,
+        /// Why.
+        source: Cause,
+    },
+    /// A sandbox could not be put aside.
+    #[error("cannot park sandbox {id}")]
+    Park {
+        /// Its name.
+        id: String,
+        /// Why.
+        source: Cause,
+    },
     /// A command could not be handed to the sandbox, or was lost with it.
     #[error("cannot run `{program}`")]
     Exec {

@@ -27,6 +27,7 @@ pub struct Script {
     held: HashMap<OsString, Manner>,
     acts: HashMap<OsString, Act>,
     trees: HashMap<PathBuf, Vec<TreeItem>>,
+    is_stubborn: bool,
 }
 
 /// How a command ends that does not end by itself.
@@ -65,8 +66,12 @@ pub struct Record {
     pub entries: Vec<Entry>,
     /// Files by path.
     pub files: HashMap<PathBuf, Vec<u8>>,
-    /// Sandboxes that were started.
+    /// Sandboxes that were started or prepared.
     pub started: usize,
+    /// Sandboxes that were assigned, in order, and to what name.
+    pub assigned: Vec<(SandboxId, Option<String>)>,
+    /// Sandboxes that were parked, in order.
+    pub parked: Vec<SandboxId>,
     /// Sandboxes that ended, by `stop` or by being dropped.
     pub ended: usize,
 }
@@ -118,6 +123,13 @@ impl Script {
         self
     }
 
+    /// Says that no sandbox can be assigned.
+    #[must_use]
+    pub fn stubborn(mut self) -> Self {
+        self.is_stubborn = true;
+        self
+    }
+
     /// A factory of sandboxes that follow this script.
     pub fn factory(self) -> Factory {
         Factory { script: self, ..Factory::default() }
@@ -150,6 +162,10 @@ fn exit(outcome: Outcome) -> Exit {
 impl SandboxFactory for Factory {
     fn kind(&self) -> &'static str {
         "fake"
+    }
+
+    fn prepare(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>> {
+        self.start(config, deadline)
     }
 
     fn start(&self, config: &SandboxConfig, _deadline: Instant) -> Result<Box<dyn Sandbox>> {
@@ -224,6 +240,20 @@ impl Sandbox for FakeSandbox {
         let path = PathBuf::new();
         let entry = Entry { path, kind, mode: 0o644, owner: None, modified: None };
         Ok(Box::new(FakeReader(vec![TreeItem::Data(data), TreeItem::Entry(entry)])))
+    }
+
+    fn assign(&self, config: &SandboxConfig, _deadline: Instant) -> Result<()> {
+        if self.script.is_stubborn {
+            let source = "it is stubborn".into();
+            return Err(crate::Error::Assign { id: self.id.to_string(), source });
+        }
+        lock(&self.record).assigned.push((self.id, config.name.clone()));
+        Ok(())
+    }
+
+    fn park(&self, _deadline: Instant) -> Result<()> {
+        lock(&self.record).parked.push(self.id);
+        Ok(())
     }
 
     fn ended(&self) -> Receiver<()> {

@@ -37,6 +37,10 @@ pub trait SandboxFactory: Send + Sync {
 
     /// Starts a sandbox that takes commands when this returns. When it fails, nothing is left.
     fn start(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
+
+    /// Starts a sandbox that nobody has yet: it is as `config` says, but for what distinguishes it.
+    /// It reaches nothing, and takes commands only after [`Sandbox::assign`].
+    fn prepare(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
 }
 
 /// A running sandbox.
@@ -55,6 +59,16 @@ pub trait Sandbox: Send + Sync {
 
     /// Begins to read the tree of files at an absolute path.
     fn read(&self, path: &std::path::Path, deadline: Instant) -> Result<Box<dyn TreeReader>>;
+
+    /// Makes one that was prepared or parked what distinguishes it: name, labels, network, host name
+    /// and time zone are those of `config`, the time is right, and its randomness is its own. It keeps
+    /// its id. After an error it is only good to be ended.
+    fn assign(&self, config: &SandboxConfig, deadline: Instant) -> Result<()>;
+
+    /// Puts it aside until it is assigned again: it reaches nothing and nothing reaches it, its
+    /// processors stand still, and memory that it can spare goes back to the host. What is in it stays.
+    /// After an error it is only good to be ended.
+    fn park(&self, deadline: Instant) -> Result<()>;
 
     /// Disconnects when the sandbox has ended, for whatever reason.
     fn ended(&self) -> Receiver<()>;

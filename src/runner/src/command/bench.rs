@@ -75,7 +75,7 @@ pub(super) struct Measure {
     #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
     pub(super) network: NetworkChoice,
 
-    /// How they start: as they would anyway, or by a boot even where there is a snapshot
+    /// How they start
     #[arg(long, value_enum, default_value_t = Start::Usual)]
     pub(super) start: Start,
 
@@ -95,6 +95,10 @@ pub(super) enum Start {
     Usual,
     /// By a boot
     Cold,
+    /// Before they are measured: until they are somebody's
+    Warm,
+    /// Once: then they are parked, and go on, again and again
+    Parked,
 }
 
 /// Does it. The exit code is 1 if a VM did not start.

@@ -8,7 +8,7 @@ use crate::cli::Global;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::table;
-use crate::vmm::{self, PublishedPort, VmRecord};
+use crate::vmm::{self, Phase, PublishedPort, VmRecord};
 
 /// List running VMs, of whichever runner process
 #[derive(Debug, clap::Args)]
@@ -29,6 +29,7 @@ struct Row<'a> {
     name: Option<&'a str>,
     image: Option<&'a str>,
     command: Option<&'a str>,
+    phase: Phase,
     vmm: &'a str,
     vcpus: u32,
     memory_mib: u32,
@@ -45,7 +46,8 @@ impl<'a> Row<'a> {
             id: record.id.to_string(),
             name: record.name.as_deref(),
             image: label(IMAGE),
-            command: label(COMMAND),
+            command: label(COMMAND).filter(|_| record.phase == Phase::Assigned),
+            phase: record.phase,
             vmm: &record.vmm,
             vcpus: record.vcpus,
             memory_mib: record.memory_mib,
@@ -70,7 +72,11 @@ impl<'a> Row<'a> {
             self.id.clone(),
             text(self.name),
             text(self.image),
-            text(self.command),
+            match self.phase {
+                Phase::Assigned => text(self.command),
+                Phase::Warm => "(warm)".to_owned(),
+                Phase::Parked => "(parked)".to_owned(),
+            },
             self.vmm.to_owned(),
             self.vcpus.to_string(),
             format!("{} MiB", self.memory_mib),
@@ -121,6 +127,7 @@ mod tests {
             vmm: "qemu".into(),
             owner: crate::vmm::Owner::this(),
             created_unix: u64::MAX,
+            phase: Phase::Assigned,
             vcpus: 2,
             memory_mib: 512,
             ports: vec![PublishedPort { host: "127.0.0.1:8080".parse().unwrap(), port: 80 }],
@@ -136,6 +143,12 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[1].starts_with("0123456789abcdef   web    default   -"), "{text}");
         assert!(lines[1].contains("127.0.0.1:8080->80"), "{text}");
+    }
+
+    #[test]
+    fn a_vm_that_is_nobodys_is_told_from_the_others() {
+        let text = table(&[VmRecord { phase: Phase::Parked, ..record(true) }]);
+        assert!(text.contains("default   (parked)   qemu"), "{text}");
     }
 
     #[test]

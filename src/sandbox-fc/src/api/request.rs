@@ -85,6 +85,22 @@ pub struct Balloon {
     pub amount_mib: u32,
     /// Whether a guest without memory may take it back.
     pub deflate_on_oom: bool,
+    /// How often the guest is asked for statistics. Without any, its size is not told either.
+    pub stats_polling_interval_s: u16,
+}
+
+/// Another size of the balloon.
+#[derive(Debug, Serialize)]
+pub struct BalloonSize {
+    /// How much it is to take.
+    pub amount_mib: u32,
+}
+
+/// What a balloon says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BalloonStatistics {
+    /// How much it has taken.
+    pub actual_mib: u32,
 }
 
 /// Something to be done.
@@ -198,6 +214,14 @@ impl Request for Entropy {
 }
 
 impl Request for Balloon {
+    fn path(&self) -> String {
+        "/balloon".into()
+    }
+}
+
+impl Request for BalloonSize {
+    const METHOD: &'static str = "PATCH";
+
     fn path(&self) -> String {
         "/balloon".into()
     }

@@ -8,7 +8,9 @@ use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
 use rootfs::Store;
-use sandbox::{Event, ExecRequest, Network, Outcome, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{
+    Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig, SandboxFactory, SandboxId,
+};
 
 use super::report::Report;
 use super::{Measure, Start};
@@ -38,11 +40,13 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
     )?;
     let report = Mutex::new(Report::new(factory.kind(), wanted.count, wanted.concurrency));
     let next = AtomicU32::new(0);
-    let work = || {
-        while next.fetch_add(1, Ordering::Relaxed) < wanted.count {
-            let times = one(&*factory, &template);
-            report.lock().unwrap_or_else(PoisonError::into_inner).add(times);
-        }
+    let is_more = || next.fetch_add(1, Ordering::Relaxed) < wanted.count;
+    let add = |times| report.lock().unwrap_or_else(PoisonError::into_inner).add(times);
+    let factory = &*factory;
+    let work = || match wanted.start {
+        Start::Usual | Start::Cold => while_true(is_more, || add(one(factory, &template))),
+        Start::Warm => while_true(is_more, || add(one_warm(factory, &template))),
+        Start::Parked => park_and_go_on(factory, &template, is_more, add),
     };
     thread::scope(|scope| {
         for number in 0..wanted.concurrency.min(wanted.count) {
@@ -53,6 +57,33 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
         Ok::<(), Error>(())
     })?;
     Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn while_true(is_more: impl Fn() -> bool, mut work: impl FnMut()) {
+    while is_more() {
+        work();
+    }
+}
+
+/// The same VM for as long as it lasts.
+fn park_and_go_on(
+    factory: &dyn SandboxFactory,
+    template: &SandboxConfig,
+    is_more: impl Fn() -> bool,
+    add: impl Fn(Result<Times>),
+) {
+    let start = || -> Result<Box<dyn Sandbox>> {
+        let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
+        Ok(factory.start(&config, Instant::now() + START)?)
+    };
+    let mut vm = None;
+    while is_more() {
+        let times = match vm.take().map_or_else(start, Ok) {
+            Ok(started) => round(&*started, template).inspect(|_| vm = Some(started)),
+            Err(error) => Err(error),
+        };
+        add(times);
+    }
 }
 
 fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
@@ -83,29 +114,73 @@ fn one(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> 
     let begun = Instant::now();
     let deadline = begun + START;
     let sandbox = factory.start(&config, deadline)?;
+    let stages = &sandbox.start_report().stages;
+    let mut times: Times =
+        stages.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
+    finish(sandbox, begun, &mut times, deadline)?;
+    Ok(times)
+}
+
+/// One VM, from when it becomes somebody's.
+fn one_warm(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
+    let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
+    let deadline = Instant::now() + START;
+    let sandbox = factory.prepare(&config, deadline)?;
+    let begun = Instant::now();
+    sandbox.assign(&config, deadline)?;
+    let mut times = vec![("assign".to_owned(), ms(begun.elapsed()))];
+    finish(sandbox, begun, &mut times, deadline)?;
+    Ok(times)
+}
+
+/// Runs the first command, and ends the VM.
+fn finish(
+    sandbox: Box<dyn Sandbox>,
+    begun: Instant,
+    times: &mut Times,
+    deadline: Instant,
+) -> Result<()> {
     let started = Instant::now();
+    execute(&*sandbox, deadline)?;
+    let ended = Instant::now();
+    sandbox.kill()?;
+    times.push(("exec".to_owned(), ms(ended - started)));
+    times.push(("stop".to_owned(), ms(ended.elapsed())));
+    times.push(("until first exec".to_owned(), ms(ended - begun)));
+    Ok(())
+}
+
+/// One round of a VM that is parked and goes on.
+fn round(sandbox: &dyn Sandbox, template: &SandboxConfig) -> Result<Times> {
+    let begun = Instant::now();
+    let deadline = begun + START;
+    sandbox.park(deadline)?;
+    let parked = Instant::now();
+    sandbox.assign(template, deadline)?;
+    let assigned = Instant::now();
+    execute(sandbox, deadline)?;
+    let times = [
+        ("park", parked - begun),
+        ("assign", assigned - parked),
+        ("exec", assigned.elapsed()),
+        ("until first exec", parked.elapsed()),
+    ];
+    Ok(times.into_iter().map(|(name, time)| (name.to_owned(), ms(time))).collect())
+}
+
+fn execute(sandbox: &dyn Sandbox, deadline: Instant) -> Result<()> {
     let argv = vec!["true".into()];
     let command = sandbox.exec(&ExecRequest { argv, ..ExecRequest::default() }, deadline)?;
     loop {
         match command.next(Some(deadline))? {
             Event::Output(..) => {}
-            Event::Exit(exit) if exit.outcome == Outcome::Exited(0) => break,
+            Event::Exit(exit) if exit.outcome == Outcome::Exited(0) => return Ok(()),
             Event::Exit(exit) => {
                 let (program, code) = ("true".to_owned(), exit.outcome.exit_code());
                 return Err(Error::NotStarted { program, code, message: "in a VM".to_owned() });
             }
         }
     }
-    let ended = Instant::now();
-    let stages = &sandbox.start_report().stages;
-    let mut times: Times =
-        stages.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
-    drop(command);
-    sandbox.kill()?;
-    times.push(("exec".to_owned(), ms(ended - started)));
-    times.push(("stop".to_owned(), ms(ended.elapsed())));
-    times.push(("until first exec".to_owned(), ms(ended - begun)));
-    Ok(times)
 }
 
 fn ms(time: Duration) -> f64 {

@@ -1,0 +1,37 @@
+//! Firecracker's API, as a running VM's thread uses it.
+
+use std::time::Instant;
+
+use microvm::{Remote, Result};
+
+use crate::api::{BalloonSize, Client, VmState};
+use crate::{Error, snapshot};
+
+/// The connection by which the VM was started: a hostile monitor can put no other in its place.
+pub(crate) struct Api(pub(crate) Client);
+
+impl Remote for Api {
+    fn pause(&mut self, deadline: Instant) -> Result<()> {
+        snapshot::pause(&mut self.0, deadline).map_err(of)
+    }
+
+    fn resume(&mut self, deadline: Instant) -> Result<()> {
+        self.0.send(&VmState::Resumed, deadline).map_err(of)
+    }
+
+    fn set_balloon(&mut self, mib: u32, deadline: Instant) -> Result<()> {
+        self.0.send(&BalloonSize { amount_mib: mib }, deadline).map_err(of)
+    }
+
+    fn balloon(&mut self, deadline: Instant) -> Result<u32> {
+        self.0.balloon(deadline).map(|balloon| balloon.actual_mib).map_err(of)
+    }
+
+    fn save(&mut self, deadline: Instant) -> Result<()> {
+        snapshot::save(&mut self.0, deadline).map_err(of)
+    }
+}
+
+fn of(error: Error) -> microvm::Error {
+    microvm::Error::Monitor(error.into())
+}
