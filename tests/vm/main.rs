@@ -21,6 +21,7 @@ mod job;
 mod moment;
 mod network;
 mod platform;
+mod pool;
 mod reclaim;
 mod run;
 mod snapshot;

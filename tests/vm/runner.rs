@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use netns::testing::World;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tempfile::TempDir;
 
 use crate::host::{Host, names};
@@ -78,6 +79,16 @@ impl Runner {
     /// What all services logged.
     pub(crate) fn log(&self) -> PathBuf {
         self.state().join("service.log")
+    }
+
+    /// Waits until what services logged has this in it, behind its first `before` bytes.
+    pub(crate) fn wait_for_log(&self, service: &Running, before: usize, wanted: &str) {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+        inotify.add_watch(&self.log(), AddWatchFlags::IN_MODIFY).unwrap();
+        while !std::fs::read_to_string(self.log()).unwrap()[before..].contains(wanted) {
+            service.wait_beside(inotify.as_fd());
+            inotify.read_events().unwrap();
+        }
     }
 
     /// The names of the VMs' folders.

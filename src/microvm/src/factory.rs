@@ -176,6 +176,17 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
         boxed(config, self.start_vm(self.task(config, deadline), Vm::start))
     }
 
+    fn make_ready(&self, config: &SandboxConfig, deadline: Instant) -> sandbox::Result<()> {
+        if self.snapshots.is_none() || self.vmm.snapshot_identity().is_none() {
+            return Ok(());
+        }
+        let saved = self.ensure_saved(config, deadline).map(drop);
+        saved.map_err(|error| sandbox::Error::Start {
+            id: config.id.to_string(),
+            source: error.into(),
+        })
+    }
+
     fn prepare(
         &self,
         config: &SandboxConfig,

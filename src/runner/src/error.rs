@@ -96,7 +96,9 @@ pub(crate) enum Error {
     Config { path: PathBuf, source: toml::de::Error },
     #[error("{key}: expected {expected}")]
     ConfigValue { key: String, expected: &'static str },
-    #[error("profile `{name}` needs {needed}, and all VMs together have {budget}")]
+    #[error(
+        "profile `{name}` needs {needed}, and jobs together have {budget} (less what warm VMs have)"
+    )]
     ProfileTooLarge { name: String, needed: Amount, budget: Amount },
     #[error("profile `{name}` cannot be used")]
     Profile { name: String, source: Box<Error> },

@@ -24,6 +24,7 @@
 //! | what can be configured | `config.rs` |
 //! | where jobs come from | `source.rs` |
 //! | how many run at once | `admission.rs` |
+//! | which VMs are ready before a job wants them, or kept for its session | `pool.rs` |
 //! | how one is ended | `leash.rs`; how the service is: `phase.rs` |
 //! | what it may do on the network, and what is told of that | `firewall.rs`, `network_log.rs` |
 //! | what the agent is given | `inbox.rs`, `session.rs`; places outside of its home: `mount.rs` |
@@ -43,6 +44,7 @@ mod leash;
 mod mount;
 mod network_log;
 mod phase;
+mod pool;
 mod report;
 mod session;
 mod source;
@@ -59,6 +61,7 @@ pub(crate) use identity::Lock;
 pub(crate) use journal::Journal;
 pub(crate) use leash::{End, Plug};
 pub(crate) use network_log::NetworkLog;
+pub(crate) use pool::size as pool_size;
 pub(crate) use source::Source;
 pub(crate) use source::api::Api;
 #[cfg(feature = "control")]

@@ -30,7 +30,7 @@ pub struct SandboxConfig {
 }
 
 /// The files that a sandbox starts from. They are only read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// An uncompressed kernel (`vmlinux`).
     pub kernel: PathBuf,

@@ -66,8 +66,10 @@ pub struct Record {
     pub entries: Vec<Entry>,
     /// Files by path.
     pub files: HashMap<PathBuf, Vec<u8>>,
-    /// Sandboxes that were started or prepared.
+    /// Sandboxes that were started.
     pub started: usize,
+    /// Sandboxes that were prepared.
+    pub prepared: usize,
     /// Sandboxes that were assigned, in order, and to what name.
     pub assigned: Vec<(SandboxId, Option<String>)>,
     /// Sandboxes that were parked, in order.
@@ -82,7 +84,11 @@ pub struct Factory {
     script: Script,
     record: Arc<Mutex<Record>>,
     running: Arc<Mutex<Running>>,
+    ends: Arc<Mutex<Ends>>,
 }
+
+/// What tells of each sandbox's end when it is dropped.
+type Ends = HashMap<SandboxId, Sender<()>>;
 
 /// The commands that were started, by sandbox.
 type Running = HashMap<SandboxId, Vec<Weak<Ending>>>;
@@ -142,6 +148,11 @@ impl Factory {
         lock(&self.record)
     }
 
+    /// Lets a sandbox end by itself.
+    pub fn end(&self, id: SandboxId) {
+        lock(&self.ends).remove(&id);
+    }
+
     /// Kills a sandbox from outside: its commands are cancelled.
     pub fn unplug(&self, id: SandboxId) {
         let commands = lock(&self.running).remove(&id).unwrap_or_default();
@@ -164,22 +175,30 @@ impl SandboxFactory for Factory {
         "fake"
     }
 
-    fn prepare(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>> {
-        self.start(config, deadline)
+    fn prepare(&self, config: &SandboxConfig, _deadline: Instant) -> Result<Box<dyn Sandbox>> {
+        lock(&self.record).prepared += 1;
+        Ok(self.sandbox(config))
     }
 
     fn start(&self, config: &SandboxConfig, _deadline: Instant) -> Result<Box<dyn Sandbox>> {
         lock(&self.record).started += 1;
+        Ok(self.sandbox(config))
+    }
+}
+
+impl Factory {
+    fn sandbox(&self, config: &SandboxConfig) -> Box<dyn Sandbox> {
         let (ended_tx, ended) = crossbeam_channel::bounded(0);
-        Ok(Box::new(FakeSandbox {
+        lock(&self.ends).insert(config.id, ended_tx);
+        Box::new(FakeSandbox {
             id: config.id,
             report: StartReport::default(),
             script: self.script.clone(),
             record: Arc::clone(&self.record),
             running: Arc::clone(&self.running),
+            ends: Arc::clone(&self.ends),
             ended,
-            _ended_tx: ended_tx,
-        }))
+        })
     }
 }
 
@@ -189,8 +208,8 @@ struct FakeSandbox {
     script: Script,
     record: Arc<Mutex<Record>>,
     running: Arc<Mutex<Running>>,
+    ends: Arc<Mutex<Ends>>,
     ended: Receiver<()>,
-    _ended_tx: Sender<()>,
 }
 
 impl Sandbox for FakeSandbox {
@@ -271,6 +290,7 @@ impl Sandbox for FakeSandbox {
 
 impl Drop for FakeSandbox {
     fn drop(&mut self) {
+        lock(&self.ends).remove(&self.id);
         lock(&self.record).ended += 1;
     }
 }

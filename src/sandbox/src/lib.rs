@@ -38,6 +38,11 @@ pub trait SandboxFactory: Send + Sync {
     /// Starts a sandbox that takes commands when this returns. When it fails, nothing is left.
     fn start(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
 
+    /// Makes what lets such sandboxes start faster, where there is such a thing and it is missing.
+    fn make_ready(&self, _config: &SandboxConfig, _deadline: Instant) -> Result<()> {
+        Ok(())
+    }
+
     /// Starts a sandbox that nobody has yet: it is as `config` says, but for what distinguishes it.
     /// It reaches nothing, and takes commands only after [`Sandbox::assign`].
     fn prepare(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;

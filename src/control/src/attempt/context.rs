@@ -26,6 +26,7 @@ pub(super) struct Context {
     history: Option<History>,
     artifacts: Vec<(Mount, Archive)>,
     has_secrets: bool,
+    reuse_key: String,
 }
 
 /// A session's history.
@@ -46,7 +47,7 @@ struct Archive {
 impl Context {
     pub(super) fn read(tx: &Connection, job: i64) -> Outcome<Self> {
         let query = "SELECT run, agent, profile, prompt, environment, context, timeout, created,
-                         session, resumed, has_secrets FROM jobs WHERE id = ?1";
+                         session, resumed, has_secrets, COALESCE(reuse_key, run) FROM jobs WHERE id = ?1";
         let row = tx.prepare_cached(query)?.query_row([job], |row| {
             let context = Self {
                 run: row.get(0)?,
@@ -62,6 +63,7 @@ impl Context {
                 history: None,
                 artifacts: Vec::new(),
                 has_secrets: row.get(10)?,
+                reuse_key: row.get(11)?,
             };
             Ok((context, row.get::<_, String>(4)?, row.get::<_, String>(5)?))
         });
@@ -111,6 +113,7 @@ impl Context {
         put("prompt", self.prompt.into());
         put("sandboxToken", token.into());
         put("cliAgentType", self.agent.into());
+        put("reuseKey", self.reuse_key.into());
         put("experimentalProfile", self.profile.into());
         put("environment", self.environment.into());
         put("secretValues", values.into());

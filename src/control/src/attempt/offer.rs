@@ -35,6 +35,8 @@ pub struct Offer {
     /// The session that it goes on with.
     #[serde(rename = "cliAgentSessionId", skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// What it has in common with the jobs of its session before: by it a runner finds their VM.
+    pub reuse_key: String,
 }
 
 impl Platform {
@@ -42,13 +44,17 @@ impl Platform {
     pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
         let wanted = wanted.clone();
         self.db.read("find a job", move |tx| {
-            let query =
-                "SELECT run, profile, session FROM jobs WHERE status = 'queued' ORDER BY id";
+            let query = "SELECT run, profile, session, COALESCE(reuse_key, run)
+                         FROM jobs WHERE status = 'queued' ORDER BY id";
             let mut statement = tx.prepare_cached(query)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                let offer =
-                    Offer { run_id: row.get(0)?, profile: row.get(1)?, session: row.get(2)? };
+                let offer = Offer {
+                    run_id: row.get(0)?,
+                    profile: row.get(1)?,
+                    session: row.get(2)?,
+                    reuse_key: row.get(3)?,
+                };
                 let fits = |profile| wanted.profiles.contains(profile);
                 if offer.profile.as_ref().is_none_or(fits)
                     && !wanted.excluded.contains(&offer.run_id)

@@ -6,7 +6,7 @@
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The steps from nothing to now; how many were taken is the database's `user_version`.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -161,3 +161,6 @@ CREATE INDEX snapshot_versions ON snapshots (storage, version);
 
 /// Runners are told of attempts that were lost lately.
 const LOST: &str = "CREATE INDEX lost_attempts ON attempts (ended) WHERE state = 'lost';";
+
+/// Jobs of one session have the same; that of a job from before is its run.
+const REUSE: &str = "ALTER TABLE jobs ADD COLUMN reuse_key TEXT;";

@@ -145,8 +145,9 @@ fn insert(
     let all = resumed.as_ref().map(|resumed| resumed.artifacts.as_slice()).unwrap_or_default();
     let artifacts = together(&submission.artifacts, all);
     let add = "INSERT INTO jobs (run, submission_key, fingerprint, status, agent, profile, prompt,
-                   environment, context, has_secrets, timeout, resumed, session, created)
-               VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+                   environment, context, has_secrets, timeout, resumed, session, created, reuse_key)
+               VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+                   ?14)";
     tx.prepare_cached(add)?.execute(rusqlite::params![
         run,
         submission.key,
@@ -161,6 +162,7 @@ fn insert(
         resumed.as_ref().map(|resumed| &resumed.checkpoint),
         resumed.as_ref().map(|resumed| &resumed.session),
         now_ms(),
+        resumed.as_ref().map_or_else(|| run.to_string(), |resumed| resumed.reuse_key.clone()),
     ])?;
     let job = tx.last_insert_rowid();
     for mount in artifacts {
@@ -197,19 +199,22 @@ struct Resumed {
     checkpoint: String,
     agent: String,
     session: String,
+    reuse_key: String,
     artifacts: Vec<Mount>,
 }
 
 impl Resumed {
     fn find(tx: &Transaction<'_>, run: &RunId) -> Outcome<Self> {
         let (job, _) = find(tx, run)?;
-        let query = "SELECT id, agent, session FROM checkpoints WHERE job = ?1
-                     ORDER BY attempt DESC LIMIT 1";
+        let query = "SELECT checkpoints.id, checkpoints.agent, checkpoints.session, COALESCE(reuse_key, run)
+                     FROM checkpoints JOIN jobs ON jobs.id = job WHERE job = ?1
+                     ORDER BY checkpoints.attempt DESC LIMIT 1";
         let found = tx.query_row(query, [job], |row| {
             Ok(Self {
                 checkpoint: row.get(0)?,
                 agent: row.get(1)?,
                 session: row.get(2)?,
+                reuse_key: row.get(3)?,
                 artifacts: Vec::new(),
             })
         });

@@ -26,7 +26,7 @@ fn a_job_is_offered_claimed_and_completed_over_http() {
     guest.post("heartbeat", json!({})).ok();
     let completed = guest.post("complete", json!({"exitCode": 0, "lastEventSequence": 3})).ok();
 
-    assert_eq!(offered, json!({"job": {"runId": run}}));
+    assert_eq!(offered, json!({"job": {"runId": run, "reuseKey": run}}));
     assert_eq!(guest.context["prompt"], "say hello");
     assert_eq!(guest.context["cliAgentType"], "claude-code");
     assert_eq!(completed, json!({"success": true, "status": "completed"}));

@@ -12,7 +12,9 @@ use sandbox::{Image, Network, SandboxConfig, SandboxId};
 use crate::cli::Global;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
-use crate::service::{Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source};
+use crate::service::{
+    Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, pool_size,
+};
 use crate::signal::{self, Listener, Wake};
 use crate::value;
 use crate::vmm::{self, Host, Vmm};
@@ -77,7 +79,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let host = Host::open(&global.state_dir)?;
     let examples = config.profiles.values().map(|profile| example(&store, profile));
     let examples = examples.collect::<Result<Vec<_>>>()?;
-    let factory = host.factory_of(arguments.vmm, config.max_concurrent, &examples, global)?;
+    let size = config.max_concurrent + pool_size(&config.profiles, config.parked);
+    let factory = host.factory_of(arguments.vmm, size, &examples, global)?;
     let source = arguments.source(&config, global)?;
     let access = source.access().clone();
     let from = access.url.clone();

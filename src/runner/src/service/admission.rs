@@ -44,11 +44,15 @@ impl Admission {
 
     /// Whether a VM of this size may start now.
     pub(crate) fn has_room(&self, amount: Amount) -> bool {
-        let free = Amount {
+        self.count < self.most && self.free().covers(amount)
+    }
+
+    /// What is not taken.
+    pub(crate) fn free(&self) -> Amount {
+        Amount {
             vcpus: self.budget.vcpus.saturating_sub(self.taken.vcpus),
             memory_mib: self.budget.memory_mib.saturating_sub(self.taken.memory_mib),
-        };
-        self.count < self.most && free.covers(amount)
+        }
     }
 
     /// Takes it, if there is room.

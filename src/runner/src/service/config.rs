@@ -25,16 +25,22 @@ use crate::value;
 /// The profile of jobs that name none.
 pub(crate) const DEFAULT_PROFILE: &str = "default";
 
+/// As many sessions as a platform is told of.
+const MOST_PARKED: u32 = 1024;
+
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) group: String,
-    /// What VMs may have together.
+    /// What jobs' VMs may have together.
     pub(crate) budget: Amount,
     /// How many VMs may run at once.
     pub(crate) max_concurrent: usize,
     pub(crate) cancel_grace: Duration,
+    /// How many VMs are kept for their sessions, and for how long.
+    pub(crate) parked: usize,
+    pub(crate) parked_for: Duration,
     pub(crate) api: Option<Api>,
     #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "it is said all the same"))]
     pub(crate) local: Local,
@@ -81,6 +87,8 @@ struct RunnerTable {
     cpu_overcommit: Option<f64>,
     max_concurrent: Option<u32>,
     cancel_grace: Option<Time>,
+    parked: u32,
+    parked_for: Option<Time>,
 }
 
 #[derive(Deserialize)]
@@ -131,14 +139,16 @@ impl Config {
             return Err(wrong("runner.cpu_overcommit", "a factor from 0.1 to 64"));
         }
         let vcpus = f64::from(runner.vcpus.unwrap_or(machine.vcpus)) * overcommit;
-        let budget = Amount {
-            vcpus: vcpus.max(1.0) as u32,
-            memory_mib: runner.memory_mib.unwrap_or(machine.memory_mib),
-        };
+        let all = runner.memory_mib.unwrap_or(machine.memory_mib);
         let profiles: BTreeMap<_, _> = profiles
             .into_iter()
             .map(|(name, table)| Ok((name.clone(), table.understand(&name, folder)?)))
             .collect::<Result<_>>()?;
+        // Warm VMs have their memory whether or not there are jobs.
+        let warm =
+            profiles.values().map(|one| u64::from(one.warm) * u64::from(one.amount.memory_mib));
+        let memory_mib = u64::from(all).saturating_sub(warm.sum());
+        let budget = Amount { vcpus: vcpus.max(1.0) as u32, memory_mib: memory_mib as u32 };
         for (name, profile) in &profiles {
             if !budget.covers(profile.amount) {
                 let (name, needed) = (name.clone(), profile.amount);
@@ -147,6 +157,9 @@ impl Config {
         }
         let least = profiles.values().map(|profile| budget.times(profile.amount)).max();
         let most = runner.max_concurrent.unwrap_or(least.unwrap_or(1)).clamp(1, 1024);
+        if runner.parked > MOST_PARKED {
+            return Err(wrong("runner.parked", "a number up to 1024"));
+        }
         let group = runner.group.unwrap_or_else(|| "local/default".to_owned());
         check_group(&group)?;
         Ok(Self {
@@ -155,6 +168,8 @@ impl Config {
             budget,
             max_concurrent: most as usize,
             cancel_grace: runner.cancel_grace.map_or(Duration::from_secs(90), |time| time.0),
+            parked: runner.parked as usize,
+            parked_for: runner.parked_for.map_or(Duration::from_secs(10 * 60), |time| time.0),
             api: api.map(|api| api.understand(folder)).transpose()?,
             local: Local { listen: local.listen, guest_port: local.guest_port.unwrap_or(8700) },
             profiles,

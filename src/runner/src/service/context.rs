@@ -14,6 +14,8 @@ pub(crate) struct Context {
     pub(crate) prompt: String,
     pub(crate) sandbox_token: String,
     pub(crate) cli_agent_type: String,
+    /// By which the session's VM is found again.
+    pub(crate) reuse_key: Option<String>,
     pub(crate) working_dir: Option<String>,
     pub(crate) append_system_prompt: Option<String>,
     #[serde(default, deserialize_with = "or_empty")]

@@ -18,8 +18,10 @@ use super::journal::Journal;
 use super::leash::{End, Leash, Plug};
 use super::network_log::NetworkLog;
 use super::phase::Phase;
+use super::pool::Pool;
 use super::report::{Report, Reporter};
 use super::source::{Demand, Mode, Offer, Presence, Source};
+use super::work;
 use crate::egress::Gate;
 use crate::error::Result;
 
@@ -108,12 +110,19 @@ impl Service {
             let _ = reports.send(report);
         }
         let (tell, news) = unbounded();
+        let pool = {
+            let (images, access, tell) =
+                (Arc::clone(&images), source.access().clone(), tell.clone());
+            let blank = move |profile: &Profile| work::blank(profile, images(profile)?, &access);
+            let changed = move || drop(tell.send(News::Held));
+            Pool::start(config, factory, Arc::clone(&plug), Arc::new(blank), changed)?
+        };
         let rings = source.rings().clone();
         Ok(Self {
             profiles: config.profiles.clone(),
             cancel_grace: config.cancel_grace,
             admission: Admission::new(config.budget, config.max_concurrent),
-            crew: Arc::new(Crew { source, factory, images, journal, reports, gate, network_log }),
+            crew: Arc::new(Crew { source, pool, images, journal, reports, gate, network_log }),
             reporter,
             plug,
             rings,
@@ -244,7 +253,8 @@ impl Service {
             self.exclude(run, WITHOUT_ROOM);
             return;
         }
-        let amount = profile.amount;
+        let (amount, key) = (profile.amount, offer.reuse_key.as_deref());
+        self.crew.pool.make_room(self.admission.free().memory_mib, key);
         let leash = Arc::new(Leash::new(Arc::clone(&self.plug)));
         let job = Job {
             run,
@@ -274,6 +284,8 @@ impl Service {
 
     fn hear(&mut self, news: News) {
         match news {
+            // It is told with the rest.
+            News::Held => {}
             News::Claimed { run, until } => {
                 if let Some(running) = self.running.get_mut(&run) {
                     running.until = Some(until);
@@ -310,6 +322,9 @@ impl Service {
 
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
+        if phase >= Phase::Leaving {
+            self.crew.pool.close();
+        }
         log::info!("{}; jobs={}", phase.describe(), self.running.len());
     }
 
@@ -353,7 +368,8 @@ impl Service {
         let (taken, running) = self.admission.taken();
         let mode = Mode::from(self.phase);
         let profiles = if mode == Mode::Running { self.admittable() } else { Vec::new() };
-        let presence = Presence { mode, taken, running, profiles };
+        let held = self.crew.pool.held();
+        let presence = Presence { mode, taken, running, profiles, held };
         if self.told.as_ref() != Some(&presence) {
             self.crew.source.tell(presence.clone());
             self.told = Some(presence);

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use guest_common::epoch_ms;
-use sandbox::{Image, Sandbox, SandboxFactory};
+use sandbox::Image;
 
 use super::config::Profile;
 use super::context::RunId;
 use super::journal::{Completion, Journal, Record, State};
 use super::leash::Leash;
 use super::network_log::NetworkLog;
+use super::pool::{Pool, Taken};
 use super::report::{Operations, Report};
 use super::source::{Claim, Offer, Source};
 use super::stage::Stages;
@@ -33,7 +34,7 @@ pub(crate) type Images = dyn Fn(&Profile) -> Result<Image> + Send + Sync;
 /// What all jobs' threads share.
 pub(crate) struct Crew {
     pub(crate) source: Arc<dyn Source>,
-    pub(crate) factory: Arc<dyn SandboxFactory>,
+    pub(crate) pool: Pool,
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
     pub(crate) reports: Sender<Report>,
@@ -58,6 +59,8 @@ pub(crate) enum News {
     Claimed { run: RunId, until: Instant },
     /// Its thread ends.
     Over { run: RunId, how: How },
+    /// Sessions have got VMs here, or lost them.
+    Held,
 }
 
 /// How it went with a job.
@@ -130,7 +133,7 @@ impl Job {
             worked.map_err(|error| context.masked(error.chain()))
         });
         let reason = self.reason(&worked);
-        let completion = self.completion(worked, slot.as_deref());
+        let completion = self.completion(worked, slot.as_ref());
         let code = completion.exit_code;
         record.state = State::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
         match self.crew.journal.write(&record) {
@@ -142,12 +145,12 @@ impl Job {
         // A reporter that is gone finds it in the journal at the next start.
         let _ = self.crew.reports.send(Report::Outcome(Box::new(record)));
         self.leash.let_go();
-        if let Some(sandbox) = slot {
+        if let Some(taken) = slot {
             let begun = Instant::now();
-            let killed = sandbox.kill();
-            stages.add("cleanup", begun.elapsed(), killed.is_ok());
-            if let Err(error) = killed {
-                log::error!("a vm did not end well; run={run} error={error}");
+            let cleared = self.clear(taken, code);
+            stages.add("cleanup", begun.elapsed(), cleared.is_ok());
+            if let Err(error) = cleared {
+                log::error!("a vm did not end well; run={run} error={}", error.chain());
             }
         }
         // Nothing is sent any more.
@@ -156,6 +159,15 @@ impl Job {
         log::info!("job over; run={run} exit_code={code}{reason} {}", stages.line());
         let operations = Operations { run, token, operations: stages.operations() };
         let _ = self.crew.reports.send(Report::Operations(operations));
+    }
+
+    /// Keeps the VM for its session if that is wanted and all went well, or ends it.
+    fn clear(&self, taken: Taken, code: u8) -> Result<()> {
+        let is_good = code == 0 && self.leash.end().is_none();
+        if is_good && self.crew.pool.wants(&taken) {
+            return self.crew.pool.park(taken, &self.profile);
+        }
+        Ok(taken.sandbox.kill()?)
     }
 
     /// Why the runner ended it, for the log. What the agent says is for the platform alone: it may
@@ -170,9 +182,10 @@ impl Job {
     fn completion(
         &self,
         worked: std::result::Result<Completion, String>,
-        sandbox: Option<&dyn Sandbox>,
+        taken: Option<&Taken>,
     ) -> Completion {
-        let sandbox_id = sandbox.map(|sandbox| sandbox.id().to_string());
+        let sandbox_id = taken.map(|taken| taken.sandbox.id().to_string());
+        let sandbox_reuse_result = taken.and_then(|taken| taken.reuse);
         match (worked, self.leash.end()) {
             // Whoever was done before it was ended, is done.
             (Ok(completion), None) => completion,
@@ -186,9 +199,12 @@ impl Job {
                 exit_code: end.exit_code(),
                 error: Some(end.to_string()),
                 sandbox_id,
+                sandbox_reuse_result,
                 ..Completion::default()
             },
-            (Err(text), None) => Completion { sandbox_id, ..Completion::failed(text) },
+            (Err(text), None) => {
+                Completion { sandbox_id, sandbox_reuse_result, ..Completion::failed(text) }
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::context::RunId;
+use super::pool::Reuse;
 use super::source::Kind;
 use crate::error::{Error, Result, file};
 
@@ -70,6 +71,8 @@ pub(crate) struct Completion {
     pub(crate) last_event_sequence: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sandbox_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sandbox_reuse_result: Option<Reuse>,
 }
 
 impl Completion {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::admission::Amount;
 use super::context::{Context, RunId};
 use super::journal::{Journal, Record};
+use super::pool::HeldSession;
 use crate::error::{Error, Result};
 
 /// A source of jobs.
@@ -104,6 +105,8 @@ pub(crate) struct Left {
 pub(crate) struct Offer {
     pub(crate) run: RunId,
     pub(crate) profile: Option<String>,
+    /// By which its session's VM is found again, if the source says so already.
+    pub(crate) reuse_key: Option<String>,
     pub(crate) found: Found,
     /// When.
     pub(crate) at: Instant,
@@ -151,6 +154,8 @@ pub(crate) struct Presence {
     pub(crate) taken: Amount,
     pub(crate) running: usize,
     pub(crate) profiles: Vec<String>,
+    /// Sessions that have a VM here.
+    pub(crate) held: Vec<HeldSession>,
 }
 
 /// What a runner does.

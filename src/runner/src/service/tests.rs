@@ -114,7 +114,13 @@ impl Serving {
 }
 
 fn offer(run: super::context::RunId) -> Offer {
-    Offer { run, profile: None, found: Found::Polled, at: std::time::Instant::now() }
+    Offer {
+        run,
+        profile: None,
+        reuse_key: None,
+        found: Found::Polled,
+        at: std::time::Instant::now(),
+    }
 }
 
 fn image() -> Image {

@@ -7,24 +7,25 @@ use std::time::{Duration, Instant};
 
 use guest_common::epoch_ms;
 use sandbox::{
-    Event, ExecRequest, Execution, Interception, Network, Outcome, Policy, Sandbox, SandboxConfig,
-    SandboxId, Stream, TreeItem, User,
+    Event, ExecRequest, Execution, Image, Interception, Network, Outcome, Policy, Sandbox,
+    SandboxConfig, SandboxId, Stream, TreeItem, User,
 };
 use serde::Deserialize;
 
+use super::config::Profile;
 use super::context::Context;
 use super::delivery::Delivery;
 use super::firewall;
 use super::inbox::{HOME, INBOX, Inbox};
 use super::job::Job;
 use super::journal::Completion;
+use super::pool::{Taken, Wish};
+use super::source::Access;
 use super::stage::Stages;
 use super::{mount, session};
 use crate::command::ps;
 use crate::error::{Error, Result};
 
-/// How long a VM may take to start: an emulated one on a loaded host is slow.
-const START: Duration = Duration::from_secs(300);
 /// How long a guest may take to accept a command.
 const HAND_OVER: Duration = Duration::from_secs(60);
 /// How long storages may take, which have a limit of their own for silence.
@@ -42,13 +43,15 @@ const OUTPUT: u64 = 16 << 20;
 const LONGEST_OUTCOME: usize = 64 << 10;
 /// The longest error text, in characters.
 const LONGEST_ERROR: usize = 4096;
+/// The longest session's name that a platform is told, in bytes.
+const LONGEST_SESSION: usize = 256;
 
 /// Does it; the VM is left in `slot`.
 pub(super) fn work(
     job: &Job,
     context: &Context,
     network_record: Option<&Path>,
-    slot: &mut Option<Box<dyn Sandbox>>,
+    slot: &mut Option<Taken>,
     stages: &mut Stages,
 ) -> Result<Completion> {
     let (context, interception) = &firewall::intercept(job, context, network_record)?;
@@ -58,9 +61,15 @@ pub(super) fn work(
         stages.add("api_to_vm_start", waited, true);
     }
     let config = config(job, context, interception)?;
-    job.leash.hold_vm(config.id)?;
-    let start = || Ok(job.crew.factory.start(&config, Instant::now() + START)?);
-    let sandbox = &**slot.insert(stages.measure("vm_create", start)?);
+    let wish = Wish {
+        profile: &job.profile.name,
+        key: context.reuse_key.as_deref(),
+        config: &config,
+        hold: &|vm| job.leash.hold_vm(vm),
+    };
+    let taken = slot.insert(stages.measure("vm_create", || job.crew.pool.claim(&wish))?);
+    let Taken { sandbox, reuse, session, .. } = taken;
+    let sandbox = &**sandbox;
     job.leash.check()?;
     // 4 fill
     let access = job.crew.source.access();
@@ -77,7 +86,26 @@ pub(super) fn work(
     // 5 run
     let (exit, said) = stages.measure("agent", || run_agent(job, sandbox, inbox))?;
     // 6 outcome
-    stages.measure("outcome", || outcome(sandbox, context, exit, said))
+    let (completion, named) =
+        stages.measure("outcome", || outcome(sandbox, context, exit, said))?;
+    *session = named;
+    Ok(Completion { sandbox_reuse_result: *reuse, ..completion })
+}
+
+/// A VM of a profile that is nobody's; it has a network card if its jobs have one.
+pub(super) fn blank(profile: &Profile, image: Image, access: &Access) -> Result<SandboxConfig> {
+    let has_network = profile.network.is_some() || access.service.is_some();
+    Ok(SandboxConfig {
+        id: SandboxId::random()?,
+        name: None,
+        labels: BTreeMap::from([(ps::IMAGE.to_owned(), profile.image.clone())]),
+        image,
+        vcpus: profile.amount.vcpus,
+        memory_mib: profile.amount.memory_mib,
+        network: has_network.then(Network::default),
+        hostname: "vm".to_owned(),
+        timezone: None,
+    })
 }
 
 fn config(
@@ -98,19 +126,14 @@ fn config(
         }
     };
     let name = format!("job-{}", job.run.short());
+    let mut config = blank(&job.profile, image, job.crew.source.access())?;
+    config.labels.insert(ps::COMMAND.to_owned(), AGENT.to_owned());
     Ok(SandboxConfig {
-        id: SandboxId::random()?,
         name: Some(name.clone()),
-        labels: BTreeMap::from([
-            (ps::IMAGE.to_owned(), job.profile.image.clone()),
-            (ps::COMMAND.to_owned(), AGENT.to_owned()),
-        ]),
-        image,
-        vcpus: job.profile.amount.vcpus,
-        memory_mib: job.profile.amount.memory_mib,
         network,
         hostname: name,
         timezone: context.timezone(),
+        ..config
     })
 }
 
@@ -193,19 +216,20 @@ fn harmless(text: &str) -> String {
     text.chars().map(plain).take(LONGEST_ERROR).collect()
 }
 
-/// What the agent left, as far as it can be true.
+/// What the agent left, as far as it can be true, and the session that it named.
 fn outcome(
     sandbox: &dyn Sandbox,
     context: &Context,
     exit: Outcome,
     said: String,
-) -> Result<Completion> {
+) -> Result<(Completion, Option<String>)> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Left {
         exit_code: u8,
         error: Option<String>,
         last_event_sequence: Option<u64>,
+        session_id: Option<String>,
     }
     let code = exit.exit_code();
     let said = match exit {
@@ -222,12 +246,15 @@ fn outcome(
     let unexplained = || format!("the agent ended with exit code {exit_code}");
     let error = error.map(|text| harmless(&text));
     let error = error.or_else(|| (exit_code != 0).then(unexplained));
-    Ok(Completion {
+    let completion = Completion {
         exit_code,
         error: error.map(|text| context.masked(text)),
         last_event_sequence: left.last_event_sequence,
         sandbox_id: Some(sandbox.id().to_string()),
-    })
+        ..Completion::default()
+    };
+    let session = left.session_id.filter(|id| id.len() <= LONGEST_SESSION && harmless(id) == *id);
+    Ok((completion, session))
 }
 
 /// A small file of the guest's; none if it is not one.

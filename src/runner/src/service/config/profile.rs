@@ -17,9 +17,12 @@ use crate::service::admission::Amount;
 use crate::value::NetworkChoice;
 use crate::{network, value};
 
+const MOST_WARM: u32 = 64;
+
 /// A kind of VM.
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
+    pub(crate) name: String,
     pub(crate) image: String,
     pub(crate) amount: Amount,
     /// The image's own if none.
@@ -29,6 +32,8 @@ pub(crate) struct Profile {
     pub(crate) egress: Option<Egress>,
     pub(crate) timeout: Duration,
     pub(crate) mock_claude: bool,
+    /// How many VMs are kept ready.
+    pub(crate) warm: u32,
 }
 
 #[derive(Deserialize, Default)]
@@ -42,6 +47,7 @@ pub(super) struct ProfileTable {
     limits: Option<LimitsTable>,
     timeout: Option<Time>,
     mock_claude: bool,
+    warm: u32,
 }
 
 /// A size as on the command line.
@@ -77,7 +83,11 @@ impl ProfileTable {
                 return Err(wrong(&format!("profiles.{name}.limits"), "a network to be limited"));
             }
         }
+        if self.warm > MOST_WARM {
+            return Err(wrong(&format!("profiles.{name}.warm"), "a number up to 64"));
+        }
         Ok(Profile {
+            name: name.to_owned(),
             image: self.image.unwrap_or_else(|| "default".to_owned()),
             amount,
             disk_mib: self.disk.map(|disk| disk.0),
@@ -85,6 +95,7 @@ impl ProfileTable {
             egress,
             timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),
             mock_claude: self.mock_claude,
+            warm: self.warm,
         })
     }
 }

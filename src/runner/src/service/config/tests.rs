@@ -102,3 +102,14 @@ fn paths_are_relative_to_the_file() {
     let api = config.api.unwrap();
     assert_eq!((api.url.as_str(), api.token_file), ("https://x", "/etc/token".into()));
 }
+
+#[test]
+fn what_warm_vms_have_is_not_there_for_jobs() {
+    let config =
+        read("[runner]\nmemory_mib = 4096\n[profiles.x]\nmemory_mib = 1024\nwarm = 2\n").unwrap();
+    assert_eq!((config.budget.memory_mib, config.profiles["x"].warm), (2048, 2));
+    let text = refused("[runner]\nmemory_mib = 2048\n[profiles.x]\nmemory_mib = 1024\nwarm = 2\n");
+    assert!(text.contains("1024 MiB"), "{text}");
+    assert!(refused("[profiles.x]\nwarm = 65\n").contains("profiles.x.warm"));
+    assert!(refused("[runner]\nparked = 2000\n").contains("runner.parked"));
+}

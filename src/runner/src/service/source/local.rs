@@ -67,8 +67,9 @@ impl Source for Local {
         };
         let offer = self.source.next(&wanted, Instant::now())?;
         let offer = offer.and_then(|offer| {
-            let (run, profile) = (ours(offer.run_id)?, offer.profile);
-            Some(Offer { run, profile, found: Found::Pushed, at: asked })
+            let (run, profile, reuse_key) =
+                (ours(offer.run_id)?, offer.profile, Some(offer.reuse_key));
+            Some(Offer { run, profile, reuse_key, found: Found::Pushed, at: asked })
         });
         Ok(News { offer, cancelled })
     }

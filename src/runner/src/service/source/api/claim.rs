@@ -283,7 +283,13 @@ mod tests {
     }
 
     fn offer() -> Offer {
-        Offer { run: run(), profile: None, found: Found::Polled, at: Instant::now() }
+        Offer {
+            run: run(),
+            profile: None,
+            reuse_key: None,
+            found: Found::Polled,
+            at: Instant::now(),
+        }
     }
 
     fn granted() -> Reply {

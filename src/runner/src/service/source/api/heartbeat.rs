@@ -59,7 +59,7 @@ impl Shared {
             "allocatedMemoryMb": presence.taken.memory_mib,
             "runningCount": presence.running,
             "admittableProfiles": presence.profiles,
-            "heldSessionStates": [],
+            "heldSessionStates": presence.held,
             "mode": presence.mode,
         });
         let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;

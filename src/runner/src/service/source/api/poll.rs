@@ -66,6 +66,7 @@ struct Reply {
 struct Job {
     run_id: RunId,
     experimental_profile: Option<String>,
+    reuse_key: Option<String>,
 }
 
 impl Shared {
@@ -152,6 +153,7 @@ impl Shared {
         let offer = |job: Job| Offer {
             run: job.run_id,
             profile: job.experimental_profile,
+            reuse_key: job.reuse_key,
             found: Found::Polled,
             at: Instant::now(),
         };

@@ -122,7 +122,8 @@ impl Shared {
         }
         log::debug!("a job was pushed; run={}", job.run_id);
         let at = Instant::now();
-        let offer = Offer { run: job.run_id, profile: job.profile, found: Found::Pushed, at };
+        let (run, profile) = (job.run_id, job.profile);
+        let offer = Offer { run, profile, reuse_key: None, found: Found::Pushed, at };
         self.put_down(Some(offer), Vec::new(), at);
         self.hurry(Next::now());
     }

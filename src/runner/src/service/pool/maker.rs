@@ -1,0 +1,57 @@
+//! The thread `warm`: makes one VM after the other. It sleeps until it is told a profile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+
+use super::{Blank, START, Shared, kill};
+use crate::error::Result;
+use crate::service::config::Profile;
+
+/// What the thread has.
+pub(super) struct Maker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) blank: Arc<Blank>,
+    pub(super) profiles: BTreeMap<String, Profile>,
+}
+
+impl Maker {
+    pub(super) fn run(&self, orders: &Receiver<String>) {
+        for name in orders {
+            if let Some(profile) = self.profiles.get(&name)
+                && let Err(error) = self.see_to(&name, profile)
+            {
+                let error = error.chain();
+                log::warn!("no vm can be made ready; profile={name} error={error}");
+                self.shared.lock().failed(Instant::now());
+            }
+            self.shared.lock().is_idle();
+            self.shared.look();
+        }
+    }
+
+    /// Makes what VMs of the profile go on from, if that is missing; then a VM, likewise.
+    fn see_to(&self, name: &str, profile: &Profile) -> Result<()> {
+        let config = (self.blank)(profile)?;
+        if !self.shared.lock().begin(config.id) {
+            return Ok(());
+        }
+        let factory = &self.shared.factory;
+        factory.make_ready(&config, Instant::now() + START)?;
+        if !self.shared.lock().is_missing(name) {
+            return Ok(());
+        }
+        // The one before had that id, if there was one.
+        let config = (self.blank)(profile)?;
+        if !self.shared.lock().begin(config.id) {
+            return Ok(());
+        }
+        let sandbox = factory.prepare(&config, Instant::now() + START)?;
+        log::info!("a vm is warm; vm={} profile={name}", sandbox.id());
+        let unwanted = self.shared.lock().made(name, config.image, sandbox);
+        unwanted.into_iter().for_each(kill);
+        Ok(())
+    }
+}
