@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use crate::kvm::{Kvm, probe};
-use crate::{disk, limit};
+use crate::{disk, gate, limit};
 
 /// Something that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub enum State {
 
 /// Looks at this host, with its VMs' folders under `state`.
 pub fn check(state: &Path) -> Vec<Finding> {
-    vec![root(), cgroup(), limits(), kvm(), reflink(state)]
+    vec![root(), cgroup(), limits(), start_gate(), kvm(), reflink(state)]
 }
 
 fn finding(subject: &'static str, state: State, detail: impl Into<String>) -> Finding {
@@ -71,6 +73,25 @@ fn limits() -> Finding {
     let detail = format!("cgroup v2 has no {} here: VMs have no such limits", missing.join(", "));
     let remedy = Some("boot with cgroup_no_v1=all, or delegate the controllers".to_owned());
     Finding { remedy, ..finding("limits of VMs", State::Weak, detail) }
+}
+
+fn start_gate() -> Finding {
+    match gate::look() {
+        Ok(0) => finding("start gate", State::Good, "is made by the first start"),
+        Ok(tokens) => {
+            finding("start gate", State::Good, format!("{tokens} processors start at once"))
+        }
+        Err(errno) => {
+            let detail = format!("no semaphores ({errno}): a burst of starts may time out");
+            let remedy = match errno {
+                Errno::ENOSYS => "use a kernel with CONFIG_SYSVIPC".to_owned(),
+                // They are somebody else's.
+                _ => format!("ipcrm -S {:#x}", gate::KEY),
+            };
+            let remedy = Some(remedy);
+            Finding { remedy, ..finding("start gate", State::Weak, detail) }
+        }
+    }
 }
 
 fn kvm() -> Finding {

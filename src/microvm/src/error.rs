@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use process::Status;
 use sandbox::SandboxId;
@@ -95,6 +96,25 @@ pub enum Error {
         id: SandboxId,
         /// Why.
         source: io::Error,
+    },
+    /// A VM's turn to start did not come.
+    #[error(
+        "the VM waited {after:.0?} {phase} for its turn to start: `runner ps` shows what starts; \
+         if nothing does, remove the gate with `ipcrm -S {key:#x}`"
+    )]
+    NoTurn {
+        /// Where it waited.
+        phase: &'static str,
+        /// For how long.
+        after: Duration,
+        /// The key of the gate's semaphores.
+        key: i32,
+    },
+    /// A VM was killed while it waited for its turn to start.
+    #[error("VM {id} was ended before its turn to start came")]
+    CalledOff {
+        /// The VM.
+        id: SandboxId,
     },
     /// The VM's thread panicked.
     #[error("the thread of VM {id} panicked: this is a bug")]

@@ -11,6 +11,7 @@ use sandbox::{Event, ExecRequest, Sandbox, SandboxConfig, SandboxFactory};
 use vsock_host::Reactor;
 
 use crate::error::chain;
+use crate::gate::{Gate, Held};
 use crate::snapshot::{self, Key, Store};
 use crate::supervisor::Task;
 use crate::vm::Vm;
@@ -24,6 +25,7 @@ pub struct Factory<V> {
     networks: Option<Arc<Pool>>,
     /// None if they are not to be used.
     snapshots: Option<Store>,
+    gate: Gate,
     vmm: Arc<V>,
 }
 
@@ -32,7 +34,8 @@ impl<V: Vmm> Factory<V> {
     pub fn new(state: &Path, reactor: &Reactor, vmm: V) -> Self {
         let snapshots = Some(Store::new(state));
         let (state, reactor) = (state.to_owned(), reactor.clone());
-        Self { state, reactor, networks: None, snapshots, vmm: Arc::new(vmm) }
+        let (gate, vmm) = (Gate::of_host(), Arc::new(vmm));
+        Self { state, reactor, networks: None, snapshots, gate, vmm }
     }
 
     /// With networks for those VMs that are to have one.
@@ -50,7 +53,7 @@ impl<V: Vmm> Factory<V> {
     /// Starts a VM, lets `warm` do with it what the snapshot's VMs are to have done already, and saves
     /// it for later VMs of the same kind, in place of one that was saved before.
     ///
-    /// 1. boot
+    /// 1. boot, when its turn has come: the deadline counts from then
     /// 2. warm up: any command, and what the caller wants
     /// 3. silence: file systems flushed, nothing under way on the guest link. The connection stays, and
     ///    is reset in each VM that goes on from here: that wakes its guest at once, while one that had
@@ -97,7 +100,10 @@ impl<V: Vmm> Factory<V> {
         let none = || Error::NoSnapshots { kind: self.vmm.kind() };
         let key = Key::of(&*self.vmm, config).ok_or_else(none)?;
         // 1 Boot.
-        let vm = Vm::start(self.task(config, deadline))?;
+        let (turn, task) = self.turn(config, deadline)?;
+        let deadline = task.deadline;
+        let vm = Vm::start(task)?;
+        drop(turn);
         // 2 Warm up.
         let failed = |source| Error::Warm { source };
         run_any_command(&vm, deadline).map_err(|error| failed(error.into()))?;
@@ -113,8 +119,13 @@ impl<V: Vmm> Factory<V> {
         store.publish(&key, &monitors)
     }
 
-    fn task(&self, config: &SandboxConfig, deadline: Instant) -> Task {
-        Task {
+    /// Waits for a VM's turn to start, which it has until the first of these is dropped. What is left
+    /// until the deadline counts from then.
+    fn turn(&self, config: &SandboxConfig, deadline: Instant) -> Result<(Option<Held>, Task)> {
+        let begun = Instant::now();
+        let held = self.gate.enter(config.id, config.vcpus)?;
+        let waited = begun.elapsed();
+        let task = Task {
             state: self.state.clone(),
             config: config.clone(),
             vmm: Arc::clone(&self.vmm) as Arc<dyn Vmm>,
@@ -122,18 +133,25 @@ impl<V: Vmm> Factory<V> {
             networks: self.networks.clone(),
             snapshot: None,
             is_warm: false,
-            deadline,
-        }
+            waited,
+            deadline: deadline + waited,
+        };
+        Ok((held, task))
     }
 
     /// Goes on from a snapshot if there is one that works, else boots. `start` is how.
-    fn start_vm(&self, task: Task, start: fn(Task) -> Result<Vm>) -> Result<Vm> {
-        let (config, deadline) = (task.config.clone(), task.deadline);
+    fn start_vm(
+        &self,
+        config: &SandboxConfig,
+        deadline: Instant,
+        start: fn(Task) -> Result<Vm>,
+    ) -> Result<Vm> {
+        let (_turn, task) = self.turn(config, deadline)?;
         let store = self.snapshots.as_ref();
-        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, &config)?)));
+        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, config)?)));
         let Some((store, snapshot)) = found else { return start(task) };
         // Enough is left for a boot.
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = task.deadline.saturating_duration_since(Instant::now());
         let restore = Task {
             snapshot: Some(snapshot.clone()),
             deadline: Instant::now() + left / 3,
@@ -173,7 +191,7 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
         config: &SandboxConfig,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Sandbox>> {
-        boxed(config, self.start_vm(self.task(config, deadline), Vm::start))
+        boxed(config, self.start_vm(config, deadline, Vm::start))
     }
 
     fn make_ready(&self, config: &SandboxConfig, deadline: Instant) -> sandbox::Result<()> {
@@ -192,8 +210,7 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
         config: &SandboxConfig,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Sandbox>> {
-        let task = Task { is_warm: true, ..self.task(config, deadline) };
-        boxed(config, self.start_vm(task, Vm::launch))
+        boxed(config, self.start_vm(config, deadline, Vm::prepare))
     }
 }
 

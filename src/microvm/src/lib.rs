@@ -13,6 +13,7 @@
 //! | how other processes reach it | `control.rs`, `attach.rs` |
 //! | what happens after kill -9 | `reclaim.rs` |
 //! | what a VM may use of its host | `limit.rs` |
+//! | how many start at once | `gate.rs` |
 //! | what a VM can go on from | `snapshot.rs` |
 //! | how a VM becomes somebody's, and is parked | `machine.rs`, `network.rs`, `balloon.rs` |
 
@@ -27,6 +28,7 @@ mod error;
 mod factory;
 mod fate;
 mod folder;
+mod gate;
 mod kvm;
 mod limit;
 mod link;

@@ -11,7 +11,7 @@ use sandbox::SandboxId;
 
 use crate::folder::{self, lock_all};
 use crate::record::is_owned;
-use crate::{Error, Result};
+use crate::{Error, Result, gate};
 
 /// The cgroup above those of all VMs, below the mount point.
 pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
@@ -53,8 +53,10 @@ fn reclaim_one(vms: &Path, id: SandboxId, deadline: Instant) -> Result<bool> {
 }
 
 /// Kills all processes of a VM, whoever owns it and at whatever point of its life it is; one that
-/// has none yet, or none any more, is left alone. Its owner sees that and clears up.
+/// has none yet, or none any more, is left alone, unless it waits for its turn to start in this
+/// process. Its owner sees that and clears up.
 pub fn kill(id: SandboxId) -> Result<()> {
+    gate::call_off(id);
     let Some(cgroup) = cgroup(id)? else {
         return Ok(());
     };

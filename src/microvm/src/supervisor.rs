@@ -45,6 +45,8 @@ pub(crate) struct Task {
     pub(crate) snapshot: Option<Snapshot>,
     /// Whether it is to be somebody's only later.
     pub(crate) is_warm: bool,
+    /// How long it waited for its turn to start.
+    pub(crate) waited: Duration,
     pub(crate) deadline: Instant,
 }
 

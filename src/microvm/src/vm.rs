@@ -32,11 +32,17 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
+    /// Starts one that is nobody's yet.
+    pub(crate) fn prepare(task: Task) -> Result<Self> {
+        Self::launch(Task { is_warm: true, ..task })
+    }
+
     /// Starts one, and waits for its guest. It takes commands when that has its state.
-    pub(crate) fn launch(task: Task) -> Result<Self> {
-        let (id, deadline) = (task.config.id, task.deadline);
+    fn launch(task: Task) -> Result<Self> {
+        let (id, deadline, waited) = (task.config.id, task.deadline, task.waited);
         let arrival = if task.snapshot.is_some() { "reconnect" } else { "boot" };
         let (supervisor, Started { link, mut stages }) = Supervisor::start(task)?;
+        stages.insert(0, ("gate", waited));
         let booted = Instant::now();
         let guest = match link.guest(deadline) {
             Ok(guest) => guest,

@@ -36,6 +36,9 @@ pub trait SandboxFactory: Send + Sync {
     fn kind(&self) -> &'static str;
 
     /// Starts a sandbox that takes commands when this returns. When it fails, nothing is left.
+    ///
+    /// Where starts wait for each other, the time until the deadline begins to run out when this
+    /// one's turn has come; how long it may wait for that is limited by the kind of sandbox.
     fn start(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
 
     /// Makes what lets such sandboxes start faster, where there is such a thing and it is missing.

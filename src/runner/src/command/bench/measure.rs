@@ -112,36 +112,29 @@ fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
 fn one(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
     let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
     let begun = Instant::now();
-    let deadline = begun + START;
-    let sandbox = factory.start(&config, deadline)?;
+    let sandbox = factory.start(&config, begun + START)?;
     let stages = &sandbox.start_report().stages;
     let mut times: Times =
         stages.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
-    finish(sandbox, begun, &mut times, deadline)?;
+    finish(sandbox, begun, &mut times)?;
     Ok(times)
 }
 
 /// One VM, from when it becomes somebody's.
 fn one_warm(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
     let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
-    let deadline = Instant::now() + START;
-    let sandbox = factory.prepare(&config, deadline)?;
+    let sandbox = factory.prepare(&config, Instant::now() + START)?;
     let begun = Instant::now();
-    sandbox.assign(&config, deadline)?;
+    sandbox.assign(&config, begun + START)?;
     let mut times = vec![("assign".to_owned(), ms(begun.elapsed()))];
-    finish(sandbox, begun, &mut times, deadline)?;
+    finish(sandbox, begun, &mut times)?;
     Ok(times)
 }
 
 /// Runs the first command, and ends the VM.
-fn finish(
-    sandbox: Box<dyn Sandbox>,
-    begun: Instant,
-    times: &mut Times,
-    deadline: Instant,
-) -> Result<()> {
+fn finish(sandbox: Box<dyn Sandbox>, begun: Instant, times: &mut Times) -> Result<()> {
     let started = Instant::now();
-    execute(&*sandbox, deadline)?;
+    execute(&*sandbox, started + START)?;
     let ended = Instant::now();
     sandbox.kill()?;
     times.push(("exec".to_owned(), ms(ended - started)));

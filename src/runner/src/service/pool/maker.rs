@@ -23,9 +23,11 @@ impl Maker {
             if let Some(profile) = self.profiles.get(&name)
                 && let Err(error) = self.see_to(&name, profile)
             {
+                let is_wanted = self.shared.lock().failed(Instant::now());
+                // What the pool's end has cut off is no failure.
+                let level = if is_wanted { log::Level::Warn } else { log::Level::Debug };
                 let error = error.chain();
-                log::warn!("no vm can be made ready; profile={name} error={error}");
-                self.shared.lock().failed(Instant::now());
+                log::log!(level, "no vm can be made ready; profile={name} error={error}");
             }
             self.shared.lock().is_idle();
             self.shared.look();

@@ -202,10 +202,11 @@ impl Stock {
         None
     }
 
-    /// The maker could not do what it was to do.
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// The maker could not do what it was to do; says whether that is still wanted.
+    pub(super) fn failed(&mut self, now: Instant) -> bool {
         self.being_made = None;
         self.not_before = Some(now + AFTER_FAILURE);
+        self.is_open
     }
 
     /// The maker is idle again.
