@@ -158,13 +158,21 @@ impl<V: Vmm> Factory<V> {
             ..task.clone()
         };
         match start(restore) {
+            Ok(vm) => {
+                snapshot.acquit();
+                Ok(vm)
+            }
             Err(error) if snapshot::is_to_blame(&error) => {
-                store.set_aside(&snapshot, &chain(&error));
                 log::warn!("no vm came out of a snapshot, so it boots; vm={}", config.id);
+                if !snapshot::is_late(&error) || snapshot.is_late_again() {
+                    store.set_aside(&snapshot, &chain(&error));
+                } else {
+                    log::warn!("the snapshot has another chance; reason={}", chain(&error));
+                }
                 start(task)
             }
             Err(error) if snapshot::is_gone(&error) => start(task),
-            other => other,
+            Err(error) => Err(error),
         }
     }
 }

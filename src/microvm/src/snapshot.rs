@@ -6,13 +6,17 @@
 //!     <key>/                  whole: it got this name last
 //!         state memory        the monitor's
 //!         disk                the VM's disk at the same moment
-//!         snapshot.json       sizes, and the files that it depends on
+//!         snapshot.json       sizes and digests, and the files that it depends on
+//!         verified            in which boot of the host the digests were last compared
+//!         late                there while the last guest that was to come out of it did not in time
 //!     .partial-<key>          half of one; the next removes it
 //!     .aside-<key>            one that no VM came out of, for somebody to look at; one for each key
 //! ```
 //!
 //! INVARIANT: a snapshot is used only for a VM of its key: nothing that its guest could notice differs.
 
+mod blame;
+mod digest;
 mod key;
 mod save;
 #[cfg(test)]
@@ -30,11 +34,13 @@ use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use sandbox::SandboxConfig;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::blame::{is_gone, is_late, is_to_blame};
+use self::digest::Verdict;
 pub(crate) use self::key::Key;
 use self::key::Stamp;
 use crate::error::{chain, file};
 use crate::vmm::Vmm;
-use crate::{Error, Result, disk};
+use crate::{Result, disk};
 
 /// The names of a snapshot's files, in its own folder and in that of a VM.
 pub(crate) const FILES: [(&str, &str); 2] =
@@ -48,27 +54,32 @@ pub(crate) struct Snapshot {
     folder: PathBuf,
     /// The folder, opened: its files are of one snapshot, even if another takes its name.
     opened: Arc<File>,
+    /// Whether the last guest that was to come out of it did not in time, when this was found.
+    was_late: bool,
 }
 
 /// The snapshots of a state folder.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
-    /// Those whose memory was read ahead by this process.
-    prefetched: Mutex<BTreeSet<PathBuf>>,
+    /// Those whose memory this process has read, or has read ahead.
+    used: Mutex<BTreeSet<PathBuf>>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Marker {
     /// Of `state`, `memory` and `disk`.
     sizes: Vec<u64>,
+    digests: Vec<String>,
     depends_on: Vec<Stamp>,
 }
 
 impl Snapshot {
     fn open(folder: PathBuf) -> io::Result<Self> {
         let opened = Arc::new(File::open(&folder)?);
-        Ok(Self { folder, opened })
+        let mut snapshot = Self { folder, opened, was_late: false };
+        snapshot.was_late = snapshot.file(blame::LATE).exists();
+        Ok(snapshot)
     }
 
     fn has_its_name(&self) -> bool {
@@ -94,15 +105,25 @@ impl Snapshot {
         serde_json::from_slice(&fs::read(self.file(MARKER)).ok()?).ok()
     }
 
+    /// Of the files that were saved.
+    fn names() -> [&'static str; 3] {
+        let [(state, _), (memory, _)] = FILES;
+        [state, memory, DISK]
+    }
+
     fn sizes(&self) -> io::Result<Vec<u64>> {
-        let names = FILES.map(|(name, _)| name).into_iter().chain([DISK]);
-        names.map(|name| Ok(fs::symlink_metadata(self.file(name))?.len())).collect()
+        let size = |name| Ok(fs::symlink_metadata(self.file(name))?.len());
+        Self::names().into_iter().map(size).collect()
+    }
+
+    fn digests(&self) -> io::Result<Vec<String>> {
+        Self::names().into_iter().map(|name| digest::of(&self.file(name))).collect()
     }
 }
 
 impl Store {
     pub(crate) fn new(state: &Path) -> Self {
-        Self { folder: state.join("snapshots"), prefetched: Mutex::default() }
+        Self { folder: state.join("snapshots"), used: Mutex::default() }
     }
 
     /// The snapshot that such a VM may go on from. One that is not as it was made is set aside.
@@ -117,21 +138,23 @@ impl Store {
             self.set_aside(&snapshot, "its files are not as long as they were");
             return None;
         }
-        self.prefetch(&snapshot);
+        let is_first = || self.is_first_use(&snapshot);
+        match digest::verify(&snapshot, &marker.digests) {
+            Verdict::Known if is_first() => prefetch(&snapshot),
+            Verdict::Known => {}
+            Verdict::Sound => drop(is_first()),
+            Verdict::Damaged(reason) => {
+                self.set_aside(&snapshot, &reason);
+                return None;
+            }
+        }
         Some(snapshot)
     }
 
-    /// Reads its memory into the page cache, once a process, but for its holes, which would take as
-    /// much there as the rest; does not wait for that.
-    fn prefetch(&self, snapshot: &Snapshot) {
-        let mut prefetched = self.prefetched.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = prefetched.insert(snapshot.folder.clone());
-        drop(prefetched);
-        for (path, _) in snapshot.files().iter().filter(|_| is_new) {
-            if let Err(error) = read_ahead(path) {
-                log::debug!("cannot read ahead; path={} error={error}", path.display());
-            }
-        }
+    /// Whether this process has not used it before.
+    fn is_first_use(&self, snapshot: &Snapshot) -> bool {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert(snapshot.folder.clone())
     }
 
     /// Takes a snapshot out of use, and says so.
@@ -192,6 +215,16 @@ impl Store {
     }
 }
 
+/// Reads its memory into the page cache, but for its holes, which would take as much there as the
+/// rest; does not wait for that.
+fn prefetch(snapshot: &Snapshot) {
+    for (path, _) in snapshot.files() {
+        if let Err(error) = read_ahead(&path) {
+            log::debug!("cannot read ahead; path={} error={error}", path.display());
+        }
+    }
+}
+
 fn read_ahead(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     for (start, end) in disk::data(&file)? {
@@ -211,30 +244,4 @@ fn remove(folder: &Path) -> Result<()> {
 /// Removes the snapshots under `state` that nothing can use any more; returns their names.
 pub fn sweep(state: &Path) -> Result<Vec<String>> {
     Store::new(state).sweep()
-}
-
-/// Whether a restore failed as the snapshot was removed, or another took its place, meanwhile.
-pub(crate) fn is_gone(error: &Error) -> bool {
-    match error {
-        Error::File { source, .. } | Error::CloneDisk { source, .. } => {
-            source.kind() == ErrorKind::NotFound
-        }
-        _ => false,
-    }
-}
-
-/// Whether a failed restore is to be blamed on the snapshot, rather than on what else a VM needs or
-/// on somebody who ended it.
-pub(crate) fn is_to_blame(error: &Error) -> bool {
-    match error {
-        Error::Ended { status: process::Status::Signalled { signal, .. }, .. } => {
-            i32::from(*signal) != libc::SIGKILL
-        }
-        Error::Monitor(_)
-        | Error::Ended { .. }
-        | Error::NoHello { .. }
-        | Error::Boot { .. }
-        | Error::Link(_) => true,
-        _ => false,
-    }
 }

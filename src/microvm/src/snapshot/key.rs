@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::vmm::Vmm;
 
 /// To be counted up when a change of this program makes older snapshots useless.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The identity of a kind of VM on this host: files, processor, kernel, size, devices.
 #[derive(Debug)]

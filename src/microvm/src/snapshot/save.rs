@@ -40,10 +40,10 @@ impl Store {
                 source,
             })?;
         }
-        let unfinished = Snapshot::open(partial.to_owned());
-        let sizes = unfinished.and_then(|snapshot| snapshot.sizes());
-        let sizes = sizes.map_err(file("look at", partial))?;
-        let marker = Marker { sizes, depends_on: key.depends_on.clone() };
+        let unfinished = Snapshot::open(partial.to_owned()).map_err(file("open", partial))?;
+        let sizes = unfinished.sizes().map_err(file("look at", partial))?;
+        let digests = unfinished.digests().map_err(file("read", partial))?;
+        let marker = Marker { sizes, digests, depends_on: key.depends_on.clone() };
         let path = partial.join(MARKER);
         let json = serde_json::to_vec_pretty(&marker)
             .map_err(|source| Error::Record { path: path.clone(), source })?;

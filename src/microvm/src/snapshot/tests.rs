@@ -6,6 +6,7 @@ use sandbox::{Image, SandboxId};
 use tempfile::TempDir;
 
 use super::*;
+use crate::Error;
 use crate::vmm::{Launch, Launched, SnapshotIdentity};
 
 /// A monitor that can save, as far as a store asks.
@@ -135,4 +136,72 @@ fn what_nothing_can_use_any_more_is_swept() {
     fs::remove_file(&scene.config.image.kernel).unwrap();
     assert_eq!(scene.store.sweep().unwrap().len(), 2);
     assert_eq!(scene.names(), [".lock".to_owned()].into());
+}
+
+impl Scene {
+    /// Gives a file of the snapshot another byte in its middle.
+    fn flip(&self, name: &str) {
+        let folder = self.folder.path().join("snapshots");
+        let key = Key::of(&Saving, &self.config).unwrap();
+        let path = folder.join(key.name()).join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+
+    fn aside(&self) -> usize {
+        self.names().iter().filter(|name| name.starts_with(".aside-")).count()
+    }
+}
+
+#[test]
+fn one_with_a_flipped_byte_in_any_file_is_set_aside_at_its_first_use() {
+    let scene = Scene::new();
+    for name in ["memory", "state", "disk"] {
+        scene.save("123");
+        scene.flip(name);
+        assert!(scene.find().is_none(), "{name}");
+        assert_eq!(scene.aside(), 1);
+    }
+    scene.save("123");
+    assert!(scene.find().is_some());
+}
+
+#[test]
+fn one_that_was_verified_is_not_read_again_before_the_host_boots() {
+    let scene = Scene::new();
+    scene.save("123");
+    let found = scene.find().unwrap();
+    scene.flip("memory");
+    // By another process.
+    let other = Store::new(scene.folder.path());
+    assert!(other.find(&Saving, &scene.config).is_some());
+    fs::write(found.file("verified"), "the id of a boot before\n").unwrap();
+    assert!(scene.find().is_none());
+    assert_eq!(scene.aside(), 1);
+}
+
+#[test]
+fn one_of_an_older_format_is_swept() {
+    let scene = Scene::new();
+    scene.save("123");
+    let found = scene.find().unwrap();
+    let marker = found.file(MARKER);
+    let text = fs::read_to_string(&marker).unwrap().replace("digests", "other");
+    fs::write(&marker, text).unwrap();
+    assert_eq!(scene.store.sweep().unwrap().len(), 1);
+}
+
+#[test]
+fn one_whose_guest_is_late_has_another_chance_until_it_is_late_again() {
+    let scene = Scene::new();
+    scene.save("123");
+    let (first, beside) = (scene.find().unwrap(), scene.find().unwrap());
+    assert!(!first.is_late_again());
+    assert!(!beside.is_late_again(), "it is not the next one");
+    scene.find().unwrap().acquit();
+    assert!(!scene.find().unwrap().is_late_again());
+    assert!(scene.find().unwrap().is_late_again());
 }
