@@ -188,7 +188,7 @@ pub enum Error {
         id: SandboxId,
     },
     /// The VM is nobody's.
-    #[error("VM {id} is {phase}: no command can run in it, only `runner stop {id}` end it")]
+    #[error("VM {id} is {phase}: no command can run in it; `runner stop {id}` ends it")]
     Idle {
         /// The VM.
         id: SandboxId,

@@ -60,5 +60,5 @@ pub use tool::{kvm_group, look_up};
 
 pub use vmm::{
     Launch, Launched, Member, Remote, SNAPSHOT_MEMORY, SNAPSHOT_STATE, SnapshotIdentity, Vmm,
-    kernel_command_line,
+    kernel_command_line, time_left,
 };

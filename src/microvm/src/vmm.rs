@@ -1,8 +1,9 @@
 //! What a kind of virtual machine monitor does itself; all else is common.
 
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netns::Lease;
 use process::{Cgroup, Child, Credentials};
@@ -78,6 +79,13 @@ pub trait Remote: Send {
     /// Stops the VM for good, and writes [`SNAPSHOT_STATE`] and [`SNAPSHOT_MEMORY`] into the monitor's
     /// folder. Its guest is silent. Only for a kind with a [`SnapshotIdentity`].
     fn save(&mut self, deadline: Instant) -> Result<()>;
+}
+
+/// The time until `deadline`, as a socket's time-out; an error if it is over.
+pub fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // The kernel takes a time-out of zero for none at all.
+    if left < Duration::from_micros(1) { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// The kernel's command line, less what is particular to the monitor.

@@ -66,3 +66,4 @@ pub(crate) use source::Source;
 pub(crate) use source::api::Api;
 #[cfg(feature = "control")]
 pub(crate) use source::local::Local;
+pub(crate) use work::blank;

@@ -15,8 +15,9 @@ mod request;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use microvm::time_left;
 use serde::de::DeserializeOwned;
 
 pub use request::{
@@ -126,14 +127,14 @@ impl Client {
         }
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(body);
-        self.stream.set_write_timeout(Some(left(deadline)?))?;
+        self.stream.set_write_timeout(Some(time_left(deadline)?))?;
         self.stream.write_all(&bytes)
     }
 
     fn read(&mut self, deadline: Instant) -> io::Result<usize> {
         let mut buffer = [0; 4096];
         loop {
-            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            self.stream.set_read_timeout(Some(time_left(deadline)?))?;
             match self.stream.read(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => {
@@ -144,13 +145,6 @@ impl Client {
             }
         }
     }
-}
-
-/// The time until `deadline`, or an error if it is over.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // The kernel takes a time-out of zero for none at all.
-    if left < Duration::from_micros(1) { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 fn judge(name: &str, reply: Reply) -> Result<Reply> {

@@ -5,9 +5,9 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use microvm::{Error, Remote, Result};
+use microvm::{Error, Remote, Result, time_left};
 use serde_json::{Value, json};
 
 /// A reply is some hundred bytes, and so is an event.
@@ -71,7 +71,9 @@ impl Qmp {
         }
         .to_string();
         line.push('\n');
-        self.stream.set_write_timeout(Some(left(deadline).map_err(silent)?)).map_err(silent)?;
+        self.stream
+            .set_write_timeout(Some(time_left(deadline).map_err(silent)?))
+            .map_err(silent)?;
         self.stream.write_all(line.as_bytes()).map_err(silent)?;
         for _ in 0..MOST_EVENTS {
             let line = self.line(deadline).map_err(silent)?;
@@ -99,7 +101,7 @@ impl Qmp {
                 return Err(io::Error::new(ErrorKind::InvalidData, "a line without an end"));
             }
             let mut buffer = [0; 4096];
-            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            self.stream.set_read_timeout(Some(time_left(deadline)?))?;
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.received.extend(buffer.iter().take(count)),
@@ -108,13 +110,6 @@ impl Qmp {
             }
         }
     }
-}
-
-/// The time until `deadline`, or an error if it is over.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // The kernel takes a time-out of zero for none at all.
-    if left < Duration::from_micros(1) { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 fn of(error: QmpError) -> Error {
@@ -157,6 +152,7 @@ impl Remote for Vm {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
 

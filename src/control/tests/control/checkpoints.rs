@@ -44,6 +44,8 @@ fn a_job_goes_on_from_anothers_session_and_artifacts() {
     assert_eq!(session["historyRef"]["encoding"], "identity");
     assert_eq!(host.get(&session["historyRef"]["url"], "").body, b"{\"a\":1}\n");
     assert_eq!(next.context["checkpointId"], id);
+    // By which a runner finds the session's VM again.
+    assert_eq!(next.context["reuseKey"], json!(guest.run));
     let artifact = &next.context["storageManifest"]["storageMounts"][0];
     assert_eq!(artifact["versionId"], json!(version));
     assert_eq!(host.get(&artifact["archiveUrl"], "").body, b"new");

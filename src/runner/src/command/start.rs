@@ -1,19 +1,18 @@
 //! `runner start`: the service, until it is told to leave.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, unbounded};
 use nix::sys::signal::Signal;
 use rootfs::Store;
-use sandbox::{Image, Network, SandboxConfig, SandboxId};
+use sandbox::Image;
 
 use crate::cli::Global;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
 use crate::service::{
-    Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, pool_size,
+    Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, blank, pool_size,
 };
 use crate::signal::{self, Listener, Wake};
 use crate::value;
@@ -77,7 +76,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let (_listener, signals) = listen()?;
     let _lock = Lock::take(&global.state_dir)?;
     let host = Host::open(&global.state_dir)?;
-    let examples = config.profiles.values().map(|profile| example(&store, profile));
+    let examples = config.profiles.values().map(|profile| blank(profile, files(&store, profile)?));
     let examples = examples.collect::<Result<Vec<_>>>()?;
     let size = config.max_concurrent + pool_size(&config.profiles, config.parked);
     let factory = host.factory_of(arguments.vmm, size, &examples, global)?;
@@ -149,22 +148,6 @@ fn listen() -> Result<(Listener, Receiver<Signal>)> {
         None
     })?;
     Ok((listener, signals))
-}
-
-/// A VM as the jobs of a profile have them. They have a network whatever the profile says: by it they
-/// reach the platform.
-fn example(store: &Store, profile: &Profile) -> Result<SandboxConfig> {
-    Ok(SandboxConfig {
-        id: SandboxId::random()?,
-        name: None,
-        labels: BTreeMap::new(),
-        image: files(store, profile)?,
-        vcpus: profile.amount.vcpus,
-        memory_mib: profile.amount.memory_mib,
-        network: Some(Network::default()),
-        hostname: "snapshot".to_owned(),
-        timezone: None,
-    })
 }
 
 fn files(store: &Store, profile: &Profile) -> Result<Image> {

@@ -111,9 +111,8 @@ impl Service {
         }
         let (tell, news) = unbounded();
         let pool = {
-            let (images, access, tell) =
-                (Arc::clone(&images), source.access().clone(), tell.clone());
-            let blank = move |profile: &Profile| work::blank(profile, images(profile)?, &access);
+            let (images, tell) = (Arc::clone(&images), tell.clone());
+            let blank = move |profile: &Profile| work::blank(profile, images(profile)?);
             let changed = move || drop(tell.send(News::Held));
             Pool::start(config, factory, Arc::clone(&plug), Arc::new(blank), changed)?
         };

@@ -249,7 +249,10 @@ impl Pool {
     /// Parks a VM whose job is done; an error means that it goes.
     pub(crate) fn park(&self, taken: Taken, profile: &Profile) -> Result<()> {
         let Taken { sandbox, key, image, session, .. } = taken;
-        if let Err(error) = sandbox.park(Instant::now() + PARK) {
+        self.shared.lock().take_in_hand(sandbox.id());
+        let parked = sandbox.park(Instant::now() + PARK);
+        self.shared.lock().let_go(sandbox.id());
+        if let Err(error) = parked {
             self.shared.end(sandbox);
             return Err(error.into());
         }
@@ -289,10 +292,8 @@ impl Pool {
     /// Ends all VMs that nobody has, and makes no more.
     pub(crate) fn close(&self) {
         drop(self.pressure.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let being_made = self.shared.lock().close();
-        if let Some(vm) = being_made {
-            (self.shared.plug)(vm);
-        }
+        let in_hand = self.shared.lock().close();
+        in_hand.into_iter().for_each(|vm| (self.shared.plug)(vm));
         drop(self.shared.requests.send(Request::Stop));
     }
 }

@@ -20,7 +20,6 @@ use super::inbox::{HOME, INBOX, Inbox};
 use super::job::Job;
 use super::journal::Completion;
 use super::pool::{Taken, Wish};
-use super::source::Access;
 use super::stage::Stages;
 use super::{mount, session};
 use crate::command::ps;
@@ -92,9 +91,9 @@ pub(super) fn work(
     Ok(Completion { sandbox_reuse_result: *reuse, ..completion })
 }
 
-/// A VM of a profile that is nobody's; it has a network card if its jobs have one.
-pub(super) fn blank(profile: &Profile, image: Image, access: &Access) -> Result<SandboxConfig> {
-    let has_network = profile.network.is_some() || access.service.is_some();
+/// A VM of a profile that is nobody's. It has a network whatever the profile says: by it jobs reach the
+/// platform.
+pub(crate) fn blank(profile: &Profile, image: Image) -> Result<SandboxConfig> {
     Ok(SandboxConfig {
         id: SandboxId::random()?,
         name: None,
@@ -102,7 +101,7 @@ pub(super) fn blank(profile: &Profile, image: Image, access: &Access) -> Result<
         image,
         vcpus: profile.amount.vcpus,
         memory_mib: profile.amount.memory_mib,
-        network: has_network.then(Network::default),
+        network: Some(Network::default()),
         hostname: "vm".to_owned(),
         timezone: None,
     })
@@ -126,7 +125,7 @@ fn config(
         }
     };
     let name = format!("job-{}", job.run.short());
-    let mut config = blank(&job.profile, image, job.crew.source.access())?;
+    let mut config = blank(&job.profile, image)?;
     config.labels.insert(ps::COMMAND.to_owned(), AGENT.to_owned());
     Ok(SandboxConfig {
         name: Some(name.clone()),

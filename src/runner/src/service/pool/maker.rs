@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
+use sandbox::SandboxConfig;
 
 use super::{Blank, START, Shared, kill};
 use crate::error::Result;
@@ -36,24 +37,33 @@ impl Maker {
 
     /// Makes what VMs of the profile go on from, if that is missing; then a VM, likewise.
     fn see_to(&self, name: &str, profile: &Profile) -> Result<()> {
-        let config = (self.blank)(profile)?;
-        if !self.shared.lock().begin(config.id) {
-            return Ok(());
-        }
         let factory = &self.shared.factory;
-        factory.make_ready(&config, Instant::now() + START)?;
+        self.in_hand(profile, |config| factory.make_ready(config, Instant::now() + START))?;
         if !self.shared.lock().is_missing(name) {
             return Ok(());
         }
-        // The one before had that id, if there was one.
+        let prepare = |config: &SandboxConfig| {
+            let sandbox = factory.prepare(config, Instant::now() + START)?;
+            log::info!("a vm is warm; vm={} profile={name}", sandbox.id());
+            let unwanted = self.shared.lock().put_warm(name, config.image.clone(), sandbox);
+            unwanted.into_iter().for_each(kill);
+            Ok(())
+        };
+        self.in_hand(profile, prepare)
+    }
+
+    /// Does something with a VM of its own, which is killed if the pool ends meanwhile.
+    fn in_hand(
+        &self,
+        profile: &Profile,
+        work: impl FnOnce(&SandboxConfig) -> sandbox::Result<()>,
+    ) -> Result<()> {
         let config = (self.blank)(profile)?;
-        if !self.shared.lock().begin(config.id) {
+        if !self.shared.lock().take_in_hand(config.id) {
             return Ok(());
         }
-        let sandbox = factory.prepare(&config, Instant::now() + START)?;
-        log::info!("a vm is warm; vm={} profile={name}", sandbox.id());
-        let unwanted = self.shared.lock().made(name, config.image, sandbox);
-        unwanted.into_iter().for_each(kill);
-        Ok(())
+        let done = work(&config);
+        self.shared.lock().let_go(config.id);
+        Ok(done?)
     }
 }

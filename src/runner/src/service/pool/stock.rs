@@ -47,7 +47,8 @@ pub(super) struct Stock {
     /// Profiles of which a VM had to boot.
     booted: BTreeSet<String>,
     is_making: bool,
-    being_made: Option<SandboxId>,
+    /// VMs that are just being made or parked.
+    in_hand: BTreeSet<SandboxId>,
     /// Nothing is made before.
     not_before: Option<Instant>,
 }
@@ -63,7 +64,7 @@ impl Stock {
             parked_for,
             booted: BTreeSet::new(),
             is_making: false,
-            being_made: None,
+            in_hand: BTreeSet::new(),
             not_before: None,
         }
     }
@@ -181,20 +182,26 @@ impl Stock {
         self.booted.insert(profile.to_owned());
     }
 
-    /// The maker begins with a VM; `false` if it is not to.
-    pub(super) fn begin(&mut self, vm: SandboxId) -> bool {
-        self.being_made = self.is_open.then_some(vm);
+    /// Somebody begins to make or park a VM; `false` if he is not to.
+    pub(super) fn take_in_hand(&mut self, vm: SandboxId) -> bool {
+        if self.is_open {
+            self.in_hand.insert(vm);
+        }
         self.is_open
     }
 
-    /// The maker has one, or none; returns what is not wanted any more.
-    pub(super) fn made(
+    /// He is done with it, one way or another.
+    pub(super) fn let_go(&mut self, vm: SandboxId) {
+        self.in_hand.remove(&vm);
+    }
+
+    /// Takes in a warm one; returns it if it is not wanted any more.
+    pub(super) fn put_warm(
         &mut self,
         profile: &str,
         image: Image,
         sandbox: Box<dyn Sandbox>,
     ) -> Option<Box<dyn Sandbox>> {
-        self.being_made = None;
         if !self.is_open {
             return Some(sandbox);
         }
@@ -204,7 +211,6 @@ impl Stock {
 
     /// The maker could not do what it was to do; says whether that is still wanted.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
-        self.being_made = None;
         self.not_before = Some(now + AFTER_FAILURE);
         self.is_open
     }
@@ -218,10 +224,10 @@ impl Stock {
         self.parked.iter().filter_map(|parked| parked.held.clone()).collect()
     }
 
-    /// Takes nothing in any more; returns the VM that is just being made.
-    pub(super) fn close(&mut self) -> Option<SandboxId> {
+    /// Takes nothing in any more; returns the VMs that are in hand.
+    pub(super) fn close(&mut self) -> Vec<SandboxId> {
         self.is_open = false;
-        self.being_made
+        self.in_hand.iter().copied().collect()
     }
 
     /// Everything.
