@@ -21,16 +21,17 @@ pub(super) struct Maker {
 impl Maker {
     pub(super) fn run(&self, orders: &Receiver<String>) {
         for name in orders {
-            if let Some(profile) = self.profiles.get(&name)
-                && let Err(error) = self.see_to(&name, profile)
-            {
-                let is_wanted = self.shared.lock().failed(Instant::now());
-                // What the pool's end has cut off is no failure.
-                let level = if is_wanted { log::Level::Warn } else { log::Level::Debug };
-                let error = error.chain();
-                log::log!(level, "no vm can be made ready; profile={name} error={error}");
+            let done = self.profiles.get(&name).map_or(Ok(()), |one| self.see_to(&name, one));
+            match done {
+                Ok(()) => self.shared.lock().succeeded(),
+                Err(error) => {
+                    let is_wanted = self.shared.lock().failed(Instant::now());
+                    // What the pool's end has cut off is no failure.
+                    let level = if is_wanted { log::Level::Warn } else { log::Level::Debug };
+                    let error = error.chain();
+                    log::log!(level, "no vm can be made ready; profile={name} error={error}");
+                }
             }
-            self.shared.lock().is_idle();
             self.shared.look();
         }
     }

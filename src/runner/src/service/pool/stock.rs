@@ -9,8 +9,9 @@ use sandbox::{Image, Sandbox, SandboxId};
 use super::HeldSession;
 use crate::service::config::Profile;
 
-/// How long nothing is made after a failure.
+/// How long nothing is made after a failure; twice as long after each that follows, up to the second.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
+const AFTER_FAILURES: Duration = Duration::from_secs(10 * 60);
 
 /// A VM that is nobody's.
 struct Warm {
@@ -51,6 +52,8 @@ pub(super) struct Stock {
     in_hand: BTreeSet<SandboxId>,
     /// Nothing is made before.
     not_before: Option<Instant>,
+    /// How long it is after the next failure.
+    pause: Duration,
 }
 
 impl Stock {
@@ -66,6 +69,7 @@ impl Stock {
             is_making: false,
             in_hand: BTreeSet::new(),
             not_before: None,
+            pause: AFTER_FAILURE,
         }
     }
 
@@ -139,7 +143,7 @@ impl Stock {
         let ended: Vec<_> = warm.map(|warm| warm.sandbox).collect();
         if !ended.is_empty() {
             // What ends by itself is not made again and again without a pause.
-            self.not_before = Some(now + AFTER_FAILURE);
+            self.pause(now);
         }
         gone.extend(ended);
         gone
@@ -209,15 +213,22 @@ impl Stock {
         None
     }
 
-    /// The maker could not do what it was to do; says whether that is still wanted.
+    /// The maker is idle again, having done what it was to do.
+    pub(super) fn succeeded(&mut self) {
+        self.is_making = false;
+        self.pause = AFTER_FAILURE;
+    }
+
+    /// The maker is idle again, having failed; says whether that is still wanted.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
-        self.not_before = Some(now + AFTER_FAILURE);
+        self.is_making = false;
+        self.pause(now);
         self.is_open
     }
 
-    /// The maker is idle again.
-    pub(super) fn is_idle(&mut self) {
-        self.is_making = false;
+    fn pause(&mut self, now: Instant) {
+        self.not_before = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(AFTER_FAILURES);
     }
 
     pub(super) fn held(&self) -> Vec<HeldSession> {

@@ -207,6 +207,23 @@ fn one_that_is_too_old_or_ended_is_seen() {
 }
 
 #[test]
+fn whoever_fails_again_and_again_tries_less_and_less_often() {
+    let bench = Bench::new(0, 0, Script::default());
+    let mut stock = bench.pool.shared.lock();
+    let now = Instant::now();
+    stock.booted("default");
+    for seconds in [10, 20, 40] {
+        assert!(stock.failed(now));
+        assert_eq!(stock.next_alarm(now), Some(now + Duration::from_secs(seconds)));
+        assert_eq!(stock.order(now), None);
+    }
+    assert!(stock.order(now + Duration::from_secs(40)).is_some());
+    stock.succeeded();
+    stock.failed(now);
+    assert_eq!(stock.next_alarm(now), Some(now + Duration::from_secs(10)));
+}
+
+#[test]
 fn nothing_is_left_of_a_pool_that_is_closed() {
     let bench = Bench::new(2, 2, Script::default());
     bench.wait_for_warm(2);
