@@ -17,6 +17,7 @@ use serde_json::json;
 
 mod api;
 mod push;
+mod reuse;
 mod scripted;
 
 use super::config::{Config, Local as LocalConfig};
