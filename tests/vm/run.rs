@@ -56,6 +56,29 @@ fn a_disk_is_as_large_as_it_is_asked_for_and_takes_no_room_that_is_not_there() {
     assert!(text(&output.stderr).contains("not enough room"), "{}", text(&output.stderr));
 }
 
+/// How long such a write past all caches takes in a VM with such a disk, by the guest's clock.
+fn milliseconds_of_a_write(limit: &str, blocks: &str) -> u64 {
+    let write = format!("dd if=/dev/zero of=/written {blocks} oflag=direct status=none");
+    let script = format!("a=$(date +%s%N) && {write} && echo $((($(date +%s%N) - a) / 1000000))");
+    let told = Runner::new().succeed(&["run", "--disk-limit", limit, "--", "sh", "-c", &script]);
+    told.trim_end().parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_disk_takes_no_more_bytes_than_its_limit() {
+    // 16 MB at 4 MB/s, of which some may pass at once.
+    let taken = milliseconds_of_a_write("bandwidth=4M", "bs=512000 count=32");
+    assert!(taken >= 3000, "{taken} ms");
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_disk_takes_no_more_operations_than_its_limit() {
+    let taken = milliseconds_of_a_write("operations=100", "bs=4096 count=400");
+    assert!(taken >= 3000, "{taken} ms");
+}
+
 #[test]
 #[ignore = "needs root and QEMU"]
 fn environment_and_working_folder_arrive_as_they_are() {

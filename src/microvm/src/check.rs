@@ -68,7 +68,7 @@ fn cgroup() -> Finding {
 fn limits() -> Finding {
     let missing = process::mount_point().map(|root| limit::missing(&root)).unwrap_or_default();
     if missing.is_empty() {
-        return finding("limits of VMs", State::Good, "processors, memory, processes");
+        return finding("limits of VMs", State::Good, "processors, memory, processes, disks");
     }
     let detail = format!("cgroup v2 has no {} here: VMs have no such limits", missing.join(", "));
     let remedy = Some("boot with cgroup_no_v1=all, or delegate the controllers".to_owned());

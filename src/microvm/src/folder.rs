@@ -210,7 +210,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::time::Instant;
 
-    use sandbox::SandboxConfig;
+    use sandbox::{DiskLimits, SandboxConfig};
 
     use super::*;
     use crate::{find, list, reclaim};
@@ -229,6 +229,7 @@ mod tests {
             image,
             vcpus: 1,
             memory_mib: 256,
+            disk_limits: DiskLimits::default(),
             network: None,
             hostname: "box".into(),
             timezone: None,

@@ -102,7 +102,7 @@ impl Machine {
         };
         let folder = Folder::create(state, record, uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
-        limit::apply(&cgroup.0, config, vmm.overhead_mib())?;
+        limit::apply(&cgroup.0, config, vmm.overhead_mib(), state)?;
         folder.link_image(&config.image)?;
         let template = match snapshot {
             None => config.image.disk_template.clone(),

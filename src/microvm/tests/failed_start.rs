@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use microvm::{Error, Factory, Launch, Launched, Result, Vmm};
 use process::Command;
-use sandbox::{Image, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{DiskLimits, Image, SandboxConfig, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
 /// A monitor that starts a process and then fails.
@@ -52,6 +52,7 @@ fn config(state: &Path) -> SandboxConfig {
         image,
         vcpus: 1,
         memory_mib: 128,
+        disk_limits: DiskLimits::default(),
         network: None,
         hostname: "box".into(),
         timezone: None,

@@ -18,6 +18,7 @@ mod command;
 mod copy;
 mod descriptor;
 mod detach;
+mod disk;
 mod egress;
 mod error;
 mod image;

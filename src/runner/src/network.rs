@@ -27,6 +27,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
+use crate::value;
 
 /// As many rules as a policy may come to.
 const RULES: usize = 4096;
@@ -177,13 +178,13 @@ impl From<ProtocolName> for Protocol {
 /// What is written as a number or a text.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a number or a text")]
-enum Word {
+pub(crate) enum Word {
     Number(u64),
     Text(String),
 }
 
 impl Word {
-    fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::Number(number) => number.to_string(),
             Self::Text(text) => text,
@@ -259,13 +260,7 @@ impl<'de> Deserialize<'de> for Ports {
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         let text = Word::deserialize(from)?.text();
-        let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
-            Some(number) if text.ends_with('K') => (number, 1_000),
-            Some(number) if text.ends_with('M') => (number, 1_000_000),
-            Some(number) => (number, 1_000_000_000),
-            None => (text.as_str(), 1),
-        };
-        let rate = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        let rate = value::decimal(&text);
         let refused = || format!("`{text}`: expected bits per second, like 20M, at least 8K");
         rate.filter(|rate| *rate >= 8_000).map(Self).ok_or_else(|| D::Error::custom(refused()))
     }

@@ -126,7 +126,7 @@ fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
 #[cfg(test)]
 pub(crate) mod tests {
     use clap::Parser;
-    use sandbox::{Image, SandboxConfig, SandboxId};
+    use sandbox::{DiskLimits, Image, SandboxConfig, SandboxId};
 
     use super::*;
 
@@ -148,6 +148,7 @@ pub(crate) mod tests {
             image,
             vcpus: 1,
             memory_mib: 256,
+            disk_limits: DiskLimits::default(),
             network: None,
             hostname: "vm".into(),
             timezone: None,

@@ -196,6 +196,17 @@ pub(crate) fn bytes(text: &str) -> Result<u64, Refused> {
     number.checked_mul(1 << shift).ok_or(refused)
 }
 
+/// A number, or one of thousands: `5000`, `20K`, `20M`, `1G`.
+pub(crate) fn decimal(text: &str) -> Option<u64> {
+    let (number, unit) = match text.as_bytes().last()? {
+        b'K' => (text.strip_suffix('K')?, 1_000),
+        b'M' => (text.strip_suffix('M')?, 1_000_000),
+        b'G' => (text.strip_suffix('G')?, 1_000_000_000),
+        _ => (text, 1),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// The size of a VM's disk, in MiB: `512M`, `8G`; a number alone is that of MiB.
 pub(crate) fn disk(text: &str) -> Result<u64, Refused> {
     let refused = "expected a size from 64M to 16T, like 8G";
@@ -365,6 +376,14 @@ mod tests {
         assert_eq!(bytes("0"), Ok(0));
         assert!(bytes("K").is_err());
         assert!(bytes("18446744073709551615G").is_err());
+    }
+
+    #[test]
+    fn thousands_may_have_a_suffix() {
+        assert_eq!(["7", "20K", "1G"].map(decimal), [7, 20_000, 1_000_000_000].map(Some));
+        for text in ["", "M", "1.5M", "20 M", "20MB", "-1", "18446744073709551615K"] {
+            assert_eq!(decimal(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -22,8 +22,8 @@ use serde::de::DeserializeOwned;
 
 pub use request::{
     Action, BackendType, Balloon, BalloonSize, BalloonStatistics, BootSource, CacheType, Drive,
-    Entropy, InstanceInfo, MachineConfig, MemoryBackend, NetworkInterface, Request, SnapshotCreate,
-    SnapshotLoad, SnapshotType, VmState, Vsock,
+    Entropy, InstanceInfo, MachineConfig, MemoryBackend, NetworkInterface, RateLimiter, Request,
+    SnapshotCreate, SnapshotLoad, SnapshotType, TokenBucket, VmState, Vsock,
 };
 
 use self::reply::{Parsed, Reply};

@@ -11,9 +11,11 @@
 
 use std::time::Instant;
 
+use sandbox::DiskLimits;
+
 use crate::api::{
     Action, Balloon, BootSource, CacheType, Client, Drive, Entropy, MachineConfig,
-    NetworkInterface, Vsock,
+    NetworkInterface, RateLimiter, TokenBucket, Vsock,
 };
 use crate::version::{Verdict, Version};
 use crate::{Error, Result};
@@ -32,6 +34,8 @@ pub struct Boot<'a> {
     pub command_line: &'a str,
     /// Whether it has a network card.
     pub has_network: bool,
+    /// How fast its disks are, each of the two: Firecracker cannot limit them together.
+    pub disk_limits: DiskLimits,
 }
 
 /// Boots a VM. The guest runs when this returns.
@@ -49,8 +53,9 @@ pub fn boot(client: &mut Client, boot: &Boot<'_>, deadline: Instant) -> Result<(
     };
     client.send(&source, deadline)?;
     // 4 Disks.
-    client.send(&drive("rootfs", true), deadline)?;
-    client.send(&drive("disk", false), deadline)?;
+    let rate_limiter = rate_limiter(boot.disk_limits);
+    client.send(&Drive { rate_limiter, ..drive("rootfs", true) }, deadline)?;
+    client.send(&Drive { rate_limiter, ..drive("disk", false) }, deadline)?;
     // 5 Devices.
     if boot.has_network {
         let guest_mac = netns::guest::MAC.map(|byte| format!("{byte:02x}")).join(":");
@@ -97,5 +102,16 @@ fn drive(name: &str, is_read_only: bool) -> Drive<'_> {
         is_root_device: false,
         is_read_only,
         cache_type: CacheType::Unsafe,
+        rate_limiter: None,
     }
+}
+
+/// None without a limit: a bucket of nothing would be one without an end.
+fn rate_limiter(limits: DiskLimits) -> Option<RateLimiter> {
+    let each_second = |size| TokenBucket { size, refill_time: 1000 };
+    let limiter = RateLimiter {
+        bandwidth: limits.bytes_per_second.map(each_second),
+        ops: limits.operations_per_second.map(each_second),
+    };
+    (limits != DiskLimits::default()).then_some(limiter)
 }

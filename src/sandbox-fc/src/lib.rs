@@ -72,6 +72,7 @@ impl Vmm for Firecracker {
             memory_mib: launch.config.memory_mib,
             command_line: &command_line(),
             has_network: launch.network.is_some(),
+            disk_limits: launch.config.disk_limits,
         };
         boot::boot(&mut client, &boot, launch.deadline).map_err(|error| monitor.explain(error))?;
         Ok(monitor.launched(client))

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 
 use microvm::Launch;
+use sandbox::DiskLimits;
 
 /// A guest's `reboot` ends QEMU (`-no-reboot`): `microvm` has no other way to power off.
 const REBOOT: &str = "reboot=t";
@@ -66,8 +67,8 @@ pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<O
     arguments.pair("-append", kernel.join(" "));
     arguments.pair("-serial", "stdio");
     // In the order in which the guest names them: vda, vdb.
-    arguments.drive("rootfs", "on");
-    arguments.drive("disk", "off");
+    arguments.drive("rootfs", "on", config.disk_limits);
+    arguments.drive("disk", "off", config.disk_limits);
     if launch.network.is_some() {
         arguments.pair("-netdev", format!("tap,id=net,fd={TAP_FD}"));
         let mac = netns::guest::MAC.map(|byte| format!("{byte:02x}")).join(":");
@@ -95,13 +96,50 @@ impl Arguments {
         self.0.extend([option.into(), value.into()]);
     }
 
-    fn drive(&mut self, file: &str, readonly: &str) {
-        self.pair(
-            "-drive",
-            format!("id={file},file={file},format=raw,if=none,readonly={readonly}"),
-        );
+    fn drive(&mut self, file: &str, readonly: &str, limits: DiskLimits) {
+        let drive = format!("id={file},file={file},format=raw,if=none,readonly={readonly}");
+        self.pair("-drive", drive + &throttling(limits));
         // An error is the guest's to handle: by default a full host would stop the VM without a word.
         let device = format!("virtio-blk-device,drive={file},werror=report,rerror=report");
         self.pair("-device", device);
+    }
+}
+
+/// Of a group, which both disks share. Without a limit they have none.
+fn throttling(limits: DiskLimits) -> String {
+    let limit = |name, rate: Option<u64>| {
+        rate.map(|rate| format!(",throttling.{name}={rate}")).unwrap_or_default()
+    };
+    let bytes = limit("bps-total", limits.bytes_per_second);
+    let operations = limit("iops-total", limits.operations_per_second);
+    let group = if limits == DiskLimits::default() { "" } else { ",throttling.group=disks" };
+    [group, &bytes, &operations].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drive(limits: DiskLimits) -> String {
+        let mut arguments = Arguments::default();
+        arguments.drive("disk", "off", limits);
+        arguments.0[1].clone().into_string().unwrap()
+    }
+
+    #[test]
+    fn a_disk_without_limits_is_not_throttled() {
+        let drive = drive(DiskLimits::default());
+        assert_eq!(drive, "id=disk,file=disk,format=raw,if=none,readonly=off");
+    }
+
+    #[test]
+    fn both_disks_share_what_they_are_limited_to() {
+        let limits =
+            DiskLimits { bytes_per_second: Some(1_000_000), operations_per_second: Some(50) };
+        let throttled =
+            ",throttling.group=disks,throttling.bps-total=1000000,throttling.iops-total=50";
+        assert!(drive(limits).ends_with(throttled), "{}", drive(limits));
+        let operations = DiskLimits { bytes_per_second: None, ..limits };
+        assert!(drive(operations).ends_with("off,throttling.group=disks,throttling.iops-total=50"));
     }
 }

@@ -21,12 +21,24 @@ pub struct SandboxConfig {
     pub vcpus: u32,
     /// Memory, in MiB.
     pub memory_mib: u32,
+    /// How fast its disks are.
+    pub disk_limits: DiskLimits,
     /// Its network; it has none at all if none.
     pub network: Option<Network>,
     /// Its host name.
     pub hostname: String,
     /// An IANA time zone; UTC if none.
     pub timezone: Option<String>,
+}
+
+/// How much a sandbox may ask of its host's disk in a second, reads and writes together; as much as
+/// there is where nothing is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskLimits {
+    /// Bytes.
+    pub bytes_per_second: Option<u64>,
+    /// Operations, large and small ones.
+    pub operations_per_second: Option<u64>,
 }
 
 /// The files that a sandbox starts from. They are only read.

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-pub use config::{Image, SandboxConfig, StartReport};
+pub use config::{DiskLimits, Image, SandboxConfig, StartReport};
 pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;

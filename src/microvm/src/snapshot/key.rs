@@ -42,6 +42,8 @@ impl Key {
         let mut text = format!("{FORMAT} {} {}\n", vmm.kind(), identity.text);
         let has_network = config.network.is_some();
         let _ = writeln!(text, "{} {} {has_network}", config.vcpus, config.memory_mib);
+        // They are part of what is saved.
+        let _ = writeln!(text, "{:?}", config.disk_limits);
         for Stamp { inode, size, modified, .. } in &depends_on {
             let _ = writeln!(text, "{inode} {size} {modified:?}");
         }

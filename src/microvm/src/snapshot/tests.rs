@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sandbox::{Image, SandboxId};
+use sandbox::{DiskLimits, Image, SandboxId};
 use tempfile::TempDir;
 
 use super::*;
@@ -56,6 +56,7 @@ impl Scene {
             },
             vcpus: 1,
             memory_mib: 256,
+            disk_limits: DiskLimits::default(),
             network: None,
             hostname: "box".into(),
             timezone: None,
@@ -92,6 +93,10 @@ fn what_was_saved_is_found_by_vms_of_its_kind_alone() {
     scene.config.memory_mib = 512;
     assert!(scene.find().is_none());
     scene.config.memory_mib = 256;
+    scene.config.disk_limits.operations_per_second = Some(100);
+    assert!(scene.find().is_none());
+    scene.config.disk_limits = DiskLimits::default();
+    assert!(scene.find().is_some());
     scene.config.network = Some(sandbox::Network::default());
     assert!(scene.find().is_none());
 }

@@ -101,6 +101,7 @@ pub(crate) fn blank(profile: &Profile, image: Image) -> Result<SandboxConfig> {
         image,
         vcpus: profile.amount.vcpus,
         memory_mib: profile.amount.memory_mib,
+        disk_limits: profile.disk_limits,
         network: Some(Network::default()),
         hostname: "vm".to_owned(),
         timezone: None,

@@ -43,6 +43,29 @@ pub struct Drive<'a> {
     pub is_read_only: bool,
     /// What a flush of the guest's does.
     pub cache_type: CacheType,
+    /// How fast it is; as fast as the host's if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// How fast a device is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RateLimiter {
+    /// In bytes; no limit if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<TokenBucket>,
+    /// In operations; no limit if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<TokenBucket>,
+}
+
+/// What may be used at once, and comes again.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TokenBucket {
+    /// So much.
+    pub size: u64,
+    /// In so many milliseconds.
+    pub refill_time: u64,
 }
 
 /// What a flush of the guest's does.

@@ -1,5 +1,6 @@
 //! A boot as Firecracker sees it.
 
+use sandbox::DiskLimits;
 use sandbox_fc::Error;
 use sandbox_fc::api::Client;
 use sandbox_fc::boot::{Boot, boot};
@@ -11,14 +12,23 @@ fn version(text: &str) -> Answer {
     Answer::Json(200, format!(r#"{{"state":"Not started","vmm_version":"{text}"}}"#))
 }
 
-/// A boot whose requests are answered so: how it went, and what was asked, without the bodies.
-fn asked(answers: Vec<Answer>, has_network: bool) -> (Result<(), Error>, Vec<String>) {
+fn vm(has_network: bool) -> Boot<'static> {
+    let disk_limits = DiskLimits::default();
+    Boot { vcpus: 2, memory_mib: 512, command_line: "quiet", has_network, disk_limits }
+}
+
+/// A boot whose requests are answered so: how it went, and what was asked.
+fn requests(answers: Vec<Answer>, vm: &Boot<'_>) -> (Result<(), Error>, Vec<String>) {
     let fake = Fake::start(answers);
     let mut client = Client::connect(fake.socket()).unwrap();
-    let vm = Boot { vcpus: 2, memory_mib: 512, command_line: "quiet", has_network };
-    let booted = boot(&mut client, &vm, soon());
+    let booted = boot(&mut client, vm, soon());
     drop(client);
-    let asked = fake.finish();
+    (booted, fake.finish())
+}
+
+/// The same without the bodies.
+fn asked(answers: Vec<Answer>, has_network: bool) -> (Result<(), Error>, Vec<String>) {
+    let (booted, asked) = requests(answers, &vm(has_network));
     let heads = asked.iter().map(|request| request.split(" {").next().unwrap().to_owned());
     (booted, heads.collect())
 }
@@ -55,6 +65,24 @@ fn a_vm_without_a_network_has_no_card() {
     let (booted, asked) = asked(done(8), false);
     booted.unwrap();
     assert!(!asked.iter().any(|request| request.contains("network")), "{asked:?}");
+}
+
+#[test]
+fn each_disk_is_as_fast_as_its_limits_say() {
+    let disk_limits =
+        DiskLimits { bytes_per_second: Some(200_000_000), operations_per_second: None };
+    let (booted, asked) = requests(done(8), &Boot { disk_limits, ..vm(false) });
+    booted.unwrap();
+    let limiter = r#""rate_limiter":{"bandwidth":{"size":200000000,"refill_time":1000}}}"#;
+    for drive in [&asked[3], &asked[4]] {
+        assert!(drive.starts_with("PUT /drives/") && drive.ends_with(limiter), "{drive}");
+    }
+}
+
+#[test]
+fn a_disk_without_limits_has_no_limiter() {
+    let (_, asked) = requests(done(8), &vm(false));
+    assert!(!asked.iter().any(|request| request.contains("rate_limiter")), "{asked:?}");
 }
 
 #[test]

@@ -139,6 +139,7 @@ fn a_drives_name_is_in_its_path() {
         is_root_device: false,
         is_read_only: false,
         cache_type: sandbox_fc::api::CacheType::Unsafe,
+        rate_limiter: None,
     };
     client.send(&drive, soon()).unwrap();
     drop(client);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rootfs::Store;
 use sandbox::{
-    Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig, SandboxFactory, SandboxId,
+    DiskLimits, Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig, SandboxFactory,
+    SandboxId,
 };
 
 use super::report::Report;
@@ -102,6 +103,7 @@ fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
         image: image::files(&store, &image, None)?,
         vcpus: wanted.vcpus,
         memory_mib: wanted.memory,
+        disk_limits: DiskLimits::default(),
         network,
         hostname: "bench".to_owned(),
         timezone: None,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rootfs::Store;
-use sandbox::{Cause, ExecRequest, Network, Outcome, SandboxConfig, SandboxId, Stream};
+use sandbox::{Cause, DiskLimits, ExecRequest, Network, Outcome, SandboxConfig, SandboxId, Stream};
 
 use crate::attend::{Job, attend};
 use crate::cli::Global;
@@ -17,7 +17,7 @@ use crate::output::{self, Output};
 use crate::service::Config;
 use crate::value::{self, NetworkChoice};
 use crate::vmm::{self, Host, Vmm};
-use crate::{image, network, signal};
+use crate::{disk, image, network, signal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +27,7 @@ Examples:
 
 /// Save a booted VM, from which later ones of the same size go on rather than boot
 ///
-/// VMs use it by themselves: those with this image, this size, and a network or none. When any of
+/// VMs use it by themselves: those with this image, this size, these limits, and a network or none. When any of
 /// that, the host's kernel or processor, or the monitor changes, it is used no more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -47,12 +47,16 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = value::disk)]
     disk: Option<u64>,
 
+    /// How much VMs may read and write in a second: bytes, operations, or both
+    #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = disk::limits)]
+    disk_limit: Option<DiskLimits>,
+
     /// `none` is for VMs without a network
     #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
     network: NetworkChoice,
 
     /// Take size and network from a profile of the service
-    #[arg(long, value_name = "NAME", requires = "config", conflicts_with_all = ["vcpus", "memory", "disk", "network"])]
+    #[arg(long, value_name = "NAME", requires = "config", conflicts_with_all = ["vcpus", "memory", "disk", "disk_limit", "network"])]
     profile: Option<String>,
 
     /// The service's configuration
@@ -66,6 +70,15 @@ pub(super) struct Arguments {
     /// Run a command before, which brings what VMs need into memory; all that follows belongs to it
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     warm: Vec<OsString>,
+}
+
+/// What VMs have that go on from the saved one.
+struct Size {
+    vcpus: u32,
+    memory_mib: u32,
+    disk_mib: Option<u64>,
+    disk_limits: DiskLimits,
+    network: Option<Network>,
 }
 
 /// Does it.
@@ -92,36 +105,47 @@ impl Arguments {
     fn understand(&self, global: &Global) -> Result<SandboxConfig> {
         let store = Store::open(&global.state_dir)?;
         let image = store.get(&self.name)?;
-        let (vcpus, memory_mib, disk_mib, network) = self.size()?;
+        let size = self.size()?;
         let id = SandboxId::random()?;
         Ok(SandboxConfig {
             id,
             name: None,
             labels: BTreeMap::from([(ps::IMAGE.to_owned(), image.name.clone())]),
-            image: image::files(&store, &image, disk_mib)?,
-            vcpus,
-            memory_mib,
-            network,
+            image: image::files(&store, &image, size.disk_mib)?,
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
+            disk_limits: size.disk_limits,
+            network: size.network,
             hostname: "snapshot".to_owned(),
             timezone: None,
         })
     }
 
-    fn size(&self) -> Result<(u32, u32, Option<u64>, Option<Network>)> {
+    fn size(&self) -> Result<Size> {
         if let (Some(name), Some(path)) = (&self.profile, &self.config) {
             let config = Config::read(path)?;
             let unknown = || Error::NoProfile { name: name.clone(), path: path.clone() };
             let profile = config.profiles.get(name).ok_or_else(unknown)?;
-            let amount = &profile.amount;
-            let network = profile.network.clone();
-            return Ok((amount.vcpus, amount.memory_mib, profile.disk_mib, network));
+            return Ok(Size {
+                vcpus: profile.amount.vcpus,
+                memory_mib: profile.amount.memory_mib,
+                disk_mib: profile.disk_mib,
+                disk_limits: profile.disk_limits,
+                network: profile.network.clone(),
+            });
         }
         let network = match &self.network {
             NetworkChoice::Open | NetworkChoice::Intercept(_) => Some(Network::default()),
             NetworkChoice::Policy(path) => Some(network::read(path)?),
             NetworkChoice::None => None,
         };
-        Ok((self.vcpus, self.memory, self.disk, network))
+        Ok(Size {
+            vcpus: self.vcpus,
+            memory_mib: self.memory,
+            disk_mib: self.disk,
+            disk_limits: self.disk_limit.unwrap_or_default(),
+            network,
+        })
     }
 
     fn warm_up(&self, sandbox: &dyn sandbox::Sandbox, interrupt: &Interrupt) -> Result<()> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use intercept::Secret;
 use rootfs::{Defaults, Store};
-use sandbox::{Network, Policy, Publish, SandboxConfig, SandboxId};
+use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::request::CommandArguments;
 use crate::value::{self, CopyIn, CopyOut, NetworkChoice, Variable};
 use crate::vmm::Vmm;
-use crate::{image, network};
+use crate::{disk, image, network};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,6 +56,10 @@ pub(crate) struct Arguments {
     /// Size of the disk for what the VM changes, like 512M or 20G; the image's own if none is given
     #[arg(long, value_name = "SIZE", value_parser = value::disk)]
     disk: Option<u64>,
+
+    /// How much the VM may read and write in a second: bytes, operations, or both
+    #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = disk::limits)]
+    disk_limit: Option<DiskLimits>,
 
     #[command(flatten)]
     command_arguments: CommandArguments,
@@ -246,6 +250,7 @@ impl Arguments {
             image: image::files(store, image, self.disk)?,
             vcpus: self.vcpus,
             memory_mib: self.memory,
+            disk_limits: self.disk_limit.unwrap_or_default(),
             network,
             hostname: hostname.unwrap_or_else(|| format!("vm-{}", id.short())),
             timezone: self.tz.clone(),
@@ -351,5 +356,7 @@ mod tests {
             "{text}"
         );
         assert!(refused(&["--vcpus", "0", "--", "ls"]).contains("1..=64"));
+        let text = refused(&["--disk-limit", "bandwidth=fast", "--", "ls"]);
+        assert!(text.contains("expected bandwidth=RATE in bytes per second"), "{text}");
     }
 }

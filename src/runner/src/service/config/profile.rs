@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use sandbox::Network;
+use sandbox::{DiskLimits, Network};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::network::LimitsTable;
 use crate::service::admission::Amount;
 use crate::value::NetworkChoice;
-use crate::{network, value};
+use crate::{disk, network, value};
 
 const MOST_WARM: u32 = 64;
 
@@ -27,6 +27,7 @@ pub(crate) struct Profile {
     pub(crate) amount: Amount,
     /// The image's own if none.
     pub(crate) disk_mib: Option<u64>,
+    pub(crate) disk_limits: DiskLimits,
     pub(crate) network: Option<Network>,
     /// What is let pass of its network if that is intercepted.
     pub(crate) egress: Option<Egress>,
@@ -43,6 +44,7 @@ pub(super) struct ProfileTable {
     vcpus: Option<u32>,
     memory_mib: Option<u32>,
     disk: Option<Disk>,
+    disk_limits: disk::LimitsTable,
     network: Option<Choice>,
     limits: Option<LimitsTable>,
     timeout: Option<Time>,
@@ -91,6 +93,7 @@ impl ProfileTable {
             image: self.image.unwrap_or_else(|| "default".to_owned()),
             amount,
             disk_mib: self.disk.map(|disk| disk.0),
+            disk_limits: self.disk_limits.understand(),
             network,
             egress,
             timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),

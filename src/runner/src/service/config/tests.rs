@@ -1,6 +1,6 @@
 //! What `runner.toml` may say, and how what it may not say is refused.
 
-use sandbox::Limits;
+use sandbox::{DiskLimits, Limits};
 
 use super::*;
 
@@ -56,6 +56,12 @@ fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
     assert!(text.contains("line 2") && text.contains("`disk`"), "{text}");
     let text = refused("[profiles.big]\ndisk = \"8GB\"\n");
     assert!(text.contains("line 2") && text.contains("like 8G"), "{text}");
+    let text = refused("[profiles.big.disk_limits]\nbandwith = 1\n");
+    assert!(text.contains("line 2") && text.contains("`bandwidth`"), "{text}");
+    let text = refused("[profiles.big]\ndisk_limits = { bandwidth = \"fast\" }\n");
+    assert!(text.contains("line 2") && text.contains("bytes per second"), "{text}");
+    let text = refused("[profiles.big]\ndisk_limits = { operations = 1 }\n");
+    assert!(text.contains("line 2") && text.contains("from 50"), "{text}");
     let text = refused("[profiles.big.limits]\nupload = \"fast\"\n");
     assert!(text.contains("line 2") && text.contains("bits per second"), "{text}");
     let text = refused("[profiles.big.network]\ndns = true\ndefualt = \"deny\"\n");
@@ -72,6 +78,7 @@ fn a_profile_says_what_its_vms_have() {
         r#"
         [profiles.deploy]
         disk = "20G"
+        disk_limits = { bandwidth = "200M", operations = 5000 }
         limits = { download = "100M" }
         [profiles.deploy.network]
         dns = true
@@ -94,6 +101,9 @@ fn a_profile_says_what_its_vms_have() {
     assert_eq!(slow.limits, limits);
     assert_eq!((deploy.egress.is_some(), profiles["slow"].egress.is_some()), (false, true));
     assert_eq!(profiles["default"].disk_mib, None);
+    let (bytes_per_second, operations_per_second) = (Some(200_000_000), Some(5000));
+    assert_eq!(deploy.disk_limits, DiskLimits { bytes_per_second, operations_per_second });
+    assert_eq!(profiles["default"].disk_limits, DiskLimits::default());
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn blank(profile: &Profile) -> SandboxConfig {
         image: image("new"),
         vcpus: profile.amount.vcpus,
         memory_mib: profile.amount.memory_mib,
+        disk_limits: profile.disk_limits,
         network: None,
         hostname: "vm".into(),
         timezone: None,
