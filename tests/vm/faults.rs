@@ -61,6 +61,19 @@ fn a_guest_that_powers_off_ends_the_run_with_a_reason() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
+fn a_kernel_that_gives_up_for_want_of_memory_is_no_crash() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let script = "echo 1 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
+    let output = runner.run(&["run", "--memory", "192", "--", "sh", "-c", script]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("ran out of memory (192 MiB) and its kernel gave up"), "{errors}");
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
 fn a_service_that_dies_is_started_again() {
     let runner = Runner::new();
     runner.succeed(&["run", "-d", "--name", "box"]);

@@ -257,6 +257,19 @@ fn a_jobs_disk_is_as_large_as_its_profile_says() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
+fn a_job_that_takes_all_memory_of_its_vm_is_told_so() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let run = submit(&runner, &prompt("tail /dev/zero || exit 9"));
+    let job = end(&runner, run);
+    let error = job.error.unwrap();
+    assert_eq!(job.exit_code, Some(9), "{error}");
+    assert!(error.contains(": the VM ran out of memory (256 MiB) and its kernel"), "{error}");
+    leave(service);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
 fn a_cancelled_job_is_asked_to_end_and_does() {
     let runner = Runner::new();
     let before = Host::look(runner.state());

@@ -195,3 +195,24 @@ fn memory_and_processors_are_as_asked() {
     assert_eq!(lines[0], "2");
     assert!((300_000..400 * 1024).contains(&kib), "{kib} KiB");
 }
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_command_that_takes_all_memory_is_killed_told_of_and_costs_nothing_else() {
+    let runner = Runner::new();
+    let told = "runner: the VM ran out of memory (192 MiB) and its kernel killed 1 process: give";
+    let killed = runner.run(&["run", "--memory", "192", "--", "tail", "/dev/zero"]);
+    let errors = text(&killed.stderr);
+    assert_eq!(killed.status.code(), Some(137), "{errors}");
+    assert!(errors.contains(told), "{errors}");
+    runner.succeed(&["run", "-d", "--memory", "192", "--name", "box"]);
+
+    let survived = runner.run(&["exec", "box", "--", "sh", "-c", "tail /dev/zero | cat; exit 3"]);
+    let after = runner.run(&["exec", "box", "--", "echo", "still here"]);
+
+    let errors = text(&survived.stderr);
+    assert_eq!(survived.status.code(), Some(3), "{errors}");
+    assert!(errors.contains(told), "{errors}");
+    assert_eq!((text(&after.stdout), text(&after.stderr)), ("still here\n".into(), "".into()));
+    runner.succeed(&["stop", "box"]);
+}

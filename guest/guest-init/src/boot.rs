@@ -5,8 +5,8 @@
 //! 3. Wait until both disks are there.
 //! 4. Mount the read-only root (`vda`), the writable disk (`vdb`), and the overlay of the two.
 //! 5. Make the overlay the root, and give the initramfs's memory back.
-//! 6. Mount what programs expect (`/dev/pts`, `/dev/shm`, `/run`, cgroup v2); controllers, device
-//!    links, the network, host name.
+//! 6. Mount what programs expect (`/dev/pts`, `/dev/shm`, `/run`, cgroup v2); controllers, what
+//!    happens without memory, device links, the network, host name.
 //!
 //! [`supervise`](crate::supervise) goes on from there: 7 start the service, 8 reap for ever.
 

@@ -1,4 +1,4 @@
-//! What makes the root a machine: cgroups, devices, the network, a name.
+//! What makes the root a machine: cgroups, memory, devices, the network, a name.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use process::Cgroup;
 
-use crate::{Error, Result, mount, network};
+use crate::{Error, Result, memory, mount, network};
 
 /// The name of a machine that nobody has named.
 const NAME: &str = "sandbox";
@@ -24,6 +24,7 @@ const LINKS: [(&str, &str); 4] = [
 pub(crate) fn prepare() -> Result<()> {
     mount::program_file_systems()?;
     enable_controllers()?;
+    memory::keep_working_set();
     for (path, target) in LINKS {
         match symlink(target, path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

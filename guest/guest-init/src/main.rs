@@ -9,6 +9,7 @@ mod console;
 mod device;
 mod error;
 mod machine;
+mod memory;
 mod module;
 mod mount;
 mod network;

@@ -26,8 +26,16 @@ pub(crate) struct Command {
     deadline: Option<Instant>,
     /// What to say of it in place of the signal, since we sent that.
     killed: Option<Outcome>,
-    /// How its process ended, and after how many microseconds.
-    ended: Option<(Outcome, u64)>,
+    /// How its process ended, once it has.
+    ended: Option<Ended>,
+}
+
+/// How a command's process ended.
+#[derive(Debug)]
+struct Ended {
+    outcome: Outcome,
+    duration_us: u64,
+    oom_kills: u64,
 }
 
 #[derive(Debug)]
@@ -181,13 +189,28 @@ impl Command {
                 Outcome::Signalled { signal: 0, core_dumped: false }
             }
         };
-        let duration = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.ended = Some((self.killed.take().unwrap_or(outcome), duration));
+        self.ended = Some(Ended {
+            outcome: self.killed.take().unwrap_or(outcome),
+            duration_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            oom_kills: self.oom_kills(),
+        });
         match &mut self.outputs {
             Outputs::Pipes(both) => {
                 both.iter_mut().for_each(|output| output.command_ended(pipe_content))
             }
             Outputs::Terminal(output, _) => output.command_ended(|_| terminal::CONTENT),
+        }
+    }
+
+    /// How many of its processes the kernel killed for want of memory: it counts before it kills.
+    fn oom_kills(&self) -> u64 {
+        let events = self.cgroup.as_ref().map(Cgroup::memory_events).transpose();
+        match events {
+            Ok(events) => events.unwrap_or_default().oom_kills,
+            Err(error) => {
+                log::debug!("nobody counts what is killed for want of memory; error={error}");
+                0
+            }
         }
     }
 
@@ -197,7 +220,7 @@ impl Command {
 
     /// What to tell of it, once it has ended and all its output is read.
     pub(crate) fn exit(&self) -> Option<Exit> {
-        let (outcome, duration_us) = self.ended.as_ref()?;
+        let ended = self.ended.as_ref()?;
         let mut totals = [StreamTotal::default(); 2];
         for (total, (_, output)) in totals.iter_mut().zip(self.outputs()) {
             if !output.is_closed() {
@@ -206,7 +229,8 @@ impl Command {
             *total = output.total();
         }
         let [stdout, stderr] = totals;
-        Some(Exit { outcome: outcome.clone(), stdout, stderr, duration_us: *duration_us })
+        let Ended { duration_us, oom_kills, .. } = *ended;
+        Some(Exit { outcome: ended.outcome.clone(), stdout, stderr, duration_us, oom_kills })
     }
 
     /// What outlives it.

@@ -3,8 +3,9 @@
 //! None of this is urgent: the loop calls [`Remains::tidy`] when it has nothing else to do, so
 //! that neither making nor removing a cgroup is on a command's path.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::{fs, io};
 
 use process::{Cgroup, Child};
 
@@ -23,6 +24,11 @@ pub(crate) struct Remains {
 
 impl Remains {
     pub(crate) fn new(parent: Option<PathBuf>) -> Self {
+        if let Some(parent) = &parent
+            && let Err(error) = count_memory(parent)
+        {
+            log::warn!("nobody counts what is killed for want of memory; error={error}");
+        }
         Self {
             parent,
             count: 0,
@@ -87,4 +93,11 @@ impl Remains {
             }
         }
     }
+}
+
+/// Gives each cgroup below `parent` the memory controller. No limit is set by it; it tells which
+/// command a process that the kernel killed for want of memory belonged to.
+fn count_memory(parent: &Path) -> io::Result<()> {
+    fs::create_dir_all(parent)?;
+    fs::write(parent.join("cgroup.subtree_control"), "+memory")
 }

@@ -118,6 +118,7 @@ impl Server<'_> {
                     stdout: StreamTotal::default(),
                     stderr: StreamTotal::default(),
                     duration_us: 0,
+                    oom_kills: 0,
                 };
                 self.link.send(id, GuestBody::Exit(exit))
             }

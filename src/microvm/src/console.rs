@@ -19,6 +19,10 @@ use crate::error::file;
 
 const FILE_LIMIT: u64 = 4 << 20;
 const TAIL: usize = 8 << 10;
+/// What a kernel says before the reason why it cannot go on.
+const PANIC: &str = "Kernel panic - not syncing: ";
+/// The reasons that are want of memory: it may kill nobody, or nothing that it could kill is left.
+const OUT_OF_MEMORY: [&str; 2] = ["Out of memory", "System is deadlocked on memory"];
 const FULL: &[u8] = b"\n[runner: the log is full; what follows is not kept]\n";
 
 /// Takes what comes out of a pipe.
@@ -88,6 +92,16 @@ impl Capture {
         after.lines().next().map(str::to_owned)
     }
 
+    /// Whether the guest's kernel gave up for want of memory. That is what the guest says: whoever
+    /// is root there may say it, too.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        let text = self.text();
+        let Some((_, reason)) = text.rsplit_once(PANIC) else {
+            return false;
+        };
+        OUT_OF_MEMORY.iter().any(|words| reason.starts_with(words))
+    }
+
     /// The last few lines, each on a line of its own behind `; <what> said:`, or nothing.
     pub(crate) fn last_words(&self, what: &str) -> String {
         let text = self.text();
@@ -128,6 +142,18 @@ mod tests {
         let text = format!("[0.1] noise\r\n{BOOT_FAILURE_PREFIX}cannot mount /dev/vdb\r\nmore\r\n");
         let (capture, _folder) = captured(text.as_bytes());
         assert_eq!(capture.boot_failure().unwrap().trim(), "cannot mount /dev/vdb");
+    }
+
+    #[test]
+    fn a_panic_for_want_of_memory_is_told_from_others() {
+        let ran_out = |reason: &str| {
+            let text = format!("noise\r\n[    4.2] {PANIC}{reason}\r\n[    4.2] CPU: 0 PID: 1\r\n");
+            captured(text.as_bytes()).0.ran_out_of_memory()
+        };
+        assert!(ran_out("System is deadlocked on memory"));
+        assert!(ran_out("Out of memory: system-wide panic_on_oom is enabled"));
+        assert!(!ran_out("Attempted to kill init! exitcode=0x00000009"));
+        assert!(!captured(b"Out of memory: Killed process 7 (tail)\n").0.ran_out_of_memory());
     }
 
     #[test]

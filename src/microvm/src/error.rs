@@ -158,6 +158,15 @@ pub enum Error {
         /// For want of whose memory.
         reason: &'static str,
     },
+    /// The guest's kernel had no memory for itself.
+    #[error(
+        "the VM ran out of memory ({memory_mib} MiB) and its kernel gave up: give it more with \
+         `--memory`, or with `memory_mib` in a profile"
+    )]
+    GuestOutOfMemory {
+        /// How much it had.
+        memory_mib: u32,
+    },
     /// The VM ended while something was under way in it.
     #[error("the VM ended: {reason}")]
     Gone {

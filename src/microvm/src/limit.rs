@@ -7,7 +7,7 @@ mod device;
 use std::fs;
 use std::path::Path;
 
-use process::Cgroup;
+use process::{Cgroup, MemoryEvents};
 use sandbox::{DiskLimits, SandboxConfig};
 
 use crate::error::chain;
@@ -97,16 +97,11 @@ fn rates(device: &str, limits: DiskLimits) -> String {
 
 /// Why the kernel killed a VM for want of memory, if it did.
 pub(crate) fn out_of_memory(cgroup: &Cgroup) -> Option<&'static str> {
-    let events = fs::read_to_string(cgroup.path().join("memory.events")).ok()?;
-    verdict(&events)
+    verdict(cgroup.memory_events().ok()?)
 }
 
-fn verdict(events: &str) -> Option<&'static str> {
-    let count = |name: &str| {
-        let line = events.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
-    };
-    match (count("oom_kill"), count("oom")) {
+fn verdict(events: MemoryEvents) -> Option<&'static str> {
+    match (events.oom_kills, events.limit_reached) {
         (0, _) => None,
         (_, 0) => Some("the host ran out of memory"),
         _ => Some("its monitor needed more memory than the VM has"),
@@ -123,10 +118,10 @@ mod tests {
 
     #[test]
     fn a_limit_of_its_own_is_told_from_a_host_without_memory() {
-        assert_eq!(verdict("low 0\nhigh 0\nmax 9\noom 0\noom_kill 0\n"), None);
-        assert!(verdict("max 9\noom 1\noom_kill 1\n").unwrap().starts_with("its monitor"));
-        assert!(verdict("max 0\noom 0\noom_kill 1\n").unwrap().starts_with("the host"));
-        assert_eq!(verdict("nonsense"), None);
+        let verdict = |oom_kills, limit_reached| verdict(MemoryEvents { limit_reached, oom_kills });
+        assert_eq!(verdict(0, 0), None);
+        assert!(verdict(1, 1).unwrap().starts_with("its monitor"));
+        assert!(verdict(1, 0).unwrap().starts_with("the host"));
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Blueprint<'_> {
 /// The fields go in this order.
 pub(crate) struct Machine {
     id: SandboxId,
+    memory_mib: u32,
     cgroup: OwnedCgroup,
     pub(crate) members: Vec<Member>,
     pub(crate) console: Capture,
@@ -84,7 +85,6 @@ pub(crate) struct Machine {
     pub(crate) stages: Vec<(&'static str, Duration)>,
     remote: Box<dyn Remote>,
     is_parked: bool,
-    memory_mib: u32,
     folder: Folder,
     network: Attachment,
 }
@@ -133,6 +133,7 @@ impl Machine {
         let Launched { monitor, helpers, remote, console, errors } = launched;
         Ok(Self {
             id: config.id,
+            memory_mib: config.memory_mib,
             cgroup,
             members: std::iter::once(monitor).chain(helpers).collect(),
             console: Capture::new(console, &folder.path().join("console.log"))?,
@@ -142,7 +143,6 @@ impl Machine {
             stages: clock.stages,
             remote,
             is_parked: false,
-            memory_mib: config.memory_mib,
             folder,
             network,
         })
@@ -220,6 +220,9 @@ impl Machine {
         }
         if let Some(reason) = self.console.boot_failure() {
             return Error::Boot { reason: reason.trim().to_owned() };
+        }
+        if self.console.ran_out_of_memory() {
+            return Error::GuestOutOfMemory { memory_mib: self.memory_mib };
         }
         let words = self.errors.last_words("it") + &self.console.last_words("the console");
         Error::Ended { program: ended.program, status: ended.status, words }

@@ -229,6 +229,7 @@ fn exit_report(exit: proto::Exit) -> Exit {
         },
         dropped: exit.stdout.dropped.saturating_add(exit.stderr.dropped),
         duration: Duration::from_micros(exit.duration_us),
+        oom_kills: exit.oom_kills,
     }
 }
 

@@ -17,12 +17,24 @@ use crate::{Error, Result, poll_timeout};
 /// The file that tells whether a cgroup has processes, and reports when that changes.
 const EVENTS: &str = "cgroup.events";
 
+/// The file that counts what happened for want of memory.
+const MEMORY_EVENTS: &str = "memory.events";
+
 /// A cgroup. Dropping the one who made it removes it if it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
     folder: OwnedFd,
     is_ours: bool,
+}
+
+/// How often there was too little memory for a cgroup or one below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryEvents {
+    /// A limit of theirs was reached, and nothing could be reclaimed.
+    pub limit_reached: u64,
+    /// The kernel killed a process, whether for that reason or because the whole machine had no more.
+    pub oom_kills: u64,
 }
 
 /// Where cgroup v2 is mounted.
@@ -85,6 +97,13 @@ impl Cgroup {
         fs::write(&path, value).map_err(failed("write to", &path))
     }
 
+    /// What happened for want of memory; the memory controller must be enabled for it.
+    pub fn memory_events(&self) -> Result<MemoryEvents> {
+        let path = self.path.join(MEMORY_EVENTS);
+        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+        Ok(MemoryEvents::parse(&text))
+    }
+
     /// Kills every process in it, at once and whole.
     pub fn kill(&self) -> Result<()> {
         self.write("cgroup.kill", "1")
@@ -140,6 +159,16 @@ impl Drop for Cgroup {
     }
 }
 
+impl MemoryEvents {
+    fn parse(text: &str) -> Self {
+        let count = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+        };
+        Self { limit_reached: count("oom"), oom_kills: count("oom_kill") }
+    }
+}
+
 fn is_populated(mut events: &fs::File, path: &Path) -> Result<bool> {
     events.rewind().map_err(failed("rewind", path))?;
     let text = io::read_to_string(events).map_err(failed("read", path))?;
@@ -166,4 +195,17 @@ fn remove_tree(path: &Path) -> Result<()> {
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Cgroup { operation, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_whose_names_begin_alike_are_told_apart() {
+        let text = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 1\n";
+        let events = MemoryEvents { limit_reached: 2, oom_kills: 3 };
+        assert_eq!(MemoryEvents::parse(text), events);
+        assert_eq!(MemoryEvents::parse("nonsense"), MemoryEvents::default());
+    }
 }

@@ -17,7 +17,7 @@ mod jail;
 mod spawn;
 mod sys;
 
-pub use cgroup::{Cgroup, mount_point};
+pub use cgroup::{Cgroup, MemoryEvents, mount_point};
 pub use child::{Child, Status};
 pub use command::{Command, Credentials, Network, Resource};
 pub use deadline::poll_timeout;

@@ -34,6 +34,7 @@ mod platform;
 mod progress;
 mod request;
 mod service;
+mod shortage;
 mod signal;
 mod table;
 mod terminal;

@@ -98,6 +98,9 @@ pub struct Exit {
     pub dropped: u64,
     /// How long it ran.
     pub duration: Duration,
+    /// How many of its processes, descendants included, were killed since the sandbox had no more
+    /// memory.
+    pub oom_kills: u64,
 }
 
 /// What ended a command.

@@ -6,7 +6,7 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -103,6 +103,16 @@ impl Script {
         self
     }
 
+    /// Says how many processes of `program`, which is in the script, are killed for want of memory.
+    #[must_use]
+    pub fn starve(mut self, program: &str, oom_kills: u64) -> Self {
+        let events = self.commands.get_mut(OsStr::new(program));
+        if let Some(Event::Exit(exit)) = events.and_then(|events| events.last_mut()) {
+            exit.oom_kills = oom_kills;
+        }
+        self
+    }
+
     /// Says that `program` prints nothing and runs until it is ended.
     #[must_use]
     pub fn hold(mut self, program: &str, manner: Manner) -> Self {
@@ -167,7 +177,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn exit(outcome: Outcome) -> Exit {
-    Exit { outcome, dropped: 0, duration: Duration::ZERO }
+    Exit { outcome, dropped: 0, duration: Duration::ZERO, oom_kills: 0 }
 }
 
 impl SandboxFactory for Factory {

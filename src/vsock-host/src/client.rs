@@ -267,5 +267,6 @@ fn too_many(is_exec: bool) -> GuestBody<'static> {
         stdout: StreamTotal::default(),
         stderr: StreamTotal::default(),
         duration_us: 0,
+        oom_kills: 0,
     })
 }

@@ -97,6 +97,9 @@ pub struct Exit {
     pub stderr: StreamTotal,
     /// From start to end, in microseconds of the guest's clock.
     pub duration_us: u64,
+    /// How many of its processes, descendants included, the kernel killed for want of memory
+    /// until it ended.
+    pub oom_kills: u64,
 }
 
 /// How much a command wrote to one stream.

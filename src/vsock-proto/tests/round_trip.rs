@@ -89,11 +89,12 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn exit() -> impl Strategy<Value = Exit> {
-    (outcome(), any::<[u64; 5]>()).prop_map(|(outcome, n)| Exit {
+    (outcome(), any::<[u64; 6]>()).prop_map(|(outcome, n)| Exit {
         outcome,
         stdout: StreamTotal { sent: n[0], dropped: n[1] },
         stderr: StreamTotal { sent: n[2], dropped: n[3] },
         duration_us: n[4],
+        oom_kills: n[5],
     })
 }
 

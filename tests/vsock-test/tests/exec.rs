@@ -161,6 +161,27 @@ fn the_end_of_a_connection_kills_a_grandchild_that_left_the_session() {
 }
 
 #[test]
+#[ignore = "needs root and cgroup v2 with its memory controller"]
+fn what_is_killed_for_want_of_memory_is_counted_for_its_command_alone() {
+    let cgroups = Cgroups::new();
+    let pair = Pair::with(Config { cgroups: Some(cgroups.path().into()), ..config() });
+    run(&pair.guest, argv(&["true"]));
+    if std::fs::write(cgroups.path().join("memory.max"), "32M").is_err() {
+        return println!("skipped: no memory controller");
+    }
+    let bystander = pair.guest.exec(Exec { stdin: true, ..argv(&["cat"]) }, soon()).unwrap();
+
+    let hungry = run(&pair.guest, shell("tail /dev/zero | cat; exit 3")).exit;
+    let modest = run(&pair.guest, argv(&["true"])).exit;
+    bystander.close_stdin(soon()).unwrap();
+
+    // That a descendant was killed is no part of how a command ends.
+    assert_eq!((hungry.outcome, hungry.oom_kills), (code(3), 1));
+    assert_eq!((modest.outcome, modest.oom_kills), (code(0), 0));
+    assert_eq!(bystander.wait(Some(soon())).unwrap().oom_kills, 0);
+}
+
+#[test]
 fn an_orphan_that_holds_the_output_delays_nothing() {
     let (pair, lifeline) = (Pair::new(), Lifeline::new());
     let script = format!("exec 3>{}; sleep 1000 & echo $!; exit 3", lifeline.path().display());

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::interrupt::{First, Interrupt};
 use crate::output::Output;
 use crate::request::CommandArguments;
-use crate::signal;
 use crate::vmm::{self, Host, VmRecord};
+use crate::{shortage, signal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,6 +50,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let sandbox = interrupt.explain(host.attach(&record))?;
     let mut sink = |stream, data: &[u8]| output.write(stream, data);
     let exit = interrupt.explain(attend(&*sandbox, &job, &interrupt, &mut sink))?;
+    shortage::tell(&exit, record.memory_mib);
     Ok(exit.outcome.exit_code())
 }
 

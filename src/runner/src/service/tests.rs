@@ -220,6 +220,26 @@ fn the_agents_own_failure_is_told_as_it_told_it() {
 }
 
 #[test]
+fn a_job_that_had_too_little_memory_is_told_so_where_it_failed() {
+    let act = |request: &ExecRequest, record: &mut Record| {
+        let code = if variable(request, "VM0_PROMPT").unwrap() == "fail" { 1 } else { 0 };
+        leave_outcome(request, record, &json!({"exitCode": code, "error": "the CLI was killed"}));
+    };
+    let script = Script::default().on(AGENT, &[], 0).starve(AGENT, 2).act(AGENT, act);
+    let bench = Bench::new();
+    let serving = bench.start(&Arc::new(script.factory()));
+
+    let failed = bench.end(bench.submit(&prompt("fail")));
+    let recovered = bench.end(bench.submit(&prompt("go on")));
+    serving.leave();
+
+    let error = "the CLI was killed: the VM ran out of memory (1024 MiB) and its kernel killed \
+                 2 processes";
+    assert_eq!(failed.error.as_deref(), Some(error));
+    assert_eq!((recovered.status, recovered.error), (Status::Completed, None));
+}
+
+#[test]
 fn success_is_not_what_the_guest_says_alone() {
     let act = |request: &ExecRequest, record: &mut Record| {
         leave_outcome(request, record, &json!({"exitCode": 0}));

@@ -24,6 +24,7 @@ use super::stage::Stages;
 use super::{mount, session};
 use crate::command::ps;
 use crate::error::{Error, Result};
+use crate::shortage;
 
 /// How long a guest may take to accept a command.
 const HAND_OVER: Duration = Duration::from_secs(60);
@@ -83,10 +84,9 @@ pub(super) fn work(
     }
     job.leash.check()?;
     // 5 run
-    let (exit, said) = stages.measure("agent", || run_agent(job, sandbox, inbox))?;
+    let ended = stages.measure("agent", || run_agent(job, sandbox, inbox))?;
     // 6 outcome
-    let (completion, named) =
-        stages.measure("outcome", || outcome(sandbox, context, exit, said))?;
+    let (completion, named) = stages.measure("outcome", || outcome(sandbox, context, ended))?;
     *session = named;
     Ok(Completion { sandbox_reuse_result: *reuse, ..completion })
 }
@@ -164,16 +164,16 @@ fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context) -> Result<()> {
     let execution = sandbox.exec(&request, Instant::now() + HAND_OVER)?;
     execution.write_stdin(manifest.as_bytes(), Some(Instant::now() + HAND_OVER))?;
     execution.close_stdin()?;
-    let (outcome, said) = attend(&*execution)?;
-    match outcome {
+    let ended = attend(&*execution, job.profile.amount.memory_mib)?;
+    match ended.outcome {
         Outcome::Exited(0) => Ok(()),
         Outcome::FailedToStart { message, .. } => Err(Error::Storages { said: message }),
         Outcome::TimedOut => Err(Error::Storages { said: "they took too long".to_owned() }),
-        _ => Err(Error::Storages { said }),
+        _ => Err(Error::Storages { said: ended.explained(ended.said.clone()) }),
     }
 }
 
-fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox) -> Result<(Outcome, String)> {
+fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox) -> Result<Ended> {
     let request = ExecRequest {
         argv: vec![AGENT.into()],
         env: inbox.environment,
@@ -183,13 +183,32 @@ fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox) -> Result<(Outcome,
     };
     let execution: Arc<dyn Execution> = sandbox.exec(&request, Instant::now() + HAND_OVER)?.into();
     job.leash.hold_agent(&execution)?;
-    let ended = attend(&*execution);
+    let ended = attend(&*execution, job.profile.amount.memory_mib);
     job.leash.let_go_of_agent();
     ended
 }
 
-/// Waits for a command's end; its limits are known elsewhere. Also returns its last words.
-fn attend(execution: &dyn Execution) -> Result<(Outcome, String)> {
+/// How a program of ours ended.
+struct Ended {
+    outcome: Outcome,
+    /// Its last words.
+    said: String,
+    /// That it had too little memory, if it had.
+    shortage: Option<String>,
+}
+
+impl Ended {
+    /// What is said of it, with what it may not know itself.
+    fn explained(&self, text: String) -> String {
+        match &self.shortage {
+            Some(shortage) => format!("{text}: {shortage}"),
+            None => text,
+        }
+    }
+}
+
+/// Waits for a command's end; its limits are known elsewhere.
+fn attend(execution: &dyn Execution, memory_mib: u32) -> Result<Ended> {
     let mut tail = Vec::new();
     loop {
         match execution.next(None)? {
@@ -199,7 +218,10 @@ fn attend(execution: &dyn Execution) -> Result<(Outcome, String)> {
                 tail.drain(..over);
             }
             Event::Output(..) => {}
-            Event::Exit(exit) => return Ok((exit.outcome, last_line(&tail))),
+            Event::Exit(exit) => {
+                let shortage = shortage::describe(&exit, memory_mib);
+                return Ok(Ended { outcome: exit.outcome, said: last_line(&tail), shortage });
+            }
         }
     }
 }
@@ -220,8 +242,7 @@ fn harmless(text: &str) -> String {
 fn outcome(
     sandbox: &dyn Sandbox,
     context: &Context,
-    exit: Outcome,
-    said: String,
+    ended: Ended,
 ) -> Result<(Completion, Option<String>)> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -231,12 +252,13 @@ fn outcome(
         last_event_sequence: Option<u64>,
         session_id: Option<String>,
     }
-    let code = exit.exit_code();
-    let said = match exit {
+    let code = ended.outcome.exit_code();
+    let said = match &ended.outcome {
         Outcome::FailedToStart { message, .. } => message,
-        _ => said,
+        _ => &ended.said,
     };
-    let no_outcome = || Error::NoOutcome { code, said: context.masked(said.clone()) };
+    let said = ended.explained(context.masked(said.clone()));
+    let no_outcome = || Error::NoOutcome { code, said: said.clone() };
     let path = format!("{HOME}/.vm0/guest-agent/runs/{}/outcome.json", context.run_id);
     let json = read(sandbox, Path::new(&path)).ok_or_else(no_outcome)?;
     let left: Left = serde_json::from_slice(&json).map_err(|_| no_outcome())?;
@@ -248,7 +270,7 @@ fn outcome(
     let error = error.or_else(|| (exit_code != 0).then(unexplained));
     let completion = Completion {
         exit_code,
-        error: error.map(|text| context.masked(text)),
+        error: error.map(|text| ended.explained(context.masked(text))),
         last_event_sequence: left.last_event_sequence,
         sandbox_id: Some(sandbox.id().to_string()),
         ..Completion::default()

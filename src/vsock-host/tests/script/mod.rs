@@ -158,7 +158,8 @@ pub(crate) fn command(program: &str) -> Exec {
 
 pub(crate) fn exit(code: u8) -> Exit {
     let total = StreamTotal::default();
-    Exit { outcome: Outcome::Exited { code }, stdout: total, stderr: total, duration_us: 1 }
+    let outcome = Outcome::Exited { code };
+    Exit { outcome, stdout: total, stderr: total, duration_us: 1, oom_kills: 0 }
 }
 
 pub(crate) fn stdout(bytes: &[u8]) -> GuestBody<'_> {

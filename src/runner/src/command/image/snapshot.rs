@@ -17,7 +17,7 @@ use crate::output::{self, Output};
 use crate::service::Config;
 use crate::value::{self, NetworkChoice};
 use crate::vmm::{self, Host, Vmm};
-use crate::{disk, image, network, signal};
+use crate::{disk, image, network, shortage, signal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,7 +92,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let interrupt = Interrupt::start(signals, First::Forward, vmm::plug(config.id))?;
     let begun = Instant::now();
     let saved = host.save(arguments.vmm, &config, global, &mut |sandbox| {
-        arguments.warm_up(sandbox, &interrupt).map_err(Cause::from)
+        arguments.warm_up(sandbox, config.memory_mib, &interrupt).map_err(Cause::from)
     });
     interrupt.explain(saved)?;
     if !global.quiet {
@@ -148,14 +148,21 @@ impl Arguments {
         })
     }
 
-    fn warm_up(&self, sandbox: &dyn sandbox::Sandbox, interrupt: &Interrupt) -> Result<()> {
+    fn warm_up(
+        &self,
+        sandbox: &dyn sandbox::Sandbox,
+        memory_mib: u32,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
         interrupt.check()?;
         let Some(program) = self.warm.first() else { return Ok(()) };
         let job = Job::new(ExecRequest { argv: self.warm.clone(), ..ExecRequest::default() });
         // What it prints is not the result of this command.
         let mut output = Output::open()?;
         let mut sink = |_: Stream, data: &[u8]| output.write(Stream::Stderr, data);
-        match attend(sandbox, &job, interrupt, &mut sink)?.outcome {
+        let exit = attend(sandbox, &job, interrupt, &mut sink)?;
+        shortage::tell(&exit, memory_mib);
+        match exit.outcome {
             Outcome::Exited(0) => Ok(()),
             other => Err(Error::WarmUp {
                 program: program.to_string_lossy().into_owned(),

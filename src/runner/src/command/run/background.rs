@@ -11,7 +11,7 @@ use crate::detach;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal};
-use crate::vmm;
+use crate::{shortage, vmm};
 
 /// Runs the command if there is one, then waits for the end.
 pub(super) fn serve(
@@ -30,7 +30,12 @@ pub(super) fn serve(
             Ok(())
         });
         match ended {
-            Ok(exit) => journal.note(&format!("the command ended: {}", describe(&exit.outcome))),
+            Ok(exit) => {
+                if let Some(shortage) = shortage::describe(&exit, run.config.memory_mib) {
+                    journal.note(&shortage);
+                }
+                journal.note(&format!("the command ended: {}", describe(&exit.outcome)));
+            }
             Err(error) => journal.note(&format!("the command ended: {}", error.chain())),
         }
     }

@@ -12,6 +12,7 @@ use crate::attend::{Job, attend};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
+use crate::shortage;
 
 /// Steps 4 and 5; returns the command's exit code.
 pub(super) fn work(
@@ -24,6 +25,7 @@ pub(super) fn work(
     let begun = Instant::now();
     let exit = show(run, job, sandbox, interrupt)?;
     stages.add("command", begun.elapsed());
+    shortage::tell(&exit, run.config.memory_mib);
     log::info!(
         "the command ended; how={:?} ms={}",
         describe(&exit.outcome),
