@@ -8,7 +8,7 @@ use crate::host::{Host, names};
 use crate::runner::{Runner, text};
 
 /// The processes of the only VM: its monitor, and what that needs.
-fn members(runner: &Runner) -> Vec<i32> {
+pub(crate) fn members(runner: &Runner) -> Vec<i32> {
     let id = runner.vms().pop().unwrap();
     let cgroup = process::mount_point().unwrap().join("sandbox-runner").join(id);
     let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();

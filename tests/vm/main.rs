@@ -13,6 +13,7 @@ mod runner;
 mod agent;
 mod claude;
 mod claude_job;
+mod confined;
 mod detached;
 mod faults;
 mod files;

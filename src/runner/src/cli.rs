@@ -83,6 +83,17 @@ pub(crate) struct Global {
     )]
     pub(crate) firecracker: Option<PathBuf>,
 
+    /// Firecracker's own jailer, which is then to confine it; if none is named, the runner does
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        value_name = "FILE",
+        env = "RUNNER_FIRECRACKER_JAILER",
+        value_parser = value::os(value::absolute)
+    )]
+    pub(crate) firecracker_jailer: Option<PathBuf>,
+
     /// Whether Firecracker filters its own system calls, which a build for glibc cannot
     #[arg(
         long,

@@ -52,6 +52,8 @@ pub(crate) enum Error {
     NoFirecracker,
     #[error("Firecracker needs KVM, and {reason}: use --vmm qemu")]
     FirecrackerNeedsKvm { reason: String },
+    #[error("Firecracker cannot be confined by the jailer that is named")]
+    Jailer(#[source] sandbox::Cause),
     #[error("starts are measured without the proxy, which is no part of them: use --network open")]
     BenchIntercepted,
     #[error("cannot start a thread of the bench")]

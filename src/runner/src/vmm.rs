@@ -206,6 +206,8 @@ fn choose(vmm: Vmm, global: &Global) -> Result<Monitor> {
         (Err(error), Vmm::Firecracker) => Err(error),
         // One that is named and not there is a mistake, and not the lack of one.
         (Err(error @ Error::NoFirecracker), _) if global.firecracker.is_some() => Err(error),
+        // Nor is one that is to be confined in a way in which it cannot be.
+        (Err(error @ Error::Jailer(_)), _) => Err(error),
         (Err(error), _) => {
             log::info!("vms are run by qemu; reason={}", error.chain());
             Ok(Monitor::Qemu)
@@ -219,8 +221,11 @@ fn firecracker(global: &Global) -> Result<sandbox_fc::Config> {
     if let Kvm::Missing { reason } = microvm::probe() {
         return Err(Error::FirecrackerNeedsKvm { reason });
     }
+    let jailer = global.firecracker_jailer.as_deref();
+    let jailer = jailer.map(|path| sandbox_fc::Jailer::find(path, &program)).transpose();
+    let jailer = jailer.map_err(|error| Error::Jailer(error.into()))?;
     let seccomp = global.firecracker_seccomp == Switch::On;
-    Ok(sandbox_fc::Config { program, seccomp })
+    Ok(sandbox_fc::Config { program, jailer, seccomp })
 }
 
 /// Kills a VM that this process starts or runs, at whatever point it is.
@@ -319,6 +324,9 @@ pub(crate) fn check(global: &Global) -> Vec<Finding> {
     let firecracker = sandbox_fc::check(global.firecracker.as_deref());
     let is_needed = firecracker.state == State::Weak || microvm::probe() != Kvm::Works;
     findings.push(firecracker);
+    if let Some(path) = &global.firecracker_jailer {
+        findings.push(sandbox_fc::check_jailer(path, global.firecracker.as_deref()));
+    }
     findings.extend(sandbox_qemu::missing_tools().into_iter().map(|tool| Finding {
         subject: tool.program,
         state: if is_needed { State::Missing } else { State::Weak },

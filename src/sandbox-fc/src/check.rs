@@ -4,8 +4,8 @@ use std::path::Path;
 
 use microvm::{Finding, Kvm, State};
 
-use crate::Program;
 use crate::version::Verdict;
+use crate::{Jailer, Program};
 
 const RELEASES: &str =
     "get 1.15.1 or later from github.com/firecracker-microvm/firecracker/releases";
@@ -35,6 +35,23 @@ pub fn check(path: Option<&Path>) -> Finding {
                 "see KVM above; until then VMs are run by QEMU",
             ),
         },
+    }
+}
+
+/// Looks at the jailer at `path`, with which Firecracker is to be run.
+pub fn check_jailer(path: &Path, firecracker: Option<&Path>) -> Finding {
+    let remedy = Some("name the `jailer` of Firecracker's own release, or none".to_owned());
+    let finding = |state, detail, remedy| Finding { subject: "jailer", state, detail, remedy };
+    let Some(program) = Program::find(firecracker) else {
+        let detail = "is not used without Firecracker".to_owned();
+        return finding(State::Weak, detail, Some(RELEASES.to_owned()));
+    };
+    match Jailer::find(path, &program) {
+        Ok(_) => {
+            let detail = format!("{}, of Firecracker's version", path.display());
+            finding(State::Good, detail, None)
+        }
+        Err(error) => finding(State::Missing, error.to_string(), remedy),
     }
 }
 

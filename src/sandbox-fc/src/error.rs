@@ -22,6 +22,34 @@ pub enum Error {
         /// The program.
         path: PathBuf,
     },
+    /// There is no jailer where one is named.
+    #[error("there is no jailer at {path}")]
+    NoJailer {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The jailer did not come with the program.
+    #[error("the jailer is {jailer} and Firecracker {firecracker}: use those of one release")]
+    JailerVersion {
+        /// The jailer's version.
+        jailer: String,
+        /// The program's.
+        firecracker: String,
+    },
+    /// The program needs other files, and the jailer leaves it none.
+    #[error("{path} is not static, as releases are: the jailer cannot run it")]
+    Dynamic {
+        /// The program.
+        path: PathBuf,
+    },
+    /// The way to the root folder could not be made.
+    #[error("cannot make {path} for the jailer")]
+    Root {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The program is of a version that must not be used.
     #[error("Firecracker {version} must not be used: {reason}")]
     Version {

@@ -2,12 +2,13 @@
 //!
 //! A VM is one process. It is spawned directly, into its cgroup, its network's namespace and a root
 //! folder of its own (the VM's `vmm/`), as a user that only it is, and without a way to gain privileges:
-//! what Firecracker's `jailer` does, without copying the program or leaving folders. All paths that it
-//! is told are names in that folder, so they mean the same in every VM.
+//! what Firecracker's `jailer` does, without copying the program or leaving folders; or else by that. All
+//! paths that it is told are names in that folder, so they mean the same in every VM.
 //!
 //! | to know | read |
 //! |---|---|
 //! | how the process is confined | `monitor.rs` |
+//! | how its own `jailer` does that instead | `jailer.rs` |
 //! | what it is told, in which order | `boot.rs` |
 //! | how a VM is saved, and goes on | `snapshot.rs` |
 //! | its API | `api.rs`; what is asked of it while a VM runs: `remote.rs` |
@@ -17,6 +18,7 @@ pub mod api;
 pub mod boot;
 mod check;
 mod error;
+mod jailer;
 mod monitor;
 mod program;
 mod remote;
@@ -28,8 +30,9 @@ use std::path::Path;
 use microvm::{Factory, Launch, Launched, SnapshotIdentity, Vmm};
 use vsock_host::Reactor;
 
-pub use check::check;
+pub use check::{check, check_jailer};
 pub use error::{Error, Result};
+pub use jailer::Jailer;
 pub use program::Program;
 pub use version::{Verdict, Version};
 
@@ -41,6 +44,8 @@ use self::monitor::Monitor;
 pub struct Config {
     /// The program.
     pub program: Program,
+    /// What confines it, if that is not us.
+    pub jailer: Option<Jailer>,
     /// Whether it filters its own system calls. A build for glibc cannot.
     pub seccomp: bool,
 }

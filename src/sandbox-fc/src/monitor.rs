@@ -1,4 +1,4 @@
-//! Firecracker's process: how it is confined, and what it says.
+//! Firecracker's process: how it is confined, by us or by its `jailer`, and what it says.
 //!
 //! In its folder, besides what every VM has:
 //!
@@ -19,14 +19,15 @@ use nix::sys::stat::Mode;
 use process::{Command, Jail, Network, Resource};
 
 use crate::api::Client;
-use crate::program::{FIRECRACKER, Opened};
+use crate::jailer::{JAILER, Jailer};
+use crate::program::FIRECRACKER;
 use crate::remote::Api;
-use crate::{Config, Error};
+use crate::{Config, Error, Result};
 
 const SOCKET: &str = "api.sock";
 const LOG: &str = "log";
 /// The files that it may have open.
-const FILES: u64 = 2048;
+pub(crate) const FILES: u64 = 2048;
 /// How long one that broke its connection may take to end.
 const DEATH: Duration = Duration::from_secs(1);
 
@@ -39,12 +40,15 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     pub(crate) fn spawn(config: &Config, launch: &Launch<'_>) -> microvm::Result<Self> {
-        let program = config.program.open().map_err(of)?;
         let (console, console_tx) = std::io::pipe().map_err(descriptors)?;
         let (errors, errors_tx) = make_log(launch).map_err(descriptors)?;
-        let command = arguments(config, launch)
-            .into_iter()
-            .fold(confined(program, launch), Command::arg)
+        let confined = match &config.jailer {
+            None => confined(config, launch),
+            Some(jailer) => jailed(config, jailer, launch),
+        };
+        let command = confined
+            .map_err(of)?
+            .args(arguments(config))
             .stdout(OwnedFd::from(console_tx))
             .stderr(errors_tx);
         let command = match launch.network {
@@ -88,37 +92,47 @@ impl Monitor {
     }
 }
 
-fn arguments(config: &Config, launch: &Launch<'_>) -> Vec<String> {
+/// Firecracker's arguments, but for the VM's id, which the jailer adds itself.
+fn arguments(config: &Config) -> Vec<&'static str> {
     let level = if log::log_enabled!(log::Level::Debug) { "Info" } else { "Warning" };
-    let id = launch.config.id.to_string();
-    let mut arguments: Vec<String> = ["--id", &id, "--api-sock", SOCKET, "--log-path", LOG]
-        .into_iter()
-        .chain(["--level", level, "--metrics-path", "metrics"])
-        .map(str::to_owned)
-        .collect();
+    let mut arguments = vec!["--api-sock", SOCKET, "--log-path", LOG];
+    arguments.extend(["--level", level, "--metrics-path", "metrics"]);
     if !config.seccomp {
-        arguments.push("--no-seccomp".to_owned());
+        arguments.push("--no-seccomp");
     }
     arguments
 }
 
-/// A program that needs other files cannot run where there are none.
-fn confined<'a>(program: Opened, launch: &Launch<'a>) -> Command<'a> {
-    let command = Command::opened(FIRECRACKER, program.file)
+/// By us. A program that needs other files cannot run where there are none.
+fn confined<'a>(config: &Config, launch: &Launch<'a>) -> Result<Command<'a>> {
+    let program = config.program.open()?;
+    let command = limited(FIRECRACKER, program.file, launch);
+    let command = command.arg("--id").arg(launch.config.id.to_string());
+    let mut credentials = launch.credentials.clone();
+    if program.is_static {
+        let jail = Jail::new(launch.folder.path().join("vmm")).device("/dev/kvm");
+        return Ok(command.credentials(credentials).jail(jail.device("/dev/net/tun")));
+    }
+    log::warn!("firecracker sees the host's files: its program is not static, as releases are");
+    credentials.groups.extend(microvm::kvm_group());
+    Ok(command.credentials(credentials).cwd(launch.folder.working_folder()))
+}
+
+/// By the jailer, which gives up root itself. The signal at its parent's death goes with that.
+fn jailed<'a>(config: &Config, jailer: &Jailer, launch: &Launch<'a>) -> Result<Command<'a>> {
+    let (file, arguments) = jailer.prepare(&config.program, launch)?;
+    Ok(limited(JAILER, file, launch).args(arguments))
+}
+
+/// What holds whoever gives up root and enters the root folder.
+fn limited<'a>(name: &str, program: File, launch: &Launch<'a>) -> Command<'a> {
+    Command::opened(name, program)
         .cgroup(launch.cgroup)
         .new_session()
         .no_new_privileges()
         .parent_death_signal(libc::SIGKILL)
         .limit(Resource::CoreDump, 0, 0)
-        .limit(Resource::OpenFiles, FILES, FILES);
-    let mut credentials = launch.credentials.clone();
-    if program.is_static {
-        let jail = Jail::new(launch.folder.path().join("vmm")).device("/dev/kvm");
-        return command.credentials(credentials).jail(jail.device("/dev/net/tun"));
-    }
-    log::warn!("firecracker sees the host's files: its program is not static, as releases are");
-    credentials.groups.extend(microvm::kvm_group());
-    command.credentials(credentials).cwd(launch.folder.working_folder())
+        .limit(Resource::OpenFiles, FILES, FILES)
 }
 
 /// A pipe with a name, so that Firecracker opens it as its log, and its standard error is the same.

@@ -1,0 +1,140 @@
+//! Firecracker's own `jailer`, for whoever would rather have what comes with Firecracker.
+//!
+//! It is spawned as Firecracker is without it, into the VM's cgroup and network namespace, but as
+//! root and on the host's files. It makes the root folder, takes the VM's user, and becomes
+//! Firecracker by exec: one process all the time. In the VM's folder:
+//!
+//! ```text
+//!     jail/<program>/<id>/root   leads to vmm/: where the jailer wants the root to be
+//!     vmm/<program>              its copy of the program
+//!     vmm/<program>.pid dev/ run/    what else it makes; as the copy, it goes with the folder
+//! ```
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+use microvm::Launch;
+
+use crate::monitor::FILES;
+use crate::program::Program;
+use crate::{Error, Result};
+
+/// The program's name.
+pub(crate) const JAILER: &str = "jailer";
+
+/// Where the jailer is. It is opened anew for each VM, as Firecracker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jailer {
+    program: Program,
+}
+
+impl Jailer {
+    /// The one at `path`, which must have come with `firecracker`: each knows the other's arguments.
+    pub fn find(path: &Path, firecracker: &Program) -> Result<Self> {
+        let missing = || Error::NoJailer { path: path.to_owned() };
+        let program = Program::find(Some(path)).ok_or_else(missing)?;
+        let (jailer, firecracker) = (program.version()?, firecracker.version()?);
+        if jailer != firecracker {
+            let (jailer, firecracker) = (jailer.to_string(), firecracker.to_string());
+            return Err(Error::JailerVersion { jailer, firecracker });
+        }
+        Ok(Self { program })
+    }
+
+    /// The jailer's program, and what it is told but for Firecracker's own arguments, which follow.
+    pub(crate) fn prepare(
+        &self,
+        firecracker: &Program,
+        launch: &Launch<'_>,
+    ) -> Result<(File, Vec<OsString>)> {
+        let opened = firecracker.open()?;
+        if !opened.is_static {
+            return Err(Error::Dynamic { path: firecracker.path().to_owned() });
+        }
+        let id = launch.config.id.to_string();
+        let (program, base) = make_way(launch.folder.path(), firecracker.path(), &id)?;
+        let (uid, gid) = (launch.credentials.uid, launch.credentials.gid);
+        Ok((self.program.open()?.file, arguments(&program, &base, &id, (uid, gid))))
+    }
+}
+
+/// Has the jailer come upon `vmm/` where it would make a folder; returns the program's real path and
+/// the jailer's base folder.
+fn make_way(folder: &Path, program: &Path, id: &str) -> Result<(PathBuf, PathBuf)> {
+    let failed = |source| Error::Program { path: program.to_owned(), source };
+    // The jailer goes by the name that links lead to.
+    let program = fs::canonicalize(program).map_err(failed)?;
+    let base = folder.join("jail");
+    let above = base.join(program.file_name().unwrap_or(OsStr::new("firecracker"))).join(id);
+    let link = above.join("root");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&above)
+        .and_then(|()| symlink("../../../vmm", &link))
+        .map_err(|source| Error::Root { path: link, source })?;
+    Ok((program, base))
+}
+
+fn arguments(program: &Path, base: &Path, id: &str, (uid, gid): (u32, u32)) -> Vec<OsString> {
+    let (uid, gid) = (uid.to_string(), gid.to_string());
+    let limit = format!("no-file={FILES}");
+    let pairs: [(&str, &OsStr); 6] = [
+        ("--id", id.as_ref()),
+        ("--exec-file", program.as_ref()),
+        ("--uid", uid.as_ref()),
+        ("--gid", gid.as_ref()),
+        ("--chroot-base-dir", base.as_ref()),
+        ("--resource-limit", limit.as_ref()),
+    ];
+    let told = pairs.iter().flat_map(|(name, value)| [OsStr::new(name), value]);
+    told.chain([OsStr::new("--")]).map(OsStr::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jailer_is_told_who_the_vm_is_and_where_its_folder_is() {
+        let told = arguments(
+            Path::new("/opt/firecracker-v1.15.1"),
+            Path::new("/state/vms/00000000000000aa/jail"),
+            "00000000000000aa",
+            (2013265921, 2013265922),
+        );
+
+        let told: Vec<_> = told.iter().map(|argument| argument.to_str().unwrap()).collect();
+        assert_eq!(
+            told.join(" "),
+            "--id 00000000000000aa --exec-file /opt/firecracker-v1.15.1 --uid 2013265921 \
+             --gid 2013265922 --chroot-base-dir /state/vms/00000000000000aa/jail \
+             --resource-limit no-file=2048 --"
+        );
+    }
+
+    #[test]
+    fn the_root_that_it_makes_is_the_folder_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir(path.join("vmm")).unwrap();
+        fs::write(path.join("firecracker-v1"), "").unwrap();
+        symlink(path.join("firecracker-v1"), path.join("firecracker")).unwrap();
+
+        let (program, base) = make_way(path, &path.join("firecracker"), "00aa").unwrap();
+
+        let name = program.file_name().unwrap();
+        assert_eq!(name, "firecracker-v1");
+        let root = base.join(name).join("00aa/root");
+        assert_eq!(fs::canonicalize(root).unwrap(), fs::canonicalize(path.join("vmm")).unwrap());
+    }
+
+    #[test]
+    fn a_jailer_that_is_not_there_is_named() {
+        let firecracker = Program::find(Some(Path::new("/proc/self/exe"))).unwrap();
+        let error = Jailer::find(Path::new("/no/such/jailer"), &firecracker).unwrap_err();
+        assert_eq!(error.to_string(), "there is no jailer at /no/such/jailer");
+    }
+}
