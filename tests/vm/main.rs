@@ -24,5 +24,6 @@ mod network;
 mod platform;
 mod pool;
 mod reclaim;
+mod restores;
 mod run;
 mod snapshot;

@@ -16,7 +16,7 @@ use crate::runner::{Runner, text};
 const SIZE: [&str; 2] = ["--memory", "256"];
 
 /// A runner with a snapshot; none where there can be none.
-fn with_snapshot(more: &[&str]) -> Option<Runner> {
+pub(crate) fn with_snapshot(more: &[&str]) -> Option<Runner> {
     let runner = Runner::new();
     let arguments = ["image", "snapshot", "default", "--vmm", "firecracker", "--memory", "256"];
     let output = runner.run(&[&arguments[..], more].concat());
