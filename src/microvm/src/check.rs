@@ -79,7 +79,8 @@ fn start_gate() -> Finding {
     match gate::look() {
         Ok(0) => finding("start gate", State::Good, "is made by the first start"),
         Ok(tokens) => {
-            finding("start gate", State::Good, format!("{tokens} processors start at once"))
+            let detail = format!("VMs with {tokens} processors in all start at a time");
+            finding("start gate", State::Good, detail)
         }
         Err(errno) => {
             let detail = format!("no semaphores ({errno}): a burst of starts may time out");

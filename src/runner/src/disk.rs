@@ -14,7 +14,8 @@ use serde::{Deserialize, Deserializer};
 use crate::network::Word;
 use crate::value::{self, Refused};
 
-/// With less a VM does not boot before its start is given up.
+/// A VM with the least of both boots in some ten seconds, emulated. With much less its start would be
+/// given up.
 const BANDWIDTHS: RangeInclusive<u64> = 1_000_000..=1_000_000_000_000;
 /// As above.
 const OPERATIONS: RangeInclusive<u64> = 50..=1_000_000_000;
