@@ -115,13 +115,14 @@ impl Slot {
     }
 
     fn forget(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
+        // Before anything that stands between a guest and the world is taken away.
+        self.apply(plan)?;
         if std::mem::take(&mut self.is_redirected) {
             host.restore(self.addresses.namespace())?;
         }
         if std::mem::take(&mut self.is_serving) {
             self.commit(&ruleset::close_services())?;
         }
-        self.apply(plan)?;
         // Packets may wait in a queue.
         self.shape(plan.limits, plan.limits)?;
         let link = self.addresses.link();

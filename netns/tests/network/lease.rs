@@ -58,6 +58,30 @@ fn a_network_that_was_given_back_is_as_new() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_network_that_is_closed_lets_nothing_pass_until_somebody_has_it_again() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let mut lease = lease(&pool);
+    let guest = Guest::behind(&lease);
+    let server = scene.server(INTERNET, 80);
+    let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let published = lease.publish(&Publish { host, port: 8080 }).unwrap();
+    let client = guest.run(|| connect(INTERNET, 80)).unwrap();
+    let (peer, _) = server.accept().unwrap();
+    assert!(passes(&client, &peer));
+
+    lease.close().unwrap();
+
+    assert!(is_forbidden(&guest.run(|| connect(INTERNET, 80))));
+    assert!(TcpStream::connect(published).is_err());
+    lease.apply(&Network::default()).unwrap();
+    let client = guest.run(|| connect(INTERNET, 80)).unwrap();
+    let (peer, _) = server.accept().unwrap();
+    assert!(passes(&client, &peer));
+}
+
+#[test]
+#[ignore = "needs root"]
 fn networks_are_used_again_for_ever() {
     let scene = Scene::new();
     let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
