@@ -83,7 +83,8 @@ fn a_sessions_vm_is_parked_and_goes_on_with_its_next_job() {
 
     // Another session's job does not find it, and goes its own way.
     let other = submit(&runner, "test ! -e /tmp/mark", None);
-    let second = submit(&runner, "cat /tmp/mark; echo at $(date +%s); uname -n", Some(first));
+    let words = "cat /tmp/mark; echo at $(date +%s); uname -n; grep oom_kill /proc/vmstat";
+    let second = submit(&runner, words, Some(first));
     end(&runner, other);
     end(&runner, second);
 
@@ -93,6 +94,7 @@ fn a_sessions_vm_is_parked_and_goes_on_with_its_next_job() {
     let at = seen.split("here\\nat ").nth(1).unwrap().split('\\').next().unwrap();
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(now - at.parse::<u64>().unwrap() < 3600, "the clock stood still: {at}");
+    assert!(seen.contains("oom_kill 0"), "to take its memory cost the guest a process: {seen}");
     leave(service);
     runner.assert_nothing_left(&before);
 }
