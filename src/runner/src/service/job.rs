@@ -142,6 +142,9 @@ impl Job {
                 log::error!("an outcome is not on the disk; run={run} error={}", error.chain());
             }
         }
+        if let Some(told) = &told {
+            told.flush();
+        }
         // A reporter that is gone finds it in the journal at the next start.
         let _ = self.crew.reports.send(Report::Outcome(Box::new(record)));
         self.leash.let_go();

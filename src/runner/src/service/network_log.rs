@@ -1,5 +1,5 @@
-//! The thread `network-log`: tells the platform what jobs send, while they run and once more at their
-//! end, out of the records that the proxy writes.
+//! The thread `network-log`: tells the platform what jobs send, while they run, before their outcome is
+//! told, and once more when their VMs are gone, out of the records that the proxy writes.
 //!
 //! It sleeps in its channel until the next round is due. A batch that the platform does not take is
 //! tried again in the next round; what is not told at a job's end is lost, and the job not.
@@ -28,6 +28,9 @@ const ROUND: Duration = Duration::from_secs(2);
 /// The most entries and bytes of one report: with what is around them, less than the platform's 1 MiB.
 const ENTRIES: usize = 500;
 const BYTES: usize = 900 << 10;
+/// How long an outcome waits until what led to it is told: longer than that takes, unless the platform
+/// is away.
+const FLUSH: Duration = Duration::from_millis(500);
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(10), redirects: 0 };
 
@@ -38,7 +41,12 @@ enum Request {
         token: String,
         path: PathBuf,
     },
-    /// The sender is dropped when all is told.
+    /// The sender is dropped when what there is by now is told.
+    Flush {
+        run: RunId,
+        _done: Sender<()>,
+    },
+    /// Likewise; nothing comes any more.
     End {
         run: RunId,
         _done: Sender<()>,
@@ -93,6 +101,15 @@ impl NetworkLog {
     }
 }
 
+impl Told<'_> {
+    /// Tells what there is by now, so that whoever hears of the job's end finds it.
+    pub(crate) fn flush(&self) {
+        let (done_tx, done) = crossbeam_channel::bounded(0);
+        self.log.ask(Request::Flush { run: self.run, _done: done_tx });
+        let _ = done.recv_timeout(FLUSH);
+    }
+}
+
 impl Drop for NetworkLog {
     fn drop(&mut self) {
         drop(self.requests.take());
@@ -139,6 +156,12 @@ impl Desk {
             match request {
                 Ok(Request::Begin { run, token, path }) => {
                     self.jobs.insert(run, Job { token, path, told: 0 });
+                }
+                Ok(Request::Flush { run, _done }) => {
+                    if let Some(mut job) = self.jobs.remove(&run) {
+                        self.tell(run, &mut job);
+                        self.jobs.insert(run, job);
+                    }
                 }
                 Ok(Request::End { run, _done }) => {
                     if let Some(mut job) = self.jobs.remove(&run) {
