@@ -14,7 +14,7 @@ const COUNT: usize = 5;
 /// In KiB, medians, or for each VM.
 pub(crate) fn rows(bench: &Bench) -> [(&'static str, i64); 6] {
     let bare: Vec<_> = (0..COUNT).map(|_| Bare::start(bench, Start::Restored)).collect();
-    let monitors: Vec<_> = bare.iter().map(|vm| process(vm.firecracker.id())).collect();
+    let monitors: Vec<_> = bare.iter().map(|vm| vec![process(vm.firecracker.id())]).collect();
     let bare_kib = ["RssAnon:", "Pss:"].map(|name| of_all(&monitors, name));
     drop(bare);
 
@@ -24,7 +24,7 @@ pub(crate) fn rows(bench: &Bench) -> [(&'static str, i64); 6] {
     let before = kib(Path::new("/proc/self"), "VmRSS:");
     let vms: Vec<_> = (0..COUNT).map(|_| within::start(&factory, bench)).collect();
     let owner = (kib(Path::new("/proc/self"), "VmRSS:") - before) / COUNT as i64;
-    let monitors: Vec<_> = vms.iter().map(|vm| monitor(vm.id())).collect();
+    let monitors: Vec<_> = vms.iter().map(|vm| processes(vm.id())).collect();
     let ours_kib = ["RssAnon:", "Pss:"].map(|name| of_all(&monitors, name));
     for vm in vms {
         vm.kill().unwrap();
@@ -39,19 +39,21 @@ pub(crate) fn rows(bench: &Bench) -> [(&'static str, i64); 6] {
     ]
 }
 
-fn of_all(processes: &[PathBuf], name: &str) -> i64 {
-    median(&mut processes.iter().map(|path| kib(path, name) as f64).collect::<Vec<_>>()) as i64
+/// The median of what VMs with these processes have.
+fn of_all(vms: &[Vec<PathBuf>], name: &str) -> i64 {
+    let of_one = |vm: &Vec<PathBuf>| vm.iter().map(|path| kib(path, name)).sum::<i64>() as f64;
+    median(&mut vms.iter().map(of_one).collect::<Vec<_>>()) as i64
 }
 
 fn process(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
-/// The only process of a VM's cgroup.
-fn monitor(id: SandboxId) -> PathBuf {
+/// All of a VM's cgroup.
+fn processes(id: SandboxId) -> Vec<PathBuf> {
     let cgroup = process::mount_point().unwrap().join("sandbox-runner").join(id.to_string());
     let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
-    process(pids.trim().parse().unwrap())
+    pids.lines().map(|pid| process(pid.parse().unwrap())).collect()
 }
 
 fn kib(process: &Path, name: &str) -> i64 {
