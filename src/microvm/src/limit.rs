@@ -24,11 +24,18 @@ const WEIGHT: u32 = 100;
 /// What a quota of processors is for, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
+/// The controllers that a cgroup gives those below it.
+const GIVEN: &str = "cgroup.subtree_control";
+
 /// Lets the cgroups below `parent`, which is below `root`, have limits.
 pub(crate) fn prepare(root: &Path, parent: &Path) {
+    // What it gives it was given itself, so for all VMs but the first there is nothing to do.
+    if lacking(&parent.join(GIVEN)).is_empty() {
+        return;
+    }
     for folder in [root, parent] {
-        let path = folder.join("cgroup.subtree_control");
-        for controller in CONTROLLERS {
+        let (path, had_not) = (folder.join(GIVEN), missing(folder));
+        for controller in lacking(&path).into_iter().filter(|name| !had_not.contains(name)) {
             if let Err(error) = fs::write(&path, format!("+{controller}")) {
                 log::debug!("no limits by {controller}; path={} error={error}", path.display());
             }
@@ -38,7 +45,12 @@ pub(crate) fn prepare(root: &Path, parent: &Path) {
 
 /// The controllers that do not reach a VM.
 pub(crate) fn missing(root: &Path) -> Vec<&'static str> {
-    let given = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    lacking(&root.join("cgroup.controllers"))
+}
+
+/// The controllers that a list does not name.
+fn lacking(list: &Path) -> Vec<&'static str> {
+    let given = fs::read_to_string(list).unwrap_or_default();
     CONTROLLERS.into_iter().filter(|name| !given.split_whitespace().any(|it| it == *name)).collect()
 }
 
