@@ -62,7 +62,7 @@ fn what_is_internal_is_refused_before_the_proxy_and_told() {
 
     for address in [PRIVATE, METADATA] {
         assert!(is_forbidden(&guest.run(|| connect(address, 80))));
-        assert_eq!(witness.next(), format!("Some(Tcp) {address}:80"));
+        witness.wait_for(&format!("Some(Tcp) {address}:80"));
     }
 }
 

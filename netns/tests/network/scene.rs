@@ -116,6 +116,12 @@ impl Witness {
         self.heard.recv_deadline(soon()).unwrap()
     }
 
+    /// Waits until it is told this. A SYN that is refused while its sender is still busy with it goes
+    /// out once more, and is told once more.
+    pub(crate) fn wait_for(&self, wanted: &str) {
+        while self.next() != wanted {}
+    }
+
     pub(crate) fn has_heard_nothing(&self) -> bool {
         self.heard.is_empty()
     }
