@@ -49,11 +49,12 @@ fn process(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
-/// All of a VM's cgroup.
+/// All of a VM's cgroup but for threads of the kernel: KVM has one for each VM.
 fn processes(id: SandboxId) -> Vec<PathBuf> {
     let cgroup = process::mount_point().unwrap().join("sandbox-runner").join(id.to_string());
     let pids = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
-    pids.lines().map(|pid| process(pid.parse().unwrap())).collect()
+    let all = pids.lines().map(|pid| process(pid.parse().unwrap()));
+    all.filter(|path| fs::read_link(path.join("exe")).is_ok()).collect()
 }
 
 fn kib(process: &Path, name: &str) -> i64 {
