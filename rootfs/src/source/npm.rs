@@ -9,7 +9,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -87,12 +87,17 @@ fn obtain(package: &Package, npm: Command, stage: &Stage) -> Result<PathBuf> {
         package: package.spec(),
         source: Box::new(source),
     })?;
-    let found = digest::integrity_of_file(&archive)?;
+    verify(package, &archive)?;
+    Ok(archive)
+}
+
+fn verify(package: &Package, archive: &Path) -> Result<()> {
+    let found = digest::integrity_of_file(archive)?;
     if found != package.integrity {
         let (package, wanted) = (package.spec(), package.integrity);
         return Err(Error::WrongPackage { package, wanted, found });
     }
-    Ok(archive)
+    Ok(())
 }
 
 /// Has npm download the archive into the staging folder.
@@ -115,7 +120,11 @@ fn download(package: &Package, mut command: Command, stage: &Stage) -> Result<Pa
             .map_err(|source| Error::ReadTool { tool: NPM.name, source })?;
     }
     running.finish().map_err(|error| explain(error, &answer))?;
-    // Versions of npm disagree on what they call the file in their answer.
+    archive_in(folder)
+}
+
+/// What npm left. Its versions disagree on what they call the file in their answer.
+fn archive_in(folder: PathBuf) -> Result<PathBuf> {
     let fail = |source| Error::Read { path: folder.clone(), source };
     for entry in fs::read_dir(&folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();

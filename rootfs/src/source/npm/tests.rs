@@ -1,3 +1,6 @@
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
 use super::*;
 use crate::testing::{TarBuilder, listing, tree};
 
@@ -85,27 +88,24 @@ fn what_configures_npm_is_passed_on_and_nothing_else() {
     assert!(!is("NODE_OPTIONS") && !is("ANTHROPIC_API_KEY"));
 }
 
-/// A command in the place of npm that behaves as the script says.
-fn pretend(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    command
-}
-
 #[test]
 fn archive_with_the_right_hash_is_taken_whatever_it_is_called() {
-    let (_dir, stage) = stage();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("any.tgz"), "abc").unwrap();
 
-    let archive = obtain(&PACKAGE, pretend("printf abc > any.tgz"), &stage).unwrap();
+    let archive = archive_in(dir.path().to_owned()).unwrap();
 
+    verify(&PACKAGE, &archive).unwrap();
     assert_eq!(fs::read(archive).unwrap(), b"abc");
 }
 
 #[test]
 fn archive_with_another_hash_is_refused_with_both() {
-    let (_dir, stage) = stage();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("any.tgz");
+    fs::write(&archive, "evil").unwrap();
 
-    let error = obtain(&PACKAGE, pretend("printf evil > any.tgz"), &stage).unwrap_err().to_string();
+    let error = verify(&PACKAGE, &archive).unwrap_err().to_string();
 
     let start =
         "npm package @scope/tool-x64@1.2.3 is not what it should be: its integrity is sha512-";
@@ -117,28 +117,27 @@ fn archive_with_another_hash_is_refused_with_both() {
 fn package_that_cannot_be_fetched_is_named() {
     let (_dir, stage) = stage();
 
-    let error = obtain(&PACKAGE, pretend("exit 1"), &stage).unwrap_err();
+    let error = obtain(&PACKAGE, Command::new("false"), &stage).unwrap_err();
 
     assert_eq!(error.to_string(), "cannot fetch npm package @scope/tool-x64@1.2.3");
 }
 
+/// An npm that failed, and whose log ends so.
+fn failed(output: &str) -> Error {
+    let status = ExitStatus::from_raw(1 << 8);
+    Error::ToolFailed { tool: NPM.name, status, output: output.to_owned() }
+}
+
 #[test]
 fn summary_of_npm_is_told_instead_of_its_stack() {
-    let (_dir, stage) = stage();
-    let answer = r#"{"error": {"summary": "no\nway"}}"#;
-    let script = format!("echo 'at Socket' >&2; printf '%s' '{answer}'; exit 1");
-
-    let error = download(&PACKAGE, pretend(&script), &stage).unwrap_err();
+    let error = explain(failed("at Socket"), br#"{"error": {"summary": "no\nway"}}"#);
 
     assert_eq!(error.to_string(), "npm failed (exit status: 1): no; way");
 }
 
 #[test]
 fn npm_without_an_answer_is_told_by_its_log() {
-    let (_dir, stage) = stage();
-
-    let command = pretend("echo 'cannot run' >&2; exit 1");
-    let error = download(&PACKAGE, command, &stage).unwrap_err();
+    let error = explain(failed("cannot run"), b"");
 
     assert_eq!(error.to_string(), "npm failed (exit status: 1): cannot run");
 }
@@ -147,7 +146,7 @@ fn npm_without_an_answer_is_told_by_its_log() {
 fn npm_that_brings_nothing_is_an_error() {
     let (_dir, stage) = stage();
 
-    let error = download(&PACKAGE, pretend("exit 0"), &stage).unwrap_err();
+    let error = download(&PACKAGE, Command::new("true"), &stage).unwrap_err();
 
     assert!(matches!(error, Error::NothingFetched { .. }));
 }
