@@ -207,10 +207,7 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
             return Ok(());
         }
         let saved = self.ensure_saved(config, deadline).map(drop);
-        saved.map_err(|error| sandbox::Error::Start {
-            id: config.id.to_string(),
-            source: error.into(),
-        })
+        saved.map_err(not_started(config))
     }
 
     fn prepare(
@@ -223,10 +220,10 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
 }
 
 fn boxed(config: &SandboxConfig, started: Result<Vm>) -> sandbox::Result<Box<dyn Sandbox>> {
-    match started {
-        Ok(vm) => Ok(Box::new(vm)),
-        Err(error) => {
-            Err(sandbox::Error::Start { id: config.id.to_string(), source: error.into() })
-        }
-    }
+    Ok(Box::new(started.map_err(not_started(config))?))
+}
+
+fn not_started(config: &SandboxConfig) -> impl FnOnce(Error) -> sandbox::Error {
+    let id = config.id.to_string();
+    move |error| sandbox::Error::Start { id, source: error.into() }
 }

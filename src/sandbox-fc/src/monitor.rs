@@ -147,7 +147,8 @@ fn make_log(launch: &Launch<'_>) -> io::Result<(File, File)> {
     Ok((reader, writer))
 }
 
-fn of(error: Error) -> microvm::Error {
+/// An error of Firecracker's, as that of any monitor.
+pub(crate) fn of(error: Error) -> microvm::Error {
     microvm::Error::Monitor(error.into())
 }
 

@@ -5,7 +5,8 @@ use std::time::Instant;
 use microvm::{Remote, Result};
 
 use crate::api::{BalloonSize, Client, VmState};
-use crate::{Error, snapshot};
+use crate::monitor::of;
+use crate::snapshot;
 
 /// The connection by which the VM was started: a hostile monitor can put no other in its place.
 pub(crate) struct Api(pub(crate) Client);
@@ -30,8 +31,4 @@ impl Remote for Api {
     fn save(&mut self, deadline: Instant) -> Result<()> {
         snapshot::save(&mut self.0, deadline).map_err(of)
     }
-}
-
-fn of(error: Error) -> microvm::Error {
-    microvm::Error::Monitor(error.into())
 }
