@@ -1,0 +1,28 @@
+//! Deadlines, as poll(2) wants them.
+
+use std::time::Instant;
+
+use nix::poll::PollTimeout;
+
+/// The time-out of a poll that is to end at `deadline`; zero once that is over. Rounded up to the
+/// next millisecond, so that nobody spins through the last one.
+pub fn poll_timeout(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now());
+    PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_millisecond_is_one() {
+        assert_eq!(poll_timeout(Instant::now()), PollTimeout::ZERO);
+        let soon = Instant::now() + Duration::from_secs(3600);
+        assert!(poll_timeout(soon) > PollTimeout::try_from(3_590_000u32).unwrap());
+        let far = Instant::now() + Duration::from_secs(1 << 40);
+        assert_eq!(poll_timeout(far), PollTimeout::MAX);
+    }
+}

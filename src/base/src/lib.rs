@@ -1,0 +1,27 @@
+//! What every crate needs and the standard library lacks.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`thread`] | named threads, joined with a report of their panic |
+//! | [`sync`] | a mutex and a condition variable without poisoning |
+//! | [`event`] | an eventfd that wakes one sleeper |
+//! | [`deadline`] | deadlines as poll(2) wants them |
+//! | [`durable`] | files that are replaced as a whole, or not at all |
+//! | [`lock`] | exclusive locks between processes (flock) |
+//! | [`backoff`] | exponential delays with jitter |
+//! | [`random`] | random bytes and numbers of the kernel's |
+//! | [`hex`] | bytes as hexadecimal digits |
+//! | [`error`] | an error with all its causes on one line |
+//!
+//! It depends on no other crate of this workspace, and both host and guest depend on it.
+
+pub mod backoff;
+pub mod deadline;
+pub mod durable;
+pub mod error;
+pub mod event;
+pub mod hex;
+pub mod lock;
+pub mod random;
+pub mod sync;
+pub mod thread;
