@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
-use process::{Cgroup, Stage};
+use nix::unistd::{Gid, Uid, fchown, pipe2};
+use process::{Cgroup, Credentials, Stage};
 use serde_bytes::ByteBuf;
 use vsock_proto::{Exec, Failure};
 
@@ -45,7 +45,7 @@ pub(crate) fn launch(
     let (mut command, input, outputs) = if exec.pty.is_some() {
         with_terminal(command, exec, &account).map_err(no_streams)?
     } else {
-        with_pipes(command, exec).map_err(no_streams)?
+        with_pipes(command, exec, &account).map_err(no_streams)?
     };
     if let Some(credentials) = account.credentials {
         command = command.credentials(credentials);
@@ -110,26 +110,39 @@ fn environment<'a>(
 
 type Prepared<'a> = (process::Command<'a>, Input, Outputs);
 
-fn with_pipes<'a>(mut command: process::Command<'a>, exec: &Exec) -> nix::Result<Prepared<'a>> {
+fn with_pipes<'a>(
+    mut command: process::Command<'a>,
+    exec: &Exec,
+    account: &Account,
+) -> nix::Result<Prepared<'a>> {
     let mut input = Input::default();
     if exec.stdin {
-        let (theirs, ours) = pipe2(OFlag::O_CLOEXEC)?;
+        let (theirs, ours) = pipe(account)?;
         set_nonblocking(&ours)?;
         command = command.stdin(theirs);
         input = Input::pipe(ours);
     }
-    let (stdout, theirs) = output(exec.stdout_cap)?;
+    let (stdout, theirs) = output(exec.stdout_cap, account)?;
     command = command.stdout(theirs);
-    let (stderr, theirs) = output(exec.stderr_cap)?;
+    let (stderr, theirs) = output(exec.stderr_cap, account)?;
     command = command.stderr(theirs).new_session();
     Ok((command, input, Outputs::Pipes([stdout, stderr])))
 }
 
 /// A pipe's reading end as an output, and its writing end.
-fn output(cap: Option<u64>) -> nix::Result<(Output, OwnedFd)> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+fn output(cap: Option<u64>, account: &Account) -> nix::Result<(Output, OwnedFd)> {
+    let (ours, theirs) = pipe(account)?;
     set_nonblocking(&ours)?;
     Ok((Output::new(Rc::new(ours), cap), theirs))
+}
+
+/// A pipe that belongs to the command's user: only its owner may open `/dev/stdout` by that name.
+fn pipe(account: &Account) -> nix::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    if let Some(Credentials { uid, gid, .. }) = &account.credentials {
+        fchown(&writer, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;
+    }
+    Ok((reader, writer))
 }
 
 fn with_terminal<'a>(

@@ -327,3 +327,17 @@ fn a_user_has_its_home_and_no_groups_of_the_service() {
     });
     assert_eq!(run.stdout, b"nobody\n65534\n/nonexistent\n");
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_user_opens_its_standard_streams_by_name() {
+    let mut host = Host::connected();
+    let script = "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr; echo fd > /dev/fd/1";
+    let user = Some(User::Ids { uid: 65534, gid: 65534 });
+    let id = host.request(HostBody::Exec(Exec { user, stdin: true, ..shell(script) }));
+    host.send(id, HostBody::Data(b"in\n"));
+    host.send(id, HostBody::End);
+    let run = host.finish(id);
+    assert_eq!(String::from_utf8(run.stderr).unwrap(), "err\n");
+    assert_eq!(run.stdout, b"in\nfd\n");
+}
