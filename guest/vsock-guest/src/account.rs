@@ -47,26 +47,55 @@ pub(crate) fn find(root: &Path, user: Option<&User>) -> Result<Account, Failure>
             let credentials = Some(Credentials { uid: *uid, gid: *gid, groups: Vec::new() });
             Ok(Account { name, home, credentials })
         }
-        Some(User::Name(name)) => by_name(root, name),
+        Some(User::Name(user)) => lookup(root, user),
+        Some(User::InGroup { user, group }) => {
+            let mut account = lookup(root, user)?;
+            if let Some(credentials) = &mut account.credentials {
+                credentials.gid = group_id(root, group)?;
+                credentials.groups = vec![credentials.gid];
+            }
+            Ok(account)
+        }
     }
 }
 
-fn by_name(root: &Path, name: &str) -> Result<Account, Failure> {
+/// The account of a name, or else of a number.
+fn lookup(root: &Path, user: &str) -> Result<Account, Failure> {
     let path = root.join("etc/passwd");
-    let passwd = load(&path)?;
-    let record = records(&passwd)
-        .find(|record| record.name == name.as_bytes())
-        .ok_or_else(|| refused(Errno::EINVAL, format!("no user `{name}` in {}", path.display())))?;
+    let id = number(user.as_bytes());
+    let passwd = match load(&path) {
+        // A number needs no record.
+        Err(_) if id.is_some() => Vec::new(),
+        loaded => loaded?,
+    };
+    let by_name = records(&passwd).find(|record| record.name == user.as_bytes());
+    let record = by_name.or_else(|| records(&passwd).find(|record| Some(record.uid) == id));
+    let (name, uid, gid, home) = match (record, id) {
+        (Some(record), _) => (record.name, record.uid, record.gid, record.home),
+        (None, Some(id)) => (user.as_bytes(), id, id, &b""[..]),
+        (None, None) => {
+            let message = format!("no user `{user}` in {}", path.display());
+            return Err(refused(Errno::EINVAL, message));
+        }
+    };
     let group = load(&root.join("etc/group")).unwrap_or_default();
     Ok(Account {
-        name: name.into(),
-        home: path_of(record.home),
-        credentials: Some(Credentials {
-            uid: record.uid,
-            gid: record.gid,
-            groups: groups(&group, name.as_bytes(), record.gid),
-        }),
+        name: OsStr::from_bytes(name).to_owned(),
+        home: path_of(home),
+        credentials: Some(Credentials { uid, gid, groups: groups(&group, name, gid) }),
     })
+}
+
+/// The id of a group's name, or else the number itself.
+fn group_id(root: &Path, group: &str) -> Result<u32, Failure> {
+    let path = root.join("etc/group");
+    let groups = load(&path).unwrap_or_default();
+    let named = groups.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        (fields.next()? == group.as_bytes()).then(|| number(fields.nth(1)?))?
+    });
+    let message = || format!("no group `{group}` in {}", path.display());
+    named.or_else(|| number(group.as_bytes())).ok_or_else(|| refused(Errno::EINVAL, message()))
 }
 
 /// Name and home of a user id, as good as they are known.
@@ -166,11 +195,44 @@ mod tests {
         assert_eq!(account, expected);
     }
 
+    fn in_group(user: &str, group: &str) -> Result<Account, Failure> {
+        let user = User::InGroup { user: user.into(), group: group.into() };
+        find(root().path(), Some(&user))
+    }
+
     #[test]
     fn an_unknown_name_is_refused() {
         let root = root();
         let failure = find(root.path(), Some(&User::Name("nobody".into()))).unwrap_err();
         assert!(failure.message.starts_with("no user `nobody` in "));
+        let failure = in_group("user", "staff").unwrap_err();
+        assert!(failure.message.starts_with("no group `staff` in "));
+    }
+
+    #[test]
+    fn a_number_of_an_account_brings_its_name_home_and_groups() {
+        let root = root();
+        let account = find(root.path(), Some(&User::Name("1000".into()))).unwrap();
+        assert_eq!(account, find(root.path(), Some(&User::Name("user".into()))).unwrap());
+    }
+
+    #[test]
+    fn a_number_of_no_account_has_the_group_of_that_number() {
+        let user = User::Name("77".into());
+        let credentials = Some(Credentials { uid: 77, gid: 77, groups: vec![77] });
+        let expected = Account { name: "77".into(), home: "/".into(), credentials };
+        assert_eq!(find(root().path(), Some(&user)).unwrap(), expected);
+        assert_eq!(find(Path::new("/nowhere"), Some(&user)).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_group_that_is_named_replaces_all_groups_of_the_user() {
+        let ids = |user, group| in_group(user, group).unwrap().credentials.unwrap();
+        let expected = Credentials { uid: 1000, gid: 5, groups: vec![5] };
+        assert_eq!(ids("user", "docker"), expected);
+        assert_eq!(ids("1000", "docker"), expected);
+        assert_eq!(ids("user", "5"), expected);
+        assert_eq!(ids("user", "4000").gid, 4000);
     }
 
     #[test]

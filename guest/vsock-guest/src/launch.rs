@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -26,19 +26,34 @@ use crate::terminal;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Why a command was not started.
+#[derive(Debug)]
+pub(crate) struct Unstarted {
+    /// Whether its program is not there.
+    pub(crate) is_missing: bool,
+    pub(crate) message: String,
+}
+
+impl From<Failure> for Unstarted {
+    fn from(Failure { message, .. }: Failure) -> Self {
+        Self { is_missing: false, message }
+    }
+}
+
 /// Starts what `exec` says.
 pub(crate) fn launch(
     exec: &Exec,
     service: &Service,
     cgroup: Option<Cgroup>,
-) -> Result<Command, Failure> {
+) -> Result<Command, Unstarted> {
     let started = Instant::now();
     let (program, arguments) =
         exec.argv.split_first().ok_or_else(|| refused(Errno::EINVAL, "no program is named"))?;
     let account = account::find(&service.config.root, exec.user.as_ref())?;
+    let cwd = cwd(exec, &account);
     let mut command = process::Command::new(OsStr::from_bytes(program))
         .args(arguments.iter().map(|bytes| OsStr::from_bytes(bytes)))
-        .cwd(cwd(exec, &account));
+        .cwd(&cwd);
     for (name, value) in environment(exec, &account)? {
         command = command.env(name, value);
     }
@@ -57,7 +72,7 @@ pub(crate) fn launch(
         // That the kernel spares the service when memory runs out must not pass on.
         command = command.oom_score(0);
     }
-    let child = command.spawn().map_err(|error| why(&error))?;
+    let child = command.spawn().map_err(|error| why(&error, &cwd))?;
     Ok(Command::new(child, cgroup, input, outputs).started(started, exec.timeout))
 }
 
@@ -167,16 +182,27 @@ fn with_terminal<'a>(
 }
 
 /// The error as a sentence. What every shell says of a program that is not there gets its words.
-fn why(error: &process::Error) -> Failure {
+fn why(error: &process::Error, cwd: &Path) -> Unstarted {
     let errno = Errno::from_raw(error.errno().unwrap_or(0));
+    let mut is_missing = false;
     let message = match error {
         process::Error::Start { program, stage: Stage::Exec, .. } => {
-            format!("cannot start `{program}`: {}", text(errno))
+            is_missing = errno == Errno::ENOENT;
+            let is_there = program.contains('/') && cwd.join(program).exists();
+            match is_missing && is_there {
+                true => {
+                    format!("cannot start `{program}`: the interpreter that it needs is not there")
+                }
+                false => format!("cannot start `{program}`: {}", text(errno)),
+            }
+        }
+        process::Error::Start { program, stage: Stage::Cwd, .. } => {
+            format!("cannot start `{program}` in {}: {}", cwd.display(), text(errno))
         }
         process::Error::ZeroByte { .. } => error.to_string(),
         other => format!("{other}: {}", text(errno)),
     };
-    Failure { errno: errno as i32, message }
+    Unstarted { is_missing, message }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use vsock_proto::{
     Stream, StreamTotal,
 };
 
-use crate::launch::launch;
+use crate::launch::{Unstarted, launch};
 use crate::serve::{End, Server};
 use crate::transfer::{Part, Port, Transfer};
 use crate::{Error, Result, read, state, write};
@@ -101,10 +101,9 @@ impl Server<'_> {
 
     fn exec(&mut self, id: RequestId, exec: &Exec) -> Result<()> {
         self.is_untidy = true;
-        let cgroup = self.service.remains.take_cgroup().map_err(|error| Failure {
-            errno: error.errno().unwrap_or(0),
-            message: error.to_string(),
-        });
+        let cgroup = self.service.remains.take_cgroup();
+        let cgroup =
+            cgroup.map_err(|error| Unstarted { is_missing: false, message: error.to_string() });
         let launched = cgroup.and_then(|cgroup| launch(exec, self.service, cgroup));
         match launched {
             Ok(command) => {
@@ -112,9 +111,9 @@ impl Server<'_> {
                 self.commands.insert(id, command);
                 Ok(())
             }
-            Err(Failure { errno, message }) => {
+            Err(Unstarted { is_missing, message }) => {
                 let exit = Exit {
-                    outcome: Outcome::FailedToStart { errno, message },
+                    outcome: Outcome::FailedToStart { is_missing, message },
                     stdout: StreamTotal::default(),
                     stderr: StreamTotal::default(),
                     duration_us: 0,

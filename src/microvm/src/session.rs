@@ -199,6 +199,9 @@ fn exec_message(request: &ExecRequest) -> proto::Exec {
     let user = request.user.as_ref().map(|user| match user {
         sandbox::User::Name(name) => proto::User::Name(name.clone()),
         sandbox::User::Ids { uid, gid } => proto::User::Ids { uid: *uid, gid: *gid },
+        sandbox::User::InGroup { user, group } => {
+            proto::User::InGroup { user: user.clone(), group: group.clone() }
+        }
     });
     proto::Exec {
         argv: request.argv.iter().map(bytes).collect(),

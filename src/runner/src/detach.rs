@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::error::{Error, Result};
-use crate::{journal, output};
+use crate::{journal, output, signal};
 
 /// The flag of the runner in the background: alone on its command line, before all that it is told.
 const FLAG: &str = "--detached";
@@ -54,6 +54,7 @@ fn unpack(bytes: &[u8]) -> impl Iterator<Item = OsString> {
 
 /// In front: steps 1 and 5.
 pub(crate) fn start() -> Result<u8> {
+    signal::ignore_others()?;
     let failed = |source| Error::Detach { source };
     let (mut name_rx, name_tx) = io::pipe().map_err(failed)?;
     let (arguments_rx, mut arguments_tx) = io::pipe().map_err(failed)?;

@@ -7,6 +7,9 @@
 //!  3rd, or 5 s after the cancel                  pull                      –
 //! ```
 //!
+//! That is for SIGINT, SIGTERM, SIGHUP and SIGQUIT. Others (SIGUSR1, SIGALRM, real-time ones) are
+//! passed on to the command that runs, however many come, and ignored where none does.
+//!
 //! *Pull* is what ends everything at once: the VM's processes are killed, or the link to somebody
 //! else's VM is cut. Whoever waits for the guest then gets an error, and [`Interrupt::explain`]
 //! makes it the signal's. From the cancel on, nobody waits for a reader of our output any more:
@@ -163,6 +166,12 @@ impl Shared {
     fn act(&self, wake: Wake) -> Option<Instant> {
         match wake {
             Wake::Signal(Signal::SIGWINCH) => self.resize(),
+            Wake::Other(number) => {
+                // Whatever it means, it does not end the run, so it is not counted.
+                if let Aim::Command(command) = &self.lock().aim.clone() {
+                    return forward(&**command, number);
+                }
+            }
             Wake::Signal(signal) => return self.take(signal),
             Wake::Deadline => {
                 if matches!(self.lock().aim, Aim::Command(_)) {
@@ -187,7 +196,7 @@ impl Shared {
             (Aim::Nothing, _) => return None,
             (Aim::Start, _) => return self.pull(),
             (Aim::Command(command), 1) if self.first == First::Forward => {
-                return forward(&*command, signal);
+                return forward(&*command, signal as u8);
             }
             (Aim::Command(command), 1) => self.cancel(&*command),
             (Aim::Command(command), 2) if self.first == First::Forward => self.cancel(&*command),
@@ -236,8 +245,8 @@ fn heard() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-fn forward(command: &dyn Execution, signal: Signal) -> Option<Instant> {
-    if let Err(error) = command.signal(signal as u8, heard()) {
+fn forward(command: &dyn Execution, signal: u8) -> Option<Instant> {
+    if let Err(error) = command.signal(signal, heard()) {
         log::debug!("cannot pass a signal on; error={error}");
     }
     None
@@ -316,6 +325,27 @@ mod tests {
         assert_eq!(bench.pulls.load(Ordering::SeqCst), 1);
         bench.shared.act(Wake::Deadline);
         assert_eq!(bench.pulls.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn other_signals_are_passed_on_as_often_as_they_come_and_end_nothing() {
+        let bench = bench(First::Forward);
+        for signal in [10, 10, 12, 64] {
+            assert_eq!(bench.shared.act(Wake::Other(signal)), None);
+        }
+        assert_eq!(bench.factory.record().signals, [10, 10, 12, 64]);
+        assert_eq!(bench.shared.called_off.read(), Err(Errno::EAGAIN));
+        bench.shared.act(INT);
+        assert_eq!(bench.factory.record().signals, [10, 10, 12, 64, 2]);
+    }
+
+    #[test]
+    fn other_signals_are_ignored_while_there_is_no_command() {
+        let bench = bench(First::Forward);
+        bench.shared.lock().aim = Aim::Start;
+        bench.shared.act(Wake::Other(10));
+        assert_eq!(bench.pulls.load(Ordering::SeqCst), 0);
+        assert_eq!(bench.shared.lock().signal, None);
     }
 
     #[test]

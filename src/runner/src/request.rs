@@ -28,8 +28,8 @@ pub(crate) struct CommandArguments {
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
-    /// Run as this user: a name, UID, or UID:GID
-    #[arg(short, long, value_parser = value::user)]
+    /// Run as this user, in its groups or in the one that is named; names or numbers
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = value::user)]
     user: Option<User>,
 
     /// Start in this folder instead of the user's home
@@ -44,7 +44,7 @@ pub(crate) struct CommandArguments {
     #[arg(short, long)]
     tty: bool,
 
-    /// Kill the command after a time, like 30s or 5m; the exit code is then 124
+    /// Kill the command after a time, like 30 (seconds), 1.5s or 5m; the exit code is then 124
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     timeout: Option<Duration>,
 
@@ -68,15 +68,11 @@ impl CommandArguments {
         })
     }
 
-    /// The user that is asked for. One that the image names in a way that only it understands
-    /// (`name:group`) is left to its name.
+    /// The user that is asked for, else the image's.
     fn user(&self, image: &Defaults) -> Option<User> {
-        let named = || {
-            let text = image.user.as_deref().filter(|text| !text.is_empty())?;
-            let name = text.split(':').next().unwrap_or(text);
-            value::user(text).or_else(|_| value::user(name)).ok()
-        };
-        self.user.clone().or_else(named)
+        // In images `name:` is said for `name`, too.
+        let of_image = || value::user(image.user.as_deref()?.trim_end_matches(':')).ok();
+        self.user.clone().or_else(of_image)
     }
 
     /// Later ones override earlier ones: the image's, `TERM`, those of files, those of flags.
@@ -208,7 +204,8 @@ pub(crate) mod tests {
             ..Defaults::default()
         };
         let said = request(&[], &image).unwrap();
-        assert_eq!(said.user, Some(User::Name("app".into())));
+        let user = User::InGroup { user: "app".into(), group: "staff".into() };
+        assert_eq!(said.user, Some(user));
         assert_eq!(said.cwd, Some("/app".into()));
 
         let told = request(&["--user", "5:6", "--workdir", "/tmp"], &image).unwrap();

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
-/// Those that a command with a terminal is about.
+/// Those by which people end a command, and the change of a terminal's size.
 const OF_TERMINAL: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
 
@@ -28,24 +28,60 @@ const OF_SERVICE: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
+/// Those that keep their default actions: the kernel's about this very process, and a terminal's for
+/// job control.
+const NOT_TAKEN: [Signal; 15] = [
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGSEGV,
+    Signal::SIGSYS,
+    Signal::SIGPIPE,
+    Signal::SIGXCPU,
+    Signal::SIGCHLD,
+    Signal::SIGURG,
+    Signal::SIGCONT,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
 /// The signals that come to nobody but a [`Listener`].
-pub(crate) struct Blocked(SigSet);
+pub(crate) struct Blocked {
+    named: SigSet,
+    /// The rest of those that would end this process, real-time ones too.
+    others: SigSet,
+}
 
 /// Keeps signals for a [`Listener`]. To be called before there is another thread: those that come
 /// later inherit that the signals are not theirs.
 pub(crate) fn block() -> Result<Blocked> {
-    block_all(&OF_TERMINAL)
+    let named: SigSet = OF_TERMINAL.iter().copied().collect();
+    let others = others();
+    (named | others).thread_block().map_err(failed)?;
+    Ok(Blocked { named, others })
 }
 
 /// As [`block`], for the service.
 pub(crate) fn block_for_service() -> Result<Blocked> {
-    block_all(&OF_SERVICE)
+    let named: SigSet = OF_SERVICE.iter().copied().collect();
+    named.thread_block().map_err(failed)?;
+    Ok(Blocked { named, others: SigSet::empty() })
 }
 
-fn block_all(signals: &[Signal]) -> Result<Blocked> {
-    let taken: SigSet = signals.iter().copied().collect();
-    taken.thread_block().map_err(failed)?;
-    Ok(Blocked(taken))
+/// Ignores what a command could be told by way of this process, where there is no command to tell.
+pub(crate) fn ignore_others() -> Result<()> {
+    others().thread_block().map_err(failed)
+}
+
+fn others() -> SigSet {
+    let mut others = SigSet::all();
+    for signal in OF_TERMINAL.into_iter().chain(NOT_TAKEN) {
+        others.remove(signal);
+    }
+    others
 }
 
 fn failed(errno: Errno) -> Error {
@@ -57,13 +93,16 @@ fn failed(errno: Errno) -> Error {
 pub(crate) enum Wake {
     /// A signal came.
     Signal(Signal),
+    /// A signal came that says nothing to this process, of this number.
+    Other(u8),
     /// The deadline that was set last is over.
     Deadline,
 }
 
-/// The thread. Dropping it stops and joins it; a signal then does what it does to any program.
+/// The thread. Dropping it stops and joins it; a signal then does what it does to any program, but for
+/// the others: who sent one that came too late for the command did not mean to end this process.
 pub(crate) struct Listener {
-    taken: SigSet,
+    named: SigSet,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,24 +110,19 @@ pub(crate) struct Listener {
 impl Listener {
     /// Takes signals from here on: `act` is told of each, and of the deadline that it set last.
     pub(crate) fn start(
-        Blocked(taken): Blocked,
+        Blocked { named, others }: Blocked,
         mut act: impl FnMut(Wake) -> Option<Instant> + Send + 'static,
     ) -> Result<Self> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&taken, flags).map_err(failed)?;
+        let signals = SignalFd::with_flags(&(named | others), flags).map_err(failed)?;
         let stop = Arc::new(stop_event().map_err(failed)?);
         let stopped = Arc::clone(&stop);
         let listen = move || {
             let mut deadline = None;
             while wait(&signals, &stopped, deadline) {
-                let signal = match signals.read_signal() {
-                    Ok(Some(info)) => Signal::try_from(info.ssi_signo as i32).map(Some),
-                    Ok(None) => Ok(None),
-                    Err(errno) => Err(errno),
-                };
-                match signal {
+                match signals.read_signal() {
                     // What was set stays: a terminal's new size must not call it off.
-                    Ok(Some(signal)) => deadline = act(Wake::Signal(signal)).or(deadline),
+                    Ok(Some(info)) => deadline = act(wake(info.ssi_signo, &named)).or(deadline),
                     Ok(None) if is_over(deadline) => deadline = act(Wake::Deadline),
                     Ok(None) => {}
                     Err(errno) => log::error!("cannot take a signal; error={errno}"),
@@ -99,16 +133,23 @@ impl Listener {
             .name("signals".into())
             .spawn(listen)
             .map_err(|source| Error::Thread { name: "signals", source })?;
-        Ok(Self { taken, stop, thread: Some(thread) })
+        Ok(Self { named, stop, thread: Some(thread) })
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         stop_and_join("signals", &self.stop, &mut self.thread);
-        if let Err(errno) = self.taken.thread_unblock() {
+        if let Err(errno) = self.named.thread_unblock() {
             log::error!("cannot let signals through; error={errno}");
         }
+    }
+}
+
+fn wake(number: u32, named: &SigSet) -> Wake {
+    match Signal::try_from(number as i32) {
+        Ok(signal) if named.contains(signal) => Wake::Signal(signal),
+        _ => Wake::Other(number as u8),
     }
 }
 

@@ -142,45 +142,59 @@ fn split(text: &[u8], position: Option<usize>) -> Option<(&OsStr, &OsStr)> {
     Some((OsStr::from_bytes(before), OsStr::from_bytes(after.get(1..)?)))
 }
 
-/// A name, `UID:GID`, or `UID`, whose group then has the same number.
+/// `USER` or `USER:GROUP`, each a name or a number.
 pub(crate) fn user(text: &str) -> Result<User, Refused> {
-    let refused = "expected a user's name, UID, or UID:GID";
-    let number = |text: &str| text.parse::<u32>().map_err(|_| refused);
-    if let Some((uid, gid)) = text.split_once(':') {
-        return Ok(User::Ids { uid: number(uid)?, gid: number(gid)? });
-    }
-    match text.parse() {
-        Ok(uid) => Ok(User::Ids { uid, gid: uid }),
-        Err(_) if text.is_empty() => Err(refused),
-        Err(_) => Ok(User::Name(text.to_owned())),
+    let refused = "expected USER or USER:GROUP, each a name or a number";
+    // The kernel takes -1, which is this number, for "as it is".
+    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX);
+    let is_good = |text: &str| !text.is_empty() && !text.contains(':');
+    let Some((user, group)) = text.split_once(':') else {
+        return if is_good(text) { Ok(User::Name(text.to_owned())) } else { Err(refused) };
+    };
+    match (id(user), id(group)) {
+        (Some(uid), Some(gid)) => Ok(User::Ids { uid, gid }),
+        _ if is_good(user) && is_good(group) => {
+            Ok(User::InGroup { user: user.to_owned(), group: group.to_owned() })
+        }
+        _ => Err(refused),
     }
 }
 
-/// `500ms`, `30s`, `5m`, `2h`, `1d`, `1h30m`; never nothing.
+/// `500ms`, `30s`, `1.5s`, `5m`, `2h`, `1d`, `1h30m`; a number alone is that of seconds. Never zero.
 pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
-    let refused = "expected a time like 500ms, 30s, 5m, 1h30m";
+    let refused = "expected a time like 30, 500ms, 1.5s, 5m, 1h30m";
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
     let (mut total, mut rest) = (Duration::ZERO, text);
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(refused)?;
+        let digits = rest.find(|c: char| !is_number(c)).unwrap_or(rest.len());
         let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let unit = tail.find(is_number).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit);
-        let milliseconds: u64 = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
+        let scale = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "" if number == text => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3_600),
+            "d" => Duration::from_secs(86_400),
             _ => return Err(refused),
         };
-        let number: u64 = number.parse().map_err(|_| refused)?;
-        let part = number.checked_mul(milliseconds).ok_or(refused)?;
-        total = total.checked_add(Duration::from_millis(part)).ok_or(refused)?;
+        let part = times(number, scale).ok_or(refused)?;
+        total = total.checked_add(part).ok_or(refused)?;
         rest = tail;
     }
-    // Nobody means a limit of nothing, and a year is beyond any.
     let year = Duration::from_secs(366 * 86_400);
     if total.is_zero() || total > year { Err(refused) } else { Ok(total) }
+}
+
+/// A decimal number of units, with at most nine digits behind the point.
+fn times(number: &str, unit: Duration) -> Option<Duration> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let whole = unit.checked_mul(whole.parse().ok()?)?;
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
+    let fraction = unit.as_nanos() * u128::from(fraction.parse::<u32>().ok()?);
+    let nanoseconds = u64::try_from(fraction / 10_u128.pow(digits)).ok()?;
+    whole.checked_add(Duration::from_nanos(nanoseconds))
 }
 
 /// A number of bytes: `4096`, `64K`, `10M`, `1G`.
@@ -261,13 +275,17 @@ pub(crate) fn network(text: &[u8]) -> Result<NetworkChoice, Refused> {
     }
 }
 
-/// `HOST:GUEST`: ports of the host's loopback device and of the VM.
+/// `[ADDRESS:]HOST:GUEST`: ports of the host and of the VM. The address is an IPv4 one of the host;
+/// without it the port is on the loopback device.
 pub(crate) fn publish(text: &str) -> Result<Publish, Refused> {
-    let refused = "expected HOST:GUEST, two ports";
-    let (host, guest) = text.split_once(':').ok_or(refused)?;
-    let host: u16 = host.parse().map_err(|_| refused)?;
+    let refused = "expected [ADDRESS:]HOST:GUEST, two ports behind an IPv4 address of the host";
+    let (host, guest) = text.rsplit_once(':').ok_or(refused)?;
     let port = guest.parse().ok().filter(|port| *port != 0).ok_or(refused)?;
-    Ok(Publish { host: SocketAddrV4::new(Ipv4Addr::LOCALHOST, host), port })
+    let host = match host.split_once(':') {
+        Some(_) => host.parse().map_err(|_| refused)?,
+        None => SocketAddrV4::new(Ipv4Addr::LOCALHOST, host.parse().map_err(|_| refused)?),
+    };
+    Ok(Publish { host, port })
 }
 
 /// An absolute path in the VM.
@@ -329,9 +347,16 @@ mod tests {
     fn a_user_is_a_name_or_numbers() {
         assert_eq!(user("user"), Ok(User::Name("user".into())));
         assert_eq!(user("1000:50"), Ok(User::Ids { uid: 1000, gid: 50 }));
-        assert_eq!(user("7"), Ok(User::Ids { uid: 7, gid: 7 }));
-        assert!(user("user:staff").is_err());
-        assert!(user("").is_err());
+        assert_eq!(user("7"), Ok(User::Name("7".into())));
+        let in_group = |user: &str, group: &str| {
+            Ok(User::InGroup { user: user.to_owned(), group: group.to_owned() })
+        };
+        assert_eq!(user("user:staff"), in_group("user", "staff"));
+        assert_eq!(user("7:staff"), in_group("7", "staff"));
+        assert_eq!(user("user:50"), in_group("user", "50"));
+        for text in ["", ":", "user:", ":staff", "a:b:c"] {
+            assert!(user(text).is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -350,24 +375,37 @@ mod tests {
         let published = publish("8080:80").unwrap();
         assert_eq!((published.host.to_string().as_str(), published.port), ("127.0.0.1:8080", 80));
         assert!(publish("0:80").is_ok());
-        for text in ["80", "8080:0", "x:80", "80:x", "1.2.3.4:80:80", "65536:80"] {
+        for text in ["80", "8080:0", "x:80", "80:x", "65536:80", "host:80:80", "::1:80:80"] {
             assert!(publish(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn a_time_has_units() {
+    fn a_port_is_published_on_the_address_that_is_named() {
+        let host = |text| publish(text).map(|published| published.host.to_string());
+        assert_eq!(host("192.0.2.7:8080:80"), Ok("192.0.2.7:8080".to_owned()));
+        assert_eq!(host("0.0.0.0:0:80"), Ok("0.0.0.0:0".to_owned()));
+    }
+
+    #[test]
+    fn a_time_has_units_or_is_seconds() {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert!(duration("30").is_err());
-        assert!(duration("s").is_err());
-        assert!(duration("").is_err());
-        assert!(duration("99999999999999999999s").is_err());
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5m0.5s"), Ok(Duration::from_millis(90_500)));
+        let wrong = ["s", "", ".", ".5s", "1.", "1..5s", "1h30", "-1", "1.0000000001s", "1e3"];
+        for text in wrong.into_iter().chain(["99999999999999999999s", "4294967295d"]) {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 
     #[test]
     fn no_time_at_all_is_refused_rather_than_taken_for_ever_or_never() {
         assert!(duration("0s").is_err());
+        assert!(duration("0").is_err());
+        assert!(duration("0.0s").is_err());
     }
 
     #[test]

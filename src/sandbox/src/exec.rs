@@ -27,10 +27,11 @@ pub struct ExecRequest {
     pub output_cap: Option<u64>,
 }
 
-/// Who runs a command.
+/// Who runs a command. Names are looked up in the sandbox; a number that is no name there is an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum User {
-    /// A name known in the sandbox, with its groups.
+    /// A name or number of an account in the sandbox, with its groups. A number that is none has the
+    /// group of the same number.
     Name(String),
     /// Numbers, with no other groups.
     Ids {
@@ -38,6 +39,13 @@ pub enum User {
         uid: u32,
         /// Group id.
         gid: u32,
+    },
+    /// The first, in this group and no other.
+    InGroup {
+        /// A name or number.
+        user: String,
+        /// A name or number.
+        group: String,
     },
 }
 
@@ -121,7 +129,7 @@ pub enum Outcome {
     Cancelled,
     /// It never ran: what could not be done, on what, and why.
     FailedToStart {
-        /// 127 if the program is not there, else 126.
+        /// 127 if the program is not there, 126 whatever else the reason is.
         code: u8,
         /// The reason.
         message: String,

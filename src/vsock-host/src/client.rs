@@ -263,7 +263,7 @@ fn too_many(is_exec: bool) -> GuestBody<'static> {
         return GuestBody::Failed(Failure { errno, message });
     }
     GuestBody::Exit(Exit {
-        outcome: Outcome::FailedToStart { errno, message },
+        outcome: Outcome::FailedToStart { is_missing: false, message },
         stdout: StreamTotal::default(),
         stderr: StreamTotal::default(),
         duration_us: 0,

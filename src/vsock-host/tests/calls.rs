@@ -102,14 +102,17 @@ fn a_command_that_does_not_start_says_why_in_bounded_length() {
     let reactor = Reactor::start().unwrap();
     let (guest, _) = guest(&reactor, |mut script| {
         let id = script.request();
-        let outcome = Outcome::FailedToStart { errno: 2, message: "x".repeat(1 << 19) };
+        let outcome = Outcome::FailedToStart { is_missing: true, message: "x".repeat(1 << 19) };
         script.send(id, GuestBody::Exit(vsock_proto::Exit { outcome, ..exit(0) }));
         script.wait_closed();
     });
     let execution = guest.exec(command("job"), soon()).unwrap();
     assert_eq!(execution.pid(), None);
     let exit = execution.wait(Some(soon())).unwrap();
-    assert_eq!(exit.outcome, Outcome::FailedToStart { errno: 2, message: "x".repeat(4096) });
+    assert_eq!(
+        exit.outcome,
+        Outcome::FailedToStart { is_missing: true, message: "x".repeat(4096) }
+    );
 }
 
 #[test]

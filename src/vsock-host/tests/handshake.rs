@@ -46,7 +46,7 @@ fn another_version_is_rejected_and_accept_says_so() {
     script.hello(VERSION + 1);
     let error = stage.listener.accept(soon()).unwrap_err();
     assert_eq!(error.to_string(), "refused a guest's hello");
-    let expected = "the guest speaks protocol version 4, this host version 3: rebuild the image";
+    let expected = "the guest speaks protocol version 5, this host version 4: rebuild the image";
     assert_eq!(error.source().unwrap().to_string(), expected);
     script.expect(|_, body| assert_eq!(body, HostBody::Reject(expected.into())));
     script.wait_closed();

@@ -54,10 +54,11 @@ impl Timeout {
     }
 }
 
-/// Who runs a command.
+/// Who runs a command. Names are looked up in the guest; a number that is no name there is an id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum User {
-    /// A name in the guest's `/etc/passwd`, with its groups.
+    /// A name or number of the guest's `/etc/passwd`, with its groups. A number that is not in there
+    /// has the group of the same number.
     Name(String),
     /// Numbers, with no other groups.
     Ids {
@@ -65,6 +66,13 @@ pub enum User {
         uid: u32,
         /// Group id.
         gid: u32,
+    },
+    /// The first, in this group of `/etc/group` and no other.
+    InGroup {
+        /// A name or number.
+        user: String,
+        /// A name or number.
+        group: String,
     },
 }
 
@@ -132,8 +140,9 @@ pub enum Outcome {
     Cancelled,
     /// It never ran.
     FailedToStart {
-        /// The error's number, 0 if none fits.
-        errno: i32,
+        /// Whether the program is not there. Whatever else is missing (its folder, its user) is another
+        /// failure: shells tell the two apart by their exit codes.
+        is_missing: bool,
         /// What could not be done, on what, and why.
         message: String,
     },
@@ -141,15 +150,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// The exit code that a shell would report: 128+n for signal n, 124 for a time-out, 137 for
-    /// a cancel, 127 for a program that is not there and 126 for one that does not start.
+    /// a cancel, 127 for a program that is not there and 126 for whatever else kept it from starting.
     pub fn exit_code(&self) -> u8 {
-        const ENOENT: i32 = 2;
         match self {
             Self::Exited { code } => *code,
             Self::Signalled { signal, .. } => 128u8.saturating_add(*signal),
             Self::TimedOut => 124,
             Self::Cancelled => 137,
-            Self::FailedToStart { errno: ENOENT, .. } => 127,
+            Self::FailedToStart { is_missing: true, .. } => 127,
             Self::FailedToStart { .. } => 126,
         }
     }
@@ -168,13 +176,13 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_of_a_shell() {
-        let missing = Outcome::FailedToStart { errno: 2, message: String::new() };
-        let forbidden = Outcome::FailedToStart { errno: 13, message: String::new() };
+        let missing = Outcome::FailedToStart { is_missing: true, message: String::new() };
+        let refused = Outcome::FailedToStart { is_missing: false, message: String::new() };
         let killed = Outcome::Signalled { signal: 9, core_dumped: false };
         assert_eq!(Outcome::Exited { code: 7 }.exit_code(), 7);
         assert_eq!(killed.exit_code(), 137);
         assert_eq!(Outcome::TimedOut.exit_code(), 124);
         assert_eq!(missing.exit_code(), 127);
-        assert_eq!(forbidden.exit_code(), 126);
+        assert_eq!(refused.exit_code(), 126);
     }
 }

@@ -11,7 +11,7 @@ const MAGIC: [u8; 8] = *b"\0sandbox";
 const HEAD: usize = MAGIC.len() + size_of::<u32>();
 
 /// This crate's version of the protocol.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Made afresh at each boot of a guest: tells a reconnect from a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

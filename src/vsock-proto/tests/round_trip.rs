@@ -31,6 +31,7 @@ fn user() -> impl Strategy<Value = User> {
     prop_oneof![
         ".{0,8}".prop_map(User::Name),
         any::<(u32, u32)>().prop_map(|(uid, gid)| User::Ids { uid, gid }),
+        (".{0,8}", ".{0,8}").prop_map(|(user, group)| User::InGroup { user, group }),
     ]
 }
 
@@ -83,8 +84,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             .prop_map(|(signal, core_dumped)| Outcome::Signalled { signal, core_dumped }),
         Just(Outcome::TimedOut),
         Just(Outcome::Cancelled),
-        (any::<i32>(), ".{0,20}")
-            .prop_map(|(errno, message)| Outcome::FailedToStart { errno, message }),
+        (any::<bool>(), ".{0,20}")
+            .prop_map(|(is_missing, message)| Outcome::FailedToStart { is_missing, message }),
     ]
 }
 

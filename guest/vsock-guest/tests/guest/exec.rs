@@ -1,5 +1,7 @@
 //! Running commands.
 
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -46,8 +48,34 @@ fn output_need_not_be_text() {
 fn a_missing_program_is_named() {
     let run = Host::connected().run(Exec { argv: argv(&["no-such-program"]), ..Exec::default() });
     let expected = Outcome::FailedToStart {
-        errno: 2,
+        is_missing: true,
         message: "cannot start `no-such-program`: no such file or directory".into(),
+    };
+    assert_eq!(outcome(run), expected);
+}
+
+#[test]
+fn a_missing_folder_is_named_and_not_taken_for_a_missing_program() {
+    let cwd = Some(ByteBuf::from("/no/such/folder"));
+    let run = Host::connected().run(Exec { cwd, ..shell("true") });
+    let expected = Outcome::FailedToStart {
+        is_missing: false,
+        message: "cannot start `/bin/sh` in /no/such/folder: no such file or directory".into(),
+    };
+    assert_eq!(outcome(run), expected);
+}
+
+#[test]
+fn a_missing_interpreter_is_told_from_a_missing_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let cwd = Some(ByteBuf::from(folder.path().as_os_str().as_bytes()));
+    let run = Host::connected().run(Exec { cwd, argv: argv(&["./script"]), ..Exec::default() });
+    let expected = Outcome::FailedToStart {
+        is_missing: true,
+        message: "cannot start `./script`: the interpreter that it needs is not there".into(),
     };
     assert_eq!(outcome(run), expected);
 }

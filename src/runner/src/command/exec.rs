@@ -20,8 +20,8 @@ Examples:
   runner exec -it web -- bash
   tar c . | runner exec -i --user user --workdir /home/user/workspace web -- tar x
 
-The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 or 126 if
-it could not be started, and 125 if the runner itself failed.";
+The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 if
+its program is not there, 126 if it could not be started, and 125 if the runner itself failed.";
 
 /// Run a command in a running VM
 #[derive(Debug, clap::Args)]
@@ -40,10 +40,10 @@ pub(crate) struct Arguments {
 
 /// Does it; returns the command's exit code.
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let signals = signal::block()?;
     let record = vmm::find(&global.state_dir, &arguments.vm)?;
     let image = image_of(global, &record);
     let job = Job::new(arguments.command_arguments.request(arguments.command, &image)?);
-    let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
     let mut output = Output::open()?.until(interrupt.called_off());

@@ -43,6 +43,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     if arguments.detach && !global.detached {
         return detach::start();
     }
+    signal::ignore_others()?;
     let mut run = Run::understand(arguments, global)?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);

@@ -40,9 +40,11 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let signals = signal::block()?;
     let (tell, told) = crossbeam_channel::bounded(1);
     let listener = Listener::start(signals, move |wake| {
-        if !matches!(wake, Wake::Signal(Signal::SIGWINCH)) {
+        if let Wake::Signal(signal) = wake
+            && signal != Signal::SIGWINCH
+        {
             // Full means that it was told already.
-            let _ = tell.try_send(wake);
+            let _ = tell.try_send(signal);
         }
         None
     })?;
@@ -55,7 +57,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let token = control.runner_token_file();
     output::line(format_args!("runner token in {}", token.display()))?;
-    if let Ok(Wake::Signal(signal)) = told.recv() {
+    if let Ok(signal) = told.recv() {
         log::info!("it is to stop; signal={signal}");
     }
     // From here on a signal does what it does to any program: a second one does not wait.

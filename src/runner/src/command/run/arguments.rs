@@ -31,8 +31,8 @@ Examples:
   runner run -d --name web -- python3 -m http.server
   runner run --network intercept --secret GITHUB_TOKEN --for '*.github.com' -- ./release
 
-The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 or 126 if
-it could not be started, and 125 if the runner itself failed. Ctrl-C goes to the command; a second
+The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 if
+its program is not there, 126 if it could not be started, and 125 if the runner itself failed. Ctrl-C goes to the command; a second
 one kills it.";
 
 /// Run a command in a fresh microVM
@@ -112,8 +112,9 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "network_record")]
     network_bodies: bool,
 
-    /// Reach a TCP port of the VM by a port of this host's loopback device; 0 takes any that is free
-    #[arg(short, long, value_name = "HOST:GUEST", value_parser = value::publish)]
+    /// Reach a TCP port of the VM by a port of this host, at ADDRESS or else 127.0.0.1; 0 takes any
+    /// port that is free, and 0.0.0.0 is every address of this host: other machines reach it, too
+    #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST", value_parser = value::publish)]
     publish: Vec<Publish>,
 
     /// What to run the VM with

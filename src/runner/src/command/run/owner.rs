@@ -17,13 +17,18 @@ pub(super) fn of(user: Option<&User>, sandbox: &dyn Sandbox) -> Result<Option<Ow
     match user {
         None => Ok(None),
         Some(User::Ids { uid, gid }) => Ok(Some(Owner { uid: *uid, gid: *gid })),
-        Some(User::Name(name)) => Ok(find(name, &accounts(sandbox)?)),
+        Some(User::Name(name)) => Ok(find(name, &read(sandbox, "/etc/passwd")?)),
+        Some(User::InGroup { user, group }) => {
+            let owner = find(user, &read(sandbox, "/etc/passwd")?);
+            let gid = find_group(group, &read(sandbox, "/etc/group")?);
+            Ok(owner.zip(gid).map(|(Owner { uid, .. }, gid)| Owner { uid, gid }))
+        }
     }
 }
 
-fn accounts(sandbox: &dyn Sandbox) -> Result<Vec<u8>> {
+fn read(sandbox: &dyn Sandbox, path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut reader = sandbox.read(Path::new("/etc/passwd"), Instant::now() + STEP)?;
+    let mut reader = sandbox.read(Path::new(path), Instant::now() + STEP)?;
     while let Some(item) = reader.next(Instant::now() + STEP)? {
         if let TreeItem::Data(data) = item {
             bytes.extend_from_slice(&data);
@@ -35,14 +40,31 @@ fn accounts(sandbox: &dyn Sandbox) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// In `name:password:uid:gid:…` lines.
-fn find(name: &str, passwd: &[u8]) -> Option<Owner> {
-    String::from_utf8_lossy(passwd).lines().find_map(|line| {
+/// In `name:password:uid:gid:…` lines; by its number where it is no name, as the guest does it.
+fn find(user: &str, passwd: &[u8]) -> Option<Owner> {
+    let passwd = String::from_utf8_lossy(passwd);
+    let accounts = || {
+        passwd.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let number = |field: Option<&str>| field?.parse().ok();
+            let name = fields.next()?;
+            Some((name, Owner { uid: number(fields.nth(1))?, gid: number(fields.next())? }))
+        })
+    };
+    let id: Option<u32> = user.parse().ok();
+    let found = accounts().find(|(name, _)| *name == user);
+    let found = found.or_else(|| accounts().find(|(_, owner)| Some(owner.uid) == id));
+    found.map(|(_, owner)| owner).or(id.map(|id| Owner { uid: id, gid: id }))
+}
+
+/// In `name:password:gid:…` lines, likewise.
+fn find_group(group: &str, groups: &[u8]) -> Option<u32> {
+    let groups = String::from_utf8_lossy(groups);
+    let named = groups.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let number = |field: Option<&str>| field?.parse().ok();
-        (fields.next() == Some(name)).then_some(())?;
-        Some(Owner { uid: number(fields.nth(1))?, gid: number(fields.next())? })
-    })
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    named.or_else(|| group.parse().ok())
 }
 
 #[cfg(test)]
@@ -54,6 +76,21 @@ mod tests {
         let passwd = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:50::/home/user:/bin/bash\n";
         assert_eq!(find("user", passwd), Some(Owner { uid: 1000, gid: 50 }));
         assert_eq!(find("use", passwd), None);
+    }
+
+    #[test]
+    fn a_number_is_looked_up_and_needs_no_account() {
+        let passwd = b"user:x:1000:50::/home/user:/bin/bash\n";
+        assert_eq!(find("1000", passwd), Some(Owner { uid: 1000, gid: 50 }));
+        assert_eq!(find("7", passwd), Some(Owner { uid: 7, gid: 7 }));
+    }
+
+    #[test]
+    fn a_group_is_a_name_or_a_number() {
+        let groups = b"root:x:0:\nstaff:x:50:user\n";
+        assert_eq!(find_group("staff", groups), Some(50));
+        assert_eq!(find_group("60", groups), Some(60));
+        assert_eq!(find_group("sta", groups), None);
     }
 
     #[test]
