@@ -2,7 +2,7 @@
 //! next answers to a path can be scripted.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -39,30 +39,41 @@ impl FakePlatform {
         let (scripted, current) = (Arc::clone(&script), Arc::clone(&mood));
         let server = Server::start(move |request| {
             let call = request.target().trim_start_matches(HOOKS).to_owned();
-            let next = scripted.lock().unwrap().get_mut(&call).and_then(VecDeque::pop_front);
-            next.unwrap_or_else(|| usual(&call, request, &mut current.lock().unwrap()))
+            let next = scripted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_mut(&call)
+                .and_then(VecDeque::pop_front);
+            next.unwrap_or_else(|| {
+                usual(&call, request, &mut current.lock().unwrap_or_else(PoisonError::into_inner))
+            })
         });
         FakePlatform { server, script, mood }
     }
 
     /// The next answer to a call (`events`, `heartbeat`, `/upload/…`) that has no scripted one yet.
     pub fn answer(&self, call: &str, reply: Reply) {
-        self.script.lock().unwrap().entry(call.to_owned()).or_default().push_back(reply);
+        self.script
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(call.to_owned())
+            .or_default()
+            .push_back(reply);
     }
 
     /// From now on everything that is prepared is known already.
     pub fn know_everything(&self) {
-        self.mood.lock().unwrap().knows = true;
+        self.mood.lock().unwrap_or_else(PoisonError::into_inner).knows = true;
     }
 
     /// From now on batches of events with this in them are refused.
     pub fn refuse_events_with(&self, poison: &str) {
-        self.mood.lock().unwrap().poison = Some(poison.to_owned());
+        self.mood.lock().unwrap_or_else(PoisonError::into_inner).poison = Some(poison.to_owned());
     }
 
     /// The numbers of the events that were taken, in that order.
     pub fn taken_sequences(&self) -> Vec<u64> {
-        self.mood.lock().unwrap().taken.clone()
+        self.mood.lock().unwrap_or_else(PoisonError::into_inner).taken.clone()
     }
 
     /// The requests of a call so far.

@@ -2,15 +2,15 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::authority::Identity;
 use crate::http::{Reply, Request};
 
-/// Ends the tests if one waits for what never comes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// After this a test that waits for a request fails.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
@@ -82,7 +82,7 @@ impl Server {
 
     /// All requests so far.
     pub fn requests(&self) -> Vec<Request> {
-        self.shared.state.lock().unwrap().requests.clone()
+        self.shared.state().requests.clone()
     }
 
     /// The requests to a path so far.
@@ -101,16 +101,19 @@ impl Server {
     }
 
     fn wait_until(&self, enough: impl Fn(&State) -> bool) {
-        let state = self.shared.state.lock().unwrap();
-        let missing = |state: &mut State| !enough(state);
-        let (_state, timeout) =
-            self.shared.changed.wait_timeout_while(state, PATIENCE, missing).unwrap();
-        assert!(!timeout.timed_out(), "what was waited for never came");
+        let deadline = Instant::now() + TIMEOUT;
+        let mut state = self.shared.state();
+        while !enough(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "what was waited for never came");
+            let waited = self.shared.changed.wait_timeout(state, left);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Closes all connections, as a server that is started anew does.
     pub fn drop_connections(&self) {
-        for connection in self.shared.state.lock().unwrap().connections.drain(..) {
+        for connection in self.shared.state().connections.drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
@@ -120,22 +123,40 @@ fn loopback() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
+/// Closes a connection when its thread is done with it, also when the handler panicked. Dropping the
+/// stream is not enough: `State` has a clone.
+struct Closing(TcpStream);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shared.state.lock().unwrap().ended = true;
+        self.shared.state().ended = true;
         self.shared.changed.notify_all();
         self.drop_connections();
         let _ = TcpStream::connect(self.address);
-        let _ = self.thread.take().unwrap().join();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 impl Shared {
+    /// A test's own condition may panic while it holds the lock. The server still ends in order: a
+    /// second panic, in `drop`, would abort all tests of the program.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         let mut threads = Vec::new();
         for connection in listener.incoming() {
             let connection = connection.unwrap();
-            let mut state = self.state.lock().unwrap();
+            let mut state = self.state();
             if state.ended {
                 break;
             }
@@ -152,7 +173,7 @@ impl Shared {
 
     fn serve(&self, connection: TcpStream) {
         connection.set_nodelay(true).unwrap();
-        let closing = connection.try_clone().unwrap();
+        let _closing = Closing(connection.try_clone().unwrap());
         match &self.tls {
             None => self.converse(connection),
             Some(config) => {
@@ -160,8 +181,6 @@ impl Shared {
                 self.converse(rustls::StreamOwned::new(tls, connection));
             }
         }
-        // Dropping it is not enough: a clone is among the known ones.
-        let _ = closing.shutdown(Shutdown::Both);
     }
 
     fn converse(&self, stream: impl Read + Write) {
@@ -172,21 +191,54 @@ impl Shared {
                 Ok(None) => break,
                 // A client that breaks off ends its conversation, nothing else.
                 Err(_) => {
-                    self.state.lock().unwrap().had_broken_connection = true;
+                    self.state().had_broken_connection = true;
                     self.changed.notify_all();
                     break;
                 }
             };
-            self.state.lock().unwrap().requests.push(request.clone());
+            self.state().requests.push(request.clone());
             let reply = (self.handler)(&request);
             self.changed.notify_all();
             let hold = || {
-                let state = self.state.lock().unwrap();
-                drop(self.changed.wait_while(state, |state| !state.ended).unwrap());
+                let ended = self.changed.wait_while(self.state(), |state| !state.ended);
+                drop(ended.unwrap_or_else(PoisonError::into_inner));
             };
             if !reply.write(stream.get_mut(), hold).unwrap_or(false) {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_server_ends_in_order_after_a_condition_panicked_while_it_held_the_lock() {
+        let server = Server::start(|_| Reply::status(200));
+        let panicked = catch_unwind(AssertUnwindSafe(|| server.wait_for(|_| panic!("on purpose"))));
+        assert!(panicked.is_err());
+
+        let mut client = TcpStream::connect(server.address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let mut reply = [0; 12];
+        client.read_exact(&mut reply).unwrap();
+
+        assert_eq!(&reply, b"HTTP/1.1 200");
+        assert_eq!(server.requests().len(), 1);
+        drop(server);
+    }
+
+    #[test]
+    fn a_handler_that_panics_closes_its_connection() {
+        let server = Server::start(|_| panic!("on purpose"));
+        let mut client = TcpStream::connect(server.address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let mut reply = Vec::new();
+        client.read_to_end(&mut reply).unwrap();
+        assert_eq!(reply, b"");
     }
 }
