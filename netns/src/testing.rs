@@ -47,9 +47,12 @@ pub struct World {
 }
 
 impl World {
-    /// Moves this thread to a new host.
+    /// Moves this thread to a new host: a network and a mount namespace of its own, so that neither
+    /// other runners nor others' named network namespaces (which are mounts) are seen.
     pub fn enter() -> Self {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         // Otherwise it is as the machine's.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let mut route = Socket::route().unwrap();
@@ -81,9 +84,7 @@ impl World {
     /// Lets this thread, and what it starts from now on, know hosts by these names and no others. The
     /// name server is [`INTERNET`].
     pub fn know(&self, folder: &Path, hosts: &[(&str, Ipv4Addr)]) {
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         let lines = hosts.iter().map(|(name, address)| format!("{address} {name}\n"));
         for (file, text) in
             [("hosts", lines.collect()), ("resolv.conf", format!("nameserver {INTERNET}\n"))]

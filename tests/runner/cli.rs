@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
+use netns::testing::World;
 use tempfile::TempDir;
 
 /// A state folder of its own, which anybody may use.
@@ -232,6 +233,8 @@ fn the_doctor_reports_for_programs_whatever_it_finds() {
 #[test]
 #[ignore = "needs root"]
 fn there_is_nothing_to_remove_where_nothing_died() {
+    // Without the networks of runners that live, or died, on this machine.
+    let _world = World::enter();
     let output = run(&state(), &["gc"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stderr(&output), "removed 0 dead VMs, 0 networks and 0 useless snapshots\n");

@@ -55,7 +55,7 @@ fn firecracker_sees_no_file_but_its_vms() {
     runner.succeed(&["stop", "box"]);
 
     if !is_firecracker {
-        return println!("skipped: the VM is QEMU's");
+        return host_test::skip("the VM is QEMU's: Firecracker is not found, or lacks KVM");
     }
     assert!(own.contains("kernel"), "{own:?}");
     assert_eq!(seen, own);

@@ -14,12 +14,13 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// What concerns the VMs under `state`: tests run side by side, so the others' are left out.
+    /// What concerns the VMs under `state`: tests, and runners that are not theirs, run side by side.
+    /// Mounts and networks are those of the calling thread's namespaces.
     pub(crate) fn look(state: &Path) -> Self {
         let ids = names(&state.join("vms"));
         let cgroups = process::mount_point().unwrap().join("sandbox-runner");
         Self {
-            mounts: lines("/proc/self/mounts"),
+            mounts: host_test::mounts(),
             network: netns::testing::picture(),
             cgroups: names(&cgroups).intersection(&ids).cloned().collect(),
             processes: processes(&state.to_string_lossy()),
@@ -31,10 +32,6 @@ impl Host {
 pub(crate) fn names(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn lines(path: &str) -> BTreeSet<String> {
-    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
 /// Processes that have `text` in their command line, working folder or open files' names.

@@ -90,8 +90,7 @@ impl Picture {
     /// Taken while the only network is in use, and so nobody is cleaning it.
     fn take(runner: &Runner, networks: &Pool) -> Self {
         let _lease = networks.lease(Instant::now() + Duration::from_secs(60)).unwrap();
-        let processes =
-            entries(Path::new("/proc")).into_iter().filter(|path| path.join("ns").exists());
+        let processes = descendants().into_iter();
         let kinds = ["net", "mnt", "pid", "ipc", "uts"];
         let names = processes.flat_map(|path| kinds.map(|kind| path.join("ns").join(kind)));
         let mut files = BTreeSet::new();
@@ -110,6 +109,21 @@ impl Picture {
             threads: entries(Path::new("/proc/self/task")).len(),
         }
     }
+}
+
+/// The folders in `/proc` of this process and of all that descend from it: others are not this test's.
+fn descendants() -> Vec<PathBuf> {
+    let parent = |path: &Path| {
+        let status = fs::read_to_string(path.join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        Some(Path::new("/proc").join(line.trim()))
+    };
+    let own = Path::new("/proc").join(std::process::id().to_string());
+    let mut all = entries(Path::new("/proc"));
+    all.retain(|path| {
+        std::iter::successors(Some(path.clone()), |path| parent(path)).any(|path| path == own)
+    });
+    all
 }
 
 /// A column of this thread's list of sockets.

@@ -15,14 +15,14 @@ use crate::runner::{Runner, text};
 /// Small, so that all of it is soon saved.
 const SIZE: [&str; 2] = ["--memory", "256"];
 
-/// A runner with a snapshot; none where there can be none.
+/// A runner with a snapshot. Without Firecracker or KVM the calling test is reported as skipped.
 pub(crate) fn with_snapshot(more: &[&str]) -> Option<Runner> {
     let runner = Runner::new();
     let arguments = ["image", "snapshot", "default", "--vmm", "firecracker", "--memory", "256"];
     let output = runner.run(&[&arguments[..], more].concat());
     let errors = text(&output.stderr);
     if errors.contains("Firecracker is not found") || errors.contains("Firecracker needs KVM") {
-        println!("skipped: {errors}");
+        host_test::skip(errors);
         return None;
     }
     assert!(output.status.success(), "{errors}");

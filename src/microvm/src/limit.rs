@@ -157,7 +157,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (true, Some(device)) = (cgroup.path().join(DISK).exists(), device::beneath(folder))
         else {
-            return println!("skipped: no io controller, or no disk");
+            return host_test::skip("no io controller, or no disk");
         };
         let limits =
             DiskLimits { bytes_per_second: Some(1 << 20), operations_per_second: Some(50) };
@@ -178,7 +178,7 @@ mod tests {
         let cgroup = Cgroup::create(&parent, &name).unwrap();
         prepare(&root, &parent);
         if !cgroup.path().join("memory.max").exists() {
-            return println!("skipped: no memory controller");
+            return host_test::skip("no memory controller");
         }
         cgroup.write("memory.max", &(16 << 20).to_string()).unwrap();
         let hungry = Command::new("tail").arg("/dev/zero").cgroup(&cgroup).spawn().unwrap();

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::thread;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use serde_bytes::ByteBuf;
 use tempfile::tempdir;
 use vsock_host::{Error, Guest, TreeItem};
@@ -209,9 +208,8 @@ fn a_full_disk_is_an_error_and_leaves_no_partial_file() {
     let disk = folder.path().to_owned();
     // A mount namespace for the guest end's threads and commands, which ends with them.
     let pair = Pair::prepared(config(), move || {
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        host_test::enter_mount_namespace();
         let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(none, &disk, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
     });
     let path = folder.path().join("file");
