@@ -106,7 +106,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let reactor = Reactor::start().unwrap();
         let path = folder.path().join("guest");
-        let listener = reactor.listen(&path).unwrap();
+        let listener = reactor.listen(&path, "bench").unwrap();
         let guest_peer = start_peer("guest", &path);
         let guest = listener.accept(soon()).unwrap();
         let path = folder.path().join("raw");

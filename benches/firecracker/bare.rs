@@ -38,7 +38,7 @@ impl Bare {
         let folder = tempfile::tempdir_in(&bench.state).unwrap();
         fill(bench, folder.path(), start);
         let socket = folder.path().join(format!("v.sock_{}", vsock_proto::PORT));
-        let listener = bench.reactor.listen(&socket).unwrap();
+        let listener = bench.reactor.listen(&socket, "bench").unwrap();
         let begun = Instant::now();
         let firecracker = firecracker(folder.path());
         let mut api = Api::connect(&folder.path().join("api.sock"));

@@ -1,10 +1,12 @@
 //! The vsock service: dials the host and serves it, for as long as it runs.
 
 use std::ffi::OsString;
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -43,6 +45,7 @@ pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
         cgroups: Some(Path::new(CGROUPS).join(COMMANDS)),
         root: "/".into(),
         owns_kernel: true,
+        secret: secret(),
     });
     let mut pause = Pause::default();
     let mut last_error = None;
@@ -74,6 +77,17 @@ pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
             }
         }
         pause.wait();
+    }
+}
+
+/// Init's memory for the link's secret, which is our standard input.
+fn secret() -> Option<Arc<File>> {
+    match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(memory) => Some(Arc::new(memory.into())),
+        Err(error) => {
+            log::warn!("the next service will not know the link's secret; error={error}");
+            None
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use process::{Cgroup, Child, Command, Resource, Status};
@@ -42,12 +43,13 @@ pub(crate) fn supervise(disk: &Disk) -> ! {
         Ok(children) => children,
         Err(error) => power::fail(&console::chain(&error)),
     };
+    let secret = secret_memory();
     let mut deaths = Deaths::default();
     let mut reason: Option<String> = None;
     loop {
         // 7 Start.
         let born = Instant::now();
-        let ended = match start(reason.as_deref()) {
+        let ended = match start(reason.as_deref(), secret.as_ref()) {
             // 8 Reap.
             Ok(service) => children.wait_for(&service),
             Err(error) => Ended::Died(console::chain(&error)),
@@ -68,8 +70,20 @@ pub(crate) fn supervise(disk: &Disk) -> ! {
     }
 }
 
-/// Starts the service in a cgroup of its own.
-fn start(previous_failure: Option<&str>) -> process::Result<Child> {
+/// Where one service keeps the link's secret for the next. It has no name, and only root's
+/// processes may look at the descriptors of one that has it.
+fn secret_memory() -> Option<OwnedFd> {
+    match memfd_create(c"link-secret", MFdFlags::MFD_CLOEXEC) {
+        Ok(memory) => Some(memory),
+        Err(error) => {
+            log::warn!("a service that is started again will be refused; error={error}");
+            None
+        }
+    }
+}
+
+/// Starts the service in a cgroup of its own; its standard input is the memory for the secret.
+fn start(previous_failure: Option<&str>, secret: Option<&OwnedFd>) -> process::Result<Child> {
     let parent = Path::new(service::CGROUPS);
     let cgroup = match Cgroup::open(parent, service::NAME)? {
         Some(cgroup) => cgroup,
@@ -81,6 +95,9 @@ fn start(previous_failure: Option<&str>) -> process::Result<Child> {
         .args(previous_failure)
         .limit(Resource::OpenFiles, FILES_SOFT, FILES_HARD)
         .cgroup(&cgroup);
+    if let Some(secret) = secret.and_then(|secret| secret.try_clone().ok()) {
+        command = command.stdin(secret);
+    }
     if let Some(console) = console() {
         command = command.stderr(console);
     }

@@ -38,6 +38,7 @@ mod output;
 mod read;
 mod remains;
 mod request;
+mod secret;
 mod serve;
 mod service;
 mod state;

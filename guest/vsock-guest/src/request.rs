@@ -29,7 +29,7 @@ impl Server<'_> {
             });
         }
         match body {
-            HostBody::Welcome | HostBody::Reject(_) => {
+            HostBody::Welcome(_) | HostBody::Reject(_) => {
                 return Err(Error::Unexpected {
                     message: "a second greeting",
                     when: "to a guest that it had welcomed",
@@ -82,7 +82,8 @@ impl Server<'_> {
     /// Takes the host's answer to our hello.
     fn admit(&mut self, answer: HostBody<'_>) -> Result<Option<End>> {
         match answer {
-            HostBody::Welcome => {}
+            HostBody::Welcome(Some(secret)) => self.service.secret.keep(secret),
+            HostBody::Welcome(None) => {}
             HostBody::Reject(reason) => return Ok(Some(End::Rejected(reason))),
             _ => {
                 return Err(Error::Unexpected {

@@ -1,10 +1,13 @@
 //! What lives longer than a connection.
 
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use vsock_proto::{BootId, Hello, VERSION};
 
 use crate::remains::Remains;
+use crate::secret::Secret;
 
 /// What a service needs to know of its machine.
 #[derive(Debug, Clone)]
@@ -21,6 +24,9 @@ pub struct Config {
     pub root: PathBuf,
     /// Whether clock, entropy and host name of the running kernel are for the host to set.
     pub owns_kernel: bool,
+    /// Where the secret of the link is kept for the service after this one; nobody but root may
+    /// read it. Without it the secret lasts as long as the [`Service`].
+    pub secret: Option<Arc<File>>,
 }
 
 /// Serves one connection after another.
@@ -28,6 +34,7 @@ pub struct Config {
 pub struct Service {
     pub(crate) config: Config,
     pub(crate) remains: Remains,
+    pub(crate) secret: Secret,
     /// Whether the kernel spares this process when memory runs out.
     pub(crate) is_spared: bool,
 }
@@ -37,7 +44,8 @@ impl Service {
     pub fn new(config: Config) -> Self {
         let remains = Remains::new(config.cgroups.clone());
         let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-        Self { config, remains, is_spared: score.starts_with('-') }
+        let secret = Secret::kept_in(config.secret.clone());
+        Self { config, remains, secret, is_spared: score.starts_with('-') }
     }
 
     /// How a connection begins.
@@ -46,6 +54,7 @@ impl Service {
             version: VERSION,
             boot_id: self.config.boot_id,
             previous_failure: self.config.previous_failure.clone(),
+            secret: self.secret.get(),
         }
     }
 }

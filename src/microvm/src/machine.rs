@@ -115,7 +115,7 @@ impl Machine {
         let cloned = disk::clone(&template, &folder.vmm_file("disk"), uid)?;
         log::debug!("disk cloned; how={cloned:?}");
         clock.stage("disk");
-        let link = Arc::new(Link::new(listen(&folder, reactor, uid)?));
+        let link = Arc::new(Link::new(listen(&folder, reactor, config.id)?));
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
         let launch = Launch {
@@ -263,9 +263,10 @@ fn make_cgroup(id: SandboxId) -> Result<Cgroup> {
 }
 
 /// Where the VMM delivers what its guest dials.
-fn listen(folder: &Folder, reactor: &Reactor, uid: u32) -> Result<vsock_host::Listener> {
+fn listen(folder: &Folder, reactor: &Reactor, id: SandboxId) -> Result<vsock_host::Listener> {
     let path = folder.vmm_file(&format!("v.sock_{}", vsock_proto::PORT));
-    let listener = reactor.listen(&path).map_err(Error::Link)?;
+    let listener = reactor.listen(&path, id.to_string()).map_err(Error::Link)?;
+    let uid = uid(id);
     chown(&path, Some(uid), Some(uid)).map_err(file("give away", &path))?;
     Ok(listener)
 }

@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_shown_as_it_is_but_harmless() {
-        assert_eq!(shown(&["\x1b[2Jpanic: x\n"]), " [2Jpanic: x\n");
+        assert_eq!(shown(&["\x1b[2Jpanic: x\n"]), "\\x1b[2Jpanic: x\n");
         assert_eq!(shown(&["no line end"]), "no line end\n");
     }
 

@@ -2,6 +2,7 @@
 //!
 //! INVARIANT: nothing logs prompts, values of environment variables, or tokens. So the HTTP library
 //! says nothing at all: it logs URLs and whole requests.
+//! INVARIANT: what others have chosen is escaped: no control character reaches a terminal.
 
 use std::io::Write;
 use std::thread;
@@ -10,6 +11,7 @@ use env_logger::{Builder, Env};
 use log::LevelFilter;
 
 use crate::cli::Cli;
+use crate::terminal::harmless;
 
 /// Where what is logged may be a secret.
 const SILENT: [&str; 2] = ["ureq", "rustls"];
@@ -28,7 +30,9 @@ pub(crate) fn start(cli: &Cli) {
             let (time, level) = (line.timestamp_millis(), record.level());
             let current = thread::current();
             let name = current.name().unwrap_or("?");
-            writeln!(line, "{time} {level:5} {name:11} {}", record.args())
+            // A guest's text begins no line of its own.
+            let text = harmless(&record.args().to_string()).replace('\n', "\n    ");
+            writeln!(line, "{time} {level:5} {name:11} {text}")
         })
         .init();
 }

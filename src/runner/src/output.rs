@@ -18,6 +18,7 @@ use nix::sys::eventfd::EventFd;
 use sandbox::Stream;
 
 use crate::error::{Error, Result};
+use crate::terminal::harmless;
 
 /// How much a descriptor that is ready takes without making its writer wait: `PIPE_BUF`. A pipe is
 /// ready as soon as it has room for that.
@@ -60,10 +61,12 @@ pub(crate) fn line(text: impl Display) -> Result<()> {
     writeln!(output.stdout(), "{text}").map_err(|source| Error::Output { source })
 }
 
-/// Tells people something, a line on standard error. If that is closed, they do not want to know.
+/// Tells people something, a line on standard error, with what a guest chose escaped. If that is
+/// closed, they do not want to know.
 pub(crate) fn remark(text: impl Display) {
     if let Ok(mut output) = Output::open() {
-        let _ = output.stderr.write_all(format!("{text}\n").as_bytes());
+        let text = harmless(&format!("{text}\n"));
+        let _ = output.stderr.write_all(text.as_bytes());
     }
 }
 

@@ -1,7 +1,12 @@
 //! Tables for people: columns as wide as they have to be.
 
-/// The rows below each other, the first being the heads.
+use crate::terminal::harmless;
+
+/// The rows below each other, the first being the heads. Names and labels may be anything, and stay
+/// within their cells.
 pub(crate) fn render(rows: &[Vec<String>]) -> String {
+    let clean = |cell: &String| harmless(cell).replace(['\n', '\t'], " ");
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(clean).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -33,6 +38,12 @@ mod tests {
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_end() {
         let rows = [vec!["A".into(), "B".into()], vec!["long".into(), String::new()]];
         assert_eq!(render(&rows), "A      B\nlong\n");
+    }
+
+    #[test]
+    fn a_cell_is_one_line_without_control_characters() {
+        let rows = [vec!["NAME".into()], vec!["a\x1b[2J\nb".into()]];
+        assert_eq!(render(&rows), "NAME\na\\x1b[2J b\n");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The terminal in front of this process.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -18,10 +19,27 @@ pub(crate) fn size() -> Option<PtySize> {
     Some(PtySize { rows, columns })
 }
 
-/// No control characters of a guest's reach the terminal.
+/// A text with its control characters escaped, but for ends of lines and tabs. A text that a guest
+/// or another program has chosen moves no cursor, sets no title, and turns nothing around.
 pub(crate) fn harmless(text: &str) -> String {
-    let clean = |c: char| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c };
-    text.chars().map(clean).collect()
+    let mut clean = String::with_capacity(text.len());
+    for c in text.replace("\r\n", "\n").chars() {
+        match c {
+            '\n' | '\t' => clean.push(c),
+            c if c.is_ascii_control() => {
+                // Writing to a string cannot fail.
+                let _ = write!(clean, "\\x{:02x}", u32::from(c));
+            }
+            c if c.is_control() || turns_text(c) => clean.extend(c.escape_unicode()),
+            c => clean.push(c),
+        }
+    }
+    clean
+}
+
+/// Whether a character changes the direction of those after it, or ends a line unseen.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Standard input's terminal in raw mode: each key goes to the command, also Ctrl-C. Dropping it
@@ -55,5 +73,22 @@ impl Drop for Raw {
         if let Err(errno) = termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &self.before) {
             log::error!("the terminal stays in raw mode: type `reset`; error={errno}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(harmless("\x1b]0;title\x07\x08\x7f"), "\\x1b]0;title\\x07\\x08\\x7f");
+        assert_eq!(harmless("\u{9b}2J\u{202e}txt.exe"), "\\u{9b}2J\\u{202e}txt.exe");
+    }
+
+    #[test]
+    fn lines_and_letters_stay_as_they_are() {
+        assert_eq!(harmless("größe:\t1\r\n日本\n"), "größe:\t1\n日本\n");
+        assert_eq!(harmless("over\rwritten"), "over\\x0dwritten");
     }
 }

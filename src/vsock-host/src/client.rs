@@ -92,7 +92,8 @@ impl Client {
         self.socket.set_nonblocking(true).map_err(failed)?;
         self.watch.register(&*self.socket).map_err(failed)?;
         let boot_id = connection.identity.boot_id;
-        self.buffer.push_hello(&Hello { version: VERSION, boot_id, previous_failure: None })?;
+        let hello = Hello { version: VERSION, boot_id, previous_failure: None, secret: None };
+        self.buffer.push_hello(&hello)?;
         self.flush()
     }
 
@@ -145,7 +146,7 @@ impl Client {
     /// Takes the client's answer to the hello.
     fn admit(&mut self, answer: &HostBody<'_>, connection: &Connection) -> Result<(), Loss> {
         match answer {
-            HostBody::Welcome => {
+            HostBody::Welcome(_) => {
                 self.greeting = None;
                 let ready = connection.identity.ready.clone();
                 self.send(RequestId::LINK, GuestBody::Ready(ready))

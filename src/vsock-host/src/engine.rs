@@ -142,7 +142,9 @@ impl Engine {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Listen { token, socket, delivery } => self.listen(token, socket, delivery),
+            Command::Listen { token, socket, delivery, vm } => {
+                self.listen(token, socket, delivery, vm);
+            }
             Command::Unlisten(token) => self.unlisten(token),
             Command::Adopt { stream, deadline, reply } => self.adopt(stream, deadline, reply),
             Command::Close(token) => self.end_guest(token, Loss::ClosedHere),
@@ -166,6 +168,7 @@ impl Engine {
             } else if let Some(farewell) = self.farewells.remove(&token) {
                 farewell.end();
             } else if self.listeners.contains_key(&token) {
+                self.report_refusals(token);
                 self.accept(token);
             }
         }

@@ -51,6 +51,9 @@ pub enum Error {
         /// Why.
         source: vsock_proto::Error,
     },
+    /// A process of the guest dialled that is not the service, which was there before.
+    #[error("a hello without the secret that the guest's service was given")]
+    NotTheService,
     /// The deadline passed.
     #[error("timed out after {:.1} s waiting for the guest to {phase}", after.as_secs_f64())]
     TimedOut {

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   accepted, adopted ─▶ Hello ─ Welcome ─▶ Ready ─▶ a Link, and a Guest for whoever waits
-//!                          └─ other version: Reject
+//!                          ├─ other version: Reject
+//!                          └─ without the secret, once the VM's service has it: closed
 //! ```
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +14,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::Token;
 use vsock_proto::{
-    Decoder, GuestBody, GuestMessage, Hello, HostBody, HostMessage, Ready, RequestId,
+    Decoder, GuestBody, GuestMessage, Hello, HostBody, HostMessage, LinkSecret, Ready, RequestId,
 };
 
 use crate::connection::{Connection, Handle, Identity};
@@ -20,7 +22,8 @@ use crate::engine::Engine;
 use crate::intake::{READS, Turn, receive};
 use crate::link::Link;
 use crate::outbox::Buffer;
-use crate::request::{TEXT, truncated};
+use crate::reception::Listening;
+use crate::request::{TEXT, printable};
 use crate::watch::Watch;
 use crate::{Error, Guest, Loss, Phase, Result};
 
@@ -85,7 +88,7 @@ impl Engine {
             return;
         };
         self.timers.remove(&(handshake.deadline, token));
-        match handshake.advance() {
+        match handshake.advance(&self.listeners) {
             Ok(Progress::Waiting(turn)) => {
                 self.tell_phase(&handshake);
                 if turn == Turn::More {
@@ -94,9 +97,19 @@ impl Engine {
                 self.timers.insert((handshake.deadline, token));
                 self.handshakes.insert(token, handshake);
             }
-            Ok(Progress::Complete(hello, ready)) => self.establish(handshake, hello, ready),
+            Ok(Progress::Complete(hello, ready)) if self.admits(&handshake, hello.secret) => {
+                self.establish(handshake, hello, ready);
+            }
+            // Another was ready before it.
+            Ok(Progress::Complete(..)) => self.refuse(handshake, Error::NotTheService),
             Err(error) => self.refuse(handshake, error),
         }
+    }
+
+    /// Whether what says hello may be the guest's service; where nobody dials, the caller knows.
+    fn admits(&self, handshake: &Handshake, shown: Option<LinkSecret>) -> bool {
+        let listening = handshake.listening(&self.listeners);
+        listening.is_none_or(|listening| listening.admits(shown))
     }
 
     /// Ends a greeting that takes too long.
@@ -110,8 +123,8 @@ impl Engine {
         let Handshake { socket, watch, decoder, origin, .. } = handshake;
         let identity = Identity {
             boot_id: hello.boot_id,
-            previous_failure: hello.previous_failure.map(|text| truncated(text, TEXT)),
-            ready: Ready { kernel: truncated(ready.kernel, RELEASE), ..ready },
+            previous_failure: hello.previous_failure.map(|text| printable(text, TEXT)),
+            ready: Ready { kernel: printable(ready.kernel, RELEASE), ..ready },
         };
         let connection = Arc::new(Connection::new(socket, watch, identity));
         let handle = Handle { connection: Arc::clone(&connection), remote: self.remote.clone() };
@@ -140,10 +153,13 @@ impl Engine {
                     return;
                 };
                 listening.delivery.awaits(Phase::Dial);
-                if matches!(error, Error::Hello { source: vsock_proto::Error::Version { .. } }) {
+                let is_version =
+                    matches!(error, Error::Hello { source: vsock_proto::Error::Version { .. } });
+                // Later any process of the guest may claim a version.
+                if is_version && listening.is_unclaimed() {
                     listening.delivery.put(Err(error));
                 } else {
-                    log::warn!("a connection is dropped; error={}", Chain(&error));
+                    self.warn_of_refusal(listener, &Chain(&error));
                 }
             }
         }
@@ -163,12 +179,24 @@ impl Handshake {
         matches!(self.origin, Origin::Listener(token) if token == listener)
     }
 
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Where it dialled, if it did.
+    fn listening<'a>(&self, listeners: &'a BTreeMap<Token, Listening>) -> Option<&'a Listening> {
+        match self.origin {
+            Origin::Listener(token) => listeners.get(&token),
+            Origin::Caller(_) => None,
+        }
+    }
+
     fn phase(&self) -> Phase {
         if self.hello.is_none() { Phase::Hello } else { Phase::Ready }
     }
 
     /// Reads, and answers the hello.
-    fn advance(&mut self) -> Result<Progress> {
+    fn advance(&mut self, listeners: &BTreeMap<Token, Listening>) -> Result<Progress> {
         for _ in 0..READS {
             if !receive(&self.socket, &mut self.decoder).map_err(|loss| self.lost(loss))? {
                 return Ok(Progress::Waiting(Turn::Done));
@@ -176,8 +204,13 @@ impl Handshake {
             if self.hello.is_none() {
                 let hello = Hello::decode(&mut self.decoder);
                 self.hello = hello.map_err(|source| Error::Hello { source })?;
-                if self.hello.is_some() {
-                    self.send(HostBody::Welcome).map_err(|loss| self.lost(loss))?;
+                if let Some(hello) = &self.hello {
+                    let listening = self.listening(listeners);
+                    if listening.is_some_and(|listening| !listening.admits(hello.secret)) {
+                        return Err(Error::NotTheService);
+                    }
+                    let secret = listening.map(Listening::secret);
+                    self.send(HostBody::Welcome(secret)).map_err(|loss| self.lost(loss))?;
                 }
             }
             if self.hello.is_none() {

@@ -66,6 +66,7 @@ mod reception;
 mod relay;
 mod remote;
 mod request;
+mod throttle;
 mod tree;
 mod watch;
 

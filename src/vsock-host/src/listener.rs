@@ -26,7 +26,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn bind(path: &Path, remote: &Remote) -> Result<Self> {
+    pub(crate) fn bind(path: &Path, vm: String, remote: &Remote) -> Result<Self> {
         let failed = |source| Error::Listen { path: path.to_owned(), source };
         let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
@@ -39,14 +39,17 @@ impl Listener {
             inbox: Arc::clone(&inbox),
             remote: remote.clone(),
         };
-        remote.send(Command::Listen { token, socket, delivery: Delivery(inbox) })?;
+        remote.send(Command::Listen { token, socket, delivery: Delivery(inbox), vm })?;
         Ok(listener)
     }
 
     /// Waits for a guest that is ready. Only the newest connection lives: one that comes later
     /// ends this one, and the next call returns it.
     ///
-    /// A guest of another protocol version is an error here, once.
+    /// A later connection is taken only from the service that was there before: its hello has the
+    /// secret of this listener. Another process of the guest is turned away.
+    ///
+    /// A first guest of another protocol version is an error here, once.
     pub fn accept(&self, deadline: Instant) -> Result<Guest> {
         let deadline = Deadline::new(deadline);
         let accepted = self.inbox.wait(&deadline, |arrival| match arrival.newest.take() {

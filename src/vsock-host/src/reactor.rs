@@ -46,8 +46,9 @@ impl Reactor {
 
     /// Makes a Unix socket at `path` for one guest to dial. Who may dial is up to the caller:
     /// the socket's mode and owner can be changed as soon as it is there.
-    pub fn listen(&self, path: &Path) -> Result<Listener> {
-        Listener::bind(path, &self.owner.remote)
+    /// Warnings about what dials it say `vm`.
+    pub fn listen(&self, path: &Path, vm: impl Into<String>) -> Result<Listener> {
+        Listener::bind(path, vm.into(), &self.owner.remote)
     }
 
     /// Connects to a relay, such as a VM's control socket, and uses the guest behind it.
@@ -103,7 +104,7 @@ mod tests {
     fn a_panic_ends_those_who_wait_and_is_reported_by_stop() {
         let reactor = Reactor::start().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let listener = reactor.listen(&folder.path().join("v.sock_1000")).unwrap();
+        let listener = reactor.listen(&folder.path().join("v.sock_1000"), "a").unwrap();
         reactor.owner.remote.send(Command::Panic).unwrap();
         assert!(matches!(listener.accept(soon()), Err(Error::Panicked)));
         assert!(matches!(reactor.stop(), Err(Error::Panicked)));
@@ -121,7 +122,7 @@ mod tests {
     fn a_listener_waits_no_longer_than_its_reactor_lives() {
         let reactor = Reactor::start().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let listener = reactor.listen(&folder.path().join("v.sock_1000")).unwrap();
+        let listener = reactor.listen(&folder.path().join("v.sock_1000"), "a").unwrap();
         reactor.stop().unwrap();
         assert!(matches!(listener.accept(soon()), Err(Error::Stopped)));
     }

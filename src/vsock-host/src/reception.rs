@@ -5,10 +5,12 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use mio::Token;
+use vsock_proto::LinkSecret;
 
 use crate::engine::Engine;
 use crate::handshake::{Handshake, Origin};
 use crate::listener::Delivery;
+use crate::throttle::Throttle;
 use crate::watch::Watch;
 use crate::{Error, Guest, Loss, Phase};
 
@@ -18,28 +20,75 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait before another attempt to accept.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many may be greeted on one listener at a time.
-const PENDING: usize = 4;
+/// How many may be greeted on one listener at a time; the oldest gives way to the newest, so that
+/// whoever says nothing does not keep the guest's service out.
+const PENDING: usize = 16;
 
 /// A socket that a guest dials.
 pub(crate) struct Listening {
     socket: UnixListener,
     watch: Watch,
     pub(crate) delivery: Delivery,
+    /// Which VM this is, for warnings.
+    vm: String,
+    /// What the guest's service gets with its first welcome, and shows from then on.
+    secret: LinkSecret,
+    /// Whether a service has it.
+    is_claimed: bool,
+    refusals: Throttle,
     /// The connection that lives.
     current: Option<Token>,
 }
 
+impl Listening {
+    pub(crate) fn secret(&self) -> LinkSecret {
+        self.secret
+    }
+
+    /// Whether a hello may come from the guest's service.
+    pub(crate) fn admits(&self, shown: Option<LinkSecret>) -> bool {
+        !self.is_claimed || shown == Some(self.secret)
+    }
+
+    /// Whether no guest has been ready here yet.
+    pub(crate) fn is_unclaimed(&self) -> bool {
+        !self.is_claimed
+    }
+}
+
 impl Engine {
-    pub(crate) fn listen(&mut self, token: Token, socket: UnixListener, delivery: Delivery) {
+    pub(crate) fn listen(
+        &mut self,
+        token: Token,
+        socket: UnixListener,
+        delivery: Delivery,
+        vm: String,
+    ) {
         let watch = self.watch(token);
         if let Err(source) = watch.register(&socket) {
             return delivery.put(Err(Error::Adopt { source }));
         }
-        self.listeners.insert(token, Listening { socket, watch, delivery, current: None });
+        let secret = match base::random::bytes() {
+            Ok(secret) => LinkSecret(secret),
+            Err(error) => {
+                return delivery.put(Err(Error::Adopt { source: io::Error::other(error) }));
+            }
+        };
+        let listening = Listening {
+            socket,
+            watch,
+            delivery,
+            vm,
+            secret,
+            is_claimed: false,
+            refusals: Throttle::new(Instant::now()),
+            current: None,
+        };
+        self.listeners.insert(token, listening);
     }
 
     pub(crate) fn unlisten(&mut self, token: Token) {
+        self.report_refusals(token);
         if let Some(listening) = self.listeners.remove(&token) {
             listening.watch.forget(&listening.socket);
         }
@@ -62,17 +111,56 @@ impl Engine {
                     return;
                 }
             };
-            let pending = self.handshakes.values().filter(|one| one.is_from(token)).count();
-            if pending >= PENDING {
-                log::warn!("a connection is dropped; too many say no hello; pending={pending}");
-                continue;
-            }
-            listening.delivery.awaits(Phase::Hello);
             if let Err(source) = stream.set_nonblocking(true) {
-                log::warn!("cannot set up a guest's connection; error={source}");
+                self.warn_of_refusal(token, &format_args!("cannot set it up: {source}"));
                 continue;
             }
+            self.make_room(token);
+            let Some(listening) = self.listeners.get(&token) else {
+                return;
+            };
+            listening.delivery.awaits(Phase::Hello);
             self.greet(stream, Instant::now() + LIMIT, Origin::Listener(token));
+        }
+    }
+
+    /// Ends the oldest greeting of a listener that has as many as it may have.
+    fn make_room(&mut self, listener: Token) {
+        let mut pending = self.handshakes.iter().filter(|(_, one)| one.is_from(listener));
+        // Tokens count up: the first is the oldest.
+        let Some(oldest) = pending.next().map(|(token, _)| *token) else {
+            return;
+        };
+        if 1 + pending.count() >= PENDING
+            && let Some(handshake) = self.handshakes.remove(&oldest)
+        {
+            self.timers.remove(&(handshake.deadline(), oldest));
+            self.give_up(handshake);
+        }
+    }
+
+    /// Logs that something which dialled a listener was turned away, within a limit.
+    pub(crate) fn warn_of_refusal(&mut self, token: Token, why: &dyn std::fmt::Display) {
+        let Some(listening) = self.listeners.get_mut(&token) else {
+            return;
+        };
+        if listening.refusals.permits(Instant::now()) {
+            log::warn!(
+                "a connection to the guest link is refused; vm={} error={why}",
+                listening.vm
+            );
+        } else if let Some(due) = listening.refusals.due() {
+            self.timers.insert((due, token));
+        }
+    }
+
+    /// Logs how many warnings were withheld.
+    pub(crate) fn report_refusals(&mut self, token: Token) {
+        if let Some(listening) = self.listeners.get_mut(&token)
+            && let Some(suppressed) = listening.refusals.report()
+        {
+            let vm = &listening.vm;
+            log::warn!("connections to the guest link were refused; vm={vm} count={suppressed}");
         }
     }
 
@@ -88,6 +176,7 @@ impl Engine {
         let Some(listening) = self.listeners.get_mut(&listener) else {
             return;
         };
+        listening.is_claimed = true;
         if let Some(older) = listening.current.replace(token) {
             self.end_guest(older, Loss::Replaced);
         }

@@ -15,7 +15,7 @@ use crate::{Error, Guest, Result};
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Accept guests.
-    Listen { token: Token, socket: UnixListener, delivery: Delivery },
+    Listen { token: Token, socket: UnixListener, delivery: Delivery, vm: String },
     /// Stop accepting them.
     Unlisten(Token),
     /// Greet whoever is at the other end.

@@ -105,19 +105,34 @@ impl State {
 
 impl From<Failure> for Refusal {
     fn from(Failure { errno, message }: Failure) -> Self {
-        Self { errno, message: truncated(message, TEXT) }
+        Self { errno, message: printable(message, TEXT) }
     }
 }
 
 fn bounded(mut exit: Exit) -> Exit {
     if let Outcome::FailedToStart { message, .. } = &mut exit.outcome {
-        *message = truncated(std::mem::take(message), TEXT);
+        *message = printable(std::mem::take(message), TEXT);
     }
     exit
 }
 
-/// At most `limit` bytes of a text, cut between characters.
-pub(crate) fn truncated(mut text: String, limit: usize) -> String {
+/// A guest's text as it may be shown: at most `limit` bytes of it, cut between characters, and with
+/// its control characters escaped, but for ends of lines and tabs.
+pub(crate) fn printable(text: String, limit: usize) -> String {
+    let mut text = truncated(text, limit);
+    if text.chars().any(is_escaped) {
+        let shown =
+            |c: char| if is_escaped(c) { c.escape_default().collect() } else { c.to_string() };
+        text = truncated(text.chars().map(shown).collect(), limit);
+    }
+    text
+}
+
+fn is_escaped(c: char) -> bool {
+    c.is_control() && c != '\n' && c != '\t'
+}
+
+fn truncated(mut text: String, limit: usize) -> String {
     let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -138,6 +153,12 @@ mod tests {
         assert_eq!(truncated("aéb".into(), 2), "a");
         assert_eq!(truncated("aéb".into(), 3), "aé");
         assert_eq!(truncated("aéb".into(), 9), "aéb");
+    }
+
+    #[test]
+    fn a_text_is_shown_without_its_escapes() {
+        assert_eq!(printable("a\x1b[2J\tb\n".into(), 99), "a\\u{1b}[2J\tb\n");
+        assert_eq!(printable("\x1b".repeat(9), 7), "\\u{1b}\\");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Instant;
 use script::{BOOT, Script, guest, shortly, soon};
 use tempfile::TempDir;
 use vsock_host::{Error, Listener, Loss, Phase, Reactor};
-use vsock_proto::{GuestBody, HostBody, RequestId, VERSION};
+use vsock_proto::{GuestBody, HostBody, LinkSecret, Ready, RequestId, VERSION};
 
 struct Stage {
     reactor: Reactor,
@@ -25,7 +25,7 @@ fn stage() -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("v.sock_1000");
     let reactor = Reactor::start().unwrap();
-    let listener = reactor.listen(&path).unwrap();
+    let listener = reactor.listen(&path, "1a2b3c4d").unwrap();
     Stage { reactor, listener, path, _folder: folder }
 }
 
@@ -46,9 +46,12 @@ fn another_version_is_rejected_and_accept_says_so() {
     script.hello(VERSION + 1);
     let error = stage.listener.accept(soon()).unwrap_err();
     assert_eq!(error.to_string(), "refused a guest's hello");
-    let expected = "the guest speaks protocol version 5, this host version 4: rebuild the image";
+    let expected = format!(
+        "the guest speaks protocol version {}, this host version {VERSION}: rebuild the image",
+        VERSION + 1
+    );
     assert_eq!(error.source().unwrap().to_string(), expected);
-    script.expect(|_, body| assert_eq!(body, HostBody::Reject(expected.into())));
+    script.expect(|_, body| assert_eq!(body, HostBody::Reject(expected)));
     script.wait_closed();
 }
 
@@ -73,26 +76,68 @@ fn an_oversize_hello_is_dropped() {
 #[test]
 fn a_newer_connection_ends_the_older() {
     let stage = stage();
-    let older_end = Script::dial(&stage.path).greet_in_background();
+    let mut older_end = Script::dial(&stage.path).greet_in_background().join().unwrap();
     let older = stage.listener.accept(soon()).unwrap();
-    let _script = Script::dial(&stage.path).greet_in_background();
+    let _script = Script::dial_again(&stage.path, &older_end).greet_in_background();
     let newer = stage.listener.accept(soon()).unwrap();
     let Err(Error::Lost { phase: Phase::Ping, source }) = older.ping(soon()) else {
         panic!("the older connection lives");
     };
     assert!(matches!(*source, Loss::Replaced));
     assert!(!newer.is_closed());
-    older_end.join().unwrap().wait_closed();
+    older_end.wait_closed();
+}
+
+#[test]
+fn a_process_without_the_secret_does_not_displace_the_service() {
+    let stage = stage();
+    let service = Script::dial(&stage.path).greet_in_background().join().unwrap();
+    let guest = stage.listener.accept(soon()).unwrap();
+    let mut impostor = Script::dial(&stage.path);
+    impostor.hello(VERSION);
+    impostor.wait_closed();
+    let mut guesser = Script::dial(&stage.path);
+    guesser.secret = Some(LinkSecret([0; 32]));
+    guesser.hello(VERSION);
+    guesser.wait_closed();
+    assert!(!guest.is_closed());
+    drop(service);
+}
+
+#[test]
+fn a_version_that_comes_later_is_nobodys_error_but_its_own() {
+    let stage = stage();
+    let service = Script::dial(&stage.path).greet_in_background().join().unwrap();
+    drop(stage.listener.accept(soon()).unwrap());
+    let mut impostor = Script::dial(&stage.path);
+    impostor.hello(VERSION + 1);
+    impostor.expect(|_, body| assert!(matches!(body, HostBody::Reject(_))));
+    let _again = Script::dial_again(&stage.path, &service).greet_in_background();
+    assert!(stage.listener.accept(soon()).is_ok());
+}
+
+#[test]
+fn of_two_that_greet_at_once_the_second_to_be_ready_needs_the_secret() {
+    let stage = stage();
+    let mut slow = Script::dial(&stage.path);
+    slow.hello(VERSION);
+    slow.expect(|_, body| assert!(matches!(body, HostBody::Welcome(Some(_)))));
+    let _service = Script::dial(&stage.path).greet_in_background();
+    let guest = stage.listener.accept(soon()).unwrap();
+    slow.send(RequestId::LINK, GuestBody::Ready(Ready::default()));
+    slow.wait_closed();
+    assert!(!guest.is_closed());
 }
 
 #[test]
 fn a_guest_that_is_gone_before_it_is_accepted_is_not_returned() {
     let stage = stage();
-    let script = Script::dial(&stage.path).greet_in_background().join().unwrap();
-    drop(script);
+    let first = Script::dial(&stage.path).greet_in_background().join().unwrap();
+    let second = Script::dial_again(&stage.path, &first);
+    drop(first);
     // By the time that another is greeted, the reactor has seen the first one's end.
     let (_other, _) = guest(&stage.reactor, |mut script| script.wait_closed());
-    let second = Script::dial(&stage.path).greet_in_background();
+    let second = second.greet_in_background();
     let guest = stage.listener.accept(soon()).unwrap();
     let mut script = second.join().unwrap();
     drop(guest);
@@ -147,10 +192,19 @@ fn an_answer_instead_of_ready_is_a_breach() {
 }
 
 #[test]
-fn too_many_that_say_nothing_are_dropped() {
+fn of_too_many_that_say_nothing_the_oldest_is_dropped() {
     let stage = stage();
-    let _silent: Vec<_> = (0..4).map(|_| Script::dial(&stage.path)).collect();
-    Script::dial(&stage.path).wait_closed();
+    let mut oldest = Script::dial(&stage.path);
+    let _silent: Vec<_> = (0..16).map(|_| Script::dial(&stage.path)).collect();
+    oldest.wait_closed();
+}
+
+#[test]
+fn those_that_say_nothing_do_not_keep_the_service_out() {
+    let stage = stage();
+    let _silent: Vec<_> = (0..40).map(|_| Script::dial(&stage.path)).collect();
+    let _script = Script::dial(&stage.path).greet_in_background();
+    assert!(stage.listener.accept(soon()).is_ok());
 }
 
 #[test]
@@ -196,7 +250,7 @@ fn a_closed_listener_ends_accept_and_unlinks_its_socket() {
 fn a_listener_leaves_alone_what_took_its_name() {
     let Stage { reactor, listener, path, _folder } = stage();
     std::fs::remove_file(&path).unwrap();
-    let _other = reactor.listen(&path).unwrap();
+    let _other = reactor.listen(&path, "1a2b3c4d").unwrap();
     drop(listener);
     assert!(path.exists());
 }

@@ -31,7 +31,7 @@ impl Raw {
         let (stream, theirs) = UnixStream::pair().unwrap();
         guest.relay(theirs).unwrap();
         let raw = Self { stream };
-        raw.send(0, HostBody::Welcome);
+        raw.send(0, HostBody::Welcome(None));
         raw
     }
 

@@ -3,6 +3,8 @@
 //! Its head never changes, so that ends of different versions can tell each other so:
 //! 8 bytes [`MAGIC`], 32-bit little-endian version; then postcard.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Decoder, Error, Result, encode};
@@ -17,6 +19,30 @@ pub const VERSION: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BootId(pub [u8; 16]);
 
+/// What a guest's service proves itself with when it dials again.
+///
+/// The host makes one for each VM, and hands it over in its answer to the first hello, when no
+/// other process of the guest has had a chance to dial.
+#[derive(Clone, Copy, Eq, Serialize, Deserialize)]
+pub struct LinkSecret(pub [u8; 32]);
+
+/// In constant time: the guest chooses one side.
+impl PartialEq for LinkSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0
+            .iter()
+            .zip(other.0)
+            .fold(0, |difference, (ours, theirs)| difference | (ours ^ theirs))
+            == 0
+    }
+}
+
+impl fmt::Debug for LinkSecret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("LinkSecret(…)")
+    }
+}
+
 /// Who the guest is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -26,6 +52,8 @@ pub struct Hello {
     pub boot_id: BootId,
     /// Why the service that was connected before this one ended, if one did.
     pub previous_failure: Option<String>,
+    /// From the last [`Welcome`](crate::HostBody::Welcome) of this boot, if there was one.
+    pub secret: Option<LinkSecret>,
 }
 
 /// What follows the head in this version.
@@ -33,6 +61,7 @@ pub struct Hello {
 struct Body {
     boot_id: BootId,
     previous_failure: Option<String>,
+    secret: Option<LinkSecret>,
 }
 
 impl Hello {
@@ -41,7 +70,11 @@ impl Hello {
         let mut head = [0; HEAD];
         head[..MAGIC.len()].copy_from_slice(&MAGIC);
         head[MAGIC.len()..].copy_from_slice(&self.version.to_le_bytes());
-        let body = Body { boot_id: self.boot_id, previous_failure: self.previous_failure.clone() };
+        let body = Body {
+            boot_id: self.boot_id,
+            previous_failure: self.previous_failure.clone(),
+            secret: self.secret,
+        };
         encode(&(head, body), out)
     }
 
@@ -61,8 +94,8 @@ impl Hello {
         }
         let body: Body = postcard::from_bytes(rest)
             .map_err(|source| Error::Decode { length: frame.len(), source })?;
-        let Body { boot_id, previous_failure } = body;
-        Ok(Some(Self { version, boot_id, previous_failure }))
+        let Body { boot_id, previous_failure, secret } = body;
+        Ok(Some(Self { version, boot_id, previous_failure, secret }))
     }
 }
 
@@ -72,7 +105,8 @@ mod tests {
 
     fn hello() -> Hello {
         let previous_failure = Some("killed by signal 11".into());
-        Hello { version: VERSION, boot_id: BootId([9; 16]), previous_failure }
+        let secret = Some(LinkSecret([3; 32]));
+        Hello { version: VERSION, boot_id: BootId([9; 16]), previous_failure, secret }
     }
 
     fn decode(bytes: &[u8]) -> Result<Option<Hello>> {
@@ -86,6 +120,15 @@ mod tests {
         let mut bytes = Vec::new();
         hello().encode(&mut bytes).unwrap();
         assert_eq!(decode(&bytes).unwrap(), Some(hello()));
+    }
+
+    #[test]
+    fn secrets_that_differ_in_one_bit_differ_and_none_is_shown() {
+        let mut other = [3; 32];
+        other[31] ^= 1;
+        assert_eq!(LinkSecret([3; 32]), LinkSecret([3; 32]));
+        assert_ne!(LinkSecret([3; 32]), LinkSecret(other));
+        assert!(!format!("{:?}", hello()).contains("[3, 3"));
     }
 
     #[test]

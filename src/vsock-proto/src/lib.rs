@@ -10,8 +10,8 @@
 //!
 //! | step | from  | message                                 | meaning |
 //! |------|-------|-----------------------------------------|---------|
-//! | 1    | guest | [`Hello`]                               | protocol version, boot id, why the service before it ended |
-//! | 2    | host  | [`HostBody::Welcome`] or [`HostBody::Reject`] | go on, or stop and why |
+//! | 1    | guest | [`Hello`]                               | protocol version, boot id, why the service before it ended, its [`LinkSecret`] if it has one |
+//! | 2    | host  | [`HostBody::Welcome`] or [`HostBody::Reject`] | go on, with this [`LinkSecret`] for the next hello; or stop and why |
 //! | 3    | guest | [`GuestBody::Ready`]            | requests are welcome |
 //! | 4    | host  | requests, each with a [`RequestId`] of its own | many at once, answered in any order |
 //!
@@ -52,7 +52,7 @@ pub use credit::{ReceiveWindow, SendWindow, WINDOW};
 pub use error::{Error, Result};
 pub use exec::{Exec, Exit, Outcome, PtySize, Stream, StreamTotal, Timeout, User};
 pub use frame::{CHUNK, Decoder, MAX_FRAME, encode};
-pub use hello::{BootId, Hello, VERSION};
+pub use hello::{BootId, Hello, LinkSecret, VERSION};
 pub use message::{Failure, GuestBody, GuestMessage, HostBody, HostMessage, Ready, RequestId};
 pub use state::GuestState;
 pub use tree::{Entry, EntryKind, Owner, Read, Write};

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, Exec, Exit, GuestState, PtySize, Read, Stream, Write};
+use crate::{Entry, Exec, Exit, GuestState, LinkSecret, PtySize, Read, Stream, Write};
 
 /// Names a request, from its first message to its last. The host counts them up from 1
 /// and never uses one twice on a connection.
@@ -38,8 +38,9 @@ pub struct HostMessage<'a> {
 /// What the host says to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostBody<'a> {
-    /// Link: the guest's hello is accepted.
-    Welcome,
+    /// Link: the guest's hello is accepted. The service proves itself with this secret when it
+    /// dials again; a client of a relay gives none.
+    Welcome(Option<LinkSecret>),
     /// Link: the guest's hello is refused, and why; it must not dial again.
     Reject(String),
     /// Request: answered at once with `Done`.
@@ -132,7 +133,7 @@ impl HostBody<'_> {
             | Self::SetState(_)
             | Self::Quiesce
             | Self::Shutdown => true,
-            Self::Welcome
+            Self::Welcome(_)
             | Self::Reject(_)
             | Self::Data(_)
             | Self::Entry(_)

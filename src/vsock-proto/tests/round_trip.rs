@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 use vsock_proto::{
     CHUNK, Decoder, Entry, EntryKind, Exec, Exit, Failure, GuestBody, GuestMessage, GuestState,
-    HostBody, HostMessage, Outcome, Owner, PtySize, Read, Ready, RequestId, Stream, StreamTotal,
-    Timeout, User, Write, encode,
+    HostBody, HostMessage, LinkSecret, Outcome, Owner, PtySize, Read, Ready, RequestId, Stream,
+    StreamTotal, Timeout, User, Write, encode,
 };
 
 fn bytes() -> impl Strategy<Value = ByteBuf> {
@@ -101,7 +101,7 @@ fn exit() -> impl Strategy<Value = Exit> {
 
 fn host_body() -> impl Strategy<Value = HostBody<'static>> {
     prop_oneof![
-        Just(HostBody::Welcome),
+        option::of(any::<[u8; 32]>()).prop_map(|secret| HostBody::Welcome(secret.map(LinkSecret))),
         ".{0,20}".prop_map(HostBody::Reject),
         Just(HostBody::Ping),
         exec().prop_map(HostBody::Exec),

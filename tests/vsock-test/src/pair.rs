@@ -38,6 +38,7 @@ pub fn config() -> Config {
         cgroups: None,
         root: PathBuf::from("/nowhere"),
         owns_kernel: false,
+        secret: None,
     }
 }
 

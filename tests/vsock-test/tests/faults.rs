@@ -145,7 +145,7 @@ fn dial_again_and_again(path: PathBuf) -> JoinHandle<()> {
 fn a_guest_that_dials_again_is_a_new_one_and_the_old_ones_calls_end() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());
     let path = folder.path().join("link");
-    let listener = reactor.listen(&path).unwrap();
+    let listener = reactor.listen(&path, "1a2b3c4d").unwrap();
     let dialling = dial_again_and_again(path);
     let old = listener.accept(soon()).unwrap();
     let execution = old.exec(shell("sleep 1000"), soon()).unwrap();
@@ -163,7 +163,9 @@ fn a_guest_that_dials_again_is_a_new_one_and_the_old_ones_calls_end() {
 fn a_newer_connection_takes_the_place_of_one_that_still_seems_to_live() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());
     let path = folder.path().join("link");
-    let listener = reactor.listen(&path).unwrap();
+    let listener = reactor.listen(&path, "1a2b3c4d").unwrap();
+    let secret = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let config = || vsock_guest::Config { secret: secret.clone(), ..config() };
     let dial = || serve_on(UnixStream::connect(&path).unwrap(), config(), || {});
     let first = dial();
     let old = listener.accept(soon()).unwrap();
@@ -234,7 +236,7 @@ fn a_reactor_that_stops_ends_every_call_and_every_guest() {
 fn nobody_is_left_behind_at_a_path_that_was_listened_on() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());
     let path = folder.path().join("link");
-    let listener = reactor.listen(&path).unwrap();
+    let listener = reactor.listen(&path, "1a2b3c4d").unwrap();
     let error = listener.accept(Instant::now()).unwrap_err();
     assert_eq!(error.to_string(), "timed out after 0.0 s waiting for the guest to connect");
     drop(listener);

@@ -52,6 +52,7 @@ pub(crate) fn config() -> Config {
         cgroups: None,
         root: PathBuf::from("/"),
         owns_kernel: false,
+        secret: None,
     }
 }
 
@@ -89,7 +90,7 @@ impl Host {
 
     pub(crate) fn connected_with(config: Config) -> Self {
         let (mut host, _) = Self::dialled(config);
-        host.send(RequestId::LINK, HostBody::Welcome);
+        host.send(RequestId::LINK, HostBody::Welcome(None));
         assert_eq!(host.answer(), (RequestId::LINK, Answer::Ready));
         host
     }

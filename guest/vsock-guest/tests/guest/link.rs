@@ -1,11 +1,12 @@
 //! How a connection begins and ends.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::{Answer, Host, config, shell};
 use vsock_guest::{Config, End, Error};
-use vsock_proto::{HostBody, RequestId, VERSION};
+use vsock_proto::{HostBody, LinkSecret, RequestId, VERSION};
 
 #[test]
 fn a_guest_says_who_it_is_and_why_the_service_before_ended() {
@@ -16,6 +17,21 @@ fn a_guest_says_who_it_is_and_why_the_service_before_ended() {
     assert_eq!(hello.previous_failure.as_deref(), Some("killed by signal 11"));
     let was_welcome = false;
     assert_eq!(host.close().unwrap(), End::Disconnected { was_welcome });
+}
+
+#[test]
+fn a_service_that_starts_anew_shows_the_secret_of_the_one_before() {
+    let secret = Some(LinkSecret([5; 32]));
+    let memory = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let config = Config { secret: memory, ..config() };
+    let (mut host, hello) = Host::dialled(config.clone());
+    assert_eq!(hello.secret, None);
+    host.send(RequestId::LINK, HostBody::Welcome(secret));
+    assert_eq!(host.answer(), (RequestId::LINK, Answer::Ready));
+    host.close().unwrap();
+    let (host, hello) = Host::dialled(config);
+    assert_eq!(hello.secret, secret);
+    host.close().unwrap();
 }
 
 #[test]

@@ -5,16 +5,18 @@
 //! does for an owner that was killed.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use sandbox::SandboxId;
 
 use crate::cli::Global;
 use crate::error::{Error, Result, file};
 use crate::journal;
 use crate::output::Output;
+use crate::terminal::harmless;
 use crate::vmm;
 
 /// Show what the command of a VM that was started with -d has written
@@ -44,11 +46,26 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         opened => opened.map_err(file("open", &path))?,
     };
     let mut output = Output::open()?;
+    let stdout = output.stdout();
+    if arguments.console && io::stdout().is_terminal() {
+        return print(global, arguments, record.id, (&mut log, &path), &mut Escaped(stdout));
+    }
+    print(global, arguments, record.id, (&mut log, &path), stdout)
+}
+
+/// Shows a log, for as long as it is wanted.
+fn print(
+    global: &Global,
+    arguments: &Arguments,
+    id: SandboxId,
+    (log, path): (&mut File, &Path),
+    out: &mut impl Write,
+) -> Result<u8> {
     if arguments.follow {
-        let goes_on = || Ok(path.exists() && vmm::is_running(&global.state_dir, record.id)?);
-        follow(&mut log, &Watch::start(&path)?, goes_on, output.stdout())?;
+        let goes_on = || Ok(path.exists() && vmm::is_running(&global.state_dir, id)?);
+        follow(log, &Watch::start(path)?, goes_on, out)?;
     } else {
-        show(&mut log, output.stdout())?;
+        show(log, out)?;
     }
     Ok(0)
 }
@@ -56,6 +73,21 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 /// Shows what was not shown yet.
 fn show(log: &mut File, out: &mut impl Write) -> Result<()> {
     io::copy(log, out).map(drop).map_err(|source| Error::Output { source })
+}
+
+/// Passes on text with its control characters escaped: nobody ran a guest's kernel and init to have
+/// them at the terminal.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(harmless(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn follow(
@@ -113,6 +145,13 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_console_at_a_terminal_has_its_control_characters_escaped() {
+        let mut shown = Vec::new();
+        Escaped(&mut shown).write_all(b"[1.0] \x1b[2Jhello\r\n").unwrap();
+        assert_eq!(shown, b"[1.0] \\x1b[2Jhello\n");
+    }
 
     #[test]
     fn following_shows_what_is_there_what_is_added_and_what_came_last() {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use serde_bytes::ByteBuf;
 use vsock_host::{Guest, Reactor};
 use vsock_proto::{
-    BootId, Decoder, Exec, Exit, GuestBody, GuestMessage, Hello, HostBody, HostMessage, Outcome,
-    Ready, RequestId, Stream, StreamTotal, VERSION, encode,
+    BootId, Decoder, Exec, Exit, GuestBody, GuestMessage, Hello, HostBody, HostMessage, LinkSecret,
+    Outcome, Ready, RequestId, Stream, StreamTotal, VERSION, encode,
 };
 
 pub(crate) const BOOT: BootId = BootId([7; 16]);
@@ -31,23 +31,33 @@ pub(crate) fn shortly() -> Instant {
 /// The guest's end, which waits for at most ten seconds.
 pub(crate) struct Script {
     stream: UnixStream,
+    /// What its next hello shows; from the last welcome.
+    pub(crate) secret: Option<LinkSecret>,
 }
 
 impl Script {
     pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
-        Self { stream }
+        Self { stream, secret: None }
     }
 
     pub(crate) fn dial(path: &Path) -> Self {
         Self::new(UnixStream::connect(path).unwrap())
     }
 
+    /// The same as the service that `before` was.
+    pub(crate) fn dial_again(path: &Path, before: &Self) -> Self {
+        Self { secret: before.secret, ..Self::dial(path) }
+    }
+
     /// Says hello and is ready.
     pub(crate) fn greet(&mut self) {
         self.hello(VERSION);
-        self.expect(|_, body| assert_eq!(body, HostBody::Welcome));
+        self.secret = self.expect(|_, body| match body {
+            HostBody::Welcome(secret) => secret,
+            other => panic!("no welcome: {other:?}"),
+        });
         self.send(RequestId::LINK, GuestBody::Ready(ready()));
     }
 
@@ -62,7 +72,7 @@ impl Script {
 
     pub(crate) fn hello(&mut self, version: u32) {
         let previous_failure = Some("it had a bad day".into());
-        let hello = Hello { version, boot_id: BOOT, previous_failure };
+        let hello = Hello { version, boot_id: BOOT, previous_failure, secret: self.secret };
         let mut bytes = Vec::new();
         hello.encode(&mut bytes).unwrap();
         self.raw(&bytes);

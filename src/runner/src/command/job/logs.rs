@@ -96,7 +96,7 @@ mod tests {
         }))
         .unwrap();
 
-        let expected = "boot [2J\nT1 vm_create 12 ms\nT2 cleanup 1 ms failed: busy \n\
+        let expected = "boot\\x1b[2J\nT1 vm_create 12 ms\nT2 cleanup 1 ms failed: busy \n\
                         T3 DENY 10.0.0.1:22\nT4 ALLOW GET https://x/ 200\n";
         assert_eq!(text(&report), expected);
     }
