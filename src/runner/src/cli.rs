@@ -1,15 +1,12 @@
-//! The command line: what all sub-commands share, and which there are.
+//! The command line: the sub-commands, and what each does.
 
-use std::path::PathBuf;
-
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::command::{bench, cp, doctor, exec, gc, image, logs, net, ps, run, start, stop};
 #[cfg(feature = "control")]
 use crate::command::{job, serve};
 use crate::error::Result;
-use crate::value;
-use crate::vmm::NetworkRange;
+use crate::options::Global;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,93 +31,6 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every sub-command takes.
-#[derive(Debug, Args)]
-pub(crate) struct Global {
-    /// Where images and running VMs are
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        value_name = "DIR",
-        env = "RUNNER_STATE_DIR",
-        default_value = "/var/lib/sandbox-runner",
-        value_parser = value::os(value::absolute)
-    )]
-    pub(crate) state_dir: PathBuf,
-
-    /// Where the host's addresses of VMs are from: each VM takes four
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        value_name = "CIDR",
-        env = "RUNNER_NETWORK_RANGE",
-        default_value = "10.200.0.0/16"
-    )]
-    pub(crate) network_range: NetworkRange,
-
-    /// Where the runners of this host agree on who has which network
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        value_name = "DIR",
-        env = "RUNNER_RUNTIME_DIR",
-        default_value = "/run/sandbox-runner",
-        value_parser = value::os(value::absolute)
-    )]
-    pub(crate) runtime_dir: PathBuf,
-
-    /// Firecracker's program; looked for in PATH if none is named
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        value_name = "FILE",
-        env = "FIRECRACKER",
-        value_parser = value::os(value::absolute)
-    )]
-    pub(crate) firecracker: Option<PathBuf>,
-
-    /// Firecracker's own jailer, which is then to confine it; if none is named, the runner does
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        value_name = "FILE",
-        env = "RUNNER_FIRECRACKER_JAILER",
-        value_parser = value::os(value::absolute)
-    )]
-    pub(crate) firecracker_jailer: Option<PathBuf>,
-
-    /// Whether Firecracker filters its own system calls, which a build for glibc cannot
-    #[arg(
-        long,
-        global = true,
-        help_heading = "Global options",
-        env = "RUNNER_FIRECRACKER_SECCOMP",
-        value_enum,
-        default_value_t = Switch::On
-    )]
-    pub(crate) firecracker_seccomp: Switch,
-
-    /// Say nothing but errors and results
-    #[arg(short, long, global = true, help_heading = "Global options")]
-    pub(crate) quiet: bool,
-
-    /// This process is the one behind `run -d`
-    #[arg(long, hide = true)]
-    pub(crate) detached: bool,
-}
-
-/// Whether something is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Switch {
-    On,
-    Off,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<run::Arguments>),
@@ -142,8 +52,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// What this process returns when it fails itself. Where it passes on a command's exit code,
-    /// that is one which commands seldom return.
+    /// The exit code when the runner itself fails: 125 where a command's own exit code is passed on, else 1.
     pub(crate) fn failure_code(&self) -> u8 {
         match self {
             Self::Run(_) | Self::Exec(_) => 125,
@@ -153,11 +62,10 @@ impl Command {
         }
     }
 
-    /// What is logged unless somebody says otherwise. Nobody looks at what a service prints, so it
-    /// tells of its jobs.
+    /// The default log filter. A service runs unattended, so it logs its jobs.
     pub(crate) fn logs(&self) -> &'static str {
         match self {
-            // Of each job it tells itself, whatever the platform.
+            // The service logs each job itself, whatever the platform.
             Self::Start(_) => "info,control=warn",
             #[cfg(feature = "control")]
             Self::Serve(_) => "info",
@@ -167,7 +75,7 @@ impl Command {
 }
 
 impl Cli {
-    /// Does what was asked for; returns the exit code.
+    /// Runs the sub-command; returns the exit code.
     pub(crate) fn run(self) -> Result<u8> {
         let global = &self.global;
         match self.command {

@@ -2,7 +2,7 @@
 //!
 //! | to know | read |
 //! |---|---|
-//! | the command line, and what runs what | [`cli`], one file per sub-command in [`command`] |
+//! | the command line | [`cli`]; [`options`]; one file per sub-command in [`command`] |
 //! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
 //! | how files come and go | [`copy`] |
 //! | what a VM's network may be | [`network`]; when it is intercepted: [`egress`] |
@@ -28,6 +28,7 @@ mod journal;
 mod logging;
 mod mount;
 mod network;
+mod options;
 mod output;
 #[cfg(feature = "control")]
 mod platform;

@@ -15,9 +15,9 @@ use serde::Serialize;
 
 pub(crate) use self::error::Error;
 pub(crate) use self::watch::{Patience, Watch};
-use crate::cli::Global;
 use crate::error::Result;
 use crate::interrupt::{First, Interrupt};
+use crate::options::Global;
 use crate::output::Output;
 use crate::signal;
 

@@ -13,11 +13,11 @@ use microvm::Kvm;
 #[cfg(test)]
 pub(crate) use microvm::Owner;
 pub(crate) use microvm::{Finding, Phase, PublishedPort, State, VmRecord};
-pub(crate) use netns::{Lease, Pool as Networks, Range as NetworkRange};
+pub(crate) use netns::{Lease, Pool as Networks};
 
-use crate::cli::{Global, Switch};
 use crate::error::{Error, Result};
 use crate::interrupt::Pull;
+use crate::options::{Global, Switch};
 
 /// How long the clearing up after dead runners may take.
 const RECLAIM: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ mod report;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output::Output;
 use crate::value::{self, NetworkChoice};
 use crate::vmm::Vmm;

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use sandbox::Sandbox;
 
-use crate::cli::Global;
 use crate::copy::{Target, copy_in, copy_out, copy_stream_in, copy_stream_out};
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
+use crate::options::Global;
 use crate::output::Output;
 use crate::progress::Copying;
 use crate::signal;

@@ -7,9 +7,9 @@ use rootfs::Store;
 use serde::Serialize;
 
 use super::image;
-use crate::cli::Global;
 use crate::egress;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output::Output;
 use crate::vmm::{self, Finding, State};
 

@@ -6,9 +6,9 @@ use rootfs::{Defaults, Store};
 
 use super::ps;
 use crate::attend::{Job, attend};
-use crate::cli::Global;
 use crate::error::Result;
 use crate::interrupt::{First, Interrupt};
+use crate::options::Global;
 use crate::output::Output;
 use crate::request::CommandArguments;
 use crate::vmm::{self, Host, VmRecord};

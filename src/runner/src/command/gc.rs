@@ -1,7 +1,7 @@
 //! `runner gc`: removes what dead runners left.
 
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::output;
 use crate::vmm;
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rootfs::{BuildRequest, Image, Source, Store};
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output::{self, Output};
 use crate::progress::Build;
 use crate::{table, value};

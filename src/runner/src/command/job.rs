@@ -16,8 +16,8 @@ mod wait;
 
 use control::{Job, Status};
 
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::output;
 use crate::terminal::harmless;
 

@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sandbox::SandboxId;
 
-use crate::cli::Global;
 use crate::error::{Error, Result, file};
 use crate::journal;
+use crate::options::Global;
 use crate::output::Output;
 use crate::terminal::harmless;
 use crate::vmm;

@@ -4,8 +4,8 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output::Output;
 use crate::table;
 use crate::vmm::{self, Phase, PublishedPort, VmRecord};

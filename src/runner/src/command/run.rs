@@ -24,12 +24,12 @@ use sandbox::{Outcome, Sandbox};
 pub(crate) use arguments::Arguments;
 
 use self::arguments::Run;
-use crate::cli::Global;
 use crate::copy::{Target, copy_in, copy_out};
 use crate::detach;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
+use crate::options::Global;
 use crate::output;
 use crate::progress::Copying;
 use crate::signal;

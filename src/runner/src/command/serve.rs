@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use control::{Config, Control};
 use nix::sys::signal::Signal;
 
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::output;
 use crate::platform;
 use crate::signal::{self, Listener, Wake};

@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use rootfs::Store;
 use sandbox::Image;
 
-use crate::cli::Global;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::service::{
     Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, blank, pool_size,
 };

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output;
 use crate::value;
 use crate::vmm::{self, Host};

@@ -9,8 +9,8 @@ use std::time::Instant;
 use intercept::{Authority, Config, Guard, Proxy};
 use sandbox::{Cause, Interception, Interceptor, Pass};
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 
 /// As many processors are used by proxies at most.
 const MOST: usize = 8;

@@ -121,7 +121,8 @@ mod tests {
     use control::{Config, Control, Submission};
 
     use super::*;
-    use crate::cli::{Cli, Global};
+    use crate::cli::Cli;
+    use crate::options::Global;
     use crate::signal::stop_event;
 
     const LOST: control::Error = control::Error::BadReply { reason: String::new() };

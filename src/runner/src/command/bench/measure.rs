@@ -15,8 +15,8 @@ use sandbox::{
 
 use super::report::Report;
 use super::{Measure, Start};
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::value::NetworkChoice;
 use crate::vmm::Host;
 use crate::{image, network};

@@ -9,10 +9,10 @@ use rootfs::Store;
 use sandbox::{Cause, DiskLimits, ExecRequest, Network, Outcome, SandboxConfig, SandboxId, Stream};
 
 use crate::attend::{Job, attend};
-use crate::cli::Global;
 use crate::command::ps;
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
+use crate::options::Global;
 use crate::output::{self, Output};
 use crate::service::Config;
 use crate::value::{self, NetworkChoice};

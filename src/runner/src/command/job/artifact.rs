@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use control::Checkpoint;
 
-use crate::cli::Global;
 use crate::copy::{Limit, unpack};
 use crate::error::{Result, file};
+use crate::options::Global;
 use crate::platform::{Error, Platform};
 use crate::value;
 

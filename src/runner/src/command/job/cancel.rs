@@ -1,7 +1,7 @@
 //! `runner job cancel`: asks for the end of jobs.
 
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::output;
 use crate::platform::Platform;
 

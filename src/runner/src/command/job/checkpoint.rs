@@ -3,8 +3,8 @@
 use control::{Checkpoint, Mount};
 
 use super::one_line;
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::platform::{Platform, print, print_json};
 use crate::table;
 

@@ -7,8 +7,8 @@ use control::{Event, RunId};
 
 use super::tell_waiting;
 use crate::agent::Printer;
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output::Output;
 use crate::platform::{Patience, Platform, Watch, json_line};
 

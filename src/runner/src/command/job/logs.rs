@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::one_line;
 use super::reports::Reports;
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::platform::json_line;
 use crate::terminal::harmless;
 

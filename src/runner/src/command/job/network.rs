@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::one_line;
 use super::reports::Reports;
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::platform::json_line;
 
 /// Show what a job sent over its network, and what became of it

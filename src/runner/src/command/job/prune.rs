@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use control::Pruned;
 
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output;
 use crate::platform::{self, Platform, print_json};
 use crate::value;

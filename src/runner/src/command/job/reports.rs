@@ -6,8 +6,8 @@ use std::time::Duration;
 use control::Telemetry;
 
 use super::tell_waiting;
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output::Output;
 use crate::platform::{Patience, Platform};
 

@@ -3,8 +3,8 @@
 use control::Job;
 
 use super::{describe, one_line, time, took_ms};
-use crate::cli::Global;
 use crate::error::Result;
+use crate::options::Global;
 use crate::platform::{Platform, print, print_json};
 use crate::table;
 use crate::terminal::harmless;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use control::Job;
 
 use super::{describe, exit_code, one_line, tell_waiting};
-use crate::cli::Global;
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::output;
 use crate::platform::{Patience, Platform, json_line};
 use crate::value;

@@ -11,10 +11,10 @@ use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
-use crate::cli::Global;
 use crate::command::ps;
 use crate::egress::{self, Egress, For};
 use crate::error::{Error, Result};
+use crate::options::Global;
 use crate::request::CommandArguments;
 use crate::value::{self, CopyIn, CopyOut, NetworkChoice, Variable};
 use crate::vmm::Vmm;

@@ -6,11 +6,11 @@ use sandbox::Sandbox;
 use super::arguments::Run;
 use super::describe;
 use crate::attend::attend;
-use crate::cli::Global;
 use crate::detach;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::journal::{self, Journal};
+use crate::options::Global;
 use crate::{shortage, vmm};
 
 /// Runs the command if there is one, then waits for the end.
