@@ -24,7 +24,7 @@ use netns::testing::{Guest, INTERNET, World};
 use netns::{Lease, Pool};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use sandbox::{Interceptor, Network, Pass, Protocol, Watch};
+use sandbox::{Dropped, Interceptor, Network, Pass, Watch};
 
 const NAME: &str = "api.example.com";
 /// Where mitmproxy without our addon listens.
@@ -62,17 +62,18 @@ fn main() {
         runtime_dir: folder.join("run"),
         authority: Authority::open(&folder.join("state")).unwrap(),
         roots: Some(roots.clone()),
+        host_filter: Arc::new(netns::ProxyFilter),
     };
     let ours = folder.join("authority.pem");
     fs::write(&ours, config.authority.certificate()).unwrap();
     let plain = Plain::start(folder, &roots);
-    let proxy = Arc::new(Proxy::start(config).unwrap());
     let pool = Pool::start(netns::Config {
         size: 4,
         lock_path: folder.join("network.lock"),
         ..netns::Config::default()
     });
     let pool = pool.unwrap();
+    let proxy = Arc::new(Proxy::start(config).unwrap());
 
     let mut figures = BTreeMap::new();
     admit(&proxy, &mut figures);
@@ -238,7 +239,7 @@ impl Watch for Deaf {
         true
     }
 
-    fn dropped(&self, _protocol: Option<Protocol>, _to: std::net::SocketAddrV4) {}
+    fn dropped(&self, _packet: Dropped) {}
 }
 
 /// Asks, and returns the length of the answer's body.

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netns::testing::{Guest, INTERNET, World, frame};
 use netns::{Config, Lease, Pool, guest};
-use sandbox::{Protocol, Watch};
+use sandbox::{Dropped, Watch};
 
 /// Networks made at once.
 const MANY: usize = 256;
@@ -262,7 +262,7 @@ impl Watch for Deaf {
         true
     }
 
-    fn dropped(&self, _protocol: Option<Protocol>, _to: SocketAddrV4) {}
+    fn dropped(&self, _packet: Dropped) {}
 }
 
 fn send(guest: &Guest, to: SocketAddr, arrives_at: &TcpListener) -> Duration {

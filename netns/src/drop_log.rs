@@ -1,9 +1,9 @@
 //! What the rules of a namespace have dropped, packet by packet: the kernel's log of them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 
-use sandbox::Protocol;
+use sandbox::Dropped;
 
 use crate::error::kernel;
 use crate::netlink::{Attributes, Message, Socket};
@@ -11,19 +11,12 @@ use crate::{Error, Result};
 
 /// The length of the header that netfilter's messages have in common.
 const HEADER: usize = 4;
+/// The length of the fixed header of IPv6.
+const IPV6_HEADER: usize = 40;
 
 /// A socket that hears of each packet that a rule tells of.
 #[derive(Debug)]
 pub(crate) struct DropLog(Socket);
-
-/// A packet that was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Dropped {
-    /// None if it is none of those.
-    pub(crate) protocol: Option<Protocol>,
-    /// The port is 0 where there is none.
-    pub(crate) to: SocketAddrV4,
-}
 
 impl DropLog {
     /// In this thread's namespace, which has one at most.
@@ -56,7 +49,7 @@ impl DropLog {
         let read = notices.iter().filter_map(|notice| {
             let (_, attributes) = notice.split(HEADER)?;
             let kind = attributes.get(HEAD)?.first_chunk::<2>()?;
-            Dropped::read(i32::from(u16::from_be_bytes(*kind)), attributes.get(PAYLOAD)?)
+            read(i32::from(u16::from_be_bytes(*kind)), attributes.get(PAYLOAD)?)
         });
         read.collect()
     }
@@ -68,26 +61,23 @@ impl AsRawFd for DropLog {
     }
 }
 
-impl Dropped {
-    /// By the beginning of a packet, which is a guest's. What is not of IPv4 goes to no address.
-    fn read(kind: i32, packet: &[u8]) -> Option<Self> {
-        let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        if kind != libc::ETH_P_IP {
-            return Some(Self { protocol: None, to: nowhere });
+/// Reads the beginning of a packet, which is a guest's; none if it is no IP packet.
+fn read(kind: i32, packet: &[u8]) -> Option<Dropped> {
+    let (protocol, address, payload) = match kind {
+        libc::ETH_P_IP => {
+            let address = Ipv4Addr::from(*packet.get(16..20)?.first_chunk::<4>()?);
+            (*packet.get(9)?, IpAddr::from(address), usize::from(packet.first()? & 0xf) * 4)
         }
-        let protocol = match i32::from(*packet.get(9)?) {
-            libc::IPPROTO_TCP => Some(Protocol::Tcp),
-            libc::IPPROTO_UDP => Some(Protocol::Udp),
-            libc::IPPROTO_ICMP => Some(Protocol::Icmp),
-            _ => None,
-        };
-        let address = Ipv4Addr::from(*packet.get(16..20)?.first_chunk::<4>()?);
-        let length = usize::from(packet.first()? & 0xf) * 4;
-        let has_port = matches!(protocol, Some(Protocol::Tcp | Protocol::Udp));
-        let port = packet.get(length + 2..length + 4).and_then(<[u8]>::first_chunk::<2>);
-        let port = port.filter(|_| has_port).map_or(0, |port| u16::from_be_bytes(*port));
-        Some(Self { protocol, to: SocketAddrV4::new(address, port) })
-    }
+        libc::ETH_P_IPV6 => {
+            let address = Ipv6Addr::from(*packet.get(24..40)?.first_chunk::<16>()?);
+            (*packet.get(6)?, IpAddr::from(address), IPV6_HEADER)
+        }
+        _ => return None,
+    };
+    let has_port = [libc::IPPROTO_TCP, libc::IPPROTO_UDP].contains(&i32::from(protocol));
+    let port = packet.get(payload + 2..payload + 4).and_then(<[u8]>::first_chunk::<2>);
+    let port = port.filter(|_| has_port).map_or(0, |port| u16::from_be_bytes(*port));
+    Some(Dropped { protocol, address, port })
 }
 
 #[cfg(test)]
@@ -100,12 +90,31 @@ mod tests {
         (packet[0], packet[9]) = (0x45, 17);
         packet[16..20].copy_from_slice(&[9, 8, 7, 6]);
         packet[22..24].copy_from_slice(&443_u16.to_be_bytes());
-        let whole = Dropped::read(libc::ETH_P_IP, &packet).unwrap();
-        assert_eq!(whole.protocol, Some(Protocol::Udp));
-        assert_eq!(whole.to.to_string(), "9.8.7.6:443");
+        let address = IpAddr::from([9, 8, 7, 6]);
+        let whole = read(libc::ETH_P_IP, &packet);
+        assert_eq!(whole, Some(Dropped { protocol: 17, address, port: 443 }));
         for length in 0..packet.len() {
-            let _ = Dropped::read(libc::ETH_P_IP, &packet[..length]);
+            let _ = read(libc::ETH_P_IP, &packet[..length]);
         }
-        assert_eq!(Dropped::read(libc::ETH_P_IPV6, &[]).unwrap().protocol, None);
+    }
+
+    #[test]
+    fn a_packet_of_ipv6_is_read_with_its_address_and_port() {
+        let mut packet = [0; 44];
+        (packet[0], packet[6]) = (0x60, 6);
+        packet[24..26].copy_from_slice(&[0x20, 0x01]);
+        packet[39] = 8;
+        packet[42..44].copy_from_slice(&80_u16.to_be_bytes());
+        let address: IpAddr = "2001::8".parse().unwrap();
+        let whole = read(libc::ETH_P_IPV6, &packet);
+        assert_eq!(whole, Some(Dropped { protocol: 6, address, port: 80 }));
+        for length in 0..packet.len() {
+            let _ = read(libc::ETH_P_IPV6, &packet[..length]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_ip_packet_has_no_address_to_be_told() {
+        assert_eq!(read(libc::ETH_P_ARP, &[0; 64]), None);
     }
 }

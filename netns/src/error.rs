@@ -25,6 +25,9 @@ pub enum Error {
         /// How it comes.
         remedy: &'static str,
     },
+    /// The host's table does not restrict proxies.
+    #[error("the table sandbox_runner does not have the filter for proxies")]
+    NoProxyFilter,
     /// The kernel refused a change or a question.
     #[error("cannot {operation} {subject}")]
     Kernel {

@@ -8,17 +8,25 @@
 //!             │ to the host                         │ to others
 //!             ▼                                     ▼
 //!           input: only a redirected one          forward: not to other VMs, nor where the host's
-//!                                                   own rules send what is published
+//!                  or an exception                  own rules send what is published
 //!                                                   │
 //!                                                   ▼ leave: come from the host's address
+//!
+//!  a proxy's process ──▶ proxy: not to an address of the host's own, nor to a VM, but for exceptions
 //! ```
+//!
+//! INVARIANT: a process with a user ID of proxies opens no connection to an address of the host's own
+//! but to an exception of that user ID, and the name server. The kernel decides by its routing table,
+//! so this holds for an address from the moment that the host has it.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
+use sandbox::{HostSocket, PROXY_UID, PROXY_UID_MASK};
 
 use crate::error::{file, kernel};
 use crate::lock::Locks;
@@ -34,8 +42,12 @@ const TABLE: Table = Table { family: Family::Inet, name: "sandbox_runner" };
 const TCP_PROXIES: &str = "tcp_proxies";
 /// Which VM may reach which TCP port of the host: what the map leads to.
 const TCP_PORTS: &str = "tcp_ports";
-/// All sets with elements of VMs.
-const SETS: [&str; 2] = [TCP_PROXIES, TCP_PORTS];
+/// Which VM may reach which TCP socket of the host without a proxy.
+const HOST_SOCKETS: &str = "host_sockets";
+/// All sets with elements of VMs, each of which begins with the VM's address.
+const SETS: [&str; 3] = [TCP_PROXIES, TCP_PORTS, HOST_SOCKETS];
+/// By the user ID of a proxy, the TCP sockets of the host that it may reach; the port 0 is every port.
+const PROXY_EXCEPTIONS: &str = "proxy_exceptions";
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -81,6 +93,10 @@ impl Host {
         // A transaction that fails takes the kernel long: so it is looked before.
         if !self.has_table()? {
             table(&locks.identity()?).commit(&mut self.netfilter).map_err(refused)?;
+        } else if !self.has_proxy_filter()? {
+            let table = proxy_filter(Transaction::on(TABLE)).empty(INPUT.name);
+            input(table).commit(&mut self.netfilter).map_err(refused)?;
+            log::info!("added the filter for proxies to an earlier version's table sandbox_runner");
         }
         forward()
     }
@@ -108,6 +124,14 @@ impl Host {
         self.note().map(|note| note.is_some())
     }
 
+    /// Whether the table has the filter for proxies, which an earlier version's has not.
+    fn has_proxy_filter(&mut self) -> Result<bool> {
+        match nft::elements(&mut self.netfilter, TABLE, PROXY_EXCEPTIONS) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+            elements => elements.map(|_| true).map_err(kernel("list", "the exceptions of proxies")),
+        }
+    }
+
     fn note(&mut self) -> Result<Option<Vec<u8>>> {
         let note = nft::note(&mut self.netfilter, TABLE);
         note.map_err(kernel("look for", "the table sandbox_runner"))
@@ -128,25 +152,70 @@ impl Host {
             .map_err(kernel("redirect", vm.to_string()))
     }
 
-    /// Takes back what [`redirect`](Self::redirect) did.
+    /// Lets a VM reach these sockets of the host without a proxy, and no others.
+    pub(crate) fn reach(&mut self, vm: Ipv4Addr, sockets: &[SocketAddrV4]) -> Result<()> {
+        let vm_elements = vm.octets();
+        let mut transaction =
+            self.remove_elements(Transaction::on(TABLE), HOST_SOCKETS, &vm_elements)?;
+        for socket in sockets {
+            let element = element(vm_elements, *socket.ip(), socket.port());
+            transaction = transaction.add_element(HOST_SOCKETS, &element);
+        }
+        let committed = transaction.commit(&mut self.netfilter);
+        committed.map_err(kernel("let the host be reached by", vm.to_string()))
+    }
+
+    /// Lets processes of a proxy's user ID reach these sockets of the host, and no others. It is an
+    /// error if the table does not have the filter.
+    pub(crate) fn permit(&mut self, uid: u32, sockets: &BTreeSet<HostSocket>) -> Result<()> {
+        if !self.has_proxy_filter()? {
+            return Err(Error::NoProxyFilter);
+        }
+        let user = uid.to_ne_bytes();
+        let mut transaction =
+            self.remove_elements(Transaction::on(TABLE), PROXY_EXCEPTIONS, &user)?;
+        for HostSocket { address, port } in sockets {
+            let element = element(user, *address, port.unwrap_or(0));
+            transaction = transaction.add_element(PROXY_EXCEPTIONS, &element);
+        }
+        let committed = transaction.commit(&mut self.netfilter);
+        committed.map_err(kernel("restrict", format!("the processes of user {uid}")))
+    }
+
+    /// Takes back what [`redirect`](Self::redirect) and [`reach`](Self::reach) did.
     pub(crate) fn restore(&mut self, vm: Ipv4Addr) -> Result<()> {
-        let address = vm.octets();
         let mut transaction = Transaction::on(TABLE);
         for set in SETS {
-            let elements = nft::elements(&mut self.netfilter, TABLE, set);
-            let elements = elements.map_err(kernel("list", format!("the set {set}")))?;
-            for element in elements.iter().filter(|element| element.starts_with(&address)) {
-                transaction = transaction.remove_element(set, element);
-            }
+            transaction = self.remove_elements(transaction, set, &vm.octets())?;
         }
         let committed = transaction.commit(&mut self.netfilter);
         committed.map_err(kernel("no longer redirect", vm.to_string()))
     }
 
-    /// The networks that something is redirected for.
+    /// Removes those elements of a set that begin so.
+    fn remove_elements(
+        &mut self,
+        transaction: Transaction,
+        set: &str,
+        prefix: &[u8],
+    ) -> Result<Transaction> {
+        let elements = self.elements(set)?;
+        let elements = elements.iter().filter(|element| element.starts_with(prefix));
+        Ok(elements.fold(transaction, |all, one| all.remove_element(set, one)))
+    }
+
+    /// The elements of a set. An earlier version's table does not have all sets.
+    fn elements(&mut self, set: &str) -> Result<Vec<Vec<u8>>> {
+        match nft::elements(&mut self.netfilter, TABLE, set) {
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(Vec::new()),
+            elements => elements.map_err(kernel("list", format!("the set {set}"))),
+        }
+    }
+
+    /// The networks that the sets have elements of.
     pub(crate) fn redirected(&mut self) -> Result<Vec<Addresses>> {
-        let elements = nft::elements(&mut self.netfilter, TABLE, TCP_PORTS);
-        let elements = elements.map_err(kernel("list", format!("the set {TCP_PORTS}")))?;
+        let mut elements = self.elements(TCP_PORTS)?;
+        elements.append(&mut self.elements(HOST_SOCKETS)?);
         let address = |element: Vec<u8>| Some(Ipv4Addr::from(*element.first_chunk::<4>()?));
         Ok(elements.into_iter().filter_map(address).map(Addresses::containing).collect())
     }
@@ -195,6 +264,14 @@ fn pair(vm: Ipv4Addr, port: u16) -> [u8; 8] {
     [a, b, c, d, high, low, 0, 0]
 }
 
+/// An element of a set of sockets, by what they are for.
+fn element(whose: [u8; 4], address: Ipv4Addr, port: u16) -> Vec<u8> {
+    let mut element = [whose, address.octets()].concat();
+    element.extend(port.to_be_bytes());
+    element.extend([0; 2]);
+    element
+}
+
 const ARRIVE: Chain = chain("arrive", "filter", libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_MANGLE);
 /// Before the host's own rules of this kind, which must not be quicker.
 const REDIRECT: Chain =
@@ -202,6 +279,12 @@ const REDIRECT: Chain =
 const INPUT: Chain = chain("input", "filter", libc::NF_INET_LOCAL_IN, libc::NF_IP_PRI_FILTER);
 const FORWARD: Chain = chain("forward", "filter", libc::NF_INET_FORWARD, libc::NF_IP_PRI_FILTER);
 const LEAVE: Chain = chain("leave", "nat", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC);
+
+const OUTPUT: Chain = chain("output", "filter", libc::NF_INET_LOCAL_OUT, libc::NF_IP_PRI_FILTER);
+/// What a process with a user ID of proxies sends.
+const PROXY: Chain = Chain { name: "proxy", hook: None };
+/// Where the host's name server is asked, which may be the host itself.
+const DNS: u16 = 53;
 
 /// What the host does with packets of its own is its own affair: only ours are looked at.
 const fn chain(name: &'static str, kind: &'static str, number: i32, priority: i32) -> Chain {
@@ -218,17 +301,45 @@ fn table(note: &[u8]) -> Transaction {
         transaction = transaction.chain(chain);
     }
     let tcp = libc::IPPROTO_TCP;
-    transaction
+    input(proxy_filter(transaction))
         .rule(ARRIVE.name, &ours().ipv6().drop())
         .rule(ARRIVE.name, &ours().spoofed().drop())
         .rule(REDIRECT.name, &ours().protocol(tcp).redirect_by(TCP_PROXIES))
-        .rule(INPUT.name, &ours().protocol(tcp).source_and_port_in(TCP_PORTS).accept())
-        .rule(INPUT.name, &ours().refuse())
         .rule(FORWARD.name, &ours().output_begins(LINK_PREFIX).refuse())
         .rule(FORWARD.name, &ours().rerouted().refuse())
         .rule(FORWARD.name, &Rule::new().output_begins(LINK_PREFIX).state(KNOWN).accept())
         .rule(FORWARD.name, &Rule::new().output_begins(LINK_PREFIX).drop())
         .rule(LEAVE.name, &ours().output_begins_otherwise(LINK_PREFIX).masquerade())
+}
+
+/// What VMs reach of the host: the port that they are redirected to, and the exceptions.
+fn input(transaction: Transaction) -> Transaction {
+    let ours = || Rule::new().input_begins(LINK_PREFIX);
+    let tcp = || ours().protocol(libc::IPPROTO_TCP);
+    transaction
+        .rule(INPUT.name, &tcp().source_and_port_in(TCP_PORTS).accept())
+        .rule(INPUT.name, &tcp().source_and_socket_in(HOST_SOCKETS).accept())
+        .rule(INPUT.name, &ours().refuse())
+}
+
+/// The sets of exceptions, and what proxies may connect to: what is neither the host's own nor a VM's,
+/// and the exceptions.
+fn proxy_filter(transaction: Transaction) -> Transaction {
+    let (tcp, udp) = (libc::IPPROTO_TCP, libc::IPPROTO_UDP);
+    let to_ipv4 = || Rule::new().ipv4().protocol(tcp);
+    transaction
+        .set(HOST_SOCKETS, SetKind::AddressesAndSockets)
+        .set(PROXY_EXCEPTIONS, SetKind::UsersAndSockets)
+        .chain(PROXY)
+        .chain(OUTPUT)
+        .rule(OUTPUT.name, &Rule::new().skuid(PROXY_UID, PROXY_UID_MASK).jump(PROXY.name))
+        .rule(PROXY.name, &Rule::new().state(KNOWN).accept())
+        .rule(PROXY.name, &Rule::new().output_begins(LINK_PREFIX).refuse())
+        .rule(PROXY.name, &Rule::new().protocol(udp).port(&(DNS..=DNS)).accept())
+        .rule(PROXY.name, &Rule::new().protocol(tcp).port(&(DNS..=DNS)).accept())
+        .rule(PROXY.name, &to_ipv4().skuid_and_socket_in(PROXY_EXCEPTIONS).accept())
+        .rule(PROXY.name, &to_ipv4().skuid_and_address_in(PROXY_EXCEPTIONS).accept())
+        .rule(PROXY.name, &Rule::new().fib_daddr_is_not_unicast().refuse())
 }
 
 /// Lets the host pass packets on. It stays so: others may have come to rely on it.
@@ -282,16 +393,43 @@ pub(crate) fn commit_rules(rules: &Transaction) -> Result<()> {
     rules.commit(&mut host.netfilter).map_err(kernel("make", "rules for a VM"))
 }
 
+/// Removes the table.
+#[cfg(feature = "testing")]
+#[allow(clippy::unwrap_used, reason = "for tests")]
+pub(crate) fn flush(netfilter: &mut Socket) {
+    Transaction::on(TABLE).remove_table().commit(netfilter).unwrap();
+}
+
 /// All elements of the table's sets.
 #[cfg(feature = "testing")]
 pub(crate) fn elements(netfilter: &mut Socket) -> Vec<Vec<u8>> {
     let mut of = |set| nft::elements(netfilter, TABLE, set).unwrap_or_default();
-    SETS.into_iter().flat_map(&mut of).collect()
+    SETS.into_iter().chain([PROXY_EXCEPTIONS]).flat_map(&mut of).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn the_filter_for_proxies_is_added_to_an_earlier_versions_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let locks = Locks::open(&folder.path().join("lock")).unwrap();
+        let socket = HostSocket { address: Ipv4Addr::LOCALHOST, port: Some(80) };
+        let done = crate::namespace::Namespace::make(|| {
+            let mut host = Host::open()?;
+            let earlier = Transaction::on(TABLE).make_table_with(&locks.identity()?);
+            let earlier = earlier.set(TCP_PORTS, SetKind::AddressesAndPorts).chain(INPUT);
+            let rules = earlier.rule(INPUT.name, &Rule::new().input_begins(LINK_PREFIX).refuse());
+            rules.commit(&mut host.netfilter).map_err(refused)?;
+            let before = host.permit(PROXY_UID, &BTreeSet::from([socket])).is_ok();
+            host.set_up(&locks)?;
+            host.permit(PROXY_UID, &BTreeSet::from([socket]))?;
+            Ok((before, host.elements(PROXY_EXCEPTIONS)?.len()))
+        });
+        assert_eq!(done.unwrap().1, (false, 1));
+    }
 
     #[test]
     fn a_kernel_without_rules_is_told_from_one_that_refuses_some() {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use sandbox::{Network, Publish, Service, Watch};
+use ipnet::Ipv4Net;
+use sandbox::{Action, Network, Protocol, Publish, Rule, Service, Watch};
 
 use crate::drop_log::DropLog;
 use crate::guest;
@@ -76,8 +77,11 @@ impl Lease {
     /// Puts a policy and limits in force, for the open connections too: all of the policy at once.
     /// After an error it is not to be used any more.
     pub fn apply(&mut self, network: &Network) -> Result<()> {
-        let plan = Plan { policy: network.policy.clone(), limits: network.limits };
+        let mut policy = network.policy.clone();
+        policy.rules.splice(0..0, network.reachable.iter().map(reaches));
+        let plan = Plan { policy, limits: network.limits };
         let slot = self.network.slot_mut()?;
+        slot.reach(&network.reachable)?;
         slot.apply(&plan)?;
         self.names = match (network.policy.dns, self.names.take()) {
             (true, None) => {
@@ -160,6 +164,16 @@ impl Lease {
     /// What the network has counted since it was leased.
     pub fn counters(&mut self) -> Result<Counters> {
         self.network.slot_mut()?.counters()
+    }
+}
+
+/// The rule that lets a VM reach a socket, whatever network it is in.
+fn reaches(socket: &SocketAddrV4) -> Rule {
+    Rule {
+        action: Action::Allow,
+        to: Ipv4Net::from(*socket.ip()),
+        protocol: Some(Protocol::Tcp),
+        ports: Some(socket.port()..=socket.port()),
     }
 }
 

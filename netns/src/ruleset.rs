@@ -57,6 +57,7 @@ pub(crate) const SENT: &str = "sent";
 pub(crate) const RECEIVED: &str = "received";
 pub(crate) const REFUSED: &str = "refused";
 pub(crate) const SPOOFED: &str = "spoofed";
+pub(crate) const MULTICAST: &str = "multicast";
 pub(crate) const OVER_LIMIT: &str = "over_limit";
 
 const FORWARD: Chain = filter("forward", libc::NF_INET_FORWARD);
@@ -134,13 +135,20 @@ fn guard(transaction: Transaction) -> Transaction {
     };
     let rules = [
         Rule::new().sender_is_not(MAC).count(SPOOFED).drop(),
+        // A kernel's own chatter, which nobody has asked for, is counted and not told.
+        Rule::new().ether_type(libc::ETH_P_IP).ether_daddr_is_group().count(MULTICAST).drop(),
+        Rule::new().ether_type(libc::ETH_P_IPV6).ether_daddr_is_group().count(MULTICAST).drop(),
         Rule::new().ether_type(libc::ETH_P_IP).source(ADDRESS).count(SENT).accept(),
         Rule::new().ether_type(libc::ETH_P_ARP).arp_sender(MAC, ADDRESS).at_most(ARP).accept(),
-        // Whoever sends IPv6 need not be told: there is none.
-        Rule::new().count(SPOOFED).at_most(TOLD).log().drop(),
+        // The sender of IPv6 gets no answer: there is none.
+        Rule::new().count(SPOOFED),
+        Rule::new().ether_type(libc::ETH_P_IP).at_most(TOLD).log().drop(),
+        Rule::new().ether_type(libc::ETH_P_IPV6).at_most(TOLD).log().drop(),
         Rule::new().drop(),
     ];
-    let transaction = transaction.make_table().counter(SENT).counter(SPOOFED).chain(ingress);
+    let counters = [SENT, SPOOFED, MULTICAST];
+    let transaction = transaction.make_table();
+    let transaction = counters.into_iter().fold(transaction, Transaction::counter).chain(ingress);
     rules.iter().fold(transaction, |transaction, rule| transaction.rule(ingress.name, rule))
 }
 

@@ -105,6 +105,29 @@ impl World {
         picture()
     }
 
+    /// Removes the table of the host, as somebody does who flushes all rules.
+    pub fn flush_rules(&self) {
+        host::flush(&mut Socket::netfilter().unwrap());
+    }
+
+    /// Gives the host one more address.
+    pub fn add_host_address(&self, address: Ipv4Addr) {
+        let assigned = [link::assign(index(WAN), address, 32)];
+        Socket::route().unwrap().request(&assigned).unwrap();
+    }
+
+    /// Does something with sockets that the kernel takes for those of a user.
+    pub fn as_user<T: Send>(&self, uid: u32, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let work = move || {
+                // It is the thread's own, and that of the files it opens.
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(uid));
+                work()
+            };
+            scope.spawn(work).join().unwrap()
+        })
+    }
+
     /// Gives the internet one more address.
     pub fn add_address(&self, address: Ipv4Addr) {
         self.on_the_internet(|| {

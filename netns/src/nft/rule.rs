@@ -17,8 +17,9 @@ const DATA_VERDICT: u16 = 2;
 
 /// The register that values are loaded into.
 const REGISTER: u32 = libc::NFT_REG_1 as u32;
-/// The register behind it: four bytes further on.
+/// The registers behind it, each four bytes further on.
 const NEXT_REGISTER: u32 = libc::NFT_REG32_01 as u32;
+const THIRD_REGISTER: u32 = libc::NFT_REG32_02 as u32;
 
 const LINK_LAYER: u32 = libc::NFT_PAYLOAD_LL_HEADER as u32;
 const NETWORK_LAYER: u32 = libc::NFT_PAYLOAD_NETWORK_HEADER as u32;
@@ -99,6 +100,13 @@ impl Rule {
         self.payload(REGISTER, LINK_LAYER, 6, 6).compare(Comparison::Unequal, &mac)
     }
 
+    /// Goes to a multicast or broadcast address of the link layer.
+    pub(crate) fn ether_daddr_is_group(self) -> Self {
+        const GROUP: [u8; 4] = [1, 0, 0, 0];
+        let loaded = self.payload(REGISTER, LINK_LAYER, 0, 4);
+        loaded.mask(&GROUP).compare(Comparison::Equal, &GROUP)
+    }
+
     /// Is an ARP message that speaks of the sender so.
     pub(crate) fn arp_sender(self, mac: [u8; 6], address: Ipv4Addr) -> Self {
         let said = [&mac[..], &address.octets()].concat();
@@ -140,6 +148,56 @@ impl Rule {
         self.load_source()
             .payload(NEXT_REGISTER, TRANSPORT_LAYER, DESTINATION_PORT, 2)
             .look_up(set, false)
+    }
+
+    /// Has a source address, destination address and destination port that a set has together.
+    pub(crate) fn source_and_socket_in(self, set: &str) -> Self {
+        self.load_source()
+            .payload(NEXT_REGISTER, NETWORK_LAYER, DESTINATION, 4)
+            .payload(THIRD_REGISTER, TRANSPORT_LAYER, DESTINATION_PORT, 2)
+            .look_up(set, false)
+    }
+
+    /// Is sent by a process whose user ID has these bits under a mask.
+    pub(crate) fn skuid(self, bits: u32, mask: u32) -> Self {
+        self.meta(libc::NFT_META_SKUID)
+            .mask(&mask.to_ne_bytes())
+            .compare(Comparison::Equal, &bits.to_ne_bytes())
+    }
+
+    /// Has a sender's user ID, destination address and destination port that a set has together.
+    pub(crate) fn skuid_and_socket_in(self, set: &str) -> Self {
+        self.meta(libc::NFT_META_SKUID)
+            .payload(NEXT_REGISTER, NETWORK_LAYER, DESTINATION, 4)
+            .payload(THIRD_REGISTER, TRANSPORT_LAYER, DESTINATION_PORT, 2)
+            .look_up(set, false)
+    }
+
+    /// Likewise, with the port 0 in the set, which stands for every port.
+    pub(crate) fn skuid_and_address_in(self, set: &str) -> Self {
+        self.meta(libc::NFT_META_SKUID)
+            .payload(NEXT_REGISTER, NETWORK_LAYER, DESTINATION, 4)
+            .immediate(THIRD_REGISTER, &Attributes::new().bytes(DATA_VALUE, &[0; 4]))
+            .look_up(set, false)
+    }
+
+    /// Is of IPv4.
+    pub(crate) fn ipv4(self) -> Self {
+        self.meta(libc::NFT_META_NFPROTO).compare(Comparison::Equal, &[libc::NFPROTO_IPV4 as u8])
+    }
+
+    /// Goes to an address that is not unicast on the network: one of the host's own, a broadcast or
+    /// a multicast address.
+    pub(crate) fn fib_daddr_is_not_unicast(self) -> Self {
+        const DREG: u16 = 1;
+        const RESULT: u16 = 2;
+        const FLAGS: u16 = 3;
+        const ADDRESS_TYPE: u32 = 3;
+        const DESTINATION: u32 = 2;
+        let data = Attributes::new().be32(DREG, REGISTER);
+        let data = data.be32(RESULT, ADDRESS_TYPE).be32(FLAGS, DESTINATION);
+        let unicast = u32::from(libc::RTN_UNICAST);
+        self.push("fib", &data).compare(Comparison::Unequal, &unicast.to_ne_bytes())
     }
 
     /// Goes to one of these ports. Its protocol must be known to have such.

@@ -54,6 +54,10 @@ pub(crate) enum SetKind {
     AddressesAndPorts,
     /// For an address of IPv4, a port.
     PortsByAddress,
+    /// Two addresses of IPv4 and a port.
+    AddressesAndSockets,
+    /// A user ID, an address of IPv4 and a port.
+    UsersAndSockets,
 }
 
 /// Changes in the making.
@@ -161,12 +165,15 @@ impl Transaction {
         // As `nft` numbers types, so that it shows them well.
         const ADDRESS: u32 = 7;
         const PORT: u32 = 13;
+        const USER: u32 = 24;
         const ADDRESS_AND_PORT: u32 = ADDRESS << 6 | PORT;
         let (flags, key, length) = match kind {
             SetKind::Networks => (libc::NFT_SET_INTERVAL, ADDRESS, 4),
             SetKind::Ports => (0, PORT, 2),
             SetKind::AddressesAndPorts => (0, ADDRESS_AND_PORT, 8),
             SetKind::PortsByAddress => (libc::NFT_SET_MAP, ADDRESS, 4),
+            SetKind::AddressesAndSockets => (0, ADDRESS << 12 | ADDRESS_AND_PORT, 12),
+            SetKind::UsersAndSockets => (0, USER << 12 | ADDRESS_AND_PORT, 12),
         };
         let id = self.messages.len() as u32 + 1;
         let mut attributes = self.name(TABLE).text(NAME, name).be32(FLAGS, flags as u32);

@@ -24,7 +24,7 @@ impl Drops {
 
     pub(super) fn ready(&mut self) {
         for dropped in self.log.take() {
-            self.watch.dropped(dropped.protocol, dropped.to);
+            self.watch.dropped(dropped);
         }
     }
 

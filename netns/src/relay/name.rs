@@ -7,13 +7,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Token};
-use sandbox::{Protocol, REFUSED, Watch};
+use sandbox::{Dropped, REFUSED, Watch};
 
 use super::door::Door;
 use super::question::{ANSWER, HEADER, Question as Asked};
@@ -203,7 +203,8 @@ impl Names {
         for near in self.door.take(context) {
             // What is said by TCP is not looked into.
             if let Some(watch) = &self.watch {
-                watch.dropped(Some(Protocol::Tcp), SocketAddrV4::new(GATEWAY, DNS));
+                let (protocol, address) = (libc::IPPROTO_TCP as u8, GATEWAY.into());
+                watch.dropped(Dropped { protocol, address, port: DNS });
                 continue;
             }
             if !self.streams.has_room() {

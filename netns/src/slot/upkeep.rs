@@ -1,6 +1,8 @@
 //! A network in use: what is in force in it, what it has counted, and how it becomes as new.
 
+use std::fmt;
 use std::fs::File;
+use std::net::SocketAddrV4;
 
 use sandbox::{Limits, Policy};
 
@@ -23,8 +25,22 @@ pub struct Counters {
     pub refused: Count,
     /// Sent by the guest in another's name, or neither IPv4 nor ARP.
     pub spoofed: Count,
+    /// Sent by the guest to a multicast or broadcast address, and dropped.
+    pub multicast: Count,
     /// Refused as one connection too many.
     pub over_limit: Count,
+}
+
+impl fmt::Display for Counters {
+    /// As packets, for the log.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let packets = |count: Count| count.packets;
+        let (sent, received) = (packets(self.sent), packets(self.received));
+        let (refused, spoofed) = (packets(self.refused), packets(self.spoofed));
+        let (multicast, over_limit) = (packets(self.multicast), packets(self.over_limit));
+        write!(formatter, "sent={sent} received={received} refused={refused} spoofed={spoofed} ")?;
+        write!(formatter, "multicast={multicast} over_limit={over_limit}")
+    }
 }
 
 /// What a namespace looks like, to be compared.
@@ -84,6 +100,15 @@ impl Slot {
         host.redirect(self.addresses.namespace(), port)
     }
 
+    /// Lets the guest reach these sockets of the host, and no others.
+    pub(crate) fn reach(&mut self, sockets: &[SocketAddrV4]) -> Result<()> {
+        if sockets.is_empty() && !self.is_redirected {
+            return Ok(());
+        }
+        self.is_redirected = true;
+        Host::open()?.reach(self.addresses.namespace(), sockets)
+    }
+
     fn next_number(&mut self) -> u32 {
         self.number = self.number.wrapping_add(1).max(1);
         self.number
@@ -128,7 +153,11 @@ impl Slot {
         let link = self.addresses.link();
         conntrack::forget_all(&mut self.netfilter)
             .map_err(kernel("forget the connections of", &link))?;
-        if self.counters()?.sent.packets > 0 {
+        let counters = self.counters()?;
+        if counters != Counters::default() {
+            log::debug!("what a network counted; link={link} {counters}");
+        }
+        if counters.sent.packets > 0 {
             host.forget(&[self.addresses])?;
         }
         link::forget_neighbours(&mut self.route, self.links.tap)
@@ -207,6 +236,7 @@ impl Slot {
             received: count(ruleset::RECEIVED),
             refused: count(ruleset::REFUSED),
             spoofed: count(ruleset::SPOOFED),
+            multicast: count(ruleset::MULTICAST),
             over_limit: count(ruleset::OVER_LIMIT),
         })
     }

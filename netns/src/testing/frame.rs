@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,27 @@ pub fn arp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
     let body = [&fixed[..], &mac, &from.octets(), &[0; 6], &to.octets()].concat();
     ethernet([0xff; 6], mac, 0x0806, &body)
+}
+
+/// The first packet of a connection by IPv6, cut short behind its ports.
+pub fn ipv6(to: Ipv6Addr, port: u16) -> Vec<u8> {
+    let mut packet = [0; 60];
+    packet[0] = 0x60;
+    packet[5] = 20;
+    packet[6] = libc::IPPROTO_TCP as u8;
+    packet[24..40].copy_from_slice(&to.octets());
+    packet[42..44].copy_from_slice(&port.to_be_bytes());
+    let group = [0x33, 0x33, 0, 0, 0, 1];
+    let receiver = if to.is_multicast() { group } else { GATEWAY_MAC };
+    ethernet(receiver, crate::guest::MAC, 0x86dd, &packet)
+}
+
+/// A datagram to a multicast address.
+pub fn multicast(to: Ipv4Addr) -> Vec<u8> {
+    let mut frame = udp(crate::guest::MAC, crate::guest::ADDRESS, to, 5353);
+    let [_, b, c, d] = to.octets();
+    frame[OFFLOADS..OFFLOADS + 6].copy_from_slice(&[0x01, 0x00, 0x5e, b & 0x7f, c, d]);
+    frame
 }
 
 /// One of any type.

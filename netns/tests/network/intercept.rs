@@ -62,7 +62,7 @@ fn what_is_internal_is_refused_before_the_proxy_and_told() {
 
     for address in [PRIVATE, METADATA] {
         assert!(is_forbidden(&guest.run(|| connect(address, 80))));
-        witness.wait_for(&format!("Some(Tcp) {address}:80"));
+        witness.wait_for(&format!("6 {address}:80"));
     }
 }
 
@@ -78,15 +78,36 @@ fn datagrams_go_nowhere_and_are_told() {
 
     for port in [443, 53, 853] {
         tap.write_all(&frame::udp(MAC, ADDRESS, INTERNET, port)).unwrap();
-        assert_eq!(witness.next(), format!("Some(Udp) {INTERNET}:{port}"));
+        assert_eq!(witness.next(), format!("17 {INTERNET}:{port}"));
     }
     // As another, and by IPv6.
     tap.write_all(&frame::udp(MAC, Ipv4Addr::new(192, 168, 241, 3), INTERNET, 9)).unwrap();
-    assert_eq!(witness.next(), format!("Some(Udp) {INTERNET}:9"));
-    tap.write_all(&frame::of_type(MAC, 0x86dd)).unwrap();
-    assert_eq!(witness.next(), "None 0.0.0.0:0");
+    assert_eq!(witness.next(), format!("17 {INTERNET}:9"));
+    tap.write_all(&frame::ipv6("2001:db8::1".parse().unwrap(), 443)).unwrap();
+    assert_eq!(witness.next(), "6 [2001:db8::1]:443");
 
     assert!(server.recv(&mut [0]).is_err());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn multicast_and_what_is_no_ip_packet_are_counted_and_not_told() {
+    let scene = Scene::new();
+    let pool = scene.pool(1);
+    let (mut lease, _proxy, witness) = intercepted(&pool, true);
+    let mut tap = lease.open_tap().unwrap();
+    let all_nodes = "ff02::1".parse().unwrap();
+
+    // What a kernel sends by itself: multicast listener reports, router solicitations, IGMP.
+    tap.write_all(&frame::ipv6(all_nodes, 0)).unwrap();
+    tap.write_all(&frame::multicast(Ipv4Addr::new(224, 0, 0, 22))).unwrap();
+    tap.write_all(&frame::of_type(MAC, 0x88cc)).unwrap();
+    tap.write_all(&frame::udp(MAC, ADDRESS, INTERNET, 443)).unwrap();
+
+    assert_eq!(witness.next(), format!("17 {INTERNET}:443"));
+    assert!(witness.has_heard_nothing());
+    let counters = lease.counters().unwrap();
+    assert_eq!((counters.multicast.packets, counters.spoofed.packets), (2, 1));
 }
 
 #[test]
@@ -147,7 +168,7 @@ fn questions_by_tcp_and_for_hidden_names_are_not_asked() {
     assert_eq!((answer[3] & 0xf, answer[7]), (0, 0));
     assert_eq!(witness.next(), "a.org");
     assert!(client.read(&mut [0]).map_or(true, |count| count == 0));
-    assert_eq!(witness.next(), format!("Some(Tcp) {GATEWAY}:53"));
+    assert_eq!(witness.next(), format!("6 {GATEWAY}:53"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod hostile;
 mod intercept;
 mod lease;
 mod name;
+mod own;
 mod policy;
 mod port;
 mod reclaim;

@@ -1,14 +1,14 @@
 //! What most tests begin with, and what guests do in them.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use netns::testing::World;
 use netns::{Config, Lease, Pool};
-use sandbox::{Action, Network, Policy, Protocol, Rule, Watch};
+use sandbox::{Action, Dropped, Network, Policy, Protocol, Rule, Watch};
 use tempfile::TempDir;
 
 /// A host, and where its runners agree on networks.
@@ -133,7 +133,8 @@ impl Watch for Witness {
         self.may_ask
     }
 
-    fn dropped(&self, protocol: Option<Protocol>, to: SocketAddrV4) {
-        self.told.send(format!("{protocol:?} {to}")).unwrap();
+    fn dropped(&self, packet: Dropped) {
+        let Dropped { protocol, address, port } = packet;
+        self.told.send(format!("{protocol} {}", SocketAddr::new(address, port))).unwrap();
     }
 }

@@ -15,7 +15,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 15] = files![
+const FILES: [(&str, &str); 16] = files![
     "main.py",
     "egress/__init__.py",
     "egress/addon.py",
@@ -30,6 +30,7 @@ const FILES: [(&str, &str); 15] = files![
     "egress/policy.py",
     "egress/record.py",
     "egress/registry.py",
+    "egress/route.py",
     "egress/websocket.py",
 ];
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sandbox::{Cause, Interceptor, Pass};
+use sandbox::{Cause, HostFilter, Interceptor, Pass};
 
 use crate::{Authority, Config, Guard, Policy, Proxy};
 
@@ -15,10 +15,11 @@ pub fn trial(
     program: Option<PathBuf>,
     place: &Path,
     address: Ipv4Addr,
+    host_filter: Arc<dyn HostFilter>,
     deadline: Instant,
 ) -> Result<Box<dyn Pass>, Cause> {
     let authority = Authority::open(place)?;
     let runtime_dir = place.join("run");
-    let proxy = Proxy::start(Config { program, runtime_dir, authority, roots: None })?;
+    let proxy = Proxy::start(Config { program, runtime_dir, authority, roots: None, host_filter })?;
     Guard::new(&Arc::new(proxy), Policy::none()).admit(address, deadline)
 }

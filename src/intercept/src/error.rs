@@ -37,6 +37,12 @@ pub enum Error {
         /// Where it was looked for.
         places: String,
     },
+    /// The kernel's filter for the proxy could not be set.
+    #[error("cannot keep the proxy from the host's own addresses")]
+    HostFilter {
+        /// Why.
+        source: sandbox::Cause,
+    },
     /// The proxy could not be started.
     #[error("cannot start the proxy")]
     Spawn {

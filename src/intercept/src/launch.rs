@@ -4,11 +4,13 @@ use std::env;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::folder::Folder;
 use crate::{Authority, Error, Result};
 use nix::sys::resource::{Resource as Limit, getrlimit};
 use process::{Child, Command, Credentials, Resource};
+use sandbox::PROXY_UID;
 
 /// mitmproxy's program without a screen.
 pub const PROGRAM: &str = "mitmdump";
@@ -16,8 +18,8 @@ pub const PROGRAM: &str = "mitmdump";
 /// Where scripts/setup has it.
 const INSTALLED: &str = "/usr/local/lib/sandbox-runner/mitmproxy/bin";
 
-/// Below the users that VMs run as, one for each process.
-const FIRST_UID: u32 = 0x7000_0000;
+/// As many proxies of one process have users of their own.
+const UIDS: u32 = 8;
 const OPEN_FILES: u64 = 65_536;
 
 /// Where the host keeps the roots that it trusts, by distribution.
@@ -39,16 +41,23 @@ pub(crate) struct Launch<'a> {
     pub(crate) authority: &'a Authority,
     pub(crate) listener: OwnedFd,
     pub(crate) roots: Option<&'a Path>,
+    pub(crate) uid: u32,
+}
+
+/// The user ID of the next proxy of this process: [`PROXY_UID`], the process's number, one of eight.
+pub(crate) fn next_uid() -> u32 {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed) % UIDS;
+    PROXY_UID + std::process::id() * UIDS + number
 }
 
 /// Starts it. The thread that does so is the one that it dies with.
 pub(crate) fn launch(launch: Launch<'_>) -> Result<Running> {
-    let Launch { program, runtime_dir, authority, listener, roots } = launch;
+    let Launch { program, runtime_dir, authority, listener, roots, uid } = launch;
     let program = match program {
         Some(path) => path.to_owned(),
         None => find()?,
     };
-    let uid = FIRST_UID + std::process::id();
     let folder = Folder::make(runtime_dir, authority, uid)?;
     let socket = |operation| move |source| Error::Socket { operation, source };
     let (control, theirs) = UnixStream::pair().map_err(socket("make a socket"))?;

@@ -44,6 +44,6 @@ pub use credential::{Credentials, Grant, Refusal};
 pub use error::{Error, Result};
 pub use guard::Guard;
 pub use launch::PROGRAM;
-pub use policy::{Api, Firewall, Grants, Permission, Policy, Secret, Verdict};
+pub use policy::{Api, Firewall, Grants, Permission, Policy, Reachable, Secret, Verdict};
 pub use proxy::{Config, Proxy};
 pub use record::{Entry, Record};

@@ -3,8 +3,10 @@
 //! The names are those of the platform's contract where it has any.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
+use sandbox::HostSocket;
 use serde::{Deserialize, Serialize};
 
 /// Who may be reached, and by which requests.
@@ -19,10 +21,24 @@ pub struct Policy {
     pub deny: Vec<String>,
     /// Addresses that may be reached without a name.
     pub addresses: Vec<IpNet>,
-    /// Networks, other than the public internet, that names may lead to.
+    /// Networks, other than the public internet, that names may lead to. An address of the host's own is
+    /// meant only where it is named by itself.
     pub internal: Vec<IpNet>,
+    /// Sockets that may be reached by their names though they are private or the host's own.
+    pub reachable: Vec<Reachable>,
     /// APIs, and what may be done with each.
     pub firewalls: Vec<Firewall>,
+}
+
+/// A socket that may be reached by a name, at these addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reachable {
+    /// The name, or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Where the name may lead.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 /// What is done with something.
@@ -128,7 +144,23 @@ impl Policy {
             deny: Vec::new(),
             addresses: Vec::new(),
             internal: Vec::new(),
+            reachable: Vec::new(),
             firewalls: Vec::new(),
         }
+    }
+
+    /// The sockets that it opens even if they are the host's own.
+    pub(crate) fn host_sockets(&self) -> impl Iterator<Item = HostSocket> {
+        let internal = self.internal.iter().filter_map(|net| match net {
+            IpNet::V4(net) if net.prefix_len() == 32 => {
+                Some(HostSocket { address: net.addr(), port: None })
+            }
+            _ => None,
+        });
+        let reachable = self.reachable.iter().flat_map(|one| {
+            let at = |address: &Ipv4Addr| HostSocket { address: *address, port: Some(one.port) };
+            one.addresses.iter().map(at)
+        });
+        internal.chain(reachable)
     }
 }

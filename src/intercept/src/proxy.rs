@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use sandbox::HostFilter;
 
 use crate::credential::{Credentials, Grant, Refusal};
 use crate::message::Registration;
@@ -30,6 +31,8 @@ pub struct Config {
     pub authority: Authority,
     /// Whom the proxy trusts: the host's store of certificates if none.
     pub roots: Option<PathBuf>,
+    /// What keeps the proxy from the host's own addresses, besides the addon.
+    pub host_filter: Arc<dyn HostFilter>,
 }
 
 /// The owner of the proxy. Dropping it ends the proxy, and with it whatever VMs still send.

@@ -3,13 +3,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::SocketAddrV4;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sandbox::Protocol;
+use sandbox::Dropped;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -34,8 +34,8 @@ pub struct Record {
 pub struct Entry {
     /// ISO 8601, UTC.
     pub timestamp: String,
-    /// `http`, `tcp`, `udp`, `icmp`, `dns`.
-    #[serde(rename = "type")]
+    /// `http`, `tcp`, `udp`, `icmp`, `dns`; empty, and left out, for every other protocol.
+    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
     /// `ALLOW` or `DENY`.
     pub action: String,
@@ -124,17 +124,21 @@ impl Entry {
         Self { host: name.to_owned(), port: 53, error, ..Self::new("dns", is_allowed) }
     }
 
-    /// Of a packet that went nowhere.
-    pub(crate) fn dropped(protocol: Option<Protocol>, to: SocketAddrV4) -> Self {
-        let kind = match protocol {
-            Some(Protocol::Tcp) => "tcp",
-            Some(Protocol::Udp) => "udp",
-            Some(Protocol::Icmp) => "icmp",
-            None => "other",
+    /// Of a packet that was dropped. A protocol that the platform has no type for is in the error.
+    pub(crate) fn dropped(packet: Dropped) -> Self {
+        let kind = match i32::from(packet.protocol) {
+            libc::IPPROTO_TCP => "tcp",
+            libc::IPPROTO_UDP => "udp",
+            libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6 => "icmp",
+            _ => "",
         };
-        let (host, port) = (to.ip().to_string(), to.port());
-        let error = Some("dropped: nothing but TCP and questions to the gateway passes".to_owned());
-        Self { host, port, error, ..Self::new(kind, false) }
+        let what = match (kind, packet.address) {
+            (_, IpAddr::V6(_)) => "there is no IPv6".to_owned(),
+            ("", _) => format!("IP protocol {} does not pass", packet.protocol),
+            _ => "nothing but TCP and questions to the gateway passes".to_owned(),
+        };
+        let (host, port) = (packet.address.to_string(), packet.port);
+        Self { host, port, error: Some(format!("dropped: {what}")), ..Self::new(kind, false) }
     }
 
     fn has_bodies(&self) -> bool {
@@ -207,6 +211,21 @@ mod tests {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((lines[0].action.as_str(), lines[1].action.as_str()), ("ALLOW", "DENY"));
         assert!(!text.contains("null") && text.contains("\"type\":\"dns\""));
+    }
+
+    #[test]
+    fn a_dropped_packet_is_told_as_it_was_and_by_a_type_of_the_platforms_or_none() {
+        let packet = |protocol, address: &str, port| {
+            Entry::dropped(Dropped { protocol, address: address.parse().unwrap(), port })
+        };
+        let told = |entry: &Entry| (entry.kind.clone(), entry.host.clone(), entry.port);
+        let of = |kind: &str, host: &str, port| (kind.to_owned(), host.to_owned(), port);
+        assert_eq!(told(&packet(17, "9.9.9.9", 123)), of("udp", "9.9.9.9", 123));
+        assert_eq!(told(&packet(6, "2001:db8::1", 443)), of("tcp", "2001:db8::1", 443));
+        assert_eq!(told(&packet(58, "2001:db8::1", 0)).0, "icmp");
+        let sctp = packet(132, "9.9.9.9", 0);
+        assert!(sctp.error.as_deref().unwrap().contains("IP protocol 132"));
+        assert!(!serde_json::to_string(&sctp).unwrap().contains("\"type\""));
     }
 
     #[test]

@@ -23,9 +23,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::credential::{Desk, Question, Refusal};
 use crate::error::chain;
-use crate::launch::Launch;
+use crate::launch::{Launch, next_uid};
 use crate::link::{Link, Phase, duplicate};
 use crate::message::{Answer, Order, Report};
+use crate::policy::Policy;
 use crate::proxy::{Admitted, Config, Handle, Request};
 use crate::record::Record;
 use crate::watch::Names;
@@ -42,6 +43,8 @@ const GOOD_WHILE: Duration = Duration::from_secs(60);
 /// The thread's own.
 pub(crate) struct Supervisor {
     config: Config,
+    /// The proxy's user ID.
+    uid: u32,
     listener: TcpListener,
     handle: Handle,
     requests: Receiver<Request>,
@@ -85,6 +88,7 @@ impl Supervisor {
     ) -> Result<Self> {
         Ok(Self {
             config,
+            uid: next_uid(),
             listener,
             desk: Desk::open(&handle)?,
             handle,
@@ -119,19 +123,31 @@ impl Supervisor {
             State::Down { retry } if retry <= Instant::now() => {}
             _ => return,
         }
-        let started = duplicate(&self.listener).and_then(|listener| {
+        // Before there is a process that it is for.
+        let started = self.restrict(None).and_then(|()| duplicate(&self.listener));
+        let started = started.and_then(|listener| {
             Link::start(Launch {
                 program: self.config.program.as_deref(),
                 runtime_dir: &self.config.runtime_dir,
                 authority: &self.config.authority,
                 listener,
                 roots: self.config.roots.as_deref(),
+                uid: self.uid,
             })
         });
         match started {
             Ok(link) => self.state = State::Up(Box::new(link)),
             Err(error) => self.fall(error),
         }
+    }
+
+    /// Keeps the proxy from the host's own addresses, but for what the policies of all VMs open, and of
+    /// one that is to be let in.
+    fn restrict(&self, next: Option<&Admitted>) -> Result<()> {
+        let policies = self.vms.values().chain(next).map(|guest| &guest.pass.policy);
+        let sockets = policies.flat_map(Policy::host_sockets).collect();
+        let restricted = self.config.host_filter.permit(self.uid, &sockets);
+        restricted.map_err(|source| Error::HostFilter { source })
     }
 
     /// The one place where the thread sleeps.
@@ -237,6 +253,12 @@ impl Supervisor {
             let _ = reply.send(Err(Error::Taken { address: vm }));
             return;
         }
+        if guest.pass.policy.host_sockets().next().is_some()
+            && let Err(error) = self.restrict(Some(&guest))
+        {
+            let _ = reply.send(Err(error));
+            return;
+        }
         let id = self.next();
         match &mut self.state {
             State::Up(link) if matches!(link.phase, Phase::Serving { .. }) => {
@@ -251,6 +273,11 @@ impl Supervisor {
     fn unregister(&mut self, vm: Ipv4Addr, done: Sender<()>) {
         self.queue.retain(|(queued, _)| *queued != vm);
         let Some(guest) = self.vms.remove(&vm) else { return };
+        if guest.pass.policy.host_sockets().next().is_some()
+            && let Err(error) = self.restrict(None)
+        {
+            log::error!("a vm's exceptions stay; vm={vm} error={}", chain(&error));
+        }
         let id = self.next();
         if let State::Up(link) = &mut self.state
             && matches!(link.phase, Phase::Serving { .. })
@@ -295,7 +322,6 @@ impl Supervisor {
         Order::Serve { id: self.last }.write(&mut link.outbox);
         link.waiting.insert(self.last, Waiting::Serve);
         link.phase = Phase::Serving { since: Instant::now() };
-        self.has_served = true;
         log::info!("proxy ready; vms={}", self.vms.len());
     }
 
@@ -323,7 +349,8 @@ impl Supervisor {
                     log::error!("a vm's connections do not end; vm={vm} reason={reason:?}");
                 }
             }
-            (Waiting::Again(_) | Waiting::Serve, None) => {}
+            (Waiting::Serve, None) => self.has_served = true,
+            (Waiting::Again(_), None) => {}
         }
     }
 

@@ -1,9 +1,8 @@
 //! What a VM sends besides TCP: questions for names, and packets that go nowhere.
 
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 
-use sandbox::{Protocol, Watch};
+use sandbox::{Dropped, Watch};
 use serde::Deserialize;
 
 use crate::record::{Entry, Record};
@@ -47,9 +46,9 @@ impl Watch for Lookout {
         is_allowed
     }
 
-    fn dropped(&self, protocol: Option<Protocol>, to: SocketAddrV4) {
+    fn dropped(&self, packet: Dropped) {
         if let Some(record) = &self.record {
-            record.add(&Entry::dropped(protocol, to));
+            record.add(&Entry::dropped(packet));
         }
     }
 }

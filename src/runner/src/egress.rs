@@ -5,7 +5,8 @@
 //! allow = ["pypi.org", "*.github.com", "example.com:8443"]
 //! deny = ["gist.github.com"]        # before all else
 //! addresses = ["203.0.113.7"]       # may be reached without a name
-//! internal = ["10.1.0.0/16"]        # names may lead there, which is not the public internet
+//! internal = ["10.1.0.0/16"]        # names may lead to these networks besides the public internet, and to
+//!                                   # an address of the host's own only if it is listed by itself
 //!
 //! [[api]]                           # a host of which only some requests are allowed
 //! base = "https://api.github.com"
@@ -127,6 +128,7 @@ impl File {
             deny: self.deny,
             addresses: nets(self.addresses),
             internal: nets(self.internal),
+            reachable: Vec::new(),
             firewalls: self.apis.into_iter().map(ApiEntry::understand).collect(),
         }
     }

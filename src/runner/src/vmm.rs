@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbox::{Cause, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{Cause, HostFilter, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
 use microvm::Kvm;
@@ -298,6 +298,11 @@ fn start_networks(global: &Global, size: usize, network: &Network) -> Result<Net
         ..netns::Config::default()
     })
     .map_err(vm_error)
+}
+
+/// What keeps proxies from the host's own addresses.
+pub(crate) fn proxy_filter() -> Arc<dyn HostFilter> {
+    Arc::new(netns::ProxyFilter)
 }
 
 /// Does something with a network on a host that is made for it, and gone afterwards.

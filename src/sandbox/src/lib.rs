@@ -26,7 +26,10 @@ pub use config::{DiskLimits, Image, SandboxConfig, StartReport};
 pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;
-pub use intercept::{Interception, Interceptor, Pass, REFUSED, Watch};
+pub use intercept::{
+    Dropped, HostFilter, HostSocket, Interception, Interceptor, PROXY_UID, PROXY_UID_MASK, Pass,
+    REFUSED, Watch,
+};
 pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule, Service};
 pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
 

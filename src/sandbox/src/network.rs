@@ -18,6 +18,8 @@ pub struct Network {
     pub publish: Vec<Publish>,
     /// What it reaches of the host, whatever the policy: by ports of its gateway.
     pub services: Vec<Service>,
+    /// TCP sockets that it reaches whatever the policy: at private addresses, or at the host's own.
+    pub reachable: Vec<SocketAddrV4>,
     /// Who stands between it and what its policy lets it reach, if anybody does.
     pub intercept: Option<Interception>,
 }

@@ -15,7 +15,7 @@ from mitmproxy import connection as connections
 from mitmproxy import ctx, http
 from mitmproxy.proxy import layer, server_hooks
 
-from egress import credential, override, record
+from egress import credential, override, record, route
 from egress import host as hosts
 from egress import layer as choice
 from egress.body import Body, is_packed
@@ -92,14 +92,21 @@ class Egress:
     async def handle(self, message: dict[str, Any]) -> dict[str, Any]:
         match message["op"]:
             case "serve":
+                self.require_filter()
                 await self.server.start_serving()
             case "register":
+                self.require_filter()
                 return {"names": self.registry.register(message["vm"], message)}
             case "unregister":
                 await self.registry.unregister(message["vm"])
             case other:
                 raise ValueError(f"`{other}` is unknown")
         return {}
+
+    def require_filter(self) -> None:
+        """Nothing passes unless the kernel keeps us from the host's own addresses, too."""
+        if not route.is_filtered(self.server.sockets[0].getsockname()[1]):
+            raise ValueError("the kernel lets the proxy connect to the host's own addresses")
 
     def handler(self, client: str) -> Any:
         return ctx.master.addons.get("proxyserver").connections.get(client)
@@ -150,11 +157,12 @@ class Egress:
         data.server.error = "refused"
         known = self.connections[data.client.id]
         override.client_of.set(known.vm)
-        host = data.server.address[0]
-        if hosts.is_address(host) and not known.vm.policy.may_connect(host):
-            data.server.error = f"{host} is not on the public internet"
-            return
-        data.server.error = None
+        host, port = data.server.address[:2]
+        refusal = None
+        # A name is looked up, and looked at then.
+        if hosts.is_address(host):
+            refusal = known.vm.policy.refuses(host.partition("%")[0], host, port)
+        data.server.error = refusal
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         known = self.connections.get(data.client.id)

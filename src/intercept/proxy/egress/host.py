@@ -9,6 +9,8 @@ from dataclasses import dataclass
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
 WEB_PORTS = (80, 443)
+# All that is given out of IPv6.
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 
 class BadHost(ValueError):
@@ -46,8 +48,10 @@ def is_address(host: str) -> bool:
 def is_public(address: str) -> bool:
     """Whether an address is one of the public internet."""
     parsed = unmapped(ipaddress.ip_address(address))
-    nat64 = parsed.version == 6 and parsed in ipaddress.ip_network("64:ff9b::/96")
-    if nat64 or getattr(parsed, "sixtofour", None) or getattr(parsed, "teredo", None):
+    # IPv6 has other ways to write an address of IPv4; none of them is global unicast.
+    if parsed.version == 6 and parsed not in GLOBAL_UNICAST:
+        return False
+    if getattr(parsed, "sixtofour", None) or getattr(parsed, "teredo", None):
         return False
     # Where one cloud tells its secrets though it be public by its number.
     return parsed.is_global and not parsed.is_multicast and str(parsed) != "168.63.129.16"

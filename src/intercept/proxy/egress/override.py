@@ -49,9 +49,10 @@ async def look_up(look_up: Any, host: Any, port: Any, **options: Any) -> list[An
     vm = client_of.get()
     if vm is None:
         return found
-    allowed = [one for one in found if vm.policy.may_connect(one[4][0].partition("%")[0])]
+    said = [vm.policy.refuses(one[4][0].partition("%")[0], host, port) for one in found]
+    allowed = [one for one, refusal in zip(found, said, strict=True) if refusal is None]
     if not allowed:
-        raise OSError(f"{host} is not on the public internet")
+        raise OSError(next(filter(None, said), f"{host} leads nowhere"))
     return allowed
 
 

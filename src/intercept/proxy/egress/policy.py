@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from egress import host as hosts
 from egress import path as paths
+from egress import route
 
 # Name servers over TCP, TLS and HTTPS: whoever asks them goes past the one that knows the policy.
 DNS_PORTS = (53, 853)
@@ -139,6 +140,23 @@ class Api:
         return Decision(False, f"{self.firewall}: {what} {how}", self, name, text)
 
 
+@dataclass(frozen=True)
+class Reachable:
+    """A socket that may be reached by a name though it is private or the host's own."""
+
+    host: str
+    port: int
+    addresses: frozenset[Any]
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> Reachable:
+        addresses = frozenset(map(ipaddress.ip_address, value.get("addresses") or ()))
+        return cls(hosts.normalize(value["host"]), int(value["port"]), addresses)
+
+    def covers(self, host: str, port: int, address: Any) -> bool:
+        return (self.host, self.port) == (host, port) and address in self.addresses
+
+
 @dataclass
 class Policy:
     """What one VM may do."""
@@ -148,6 +166,7 @@ class Policy:
     deny: tuple[hosts.Pattern, ...] = ()
     addresses: tuple[Any, ...] = ()
     internal: tuple[Any, ...] = ()
+    reachable: tuple[Reachable, ...] = ()
     apis: tuple[Api, ...] = ()
     seen: tuple[hosts.Pattern, ...] = field(default=())
 
@@ -172,6 +191,7 @@ class Policy:
             patterns("deny"),
             networks("addresses"),
             networks("internal"),
+            tuple(map(Reachable.parse, value.get("reachable") or ())),
             tuple(apis),
             patterns("seen"),
         )
@@ -227,11 +247,20 @@ class Policy:
             "deny": [pattern.hosts() for pattern in denied if pattern not in allowed],
         }
 
-    def may_connect(self, address: str) -> bool:
-        """Whether the proxy may connect to where a name leads."""
+    def refuses(self, address: str, host: str, port: int) -> str | None:
+        """Why the proxy may not connect to an address that a host's name leads to, if it may not.
+
+        An address of the host's own has to be named by itself: a network that has it is not enough.
+        """
         parsed = hosts.unmapped(ipaddress.ip_address(address))
-        named = any(parsed.version == net.version and parsed in net for net in self.internal)
-        return named or hosts.is_public(address)
+        if any(one.covers(host, port, parsed) for one in self.reachable):
+            return None
+        nets = [net for net in self.internal if parsed.version == net.version and parsed in net]
+        if any(net.num_addresses == 1 for net in nets):
+            return None
+        if not route.leads_away(parsed):
+            return f"{host} is an address of the runner's own host or of its VMs"
+        return None if nets or hosts.is_public(address) else f"{host} is not on the public internet"
 
     def decide(
         self, method: str, scheme: str, host: str, port: int, path: str, headers: Any = ()

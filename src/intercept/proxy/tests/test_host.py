@@ -72,3 +72,21 @@ def test_what_is_not_the_public_internet_is_told_from_it(address):
 def test_the_public_internet_is_public():
     assert host.is_public("9.9.9.9")
     assert host.is_public("2620:fe::fe")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::7f00:1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::1",
+        "2002:7f00:1::",
+        "2001:0:7f00:1::",
+        "fec0::1",
+        "fd00::1",
+        "fe80::1",
+    ],
+)
+def test_an_address_of_ipv6_that_stands_for_another_is_not_public(address):
+    assert not host.is_public(address)

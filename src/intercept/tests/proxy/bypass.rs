@@ -2,22 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
 
 use netns::testing::INTERNET;
 
 use crate::scene::{API, Client, INSIDE, OTHER, Scene, allow, hello};
 
-/// What a connection gets that says this at once.
 fn say(client: &Client, port: u16, words: &'static [u8]) -> Vec<u8> {
-    client.guest.run(move || {
-        let mut stream = TcpStream::connect((INTERNET, port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.write_all(words).unwrap();
-        let mut heard = Vec::new();
-        let _ = stream.read_to_end(&mut heard);
-        heard
-    })
+    client.say((INTERNET, port), words)
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! How the proxy lives, and dies.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
 
 use intercept::{Authority, Config, Guard, Policy, Proxy};
-use netns::testing::INTERNET;
-use sandbox::Interceptor;
+use netns::testing::{INTERNET, World};
+use sandbox::{Cause, HostFilter, HostSocket, Interceptor};
 
 use crate::scene::{Client, OTHER, Scene, allow, hello, soon};
 
@@ -90,6 +92,35 @@ fn a_thousand_connections_of_ten_guests_are_served_at_once() {
     assert!(answers.iter().all(|begin| begin == b"HTTP/1.1 200"));
 }
 
+/// One that says that it restricts the proxy, and does not.
+struct NoFilter;
+
+impl HostFilter for NoFilter {
+    fn permit(&self, _uid: u32, _sockets: &BTreeSet<HostSocket>) -> Result<(), Cause> {
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn a_proxy_that_the_kernel_does_not_restrict_admits_nobody() {
+    let _world = World::enter();
+    let permissions = fs::Permissions::from_mode(0o711);
+    let folder = tempfile::Builder::new().permissions(permissions).tempdir().unwrap();
+    let config = Config {
+        program: None,
+        runtime_dir: folder.path().join("run"),
+        authority: Authority::open(&folder.path().join("state")).unwrap(),
+        roots: None,
+        host_filter: Arc::new(NoFilter),
+    };
+    let guard = Guard::new(&Arc::new(Proxy::start(config).unwrap()), Policy::open());
+
+    let error = guard.admit([10, 0, 0, 1].into(), soon()).err().unwrap();
+
+    assert!(error.to_string().contains("host's own addresses"), "{error}");
+}
+
 #[test]
 fn a_proxy_that_cannot_be_started_admits_nobody_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,6 +129,7 @@ fn a_proxy_that_cannot_be_started_admits_nobody_and_says_why() {
         runtime_dir: folder.path().join("run"),
         authority: Authority::open(folder.path()).unwrap(),
         roots: None,
+        host_filter: Arc::new(NoFilter),
     };
     let proxy = Arc::new(Proxy::start(config).unwrap());
     let guard = Guard::new(&proxy, Policy::open());

@@ -6,6 +6,7 @@ mod body;
 mod bypass;
 mod credential;
 mod life;
+mod own;
 mod request;
 mod scene;
 mod websocket;

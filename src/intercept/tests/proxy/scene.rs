@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use guest_test::{Identity, Reply, Request, Server};
 use intercept::{Authority, Config, Entry, Guard, Policy, Proxy, Record, Verdict};
-use netns::testing::{Guest, INTERNET, World};
-use netns::{Lease, Pool};
+use netns::testing::{Guest, HOST, INTERNET, World};
+use netns::{Lease, Pool, ProxyFilter};
 use sandbox::{Interceptor, Network, Pass};
 use tempfile::TempDir;
 
@@ -20,6 +21,9 @@ pub(crate) const API: &str = "api.example.com";
 pub(crate) const OTHER: &str = "other.example.com";
 /// A name that leads to where nobody is to be reached.
 pub(crate) const INSIDE: &str = "inside.example.com";
+
+/// A name that leads to the host itself.
+pub(crate) const OWN: &str = "own.example.com";
 
 /// A host with a proxy, and an internet with an authority that the host trusts.
 pub(crate) struct Scene {
@@ -50,7 +54,7 @@ impl Scene {
         let folder = tempfile::Builder::new().permissions(permissions).tempdir().unwrap();
         let world = World::enter();
         let inside = netns::testing::PRIVATE;
-        let hosts = [(API, INTERNET), (OTHER, INTERNET), (INSIDE, inside)];
+        let hosts = [(API, INTERNET), (OTHER, INTERNET), (INSIDE, inside), (OWN, HOST)];
         world.know(folder.path(), &hosts);
         let internet = guest_test::Authority::new();
         let roots = folder.path().join("roots.pem");
@@ -61,17 +65,20 @@ impl Scene {
             runtime_dir: folder.path().join("run"),
             authority: Authority::open(&folder.path().join("state")).unwrap(),
             roots: Some(roots),
+            host_filter: Arc::new(ProxyFilter),
         };
         let authority = folder.path().join("authority.pem");
         fs::write(&authority, config.authority.certificate()).unwrap();
-        let proxy = Arc::new(Proxy::start(config).unwrap());
+        // Its table has the filter for the proxy.
         let pool = Pool::start(netns::Config {
             size,
             lock_path: folder.path().join("network.lock"),
             ..netns::Config::default()
         });
-        let identity = internet.vouch_for(&[API, OTHER, INSIDE]);
-        Self { world, proxy, pool: pool.unwrap(), folder, identity }
+        let pool = pool.unwrap();
+        let proxy = Arc::new(Proxy::start(config).unwrap());
+        let identity = internet.vouch_for(&[API, OTHER, INSIDE, OWN]);
+        Self { world, proxy, pool, folder, identity }
     }
 
     /// A server of all names, at the port of HTTPS.
@@ -128,12 +135,24 @@ impl Client {
             let mut command = Command::new("curl");
             command.args(["-sS", "--max-time", "60", "-w", "\n%{http_code}", "--cacert"]);
             command.arg(&self.authority);
-            for name in [API, OTHER, INSIDE] {
+            for name in [API, OTHER, INSIDE, OWN] {
                 for port in [80, 443, 8443] {
                     command.args(["--resolve", &format!("{name}:{port}:{INTERNET}")]);
                 }
             }
             command.args(arguments).output().unwrap()
+        })
+    }
+
+    /// What a connection gets that says this at once.
+    pub(crate) fn say(&self, to: (Ipv4Addr, u16), words: &[u8]) -> Vec<u8> {
+        self.guest.run(|| {
+            let mut stream = TcpStream::connect(to).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream.write_all(words).unwrap();
+            let mut heard = Vec::new();
+            let _ = stream.read_to_end(&mut heard);
+            heard
         })
     }
 

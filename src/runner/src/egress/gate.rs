@@ -11,6 +11,7 @@ use sandbox::{Cause, Interception, Interceptor, Pass};
 
 use crate::error::{Error, Result};
 use crate::options::Global;
+use crate::vmm;
 
 /// As many processors are used by proxies at most.
 const MOST: usize = 8;
@@ -49,6 +50,7 @@ impl Gate {
             runtime_dir: runtime_dir.to_owned(),
             authority,
             roots: path(ROOTS),
+            host_filter: vmm::proxy_filter(),
         };
         let most = std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST));
         Ok(Arc::new(Self { config, most, proxies: Mutex::default() }))

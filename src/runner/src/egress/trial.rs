@@ -23,7 +23,9 @@ pub(crate) fn check() -> Result<Duration, Cause> {
         tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o711)).tempdir()?;
     let place = place.path();
     let answer = vmm::on_a_trial_network(place, begun + PATIENCE, |lease| {
-        let pass = intercept::trial(program(), place, lease.address()?, begun + PATIENCE)?;
+        let filter = vmm::proxy_filter();
+        let address = lease.address()?;
+        let pass = intercept::trial(program(), place, address, filter, begun + PATIENCE)?;
         lease.intercept(pass.port(), pass.watch())?;
         let mut stream = lease.connect(SocketAddrV4::new(REFUSED, 80), ANSWER)?;
         stream.set_read_timeout(Some(ANSWER))?;
