@@ -215,3 +215,22 @@ fn the_guests_own_programs_trust_the_proxy() {
     assert_eq!(output, "by download\n");
     assert_eq!(record.iter().filter(|entry| entry["status"] == 200).count(), 1, "{record:#?}");
 }
+
+#[test]
+#[ignore = "needs root, QEMU, mitmproxy and an image"]
+fn a_guest_that_does_nothing_leaves_nothing_on_record() {
+    let runner = Runner::new();
+    let log = runner.state().join("network.jsonl");
+    let mut command = runner.command(&["run", "--network", "intercept", "--network-record"]);
+    let script = "cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6; cut -c1-40,45- /proc/net/if_inet6";
+    command.arg(&log).args(["--", "sh", "-c", script]);
+
+    let output = command.output().unwrap();
+
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // The card has none, and the loopback device has `::1`.
+    let printed = text(&output.stdout);
+    let lines: Vec<_> = printed.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == "1" && lines[1].ends_with("lo"), "{printed}");
+    assert_eq!(record(&log), Vec::<Value>::new());
+}

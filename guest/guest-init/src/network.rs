@@ -3,6 +3,8 @@
 //! The card has the same addresses in every VM: what differs is outside. So a snapshot of one VM may
 //! be restored as another.
 
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -15,6 +17,10 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 2);
 const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 248);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
 
+/// Whether the card leaves IPv6 alone: no network of a VM's has it, so neighbour discovery, router
+/// solicitations and multicast reports would only be dropped. The loopback device keeps `::1`.
+const IPV6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+
 /// Sets it up.
 pub(crate) fn set_up() -> Result<()> {
     let failed = |device| move |source| Error::Network { device, source };
@@ -23,7 +29,17 @@ pub(crate) fn set_up() -> Result<()> {
     if !Path::new("/sys/class/net").join(CARD).exists() {
         return Ok(());
     }
+    disable_ipv6().map_err(failed(CARD))?;
     devices.assign(CARD, ADDRESS, MASK).map_err(failed(CARD))?;
     devices.set_up(CARD).map_err(failed(CARD))?;
     devices.route_by(GATEWAY).map_err(failed(CARD))
+}
+
+/// Before the card is up, so that nothing is sent.
+fn disable_ipv6() -> io::Result<()> {
+    match fs::write(IPV6, "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
 }
