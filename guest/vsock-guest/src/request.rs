@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use vsock_proto::{
-    Entry, Exec, Exit, Failure, GuestBody, GuestState, HostBody, HostMessage, Outcome, RequestId,
-    Stream, StreamTotal,
+    Entry, Exec, ExecPart, Exit, Failure, GuestBody, GuestState, HostBody, HostMessage, Outcome,
+    RequestId, Stream, StreamTotal,
 };
 
 use crate::launch::{Unstarted, launch};
 use crate::serve::{End, Server};
 use crate::transfer::{Part, Port, Transfer};
 use crate::{Error, Result, read, state, write};
+
+/// A command has at most so many bytes of arguments and variables: twice what Linux takes, so that
+/// it is the kernel that refuses.
+const LARGEST_EXEC: usize = 2 * base::exec_limit::TOTAL;
 
 impl Server<'_> {
     /// Carries out one message; the connection's end, if that is what it means.
@@ -20,9 +24,7 @@ impl Server<'_> {
         if !self.is_welcome {
             return self.admit(body);
         }
-        if body.is_request()
-            && (self.commands.contains_key(&id) || self.transfers.contains_key(&id))
-        {
+        if body.is_request() && self.is_under_way(id) {
             return Err(Error::Unexpected {
                 message: "a request",
                 when: "with the number of one that is not finished",
@@ -36,7 +38,9 @@ impl Server<'_> {
                 });
             }
             HostBody::Ping => self.link.send(id, GuestBody::Done)?,
+            HostBody::Exec(exec) if exec.is_partial => drop(self.partial.insert(id, exec)),
             HostBody::Exec(exec) => self.exec(id, &exec)?,
+            HostBody::ExecPart(part) => self.exec_part(id, part)?,
             HostBody::Write(request) => {
                 self.transfer(id, move |port| write::write(port, request))?
             }
@@ -66,6 +70,12 @@ impl Server<'_> {
             HostBody::Cancel => self.cancel(id)?,
         }
         Ok(None)
+    }
+
+    fn is_under_way(&self, id: RequestId) -> bool {
+        self.commands.contains_key(&id)
+            || self.transfers.contains_key(&id)
+            || self.partial.contains_key(&id)
     }
 
     /// After a quiesce the host speaks again: what ended meanwhile may be reported.
@@ -112,16 +122,45 @@ impl Server<'_> {
                 self.commands.insert(id, command);
                 Ok(())
             }
-            Err(Unstarted { is_missing, message }) => {
-                let exit = Exit {
-                    outcome: Outcome::FailedToStart { is_missing, message },
-                    stdout: StreamTotal::default(),
-                    stderr: StreamTotal::default(),
-                    duration_us: 0,
-                    oom_kills: 0,
-                };
-                self.link.send(id, GuestBody::Exit(exit))
-            }
+            Err(unstarted) => self.unstarted(id, unstarted),
+        }
+    }
+
+    /// Answers a command that cannot be started.
+    fn unstarted(&mut self, id: RequestId, unstarted: Unstarted) -> Result<()> {
+        let Unstarted { is_missing, message } = unstarted;
+        self.report_end(id, Outcome::FailedToStart { is_missing, message })
+    }
+
+    /// Answers a command that never ran.
+    fn report_end(&mut self, id: RequestId, outcome: Outcome) -> Result<()> {
+        let exit = Exit {
+            outcome,
+            stdout: StreamTotal::default(),
+            stderr: StreamTotal::default(),
+            duration_us: 0,
+            oom_kills: 0,
+        };
+        self.link.send(id, GuestBody::Exit(exit))
+    }
+
+    /// Starts a command when it is complete. One that no kernel would start costs no memory.
+    fn exec_part(&mut self, id: RequestId, part: ExecPart) -> Result<()> {
+        let Some(exec) = self.partial.get_mut(&id) else {
+            return Ok(());
+        };
+        let is_complete = exec.add(part);
+        if exec.size() > LARGEST_EXEC {
+            self.partial.remove(&id);
+            let message = format!("the command has over {LARGEST_EXEC} bytes of arguments");
+            return self.unstarted(id, Unstarted { is_missing: false, message });
+        }
+        if !is_complete {
+            return Ok(());
+        }
+        match self.partial.remove(&id) {
+            Some(exec) => self.exec(id, &exec),
+            None => Ok(()),
         }
     }
 
@@ -207,6 +246,9 @@ impl Server<'_> {
         if let Some(command) = self.commands.get_mut(&id) {
             command.kill(Outcome::Cancelled);
             return self.finish(id);
+        }
+        if self.partial.remove(&id).is_some() {
+            return self.report_end(id, Outcome::Cancelled);
         }
         if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.cancel();

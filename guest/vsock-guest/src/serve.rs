@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
-use vsock_proto::{CHUNK, Decoder, GuestBody, Outcome, RequestId, Stream};
+use vsock_proto::{CHUNK, Decoder, Exec, GuestBody, Outcome, RequestId, Stream};
 
 use crate::command::Command;
 use crate::link::{Link, Peer};
@@ -54,6 +54,8 @@ pub(crate) struct Server<'a> {
     pub(crate) service: &'a mut Service,
     pub(crate) commands: BTreeMap<RequestId, Command>,
     pub(crate) transfers: BTreeMap<RequestId, Transfer>,
+    /// Commands whose last part has not come.
+    pub(crate) partial: BTreeMap<RequestId, Exec>,
     pub(crate) waker: Arc<EventFd>,
     pub(crate) is_welcome: bool,
     /// The quiesce request under way, and whether it is done: then only the host's next message
@@ -87,6 +89,7 @@ impl<'a> Server<'a> {
             service,
             commands: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            partial: BTreeMap::new(),
             waker: Arc::new(waker),
             is_welcome: false,
             quiesce: None,

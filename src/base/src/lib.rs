@@ -5,6 +5,7 @@
 //! | [`thread`] | named threads, joined with a report of their panic |
 //! | [`sync`] | a mutex and a condition variable without poisoning |
 //! | [`event`] | an eventfd that wakes one sleeper |
+//! | [`exec_limit`] | what execve(2) takes of arguments and environment |
 //! | [`deadline`] | deadlines as poll(2) wants them |
 //! | [`durable`] | files that are replaced as a whole, or not at all |
 //! | [`lock`] | exclusive locks between processes (flock) |
@@ -20,6 +21,7 @@ pub mod deadline;
 pub mod durable;
 pub mod error;
 pub mod event;
+pub mod exec_limit;
 pub mod hex;
 pub mod lock;
 pub mod random;

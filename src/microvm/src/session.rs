@@ -211,6 +211,7 @@ fn exec_message(request: &ExecRequest) -> proto::Exec {
         stdin: request.stdin,
         pty: request.pty.map(pty_size),
         timeout: request.timeout.map(proto::Timeout::new),
+        is_partial: false,
         stdout_cap: request.output_cap,
         stderr_cap: request.output_cap,
     }

@@ -22,6 +22,8 @@ pub(crate) enum Error {
     PromptNotText,
     #[error("a variable given with --env has no name: expected NAME=VALUE, or NAME")]
     NamelessVariable,
+    #[error("the command cannot be started")]
+    CommandTooLong { source: base::exec_limit::Excess },
     #[error("{path} line {line}: expected NAME=VALUE, or NAME of a variable of this process")]
     EnvFile { path: PathBuf, line: usize },
     #[error("one of the two must be VM:PATH: copying is from a VM or to one")]
@@ -208,7 +210,7 @@ impl Error {
     pub(crate) fn exit_code(&self) -> Option<u8> {
         match self {
             Self::NoCommand { .. } | Self::PromptNotText | Self::EnvFile { .. } => Some(2),
-            Self::NamelessVariable | Self::CopySides => Some(2),
+            Self::NamelessVariable | Self::CommandTooLong { .. } | Self::CopySides => Some(2),
             Self::Policy { .. } | Self::NothingToPublish => Some(2),
             Self::NotHeld | Self::ForWhich | Self::NoSuchSecret { .. } => Some(2),
             Self::SecretNotSet { .. } => Some(2),

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base::exec_limit;
 use rootfs::Defaults;
 use sandbox::{ExecRequest, PtySize, User};
 
@@ -56,9 +58,11 @@ pub(crate) struct CommandArguments {
 impl CommandArguments {
     /// What is to run, after the image's own wishes and the flags.
     pub(crate) fn request(&self, argv: Vec<OsString>, image: &Defaults) -> Result<ExecRequest> {
+        let env = self.variables(image)?;
+        check_length(&argv, &env)?;
         Ok(ExecRequest {
             argv,
-            env: self.variables(image)?,
+            env,
             cwd: self.workdir.clone().or_else(|| image.workdir.clone().map(PathBuf::from)),
             user: self.user(image),
             stdin: self.interactive,
@@ -100,8 +104,15 @@ impl CommandArguments {
     }
 }
 
+/// What the guest's kernel would refuse is refused here, by its name.
+fn check_length(argv: &[OsString], env: &[(OsString, OsString)]) -> Result<()> {
+    let arguments = argv.iter().map(|argument| argument.as_bytes());
+    let variables = env.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    exec_limit::check(arguments, variables, exec_limit::TOTAL)
+        .map_err(|source| Error::CommandTooLong { source })
+}
+
 fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
-    use std::os::unix::ffi::OsStrExt;
     let bytes = fs::read(path).map_err(file("read", path))?;
     let mut variables = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
@@ -182,6 +193,32 @@ pub(crate) mod tests {
         assert_eq!(env[..3], [pair("A", "image"), pair("B", "file"), pair("C", "flag")]);
         assert_eq!(env[3].0, "PATH");
         assert_eq!(env.len(), 4);
+    }
+
+    #[test]
+    fn a_variable_that_linux_cannot_take_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("env");
+        fs::write(&path, format!("SMALL=1\nBIG={}\n", "x".repeat(200_000))).unwrap();
+
+        let error = request(&["--env-file", path.to_str().unwrap()], &Defaults::default());
+
+        let error = error.unwrap_err();
+        assert_eq!(error.exit_code(), Some(2));
+        assert!(error.chain().contains("variable `BIG` has 200005 bytes"), "{}", error.chain());
+        assert!(!error.chain().contains("xxx"));
+    }
+
+    #[test]
+    fn an_environment_that_linux_takes_is_passed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("env");
+        let line = |at| format!("V{at}={}\n", "x".repeat(100_000));
+        fs::write(&path, (0..18).map(line).collect::<String>()).unwrap();
+
+        let request = request(&["--env-file", path.to_str().unwrap()], &Defaults::default());
+
+        assert_eq!(request.unwrap().env.len(), 18);
     }
 
     #[test]

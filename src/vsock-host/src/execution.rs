@@ -58,10 +58,16 @@ impl Execution {
             exec.argv.first().map_or("".into(), |name| String::from_utf8_lossy(name)).into_owned();
         let failed = |halt: Halt, program| halt.during(Phase::Start { program });
         let has_input = AtomicBool::new(exec.stdin);
+        let (exec, parts) = exec.split();
         let call = match Call::start(handle, HostBody::Exec(exec), deadline) {
             Ok(call) => call,
             Err(halt) => return Err(failed(halt, program)),
         };
+        for part in parts {
+            if let Err(halt) = call.send(HostBody::ExecPart(part), deadline) {
+                return Err(failed(halt, program));
+            }
+        }
         let begun = call.wait(deadline, |state| match (state.pid, &state.end) {
             (None, None) => None,
             (pid, _) => Some(pid),

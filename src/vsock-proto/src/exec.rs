@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::list;
+use crate::{CHUNK, list};
 
 /// A command to run. Everything is data: no shell sees any of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,10 +28,91 @@ pub struct Exec {
     pub pty: Option<PtySize>,
     /// How long it may run.
     pub timeout: Option<Timeout>,
+    /// Whether [`ExecPart`]s with more arguments and variables follow: the command starts with the last.
+    pub is_partial: bool,
     /// How many bytes of its standard output to send; the rest is read and dropped.
     pub stdout_cap: Option<u64>,
     /// The same for its standard error.
     pub stderr_cap: Option<u64>,
+}
+
+/// More arguments and variables of a command: a frame holds fewer than Linux takes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExecPart {
+    /// Behind those that came before.
+    #[serde(deserialize_with = "list::deserialize")]
+    pub argv: Vec<ByteBuf>,
+    /// Behind those that came before.
+    #[serde(deserialize_with = "list::deserialize")]
+    pub env: Vec<(ByteBuf, ByteBuf)>,
+    /// Whether the command is complete.
+    pub is_last: bool,
+}
+
+/// A command in one message has so many bytes of arguments and variables at most; so has each part.
+const PART: usize = 4 * CHUNK;
+
+impl Exec {
+    /// Takes off what does not fit into one message. The parts are to be sent in their order.
+    pub fn split(mut self) -> (Self, Vec<ExecPart>) {
+        if self.size() <= PART {
+            return (self, Vec::new());
+        }
+        let mut packer = Packer::default();
+        for argument in std::mem::take(&mut self.argv) {
+            packer.part(string_cost(&argument)).argv.push(argument);
+        }
+        for variable in std::mem::take(&mut self.env) {
+            packer.part(variable_cost(&variable)).env.push(variable);
+        }
+        let Packer { mut full, mut last, .. } = packer;
+        last.is_last = true;
+        full.push(last);
+        (Self { is_partial: true, ..self }, full)
+    }
+
+    /// Adds a part; whether the command is complete.
+    pub fn add(&mut self, part: ExecPart) -> bool {
+        self.argv.extend(part.argv);
+        self.env.extend(part.env);
+        self.is_partial = !part.is_last;
+        part.is_last
+    }
+
+    /// About how many bytes its arguments and variables take in a message.
+    pub fn size(&self) -> usize {
+        let arguments: usize = self.argv.iter().map(|text| string_cost(text)).sum();
+        arguments + self.env.iter().map(variable_cost).sum::<usize>()
+    }
+}
+
+fn string_cost(text: &[u8]) -> usize {
+    // Its length, and what a guest needs to hold it.
+    text.len() + 16
+}
+
+fn variable_cost((name, value): &(ByteBuf, ByteBuf)) -> usize {
+    string_cost(name) + string_cost(value)
+}
+
+/// Fills parts.
+#[derive(Default)]
+struct Packer {
+    full: Vec<ExecPart>,
+    last: ExecPart,
+    size: usize,
+}
+
+impl Packer {
+    /// The part that so many bytes more go to. A string that is longer than a part is alone in one.
+    fn part(&mut self, cost: usize) -> &mut ExecPart {
+        if self.size > 0 && self.size + cost > PART {
+            self.full.push(std::mem::take(&mut self.last));
+            self.size = 0;
+        }
+        self.size += cost;
+        &mut self.last
+    }
 }
 
 /// A length of time that is never zero: 0 is neither "at once" nor "never".
@@ -166,6 +247,39 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn long(variables: usize) -> Exec {
+        let variable =
+            |at: usize| (ByteBuf::from(format!("V{at}")), ByteBuf::from(vec![b'x'; 100_000]));
+        let argv = vec![ByteBuf::from("env"), ByteBuf::from("-0")];
+        Exec { argv, env: (0..variables).map(variable).collect(), ..Exec::default() }
+    }
+
+    #[test]
+    fn what_fits_is_one_message() {
+        let (first, parts) = long(2).split();
+        assert_eq!(first, long(2));
+        assert!(parts.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_comes_in_parts_that_make_the_same() {
+        let (mut exec, parts) = long(19).split();
+        assert!(exec.is_partial);
+        assert!(parts.iter().all(|part| part.env.len() <= 2));
+        let complete: Vec<bool> = parts.into_iter().map(|part| exec.add(part)).collect();
+        assert_eq!(complete.iter().filter(|is_complete| **is_complete).count(), 1);
+        assert_eq!(complete.last(), Some(&true));
+        assert_eq!(exec, long(19));
+    }
+
+    #[test]
+    fn a_string_that_is_longer_than_a_part_is_alone_in_one() {
+        let argv = vec![ByteBuf::from("a"), ByteBuf::from(vec![0; 300_000]), ByteBuf::from("b")];
+        let (_, parts) = Exec { argv, ..Exec::default() }.split();
+        let lengths: Vec<usize> = parts.iter().map(|part| part.argv.len()).collect();
+        assert_eq!(lengths, [1, 1, 1]);
+    }
 
     #[test]
     fn a_timeout_is_never_zero_and_never_shorter_than_asked() {

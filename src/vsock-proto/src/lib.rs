@@ -20,7 +20,7 @@
 //! | request    | then from the host                    | answers of the guest |
 //! |------------|---------------------------------------|----------------------|
 //! | `Ping`     |                                       | `Done` |
-//! | `Exec`     | `Data…` `End`, `Credit…`, `Resize`, `Signal`, `Cancel` | `Started`, `Data…`, `Credit…`, `Exit` |
+//! | `Exec`     | [`ExecPart…`](ExecPart), `Data…` `End`, `Credit…`, `Resize`, `Signal`, `Cancel` | `Started`, `Data…`, `Credit…`, `Exit` |
 //! | `Write`    | (`Entry` `Data…`)… `End`, `Cancel`    | `Credit…`, `Done` or `Failed` |
 //! | `Read`     | `Credit…`, `Cancel`                   | (`Entry` `Data…`)… `Done` or `Failed` |
 //! | `SetState` |                                       | `Done` or `Failed` |
@@ -50,7 +50,7 @@ mod tree;
 
 pub use credit::{ReceiveWindow, SendWindow, WINDOW};
 pub use error::{Error, Result};
-pub use exec::{Exec, Exit, Outcome, PtySize, Stream, StreamTotal, Timeout, User};
+pub use exec::{Exec, ExecPart, Exit, Outcome, PtySize, Stream, StreamTotal, Timeout, User};
 pub use frame::{CHUNK, Decoder, MAX_FRAME, encode};
 pub use hello::{BootId, Hello, LinkSecret, VERSION};
 pub use message::{Failure, GuestBody, GuestMessage, HostBody, HostMessage, Ready, RequestId};

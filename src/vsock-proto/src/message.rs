@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, Exec, Exit, GuestState, LinkSecret, PtySize, Read, Stream, Write};
+use crate::{Entry, Exec, ExecPart, Exit, GuestState, LinkSecret, PtySize, Read, Stream, Write};
 
 /// Names a request, from its first message to its last. The host counts them up from 1
 /// and never uses one twice on a connection.
@@ -71,6 +71,8 @@ pub enum HostBody<'a> {
     Signal(u8),
     /// End the request: kill the command with all its descendants, remove the unfinished file.
     Cancel,
+    /// More arguments and variables of an `Exec` that is partial.
+    ExecPart(ExecPart),
 }
 
 /// A message from the guest to the host, after its hello.
@@ -141,7 +143,8 @@ impl HostBody<'_> {
             | Self::Credit(..)
             | Self::Resize(_)
             | Self::Signal(_)
-            | Self::Cancel => false,
+            | Self::Cancel
+            | Self::ExecPart(_) => false,
         }
     }
 }

@@ -6,9 +6,9 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 use vsock_proto::{
-    CHUNK, Decoder, Entry, EntryKind, Exec, Exit, Failure, GuestBody, GuestMessage, GuestState,
-    HostBody, HostMessage, LinkSecret, Outcome, Owner, PtySize, Read, Ready, RequestId, Stream,
-    StreamTotal, Timeout, User, Write, encode,
+    CHUNK, Decoder, Entry, EntryKind, Exec, ExecPart, Exit, Failure, GuestBody, GuestMessage,
+    GuestState, HostBody, HostMessage, LinkSecret, Outcome, Owner, PtySize, Read, Ready, RequestId,
+    Stream, StreamTotal, Timeout, User, Write, encode,
 };
 
 fn bytes() -> impl Strategy<Value = ByteBuf> {
@@ -46,11 +46,24 @@ fn exec() -> impl Strategy<Value = Exec> {
         any::<bool>(),
         option::of(pty()),
         option::of(timeout),
-        any::<(Option<u64>, Option<u64>)>(),
+        any::<(Option<u64>, Option<u64>, bool)>(),
     )
-        .prop_map(|(argv, env, cwd, user, stdin, pty, timeout, (stdout_cap, stderr_cap))| {
-            Exec { argv, env, cwd, user, stdin, pty, timeout, stdout_cap, stderr_cap }
-        })
+        .prop_map(
+            |(argv, env, cwd, user, stdin, pty, timeout, (stdout_cap, stderr_cap, is_partial))| {
+                Exec {
+                    argv,
+                    env,
+                    cwd,
+                    user,
+                    stdin,
+                    pty,
+                    timeout,
+                    is_partial,
+                    stdout_cap,
+                    stderr_cap,
+                }
+            },
+        )
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -104,6 +117,8 @@ fn host_body() -> impl Strategy<Value = HostBody<'static>> {
         option::of(any::<[u8; 32]>()).prop_map(|secret| HostBody::Welcome(secret.map(LinkSecret))),
         ".{0,20}".prop_map(HostBody::Reject),
         Just(HostBody::Ping),
+        (vec(bytes(), 0..4), vec((bytes(), bytes()), 0..4), any::<bool>())
+            .prop_map(|(argv, env, is_last)| HostBody::ExecPart(ExecPart { argv, env, is_last })),
         exec().prop_map(HostBody::Exec),
         (bytes(), bytes(), any::<bool>(), option::of(owner())).prop_map(
             |(target, name, make_parents, owner)| HostBody::Write(Write {

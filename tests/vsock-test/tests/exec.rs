@@ -30,6 +30,36 @@ fn a_missing_program_is_an_outcome_and_not_an_error() {
 }
 
 #[test]
+fn an_environment_as_large_as_linux_takes_it_arrives_whole() {
+    let pair = Pair::new();
+    let variable =
+        |at: usize| (ByteBuf::from(format!("BIG_{at}")), ByteBuf::from(vec![b'x'; 100_000]));
+    let env: Vec<_> = (0..20).map(variable).collect();
+    let output = run(&pair.guest, Exec { env, ..shell("env | grep ^BIG_ | wc") });
+    let text = String::from_utf8(output.stdout).unwrap();
+    let numbers: Vec<&str> = text.split_whitespace().collect();
+    // 20 lines of `BIG_n=…`, whose numbers have 10 times one digit and 10 times two.
+    assert_eq!(numbers, ["20", "20", "2000150"]);
+}
+
+#[test]
+fn what_linux_does_not_take_is_the_commands_failure_and_the_guest_goes_on() {
+    let pair = Pair::new();
+    let start = |count: usize| {
+        let variable =
+            |at: usize| (ByteBuf::from(format!("V{at}")), ByteBuf::from(vec![b'x'; 100_000]));
+        let env: Vec<_> = (0..count).map(variable).collect();
+        let execution = pair.guest.exec(Exec { env, ..argv(&["true"]) }, soon()).unwrap();
+        execution.wait(Some(soon())).unwrap().outcome
+    };
+    let Outcome::FailedToStart { message, .. } = start(22) else { panic!("it started") };
+    assert_eq!(message, "cannot start `true`: argument list too long");
+    let Outcome::FailedToStart { message, .. } = start(60) else { panic!("it started") };
+    assert_eq!(message, "the command has over 4194304 bytes of arguments");
+    assert_eq!(run(&pair.guest, shell("exit 3")).exit.outcome, code(3));
+}
+
+#[test]
 fn commands_run_at_the_same_time() {
     let pair = Pair::new();
     let echo = || Exec { stdin: true, ..argv(&["cat"]) };

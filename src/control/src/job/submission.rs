@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use base::exec_limit;
 use rusqlite::{OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,6 +19,9 @@ use crate::{Error, Refusal, Result, RunId};
 
 /// What agents there are.
 const AGENTS: [&str; 2] = ["claude-code", "codex"];
+
+/// An agent's environment: what Linux takes, less what the agent's own program and variables need.
+const LARGEST_ENVIRONMENT: usize = exec_limit::TOTAL - (256 << 10);
 
 /// What of the execution context a submission says itself, or only the platform knows.
 const RESERVED: [&str; 13] = [
@@ -239,6 +243,10 @@ fn check(submission: &Submission) -> Result<(), Refusal> {
     if let Some(name) = names.find(|name| name.is_empty() || name.contains(['=', '\0'])) {
         return Err(Refusal::bad(format!("{name:?} cannot be the name of a variable")));
     }
+    let variables = submission.environment.iter().chain(&submission.secrets);
+    let variables = variables.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    exec_limit::check([], variables, LARGEST_ENVIRONMENT)
+        .map_err(|excess| Refusal::bad(excess.to_string()))?;
     if let Some(name) = RESERVED.iter().find(|name| submission.context.contains_key(**name)) {
         return Err(Refusal::bad(format!("the context's `{name}` cannot be set this way")));
     }
@@ -252,4 +260,31 @@ fn check(submission: &Submission) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(variable: &str, length: usize, secrets: usize) -> Option<String> {
+        let mut submission = Submission { prompt: "hi".into(), ..Submission::default() };
+        submission.environment.insert(variable.into(), "x".repeat(length));
+        let secret = |at: usize| (format!("SECRET_{at:02}"), "y".repeat(100_000));
+        submission.secrets.extend((0..secrets).map(secret));
+        check(&submission).err().map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn a_variable_that_linux_cannot_take_is_refused_by_its_name() {
+        let text = refusal("BIG", 200_000, 0).unwrap();
+        assert!(text.contains("variable `BIG` has 200005 bytes"), "{text}");
+    }
+
+    #[test]
+    fn variables_and_secrets_count_together() {
+        assert_eq!(refusal("BIG", 100_010, 17), None);
+        let text = refusal("BIG", 100_010, 18).unwrap();
+        assert!(text.contains("the longest is variable `BIG`"), "{text}");
+        assert!(!text.contains("yyy"), "{text}");
+    }
 }
