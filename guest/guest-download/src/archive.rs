@@ -6,6 +6,7 @@
 //! | `1`, `2`, `5` | a hard link, a symbolic link, a folder |
 //! | `L`, `K`, `x` | the name, the link's target, or attributes of the next entry |
 //! | `g` | attributes of all that follow: passed over |
+//! | `3`, `4`, `6` | a device or a FIFO, which holds no content: skipped with a warning |
 //! | all others | refused: what is left out must not look like success |
 
 use std::io::{self, BufRead};
@@ -86,6 +87,12 @@ impl<'a, R: BufRead> Archive<'a, R> {
                 EntryType::GNULongLink => extension.link = Some(self.name(size)?),
                 EntryType::XHeader => self.attributes(size, &mut extension)?,
                 EntryType::XGlobalHeader => drop(self.extension(size)?),
+                EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                    let extension = std::mem::take(&mut extension);
+                    let path =
+                        extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
+                    log::warn!("a device or FIFO is skipped; path={:?}", lossy(&path));
+                }
                 kind => return self.entry(&header, kind, size, extension).map(Some),
             }
         }
@@ -129,8 +136,6 @@ impl<'a, R: BufRead> Archive<'a, R> {
             EntryType::Directory => Kind::Folder,
             EntryType::Symlink => Kind::Symlink(link),
             EntryType::Link => Kind::HardLink(link),
-            EntryType::Char | EntryType::Block => return Err(refused("is a device")),
-            EntryType::Fifo => return Err(refused("is a pipe")),
             EntryType::GNUSparse => return Err(refused("is sparse, which is not supported")),
             _ => return Err(refused("is of an unknown type")),
         };

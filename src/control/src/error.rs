@@ -65,8 +65,6 @@ pub enum Error {
     Answered { status: u16, code: String, message: String },
     #[error("the name of {path} is not UTF-8")]
     NotUtf8 { path: PathBuf },
-    #[error("{path} is neither file, folder nor link")]
-    SpecialFile { path: PathBuf },
     #[error("{path} changed while it was packed")]
     Changed { path: PathBuf },
     #[error("the connection to the control plane was cut")]

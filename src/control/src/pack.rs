@@ -2,11 +2,12 @@
 //! what is packed.
 //!
 //! Links are kept as links and never followed; empty folders and modes are kept; what is named
-//! `.vm0` belongs to the platform and is left out. What cannot be packed is an error, not a gap.
+//! `.vm0` belongs to the platform and is left out. Sockets, FIFOs and devices hold no content: they
+//! are skipped with a warning. What cannot be read is an error.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use flate2::Compression;
@@ -89,7 +90,8 @@ impl Packer {
         } else if kind.is_file() {
             self.file(path, name)
         } else {
-            Err(Error::SpecialFile { path: path.to_owned() })
+            log::warn!("{} is {}: it is not packed", path.display(), special(kind));
+            Ok(())
         }
     }
 
@@ -112,6 +114,17 @@ impl Packer {
         }
         self.files.push(FileEntry { path: name.to_owned(), hash, size });
         Ok(())
+    }
+}
+
+/// What to call a file that has no content of its own.
+fn special(kind: FileType) -> &'static str {
+    if kind.is_socket() {
+        "a socket"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else {
+        "a device"
     }
 }
 
@@ -216,10 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_an_error() {
+    fn sockets_and_fifos_are_skipped_and_the_rest_is_packed() {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let _socket = std::os::unix::net::UnixListener::bind(at("a-socket")).unwrap();
+        nix::unistd::mkfifo(&at("b-fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        fs::write(at("c-file"), "x").unwrap();
+        fs::set_permissions(at("c-file"), PermissionsExt::from_mode(0o644)).unwrap();
 
-        assert!(matches!(pack(dir.path()), Err(Error::SpecialFile { .. })));
+        assert_eq!(listed(pack(dir.path()).unwrap()), ["c-file 644"]);
     }
 }

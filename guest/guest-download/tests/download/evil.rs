@@ -51,8 +51,11 @@ fn a_hard_link_that_leaves_is_refused() {
 }
 
 #[test]
-fn a_device_is_refused() {
-    assert!(is_refused(with(Entry::Device("null"))));
+fn a_device_is_skipped_and_the_rest_is_unpacked() {
+    let place = Place::new();
+    let entries = [Entry::Device("null"), Entry::File("after", b"1", 0o644)];
+    assert!(place.fetch(tar_gz(&entries)));
+    assert_eq!(place.files(), ["x", "x/after"]);
 }
 
 #[test]

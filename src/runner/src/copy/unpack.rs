@@ -38,6 +38,11 @@ pub(crate) fn unpack(archive: impl Read, folder: &Path, limit: Limit) -> Result<
         if entries > limit.entries {
             return Err(Error::TooMuch { limit: limit.entries, what: "files, folders and links" });
         }
+        if let Some(kind) = special(&member.kind) {
+            let path = String::from_utf8_lossy(&member.path);
+            log::warn!("{path:?} in the artifact is {kind}: it is not unpacked");
+            continue;
+        }
         let Some(entry) = entry(member)? else { continue };
         landing.entry(&entry)?;
         let mut body = archive.body();
@@ -56,6 +61,15 @@ pub(crate) fn unpack(archive: impl Read, folder: &Path, limit: Limit) -> Result<
     landing.finish()
 }
 
+/// What to call a member that holds no content.
+fn special(kind: &Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Fifo => Some("a FIFO"),
+        Kind::Device => Some("a device"),
+        Kind::File | Kind::Directory | Kind::Symlink(_) | Kind::HardLink(_) => None,
+    }
+}
+
 /// None for the top itself, which is ours.
 fn entry(member: Member) -> Result<Option<Entry>> {
     let bytes = member.path.as_slice();
@@ -68,8 +82,8 @@ fn entry(member: Member) -> Result<Option<Entry>> {
         Kind::Directory => EntryKind::Directory,
         Kind::Symlink(target) => EntryKind::Symlink { target: OsStr::from_bytes(&target).into() },
         Kind::HardLink(_) => return Err(Error::NotUnpacked { path, kind: "a hard link" }),
-        Kind::Fifo => return Err(Error::NotUnpacked { path, kind: "a pipe" }),
-        Kind::Device => return Err(Error::NotUnpacked { path, kind: "a device" }),
+        // Skipped before.
+        Kind::Fifo | Kind::Device => return Ok(None),
     };
     let modified = i64::try_from(member.mtime).ok();
     Ok(Some(Entry { path, kind, mode: member.mode, owner: None, modified }))
@@ -198,10 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_folder_or_link_is_refused() {
-        for kind in *b"1346" {
-            let (_temporary, result) = unpacked(&[member("x", kind, 0o644, "/etc/passwd", b"")]);
-            assert!(matches!(result, Err(Error::NotUnpacked { .. })), "{kind}: {result:?}");
+    fn devices_and_fifos_are_skipped_and_the_rest_is_unpacked() {
+        for kind in *b"346" {
+            let (temporary, result) =
+                unpacked(&[member("x", kind, 0o644, "", b""), plain("after", b"1")]);
+            result.unwrap();
+            let out = temporary.path().join("out");
+            assert!(!out.join("x").exists());
+            assert_eq!(fs::read(out.join("after")).unwrap(), b"1");
         }
     }
 
