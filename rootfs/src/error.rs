@@ -23,6 +23,12 @@ pub enum Error {
     #[error("source {text:?} is neither debian:SUITE nor recipe:NAME nor a folder nor an archive")]
     BadSource { text: String },
     #[error(
+        "{text} is no file or folder, and registries are not asked: save the image to a file with \
+         `skopeo copy docker://{text} oci-archive:image.tar`, or `docker save -o image.tar {text}`, \
+         and use that with --from image.tar"
+    )]
+    NotAFile { text: String },
+    #[error(
         "packages can be added to a debian:SUITE source or a recipe only, not to {source_text}"
     )]
     PackagesWithoutDebian { source_text: String },

@@ -7,6 +7,7 @@ mod recipe;
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str;
 
@@ -64,8 +65,12 @@ impl Source {
             return Ok(Source::Recipe(Recipe::named(name)?));
         }
         let path = PathBuf::from(text);
-        let metadata =
-            path.metadata().map_err(|source| Error::Read { path: path.clone(), source })?;
+        let metadata = path.metadata().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound if names_an_image(text) => {
+                Error::NotAFile { text: text.trim_start_matches("docker://").to_owned() }
+            }
+            _ => Error::Read { path: path.clone(), source },
+        })?;
         if metadata.is_dir() {
             let is_layout = path.join("oci-layout").is_file();
             return Ok(if is_layout { Source::Oci(path) } else { Source::Directory(path) });
@@ -204,6 +209,17 @@ fn open_archive(path: &Path) -> Result<Archive<Box<dyn std::io::Read>>> {
     Ok(Archive::new(compress::reader(file, &name)?, &name))
 }
 
+/// Whether a text may be a registry's name of an image, like `ubuntu:24.04` or `ghcr.io/a/b`, with
+/// or without `docker://` before it.
+fn names_an_image(text: &str) -> bool {
+    let name = text.strip_prefix("docker://").unwrap_or(text);
+    let is_archive = [".tar", ".gz", ".tgz", ".zst", ".xz"].iter().any(|end| name.ends_with(end));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
+    !is_archive
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.bytes().all(is_plain)
+}
+
 /// Tells an archive of an image from one of a file system: image archives have
 /// nothing at their top but a few known names, so the first other name decides.
 fn is_image_archive(path: &Path) -> Result<bool> {
@@ -314,6 +330,19 @@ mod tests {
             .file("manifest.json", "[]");
 
         assert!(matches!(parse_archive(archive), Source::Oci(_)));
+    }
+
+    #[test]
+    fn name_of_a_registrys_image_is_told_from_an_absent_file() {
+        for text in ["ubuntu:24.04", "docker://ubuntu:24.04", "alpine", "ghcr.io/a/b@sha256:00"] {
+            let error = Source::parse(text).unwrap_err().to_string();
+            let name = text.trim_start_matches("docker://");
+            assert!(error.contains(&format!("skopeo copy docker://{name} ")), "{error}");
+        }
+        for text in ["./ubuntu:24.04", "/ubuntu", "image.tar.gz", "a file"] {
+            let error = Source::parse(text).unwrap_err();
+            assert!(matches!(error, Error::Read { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -52,10 +52,8 @@ impl Stage {
 }
 
 /// Fails unless the file system of a folder has `needed` bytes left.
-pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<()> {
-    let status =
-        statvfs(dir).map_err(|errno| Error::Read { path: dir.to_owned(), source: errno.into() })?;
-    let available = status.blocks_available().saturating_mul(status.fragment_size());
+fn require_space(dir: &Path, needed: u64) -> Result<()> {
+    let available = available_space(dir)?;
     if available < needed {
         return Err(Error::NoSpace {
             path: dir.to_owned(),
@@ -64,6 +62,13 @@ pub(crate) fn require_space(dir: &Path, needed: u64) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// How many bytes the file system of a folder has left.
+pub(crate) fn available_space(dir: &Path) -> Result<u64> {
+    let status =
+        statvfs(dir).map_err(|errno| Error::Read { path: dir.to_owned(), source: errno.into() })?;
+    Ok(status.blocks_available().saturating_mul(status.fragment_size()))
 }
 
 impl Drop for Stage {

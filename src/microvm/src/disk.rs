@@ -2,16 +2,26 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 
 use crate::{Error, Result, sys};
 
+/// What the host keeps free for itself on the file system of its VMs' disks: 256 MiB.
+const RESERVE: u64 = 256 << 20;
+
 /// What a VM finds free for what it writes, at least.
 const ROOM: u64 = 64 << 20;
+
+/// How fast VMs are expected to fill a disk at most, in bytes per second.
+const FASTEST: u64 = 1 << 30;
+/// How often a disk is looked at.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 
 /// How a disk was cloned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +53,55 @@ fn check_room(source: &File, target: &Path) -> io::Result<()> {
     let folder = target.parent().unwrap_or(target);
     let stat = nix::sys::statvfs::statvfs(folder)?;
     let free = stat.blocks_available() * stat.fragment_size();
-    let needed = source.metadata()?.blocks() * 512 + ROOM;
+    let needed = source.metadata()?.blocks() * 512 + ROOM + RESERVE;
     if free < needed {
         let text = format!("{} MiB are free, and {} are needed", free >> 20, needed >> 20);
         return Err(io::Error::new(io::ErrorKind::StorageFull, text));
     }
     Ok(())
+}
+
+/// How a sparse disk grows, so that no VM takes the host's last room.
+///
+/// A VM whose disk grows while less than [`RESERVE`] is free is to be ended; those that write
+/// nothing new are left alone.
+pub(crate) struct Growth {
+    disk: File,
+    used: u64,
+}
+
+impl Growth {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let disk = File::open(path)?;
+        let used = disk.metadata()?.blocks() * 512;
+        Ok(Self { disk, used })
+    }
+
+    /// When to look again; an error if the disk has grown into the reserve.
+    pub(crate) fn check(&mut self) -> Result<Duration> {
+        let measured = nix::sys::statvfs::fstatvfs(&self.disk)
+            .map_err(io::Error::from)
+            .and_then(|stat| Ok((stat, self.disk.metadata()?)));
+        let (stat, metadata) = match measured {
+            Ok(measured) => measured,
+            Err(error) => {
+                log::warn!("the disk's growth cannot be measured; error={error}");
+                return Ok(*INTERVALS.end());
+            }
+        };
+        let free = stat.blocks_available() * stat.fragment_size();
+        self.note(free, metadata.blocks() * 512)
+    }
+
+    fn note(&mut self, free: u64, used: u64) -> Result<Duration> {
+        let grew = used > std::mem::replace(&mut self.used, used);
+        if grew && free < RESERVE {
+            let [free_mib, reserve_mib, used_mib] = [free, RESERVE, used].map(|bytes| bytes >> 20);
+            return Err(Error::HostDiskFull { free_mib, reserve_mib, used_mib });
+        }
+        let seconds = free.saturating_sub(RESERVE) as f64 / FASTEST as f64;
+        Ok(Duration::from_secs_f64(seconds).clamp(*INTERVALS.start(), *INTERVALS.end()))
+    }
 }
 
 /// Makes an empty file one of the same content.
@@ -145,7 +198,30 @@ mod tests {
         // A file system without any room.
         let error = clone(&template, Path::new("/proc/disk"), 0).unwrap_err();
         let cause = std::error::Error::source(&error).unwrap().to_string();
-        assert_eq!(cause, "0 MiB are free, and 64 are needed");
+        assert_eq!(cause, "0 MiB are free, and 320 are needed");
+    }
+
+    #[test]
+    fn only_a_disk_that_grows_into_the_hosts_reserve_ends_its_vm() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut growth = Growth::of(file.path()).unwrap();
+        let little = RESERVE - 1;
+
+        assert_eq!(growth.note(little, 0).unwrap(), *INTERVALS.start());
+        growth.note(RESERVE, 8 << 20).unwrap();
+        growth.note(little, 8 << 20).unwrap();
+        let error = growth.note(little, 9 << 20).unwrap_err();
+
+        assert!(matches!(error, Error::HostDiskFull { free_mib: 255, used_mib: 9, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_disk_is_looked_at_more_often_the_less_is_free() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut growth = Growth::of(file.path()).unwrap();
+        assert_eq!(growth.note(RESERVE + 2 * FASTEST, 0).unwrap(), Duration::from_secs(2));
+        assert_eq!(growth.note(u64::MAX, 0).unwrap(), *INTERVALS.end());
+        assert!(growth.check().is_ok());
     }
 
     #[test]

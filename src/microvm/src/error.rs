@@ -39,6 +39,19 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The VM's disk grew into what the host keeps free for itself.
+    #[error(
+        "the host's disk is full: {free_mib} MiB are free of the {reserve_mib} MiB that it keeps \
+         for itself, and the VM's disk has grown to {used_mib} MiB"
+    )]
+    HostDiskFull {
+        /// What is free.
+        free_mib: u64,
+        /// What is to be free.
+        reserve_mib: u64,
+        /// What the VM's disk takes.
+        used_mib: u64,
+    },
     /// The name is taken.
     #[error(
         "the name `{name}` belongs to VM {id}, which runs: choose another, or `runner stop {name}`"

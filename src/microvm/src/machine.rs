@@ -27,6 +27,7 @@ use sandbox::{Publish, SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
+use crate::disk::Growth;
 use crate::error::{chain, file};
 use crate::folder::Folder;
 use crate::link::Link;
@@ -85,6 +86,7 @@ pub(crate) struct Machine {
     pub(crate) stages: Vec<(&'static str, Duration)>,
     remote: Box<dyn Remote>,
     is_parked: bool,
+    pub(crate) growth: Growth,
     folder: Folder,
     network: Attachment,
 }
@@ -112,7 +114,9 @@ impl Machine {
             }
         };
         clock.stage("folder");
-        let cloned = disk::clone(&template, &folder.vmm_file("disk"), uid)?;
+        let disk = folder.vmm_file("disk");
+        let cloned = disk::clone(&template, &disk, uid)?;
+        let growth = Growth::of(&disk).map_err(file("open", &disk))?;
         log::debug!("disk cloned; how={cloned:?}");
         clock.stage("disk");
         let link = Arc::new(Link::new(listen(&folder, reactor, config.id)?));
@@ -143,6 +147,7 @@ impl Machine {
             stages: clock.stages,
             remote,
             is_parked: false,
+            growth,
             folder,
             network,
         })

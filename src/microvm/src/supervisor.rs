@@ -4,7 +4,8 @@
 //!   caller                        vm-1a2b3c4d
 //!   start ───────────────────────▶ Machine::start
 //!         ◀── Started or error ───
-//!         (waits for the guest)    poll: processes, console, control socket, wake-up
+//!         (waits for the guest)    poll: processes, console, control socket, wake-up;
+//!                                  at times: how far the disk has grown
 //!   order ── Order, wake-up ─────▶ Machine::assign, park, save
 //!         ◀── done or error ──────
 //!   stop  ── orders disconnect, wake-up ─▶ tears the machine down
@@ -204,8 +205,12 @@ fn run(
 /// Sleeps until something happens to the VM; returns when it is to go, an error if it went by itself.
 fn supervise(machine: &mut Machine, inbox: &Inbox) -> Result<()> {
     let mut open = Open { console: true, errors: true, control: true };
+    let mut next_check = Instant::now();
     loop {
-        let ready = wait(machine, &inbox.wake, &open)?;
+        if next_check <= Instant::now() {
+            next_check = Instant::now() + machine.growth.check()?;
+        }
+        let ready = wait(machine, &inbox.wake, &open, next_check)?;
         if ready.wake && obey(machine, inbox) == Err(TryRecvError::Disconnected) {
             return Ok(());
         }
@@ -268,7 +273,7 @@ struct Ready {
 }
 
 /// The one place where a VM's thread sleeps.
-fn wait(machine: &Machine, wake: &EventFd, open: &Open) -> Result<Ready> {
+fn wait(machine: &Machine, wake: &EventFd, open: &Open, deadline: Instant) -> Result<Ready> {
     let mut fds = vec![
         PollFd::new(wake.as_fd(), PollFlags::POLLIN),
         interest(open.console, machine.console.descriptor(), wake),
@@ -278,7 +283,7 @@ fn wait(machine: &Machine, wake: &EventFd, open: &Open) -> Result<Ready> {
     let pidfds = machine.members.iter().map(|member| member.child.pidfd());
     fds.extend(pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)));
     loop {
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, process::poll_timeout(deadline)) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::Poll { source: errno.into() }),
             Ok(_) => break,

@@ -60,7 +60,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     arguments.check(&config)?;
     let store = Store::open(&global.state_dir)?;
     for (name, profile) in &config.profiles {
-        let good = profile.disk_mib.map_or(Ok(()), |mib| store.require_room(mib));
+        let good = profile.disk_mib.map_or(Ok(()), |mib| store.warn_of_little_room(mib));
         good.and(store.get(&profile.image)).map_err(|source| Error::Profile {
             name: name.clone(),
             source: Box::new(source.into()),

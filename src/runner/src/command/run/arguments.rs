@@ -53,7 +53,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
     memory: u32,
 
-    /// Size of the disk for what the VM changes, like 512M or 20G; the image's own if none is given
+    /// Size of the disk for what the VM changes, like 512M or 20G; the image's own if none is given.
+    /// It is sparse: it takes room on the host as it is filled, and may be larger than what is free
     #[arg(long, value_name = "SIZE", value_parser = value::disk)]
     disk: Option<u64>,
 
@@ -240,7 +241,7 @@ impl Arguments {
         image: &rootfs::Image,
         job: Option<&Job>,
     ) -> Result<SandboxConfig> {
-        self.disk.map_or(Ok(()), |mib| store.require_room(mib))?;
+        self.disk.map_or(Ok(()), |mib| store.warn_of_little_room(mib))?;
         let id = SandboxId::random()?;
         let hostname = self.hostname.as_ref().or(self.name.as_ref()).cloned();
         let network = self.network()?;
