@@ -89,8 +89,7 @@ impl<'a, R: BufRead> Archive<'a, R> {
                 EntryType::XGlobalHeader => drop(self.extension(size)?),
                 EntryType::Char | EntryType::Block | EntryType::Fifo => {
                     let extension = std::mem::take(&mut extension);
-                    let path =
-                        extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
+                    let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
                     log::warn!("a device or FIFO is skipped; path={:?}", lossy(&path));
                 }
                 kind => return self.entry(&header, kind, size, extension).map(Some),

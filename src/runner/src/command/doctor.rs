@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use rootfs::Store;
+use rootfs::{MissingTool, Store};
 use serde::Serialize;
 
 use super::image;
@@ -19,7 +19,7 @@ const DEFAULT_IMAGE: &str = "default";
 
 /// Find out what this host lacks, with the command that mends each
 ///
-/// The exit code is 0 if VMs can run and images can be built, whatever could be better.
+/// The exit code is 0 if VMs can run and there is an image, or one can be built.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print JSON, for programs
@@ -66,14 +66,28 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 fn look(global: &Global) -> Vec<Finding> {
     let state_dir = &global.state_dir;
     let mut findings = vmm::check(global);
-    findings.extend(rootfs::missing_tools().into_iter().map(|tool| Finding {
-        subject: tool.tool,
-        state: if tool.is_needed { State::Missing } else { State::Weak },
-        detail: format!("not found: it {}", tool.why),
-        remedy: Some(format!("apt-get install {}", tool.package)),
-    }));
+    let has_image = has_image(state_dir);
+    findings.extend(rootfs::missing_tools().iter().map(|tool| missing_tool(tool, has_image)));
     findings.extend([proxy(), room(state_dir), guest_programs(), default_image(state_dir)]);
     findings
+}
+
+/// A tool that only builds of images need. VMs run without it once there is an image.
+fn missing_tool(tool: &MissingTool, has_image: bool) -> Finding {
+    let state = if tool.is_needed && !has_image { State::Missing } else { State::Weak };
+    Finding {
+        subject: tool.tool,
+        state,
+        detail: format!("not found: it {}", tool.why),
+        remedy: Some(format!("apt-get install {}", tool.package)),
+    }
+}
+
+/// Looks only, as [`default_image`] does.
+fn has_image(state_dir: &Path) -> bool {
+    let is_there = state_dir.join("images").is_dir();
+    let list = || Store::open(state_dir).and_then(|store| store.list());
+    is_there && list().is_ok_and(|images| !images.is_empty())
 }
 
 /// Whether what VMs send can be intercepted.
@@ -195,6 +209,28 @@ mod tests {
     fn what_is_missing_is_told_with_its_remedy() {
         let text = text(&[finding(State::Missing)], false);
         assert!(text.starts_with("missing  x: not found\n           → apt-get install x\n"));
+    }
+
+    #[test]
+    fn a_host_with_an_image_can_do_without_the_tools_that_build_one() {
+        let tool = MissingTool { tool: "t", package: "p", why: "makes disks", is_needed: true };
+        assert_eq!(missing_tool(&tool, false).state, State::Missing);
+        assert_eq!(missing_tool(&tool, true).state, State::Weak);
+        let optional = MissingTool { is_needed: false, ..tool };
+        assert_eq!(missing_tool(&optional, false).state, State::Weak);
+    }
+
+    #[test]
+    fn only_an_image_that_is_there_counts_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!has_image(folder.path()));
+        let image = folder.path().join("images/default");
+        std::fs::create_dir_all(&image).unwrap();
+        assert!(!has_image(folder.path()));
+        let json = r#"{"id": "00", "kernel_version": "6", "created": 0, "size_bytes": 0,
+            "source": "", "arch": "x86_64", "defaults": {}}"#;
+        std::fs::write(image.join("image.json"), json).unwrap();
+        assert!(has_image(folder.path()));
     }
 
     #[test]

@@ -51,7 +51,7 @@ With --json and --follow each line is JSON: {\"runId\",\"isNew\"} first, then ev
 #[command(group(clap::ArgGroup::new("task").required(true).args(["prompt", "prompt_file", "stdin"])))]
 pub(super) struct Arguments {
     /// What the agent is asked
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
 
     /// A file with what the agent is asked
@@ -283,6 +283,12 @@ mod tests {
         assert!(line(&["--prompt", "x", "--prompt-file", "y"]).is_err());
         assert!(line(&["x"]).is_err());
         assert!(line(&["-"]).is_ok());
+    }
+
+    #[test]
+    fn a_prompt_may_begin_with_a_hyphen() {
+        assert_eq!(understood(&["--prompt", "-n hello"]).prompt, "-n hello");
+        assert_eq!(understood(&["--prompt", "--help", "--key", "k"]).prompt, "--help");
     }
 
     #[test]
