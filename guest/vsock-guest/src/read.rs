@@ -1,8 +1,11 @@
 //! Sending a tree of files to the host.
 //!
-//! Sorted, folders before what is in them, links as links. What cannot be sent, a socket or a
-//! device, fails the request: to leave it out would look like success.
+//! Sorted, folders before what is in them, links as links, a file's further names as hard links to
+//! its first. Holes are sent as such. Of a socket, FIFO or device in a folder only the name is sent,
+//! so that the host can say what it skips; as the top it is an error.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,8 +16,9 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::unistd::{Whence, lseek64};
 use serde_bytes::ByteBuf;
-use vsock_proto::{CHUNK, Entry, EntryKind, Failure, Owner, Read};
+use vsock_proto::{CHUNK, Entry, EntryKind, Failure, Owner, Read, Special};
 
 use crate::failure::{failed, refused};
 use crate::transfer::{Event, Port};
@@ -25,7 +29,7 @@ pub(crate) fn read(port: &Port, request: &Read) -> Result<(), Failure> {
     if !path.is_absolute() {
         return Err(failed("read", path)(Errno::EINVAL));
     }
-    let walk = Walk { port, top: path };
+    let walk = Walk { port, top: path, links: RefCell::default() };
     let stat = fstatat(AT_FDCWD, path, AtFlags::empty()).map_err(failed("read", path))?;
     let mut folders = Vec::new();
     match kind(&stat) {
@@ -56,6 +60,8 @@ pub(crate) fn read(port: &Port, request: &Read) -> Result<(), Failure> {
 struct Walk<'a> {
     port: &'a Port,
     top: &'a Path,
+    /// Files with several names, by device and inode: the name that was sent first.
+    links: RefCell<HashMap<(u64, u64), PathBuf>>,
 }
 
 /// A folder whose names are sent one after another.
@@ -76,6 +82,11 @@ impl Walk<'_> {
             Err(Errno::ENOENT) => return Ok(None),
             other => other.map_err(failed("read", &path))?,
         };
+        if let Some(first) = self.first_name(&relative, &stat) {
+            let target = ByteBuf::from(first.into_os_string().into_vec());
+            self.announce(&relative, &stat, EntryKind::HardLink { target })?;
+            return Ok(None);
+        }
         match kind(&stat) {
             SFlag::S_IFREG => match open(&folder.fd, name, OFlag::O_NOFOLLOW) {
                 Err(Errno::ENOENT) => Ok(None),
@@ -99,8 +110,29 @@ impl Walk<'_> {
                 self.announce(&relative, &stat, EntryKind::Symlink { target })?;
                 Ok(None)
             }
-            other => Err(not_sendable(&path, other)),
+            other => {
+                let special = match other {
+                    SFlag::S_IFIFO => Special::Fifo,
+                    SFlag::S_IFSOCK => Special::Socket,
+                    _ => Special::Device,
+                };
+                self.announce(&relative, &stat, EntryKind::Special(special))?;
+                Ok(None)
+            }
         }
+    }
+
+    /// The name that a file was sent by before; one that has several names is remembered.
+    fn first_name(&self, relative: &Path, stat: &FileStat) -> Option<PathBuf> {
+        if kind(stat) != SFlag::S_IFREG || stat.st_nlink < 2 {
+            return None;
+        }
+        let mut links = self.links.borrow_mut();
+        let first = links.get(&(stat.st_dev, stat.st_ino)).cloned();
+        if first.is_none() {
+            links.insert((stat.st_dev, stat.st_ino), relative.to_owned());
+        }
+        first
     }
 
     fn folder(&self, relative: PathBuf, stat: &FileStat, fd: OwnedFd) -> Result<Folder, Failure> {
@@ -112,26 +144,75 @@ impl Walk<'_> {
     fn file(&self, relative: &Path, stat: &FileStat, file: &OwnedFd) -> Result<(), Failure> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.announce(relative, stat, EntryKind::File { size })?;
+        let path = self.top.join(relative);
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        if allocated < size && self.sparse(&path, file, size)? {
+            return Ok(());
+        }
         // One byte more than the size finds the end of a small file in two reads; a file of no
         // size may have any.
         let room = match usize::try_from(size) {
             Ok(size @ 1..CHUNK) => size + 1,
             _ => CHUNK,
         };
-        loop {
+        self.bytes(&path, file, room, u64::MAX)
+    }
+
+    /// Sends a file's data, and its holes as such. False, with nothing sent, if the file does not
+    /// tell where its holes are: some of the kernel's do not.
+    fn sparse(&self, path: &Path, file: &OwnedFd, size: u64) -> Result<bool, Failure> {
+        let seek = |at: u64, whence| {
+            let at = i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?;
+            lseek64(file, at, whence).map(|found| u64::try_from(found).unwrap_or(0))
+        };
+        let mut at = 0;
+        while at < size {
+            let start = match seek(at, Whence::SeekData) {
+                Ok(start) => start.min(size),
+                // There is no more data.
+                Err(Errno::ENXIO) => size,
+                Err(Errno::EINVAL) if at == 0 => return Ok(false),
+                Err(errno) => return Err(failed("read", path)(errno)),
+            };
+            if start > at {
+                self.port.send(Event::Entry(hole(start - at)))?;
+            }
+            at = start;
+            if at < size {
+                let end = seek(at, Whence::SeekHole).map_err(failed("read", path))?;
+                seek(at, Whence::SeekSet).map_err(failed("read", path))?;
+                self.bytes(path, file, CHUNK, end - at)?;
+                at = end;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends at most `limit` bytes from where the file is, in pieces of `room` at most.
+    fn bytes(
+        &self,
+        path: &Path,
+        file: &OwnedFd,
+        room: usize,
+        mut limit: u64,
+    ) -> Result<(), Failure> {
+        while limit > 0 {
+            let room = usize::try_from(limit).map_or(room, |limit| limit.min(room));
             let mut bytes = self.port.buffers.take(room);
             match nix::unistd::read(file, &mut bytes) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
                     bytes.truncate(count);
+                    limit -= count as u64;
                     self.port.send(Event::Data(bytes))?;
                 }
                 Err(Errno::EINTR) => {}
                 // A file of the kernel that has nothing to say now, such as its log.
                 Err(Errno::EAGAIN) => self.port.wait_readable(file.as_fd())?,
-                Err(errno) => return Err(failed("read", &self.top.join(relative))(errno)),
+                Err(errno) => return Err(failed("read", path)(errno)),
             }
         }
+        Ok(())
     }
 
     fn announce(&self, path: &Path, stat: &FileStat, kind: EntryKind) -> Result<(), Failure> {
@@ -143,6 +224,11 @@ impl Walk<'_> {
             modified: Some(stat.st_mtime),
         }))
     }
+}
+
+fn hole(length: u64) -> Entry {
+    let kind = EntryKind::Hole { length };
+    Entry { path: ByteBuf::new(), kind, mode: 0, owner: None, modified: None }
 }
 
 /// Opens without waiting, and without becoming a terminal's owner, whatever it turns out to be.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{Mode, futimens, mkdirat};
+use nix::sys::stat::{Mode, fstat, futimens, mkdirat, stat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown};
 use vsock_proto::{Entry, Failure, Owner, Write};
@@ -34,6 +34,9 @@ pub(crate) struct Tree {
     path: PathBuf,
     make_parents: bool,
     owner: Option<Owner>,
+    keeps_existing: bool,
+    /// Whether the target was written as a folder, with a `/` at its end, and is none yet.
+    is_named_folder: bool,
     top: Option<Rc<OwnedFd>>,
     /// The folder of the last entry: the next one's is often the same.
     last: Option<(PathBuf, Rc<OwnedFd>)>,
@@ -47,27 +50,55 @@ impl Tree {
         if !path.is_absolute() {
             return Err(failed("write to", &path)(Errno::EINVAL));
         }
-        if !request.name.is_empty() && path.is_dir() {
+        let is_dir = path.is_dir();
+        if !request.name.is_empty() && is_dir {
             let name = relative(&request.name)?;
             path.push(name);
+        } else if request.keeps_existing && path.is_file() {
+            // The link stays, the file behind it is replaced.
+            path = std::fs::canonicalize(&path)
+                .map_err(|error| failed("read", &path)(crate::account::errno(&error)))?;
         }
         Ok(Self {
             path,
             make_parents: request.make_parents,
             owner: request.owner,
+            keeps_existing: request.keeps_existing,
+            is_named_folder: !is_dir && request.target.ends_with(b"/"),
             top: None,
             last: None,
             times: Vec::new(),
         })
     }
 
-    /// Who owns what has no owner of its own.
-    pub(crate) fn owner(&self) -> Option<Owner> {
-        self.owner
+    /// Whether a file that is there keeps its owner and mode.
+    pub(crate) fn keeps_existing(&self) -> bool {
+        self.keeps_existing
     }
 
-    /// Where the entry with this path goes.
+    /// Who owns what is made in a folder and has no owner of its own.
+    pub(crate) fn owner_in(
+        &self,
+        folder: impl AsFd,
+        path: &Path,
+    ) -> Result<Option<Owner>, Failure> {
+        if self.owner.is_some() || !self.keeps_existing {
+            return Ok(self.owner);
+        }
+        let stat = fstat(folder).map_err(failed("read the folder of", path))?;
+        Ok(Some(Owner { uid: stat.st_uid, gid: stat.st_gid }))
+    }
+
+    /// Where the entry with this path goes. As the top it is no folder.
     pub(crate) fn place(&mut self, path: &[u8]) -> Result<Place, Failure> {
+        if path.is_empty() && self.is_named_folder {
+            let errno = stat(&self.path).err().unwrap_or(Errno::ENOTDIR);
+            return Err(failed("write to the folder", &self.path)(errno));
+        }
+        self.place_of(path)
+    }
+
+    fn place_of(&mut self, path: &[u8]) -> Result<Place, Failure> {
         if path.is_empty() {
             let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
                 return Err(failed("replace", &self.path)(Errno::EISDIR));
@@ -88,15 +119,11 @@ impl Tree {
     }
 
     /// Makes a folder. One that is there stays as it is, unless the entry itself says whose it is.
-    pub(crate) fn make_folder(
-        &mut self,
-        entry: &Entry,
-        owner: Option<Owner>,
-    ) -> Result<(), Failure> {
+    pub(crate) fn make_folder(&mut self, entry: &Entry) -> Result<(), Failure> {
         if entry.path.is_empty() && self.path.is_dir() {
             return Ok(());
         }
-        let Place { parent, name, path } = self.place(&entry.path)?;
+        let Place { parent, name, path } = self.place_of(&entry.path)?;
         match mkdirat(&parent, name.as_os_str(), Mode::S_IRWXU) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
@@ -109,6 +136,10 @@ impl Tree {
         }
         let folder = openat(&parent, name.as_os_str(), FOLDER | OFlag::O_NOFOLLOW, Mode::empty())
             .map_err(failed("open", &path))?;
+        let owner = match entry.owner {
+            None => self.owner_in(&parent, &path)?,
+            owner => owner,
+        };
         finish(&folder, entry.mode, owner, None, &path)?;
         if let Some(modified) = entry.modified {
             let relative = Path::new(OsStr::from_bytes(&entry.path));
@@ -210,7 +241,7 @@ impl Tree {
         }
         let flags = FOLDER | OFlag::O_NOFOLLOW;
         let folder = openat(&parent, name, flags, Mode::empty()).map_err(failed("open", path))?;
-        self.owner.map_or(Ok(()), |owner| give(&folder, owner, path))
+        self.owner_in(&parent, path)?.map_or(Ok(()), |owner| give(&folder, owner, path))
     }
 }
 

@@ -3,6 +3,8 @@
 //! 1. Each file is written to `.NAME.RANDOM.partial` beside its target, readable by nobody else.
 //! 2. Once its bytes are complete it gets its owner, mode and time, and its name.
 //!
+//! A device, FIFO or socket is never replaced.
+//!
 //! INVARIANT: a file that is not complete never has its name; its partial file is removed with
 //! its [`Partial`], whatever ends that.
 
@@ -16,9 +18,13 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat};
+use nix::unistd::{
+    Gid, Uid, UnlinkatFlags, Whence, fchown, fchownat, ftruncate, linkat, lseek64, symlinkat,
+    unlinkat,
+};
+use serde_bytes::ByteBuf;
 use vsock_proto::{Entry, EntryKind, Failure, Owner, Write};
 
 use crate::failure::{failed, refused};
@@ -34,15 +40,18 @@ pub(crate) fn write(port: &Port, request: Write) -> Result<(), Failure> {
     let mut open: Option<Partial> = None;
     loop {
         match port.next()? {
+            Part::Entry(Entry { kind: EntryKind::Hole { length }, path, .. }) => {
+                let partial = open.as_mut().ok_or_else(|| stray("a hole"))?;
+                partial.skip(length)?;
+                port.consumed(hole_cost(path, length))?;
+            }
             Part::Entry(entry) => {
                 open.take().map_or(Ok(()), Partial::publish)?;
                 port.consumed(entry.cost())?;
                 open = make(&mut tree, &entry)?;
             }
             Part::Data(bytes) => {
-                let partial = open
-                    .as_mut()
-                    .ok_or_else(|| refused(Errno::EPROTO, "bytes came that belong to no file"))?;
+                let partial = open.as_mut().ok_or_else(|| stray("bytes"))?;
                 partial.append(&bytes)?;
                 port.consumed(bytes.len() as u64)?;
                 port.buffers.give(bytes);
@@ -57,22 +66,69 @@ pub(crate) fn write(port: &Port, request: Write) -> Result<(), Failure> {
 
 /// Makes what `entry` says; a file is left open for its bytes.
 fn make(tree: &mut Tree, entry: &Entry) -> Result<Option<Partial>, Failure> {
-    let owner = entry.owner.or(tree.owner());
     match &entry.kind {
         EntryKind::Directory => {
-            tree.make_folder(entry, owner)?;
+            tree.make_folder(entry)?;
             Ok(None)
         }
         EntryKind::File { .. } => {
             let place = tree.place(&entry.path)?;
-            Partial::create(place, entry, owner).map(Some)
+            let existing = existing(&place)?.filter(|_| tree.keeps_existing());
+            let mode = existing.map_or(entry.mode, |stat| stat.st_mode);
+            let kept = existing.map(|stat| Owner { uid: stat.st_uid, gid: stat.st_gid });
+            let owner = match entry.owner.or(kept) {
+                None => tree.owner_in(&place.parent, &place.path)?,
+                owner => owner,
+            };
+            Partial::create(place, mode, owner, entry.modified).map(Some)
         }
         EntryKind::Symlink { target } => {
             let place = tree.place(&entry.path)?;
-            make_link(&place, OsStr::from_bytes(target), entry, owner)?;
+            existing(&place)?;
+            let owner = match entry.owner {
+                None => tree.owner_in(&place.parent, &place.path)?,
+                owner => owner,
+            };
+            make_link(&place, OsStr::from_bytes(target), entry.modified, owner)?;
             Ok(None)
         }
+        EntryKind::HardLink { target } => {
+            let first = tree.place(target)?;
+            let place = tree.place(&entry.path)?;
+            existing(&place)?;
+            make_hard_link(&first, &place)?;
+            Ok(None)
+        }
+        EntryKind::Hole { .. } | EntryKind::Special(_) => Err(stray("an entry")),
     }
+}
+
+/// The regular file that has a place's name; an error if it is something that is not replaced.
+fn existing(place: &Place) -> Result<Option<FileStat>, Failure> {
+    let Place { parent, name, path } = place;
+    let stat = match fstatat(parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => return Ok(None),
+        stat => stat.map_err(failed("replace", path))?,
+    };
+    let what = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => return Ok(Some(stat)),
+        SFlag::S_IFIFO => "a FIFO",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFCHR | SFlag::S_IFBLK => "a device",
+        _ => return Ok(None),
+    };
+    let message = format!("cannot replace {}: it is {what}", path.display());
+    Err(refused(Errno::EEXIST, message))
+}
+
+fn stray(what: &str) -> Failure {
+    refused(Errno::EPROTO, format!("{what} came that belongs to no file"))
+}
+
+/// What the entry of a hole costs of its stream's credit.
+fn hole_cost(path: ByteBuf, length: u64) -> u64 {
+    let kind = EntryKind::Hole { length };
+    Entry { path, kind, mode: 0, owner: None, modified: None }.cost()
 }
 
 /// A file that is being written.
@@ -81,13 +137,19 @@ struct Partial {
     name: OsString,
     file: OwnedFd,
     is_published: bool,
+    ends_in_hole: bool,
     mode: u32,
     owner: Option<Owner>,
     modified: Option<i64>,
 }
 
 impl Partial {
-    fn create(place: Place, entry: &Entry, owner: Option<Owner>) -> Result<Self, Failure> {
+    fn create(
+        place: Place,
+        mode: u32,
+        owner: Option<Owner>,
+        modified: Option<i64>,
+    ) -> Result<Self, Failure> {
         let name = partial_name(&place.name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&place.parent, name.as_os_str(), flags, Mode::from_bits_retain(0o600))
@@ -97,13 +159,25 @@ impl Partial {
             name,
             file,
             is_published: false,
-            mode: entry.mode,
+            ends_in_hole: false,
+            mode,
             owner,
-            modified: entry.modified,
+            modified,
         })
     }
 
+    /// Leaves a hole.
+    fn skip(&mut self, length: u64) -> Result<(), Failure> {
+        let length = i64::try_from(length).map_err(|_| Errno::EFBIG);
+        length
+            .and_then(|length| lseek64(&self.file, length, Whence::SeekCur))
+            .map_err(failed("write", &self.place.path))?;
+        self.ends_in_hole = true;
+        Ok(())
+    }
+
     fn append(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        self.ends_in_hole &= bytes.is_empty();
         while !bytes.is_empty() {
             match nix::unistd::write(&self.file, bytes) {
                 Ok(count) => bytes = &bytes[count..],
@@ -116,6 +190,11 @@ impl Partial {
 
     /// Makes it the file that it was to be. If that fails it goes like one that is not complete.
     fn publish(mut self) -> Result<(), Failure> {
+        if self.ends_in_hole {
+            lseek64(&self.file, 0, Whence::SeekCur)
+                .and_then(|length| ftruncate(&self.file, length))
+                .map_err(failed("write", &self.place.path))?;
+        }
         finish(&self.file, self.mode, self.owner, self.modified, &self.place.path)?;
         let Place { parent, name, path } = &self.place;
         renameat(parent, self.name.as_os_str(), parent, name.as_os_str())
@@ -165,7 +244,7 @@ pub(crate) fn finish(
 fn make_link(
     place: &Place,
     target: &OsStr,
-    entry: &Entry,
+    modified: Option<i64>,
     owner: Option<Owner>,
 ) -> Result<(), Failure> {
     let temporary = partial_name(&place.name);
@@ -177,7 +256,7 @@ fn make_link(
             let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
             fchownat(parent, temporary.as_os_str(), Some(uid), Some(gid), flags)?;
         }
-        if let Some(modified) = entry.modified {
+        if let Some(modified) = modified {
             let time = TimeSpec::new(modified, 0);
             let flags = UtimensatFlags::NoFollowSymlink;
             utimensat(parent, temporary.as_os_str(), &time, &time, flags)?;
@@ -191,26 +270,28 @@ fn make_link(
     made
 }
 
+/// Gives a file of the tree another name, in place of what has it.
+fn make_hard_link(first: &Place, place: &Place) -> Result<(), Failure> {
+    let temporary = partial_name(&place.name);
+    let Place { parent, name, path } = place;
+    linkat(&first.parent, first.name.as_os_str(), parent, temporary.as_os_str(), AtFlags::empty())
+        .map_err(failed("make the link", path))?;
+    let renamed = renameat(parent, temporary.as_os_str(), parent, name.as_os_str());
+    // Where both names are the same file's already, the temporary one stays.
+    remove(place, &temporary);
+    renamed.map_err(failed("make the link", path))
+}
+
 /// Replaces the file at `path` by one with this content, readable by all.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let mut partial = Partial::create(place_of(path)?, &entry(0o644), None)?;
+    let mut partial = Partial::create(place_of(path)?, 0o644, None, None)?;
     partial.append(content)?;
     partial.publish()
 }
 
 /// Replaces what is at `path` by a symbolic link.
 pub(crate) fn replace_by_link(path: &Path, target: &OsStr) -> Result<(), Failure> {
-    make_link(&place_of(path)?, target, &entry(0o777), None)
-}
-
-fn entry(mode: u32) -> Entry {
-    Entry {
-        path: serde_bytes::ByteBuf::new(),
-        kind: EntryKind::File { size: 0 },
-        mode,
-        owner: None,
-        modified: None,
-    }
+    make_link(&place_of(path)?, target, None, None)
 }
 
 fn place_of(path: &Path) -> Result<Place, Failure> {

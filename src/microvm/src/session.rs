@@ -43,7 +43,8 @@ pub(crate) fn write(
         target: bytes(&request.target),
         name: request.name.as_ref().map(bytes).unwrap_or_default(),
         make_parents: request.make_parents,
-        owner: request.owner.map(|owner| proto::Owner { uid: owner.uid, gid: owner.gid }),
+        owner: request.owner.map(owner_message),
+        keeps_existing: request.keeps_existing,
     };
     let started = guest
         .map_err(Cause::from)
@@ -130,15 +131,9 @@ impl TreeWriter for Writing {
     fn entry(&mut self, entry: &sandbox::Entry, deadline: Instant) -> sandbox::Result<()> {
         let message = proto::Entry {
             path: bytes(&entry.path),
-            kind: match &entry.kind {
-                sandbox::EntryKind::File { size } => proto::EntryKind::File { size: *size },
-                sandbox::EntryKind::Directory => proto::EntryKind::Directory,
-                sandbox::EntryKind::Symlink { target } => {
-                    proto::EntryKind::Symlink { target: bytes(target) }
-                }
-            },
+            kind: kind_message(&entry.kind),
             mode: entry.mode,
-            owner: entry.owner.map(|owner| proto::Owner { uid: owner.uid, gid: owner.gid }),
+            owner: entry.owner.map(owner_message),
             modified: entry.modified,
         };
         self.tree.entry(message, deadline).map_err(|error| self.failed(error))
@@ -182,17 +177,47 @@ fn soon() -> Instant {
 fn entry_of(entry: proto::Entry) -> sandbox::Entry {
     sandbox::Entry {
         path: path_of(entry.path),
-        kind: match entry.kind {
-            proto::EntryKind::File { size } => sandbox::EntryKind::File { size },
-            proto::EntryKind::Directory => sandbox::EntryKind::Directory,
-            proto::EntryKind::Symlink { target } => {
-                sandbox::EntryKind::Symlink { target: path_of(target) }
-            }
-        },
+        kind: kind_of(entry.kind),
         mode: entry.mode,
         owner: entry.owner.map(|owner| sandbox::Owner { uid: owner.uid, gid: owner.gid }),
         modified: entry.modified,
     }
+}
+
+fn kind_of(kind: proto::EntryKind) -> sandbox::EntryKind {
+    use sandbox::{EntryKind, Special};
+    match kind {
+        proto::EntryKind::File { size } => EntryKind::File { size },
+        proto::EntryKind::Directory => EntryKind::Directory,
+        proto::EntryKind::Symlink { target } => EntryKind::Symlink { target: path_of(target) },
+        proto::EntryKind::HardLink { target } => EntryKind::HardLink { target: path_of(target) },
+        proto::EntryKind::Hole { length } => EntryKind::Hole { length },
+        proto::EntryKind::Special(special) => EntryKind::Special(match special {
+            proto::Special::Socket => Special::Socket,
+            proto::Special::Fifo => Special::Fifo,
+            proto::Special::Device => Special::Device,
+        }),
+    }
+}
+
+fn kind_message(kind: &sandbox::EntryKind) -> proto::EntryKind {
+    use proto::{EntryKind, Special};
+    match kind {
+        sandbox::EntryKind::File { size } => EntryKind::File { size: *size },
+        sandbox::EntryKind::Directory => EntryKind::Directory,
+        sandbox::EntryKind::Symlink { target } => EntryKind::Symlink { target: bytes(target) },
+        sandbox::EntryKind::HardLink { target } => EntryKind::HardLink { target: bytes(target) },
+        sandbox::EntryKind::Hole { length } => EntryKind::Hole { length: *length },
+        sandbox::EntryKind::Special(special) => EntryKind::Special(match special {
+            sandbox::Special::Socket => Special::Socket,
+            sandbox::Special::Fifo => Special::Fifo,
+            sandbox::Special::Device => Special::Device,
+        }),
+    }
+}
+
+fn owner_message(owner: sandbox::Owner) -> proto::Owner {
+    proto::Owner { uid: owner.uid, gid: owner.gid }
 }
 
 fn exec_message(request: &ExecRequest) -> proto::Exec {

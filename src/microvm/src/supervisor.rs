@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use netns::Pool;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use sandbox::{SandboxConfig, SandboxId};
 use vsock_host::Reactor;
@@ -310,6 +310,8 @@ fn interest<'a>(is_open: bool, fd: BorrowedFd<'a>, instead: &'a EventFd) -> Poll
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::PollTimeout;
+
     use super::*;
 
     #[test]

@@ -2,11 +2,14 @@
 //!
 //! As with `docker cp`: an existing folder as destination takes the source under its own name; a
 //! source that ends with `/.` stands for what is in it. A link that is named on the command line is
-//! followed; links inside a tree are copied as links.
+//! followed; links inside a tree are copied as links, hard links as such, and holes as holes. Sockets,
+//! FIFOs and devices inside a tree are skipped with a warning.
 
 mod inward;
 mod landing;
 mod outward;
+pub(crate) mod owner;
+mod rules;
 #[cfg(feature = "control")]
 mod unpack;
 
@@ -14,6 +17,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use sandbox::{Owner, Special};
 
 pub(crate) use inward::{Target, copy_in, copy_stream_in};
 pub(crate) use outward::{copy_out, copy_stream_out};
@@ -27,8 +32,33 @@ fn step() -> Instant {
     Instant::now() + STEP
 }
 
-/// Called with the number of bytes that were copied since the last time.
-pub(crate) type Meter<'a> = &'a mut dyn FnMut(u64);
+/// What a copy tells of itself.
+#[derive(Debug)]
+pub(crate) enum CopyEvent<'a> {
+    /// A file begins.
+    File,
+    /// So many bytes were copied since the last time.
+    Bytes(u64),
+    /// Something without content was skipped.
+    Skipped { path: &'a Path, kind: Special },
+}
+
+/// Takes what a copy tells of itself.
+pub(crate) type Meter<'a> = &'a mut dyn FnMut(CopyEvent<'_>);
+
+/// Whose the copy becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    /// What is new belongs to the owner of the folder that it is made in; a file that is there keeps
+    /// its owner and mode.
+    Inherited,
+    /// What is new belongs to this owner; a file that is there keeps its owner and mode.
+    New(Owner),
+    /// All of it belongs to this owner; a file that is there keeps its mode.
+    Given(Owner),
+    /// Owners and modes are those of the source.
+    Source,
+}
 
 /// Which name a source takes in an existing folder; none if only its content is meant.
 fn name_of(source: &Path) -> Option<PathBuf> {

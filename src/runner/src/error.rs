@@ -28,8 +28,12 @@ pub(crate) enum Error {
     EnvFile { path: PathBuf, line: usize },
     #[error("one of the two must be VM:PATH: copying is from a VM or to one")]
     CopySides,
+    #[error("there is no user `{name}` at the destination")]
+    NoSuchUser { name: String },
+    #[error("{failed} of {total} --copy-out failed; the command's exit code is {code}")]
+    NotCopiedOut { failed: usize, total: usize, code: u8 },
     #[error("{path} cannot be copied to a VM: it is {kind}")]
-    NotCopyable { path: PathBuf, kind: &'static str },
+    NotCopyable { path: PathBuf, kind: sandbox::Special },
     #[error("--publish needs a network, and there is none with --network none")]
     NothingToPublish,
     #[error("{path} is not a network policy")]
@@ -217,6 +221,8 @@ impl Error {
             Self::Config { .. } | Self::ConfigValue { .. } | Self::NoPlatform => Some(2),
             Self::ProfileTooLarge { .. } | Self::ProfileWithoutPlatform { .. } => Some(2),
             Self::NotStarted { code, .. } => Some(*code),
+            // The command's failure is the one to pass on.
+            Self::NotCopiedOut { code, .. } => Some(*code).filter(|code| *code != 0),
             Self::Interrupted { signal } => Some(128 + *signal as u8),
             Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),
             Self::Detached { code } => *code,

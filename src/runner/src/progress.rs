@@ -1,17 +1,25 @@
 //! How far long work is: a bar on a terminal, plain lines otherwise, nothing if quiet.
 
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Progress, Step};
+use sandbox::Special;
 
+use crate::copy::CopyEvent;
 use crate::output;
+
+/// How many skipped files are named.
+const MOST_NAMED: u64 = 20;
 
 /// A total is known.
 const BAR: &str = "{prefix:16} [{bar:30}] {bytes}/{total_bytes}";
 /// None is.
 const COUNT: &str = "{prefix:16} {bytes}";
+/// None is, and it may take long.
+const RATE: &str = "{prefix:16} {bytes}, {bytes_per_sec}, {msg}";
 const WORD: &str = "{prefix:16} …";
 
 /// Shows how far a build of an image is.
@@ -76,30 +84,62 @@ impl Drop for Build {
     }
 }
 
-/// Shows how much was copied.
-pub(crate) struct Copying(Option<ProgressBar>);
+/// Shows how much was copied, and names what was skipped.
+pub(crate) struct Copying {
+    bar: Option<ProgressBar>,
+    files: u64,
+    skipped: u64,
+}
 
 impl Copying {
     pub(crate) fn new(is_quiet: bool) -> Self {
-        if is_quiet || !io::stderr().is_terminal() {
-            return Self(None);
+        let bar = (!is_quiet && io::stderr().is_terminal()).then(hidden);
+        if let Some(bar) = &bar {
+            bar.set_style(style(RATE));
+            bar.set_prefix("copying");
         }
-        let bar = hidden();
-        bar.set_style(style(COUNT));
-        bar.set_prefix("copying");
-        Self(Some(bar))
+        Self { bar, files: 0, skipped: 0 }
     }
 
-    pub(crate) fn add(&self, bytes: u64) {
-        if let Some(bar) = &self.0 {
-            bar.inc(bytes);
+    pub(crate) fn note(&mut self, event: CopyEvent<'_>) {
+        match event {
+            CopyEvent::File => {
+                self.files += 1;
+                if let Some(bar) = &self.bar {
+                    bar.set_message(format!("{} files", self.files));
+                }
+            }
+            CopyEvent::Bytes(count) => {
+                if let Some(bar) = &self.bar {
+                    bar.inc(count);
+                }
+            }
+            CopyEvent::Skipped { path, kind } => self.skip(path, kind),
+        }
+    }
+
+    fn skip(&mut self, path: &Path, kind: Special) {
+        self.skipped += 1;
+        if self.skipped <= MOST_NAMED {
+            self.warn(&format!("{} is {kind}: it is not copied", path.display()));
+        }
+    }
+
+    fn warn(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| log::warn!("{line}")),
+            None => log::warn!("{line}"),
         }
     }
 }
 
 impl Drop for Copying {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if self.skipped > MOST_NAMED {
+            let more = self.skipped - MOST_NAMED;
+            self.warn(&format!("{more} more sockets, FIFOs and devices are not copied"));
+        }
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
@@ -124,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_understood() {
-        let templates = [BAR, COUNT, WORD];
+        let templates = [BAR, COUNT, RATE, WORD];
         assert!(templates.iter().all(|text| ProgressStyle::with_template(text).is_ok()));
     }
 }

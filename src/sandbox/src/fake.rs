@@ -371,6 +371,9 @@ struct FakeWriter {
 impl TreeWriter for FakeWriter {
     fn entry(&mut self, entry: &Entry, _deadline: Instant) -> Result<()> {
         lock(&self.record).entries.push(entry.clone());
+        if matches!(entry.kind, EntryKind::Hole { .. }) {
+            return Ok(());
+        }
         let inner = !entry.path.as_os_str().is_empty();
         self.current = if inner { self.target.join(&entry.path) } else { self.target.clone() };
         if matches!(entry.kind, EntryKind::File { .. }) {

@@ -31,7 +31,7 @@ pub use intercept::{
     REFUSED, Watch,
 };
 pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule, Service};
-pub use tree::{Entry, EntryKind, Owner, TreeItem, TreeReader, TreeWriter, WriteRequest};
+pub use tree::{Entry, EntryKind, Owner, Special, TreeItem, TreeReader, TreeWriter, WriteRequest};
 
 /// Starts sandboxes of one kind.
 pub trait SandboxFactory: Send + Sync {

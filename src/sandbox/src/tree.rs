@@ -1,5 +1,6 @@
 //! Moving files: a tree is a sequence of entries, each file's entry followed by its bytes.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -14,8 +15,12 @@ pub struct WriteRequest {
     pub name: Option<PathBuf>,
     /// Whether missing folders above a target are made.
     pub make_parents: bool,
-    /// Who owns what is made where the entry does not say; root if nobody.
+    /// Who owns what is made where the entry does not say. If this does not either: root, or with
+    /// `keeps_existing` the owner of the folder that it is made in.
     pub owner: Option<Owner>,
+    /// Whether a file that is there keeps its mode, and its owner unless the entry names one; and
+    /// whether a link to a file, as the tree's top, is followed.
+    pub keeps_existing: bool,
 }
 
 /// One file, folder or link.
@@ -50,6 +55,40 @@ pub enum EntryKind {
         /// What it holds.
         target: PathBuf,
     },
+    /// Another name of a file that came before.
+    HardLink {
+        /// That file's path, relative to the tree's top.
+        target: PathBuf,
+    },
+    /// No entry of its own: a hole in the file whose entry came last, at the place that its bytes
+    /// have reached.
+    Hole {
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// Something without content, which is to be skipped; it only comes out of a sandbox.
+    Special(Special),
+}
+
+/// What has a name in a folder and no content that could be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// A Unix socket.
+    Socket,
+    /// A named pipe.
+    Fifo,
+    /// A block or character device.
+    Device,
+}
+
+impl fmt::Display for Special {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Socket => "a socket",
+            Self::Fifo => "a FIFO",
+            Self::Device => "a device",
+        })
+    }
 }
 
 /// User and group of a file.

@@ -55,7 +55,7 @@ pub use frame::{CHUNK, Decoder, MAX_FRAME, encode};
 pub use hello::{BootId, Hello, LinkSecret, VERSION};
 pub use message::{Failure, GuestBody, GuestMessage, HostBody, HostMessage, Ready, RequestId};
 pub use state::GuestState;
-pub use tree::{Entry, EntryKind, Owner, Read, Write};
+pub use tree::{Entry, EntryKind, Owner, Read, Special, Write};
 
 /// The port on the host, CID 2, that every guest dials.
 pub const PORT: u32 = 1000;

@@ -18,8 +18,12 @@ pub struct Write {
     pub name: ByteBuf,
     /// Whether missing folders above a target are made.
     pub make_parents: bool,
-    /// Who owns what is made where the entry does not say; root if nobody.
+    /// Who owns what is made where the entry does not say. If this does not either: root, or with
+    /// `keeps_existing` the owner of the folder that it is made in.
     pub owner: Option<Owner>,
+    /// Whether a file that is there keeps its mode, and its owner unless the entry names one; and
+    /// whether a link to a file, as the tree's top, is followed.
+    pub keeps_existing: bool,
 }
 
 /// Asks the guest for the tree at a path.
@@ -33,7 +37,8 @@ pub struct Read {
 /// One file, folder or link of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Relative to the tree's top; empty for the top itself. Folders come before what is in them.
+    /// Relative to the tree's top; empty for the top itself, and for a hole. Folders come before
+    /// what is in them.
     pub path: ByteBuf,
     /// What it is.
     pub kind: EntryKind,
@@ -60,6 +65,30 @@ pub enum EntryKind {
         /// What it holds.
         target: ByteBuf,
     },
+    /// Another name of a file that came before.
+    HardLink {
+        /// That file's path, relative to the tree's top.
+        target: ByteBuf,
+    },
+    /// No entry of its own: a hole in the file whose entry came last, at the place that its bytes
+    /// have reached.
+    Hole {
+        /// Its length in bytes.
+        length: u64,
+    },
+    /// Something without content, which a reader skips; only a guest sends it.
+    Special(Special),
+}
+
+/// What has a name in a folder and no content that could be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Special {
+    /// A Unix socket.
+    Socket,
+    /// A named pipe.
+    Fifo,
+    /// A block or character device.
+    Device,
 }
 
 /// User and group of a file.
@@ -75,8 +104,11 @@ impl Entry {
     /// What this entry costs of its stream's credit, in bytes.
     pub fn cost(&self) -> u64 {
         let target = match &self.kind {
-            EntryKind::Symlink { target } => target.len(),
-            EntryKind::File { .. } | EntryKind::Directory => 0,
+            EntryKind::Symlink { target } | EntryKind::HardLink { target } => target.len(),
+            EntryKind::File { .. }
+            | EntryKind::Directory
+            | EntryKind::Hole { .. }
+            | EntryKind::Special(_) => 0,
         };
         (64 + self.path.len() + target) as u64
     }

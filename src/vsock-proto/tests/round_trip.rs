@@ -8,7 +8,7 @@ use serde_bytes::ByteBuf;
 use vsock_proto::{
     CHUNK, Decoder, Entry, EntryKind, Exec, ExecPart, Exit, Failure, GuestBody, GuestMessage,
     GuestState, HostBody, HostMessage, LinkSecret, Outcome, Owner, PtySize, Read, Ready, RequestId,
-    Stream, StreamTotal, Timeout, User, Write, encode,
+    Special, Stream, StreamTotal, Timeout, User, Write, encode,
 };
 
 fn bytes() -> impl Strategy<Value = ByteBuf> {
@@ -71,6 +71,9 @@ fn entry() -> impl Strategy<Value = Entry> {
         any::<u64>().prop_map(|size| EntryKind::File { size }),
         Just(EntryKind::Directory),
         bytes().prop_map(|target| EntryKind::Symlink { target }),
+        bytes().prop_map(|target| EntryKind::HardLink { target }),
+        any::<u64>().prop_map(|length| EntryKind::Hole { length }),
+        Just(EntryKind::Special(Special::Fifo)),
     ];
     (bytes(), kind, any::<u32>(), option::of(owner()), any::<Option<i64>>())
         .prop_map(|(path, kind, mode, owner, modified)| Entry { path, kind, mode, owner, modified })
@@ -120,12 +123,13 @@ fn host_body() -> impl Strategy<Value = HostBody<'static>> {
         (vec(bytes(), 0..4), vec((bytes(), bytes()), 0..4), any::<bool>())
             .prop_map(|(argv, env, is_last)| HostBody::ExecPart(ExecPart { argv, env, is_last })),
         exec().prop_map(HostBody::Exec),
-        (bytes(), bytes(), any::<bool>(), option::of(owner())).prop_map(
-            |(target, name, make_parents, owner)| HostBody::Write(Write {
+        (bytes(), bytes(), any::<bool>(), option::of(owner()), any::<bool>()).prop_map(
+            |(target, name, make_parents, owner, keeps_existing)| HostBody::Write(Write {
                 target,
                 name,
                 make_parents,
-                owner
+                owner,
+                keeps_existing,
             })
         ),
         bytes().prop_map(|path| HostBody::Read(Read { path })),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod copy;
 mod exec;
 mod file;
 mod host;

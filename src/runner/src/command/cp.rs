@@ -3,9 +3,11 @@
 use std::io;
 use std::path::Path;
 
-use sandbox::Sandbox;
+use sandbox::{Owner, Sandbox, User};
 
-use crate::copy::{Target, copy_in, copy_out, copy_stream_in, copy_stream_out};
+use crate::copy::{
+    CopyEvent, Ownership, Target, copy_in, copy_out, copy_stream_in, copy_stream_out, owner,
+};
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
 use crate::options::Global;
@@ -21,10 +23,16 @@ Examples:
   runner cp ./site/. web:/srv                what is in a folder, into /srv
   runner cp web:/var/log/app.log .           out of the VM
   runner cp web:/etc/passwd - | wc -l        a file to standard output
+  runner cp --archive web:/etc/app ./backup  owners and modes as they are in the VM
 
-An existing folder as DST takes SRC under its own name; otherwise DST is the new name. Modes, times,
-links and empty folders are kept. A link given as SRC is followed. What comes out of a VM belongs to
-whoever copies it, never has setuid, setgid or sticky bits, and never lands outside of DST.";
+An existing folder as DST takes SRC under its own name; otherwise DST is the new name, and one that
+ends with / must be a folder. Modes, times, links, hard links, holes and empty folders are kept;
+sockets, FIFOs and devices in a folder are skipped with a warning. A link given as SRC is followed.
+
+What is new belongs to the owner of the folder that it is made in; a file that is there keeps its
+owner and mode. On this host, copies of other users than root are their own. A device, FIFO or socket
+is never replaced. What comes out of a VM never has setuid, setgid or sticky bits, and never lands
+outside of DST.";
 
 /// Copy files and folders between a running VM and this host
 #[derive(Debug, clap::Args)]
@@ -37,6 +45,14 @@ pub(crate) struct Arguments {
     /// VM:PATH, a path, or - for standard output
     #[arg(value_parser = value::os(value::place))]
     dst: Place,
+
+    /// Give what is copied to a user of the destination: a name or number, perhaps with :GROUP
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = value::user, conflicts_with = "archive")]
+    owner: Option<User>,
+
+    /// Keep the owners of the source, by number, and give files that are there its owners and modes
+    #[arg(short, long)]
+    archive: bool,
 }
 
 /// A copy that makes sense.
@@ -62,6 +78,20 @@ impl Arguments {
             _ => Err(Error::CopySides),
         }
     }
+
+    /// Whose the copy becomes; `find` looks a user up at the destination.
+    fn ownership(&self, find: impl FnOnce(&User) -> Result<Option<Owner>>) -> Result<Ownership> {
+        let Some(user) = &self.owner else {
+            return Ok(if self.archive { Ownership::Source } else { Ownership::Inherited });
+        };
+        let name = || match user {
+            User::Name(name) => name.clone(),
+            User::Ids { uid, gid } => format!("{uid}:{gid}"),
+            User::InGroup { user, group } => format!("{user}:{group}"),
+        };
+        let owner = find(user)?.ok_or_else(|| Error::NoSuchUser { name: name() })?;
+        Ok(Ownership::Given(owner))
+    }
 }
 
 impl Copy<'_> {
@@ -84,31 +114,41 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         // Nothing of it is on this host. So a signal may do what it does to any program, also while
         // this one waits for somebody who neither writes nor reads.
         let host = Host::open(&global.state_dir)?;
-        return carry(&copy, &*host.attach(&record)?, global).map(|()| 0);
+        return carry(&copy, &*host.attach(&record)?, arguments, global).map(|()| 0);
     }
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
     let sandbox = interrupt.explain(host.attach(&record))?;
-    interrupt.explain(carry(&copy, &*sandbox, global)).map(|()| 0)
+    interrupt.explain(carry(&copy, &*sandbox, arguments, global)).map(|()| 0)
 }
 
-fn carry(copy: &Copy<'_>, sandbox: &dyn Sandbox, global: &Global) -> Result<()> {
-    let bar = Copying::new(global.quiet);
-    let mut meter = |bytes| bar.add(bytes);
+fn carry(
+    copy: &Copy<'_>,
+    sandbox: &dyn Sandbox,
+    arguments: &Arguments,
+    global: &Global,
+) -> Result<()> {
+    // What goes to this terminal is not to be mixed with a bar.
+    let to_terminal = matches!(copy, Copy::Out { destination: None, .. })
+        && std::io::IsTerminal::is_terminal(&io::stdout());
+    let mut bar = Copying::new(global.quiet || to_terminal);
+    let mut meter = |event: CopyEvent<'_>| bar.note(event);
     match *copy {
         Copy::In { source, target, .. } => {
-            let target = Target { path: target, make_parents: false, owner: None };
+            let ownership = arguments.ownership(|user| owner::in_vm(user, sandbox))?;
+            let target = Target { path: target, make_parents: false, ownership };
             match source {
                 Some(source) => copy_in(sandbox, source, &target, &mut meter),
                 None => copy_stream_in(sandbox, io::stdin().lock(), &target, &mut meter),
             }
         }
         Copy::Out { source, destination: Some(destination), .. } => {
-            copy_out(sandbox, source, destination, &mut meter)
+            let ownership = arguments.ownership(owner::on_host)?;
+            copy_out(sandbox, source, destination, ownership, &mut meter)
         }
         Copy::Out { source, destination: None, .. } => {
-            copy_stream_out(sandbox, source, Output::open()?.stdout())
+            copy_stream_out(sandbox, source, Output::open()?.stdout(), &mut meter)
         }
     }
 }

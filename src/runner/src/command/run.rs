@@ -12,7 +12,6 @@
 mod arguments;
 mod background;
 mod foreground;
-mod owner;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use sandbox::{Outcome, Sandbox};
 pub(crate) use arguments::Arguments;
 
 use self::arguments::Run;
-use crate::copy::{Target, copy_in, copy_out};
+use crate::copy::{Ownership, Target, copy_in, copy_out, owner};
 use crate::detach;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
@@ -33,6 +32,7 @@ use crate::options::Global;
 use crate::output;
 use crate::progress::Copying;
 use crate::signal;
+use crate::value::CopyOut;
 use crate::vmm::{self, Host};
 
 /// How long a VM may take to start: an emulated one on a loaded host is slow.
@@ -128,22 +128,41 @@ fn fill(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
     if run.copies_in.is_empty() {
         return Ok(());
     }
-    let owner = owner::of(run.job.as_ref().and_then(|job| job.request.user.as_ref()), sandbox)?;
-    let bar = Copying::new(run.is_quiet);
+    // The command's user's, so that it can change them. If the guest does not know the user, the
+    // command that is to run as that user will say so.
+    let user = run.job.as_ref().and_then(|job| job.request.user.as_ref());
+    let owner = user.map(|user| owner::in_vm(user, sandbox)).transpose()?.flatten();
+    let ownership = owner.map_or(Ownership::Inherited, Ownership::New);
+    let mut bar = Copying::new(run.is_quiet);
     for copy in &run.copies_in {
-        let target = Target { path: &copy.guest, make_parents: true, owner };
-        copy_in(sandbox, &copy.local, &target, &mut |bytes| bar.add(bytes))?;
+        let target = Target { path: &copy.guest, make_parents: true, ownership };
+        copy_in(sandbox, &copy.local, &target, &mut |event| bar.note(event))?;
     }
     Ok(())
 }
 
-/// Step 5.
-fn empty(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
-    let bar = Copying::new(run.is_quiet);
-    for copy in &run.copies_out {
-        copy_out(sandbox, &copy.guest, &copy.local, &mut |bytes| bar.add(bytes))?;
+/// Step 5: each copy is tried, whatever became of the others. Returns how many failed, and says why;
+/// an error of `check`, which is asked between them, ends it.
+fn copy_all_out(
+    copies: &[CopyOut],
+    sandbox: &dyn Sandbox,
+    is_quiet: bool,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<usize> {
+    let mut failed = 0;
+    for CopyOut { guest, local } in copies {
+        let mut bar = Copying::new(is_quiet);
+        let ownership = Ownership::Inherited;
+        let copied = copy_out(sandbox, guest, local, ownership, &mut |event| bar.note(event));
+        drop(bar);
+        check()?;
+        if let Err(error) = copied {
+            let (from, to, why) = (guest.display(), local.display(), error.chain());
+            output::remark(format_args!("runner: cannot copy {from} of the VM to {to}: {why}"));
+            failed += 1;
+        }
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// Each stage of a run and how long it took, for `--stats`.
@@ -180,5 +199,67 @@ fn describe(outcome: &Outcome) -> String {
         Outcome::TimedOut => "time up".to_owned(),
         Outcome::Cancelled => "cancelled".to_owned(),
         Outcome::FailedToStart { message, .. } => message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use sandbox::SandboxFactory as _;
+    use sandbox::fake::Script;
+    use sandbox::{Entry, EntryKind, TreeItem};
+
+    use super::*;
+
+    fn file() -> Vec<TreeItem> {
+        let (path, kind) = (PathBuf::new(), EntryKind::File { size: 0 });
+        vec![TreeItem::Entry(Entry { path, kind, mode: 0o644, owner: None, modified: None })]
+    }
+
+    #[test]
+    fn a_copy_that_fails_does_not_stop_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let copy = |name: &str| CopyOut {
+            guest: Path::new("/").join(name),
+            local: folder.path().join(name),
+        };
+
+        let failed = copy_all_out(&["a", "b", "c"].map(copy), &*sandbox, true, &|| Ok(()));
+
+        assert_eq!(failed.unwrap(), 1);
+        let there = ["a", "b", "c"].map(|name| folder.path().join(name).exists());
+        assert_eq!(there, [true, false, true]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn nothing_more_is_copied_out_after_a_signal() {
+        let folder = tempfile::tempdir().unwrap();
+        let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let copy = |name: &str| CopyOut {
+            guest: Path::new("/").join(name),
+            local: folder.path().join(name),
+        };
+        let signal = nix::sys::signal::Signal::SIGINT;
+
+        let stopped = copy_all_out(&["a", "c"].map(copy), &*sandbox, true, &|| {
+            Err(Error::Interrupted { signal })
+        });
+
+        assert!(matches!(stopped, Err(Error::Interrupted { .. })));
+        assert!(!folder.path().join("c").exists());
+    }
+
+    #[test]
+    fn the_commands_exit_code_is_told_with_what_failed_and_passed_on() {
+        let error = |code| Error::NotCopiedOut { failed: 1, total: 3, code };
+        let text = "1 of 3 --copy-out failed; the command's exit code is 7";
+        assert_eq!(error(7).to_string(), text);
+        assert_eq!((error(7).exit_code(), error(0).exit_code()), (Some(7), None));
     }
 }

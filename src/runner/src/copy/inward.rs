@@ -1,15 +1,18 @@
 //! From this host into a VM.
 
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::vec;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use sandbox::{Entry, EntryKind, Owner, Sandbox, TreeWriter, WriteRequest};
+use nix::unistd::{Whence, lseek64};
+use sandbox::{Entry, EntryKind, Owner, Sandbox, Special, TreeWriter, WriteRequest};
 
-use super::{Meter, name_of, names_folder, step};
+use super::{CopyEvent, Meter, Ownership, name_of, names_folder, step};
 use crate::error::{Error, Result, file};
 
 const CHUNK: usize = 128 << 10;
@@ -20,7 +23,7 @@ pub(crate) struct Target<'a> {
     pub(crate) path: &'a Path,
     /// Whether missing folders above are made.
     pub(crate) make_parents: bool,
-    pub(crate) owner: Option<Owner>,
+    pub(crate) ownership: Ownership,
 }
 
 /// Copies a file or a tree.
@@ -32,10 +35,14 @@ pub(crate) fn copy_in(
 ) -> Result<()> {
     // Looked at before the guest is told anything: a typing error should cost nothing.
     let top = fs::metadata(source).map_err(file("read", source))?;
-    let name = name_of(source);
     refuse_special(source, &top)?;
-    let mut writer = sandbox.write(&request(target, name), step())?;
-    let mut walk = Walk { writer: &mut *writer, meter, buffer: vec![0; CHUNK] };
+    let mut request = request(target, name_of(source));
+    if target.make_parents && names_folder(target.path) && !top.is_dir() {
+        // The folder is made, too, so the file goes into it.
+        request.target.extend(request.name.take());
+    }
+    let mut writer = sandbox.write(&request, step())?;
+    let mut walk = Walk::new(&mut *writer, target.ownership, meter);
     walk.top(source, &top)?;
     Ok(writer.finish(step())?)
 }
@@ -52,27 +59,47 @@ pub(crate) fn copy_stream_in(
     }
     let mut writer = sandbox.write(&request(target, None), step())?;
     let kind = EntryKind::File { size: 0 };
-    let entry = Entry { path: PathBuf::new(), kind, mode: 0o644, owner: None, modified: None };
+    let owner = given(target.ownership);
+    let entry = Entry { path: PathBuf::new(), kind, mode: 0o644, owner, modified: None };
     writer.entry(&entry, step())?;
-    let mut walk = Walk { writer: &mut *writer, meter, buffer: vec![0; CHUNK] };
-    walk.bytes(&mut source, |source| Error::Stdin { source })?;
+    let mut walk = Walk::new(&mut *writer, target.ownership, meter);
+    walk.bytes(&mut source, u64::MAX, &|source| Error::Stdin { source })?;
     Ok(writer.finish(step())?)
 }
 
 fn request(target: &Target<'_>, name: Option<PathBuf>) -> WriteRequest {
+    let owner = match target.ownership {
+        Ownership::New(owner) | Ownership::Given(owner) => Some(owner),
+        Ownership::Inherited | Ownership::Source => None,
+    };
     WriteRequest {
         target: target.path.to_owned(),
         name,
         make_parents: target.make_parents,
-        owner: target.owner,
+        owner,
+        keeps_existing: target.ownership != Ownership::Source,
+    }
+}
+
+/// The owner that everything gets, whatever is there.
+fn given(ownership: Ownership) -> Option<Owner> {
+    match ownership {
+        Ownership::Given(owner) => Some(owner),
+        Ownership::Inherited | Ownership::New(_) | Ownership::Source => None,
     }
 }
 
 struct Walk<'a> {
     writer: &'a mut dyn TreeWriter,
+    ownership: Ownership,
     meter: Meter<'a>,
     buffer: Vec<u8>,
+    /// Files with several names, by device and inode: the name that was sent first.
+    links: HashMap<(u64, u64), PathBuf>,
 }
+
+/// Says which source could not be read.
+type ReadFailed<'a> = &'a dyn Fn(io::Error) -> Error;
 
 /// A folder that is being walked.
 struct Folder {
@@ -83,7 +110,11 @@ struct Folder {
     names: vec::IntoIter<std::ffi::OsString>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(writer: &'a mut dyn TreeWriter, ownership: Ownership, meter: Meter<'a>) -> Self {
+        Self { writer, ownership, meter, buffer: vec![0; CHUNK], links: HashMap::new() }
+    }
+
     /// Deep trees cost memory on the heap, not stack, and no descriptors.
     fn top(&mut self, source: &Path, metadata: &Metadata) -> Result<()> {
         let mut folders = Vec::new();
@@ -112,14 +143,64 @@ impl Walk<'_> {
             self.entry(&path, EntryKind::Symlink { target }, data)?;
             return Ok(None);
         }
-        refuse_special(&local, data)?;
+        if let Some(kind) = special(data) {
+            (self.meter)(CopyEvent::Skipped { path: &local, kind });
+            return Ok(None);
+        }
         let mut opened = open(&local, path.as_os_str().is_empty())?;
         // What was opened may be another file than the one that was looked at.
         let data = opened.metadata().map_err(file("read", &local))?;
         refuse_special(&local, &data)?;
+        if data.nlink() > 1 {
+            if let Some(first) = self.links.get(&(data.dev(), data.ino())) {
+                let target = first.clone();
+                self.entry(&path, EntryKind::HardLink { target }, &data)?;
+                return Ok(None);
+            }
+            self.links.insert((data.dev(), data.ino()), path.clone());
+        }
+        (self.meter)(CopyEvent::File);
         self.entry(&path, EntryKind::File { size: data.len() }, &data)?;
-        self.bytes(&mut opened, file("read", local))?;
+        self.content(&mut opened, &data, &|source| file("read", &local)(source))?;
         Ok(None)
+    }
+
+    /// Sends a file's data, and its holes as such.
+    fn content(
+        &mut self,
+        opened: &mut File,
+        data: &Metadata,
+        failed: ReadFailed<'_>,
+    ) -> Result<()> {
+        let (size, mut at) = (data.len(), 0);
+        if data.blocks() * 512 >= size {
+            return self.bytes(opened, u64::MAX, failed);
+        }
+        while at < size {
+            let start = match seek(opened, at, Whence::SeekData) {
+                Ok(start) => start.min(size),
+                // There is no more data.
+                Err(Errno::ENXIO) => size,
+                // A file of the kernel that does not tell where its holes are.
+                Err(Errno::EINVAL) if at == 0 => return self.bytes(opened, u64::MAX, failed),
+                Err(errno) => return Err(failed(errno.into())),
+            };
+            if start > at {
+                let kind = EntryKind::Hole { length: start - at };
+                let path = PathBuf::new();
+                let hole = Entry { path, kind, mode: 0, owner: None, modified: None };
+                self.writer.entry(&hole, step())?;
+            }
+            at = start;
+            if at < size {
+                let end = seek(opened, at, Whence::SeekHole);
+                let end = end.map_err(|errno| failed(errno.into()))?;
+                opened.seek(SeekFrom::Start(at)).map_err(failed)?;
+                self.bytes(opened, end - at, failed)?;
+                at = end;
+            }
+        }
+        Ok(())
     }
 
     fn entry(&mut self, path: &Path, kind: EntryKind, data: &Metadata) -> Result<()> {
@@ -127,29 +208,42 @@ impl Walk<'_> {
             path: path.to_owned(),
             kind,
             mode: data.permissions().mode() & 0o7777,
-            owner: None,
+            owner: match self.ownership {
+                Ownership::Source => Some(Owner { uid: data.uid(), gid: data.gid() }),
+                ownership => given(ownership),
+            },
             modified: Some(data.mtime()),
         };
         Ok(self.writer.entry(&entry, step())?)
     }
 
+    /// Sends at most `limit` bytes.
     fn bytes(
         &mut self,
         source: &mut impl Read,
-        failed: impl FnOnce(io::Error) -> Error,
+        mut limit: u64,
+        failed: ReadFailed<'_>,
     ) -> Result<()> {
-        loop {
-            match source.read(&mut self.buffer) {
+        while limit > 0 {
+            let room = usize::try_from(limit).map_or(CHUNK, |limit| limit.min(CHUNK));
+            match source.read(&mut self.buffer[..room]) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
                     self.writer.data(&self.buffer[..count], step())?;
-                    (self.meter)(count as u64);
+                    (self.meter)(CopyEvent::Bytes(count as u64));
+                    limit -= count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(failed(error)),
             }
         }
+        Ok(())
     }
+}
+
+fn seek(file: &File, at: u64, whence: Whence) -> nix::Result<u64> {
+    let at = i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?;
+    lseek64(file, at, whence).map(|found| u64::try_from(found).unwrap_or(0))
 }
 
 /// Without blocking on what became a FIFO meanwhile; below the top, without following a link.
@@ -170,15 +264,25 @@ fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     Ok(names)
 }
 
+/// What was named on the command line is not skipped in silence.
 fn refuse_special(path: &Path, data: &Metadata) -> Result<()> {
+    match special(data) {
+        Some(kind) => Err(Error::NotCopyable { path: path.to_owned(), kind }),
+        None => Ok(()),
+    }
+}
+
+fn special(data: &Metadata) -> Option<Special> {
     let kind = data.file_type();
-    let kind = match () {
-        () if kind.is_socket() => "a socket",
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_block_device() || kind.is_char_device() => "a device",
-        () => return Ok(()),
-    };
-    Err(Error::NotCopyable { path: path.to_owned(), kind })
+    if kind.is_socket() {
+        Some(Special::Socket)
+    } else if kind.is_fifo() {
+        Some(Special::Fifo)
+    } else if kind.is_block_device() || kind.is_char_device() {
+        Some(Special::Device)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -193,10 +297,14 @@ mod tests {
     use super::*;
 
     fn copied(source: &Path) -> (Factory, Result<()>) {
+        copied_with(source, Ownership::Inherited, &mut |_| ())
+    }
+
+    fn copied_with(source: &Path, ownership: Ownership, meter: Meter<'_>) -> (Factory, Result<()>) {
         let factory = Script::default().factory();
         let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
-        let target = Target { path: Path::new("/srv"), make_parents: true, owner: None };
-        let result = copy_in(&*sandbox, source, &target, &mut |_| ());
+        let target = Target { path: Path::new("/srv"), make_parents: true, ownership };
+        let result = copy_in(&*sandbox, source, &target, meter);
         (factory, result)
     }
 
@@ -207,6 +315,9 @@ mod tests {
                 EntryKind::File { .. } => format!("{path} {:o}", entry.mode),
                 EntryKind::Directory => format!("{path}/ {:o}", entry.mode),
                 EntryKind::Symlink { target } => format!("{path} -> {}", target.display()),
+                EntryKind::HardLink { target } => format!("{path} = {}", target.display()),
+                EntryKind::Hole { length } => format!("hole of {length}"),
+                EntryKind::Special(kind) => format!("{path} is {kind}"),
             }
         };
         factory.record().entries.iter().map(describe).collect()
@@ -253,13 +364,105 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_in_a_tree_is_refused_by_name() {
+    fn sockets_and_fifos_in_a_tree_are_skipped_and_named() {
         let folder = tempfile::tempdir().unwrap();
-        let _socket = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let _socket = UnixListener::bind(tree.join("a-socket")).unwrap();
+        nix::unistd::mkfifo(&tree.join("b-fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        fs::write(tree.join("c-file"), "content").unwrap();
+        set_mode(&tree, 0o755);
+        set_mode(&tree.join("c-file"), 0o644);
 
-        let error = copied(folder.path()).1.unwrap_err().to_string();
+        let mut skipped = Vec::new();
+        let (factory, result) = copied_with(&tree, Ownership::Inherited, &mut |event| {
+            if let CopyEvent::Skipped { path, kind } = event {
+                skipped.push(format!("{} is {kind}", path.file_name().unwrap().display()));
+            }
+        });
 
-        assert!(error.ends_with("socket cannot be copied to a VM: it is a socket"), "{error}");
+        result.unwrap();
+        assert_eq!(described(&factory), ["/ 755", "c-file 644"]);
+        assert_eq!(skipped, ["a-socket is a socket", "b-fifo is a FIFO"]);
+    }
+
+    #[test]
+    fn names_of_one_file_are_sent_as_hard_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        fs::create_dir_all(tree.join("z")).unwrap();
+        fs::write(tree.join("a"), "content").unwrap();
+        fs::hard_link(tree.join("a"), tree.join("b")).unwrap();
+        fs::hard_link(tree.join("a"), tree.join("z/c")).unwrap();
+        set_mode(&tree.join("a"), 0o644);
+        for folder in [&tree, &tree.join("z")] {
+            set_mode(folder, 0o755);
+        }
+
+        let (factory, result) = copied(&tree);
+
+        result.unwrap();
+        assert_eq!(described(&factory), ["/ 755", "a 644", "b = a", "z/ 755", "z/c = a"]);
+    }
+
+    #[test]
+    fn holes_are_sent_as_holes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let file = File::create(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 1 << 20).unwrap();
+        file.set_len(3 << 20).unwrap();
+        set_mode(&path, 0o600);
+
+        let (factory, result) = copied(&path);
+
+        result.unwrap();
+        let expected = [" 600", "hole of 1048576", "hole of 2093056"];
+        assert_eq!(described(&factory), expected);
+        assert_eq!(factory.record().files[Path::new("/srv")], [7; 4096]);
+    }
+
+    #[test]
+    fn owners_are_left_to_the_guest_unless_they_are_given_or_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "").unwrap();
+        let own = fs::metadata(&path).unwrap();
+        let (ours, other) =
+            (Owner { uid: own.uid(), gid: own.gid() }, Owner { uid: 1000, gid: 50 });
+
+        for (ownership, of_request, of_entry, keeps) in [
+            (Ownership::Inherited, None, None, true),
+            (Ownership::New(other), Some(other), None, true),
+            (Ownership::Given(other), Some(other), Some(other), true),
+            (Ownership::Source, None, Some(ours), false),
+        ] {
+            let (factory, result) = copied_with(&path, ownership, &mut |_| ());
+            result.unwrap();
+            let record = factory.record();
+            let request = &record.writes[0];
+            assert_eq!((request.owner, request.keeps_existing), (of_request, keeps));
+            assert_eq!(record.entries[0].owner, of_entry);
+        }
+    }
+
+    #[test]
+    fn a_file_goes_into_a_folder_that_is_made_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let factory = Script::default().factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        for make_parents in [true, false] {
+            let ownership = Ownership::Inherited;
+            let target = Target { path: Path::new("/absent/"), make_parents, ownership };
+            copy_in(&*sandbox, &path, &target, &mut |_| ()).unwrap();
+        }
+
+        let writes = &factory.record().writes;
+        let sent = |at: usize| (writes[at].target.to_str(), writes[at].name.clone());
+        assert_eq!(sent(0), (Some("/absent/file"), None));
+        assert_eq!(sent(1), (Some("/absent/"), Some("file".into())));
     }
 
     #[test]
@@ -270,7 +473,7 @@ mod tests {
 
         let error = copied(&path).1.unwrap_err();
 
-        assert!(matches!(error, Error::NotCopyable { kind: "a FIFO", .. }));
+        assert!(matches!(error, Error::NotCopyable { kind: Special::Fifo, .. }));
     }
 
     #[test]
@@ -285,7 +488,11 @@ mod tests {
     fn standard_input_becomes_one_file() {
         let factory = Script::default().factory();
         let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
-        let target = Target { path: Path::new("/srv/x"), make_parents: false, owner: None };
+        let target = Target {
+            path: Path::new("/srv/x"),
+            make_parents: false,
+            ownership: Ownership::Inherited,
+        };
         let bytes = vec![3; 2 * CHUNK + 1];
 
         copy_stream_in(&*sandbox, &bytes[..], &target, &mut |_| ()).unwrap();

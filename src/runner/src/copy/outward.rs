@@ -7,29 +7,41 @@ use std::path::{Path, PathBuf};
 use sandbox::{Entry, EntryKind, Sandbox, TreeItem};
 
 use super::landing::Landing;
-use super::{Meter, name_of, names_folder, step, without_dot};
+use super::rules::Rules;
+use super::{CopyEvent, Meter, Ownership, name_of, names_folder, step, without_dot};
 use crate::error::{Error, Result, file};
+
+/// What a hole is to a stream.
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Copies a file or a tree to `destination`.
 pub(crate) fn copy_out(
     sandbox: &dyn Sandbox,
     source: &Path,
     destination: &Path,
+    ownership: Ownership,
     meter: Meter<'_>,
 ) -> Result<()> {
     let mut reader = sandbox.read(without_dot(source), step())?;
     let mut landing: Option<Landing> = None;
     while let Some(item) = reader.next(step())? {
         match (item, &mut landing) {
-            (TreeItem::Entry(entry), Some(landing)) => landing.entry(&entry)?,
+            (TreeItem::Entry(Entry { kind: EntryKind::Special(kind), path, .. }), Some(_)) => {
+                meter(CopyEvent::Skipped { path: &source.join(path), kind });
+            }
+            (TreeItem::Entry(entry), Some(landing)) => {
+                landing.entry(&entry)?;
+                note_file(&entry, meter);
+            }
             (TreeItem::Entry(entry), None) => {
-                let mut opened = open(source, destination, &entry)?;
+                let mut opened = open(source, destination, &entry, ownership)?;
                 opened.entry(&entry)?;
+                note_file(&entry, meter);
                 landing = Some(opened);
             }
             (TreeItem::Data(data), Some(landing)) => {
                 landing.data(&data)?;
-                meter(data.len() as u64);
+                meter(CopyEvent::Bytes(data.len() as u64));
             }
             (TreeItem::Data(_), None) => return Err(Error::OutOfOrder { what: "bytes" }),
         }
@@ -40,20 +52,37 @@ pub(crate) fn copy_out(
     }
 }
 
+fn note_file(entry: &Entry, meter: Meter<'_>) {
+    if matches!(entry.kind, EntryKind::File { .. }) {
+        meter(CopyEvent::File);
+    }
+}
+
 /// Copies a file to our standard output.
 pub(crate) fn copy_stream_out(
     sandbox: &dyn Sandbox,
     source: &Path,
     out: &mut impl Write,
+    meter: Meter<'_>,
 ) -> Result<()> {
+    let mut write = |data: &[u8]| {
+        meter(CopyEvent::Bytes(data.len() as u64));
+        out.write_all(data).map_err(|source| Error::Output { source })
+    };
     let mut reader = sandbox.read(source, step())?;
     let mut begun = false;
     while let Some(item) = reader.next(step())? {
         match item {
             TreeItem::Entry(Entry { kind: EntryKind::File { .. }, .. }) if !begun => begun = true,
-            TreeItem::Data(data) if begun => {
-                out.write_all(&data).map_err(|source| Error::Output { source })?;
+            TreeItem::Entry(Entry { kind: EntryKind::Hole { length }, .. }) if begun => {
+                let mut left = length;
+                while left > 0 {
+                    let count = left.min(ZEROS.len() as u64);
+                    write(&ZEROS[..count as usize])?;
+                    left -= count;
+                }
             }
+            TreeItem::Data(data) if begun => write(&data)?,
             TreeItem::Entry(_) => return Err(Error::FolderToStream { path: source.to_owned() }),
             TreeItem::Data(_) => return Err(Error::OutOfOrder { what: "bytes" }),
         }
@@ -63,12 +92,13 @@ pub(crate) fn copy_stream_out(
 
 /// Decides where a tree goes whose top is `entry`: a folder of ours, and a name in it. Neither is
 /// the guest's choice.
-fn open(source: &Path, destination: &Path, top: &Entry) -> Result<Landing> {
+fn open(source: &Path, destination: &Path, top: &Entry, ownership: Ownership) -> Result<Landing> {
+    let rules = Rules::new(ownership);
     let is_folder = top.kind == EntryKind::Directory;
     match fs::metadata(destination) {
         Ok(data) if data.is_dir() => match name_of(source) {
-            Some(name) => Landing::in_folder(open_folder(destination)?, name, destination),
-            None if is_folder => Ok(Landing::into(open_folder(destination)?, destination)),
+            Some(name) => Landing::in_folder(open_folder(destination)?, name, destination, rules),
+            None if is_folder => Ok(Landing::into(open_folder(destination)?, destination, rules)),
             None => Err(Error::OutOfOrder { what: "a file for a folder" }),
         },
         Ok(data) if !data.is_file() => Err(Error::Special { path: destination.to_owned() }),
@@ -76,20 +106,20 @@ fn open(source: &Path, destination: &Path, top: &Entry) -> Result<Landing> {
         // Through links of ours: the link stays, the file behind it is replaced.
         Ok(_) => {
             let behind = fs::canonicalize(destination).map_err(file("read", destination))?;
-            beside(&behind)
+            beside(&behind, rules)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if names_folder(destination) && !is_folder {
                 return Err(Error::NotADirectory { path: destination.to_owned() });
             }
-            beside(destination)
+            beside(destination, rules)
         }
         Err(error) => Err(file("read", destination)(error)),
     }
 }
 
 /// At exactly this path.
-fn beside(path: &Path) -> Result<Landing> {
+fn beside(path: &Path, rules: Rules) -> Result<Landing> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -97,7 +127,7 @@ fn beside(path: &Path) -> Result<Landing> {
     let Some(name) = path.file_name() else {
         return Err(Error::NotADirectory { path: path.to_owned() });
     };
-    Landing::in_folder(open_folder(parent)?, PathBuf::from(name), parent)
+    Landing::in_folder(open_folder(parent)?, PathBuf::from(name), parent, rules)
 }
 
 fn open_folder(path: &Path) -> Result<File> {
@@ -111,6 +141,7 @@ mod tests {
 
     use sandbox::SandboxFactory as _;
     use sandbox::fake::Script;
+    use sandbox::{Owner, Special};
 
     use super::*;
 
@@ -139,7 +170,8 @@ mod tests {
     fn copied(source: &str, destination: &Path, items: Vec<TreeItem>) -> Result<()> {
         let factory = Script::default().tree(source.trim_end_matches("/."), items).factory();
         let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
-        copy_out(&*sandbox, Path::new(source), destination, &mut |_| ())
+        let ownership = Ownership::Inherited;
+        copy_out(&*sandbox, Path::new(source), destination, ownership, &mut |_| ())
     }
 
     /// A guest sends a folder with these items to `<temporary>/out`.
@@ -199,6 +231,107 @@ mod tests {
         assert_eq!(fs::read(temporary.path().join("file")).unwrap(), b"x");
     }
 
+    fn hard_link(path: &str, target: &str) -> TreeItem {
+        entry(path, EntryKind::HardLink { target: target.into() }, 0o644)
+    }
+
+    fn hole(length: u64) -> TreeItem {
+        entry("", EntryKind::Hole { length }, 0)
+    }
+
+    #[test]
+    fn hard_links_and_holes_are_kept_and_what_has_no_content_is_skipped() {
+        let temporary = tempfile::tempdir().unwrap();
+        let out = temporary.path().join("out");
+        let items = vec![
+            folder(""),
+            folder("a"),
+            plain("a/disk"),
+            hole(1 << 20),
+            data("end"),
+            hole(1 << 20),
+            entry("fifo", EntryKind::Special(Special::Fifo), 0o644),
+            hard_link("second", "a/disk"),
+        ];
+        let factory = Script::default().tree("/x", items.clone()).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let mut skipped = Vec::new();
+
+        // Again over what is there: the names are one file's already.
+        for _ in 0..2 {
+            copy_out(&*sandbox, Path::new("/x/."), &out, Ownership::Inherited, &mut |event| {
+                if let CopyEvent::Skipped { path, .. } = event {
+                    skipped.push(path.to_owned());
+                }
+            })
+            .unwrap();
+        }
+
+        let disk = fs::metadata(out.join("a/disk")).unwrap();
+        assert_eq!((disk.len(), disk.nlink()), ((2 << 20) + 3, 2));
+        assert!(disk.blocks() * 512 < 1 << 20);
+        assert_eq!(fs::metadata(out.join("second")).unwrap().ino(), disk.ino());
+        assert_eq!(fs::read(out.join("second")).unwrap()[1 << 20..][..3], *b"end");
+        assert_eq!(names(&out), ["a", "disk", "second"]);
+        assert_eq!(skipped, [Path::new("/x/./fifo"), Path::new("/x/./fifo")]);
+    }
+
+    #[test]
+    fn a_hard_link_reaches_nothing_but_files_of_its_tree() {
+        for target in ["../secret", "/etc/passwd", "way/secret", "dir", "way", "absent", ""] {
+            let temporary = tempfile::tempdir().unwrap();
+            fs::write(temporary.path().join("secret"), "1").unwrap();
+            let items =
+                vec![folder(""), folder("dir"), link("way", ".."), hard_link("name", target)];
+            copied("/x", &temporary.path().join("out"), items).unwrap_err();
+            assert_eq!(fs::metadata(temporary.path().join("secret")).unwrap().nlink(), 1);
+            assert_eq!(names(&temporary.path().join("out")), ["dir", "way"], "{target}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_there_keeps_its_mode_and_a_fifo_is_not_replaced() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |name: &str| temporary.path().join(name);
+        fs::write(at("file"), "old").unwrap();
+        fs::set_permissions(at("file"), PermissionsExt::from_mode(0o4640)).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+
+        copied("/srv/.", temporary.path(), vec![folder(""), plain("file"), data("new")]).unwrap();
+        let error = copied("/srv/.", temporary.path(), vec![folder(""), plain("fifo")]);
+
+        assert_eq!(fs::read(at("file")).unwrap(), b"new");
+        assert_eq!(fs::metadata(at("file")).unwrap().mode() & 0o7777, 0o640);
+        assert!(matches!(error, Err(Error::Special { .. })));
+        assert_eq!(names(temporary.path()), ["fifo", "file"]);
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn what_root_copies_belongs_to_the_folders_owner_unless_one_is_given() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(temporary.path(), Some(1234), Some(567)).unwrap();
+        let out = |name: &str| temporary.path().join(name);
+        let factory = Script::default().tree("/x", vec![folder(""), plain("f")]).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let owner = |path: PathBuf| {
+            let data = fs::metadata(path).unwrap();
+            (data.uid(), data.gid())
+        };
+
+        for (name, ownership, expected) in [
+            ("inherited", Ownership::Inherited, (1234, 567)),
+            ("given", Ownership::Given(Owner { uid: 7, gid: 8 }), (7, 8)),
+        ] {
+            copy_out(&*sandbox, Path::new("/x"), &out(name), ownership, &mut |_| ()).unwrap();
+            assert_eq!(owner(out(name)), expected);
+            assert_eq!(owner(out(name).join("f")), expected);
+        }
+        copy_out(&*sandbox, Path::new("/x/."), &out("given"), Ownership::Inherited, &mut |_| ())
+            .unwrap();
+        assert_eq!(owner(out("given").join("f")), (7, 8));
+    }
+
     #[test]
     fn a_dot_at_the_end_means_what_is_in_the_folder() {
         let temporary = tempfile::tempdir().unwrap();
@@ -213,7 +346,7 @@ mod tests {
         fs::write(&out, "old").unwrap();
         let TreeItem::Entry(top) = plain("") else { panic!("no entry") };
 
-        let mut landing = open(Path::new("/x"), &out, &top).unwrap();
+        let mut landing = open(Path::new("/x"), &out, &top, Ownership::Inherited).unwrap();
         landing.entry(&top).unwrap();
         landing.data(b"half").unwrap();
         drop(landing);
@@ -334,8 +467,9 @@ mod tests {
         let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
         let mut out = Vec::new();
 
-        copy_stream_out(&*sandbox, Path::new("/x"), &mut out).unwrap();
-        let error = copy_stream_out(&*sandbox, Path::new("/y"), &mut Vec::new()).unwrap_err();
+        copy_stream_out(&*sandbox, Path::new("/x"), &mut out, &mut |_| ()).unwrap();
+        let error = copy_stream_out(&*sandbox, Path::new("/y"), &mut Vec::new(), &mut |_| ());
+        let error = error.unwrap_err();
 
         assert_eq!(out, b"onetwo");
         assert!(matches!(error, Error::FolderToStream { .. }));

@@ -24,9 +24,9 @@ impl Delivery {
     pub(crate) fn begin(sandbox: &dyn Sandbox, folder: &str) -> Result<Self> {
         let request = WriteRequest {
             target: PathBuf::from(folder),
-            name: None,
             make_parents: true,
             owner: Some(OWNER),
+            ..WriteRequest::default()
         };
         let writer = sandbox.write(&request, step())?;
         Ok(Self { writer, folders: BTreeSet::new() })

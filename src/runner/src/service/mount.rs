@@ -28,7 +28,8 @@ pub(super) fn make(sandbox: &dyn Sandbox, context: &Context) -> Result<()> {
     if places.is_empty() {
         return Ok(());
     }
-    let request = WriteRequest { target: "/".into(), name: None, make_parents: true, owner: None };
+    let request =
+        WriteRequest { target: "/".into(), make_parents: true, ..WriteRequest::default() };
     let mut writer = sandbox.write(&request, step())?;
     for path in places {
         let (kind, owner) = (EntryKind::Directory, Some(OWNER));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use sandbox::{Exit, Sandbox, Stream};
 
 use super::arguments::Run;
-use super::{Stages, describe, empty};
+use super::{Stages, copy_all_out, describe};
 use crate::agent::Printer;
 use crate::attend::{Job, attend};
 use crate::error::{Error, Result};
@@ -36,15 +36,12 @@ pub(super) fn work(
         return Ok(code);
     }
     let begun = Instant::now();
-    let copied = empty(run, sandbox);
+    let copies = &run.copies_out;
+    let failed = copy_all_out(copies, sandbox, run.is_quiet, &|| interrupt.check())?;
     stages.add("copy out", begun.elapsed());
-    match copied {
-        // The command's failure is the one to pass on.
-        Err(error) if code != 0 => {
-            log::error!("cannot copy out; error={}", error.chain());
-            Ok(code)
-        }
-        copied => copied.map(|()| code),
+    match failed {
+        0 => Ok(code),
+        failed => Err(Error::NotCopiedOut { failed, total: copies.len(), code }),
     }
 }
 

@@ -1,26 +1,33 @@
-//! Whose files become that are copied in: the command's user's, so that it can change them.
+//! Users by name: those of a VM, and those of this host.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sandbox::{Owner, Sandbox, TreeItem, User};
 
-use crate::error::Result;
+use crate::error::{Result, file};
 
 const STEP: Duration = Duration::from_secs(30);
 /// More accounts than this are not looked through.
 const LIMIT: usize = 4 << 20;
 
-/// Nobody in particular, which is root, for a name that the guest does not know: the command that
-/// is to run as that user will say so.
-pub(super) fn of(user: Option<&User>, sandbox: &dyn Sandbox) -> Result<Option<Owner>> {
+/// A user of a VM; none if it does not know the name.
+pub(crate) fn in_vm(user: &User, sandbox: &dyn Sandbox) -> Result<Option<Owner>> {
+    look_up(user, |path| read(sandbox, path))
+}
+
+/// A user of this host; none if it does not know the name.
+pub(crate) fn on_host(user: &User) -> Result<Option<Owner>> {
+    look_up(user, |path| std::fs::read(path).map_err(file("read", path)))
+}
+
+fn look_up(user: &User, read: impl Fn(&str) -> Result<Vec<u8>>) -> Result<Option<Owner>> {
     match user {
-        None => Ok(None),
-        Some(User::Ids { uid, gid }) => Ok(Some(Owner { uid: *uid, gid: *gid })),
-        Some(User::Name(name)) => Ok(find(name, &read(sandbox, "/etc/passwd")?)),
-        Some(User::InGroup { user, group }) => {
-            let owner = find(user, &read(sandbox, "/etc/passwd")?);
-            let gid = find_group(group, &read(sandbox, "/etc/group")?);
+        User::Ids { uid, gid } => Ok(Some(Owner { uid: *uid, gid: *gid })),
+        User::Name(name) => Ok(find(name, &read("/etc/passwd")?)),
+        User::InGroup { user, group } => {
+            let owner = find(user, &read("/etc/passwd")?);
+            let gid = find_group(group, &read("/etc/group")?);
             Ok(owner.zip(gid).map(|(Owner { uid, .. }, gid)| Owner { uid, gid }))
         }
     }
@@ -91,6 +98,13 @@ mod tests {
         assert_eq!(find_group("staff", groups), Some(50));
         assert_eq!(find_group("60", groups), Some(60));
         assert_eq!(find_group("sta", groups), None);
+    }
+
+    #[test]
+    fn a_user_of_this_host_is_found_by_name() {
+        let root = on_host(&User::Name("root".into())).unwrap();
+        assert_eq!(root, Some(Owner { uid: 0, gid: 0 }));
+        assert_eq!(on_host(&User::Name("no such user".into())).unwrap(), None);
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! Whose it becomes what comes out of a VM, and which mode it has.
+
+use std::os::fd::OwnedFd;
+
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::geteuid;
+use sandbox::Owner;
+
+use super::Ownership;
+
+/// What becomes of owners and modes on this host.
+///
+/// To take over the owner of a folder is for root: what anybody else copies is their own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    ownership: Ownership,
+    /// Whether a file that is there keeps its mode.
+    keeps_mode: bool,
+    is_root: bool,
+}
+
+impl Rules {
+    pub(crate) fn new(ownership: Ownership) -> Self {
+        let keeps_mode = ownership != Ownership::Source;
+        Self { ownership, keeps_mode, is_root: geteuid().is_root() }
+    }
+
+    /// An archive's modes replace those of files that are there; their owners stay.
+    #[cfg_attr(not(feature = "control"), allow(dead_code, reason = "only jobs leave archives"))]
+    pub(crate) fn of_archive() -> Self {
+        Self { keeps_mode: false, ..Self::new(Ownership::Inherited) }
+    }
+
+    /// The owner of what is made in `folder`, in place of the file `existing` if there is one. None
+    /// leaves it to the user that copies.
+    pub(crate) fn owner(
+        &self,
+        entry: Option<Owner>,
+        folder: &OwnedFd,
+        existing: Option<&FileStat>,
+    ) -> nix::Result<Option<Owner>> {
+        let of = |stat: &FileStat| Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(match (self.ownership, existing) {
+            (Ownership::Given(_) | Ownership::Source, _) => self.given(entry),
+            _ if !self.is_root => None,
+            (_, Some(stat)) => Some(of(stat)),
+            (Ownership::New(owner), None) => Some(owner),
+            (Ownership::Inherited, None) => Some(of(&fstat(folder)?)),
+        })
+    }
+
+    /// The owner that even a folder gets that is there.
+    pub(crate) fn given(&self, entry: Option<Owner>) -> Option<Owner> {
+        match self.ownership {
+            Ownership::Given(owner) => Some(owner),
+            Ownership::Source => entry,
+            Ownership::Inherited | Ownership::New(_) => None,
+        }
+    }
+
+    /// The mode of a file, without setuid, setgid and sticky.
+    pub(crate) fn mode(&self, entry: u32, existing: Option<&FileStat>) -> Mode {
+        let kept = existing.filter(|_| self.keeps_mode).map(|stat| stat.st_mode);
+        Mode::from_bits_truncate(kept.unwrap_or(entry) & 0o777)
+    }
+}
