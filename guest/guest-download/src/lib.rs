@@ -30,6 +30,7 @@ mod error;
 mod fetch;
 mod instruction;
 mod manifest;
+mod merge;
 mod pipe;
 mod schedule;
 mod stage;

@@ -3,28 +3,23 @@
 //! | the target | the stage | then |
 //! |---|---|---|
 //! | is not there | `.vm0-download-NAME` beside it | renamed, at once |
-//! | is a folder | `.vm0/download` in it: on its file system, and no part of any checkpoint | its entries renamed, one by one |
+//! | is a folder | `.vm0/download` in it: on its file system, and no part of any checkpoint | its entries renamed, one by one: see `merge` |
 //!
-//! An entry that is there already is exchanged for the new one; folders are merged. A folder that an
-//! overlay has from a lower layer cannot be exchanged (EXDEV): it is removed before what replaces it
-//! is renamed, and only there is a moment without either. Each rename is atomic, a merge is not: who
-//! is killed in the middle leaves some entries new and some old. Dropping a
-//! stage removes what is left of it, and so does the next stage at the same place after a crash.
+//! Each rename is atomic, a merge is not: one that fails is undone, and one that is killed in the
+//! middle leaves some entries new and some old. Dropping a stage removes what is left of it, and so
+//! does the next stage at the same place after a crash.
 
-use std::ffi::{CStr, OsStr};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
 
-use crate::sys::{Existing, rename};
+use crate::merge::merge;
 use crate::{Error, Result};
 
 /// A stage for one target.
@@ -33,6 +28,8 @@ pub(crate) struct Stage<'a> {
     path: PathBuf,
     /// Whether the target is there already.
     merges: bool,
+    /// The mode that the target is to have again: it had to be opened for its owner.
+    locked: Option<u32>,
 }
 
 impl<'a> Stage<'a> {
@@ -45,7 +42,8 @@ impl<'a> Stage<'a> {
             let name = target.file_name().unwrap_or_default().to_string_lossy();
             target.with_file_name(format!(".vm0-download-{name}"))
         };
-        let stage = Self { target, path, merges };
+        let locked = if merges { unlock(target)? } else { None };
+        let stage = Self { target, path, merges, locked };
         stage.make().map_err(|source| Error::Stage { path: stage.path.clone(), source })?;
         Ok(stage)
     }
@@ -62,9 +60,9 @@ impl<'a> Stage<'a> {
         if self.merges {
             let target = open(self.target, FOLDER & !OFlag::O_NOFOLLOW, Mode::empty());
             let target = target.map_err(|errno| failed(errno.into()))?;
-            return merge(self.open()?, target.as_fd()).map_err(|errno| failed(errno.into()));
+            return merge(self.open()?, target).map_err(|errno| failed(errno.into()));
         }
-        let mode = fs::Permissions::from_mode(mode.unwrap_or(0o755));
+        let mode = Permissions::from_mode(mode.unwrap_or(0o755));
         fs::set_permissions(&self.path, mode).map_err(failed)?;
         fs::rename(&self.path, self.target).map_err(failed)
     }
@@ -91,7 +89,25 @@ impl Drop for Stage<'_> {
             // Somebody else's files may be in it; then it stays.
             let _ = fs::remove_dir(parent);
         }
+        if let Some(mode) = self.locked
+            && let Err(error) = fs::set_permissions(self.target, Permissions::from_mode(mode))
+        {
+            let target = self.target.display();
+            log::error!("a target does not have its mode again; path={target} error={error}");
+        }
     }
+}
+
+/// Opens a target of ours that could not be changed; returns the mode that it had.
+fn unlock(target: &Path) -> Result<Option<u32>> {
+    let failed = |source| Error::Stage { path: target.to_owned(), source };
+    let metadata = fs::metadata(target).map_err(failed)?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o700 == 0o700 || metadata.uid() != geteuid().as_raw() {
+        return Ok(None);
+    }
+    fs::set_permissions(target, Permissions::from_mode(mode | 0o700)).map_err(failed)?;
+    Ok(Some(mode))
 }
 
 const FOLDER: OFlag =
@@ -111,56 +127,11 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// Makes folders writable for their owner.
 fn open_up(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             open_up(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes a folder of that one, with all in it; a link of this name would go, not what it leads to.
-fn remove_in(folder: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
-    let folder = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    let path = Path::new(&folder).join(OsStr::from_bytes(name.to_bytes()));
-    remove(&path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))
-}
-
-/// Moves the entries of one folder into another.
-fn merge(from: OwnedFd, into: BorrowedFd<'_>) -> nix::Result<()> {
-    let mut folder = Dir::from_fd(from.try_clone().map_err(|_| Errno::EMFILE)?)?;
-    for entry in folder.iter() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        match rename(from.as_fd(), into, name, Existing::Stays) {
-            Err(Errno::EEXIST) => {}
-            done => {
-                done?;
-                continue;
-            }
-        }
-        match (
-            openat(&from, name, FOLDER, Mode::empty()),
-            openat(into, name, FOLDER, Mode::empty()),
-        ) {
-            (Ok(new), Ok(old)) => {
-                let mode = fstat(&new)?.st_mode;
-                merge(new, old.as_fd())?;
-                fchmod(&old, Mode::from_bits_truncate(mode & 0o777))?;
-            }
-            // What was there goes with the stage.
-            _ => match rename(from.as_fd(), into, name, Existing::IsExchanged) {
-                Err(Errno::EXDEV) => {
-                    remove_in(into, name)?;
-                    rename(from.as_fd(), into, name, Existing::Stays)?;
-                }
-                done => done?,
-            },
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! INVARIANT: every path is resolved by the kernel below the root without following a symbolic
 //! link (`openat2`), so no name leads out, whatever was written before.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,8 +30,9 @@ pub(crate) struct Tree {
     root: OwnedFd,
     /// The folder of the last entry: the next one is mostly beside it.
     last: Option<(PathBuf, OwnedFd)>,
-    /// Folders that their owner may not write to, which they must be until all is there.
-    later: Vec<(PathBuf, u32)>,
+    /// The modes of folders that their owner may not change, which must be possible until all is
+    /// there.
+    later: HashMap<PathBuf, u32>,
     later_length: usize,
     /// The mode that the archive has for the root itself.
     root_mode: Option<u32>,
@@ -38,7 +40,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd) -> Self {
-        Self { root, last: None, later: Vec::new(), later_length: 0, root_mode: None }
+        Self { root, last: None, later: HashMap::new(), later_length: 0, root_mode: None }
     }
 
     /// Unpacks all of an archive; returns the mode that it has for the root, if any.
@@ -50,7 +52,10 @@ impl Tree {
             self.add(&entry, archive)?;
         }
         self.last = None;
-        for (path, mode) in std::mem::take(&mut self.later).into_iter().rev() {
+        let mut later: Vec<_> = std::mem::take(&mut self.later).into_iter().collect();
+        // The deepest first: what is below a folder without its x cannot be reached.
+        later.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+        for (path, mode) in later {
             self.set_mode(&path, mode).map_err(|errno| unpack_error(&path, errno))?;
         }
         Ok(self.root_mode)
@@ -112,13 +117,15 @@ impl Tree {
     /// Sets a folder's mode, now if it stays writable for its owner.
     fn note_mode(&mut self, path: &Path, mode: u32) -> Result<()> {
         self.set_mode(path, mode | 0o700).map_err(|errno| unpack_error(path, errno))?;
-        if mode & 0o700 != 0o700 {
+        if mode & 0o700 == 0o700 {
+            self.later.remove(path);
+        } else {
             self.later_length += path.as_os_str().len();
             if self.later_length > LATER {
                 let reason = "is one of too many folders that are not writable";
                 return Err(Error::Refused { path: path.display().to_string(), reason });
             }
-            self.later.push((path.to_owned(), mode));
+            self.later.insert(path.to_owned(), mode);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -85,14 +86,24 @@ impl Packer {
         } else if kind.is_symlink() {
             let target = fs::read_link(path).map_err(file("read", path))?;
             let mut header = header(&metadata, EntryType::Symlink, 0);
-            let added = self.builder.append_link(&mut header, name, target);
-            added.map_err(file("pack", path))
+            self.link(&mut header, name, &target).map_err(file("pack", path))
         } else if kind.is_file() {
             self.file(path, name)
         } else {
             log::warn!("{} is {}: it is not packed", path.display(), special(kind));
             Ok(())
         }
+    }
+
+    /// Adds a link with its target as it is: the library would tidy `a//b` up. It may do so with a
+    /// target that does not fit into the header.
+    fn link(&mut self, header: &mut Header, name: &str, target: &Path) -> io::Result<()> {
+        let bytes = target.as_os_str().as_bytes();
+        if bytes.len() > header.as_old().linkname.len() {
+            return self.builder.append_link(header, name, target);
+        }
+        header.set_link_name_literal(bytes)?;
+        self.builder.append_data(header, name, io::empty())
     }
 
     fn file(&mut self, path: &Path, name: &str) -> Result<()> {
@@ -200,6 +211,7 @@ mod tests {
         fs::write(at("a/run.sh"), "x").unwrap();
         fs::write(at("a/.vm0/state"), "x").unwrap();
         symlink("/etc/passwd", at("link")).unwrap();
+        symlink("./a//b/", at("odd")).unwrap();
         for (name, mode) in [("empty", 0o700), ("a", 0o755), ("a/run.sh", 0o750)] {
             fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
         }
@@ -208,8 +220,14 @@ mod tests {
 
         let hash = hex(&Sha256::digest("x"));
         assert_eq!(packed.files, [FileEntry { path: "a/run.sh".into(), hash, size: 1 }]);
-        let expected =
-            ["a/ 755", "a/run.sh 750", "empty/ 700", "link 777 -> /etc/passwd"].map(String::from);
+        let expected = [
+            "a/ 755",
+            "a/run.sh 750",
+            "empty/ 700",
+            "link 777 -> /etc/passwd",
+            "odd 777 -> ./a//b/",
+        ]
+        .map(String::from);
         assert_eq!(listed(packed), expected);
     }
 

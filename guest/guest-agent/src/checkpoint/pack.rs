@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek as _, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -67,7 +68,7 @@ pub(super) fn pack(
             }
             Kind::Link { target } => {
                 let mut header = header(&found, EntryType::Symlink);
-                tar.append_link(&mut header, &found.path, target).map_err(archive_error)?;
+                add_link(&mut tar, &mut header, &found.path, target).map_err(archive_error)?;
             }
         }
         Ok(())
@@ -108,6 +109,17 @@ fn add_file(tar: &mut Tar, root: &Path, found: Found) -> Result<Packed> {
         return Err(failed(io::Error::other("it became shorter while it was read")));
     }
     Ok(Packed { path: found.path, digest: content.hash.finalize().into(), size })
+}
+
+/// Adds a link with its target as it is: the library would tidy `a//b` up. It may do so with a target
+/// that does not fit into the header.
+fn add_link(tar: &mut Tar, header: &mut Header, path: &str, target: &Path) -> io::Result<()> {
+    let bytes = target.as_os_str().as_bytes();
+    if bytes.len() > header.as_old().linkname.len() {
+        return tar.append_link(header, path, target);
+    }
+    header.set_link_name_literal(bytes)?;
+    tar.append_data(header, path, io::empty())
 }
 
 fn header(found: &Found, kind: EntryType) -> Header {

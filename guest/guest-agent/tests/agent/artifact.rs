@@ -41,7 +41,7 @@ fn upload(place: &Place, name: &str) -> Vec<u8> {
 fn a_workspace_is_kept_with_modes_links_and_empty_folders() {
     let mut place = Place::new(
         "mkdir -p .git/objects empty .vm0/x 'dir with space'; echo hi > file; chmod 600 file; \
-         printf '#!' > run; chmod 755 run; ln -s /nowhere dangling; ln -s file good; touch .git/HEAD; chmod 700 empty",
+         printf '#!' > run; chmod 755 run; ln -s /nowhere dangling; ln -s ./file good; touch .git/HEAD; chmod 700 empty",
     );
     keep(&mut place, json!({}));
     let run = place.run();
@@ -64,7 +64,10 @@ fn a_workspace_is_kept_with_modes_links_and_empty_folders() {
     );
     let entry = |name: &str| entries.iter().find(|(path, ..)| path == name).unwrap();
     assert_eq!((entry("file").1, entry("run").1, entry("empty/").1), (0o600, 0o755, 0o700));
-    assert_eq!((&entry("dangling").2[..], &entry("good").2[..]), (&b"/nowhere"[..], &b"file"[..]));
+    assert_eq!(
+        (&entry("dangling").2[..], &entry("good").2[..]),
+        (&b"/nowhere"[..], &b"./file"[..])
+    );
 
     let prepare = &place.platform.bodies("storages/prepare")[0];
     let files = prepare["files"].as_array().unwrap();

@@ -8,3 +8,4 @@ mod evil;
 mod fault;
 mod layout;
 mod program;
+mod round_trip;
