@@ -42,6 +42,8 @@ pub struct BuildRequest {
     pub guest_programs: PathBuf,
     /// Debian packages besides the usual ones; for a Debian source or a recipe only.
     pub packages: Vec<String>,
+    /// Which image of a source that holds several: its tag, or its whole name.
+    pub tag: Option<String>,
     /// Size of the writable disk.
     pub disk_mib: u64,
     /// Make everything anew, whatever the cache has.
@@ -77,7 +79,8 @@ pub fn build(
 
     let kernel = kernel::fetch(&context, &mut reporter)?;
     let disk = disk::template(request.disk_mib, &context, &mut reporter)?;
-    let source = source::prepare(&request.source, &request.packages, &context, &mut reporter)?;
+    let tag = request.tag.as_deref();
+    let source = source::prepare(&request.source, &request.packages, tag, &context, &mut reporter)?;
     let rootfs = rootfs(&source, &programs, &context, &mut reporter)?;
     let image = reporter.step(Step::Store, |_| {
         let initramfs = initramfs::build(&programs.init, &kernel.modules);

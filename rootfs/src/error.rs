@@ -29,6 +29,14 @@ pub enum Error {
     )]
     NotAFile { text: String },
     #[error(
+        "{path} is neither an image, as it has no `manifest.json` or `oci-layout`, nor a root file \
+         system, as it has no `bin`, `etc`, `usr` or the like: take an archive of `docker save`, \
+         crane, ko, kaniko, jib, buildah or skopeo, or a tar of a root file system"
+    )]
+    UnknownArchive { path: PathBuf },
+    #[error("a tag chooses among the images of an archive, and {source_text} is none of images")]
+    TagWithoutImage { source_text: String },
+    #[error(
         "packages can be added to a debian:SUITE source or a recipe only, not to {source_text}"
     )]
     PackagesWithoutDebian { source_text: String },

@@ -1,4 +1,5 @@
-//! OCI images: a layout folder, an archive of one, or what `docker save` writes.
+//! Images: an OCI layout, or what `docker save`, crane, ko, kaniko and jib write; in an archive, or
+//! unpacked.
 //!
 //! ```text
 //! index.json ─> (nested index) ─> manifest ─> config
@@ -12,6 +13,7 @@
 mod blob;
 mod document;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -22,7 +24,7 @@ use crate::compress;
 use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::layer::{self, Whiteouts};
-use crate::oci::blob::{Blobs, Reference};
+use crate::oci::blob::{Blobs, Hashed, Reference};
 use crate::oci::document::{Config, Descriptor, DockerManifest, Index, Manifest};
 use crate::progress::Meter;
 use crate::store::Defaults;
@@ -36,12 +38,14 @@ pub(crate) struct Opened {
 }
 
 /// Opens the image and finds the manifest for this architecture.
-pub(crate) fn open(path: &Path, context: &Context<'_>) -> Result<Opened> {
+///
+/// If there are several images, `tag` says which: it is the tag of one, or its whole name.
+pub(crate) fn open(path: &Path, tag: Option<&str>, context: &Context<'_>) -> Result<Opened> {
     let blobs = Blobs::open(path, &context.stage.path("layout.tar"))?;
     let opened = if blobs.has("index.json") {
-        open_layout(blobs, context.arch.oci())?
+        open_layout(blobs, tag, context.arch.oci())?
     } else {
-        open_docker(blobs)?
+        open_docker(blobs, tag)?
     };
     let arch = &opened.config.architecture;
     if arch != context.arch.oci() {
@@ -82,9 +86,9 @@ impl Opened {
     }
 }
 
-fn open_layout(blobs: Blobs, arch: &str) -> Result<Opened> {
+fn open_layout(blobs: Blobs, tag: Option<&str>, arch: &str) -> Result<Opened> {
     let index: Index = parse(&blobs, "index.json", &blobs.document("index.json")?)?;
-    let manifest = find_manifest(&blobs, index, arch)?;
+    let manifest = find_manifest(&blobs, index, tag, arch)?;
     let config: Config = load(&blobs, &manifest.config)?;
     let mut layers = Vec::new();
     for descriptor in &manifest.layers {
@@ -98,20 +102,22 @@ fn open_layout(blobs: Blobs, arch: &str) -> Result<Opened> {
 }
 
 /// Follows indexes down to the one manifest that fits.
-fn find_manifest(blobs: &Blobs, mut index: Index, arch: &str) -> Result<Manifest> {
+fn find_manifest(
+    blobs: &Blobs,
+    mut index: Index,
+    mut tag: Option<&str>,
+    arch: &str,
+) -> Result<Manifest> {
     const DEPTH: usize = 4;
     for _ in 0..DEPTH {
-        let mut fitting: Vec<Descriptor> =
-            index.manifests.into_iter().filter(|found| found.fits(arch)).collect();
-        // Several names of one image are one image.
-        fitting.dedup_by(|one, other| one.digest == other.digest);
-        let Some(descriptor) = fitting.pop() else {
+        let fitting = index.manifests.into_iter().filter(|found| found.fits(arch));
+        let fitting: Vec<Descriptor> = fitting.collect();
+        if fitting.is_empty() {
             return Err(blobs.bad(format!("has no image for linux/{arch}")));
-        };
-        if !fitting.is_empty() {
-            let count = fitting.len() + 1;
-            return Err(blobs.bad(format!("has {count} images for linux/{arch}, not one")));
         }
+        let named = fitting.into_iter().map(|one| (one.names(), one.digest.clone(), one));
+        // The outermost index has the names.
+        let descriptor = choose(blobs, named.collect(), tag.take())?;
         if !descriptor.is_index() {
             return load(blobs, &descriptor);
         }
@@ -122,12 +128,13 @@ fn find_manifest(blobs: &Blobs, mut index: Index, arch: &str) -> Result<Manifest
 
 /// `docker save` names its layers by path, and states their digests in the
 /// configuration, whose own digest nothing states.
-fn open_docker(blobs: Blobs) -> Result<Opened> {
-    let mut manifests: Vec<DockerManifest> =
+fn open_docker(blobs: Blobs, tag: Option<&str>) -> Result<Opened> {
+    let manifests: Vec<DockerManifest> =
         parse(&blobs, "manifest.json", &blobs.document("manifest.json")?)?;
-    let (Some(manifest), true) = (manifests.pop(), manifests.is_empty()) else {
-        return Err(blobs.bad("has not exactly one image".to_owned()));
-    };
+    let named = manifests
+        .into_iter()
+        .map(|mut one| (one.repo_tags.take().unwrap_or_default(), one.config.clone(), one));
+    let manifest = choose(&blobs, named.collect(), tag)?;
     let config: Config = parse(&blobs, &manifest.config, &blobs.document(&manifest.config)?)?;
     if manifest.layers.len() != config.rootfs.diff_ids.len() {
         return Err(blobs.bad("states a digest for not every layer".to_owned()));
@@ -135,9 +142,38 @@ fn open_docker(blobs: Blobs) -> Result<Opened> {
     let mut layers = Vec::new();
     for (name, digest) in manifest.layers.into_iter().zip(&config.rootfs.diff_ids) {
         let digest = blobs.sha256(digest)?.to_owned();
-        layers.push(Reference { name, digest, size: None });
+        layers.push(Reference { name, digest, size: None, hashed: Hashed::Unpacked });
     }
     Ok(Opened { blobs, config, layers })
+}
+
+/// The one image, of those with these names and identities, that has the tag; the only one if none
+/// is asked for. Several names of one image are one image.
+fn choose<T>(blobs: &Blobs, images: Vec<(Vec<String>, String, T)>, tag: Option<&str>) -> Result<T> {
+    let names = images.iter().map(|(names, ..)| match names.first() {
+        Some(name) => name.clone(),
+        None => "one without a tag".to_owned(),
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    let is_meant =
+        |names: &[String]| tag.is_none_or(|tag| names.iter().any(|name| fits(name, tag)));
+    let found: Vec<_> = images.into_iter().filter(|(names, ..)| is_meant(names)).collect();
+    let count = found.iter().map(|(_, identity, _)| identity).collect::<HashSet<_>>().len();
+    if count > 1 {
+        return Err(blobs.bad(format!("has {count} images, choose one with --tag: {names}")));
+    }
+    let image = found.into_iter().next().map(|(.., image)| image);
+    image.ok_or_else(|| {
+        blobs.bad(match tag {
+            Some(tag) => format!("has no image with the tag {tag}: it has {names}"),
+            None => "has no image".to_owned(),
+        })
+    })
+}
+
+/// Whether an image that is called `name` is meant by `tag`.
+fn fits(name: &str, tag: &str) -> bool {
+    name == tag || name.rsplit_once(':').is_some_and(|(_, end)| end == tag)
 }
 
 fn load<T: DeserializeOwned>(blobs: &Blobs, descriptor: &Descriptor) -> Result<T> {
@@ -151,7 +187,7 @@ fn load<T: DeserializeOwned>(blobs: &Blobs, descriptor: &Descriptor) -> Result<T
 fn reference(blobs: &Blobs, descriptor: &Descriptor) -> Result<Reference> {
     let digest = blobs.sha256(&descriptor.digest)?.to_owned();
     let name = format!("blobs/sha256/{digest}");
-    Ok(Reference { name, digest, size: Some(descriptor.size) })
+    Ok(Reference { name, digest, size: Some(descriptor.size), hashed: Hashed::Stored })
 }
 
 fn parse<T: DeserializeOwned>(blobs: &Blobs, name: &str, bytes: &[u8]) -> Result<T> {

@@ -2,6 +2,7 @@
 
 mod debian;
 mod directory;
+mod kind;
 mod npm;
 mod recipe;
 
@@ -9,7 +10,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str;
 
 use crate::archive::Archive;
 use crate::build::Context;
@@ -39,7 +39,8 @@ pub enum Source {
     Directory(PathBuf),
     /// A tar archive of a root file system, plain or compressed.
     Tar(PathBuf),
-    /// An OCI image: a layout folder, an archive of one, or what `docker save` writes.
+    /// An image: an OCI layout or what `docker save`, crane, ko, kaniko and jib write, as an archive
+    /// or unpacked.
     Oci(PathBuf),
 }
 
@@ -72,13 +73,13 @@ impl Source {
             _ => Error::Read { path: path.clone(), source },
         })?;
         if metadata.is_dir() {
-            let is_layout = path.join("oci-layout").is_file();
-            return Ok(if is_layout { Source::Oci(path) } else { Source::Directory(path) });
+            let is_image = kind::is_image_folder(&path);
+            return Ok(if is_image { Source::Oci(path) } else { Source::Directory(path) });
         }
         if !metadata.is_file() {
             return Err(Error::BadSource { text: text.to_owned() });
         }
-        Ok(if is_image_archive(&path)? { Source::Oci(path) } else { Source::Tar(path) })
+        Ok(if kind::is_image_archive(&path)? { Source::Oci(path) } else { Source::Tar(path) })
     }
 }
 
@@ -115,9 +116,13 @@ enum Files {
 pub(crate) fn prepare(
     source: &Source,
     packages: &[String],
+    tag: Option<&str>,
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<Prepared> {
+    if tag.is_some() && !matches!(source, Source::Oci(_)) {
+        return Err(Error::TagWithoutImage { source_text: source.to_string() });
+    }
     if !packages.is_empty() && !matches!(source, Source::Debian { .. } | Source::Recipe(_)) {
         return Err(Error::PackagesWithoutDebian { source_text: source.to_string() });
     }
@@ -139,7 +144,7 @@ pub(crate) fn prepare(
             Prepared { key: Some(key), defaults: Defaults::default(), files }
         }
         Source::Oci(path) => {
-            let opened = oci::open(path, context)?;
+            let opened = oci::open(path, tag, context)?;
             let key = Some(opened.key());
             Prepared { key, defaults: opened.defaults(), files: Files::Oci(Box::new(opened)) }
         }
@@ -220,39 +225,15 @@ fn names_an_image(text: &str) -> bool {
         && name.bytes().all(is_plain)
 }
 
-/// Tells an archive of an image from one of a file system: image archives have
-/// nothing at their top but a few known names, so the first other name decides.
-fn is_image_archive(path: &Path) -> Result<bool> {
-    let mut archive = open_archive(path)?;
-    let mut found = false;
-    while let Some(member) = archive.next_member()? {
-        let path = str::from_utf8(&member.path).unwrap_or("\0");
-        let path = path.trim_start_matches("./").trim_end_matches('/');
-        let (top, below) = path.split_once('/').unwrap_or((path, ""));
-        match top {
-            "" | "blobs" | "index.json" | "repositories" => {}
-            "oci-layout" | "manifest.json" => found = true,
-            // What docker-archives name after digests.
-            _ if is_hex(top.strip_suffix(".json").or(top.strip_suffix(".tar")).unwrap_or(top)) => {}
-            _ => return Ok(false),
-        }
-        if found && below.is_empty() {
-            return Ok(true);
-        }
-    }
-    Ok(found)
-}
-
-fn is_hex(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
     use crate::testing::TarBuilder;
+
+    /// What names the image in a docker-archive.
+    const DOCKER: &str = r#"[{"Config": "c", "RepoTags": ["a:1"], "Layers": ["l"]}]"#;
 
     fn parse_archive(archive: TarBuilder) -> Source {
         let dir = tempfile::tempdir().unwrap();
@@ -297,13 +278,19 @@ mod tests {
     }
 
     #[test]
-    fn folder_is_a_root_file_system_unless_it_is_a_layout() {
+    fn folder_is_a_root_file_system_unless_it_is_an_image() {
         let dir = tempfile::tempdir().unwrap();
         let text = dir.path().to_str().unwrap();
         assert_eq!(Source::parse(text).unwrap(), Source::Directory(dir.path().to_owned()));
 
-        fs::write(dir.path().join("oci-layout"), "{}").unwrap();
+        fs::write(dir.path().join("manifest.json"), r#"{"name": "an app"}"#).unwrap();
+        assert_eq!(Source::parse(text).unwrap(), Source::Directory(dir.path().to_owned()));
 
+        fs::write(dir.path().join("manifest.json"), DOCKER).unwrap();
+        assert_eq!(Source::parse(text).unwrap(), Source::Oci(dir.path().to_owned()));
+
+        fs::remove_file(dir.path().join("manifest.json")).unwrap();
+        fs::write(dir.path().join("oci-layout"), "{}").unwrap();
         assert_eq!(Source::parse(text).unwrap(), Source::Oci(dir.path().to_owned()));
     }
 
@@ -322,14 +309,45 @@ mod tests {
     }
 
     #[test]
-    fn archive_of_docker_save_is_an_image() {
+    fn manifest_makes_an_image_whatever_else_is_there_and_wherever_it_stands() {
         let id = "0".repeat(64);
-        let archive = TarBuilder::new()
-            .file(&format!("{id}.json"), "{}")
-            .file(&format!("{id}/layer.tar"), "")
-            .file("manifest.json", "[]");
+        for files in [
+            // docker save
+            [format!("{id}.json"), format!("{id}/layer.tar")],
+            // crane and ko
+            [format!("sha256:{id}"), format!("{id}.tar.gz")],
+            // jib
+            ["config.json".to_owned(), format!("{id}.tar.gz")],
+            // Names that a root file system may have, too.
+            ["layers/0.tar".to_owned(), "README".to_owned()],
+        ] {
+            let [one, other] = &files;
+            let last =
+                TarBuilder::new().file(one, "{}").file(other, "").file("manifest.json", DOCKER);
+            let first =
+                TarBuilder::new().file("manifest.json", DOCKER).file(one, "").file(other, "");
+            assert!(matches!(parse_archive(last), Source::Oci(_)), "{files:?}");
+            assert!(matches!(parse_archive(first), Source::Oci(_)), "{files:?}");
+        }
+    }
 
-        assert!(matches!(parse_archive(archive), Source::Oci(_)));
+    #[test]
+    fn manifest_of_something_else_in_a_root_file_system_makes_no_image() {
+        let archive =
+            TarBuilder::new().file("manifest.json", r#"{"name": "app"}"#).file("opt/app/run", "");
+        assert!(matches!(parse_archive(archive), Source::Tar(_)));
+    }
+
+    #[test]
+    fn archive_of_neither_is_refused_with_what_is_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let sources = TarBuilder::new().dir("project-1.0").file("project-1.0/usr/README", "");
+        for archive in [TarBuilder::new(), TarBuilder::new().file("usr", ""), sources] {
+            fs::write(&path, [archive.finish(), vec![0; 1024]].concat()).unwrap();
+            let error = Source::parse(path.to_str().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("neither an image") && error.contains("docker save"), "{error}");
+        }
     }
 
     #[test]

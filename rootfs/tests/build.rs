@@ -37,6 +37,7 @@ impl Host {
             name: "test".into(),
             source: Source::parse(from).unwrap(),
             guest_programs: self.path("programs"),
+            tag: None,
             packages: Vec::new(),
             disk_mib: 1024,
             no_cache: false,

@@ -51,9 +51,8 @@ fn a_disk_is_as_large_as_it_is_asked_for_and_takes_no_room_that_is_not_there() {
     // What ext4 keeps for itself is some percent.
     assert!((200..=256).contains(&size("256M")));
     assert!((9000..=10240).contains(&size("10G")));
-    let output = runner.run(&["run", "--disk", "16T", "--", "true"]);
-    assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).contains("not enough room"), "{}", text(&output.stderr));
+    // More than most hosts have free: the disk is sparse.
+    assert!((450_000..=512_000).contains(&size("500G")));
 }
 
 /// How long such a write past all caches takes in a VM with such a disk, by the guest's clock.

@@ -25,6 +25,16 @@ pub(super) struct Reference {
     pub(super) name: String,
     pub(super) digest: String,
     pub(super) size: Option<u64>,
+    pub(super) hashed: Hashed,
+}
+
+/// What a digest is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hashed {
+    /// The file as it is stored.
+    Stored,
+    /// What it holds, decompressed.
+    Unpacked,
 }
 
 pub(super) struct Blobs {
@@ -71,8 +81,12 @@ impl Blobs {
     }
 
     pub(super) fn reader<'a>(&'a self, reference: &'a Reference) -> Result<Blob<'a>> {
-        let inner = Hashing::new(self.file(&reference.name)?);
-        Ok(Blob { blobs: self, reference, inner })
+        let file = self.file(&reference.name)?;
+        let hashed: Box<dyn Read + 'a> = match reference.hashed {
+            Hashed::Stored => file,
+            Hashed::Unpacked => compress::reader(file, &reference.name)?,
+        };
+        Ok(Blob { blobs: self, reference, inner: Hashing::new(hashed) })
     }
 
     /// The hex part of a digest, which also is a safe file name.
@@ -129,7 +143,7 @@ impl Blob<'_> {
 
     /// Reads the rest and compares digest and size with what they must be.
     pub(super) fn verify(mut self) -> Result<()> {
-        let Reference { name, digest, size } = self.reference;
+        let Reference { name, digest, size, .. } = self.reference;
         self.inner.drain().map_err(|source| self.blobs.unreadable(name, source))?;
         let (found, length) = self.inner.finish();
         if found != *digest || size.is_some_and(|size| size != length) {
@@ -175,19 +189,57 @@ fn plain(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
     Ok(copy)
 }
 
+/// How many links may lead to a file.
+const MOST_LINKS: usize = 8;
+
+/// Where each file is in the archive; `docker save` has links from a layer to an equal one.
 fn index(mut file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>> {
     file.rewind().map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut archive = Archive::new(io::BufReader::new(file), &path.display().to_string());
-    let mut index = HashMap::new();
+    let (mut index, mut links) = (HashMap::new(), HashMap::new());
     while let Some(member) = archive.next_member()? {
-        if index.len() >= FILES_LIMIT {
+        if index.len() + links.len() >= FILES_LIMIT {
             let limit = FILES_LIMIT as u64;
             return Err(Error::TooLarge { what: "files in the image", limit });
         }
-        if let (Kind::File, Ok(name)) = (&member.kind, String::from_utf8(member.path)) {
-            let name = name.trim_start_matches("./").to_owned();
-            index.insert(name, (archive.position(), member.size));
+        let Ok(name) = String::from_utf8(member.path) else { continue };
+        let name = name.trim_start_matches("./").to_owned();
+        match member.kind {
+            Kind::File => drop(index.insert(name, (archive.position(), member.size))),
+            Kind::HardLink(target) => drop(links.insert(name, text(&target))),
+            Kind::Symlink(target) => {
+                let target = resolve(&name, &text(&target));
+                links.insert(name, target);
+            }
+            Kind::Directory | Kind::Fifo | Kind::Device => {}
+        }
+    }
+    for name in links.keys() {
+        let mut target = name;
+        for _ in 0..MOST_LINKS {
+            target = links.get(target).unwrap_or(target);
+        }
+        if let Some(place) = index.get(target).copied() {
+            index.entry(name.clone()).or_insert(place);
         }
     }
     Ok(index)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_start_matches("./").to_owned()
+}
+
+/// The name in the archive that a link leads to.
+fn resolve(link: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = link.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }

@@ -1,5 +1,7 @@
 //! The JSON documents of an image, as far as a build reads them.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// A reference to a blob.
@@ -11,6 +13,8 @@ pub(super) struct Descriptor {
     pub(super) digest: String,
     pub(super) size: u64,
     platform: Option<Platform>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +39,7 @@ pub(super) struct Manifest {
 pub(super) struct DockerManifest {
     pub(super) config: String,
     pub(super) layers: Vec<String>,
+    pub(super) repo_tags: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,7 +64,15 @@ pub(super) struct RootFs {
     pub(super) diff_ids: Vec<String>,
 }
 
+/// Where an index says how its image is called: containerd's whole name, and the tag.
+const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
 impl Descriptor {
+    /// What the image is called: its whole name, its tag, or both.
+    pub(super) fn names(&self) -> Vec<String> {
+        NAMES.iter().filter_map(|key| self.annotations.get(*key)).cloned().collect()
+    }
+
     /// Whether it may be for this architecture: one without a platform may.
     /// Attestations have the platform `unknown`.
     pub(super) fn fits(&self, arch: &str) -> bool {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -62,10 +63,14 @@ fn bytes(value: &Value) -> Vec<u8> {
 
 /// Opens and reads an image: its defaults and the listing of its files.
 fn load_image(path: &Path) -> Result<(Defaults, Vec<String>)> {
+    load_tagged(path, None)
+}
+
+fn load_tagged(path: &Path, tag: Option<&str>) -> Result<(Defaults, Vec<String>)> {
     let state = tempfile::tempdir().unwrap();
     with_context(state.path(), &mut Vec::new(), |context, reporter| {
         let mut tree = tree(state.path());
-        let result = open(path, context).and_then(|opened| {
+        let result = open(path, tag, context).and_then(|opened| {
             reporter.step(Step::Read, |meter| {
                 opened.read(&mut tree, meter)?;
                 Ok(((), Origin::Made))
@@ -216,7 +221,125 @@ fn two_images_that_fit_are_an_error() {
     let other = layout.manifest(&[layout.blob(LAYER, &TarBuilder::new().finish())]);
     layout.index(&[one, other]);
 
-    assert_eq!(fault(&layout.path()), "has 2 images for linux/amd64, not one");
+    let expected = "has 2 images, choose one with --tag: one without a tag, one without a tag";
+    assert_eq!(fault(&layout.path()), expected);
+}
+
+#[test]
+fn tag_chooses_among_the_images_of_a_layout() {
+    let layout = Layout::new();
+    let image = |name: &str, tags: [&str; 2]| {
+        let layer = layout.blob(LAYER, &TarBuilder::new().file(name, "1").finish());
+        let mut manifest = layout.manifest(&[layer]);
+        manifest["annotations"] = json!({
+            "org.opencontainers.image.ref.name": tags[0], "io.containerd.image.name": tags[1],
+        });
+        manifest
+    };
+    let one = image("one", ["v1", "docker.io/library/app:v1"]);
+    let two = image("two", ["v2", "docker.io/library/app:v2"]);
+    let mut latest = two.clone();
+    latest["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
+    layout.index(&[one, two, latest]);
+    let files = |tag| load_tagged(&layout.path(), Some(tag)).map(|(_, files)| files);
+
+    assert_eq!(files("v1").unwrap(), ["one=1"]);
+    assert_eq!(files("docker.io/library/app:v2").unwrap(), ["two=1"]);
+    assert_eq!(files("latest").unwrap(), ["two=1"]);
+    let names = "docker.io/library/app:v1, docker.io/library/app:v2, latest";
+    let error = files("v3").unwrap_err().to_string();
+    assert!(error.ends_with(&format!("no image with the tag v3: it has {names}")), "{error}");
+    let error = fault(&layout.path());
+    assert_eq!(error, format!("has 2 images, choose one with --tag: {names}"));
+}
+
+/// Writes a docker-archive of images, each with a tag and a layer, whose files are called as the
+/// writer likes.
+fn docker_archive(images: &[(&str, &str, &[u8])], config_name: &dyn Fn(&str) -> String) -> Vec<u8> {
+    let mut archive = TarBuilder::new();
+    let mut manifests = Vec::new();
+    for (tag, layer_name, layer) in images {
+        let mut plain = Vec::new();
+        compress::reader(*layer, "layer").unwrap().read_to_end(&mut plain).unwrap();
+        let diff_id = format!("sha256:{}", digest::of_bytes(&plain));
+        let config = json!({"architecture": "amd64", "rootfs": {"diff_ids": [diff_id]}});
+        let config = bytes(&config);
+        let name = config_name(&digest::of_bytes(&config));
+        archive = archive.bytes(&name, &config).bytes(layer_name, layer);
+        manifests.push(json!({"Config": name, "RepoTags": [tag], "Layers": [layer_name]}));
+    }
+    archive.bytes("manifest.json", &bytes(&json!(manifests))).finish()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn archives_of_crane_ko_kaniko_and_jib_have_compressed_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layout.tar");
+    let layer = gzip(&TarBuilder::new().file("a", "1").finish());
+    let name = format!("{}.tar.gz", digest::of_bytes(&layer));
+    let by_digest = |digest: &str| format!("sha256:{digest}");
+    for config_name in [&by_digest as &dyn Fn(&str) -> String, &|_| "config.json".to_owned()] {
+        fs::write(&path, docker_archive(&[("app:1", &name, &layer)], config_name)).unwrap();
+        assert_eq!(load_image(&path).unwrap().1, ["a=1"]);
+    }
+
+    let images: [(&str, &str, &[u8]); 1] = [("app:1", &name, &layer)];
+    let archive = docker_archive(&images, &by_digest);
+    let at = archive.windows(layer.len()).position(|bytes| bytes == layer).unwrap();
+    let mut changed = archive.clone();
+    let other = gzip(&TarBuilder::new().file("a", "2").finish());
+    changed[at..at + other.len()].copy_from_slice(&other);
+    fs::write(&path, changed).unwrap();
+    assert!(fault(&path).contains("is damaged"), "{}", fault(&path));
+}
+
+#[test]
+fn unpacked_docker_archive_is_read_like_the_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = gzip(&TarBuilder::new().file("a", "1").finish());
+    let archive = docker_archive(&[("app:1", "l.tar.gz", &layer)], &|hex| format!("sha256:{hex}"));
+    tar::Archive::new(&archive[..]).unpack(dir.path()).unwrap();
+
+    assert_eq!(load_image(dir.path()).unwrap().1, ["a=1"]);
+}
+
+#[test]
+fn tag_chooses_among_the_images_of_a_docker_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layout.tar");
+    let layer = |name: &str| TarBuilder::new().file(name, "1").finish();
+    let (one, two) = (layer("one"), layer("two"));
+    let images: [(&str, &str, &[u8]); 2] = [("app:v1", "1.tar", &one), ("app:v2", "2.tar", &two)];
+    fs::write(&path, docker_archive(&images, &|hex| format!("{hex}.json"))).unwrap();
+
+    assert_eq!(load_tagged(&path, Some("v2")).unwrap().1, ["two=1"]);
+    assert_eq!(load_tagged(&path, Some("app:v1")).unwrap().1, ["one=1"]);
+    let error = fault(&path);
+    assert!(error.ends_with("has 2 images, choose one with --tag: app:v1, app:v2"), "{error}");
+}
+
+#[test]
+fn layer_that_is_a_link_to_an_equal_one_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("docker.tar");
+    let layer = TarBuilder::new().file("a", "1").finish();
+    let diff_id = format!("sha256:{}", digest::of_bytes(&layer));
+    let config = json!({"architecture": "amd64", "rootfs": {"diff_ids": [diff_id, diff_id]}});
+    let manifest = json!([{"Config": "c", "RepoTags": null, "Layers": ["x/l.tar", "y/l.tar"]}]);
+    let archive = TarBuilder::new()
+        .bytes("c", &bytes(&config))
+        .symlink("x/l.tar", "../y/l.tar")
+        .bytes("y/l.tar", &layer)
+        .bytes("manifest.json", &bytes(&manifest));
+    fs::write(&path, archive.finish()).unwrap();
+
+    assert_eq!(load_image(&path).unwrap().1, ["a=1"]);
 }
 
 #[test]

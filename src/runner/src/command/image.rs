@@ -19,7 +19,8 @@ Examples:
   runner image build default
   runner image build claude                           Claude Code, git, node, python3, ripgrep
   runner image build tools --package git --package ripgrep
-  runner image build mine --from ./image.oci.tar      as buildah, umoci and docker save write it
+  runner image build mine --from ./image.tar          as docker save, crane, buildah and others write it
+  runner image build mine --from ./all.tar --tag v2   one of several images
   runner image snapshot mine                          VMs go on from a saved one, rather than boot
   runner image ls
   runner image rm mine";
@@ -59,12 +60,18 @@ struct BuildArguments {
     /// Its name; `runner run` takes `default` if none is given
     name: String,
 
-    /// debian:SUITE, recipe:NAME, a folder, a tar archive, or an OCI archive or layout
+    /// debian:SUITE, recipe:NAME, or a path: of an image as docker save, crane, ko, kaniko, jib,
+    /// buildah and skopeo write it, an archive or unpacked; or of a root file system, a tar or folder
     ///
+    /// Registries are not asked: save an image to a file first.
     /// If it is not given: the recipe with the image's name, or debian:bookworm. The recipe
     /// `claude` is Debian with Claude Code, git, node, python3 and ripgrep.
     #[arg(long, value_name = "SOURCE")]
     from: Option<String>,
+
+    /// Which image of a source that holds several: its tag, or its whole name
+    #[arg(long, value_name = "TAG", requires = "from")]
+    tag: Option<String>,
 
     /// Add a Debian package; for debian:SUITE and recipes only
     #[arg(long, value_name = "NAME")]
@@ -110,6 +117,7 @@ fn build(store: &Store, arguments: BuildArguments, is_quiet: bool) -> Result<()>
         source,
         guest_programs: guest_programs(arguments.guest_dir)?,
         packages: arguments.package,
+        tag: arguments.tag,
         disk_mib: arguments.disk,
         no_cache: arguments.no_cache,
     };
