@@ -12,6 +12,9 @@ pub(crate) const ID: u32 = 1000;
 /// Its home.
 pub(crate) const HOME: &str = "/home/user";
 
+/// Where agents work.
+pub(crate) const WORKSPACE: &str = "/home/user/workspace";
+
 /// `/etc/passwd` with our account; `shell` is its login shell.
 pub(crate) fn passwd(text: &str, shell: &str) -> String {
     let text = if text.is_empty() { "root:x:0:0:root:/root:/bin/sh\n" } else { text };
@@ -29,6 +32,22 @@ pub(crate) fn shadow(text: &str) -> String {
     let line = format!("{NAME}:*:::::::");
     let others = text.lines().filter(|other| name(other) != NAME);
     join(others.chain([line.as_str()]))
+}
+
+/// `/etc/subuid` or `/etc/subgid` with a range for our account, unless it has one.
+pub(crate) fn subordinate(text: &str) -> String {
+    const FIRST: u32 = 100_000;
+    const COUNT: u32 = 65_536;
+    if text.lines().any(|line| name(line) == NAME) {
+        return text.to_owned();
+    }
+    let ends = text.lines().filter_map(|line| {
+        let mut numbers = line.split(':').skip(1).map(|number| number.parse::<u32>().ok());
+        numbers.next()??.checked_add(numbers.next()??)
+    });
+    let first = ends.max().unwrap_or(FIRST).max(FIRST);
+    let line = format!("{NAME}:{first}:{COUNT}");
+    join(text.lines().chain([line.as_str()]))
 }
 
 /// Puts `line` before the first other line with our number in the given field.
@@ -100,5 +119,13 @@ mod tests {
     #[test]
     fn last_line_without_an_end_is_kept_whole() {
         assert_eq!(group("root:x:0:"), "root:x:0:\nuser:x:1000:\n");
+    }
+
+    #[test]
+    fn subordinate_numbers_overlap_with_no_others_and_are_given_once() {
+        let given = subordinate("node:100000:65536\n");
+
+        assert_eq!(given, "node:100000:65536\nuser:165536:65536\n");
+        assert_eq!(subordinate(&given), given);
     }
 }

@@ -44,6 +44,9 @@ pub struct BuildRequest {
     pub packages: Vec<String>,
     /// Which image of a source that holds several: its tag, or its whole name.
     pub tag: Option<String>,
+    /// Leave out `sudo`, with which the user `user` otherwise runs commands as root without a
+    /// password; for a Debian source or a recipe only, as others have no `sudo` of ours.
+    pub without_sudo: bool,
     /// Size of the writable disk.
     pub disk_mib: u64,
     /// Make everything anew, whatever the cache has.
@@ -79,9 +82,8 @@ pub fn build(
 
     let kernel = kernel::fetch(&context, &mut reporter)?;
     let disk = disk::template(request.disk_mib, &context, &mut reporter)?;
-    let tag = request.tag.as_deref();
-    let source = source::prepare(&request.source, &request.packages, tag, &context, &mut reporter)?;
-    let rootfs = rootfs(&source, &programs, &context, &mut reporter)?;
+    let source = source::prepare(request, &context, &mut reporter)?;
+    let rootfs = rootfs(&source, &programs, &kernel, &context, &mut reporter)?;
     let image = reporter.step(Step::Store, |_| {
         let initramfs = initramfs::build(&programs.init, &kernel.modules);
         let parts = Parts { kernel: &kernel, initramfs, rootfs: &rootfs, disk: &disk };
@@ -95,16 +97,20 @@ pub fn build(
 fn rootfs(
     source: &Prepared,
     programs: &Programs,
+    kernel: &Kernel,
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<PathBuf> {
-    let key = source.key.as_ref().map(|source| rootfs_key(source, programs));
+    let key = source.key.as_ref().map(|key| rootfs_key(key, source.has_sudo, programs, kernel));
     if let Some(found) = key.as_ref().and_then(|key| context.cache.get("rootfs", key)) {
         return reporter.step(Step::Pack, |_| Ok((found, Origin::Cache)));
     }
     let mut tree = source.read(&context.stage.path("spool"), reporter)?;
     reporter.step(Step::Pack, |meter| {
-        setup::furnish(&mut tree, programs)?;
+        setup::furnish(&mut tree, programs, kernel)?;
+        if source.has_sudo {
+            setup::allow_sudo(&mut tree)?;
+        }
         let made = context.stage.path(store::ROOTFS);
         squashfs::pack(&tree, &made, context.stage, meter)?;
         let path = match &key {
@@ -115,9 +121,11 @@ fn rootfs(
     })
 }
 
-fn rootfs_key(source: &str, programs: &Programs) -> String {
-    let key = Key::new(setup::RECIPE).part(source);
-    programs.installed.iter().fold(key, |key, (name, bytes)| key.part(name).part(bytes)).finish()
+fn rootfs_key(source: &str, has_sudo: bool, programs: &Programs, kernel: &Kernel) -> String {
+    let key = Key::new(setup::RECIPE).part(source).part([u8::from(has_sudo)]).part(&kernel.release);
+    let programs = programs.installed.iter().map(|(name, bytes)| (*name, bytes));
+    let library = kernel.library.iter().map(|(path, bytes)| (path.as_str(), bytes));
+    programs.chain(library).fold(key, |key, (name, bytes)| key.part(name).part(bytes)).finish()
 }
 
 /// The four files of an image.

@@ -40,6 +40,8 @@ pub enum Error {
         "packages can be added to a debian:SUITE source or a recipe only, not to {source_text}"
     )]
     PackagesWithoutDebian { source_text: String },
+    #[error("sudo is left out of Debian images only, and {source_text} is none")]
+    SudoWithoutDebian { source_text: String },
     #[error("no recipe named {name}: there is {known}")]
     NoRecipe { name: String, known: String },
     #[error("package name {name:?} is not one")]

@@ -1,9 +1,12 @@
 //! The distribution's cloud kernel: found with apt, its package opened, the
-//! uncompressed kernel and the modules that the initramfs needs kept in the cache.
+//! uncompressed kernel, the modules that the initramfs needs, and those that a guest may load
+//! later, kept in the cache.
 //!
 //! The cache has kernels by the hash of their package, which apt states without a
 //! download, and the hash that was found today, so that apt is asked once a day.
 
+mod library;
+mod modinfo;
 mod module;
 mod package;
 mod payload;
@@ -21,9 +24,11 @@ use crate::kernel::package::{Content, Found};
 use crate::progress::{Meter, Origin, Reporter, Step};
 
 /// Counts up when the same package must give other files, besides other modules.
-const RECIPE: &str = "kernel 1";
+const RECIPE: &str = "kernel 2";
 
 const DESCRIPTION: &str = "kernel.json";
+/// The folder of the cache's entry that becomes `/lib/modules/RELEASE`.
+const LIBRARY: &str = "library";
 
 /// A kernel in the cache.
 pub(crate) struct Kernel {
@@ -32,12 +37,15 @@ pub(crate) struct Kernel {
     pub(crate) release: String,
     /// File name and bytes of each module, in the order of loading.
     pub(crate) modules: Vec<(String, Vec<u8>)>,
+    /// Path and bytes of each file of `/lib/modules/RELEASE`.
+    pub(crate) library: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Description {
     release: String,
     modules: Vec<String>,
+    library: Vec<String>,
 }
 
 /// Finds the newest kernel and extracts it, unless the cache has it.
@@ -65,7 +73,7 @@ pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Resul
 
 /// What decides about the files that a package gives.
 fn recipe() -> Key {
-    module::wanted().fold(Key::new(RECIPE), Key::part)
+    module::wanted().chain(library::wanted()).fold(Key::new(RECIPE), Key::part)
 }
 
 fn extract(
@@ -89,9 +97,17 @@ fn save(content: &Content, directory: &Path) -> Result<()> {
     for (name, bytes) in &modules {
         write(&directory.join(name), bytes)?;
     }
+    let library = library::build(&content.modules, &content.builtin)?;
+    for (name, bytes) in &library {
+        let path = directory.join(LIBRARY).join(name);
+        durable::create_dir(path.parent().unwrap_or(directory))?;
+        write(&path, bytes)?;
+    }
+    let names = |files: Vec<(String, Vec<u8>)>| files.into_iter().map(|(name, _)| name).collect();
     let description = Description {
         release: content.release.clone(),
-        modules: modules.into_iter().map(|(name, _)| name).collect(),
+        modules: names(modules),
+        library: names(library),
     };
     let path = directory.join(DESCRIPTION);
     let json = serde_json::to_vec_pretty(&description)
@@ -103,13 +119,16 @@ fn load(directory: &Path) -> Result<Kernel> {
     let path = directory.join(DESCRIPTION);
     let description: Description = serde_json::from_slice(&read(&path)?)
         .map_err(|source| Error::BadRecord { path, source })?;
-    let mut modules = Vec::new();
-    for name in description.modules {
-        let bytes = read(&directory.join(&name))?;
-        modules.push((name, bytes));
-    }
-    let vmlinux = directory.join("vmlinux");
-    Ok(Kernel { vmlinux, release: description.release, modules })
+    let files = |folder: &Path, names: Vec<String>| {
+        let file = |name: String| read(&folder.join(&name)).map(|bytes| (name, bytes));
+        names.into_iter().map(file).collect::<Result<Vec<_>>>()
+    };
+    Ok(Kernel {
+        vmlinux: directory.join("vmlinux"),
+        release: description.release,
+        modules: files(directory, description.modules)?,
+        library: files(&directory.join(LIBRARY), description.library)?,
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -132,7 +151,7 @@ mod tests {
             .map(|name| format!("kernel/{name}.ko\n"))
             .concat()
             + "vmw_vsock_virtio_transport_common.ko\nvmw_vsock_virtio_transport.ko\nvirtio_ring.ko\n";
-        let module = ("virtio.ko".to_owned(), b"module".to_vec());
+        let module = ("kernel/drivers/virtio/virtio.ko".to_owned(), b"module".to_vec());
         let content = Content {
             release: "6.1".into(),
             kernel: b"\x7fELF".to_vec(),
@@ -144,7 +163,10 @@ mod tests {
         let kernel = load(&entry).unwrap();
 
         assert_eq!(kernel.release, "6.1");
-        assert_eq!(kernel.modules, [module]);
+        assert_eq!(kernel.modules, [("virtio.ko".to_owned(), b"module".to_vec())]);
+        assert!(kernel.library.contains(&module));
+        let index = kernel.library.iter().find(|(name, _)| name == "modules.dep");
+        assert_eq!(index.unwrap().1, b"kernel/drivers/virtio/virtio.ko:\n");
         assert_eq!(fs::read(kernel.vmlinux).unwrap(), b"\x7fELF");
     }
 }

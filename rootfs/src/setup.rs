@@ -1,24 +1,42 @@
 //! What every root file system gets, whatever it was made from: the account of
-//! jobs, our programs, mount points, and the few files of `/etc` that a machine
-//! must have. Nothing here depends on the host.
+//! jobs, our programs, the kernel's modules, mount points, and the few files of `/etc`
+//! that a machine must have. Nothing here depends on the host.
 
 use crate::account;
 use crate::error::Result;
+use crate::kernel::Kernel;
 use crate::program::Programs;
 use crate::tree::{Content, Meta, Node, Tree};
 
 /// Counts up when the same source must give another root file system.
-pub(crate) const RECIPE: &str = "setup 1";
+pub(crate) const RECIPE: &str = "setup 2";
 
 /// The gateway of every guest is its name server.
 const RESOLV_CONF: &str = "nameserver 192.168.241.1\n";
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n";
 const HOSTNAME: &str = "sandbox\n";
 
+const SUDOERS: &str = "/etc/sudoers.d/sandbox-user";
+/// `sudo` drops variables; those name the certificates that a guest on an intercepted network, or
+/// with the host's authorities, must trust.
+const SUDOERS_RULES: &str = "\
+Defaults:user env_keep += \"SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO\"
+Defaults:user env_keep += \"PIP_CERT NODE_EXTRA_CA_CERTS\"
+user ALL=(ALL:ALL) NOPASSWD: ALL
+";
+
+/// guest-init loads modules, under this name as well as when the kernel asks it to.
+const MODPROBE: &[u8] = b"/proc/1/exe";
+
+const CONTAINERS: [&str; 3] = ["/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"];
+/// Those of rootless containers, below the home of `user`, after the folders that they are in.
+const USER_CONTAINERS: [&str; 4] =
+    [".local", ".local/share", ".local/share/containers", ".local/share/docker"];
+
 const ETC_LIMIT: u64 = 4 << 20;
 
 /// Changes the tree as described at the head of this file.
-pub(crate) fn furnish(tree: &mut Tree, programs: &Programs) -> Result<()> {
+pub(crate) fn furnish(tree: &mut Tree, programs: &Programs, kernel: &Kernel) -> Result<()> {
     for path in ["/proc", "/sys", "/dev", "/run", "/mnt", "/etc", "/usr/local/bin"] {
         ensure_directory(tree, path, &Meta::with_mode(0o755))?;
     }
@@ -32,6 +50,27 @@ pub(crate) fn furnish(tree: &mut Tree, programs: &Programs) -> Result<()> {
     for (name, bytes) in &programs.installed {
         write(tree, &format!("/usr/local/bin/{name}"), bytes, 0o755)?;
     }
+    for (path, bytes) in &kernel.library {
+        write(tree, &format!("/lib/modules/{}/{path}", kernel.release), bytes, 0o644)?;
+    }
+    if tree.get(b"/sbin/modprobe")?.is_none() && tree.get(b"/usr/sbin/modprobe")?.is_none() {
+        tree.add(b"/usr/sbin/modprobe", Meta::with_mode(0o777), Content::Symlink(MODPROBE))?;
+    }
+    add_container_folders(tree)
+}
+
+/// Makes the folders in which Docker, containerd, Podman and Buildah keep images and containers.
+///
+/// Contract with guest-init: it mounts a folder of the writable disk over each that is empty, since
+/// an overlay file system, which the guest's root is, cannot be the upper layer of another.
+fn add_container_folders(tree: &mut Tree) -> Result<()> {
+    for path in CONTAINERS {
+        ensure_directory(tree, path, &Meta::with_mode(0o711))?;
+    }
+    let owned = Meta { uid: account::ID, gid: account::ID, ..Meta::with_mode(0o700) };
+    for path in USER_CONTAINERS {
+        ensure_directory(tree, &format!("{}/{path}", account::HOME), &owned)?;
+    }
     Ok(())
 }
 
@@ -40,13 +79,21 @@ fn add_account(tree: &mut Tree) -> Result<()> {
     let shell = if bash { "/bin/bash" } else { "/bin/sh" };
     edit(tree, "/etc/passwd", |text| account::passwd(text, shell))?;
     edit(tree, "/etc/group", account::group)?;
+    // The numbers that are root and others in the user's own containers.
+    edit(tree, "/etc/subuid", account::subordinate)?;
+    edit(tree, "/etc/subgid", account::subordinate)?;
     if tree.get(b"/etc/shadow")?.is_some() {
         edit(tree, "/etc/shadow", account::shadow)?;
     }
     let owned = Meta { uid: account::ID, gid: account::ID, ..Meta::with_mode(0o755) };
     tree.add(account::HOME.as_bytes(), owned.clone(), Content::Directory)?;
-    let workspace = format!("{}/workspace", account::HOME);
-    tree.add(workspace.as_bytes(), owned, Content::Directory)
+    tree.add(account::WORKSPACE.as_bytes(), owned, Content::Directory)
+}
+
+/// Lets the user `user` run any command as root without a password.
+pub(crate) fn allow_sudo(tree: &mut Tree) -> Result<()> {
+    ensure_directory(tree, "/etc/sudoers.d", &Meta::with_mode(0o750))?;
+    write(tree, SUDOERS, SUDOERS_RULES.as_bytes(), 0o440)
 }
 
 /// Makes a folder unless the path leads to one already.
@@ -77,6 +124,12 @@ mod tests {
     use super::*;
     use crate::testing::{listing, tree};
 
+    fn kernel() -> Kernel {
+        let library = vec![("kernel/fs/fuse/fuse.ko".to_owned(), b"module".to_vec())];
+        let (vmlinux, modules) = ("/vmlinux".into(), Vec::new());
+        Kernel { vmlinux, release: "6.1".to_owned(), modules, library }
+    }
+
     fn programs() -> Programs {
         Programs { init: Vec::new(), installed: vec![("guest-agent", b"elf".to_vec())] }
     }
@@ -86,15 +139,62 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
 
-        furnish(&mut tree, &programs()).unwrap();
+        furnish(&mut tree, &programs(), &kernel()).unwrap();
 
         let listing = listing(&tree);
         assert!(listing.contains(&"usr/local/bin/guest-agent=elf".to_owned()));
         assert!(listing.contains(&"etc/machine-id=".to_owned()));
         assert!(listing.contains(&"proc/".to_owned()));
+        assert!(listing.contains(&"lib/modules/6.1/kernel/fs/fuse/fuse.ko=module".to_owned()));
         let workspace = tree.get(b"/home/user/workspace").unwrap().unwrap();
         assert_eq!((workspace.meta.uid, workspace.meta.gid), (1000, 1000));
         assert_eq!(tree.get(b"/tmp").unwrap().unwrap().meta.mode, 0o1777);
+    }
+
+    #[test]
+    fn folders_of_containers_are_there_and_what_an_image_has_in_them_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = tree(dir.path());
+        let own = Meta { uid: 7, ..Meta::with_mode(0o700) };
+        tree.add(b"var/lib/containers", own.clone(), Content::Directory).unwrap();
+
+        furnish(&mut tree, &programs(), &kernel()).unwrap();
+
+        let meta = |path: &str| tree.get(path.as_bytes()).unwrap().unwrap().meta.clone();
+        assert_eq!(meta("/var/lib/docker").mode, 0o711);
+        assert_eq!(meta("/var/lib/containers"), own);
+        assert_eq!(meta("/home/user/.local/share/containers").uid, 1000);
+        let numbers = tree.read(b"/etc/subuid", 99).unwrap().unwrap();
+        assert_eq!(numbers, b"user:100000:65536\n");
+    }
+
+    #[test]
+    fn guest_init_is_modprobe_where_the_image_has_none() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut without, mut with) = (tree(one.path()), tree(other.path()));
+        let own = Content::File(&mut &b"kmod"[..]);
+        with.add(b"usr/sbin/modprobe", Meta::with_mode(0o755), own).unwrap();
+
+        furnish(&mut without, &programs(), &kernel()).unwrap();
+        furnish(&mut with, &programs(), &kernel()).unwrap();
+
+        assert!(listing(&without).contains(&"usr/sbin/modprobe->/proc/1/exe".to_owned()));
+        assert!(listing(&with).contains(&"usr/sbin/modprobe=kmod".to_owned()));
+    }
+
+    #[test]
+    fn sudo_asks_the_user_for_no_password_and_keeps_what_names_certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = tree(dir.path());
+
+        allow_sudo(&mut tree).unwrap();
+
+        let rules = tree.read(SUDOERS.as_bytes(), ETC_LIMIT).unwrap().unwrap();
+        let rules = String::from_utf8(rules).unwrap();
+        assert!(rules.contains("\nuser ALL=(ALL:ALL) NOPASSWD: ALL\n"));
+        assert!(rules.contains("PIP_CERT"));
+        // sudo ignores a file that others may write.
+        assert_eq!(tree.get(SUDOERS.as_bytes()).unwrap().unwrap().meta.mode, 0o440);
     }
 
     #[test]
@@ -104,7 +204,7 @@ mod tests {
         tree.add(b"etc/resolv.conf", Meta::default(), Content::Symlink(b"../victim")).unwrap();
         tree.add(b"victim", Meta::default(), Content::File(&mut &b"kept"[..])).unwrap();
 
-        furnish(&mut tree, &programs()).unwrap();
+        furnish(&mut tree, &programs(), &kernel()).unwrap();
 
         assert_eq!(tree.read(b"victim", 10).unwrap().unwrap(), b"kept");
         assert_eq!(tree.read(b"etc/resolv.conf", 99).unwrap().unwrap(), RESOLV_CONF.as_bytes());
@@ -117,7 +217,7 @@ mod tests {
         let meta = Meta { gid: 42, ..Meta::with_mode(0o640) };
         tree.add(b"etc/shadow", meta, Content::File(&mut &b"root:*:::::::\n"[..])).unwrap();
 
-        furnish(&mut tree, &programs()).unwrap();
+        furnish(&mut tree, &programs(), &kernel()).unwrap();
 
         let shadow = tree.get(b"etc/shadow").unwrap().unwrap();
         assert_eq!((shadow.meta.mode, shadow.meta.gid), (0o640, 42));
@@ -130,7 +230,7 @@ mod tests {
         tree.add(b"var/tmp", Meta::with_mode(0o1777), Content::Directory).unwrap();
         tree.add(b"tmp", Meta::default(), Content::Symlink(b"var/tmp")).unwrap();
 
-        furnish(&mut tree, &programs()).unwrap();
+        furnish(&mut tree, &programs(), &kernel()).unwrap();
 
         assert!(listing(&tree).contains(&"tmp->var/tmp".to_owned()));
     }
@@ -142,7 +242,7 @@ mod tests {
         tree.add(b"usr/bin/bash", Meta::default(), Content::File(&mut &b"elf"[..])).unwrap();
         tree.add(b"bin", Meta::default(), Content::Symlink(b"usr/bin")).unwrap();
 
-        furnish(&mut tree, &programs()).unwrap();
+        furnish(&mut tree, &programs(), &kernel()).unwrap();
 
         let passwd = String::from_utf8(tree.read(b"etc/passwd", 999).unwrap().unwrap()).unwrap();
         assert!(passwd.ends_with("user:x:1000:1000::/home/user:/bin/bash\n"));

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
-use crate::build::Context;
+use crate::build::{BuildRequest, Context};
 use crate::compress;
 use crate::digest::{self, Hashing, Key};
 use crate::error::{Error, Result};
@@ -100,6 +100,8 @@ pub(crate) struct Prepared {
     /// Hash of all that its files depend on; a folder has none but its content.
     pub(crate) key: Option<String>,
     pub(crate) defaults: Defaults,
+    /// Whether `sudo` was installed for the user `user`.
+    pub(crate) has_sudo: bool,
     files: Files,
 }
 
@@ -114,41 +116,50 @@ enum Files {
 
 /// Fetches what has to be fetched and identifies the source.
 pub(crate) fn prepare(
-    source: &Source,
-    packages: &[String],
-    tag: Option<&str>,
+    request: &BuildRequest,
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<Prepared> {
-    if tag.is_some() && !matches!(source, Source::Oci(_)) {
-        return Err(Error::TagWithoutImage { source_text: source.to_string() });
+    let tag = request.tag.as_deref();
+    if tag.is_some() && !matches!(request.source, Source::Oci(_)) {
+        return Err(Error::TagWithoutImage { source_text: request.source.to_string() });
     }
-    if !packages.is_empty() && !matches!(source, Source::Debian { .. } | Source::Recipe(_)) {
-        return Err(Error::PackagesWithoutDebian { source_text: source.to_string() });
-    }
-    Ok(match source {
+    let has_sudo = !request.without_sudo;
+    Ok(match &request.source {
         Source::Debian { suite } => {
-            let base = debian::base(suite, packages, context, reporter)?;
+            let base = debian::base(suite, &packages(request), context, reporter)?;
             let files = Files::Cached(base.archive, Vec::new());
-            Prepared { key: Some(base.key), defaults: Defaults::default(), files }
+            Prepared { has_sudo, ..Prepared::new(Some(base.key), files) }
         }
-        Source::Recipe(recipe) => prepare_recipe(recipe, packages, context, reporter)?,
-        Source::Directory(path) => {
-            let files = Files::Directory(path.clone());
-            Prepared { key: None, defaults: Defaults::default(), files }
+        Source::Recipe(recipe) => {
+            let prepared = prepare_recipe(recipe, &packages(request), context, reporter)?;
+            Prepared { has_sudo, ..prepared }
         }
+        other if !request.packages.is_empty() => {
+            return Err(Error::PackagesWithoutDebian { source_text: other.to_string() });
+        }
+        other if request.without_sudo => {
+            return Err(Error::SudoWithoutDebian { source_text: other.to_string() });
+        }
+        Source::Directory(path) => Prepared::new(None, Files::Directory(path.clone())),
         Source::Tar(path) => {
             let digest = digest::of_file(path)?;
             let key = Key::new("tar").part(&digest).finish();
-            let files = Files::Tar(path.clone(), digest);
-            Prepared { key: Some(key), defaults: Defaults::default(), files }
+            Prepared::new(Some(key), Files::Tar(path.clone(), digest))
         }
         Source::Oci(path) => {
             let opened = oci::open(path, tag, context)?;
-            let key = Some(opened.key());
-            Prepared { key, defaults: opened.defaults(), files: Files::Oci(Box::new(opened)) }
+            let (key, defaults) = (opened.key(), opened.defaults());
+            let files = Files::Oci(Box::new(opened));
+            Prepared { defaults, ..Prepared::new(Some(key), files) }
         }
     })
+}
+
+/// The Debian packages of an image besides the usual ones.
+fn packages(request: &BuildRequest) -> Vec<String> {
+    let sudo = (!request.without_sudo).then(|| "sudo".to_owned());
+    request.packages.iter().cloned().chain(sudo).collect()
 }
 
 fn prepare_recipe(
@@ -166,12 +177,15 @@ fn prepare_recipe(
     let base = debian::base(recipe.suite, &all, context, reporter)?;
     let key = Key::new("recipe 1").part(&base.key);
     let key = programs.iter().fold(key, |key, program| key.part(program.integrity())).finish();
-    let env = recipe.env.iter().map(|pair| (*pair).to_owned()).collect();
-    let defaults = Defaults { env, ..Defaults::default() };
-    Ok(Prepared { key: Some(key), defaults, files: Files::Cached(base.archive, programs) })
+    let prepared = Prepared::new(Some(key), Files::Cached(base.archive, programs));
+    Ok(Prepared { defaults: recipe.defaults(), ..prepared })
 }
 
 impl Prepared {
+    fn new(key: Option<String>, files: Files) -> Prepared {
+        Prepared { key, defaults: Defaults::default(), has_sudo: false, files }
+    }
+
     /// Reads all files into a tree.
     pub(crate) fn read(&self, spool: &Path, reporter: &mut Reporter<'_>) -> Result<Tree> {
         reporter.step(Step::Read, |meter| {

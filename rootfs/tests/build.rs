@@ -39,6 +39,7 @@ impl Host {
             guest_programs: self.path("programs"),
             tag: None,
             packages: Vec::new(),
+            without_sudo: false,
             disk_mib: 1024,
             no_cache: false,
         }
@@ -205,4 +206,19 @@ fn debian_suite_becomes_an_image() {
     let passwd = fs::read_to_string(unpacked.join("etc/passwd")).unwrap();
     assert!(passwd.contains("user:x:1000:1000::/home/user:/bin/bash\n"));
     assert!(!unpacked.join("dev/console").exists());
+    assert_eq!(mode(&unpacked.join("usr/bin/sudo")), 0o4755);
+    assert_eq!(mode(&unpacked.join("etc/sudoers.d/sandbox-user")), 0o440);
+}
+
+#[test]
+#[ignore = "needs apt and squashfs-tools"]
+fn sudo_cannot_be_left_out_of_what_is_not_made_from_debian() {
+    let host = Host::new();
+    fs::create_dir(host.path("root")).unwrap();
+    let root = host.path("root");
+
+    let request = BuildRequest { without_sudo: true, ..host.request(root.to_str().unwrap()) };
+    let error = rootfs::build(&host.store, &request, &mut |_| ()).unwrap_err();
+
+    assert!(error.to_string().starts_with("sudo is left out of Debian images only"));
 }

@@ -10,8 +10,7 @@ const KEY: &str = "sk-ant-scripted";
 
 /// A run of the runner in the image, as jobs are run.
 fn in_image<'a>(flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
-    let usual = ["run", "--image", "claude", "--user", "user"];
-    [&usual, flags, &["--workdir", "/home/user/workspace", "--"], command].concat()
+    [&["run", "--image", "claude"][..], flags, &["--"], command].concat()
 }
 
 /// Has the CLI ask the model at `address`, and nobody else anything.
@@ -52,12 +51,12 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 fn the_image_has_what_agents_expect_for_its_user() {
     let runner = Runner::new();
     let script = "claude --version && git --version && rg --version && node --version \
-        && python3 --version && test -s /etc/ssl/certs/ca-certificates.crt && id -un && echo $HOME";
+        && python3 --version && test -s /etc/ssl/certs/ca-certificates.crt && id -un && echo $HOME && pwd";
 
     let output = runner.succeed(&in_image(&[], &["sh", "-c", script]));
 
     assert!(output.contains("(Claude Code)"), "{output}");
-    assert!(output.ends_with("\nuser\n/home/user\n"), "{output}");
+    assert!(output.ends_with("\nuser\n/home/user\n/home/user/workspace\n"), "{output}");
 }
 
 #[test]

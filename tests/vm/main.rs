@@ -1,4 +1,5 @@
-//! The runner in real VMs, as a user runs it. Needs root, QEMU and the images `default` and `claude`;
+//! The runner in real VMs, as a user runs it. Needs root, QEMU and the images `default`, `claude` and
+//! `containers`;
 //! `scripts/test` brings them. Each test has a state folder of its own that shares the images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
@@ -14,6 +15,7 @@ mod agent;
 mod claude;
 mod claude_job;
 mod confined;
+mod containers;
 mod detached;
 mod faults;
 mod files;

@@ -40,6 +40,29 @@ fn the_kernel_is_not_the_hosts_and_the_user_has_its_groups_and_home() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
+fn the_user_becomes_root_without_a_password() {
+    let runner = Runner::new();
+    let script = "sudo -n sh -c 'id -un; apt-get --version' && sudo -n -u nobody id -un";
+    let output = runner.succeed(&["run", "--user", "user", "--", "sh", "-c", script]);
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!((lines[0], lines.last()), ("root", Some(&"nobody")), "{output}");
+    assert!(output.contains("\napt "), "{output}");
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn the_user_has_what_development_tools_need_of_a_kernel() {
+    let runner = Runner::new();
+    let script = "ulimit -S -n; ulimit -H -n; cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start \
+        fs/inotify/max_user_watches fs/inotify/max_user_instances; \
+        perl -e 'use Socket; socket(S, PF_INET, SOCK_STREAM, 0); \
+        bind(S, sockaddr_in(80, INADDR_ANY)) && print qq(port 80\\n)'";
+    let output = runner.succeed(&["run", "--user", "user", "--", "bash", "-c", script]);
+    assert_eq!(output, "65536\n1048576\n0\n524288\n1024\nport 80\n");
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
 fn a_disk_is_as_large_as_it_is_asked_for_and_takes_no_room_that_is_not_there() {
     let runner = Runner::new();
     let size = |size: &str| {

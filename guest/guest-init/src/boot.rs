@@ -3,10 +3,11 @@
 //! 1. Mount `/dev`, `/proc` and `/sys`; from here on there is a console.
 //! 2. Load the kernel modules that the initramfs brings, in its order.
 //! 3. Wait until both disks are there.
-//! 4. Mount the read-only root (`vda`), the writable disk (`vdb`), and the overlay of the two.
+//! 4. Mount the read-only root (`vda`), the writable disk (`vdb`), the overlay of the two, and
+//!    folders of the disk where containers are kept.
 //! 5. Make the overlay the root, and give the initramfs's memory back.
 //! 6. Mount what programs expect (`/dev/pts`, `/dev/shm`, `/run`, cgroup v2); controllers, what
-//!    happens without memory, device links, the network, host name.
+//!    happens without memory, device links, the network, kernel parameters, modules on demand, host name.
 //!
 //! [`supervise`](crate::supervise) goes on from there: 7 start the service, 8 reap for ever.
 

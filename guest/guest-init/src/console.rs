@@ -100,12 +100,12 @@ mod tests {
     #[test]
     fn a_chain_names_all_causes() {
         let error = crate::Error::LoadModule {
-            name: "overlay.ko".into(),
+            path: "/modules/overlay.ko".into(),
             source: nix::errno::Errno::ENOEXEC,
         };
         assert_eq!(
             chain(&error),
-            "cannot load the kernel module overlay.ko: ENOEXEC: Exec format error"
+            "cannot load the kernel module /modules/overlay.ko: ENOEXEC: Exec format error"
         );
     }
 }

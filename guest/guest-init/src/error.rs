@@ -15,8 +15,10 @@ pub(crate) enum Error {
     MakeFolder { path: PathBuf, source: io::Error },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot load the kernel module {name}")]
-    LoadModule { name: String, source: Errno },
+    #[error("cannot load the kernel module {path}")]
+    LoadModule { path: PathBuf, source: Errno },
+    #[error("no kernel module for {name}")]
+    NoModule { name: String },
     #[error("cannot watch /dev")]
     WatchDevices { source: Errno },
     #[error("no disk {path} after {} s", .patience.as_secs())]

@@ -1,4 +1,4 @@
-//! What makes the root a machine: cgroups, memory, devices, the network, a name.
+//! What makes the root a machine: cgroups, memory, devices, the network, parameters, a name.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use process::Cgroup;
 
-use crate::{Error, Result, memory, mount, network};
+use crate::{Error, Result, memory, modprobe, mount, network, sysctl};
 
 /// The name of a machine that nobody has named.
 const NAME: &str = "sandbox";
@@ -35,6 +35,8 @@ pub(crate) fn prepare() -> Result<()> {
     }
     make_temporary_folder(Path::new("/tmp"))?;
     network::set_up()?;
+    sysctl::set_all();
+    modprobe::offer();
     let name = fs::read_to_string("/etc/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { NAME } else { name.trim() };
     nix::unistd::sethostname(name).map_err(|source| Error::HostName { source })

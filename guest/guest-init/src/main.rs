@@ -2,7 +2,8 @@
 //!
 //! As `/init` of the initramfs it boots the machine (see [`boot`]), starts the service and looks
 //! after it (see [`supervise`]), and turns the machine off (see [`power`]). Under the name
-//! `vsock-service` it is the service (see [`service`]).
+//! `vsock-service` it is the service (see [`service`]); under `/proc/1/exe` the kernel has it load
+//! modules (see [`modprobe`]).
 
 mod boot;
 mod console;
@@ -10,6 +11,7 @@ mod device;
 mod error;
 mod machine;
 mod memory;
+mod modprobe;
 mod module;
 mod mount;
 mod network;
@@ -18,6 +20,7 @@ mod root;
 mod service;
 mod supervise;
 mod sys;
+mod sysctl;
 
 pub(crate) use error::{Error, Result};
 
@@ -28,8 +31,10 @@ fn main() -> ExitCode {
     console::log_errors();
     let mut arguments = env::args_os();
     let name = arguments.next();
-    if name.is_some_and(|name| name == service::NAME) {
-        return service::run(arguments.next());
+    match name.as_deref().and_then(|name| name.to_str()) {
+        Some(service::NAME) => return service::run(arguments.next()),
+        Some(modprobe::NAME | modprobe::COMMAND) => return modprobe::run(arguments),
+        _ => {}
     }
     if id() != 1 {
         eprintln!("guest-init: this is the init of a virtual machine, it runs as process 1 only");

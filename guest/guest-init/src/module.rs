@@ -1,4 +1,4 @@
-//! Kernel modules.
+//! The kernel modules that the boot needs; [`modprobe`](crate::modprobe) loads others later.
 //!
 //! The initramfs names them in `/modules/order`, one file of `/modules` a line, each after those
 //! that it needs. A kernel that has everything built in brings no such file.
@@ -22,16 +22,17 @@ pub(crate) fn load_all() -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(|source| Error::Read { path, source })?,
     };
-    order.lines().filter(|name| !name.is_empty()).try_for_each(load)
+    let names = order.lines().filter(|name| !name.is_empty());
+    names.map(|name| Path::new(FOLDER).join(name)).try_for_each(|path| load(&path))
 }
 
-fn load(name: &str) -> Result<()> {
-    let path = Path::new(FOLDER).join(name);
-    let file = File::open(&path).map_err(|source| Error::Read { path, source })?;
+/// Loads one module.
+pub(crate) fn load(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     match finit_module(&file, NO_PARAMETERS, ModuleInitFlags::empty()) {
         // It is built in, or was loaded before.
         Err(Errno::EEXIST) => Ok(()),
-        other => other.map_err(|source| Error::LoadModule { name: name.to_owned(), source }),
+        other => other.map_err(|source| Error::LoadModule { path: path.to_owned(), source }),
     }
 }
 

@@ -4,14 +4,19 @@
 //!   /dev/vda squashfs ─▶ /lower ─┐
 //!                                ├─▶ /overlay ─▶ moved to / ; then the initramfs is emptied
 //!   /dev/vdb ext4 ────▶ /disk ───┘
+//!                         └ /disk/containers/… ─▶ /overlay/var/lib/docker and its kind
 //! ```
+//!
+//! Container engines stack overlays of their own, and the kernel takes no overlay as the upper layer of
+//! another: where they keep their files is a folder of the disk itself. An image that brings files of
+//! its own there keeps seeing those, and has its folder in the overlay.
 //!
 //! `/lower` and `/disk` stay mounted below the old root, where no path leads any more.
 
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -44,12 +49,23 @@ const LAYERS: [Mount; 2] = [
         what: WRITABLE,
         target: "/disk",
         kind: "ext4",
-        flags: MsFlags::MS_NODEV.union(MsFlags::MS_NOATIME),
+        // Layers of containers may have devices.
+        flags: MsFlags::MS_NOATIME,
         // Its inode tables are holes, which are zeros already: to write them, as the kernel else does
         // for minutes, would only fill the host's disk.
         options: "noinit_itable",
     },
 ];
+
+/// Where container engines keep images and containers; the image has these folders.
+const CONTAINERS: [&str; 5] = [
+    "var/lib/docker",
+    "var/lib/containerd",
+    "var/lib/containers",
+    "home/user/.local/share/containers",
+    "home/user/.local/share/docker",
+];
+const ON_DISK: &str = "/disk/containers";
 
 /// The writable disk, which no path leads to.
 #[derive(Debug)]
@@ -67,10 +83,37 @@ pub(crate) fn mount() -> Result<Disk> {
         flags: MsFlags::MS_NOATIME,
         options: "lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work",
     })?;
+    for folder in CONTAINERS {
+        put_on_disk(folder)?;
+    }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let disk = open("/disk", flags, Mode::empty())
         .map_err(|errno| Error::Read { path: "/disk".into(), source: errno.into() })?;
     Ok(Disk(disk))
+}
+
+/// Mounts a folder of the disk over one of the overlay that is there and empty.
+fn put_on_disk(folder: &str) -> Result<()> {
+    let target = Path::new(OVERLAY).join(folder);
+    let Ok(metadata) = fs::symlink_metadata(&target) else {
+        return Ok(());
+    };
+    let is_empty = fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
+    if !metadata.is_dir() || !is_empty {
+        log::debug!("stays in the overlay; folder=/{folder}");
+        return Ok(());
+    }
+    let source = Path::new(ON_DISK).join(folder);
+    make_folder(&source)?;
+    let failed = |error| Error::MakeFolder { path: source.clone(), source: error };
+    chown(&source, Some(metadata.uid()), Some(metadata.gid())).map_err(failed)?;
+    fs::set_permissions(&source, metadata.permissions()).map_err(failed)?;
+    let (none, flags) = (None::<&str>, MsFlags::MS_BIND);
+    nix::mount::mount(Some(&source), &target, none, flags, none).map_err(|source| Error::Mount {
+        what: "a folder of the disk",
+        target,
+        source,
+    })
 }
 
 /// Makes the overlay the root.
@@ -91,7 +134,10 @@ pub(crate) fn switch() -> Result<()> {
     empty(Path::new("/"));
     move_mount(Path::new("."), Path::new("/")).map_err(failed("move the new root"))?;
     nix::unistd::chroot(".").map_err(failed("change the root"))?;
-    nix::unistd::chdir("/").map_err(failed("enter the root"))
+    nix::unistd::chdir("/").map_err(failed("enter the root"))?;
+    // As systemd does: containers see what is mounted later in folders that they share.
+    let (none, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED);
+    nix::mount::mount(none, "/", none, flags, none).map_err(failed("share mounts"))
 }
 
 /// Writes everything to the disk, and allows no more.

@@ -33,8 +33,8 @@ const TOO_MANY: u32 = 5;
 /// The wait before the second start in a row; it doubles from there.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// How many files a command may open: by default as ever, and as many as it raises that to.
-const FILES_SOFT: u64 = 1024;
+/// How many files a command may open, and how many if it raises that limit.
+const FILES_SOFT: u64 = 1 << 16;
 const FILES_HARD: u64 = 1 << 20;
 
 /// Runs services until the machine is to be turned off.

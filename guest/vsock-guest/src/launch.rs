@@ -62,6 +62,11 @@ pub(crate) fn launch(
     } else {
         with_pipes(command, exec, &account).map_err(no_streams)?
     };
+    if let (Some(cgroup), Some(user)) = (&cgroup, &account.credentials)
+        && let Err(error) = cgroup.delegate(user.uid, user.gid)
+    {
+        log::warn!("the command cannot make cgroups; error={error}");
+    }
     if let Some(credentials) = account.credentials {
         command = command.credentials(credentials);
     }

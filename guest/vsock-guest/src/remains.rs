@@ -25,9 +25,9 @@ pub(crate) struct Remains {
 impl Remains {
     pub(crate) fn new(parent: Option<PathBuf>) -> Self {
         if let Some(parent) = &parent
-            && let Err(error) = count_memory(parent)
+            && let Err(error) = enable_controllers(parent)
         {
-            log::warn!("nobody counts what is killed for want of memory; error={error}");
+            log::warn!("commands' cgroups have no controllers; error={error}");
         }
         Self {
             parent,
@@ -95,9 +95,17 @@ impl Remains {
     }
 }
 
-/// Gives each cgroup below `parent` the memory controller. No limit is set by it; it tells which
-/// command a process that the kernel killed for want of memory belonged to.
-fn count_memory(parent: &Path) -> io::Result<()> {
+/// Gives each cgroup below `parent` the controllers that its user may pass on to containers. No limit
+/// is set by them; that of memory tells which command a process that the kernel killed belonged to.
+fn enable_controllers(parent: &Path) -> io::Result<()> {
     fs::create_dir_all(parent)?;
-    fs::write(parent.join("cgroup.subtree_control"), "+memory")
+    let file = parent.join("cgroup.subtree_control");
+    fs::write(&file, "+memory")?;
+    // What is not there is missed by containers with limits alone.
+    for controller in ["+pids", "+cpu"] {
+        if let Err(error) = fs::write(&file, controller) {
+            log::debug!("no such controller for commands; controller={controller} error={error}");
+        }
+    }
+    Ok(())
 }

@@ -46,14 +46,13 @@ pub(super) fn wanted() -> impl Iterator<Item = &'static str> {
     WANTED.iter().map(|(name, _)| *name)
 }
 
-pub(super) fn is_wanted(name: &str) -> bool {
-    WANTED.iter().any(|(wanted, _)| *wanted == name)
-}
+/// A module as the kernel's package has it: path below the folder of the release, and bytes.
+pub(super) type Found = (String, Vec<u8>);
 
 /// The modules to load, decompressed and in order: file name and bytes. Those that
 /// are built into the kernel are left out.
 pub(super) fn select(
-    found: &BTreeMap<String, (String, Vec<u8>)>,
+    found: &BTreeMap<String, Found>,
     builtin: &str,
     release: &str,
 ) -> Result<Vec<(String, Vec<u8>)>> {
@@ -70,7 +69,7 @@ pub(super) fn select(
     Ok(selected)
 }
 
-fn decompress(file: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn decompress(file: &str, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut reader = compress::reader(bytes, file)?;
     compress::read_bounded(reader.by_ref(), LIMIT)
         .map_err(|source| Error::ReadMember { member: file.to_owned(), source })

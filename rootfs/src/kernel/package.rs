@@ -8,7 +8,7 @@ use crate::archive::{Archive, Kind};
 use crate::compress;
 use crate::digest;
 use crate::error::{Error, Result};
-use crate::kernel::module;
+use crate::kernel::module::{self, Found as Module};
 use crate::progress::Meter;
 use crate::stage::Stage;
 use crate::tool::{APT_CACHE, APT_GET, DPKG_DEB, Streams};
@@ -33,8 +33,8 @@ pub(super) struct Content {
     pub(super) kernel: Vec<u8>,
     /// Paths of the modules that are built in, a line each.
     pub(super) builtin: String,
-    /// Modules by name (`virtio-rng`): file name and bytes.
-    pub(super) modules: BTreeMap<String, (String, Vec<u8>)>,
+    /// All modules by name (`virtio-rng`).
+    pub(super) modules: BTreeMap<String, Module>,
 }
 
 /// Asks apt for the newest kernel. Its lists are fetched only if they lack it.
@@ -124,8 +124,8 @@ fn read(mut archive: Archive<impl std::io::Read>, meter: &mut Meter<'_>) -> Resu
         } else if file == "modules.builtin" {
             content.builtin = String::from_utf8_lossy(&bytes).into_owned();
         } else if let Some(name) = module::name(file) {
-            let name = name.to_owned();
-            content.modules.insert(name, (file.to_owned(), bytes));
+            let below = path.find("/kernel/").map_or(file, |at| &path[at + 1..]);
+            content.modules.insert(name.to_owned(), (below.to_owned(), bytes));
         }
     }
     Ok(content)
@@ -135,7 +135,7 @@ fn is_wanted(path: &str) -> bool {
     let file = path.rsplit('/').next().unwrap_or_default();
     path.trim_start_matches("./").starts_with("boot/vmlinuz-")
         || file == "modules.builtin"
-        || module::name(file).is_some_and(module::is_wanted)
+        || module::name(file).is_some()
 }
 
 #[cfg(test)]
@@ -170,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn wanted_files_are_read_and_others_skipped() {
+    fn kernel_and_modules_are_read_and_others_skipped() {
         let bytes = TarBuilder::new()
             .file("./boot/vmlinuz-6.1", "kernel")
             .file("./lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\n")
             .file("./lib/modules/6.1/kernel/fs/overlayfs/overlay.ko", "module")
-            .file("./lib/modules/6.1/kernel/fs/xfs/xfs.ko", "other")
+            .file("./usr/share/doc/linux-image/copyright", "other")
             .finish();
 
         let content = Reporter::new(&mut |_| ())
@@ -186,6 +186,7 @@ mod tests {
 
         assert_eq!((content.release.as_str(), &content.kernel[..]), ("6.1", &b"kernel"[..]));
         assert_eq!(content.builtin, "kernel/fs/ext4/ext4.ko\n");
-        assert_eq!(content.modules.keys().collect::<Vec<_>>(), ["overlay"]);
+        let module = ("kernel/fs/overlayfs/overlay.ko".to_owned(), b"module".to_vec());
+        assert_eq!(content.modules, [("overlay".to_owned(), module)].into());
     }
 }

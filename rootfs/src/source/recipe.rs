@@ -5,9 +5,11 @@
 
 use std::fmt;
 
+use crate::account;
 use crate::arch::Arch;
 use crate::error::{Error, Result};
 use crate::source::npm::Package;
+use crate::store::Defaults;
 
 /// A system of Debian packages with programs of the npm registry in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct Recipe {
     pub(super) packages: &'static [&'static str],
     programs: &'static [Program],
     /// `NAME=VALUE` each: how its programs are to behave in a VM.
-    pub(super) env: &'static [&'static str],
+    env: &'static [&'static str],
 }
 
 /// A program that has another package for each architecture.
@@ -68,6 +70,17 @@ impl Recipe {
             name: name.to_owned(),
             known: ALL.map(|recipe| recipe.name).join(", "),
         })
+    }
+
+    /// How commands run in its images: as `user`, in the folder that agents work in. Claude Code
+    /// refuses to skip its permission prompts for root.
+    pub(super) fn defaults(&self) -> Defaults {
+        Defaults {
+            env: self.env.iter().map(|pair| (*pair).to_owned()).collect(),
+            workdir: Some(account::WORKSPACE.to_owned()),
+            user: Some(account::NAME.to_owned()),
+            ..Defaults::default()
+        }
     }
 
     /// The npm packages for an architecture.
@@ -122,6 +135,15 @@ mod tests {
             .filter(|pin| !pin.integrity.starts_with("sha512-") || pin.integrity.len() != length);
 
         assert_eq!(bad.count(), 0);
+    }
+
+    #[test]
+    fn commands_in_the_image_claude_run_as_user_in_the_workspace() {
+        let defaults = CLAUDE.defaults();
+
+        assert_eq!(defaults.user.as_deref(), Some("user"));
+        assert_eq!(defaults.workdir.as_deref(), Some("/home/user/workspace"));
+        assert_eq!(defaults.env, ["DISABLE_AUTOUPDATER=1"]);
     }
 
     #[test]

@@ -20,6 +20,9 @@ const EVENTS: &str = "cgroup.events";
 /// The file that counts what happened for want of memory.
 const MEMORY_EVENTS: &str = "memory.events";
 
+/// The files that a user writes to whom a cgroup is delegated.
+const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
+
 /// A cgroup. Dropping the one who made it removes it if it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -95,6 +98,16 @@ impl Cgroup {
     pub fn write(&self, file: &str, value: &str) -> Result<()> {
         let path = self.path.join(file);
         fs::write(&path, value).map_err(failed("write to", &path))
+    }
+
+    /// Lets a user make cgroups below it and move processes among those, as cgroup v2 defines
+    /// delegation. The user's processes still cannot leave it: that takes the right to write to a
+    /// cgroup above.
+    pub fn delegate(&self, uid: u32, gid: u32) -> Result<()> {
+        let files = DELEGATED.map(|file| self.path.join(file));
+        std::iter::once(&self.path).chain(&files).try_for_each(|path| {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(failed("delegate", path))
+        })
     }
 
     /// What happened for want of memory; the memory controller must be enabled for it.

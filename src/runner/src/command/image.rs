@@ -65,7 +65,8 @@ struct BuildArguments {
     ///
     /// Registries are not asked: save an image to a file first.
     /// If it is not given: the recipe with the image's name, or debian:bookworm. The recipe
-    /// `claude` is Debian with Claude Code, git, node, python3 and ripgrep.
+    /// `claude` is Debian with Claude Code, git, node, python3 and ripgrep; its commands run as
+    /// `user` in /home/user/workspace.
     #[arg(long, value_name = "SOURCE")]
     from: Option<String>,
 
@@ -76,6 +77,11 @@ struct BuildArguments {
     /// Add a Debian package; for debian:SUITE and recipes only
     #[arg(long, value_name = "NAME")]
     package: Vec<String>,
+
+    /// Leave out sudo, with which the user `user` runs commands as root without a password; for
+    /// debian:SUITE and recipes only
+    #[arg(long)]
+    no_sudo: bool,
 
     /// Where guest-init and the other static guest programs are, as scripts/build-guest makes them
     #[arg(long, value_name = "DIR", env = "RUNNER_GUEST_DIR")]
@@ -118,6 +124,7 @@ fn build(store: &Store, arguments: BuildArguments, is_quiet: bool) -> Result<()>
         guest_programs: guest_programs(arguments.guest_dir)?,
         packages: arguments.package,
         tag: arguments.tag,
+        without_sudo: arguments.no_sudo,
         disk_mib: arguments.disk,
         no_cache: arguments.no_cache,
     };
