@@ -33,6 +33,7 @@ pub(crate) fn start(factory: &dyn SandboxFactory, bench: &Bench) -> Box<dyn Sand
         network: None,
         hostname: "bench".into(),
         timezone: None,
+        host_authorities: Vec::new(),
     };
     let vm = factory.start(&config, soon()).unwrap();
     assert!(vm.start_report().stages.iter().any(|(stage, _)| *stage == "reconnect"));

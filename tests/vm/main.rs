@@ -19,6 +19,7 @@ mod containers;
 mod detached;
 mod faults;
 mod files;
+mod host_ca;
 mod intercept;
 mod job;
 mod moment;

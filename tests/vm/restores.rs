@@ -196,5 +196,6 @@ fn config(runner: &Runner) -> SandboxConfig {
         network: Some(Network::default()),
         hostname: "box".into(),
         timezone: None,
+        host_authorities: Vec::new(),
     }
 }

@@ -50,8 +50,8 @@ pub(crate) fn set(state: &GuestState, root: &Path, owns_kernel: bool) -> Result<
         let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         replace(&root.join("etc/machine-id"), format!("{digits}\n").as_bytes())?;
     }
-    if let Some(pem) = &state.authority {
-        authority::trust(root, pem)?;
+    if state.authority.is_some() || !state.host_authorities.is_empty() {
+        authority::trust(root, state.authority.as_deref(), &state.host_authorities)?;
     }
     Ok(())
 }

@@ -233,6 +233,7 @@ mod tests {
             network: None,
             hostname: "box".into(),
             timezone: None,
+            host_authorities: Vec::new(),
         }
     }
 

@@ -128,6 +128,7 @@ fn initial_state(config: &SandboxConfig) -> Result<GuestState> {
             .as_ref()
             .and_then(|network| network.intercept.as_ref())
             .map(|interceptor| interceptor.certificate().to_owned()),
+        host_authorities: config.host_authorities.clone(),
     })
 }
 

@@ -56,6 +56,7 @@ fn config(state: &Path) -> SandboxConfig {
         network: None,
         hostname: "box".into(),
         timezone: None,
+        host_authorities: Vec::new(),
     }
 }
 

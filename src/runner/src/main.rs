@@ -21,6 +21,7 @@ mod detach;
 mod disk;
 mod egress;
 mod error;
+mod host_ca;
 mod image;
 mod input;
 mod interrupt;

@@ -159,6 +159,7 @@ pub(crate) mod tests {
             network: None,
             hostname: "vm".into(),
             timezone: None,
+            host_authorities: Vec::new(),
         }
     }
 

@@ -29,6 +29,8 @@ pub struct SandboxConfig {
     pub hostname: String,
     /// An IANA time zone; UTC if none.
     pub timezone: Option<String>,
+    /// Certificates of authorities that it trusts besides its image's own, as PEM.
+    pub host_authorities: Vec<String>,
 }
 
 /// How much a sandbox may ask of its host's disk in a second, reads and writes together; as much as

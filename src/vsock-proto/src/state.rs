@@ -19,8 +19,11 @@ pub struct GuestState {
     pub timezone: Option<String>,
     /// `/etc/machine-id`.
     pub machine_id: Option<[u8; 16]>,
-    /// The certificate of an authority to trust, as PEM; instead of the one before it.
+    /// The certificate of the proxy's authority, as PEM.
     pub authority: Option<String>,
+    /// The certificates of authorities that the host's administrator added, as PEM. If there is one
+    /// here or in `authority`, these two replace what was trusted before.
+    pub host_authorities: Vec<String>,
 }
 
 impl fmt::Debug for GuestState {
@@ -32,6 +35,7 @@ impl fmt::Debug for GuestState {
             .field("hostname", &self.hostname)
             .field("timezone", &self.timezone)
             .field("has_authority", &self.authority.is_some())
+            .field("host_authorities", &self.host_authorities.len())
             .finish_non_exhaustive()
     }
 }

@@ -87,10 +87,29 @@ fn state() -> impl Strategy<Value = GuestState> {
         option::of(".{0,8}"),
         any::<Option<[u8; 16]>>(),
         option::of(".{0,8}"),
+        vec(".{0,8}", 0..3),
     )
-        .prop_map(|(clock_unix_ns, entropy, hostname, timezone, machine_id, authority)| {
-            GuestState { clock_unix_ns, entropy, hostname, timezone, machine_id, authority }
-        })
+        .prop_map(
+            |(
+                clock_unix_ns,
+                entropy,
+                hostname,
+                timezone,
+                machine_id,
+                authority,
+                host_authorities,
+            )| {
+                GuestState {
+                    clock_unix_ns,
+                    entropy,
+                    hostname,
+                    timezone,
+                    machine_id,
+                    authority,
+                    host_authorities,
+                }
+            },
+        )
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {

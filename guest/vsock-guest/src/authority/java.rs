@@ -9,12 +9,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 use vsock_proto::Failure;
 
-use super::below;
+use super::{below, certificates};
 use crate::write::replace;
 
 /// Where Debian's Java looks, and where others have folders of which each may be one.
@@ -27,9 +25,6 @@ const VERSION: u32 = 2;
 const TRUSTED: u32 = 2;
 const PASSWORD: &str = "changeit";
 const SALT: &[u8] = b"Mighty Aphrodite";
-
-const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-const END: &str = "-----END CERTIFICATE-----";
 
 /// Has Java, where it is, trust the bundle.
 pub(super) fn trust(root: &Path, bundle: &[u8]) -> Result<(), Failure> {
@@ -48,14 +43,6 @@ fn stores(root: &Path) -> Vec<PathBuf> {
     let of_homes = homes.flat_map(|home| IN_HOME.map(|store| home.join(store)));
     let is_file = |path: &PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.is_file());
     [below(root, STORE)].into_iter().chain(of_homes).filter(is_file).collect()
-}
-
-/// The certificates in a text that has them in PEM.
-fn certificates(text: &str) -> Vec<Vec<u8>> {
-    let blocks = text.split(BEGIN).skip(1);
-    let inner = blocks.filter_map(|block| block.split(END).next());
-    let compact = |block: &str| block.split_whitespace().collect::<String>();
-    inner.filter_map(|block| STANDARD.decode(compact(block)).ok()).collect()
 }
 
 fn key_store(certificates: &[Vec<u8>]) -> Vec<u8> {

@@ -60,6 +60,7 @@ impl Scene {
             network: None,
             hostname: "box".into(),
             timezone: None,
+            host_authorities: Vec::new(),
         };
         Self { store: Store::new(folder.path()), folder, config }
     }

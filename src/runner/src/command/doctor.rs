@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::image;
 use crate::egress;
 use crate::error::{Error, Result};
+use crate::host_ca::{self, Found};
 use crate::options::Global;
 use crate::output::Output;
 use crate::vmm::{self, Finding, State};
@@ -68,7 +69,8 @@ fn look(global: &Global) -> Vec<Finding> {
     let mut findings = vmm::check(global);
     let has_image = has_image(state_dir);
     findings.extend(rootfs::missing_tools().iter().map(|tool| missing_tool(tool, has_image)));
-    findings.extend([proxy(), room(state_dir), guest_programs(), default_image(state_dir)]);
+    findings.extend([proxy(), authorities(&host_ca::look())]);
+    findings.extend([room(state_dir), guest_programs(), default_image(state_dir)]);
     findings
 }
 
@@ -108,6 +110,23 @@ fn proxy() -> Finding {
             Finding { subject, state: State::Weak, detail, remedy }
         }
     }
+}
+
+/// How many certificate authorities of the host guests trust.
+fn authorities(found: &Found) -> Finding {
+    let subject = "host authorities";
+    let count = found.certificates.len();
+    let (state, detail) = match (count, found.left_out) {
+        (0, 0) => (State::Good, "this host's administrator added none".to_owned()),
+        (_, 0) => {
+            (State::Good, format!("guests trust {count} that this host's administrator added"))
+        }
+        (_, left_out) => {
+            let all = count + left_out;
+            (State::Weak, format!("guests trust {count} of {all}: together they are too long"))
+        }
+    };
+    Finding { subject, state, detail, remedy: None }
 }
 
 /// On the file system of the state folder, or where that will be.
@@ -231,6 +250,17 @@ mod tests {
             "source": "", "arch": "x86_64", "defaults": {}}"#;
         std::fs::write(image.join("image.json"), json).unwrap();
         assert!(has_image(folder.path()));
+    }
+
+    #[test]
+    fn authorities_of_the_host_are_counted() {
+        let found = |count: usize, left_out| {
+            authorities(&Found { certificates: vec![String::new(); count], left_out })
+        };
+        assert_eq!(found(0, 0).detail, "this host's administrator added none");
+        assert_eq!(found(2, 0).detail, "guests trust 2 that this host's administrator added");
+        let long = found(3, 1);
+        assert_eq!((long.state, long.detail.contains("3 of 4")), (State::Weak, true));
     }
 
     #[test]

@@ -105,6 +105,7 @@ pub(crate) fn blank(profile: &Profile, image: Image) -> Result<SandboxConfig> {
         network: Some(Network::default()),
         hostname: "vm".to_owned(),
         timezone: None,
+        host_authorities: profile.host_ca.certificates(),
     })
 }
 

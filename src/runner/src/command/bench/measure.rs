@@ -107,6 +107,7 @@ fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
         network,
         hostname: "bench".to_owned(),
         timezone: None,
+        host_authorities: Vec::new(),
     })
 }
 

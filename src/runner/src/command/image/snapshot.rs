@@ -118,6 +118,7 @@ impl Arguments {
             network: size.network,
             hostname: "snapshot".to_owned(),
             timezone: None,
+            host_authorities: Vec::new(),
         })
     }
 

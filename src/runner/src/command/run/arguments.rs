@@ -14,6 +14,7 @@ use crate::attend::Job;
 use crate::command::ps;
 use crate::egress::{self, Egress, For};
 use crate::error::{Error, Result};
+use crate::host_ca::HostCa;
 use crate::options::Global;
 use crate::request::CommandArguments;
 use crate::value::{self, CopyIn, CopyOut, NetworkChoice, Variable};
@@ -117,6 +118,16 @@ pub(crate) struct Arguments {
     /// port that is free, and 0.0.0.0 is every address of this host: other machines reach it, too
     #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST", value_parser = value::publish)]
     publish: Vec<Publish>,
+
+    /// Whether the VM trusts the certificate authorities that this host's administrator added
+    #[arg(
+        long,
+        value_enum,
+        value_name = "on|off",
+        default_value = "on",
+        hide_possible_values = true
+    )]
+    host_ca: HostCa,
 
     /// What to run the VM with
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
@@ -256,6 +267,7 @@ impl Arguments {
             network,
             hostname: hostname.unwrap_or_else(|| format!("vm-{}", id.short())),
             timezone: self.tz.clone(),
+            host_authorities: self.host_ca.certificates(),
         })
     }
 }

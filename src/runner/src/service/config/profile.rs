@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::{Time, wrong};
 use crate::egress::Egress;
 use crate::error::Result;
+use crate::host_ca::HostCa;
 use crate::network::LimitsTable;
 use crate::service::admission::Amount;
 use crate::value::NetworkChoice;
@@ -33,6 +34,7 @@ pub(crate) struct Profile {
     pub(crate) egress: Option<Egress>,
     pub(crate) timeout: Duration,
     pub(crate) mock_claude: bool,
+    pub(crate) host_ca: HostCa,
     /// How many VMs are kept ready.
     pub(crate) warm: u32,
 }
@@ -49,6 +51,7 @@ pub(super) struct ProfileTable {
     limits: Option<LimitsTable>,
     timeout: Option<Time>,
     mock_claude: bool,
+    host_ca: Option<bool>,
     warm: u32,
 }
 
@@ -98,6 +101,7 @@ impl ProfileTable {
             egress,
             timeout: self.timeout.map_or(Duration::from_secs(2 * 60 * 60), |time| time.0),
             mock_claude: self.mock_claude,
+            host_ca: if self.host_ca.unwrap_or(true) { HostCa::On } else { HostCa::Off },
             warm: self.warm,
         })
     }

@@ -3,6 +3,7 @@
 use sandbox::{DiskLimits, Limits};
 
 use super::*;
+use crate::host_ca::HostCa;
 
 const MACHINE: fn() -> Machine = || Machine { name: "box".into(), vcpus: 4, memory_mib: 8192 };
 
@@ -122,4 +123,11 @@ fn what_warm_vms_have_is_not_there_for_jobs() {
     assert!(text.contains("1024 MiB"), "{text}");
     assert!(refused("[profiles.x]\nwarm = 65\n").contains("profiles.x.warm"));
     assert!(refused("[runner]\nparked = 2000\n").contains("runner.parked"));
+}
+
+#[test]
+fn guests_trust_the_hosts_authorities_unless_a_profile_says_otherwise() {
+    let config = read("[profiles.own]\nhost_ca = false\n").unwrap();
+    assert_eq!(read("").unwrap().profiles["default"].host_ca, HostCa::On);
+    assert_eq!(config.profiles["own"].host_ca, HostCa::Off);
 }

@@ -37,6 +37,7 @@ fn blank(profile: &Profile) -> SandboxConfig {
         network: None,
         hostname: "vm".into(),
         timezone: None,
+        host_authorities: Vec::new(),
     }
 }
 
