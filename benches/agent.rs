@@ -10,8 +10,8 @@ use std::io::{BufWriter, Write as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use guest_agent::{Masker, Stream};
 use guest_test::FakePlatform;
+use mask::{Masker, Stream};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -20,6 +20,7 @@ use std::fmt;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use mask::{Masker, Stream};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use process::Status;
@@ -31,7 +32,7 @@ use crate::limit::{Limits, Overdue, Watch};
 use crate::line::{Line, Lines};
 use crate::signal::Signals;
 use crate::sink::{Sink, stdout};
-use crate::{Error, Masker, Result, Stream};
+use crate::{Error, Result};
 
 /// The longest event.
 const LONGEST_EVENT: usize = 16 << 20;

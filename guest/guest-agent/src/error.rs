@@ -36,10 +36,10 @@ pub enum Error {
     #[error("CLI_AGENT_TYPE is neither claude-code nor codex")]
     AgentType,
     /// Nothing may leave, as it could not be masked.
-    #[error("the secrets are too many to be masked")]
+    #[error("nothing can be reported")]
     Secrets {
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: mask::Error,
     },
     /// The platform, or a file of the run.
     #[error(transparent)]

@@ -9,13 +9,12 @@ mod text;
 
 use std::fmt;
 
+use mask::Masker;
 use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
 pub(crate) use self::head::{Head, Verdict};
-
-use crate::Masker;
 
 /// An event that can leave.
 #[derive(Debug)]
@@ -138,6 +137,19 @@ mod tests {
         let sent =
             sent(&["a\"b\\c\n"], r#"{"x":"<a\"b\\c\n>\t","y":"{\"z\":\"a\\\"b\\\\c\\n\"}"}"#);
         assert_eq!(sent, r#"{"sequenceNumber":7,"x":"<***>\t","y":"{\"z\":\"***\"}"}"#);
+    }
+
+    #[test]
+    fn every_encoding_of_the_shared_vectors_is_masked_in_an_event() {
+        let vectors = include_str!("../../../src/mask/vectors.json");
+        for vector in serde_json::from_str::<Vec<Value>>(vectors).unwrap() {
+            let part = |name: &str| vector[name].as_str().unwrap();
+            let text = [part("before"), part("hidden"), part("after")].concat();
+            let stars = if part("hidden").is_empty() { "" } else { "***" };
+            let line = serde_json::json!({"type": "x", "t": [text]}).to_string();
+            let sent: Value = serde_json::from_str(&sent(&[part("secret")], &line)).unwrap();
+            assert_eq!(sent["t"][0], part("before").to_owned() + stars + part("after"));
+        }
     }
 
     #[test]

@@ -48,7 +48,6 @@ mod hosted;
 mod limit;
 mod line;
 mod logging;
-mod mask;
 mod metric;
 mod outcome;
 mod run;
@@ -61,6 +60,5 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, Result};
-pub use mask::{Masker, Stream};
 pub use outcome::Outcome;
 pub use run::run;

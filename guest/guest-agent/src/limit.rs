@@ -97,8 +97,8 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Masker;
     use crate::event::Event;
+    use mask::Masker;
 
     const SECOND: Duration = Duration::from_secs(1);
     const LIMITS: Limits = Limits {

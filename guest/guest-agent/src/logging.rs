@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use guest_common::{RunFolder, iso_now};
 use log::{LevelFilter, Log, Metadata, Record};
+use mask::Masker;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{Masker, Result};
+use crate::Result;
 
 /// The file's name in the run's folder.
 pub(crate) const LOG: &str = "system.log";

@@ -1,9 +1,10 @@
 //! How a run ended: what the runner reports to the platform, in `outcome.json` in the run's folder.
 
 use guest_common::RunFolder;
+use mask::Masker;
 use serde::Serialize;
 
-use crate::{Masker, Result};
+use crate::Result;
 
 /// The file's name in the run's folder.
 const OUTCOME: &str = "outcome.json";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_common::{OperationLog, RunFolder, chain, epoch_ms};
+use mask::Masker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -18,7 +19,7 @@ use crate::hosted::Hosted;
 use crate::service::{Place, Services};
 use crate::signal::Signals;
 use crate::sink::{Printer, Sink};
-use crate::{Config, Error, Masker, Outcome, Result, descendant, logging};
+use crate::{Config, Error, Outcome, Result, descendant, logging};
 
 /// How long standard output may take no more, in local mode.
 const LAST_EVENTS: Duration = Duration::from_secs(30);
@@ -33,7 +34,8 @@ pub fn run(config: Config) -> Result<Outcome> {
         Some(path) => RunFolder::at(path)?,
         None => RunFolder::open(&config.home, &config.run_id)?,
     };
-    let masker = Arc::new(Masker::new(&config.secrets)?);
+    let masker =
+        Arc::new(Masker::new(&config.secrets).map_err(|source| Error::Secrets { source })?);
     logging::start(&folder, &masker)?;
     let operations = Arc::new(OperationLog::open(&folder)?);
     let scene = Scene {

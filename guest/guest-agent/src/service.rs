@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use guest_common::{Identity, OperationLog, Platform, RunFolder, Stop};
+use mask::Masker;
 
 use crate::bell::Bell;
 use crate::delivery::{Delivered, Delivery};
@@ -13,7 +14,7 @@ use crate::heartbeat::{Heart, RHYTHM};
 use crate::sink::Sink;
 use crate::telemetry::Telemetry;
 use crate::worker::Worker;
-use crate::{Error, Masker, Result, spool};
+use crate::{Error, Result, spool};
 
 /// How long the last telemetry may take.
 const LAST_REPORT: Duration = Duration::from_secs(20);

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_common::{OPERATIONS, OperationLog, Platform, Stop, chain};
+use mask::Masker;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::Result;
 use crate::event::Event;
 use crate::logging::LOG;
 use crate::metric::{Meter, Metric};
 use crate::service::Place;
-use crate::{Masker, Result};
 
 const PATH: &str = "/api/webhooks/agent/telemetry";
 

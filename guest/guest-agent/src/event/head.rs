@@ -97,7 +97,7 @@ enum Block {
 #[cfg(test)]
 mod tests {
     use super::super::Event;
-    use crate::Masker;
+    use mask::Masker;
 
     fn read(line: &str) -> super::Head {
         Event::read(line.as_bytes(), &Masker::default()).unwrap().head

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::Masker;
+use mask::Masker;
 
 /// Writes a string, masked.
 pub(super) fn write_masked(text: &str, masker: &Masker, out: &mut Vec<u8>) {

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mask::Masker;
 use serde_json::{Value, json};
 
 use super::context::Context;
@@ -135,14 +136,11 @@ impl Context {
     }
 
     /// The text without any of the job's secrets.
-    pub(crate) fn masked(&self, mut text: String) -> String {
-        let mut secrets: Vec<_> = self.secret_values.iter().chain([&self.sandbox_token]).collect();
-        // What holds another one goes first.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        for secret in secrets.into_iter().filter(|secret| secret.len() >= 5) {
-            text = text.replace(secret.as_str(), "***");
+    pub(crate) fn masked(&self, text: String) -> String {
+        match Masker::new(self.secret_values.iter().chain([&self.sandbox_token])) {
+            Ok(masker) => masker.mask(&text).into_owned(),
+            Err(error) => format!("the reason is not shown: {error}"),
         }
-        text
     }
 }
 
