@@ -15,7 +15,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 16] = files![
+const FILES: [(&str, &str); 17] = files![
     "main.py",
     "egress/__init__.py",
     "egress/addon.py",
@@ -31,6 +31,7 @@ const FILES: [(&str, &str); 16] = files![
     "egress/record.py",
     "egress/registry.py",
     "egress/route.py",
+    "egress/unescape.py",
     "egress/websocket.py",
 ];
 

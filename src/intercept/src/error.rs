@@ -87,6 +87,12 @@ pub enum Error {
         /// The address.
         address: Ipv4Addr,
     },
+    /// Nothing may be put on record, as it could not be masked.
+    #[error("the network cannot be recorded")]
+    Secrets {
+        /// Why.
+        source: mask::Error,
+    },
     /// A thread could not be started.
     #[error("cannot start the thread `{name}`")]
     Thread {

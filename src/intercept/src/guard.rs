@@ -7,6 +7,7 @@ use std::time::Instant;
 use sandbox::{Cause, Interceptor, Pass, Watch};
 
 use crate::credential::Credentials;
+use crate::masked::MaskedRecord;
 use crate::message::Registration;
 use crate::policy::{Policy, Secret};
 use crate::proxy::{Admitted, Proxy};
@@ -22,6 +23,7 @@ pub struct Guard {
     hidden: Vec<String>,
     record: Option<Arc<Record>>,
     bodies: bool,
+    private: Vec<String>,
     credentials: Option<Arc<dyn Credentials>>,
 }
 
@@ -29,8 +31,9 @@ impl Guard {
     /// Lets pass what the policy does.
     pub fn new(proxy: &Arc<Proxy>, policy: Policy) -> Self {
         let proxy = Arc::clone(proxy);
-        let (secrets, hidden) = (Vec::new(), Vec::new());
-        Self { proxy, policy, secrets, hidden, record: None, bodies: false, credentials: None }
+        let (secrets, hidden, private) = (Vec::new(), Vec::new(), Vec::new());
+        let (record, bodies, credentials) = (None, false, None);
+        Self { proxy, policy, secrets, hidden, record, bodies, private, credentials }
     }
 
     /// With values that the VM has placeholders of.
@@ -57,10 +60,26 @@ impl Guard {
         Self { bodies, ..self }
     }
 
+    /// With hosts whose bodies are never on record, such as the platform's own; named as in
+    /// [`Policy::allow`].
+    #[must_use]
+    pub fn with_private_hosts(self, private: Vec<String>) -> Self {
+        Self { private, ..self }
+    }
+
     /// With values for the APIs of the policy that have some, if any have.
     #[must_use]
     pub fn with_credentials(self, credentials: Option<Arc<dyn Credentials>>) -> Self {
         Self { credentials, ..self }
+    }
+}
+
+impl Guard {
+    fn masked_record(&self) -> crate::Result<Option<MaskedRecord>> {
+        let Some(record) = &self.record else { return Ok(None) };
+        let values = self.secrets.iter().map(|secret| &secret.value);
+        let secrets = values.chain(&self.hidden);
+        Ok(Some(MaskedRecord::new(Arc::clone(record), secrets)?))
     }
 }
 
@@ -72,8 +91,9 @@ impl Interceptor for Guard {
             hidden: self.hidden.clone(),
             // Nobody would see them.
             bodies: self.bodies && self.record.is_some(),
+            private: self.private.clone(),
         };
-        let record = self.record.clone();
+        let record = self.masked_record()?.map(Arc::new);
         let admitted =
             Admitted { pass, record: record.clone(), credentials: self.credentials.clone() };
         let names = self.proxy.register(address, admitted, deadline)?;

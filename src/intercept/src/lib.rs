@@ -19,7 +19,7 @@
 //! | how the proxy lives | `supervisor.rs`; how it is started: `launch.rs` |
 //! | what is said between it and us | `message.rs`, and `proxy/egress/control.py` |
 //! | who may be reached | `policy.rs`: how it is said; `proxy/egress/policy.py`: what it means |
-//! | what is kept of it | `record.rs` |
+//! | what is kept of it | `record.rs`; without secrets: `masked.rs` |
 //! | whom guests trust | `authority.rs` |
 
 mod addon;
@@ -31,6 +31,7 @@ mod folder;
 mod guard;
 mod launch;
 mod link;
+mod masked;
 mod message;
 mod policy;
 mod proxy;

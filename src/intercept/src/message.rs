@@ -45,6 +45,8 @@ pub(crate) struct Registration {
     pub(crate) hidden: Vec<String>,
     /// Whether the beginnings of bodies are put on record.
     pub(crate) bodies: bool,
+    /// Hosts whose bodies are not, all the same.
+    pub(crate) private: Vec<String>,
 }
 
 #[derive(Serialize)]

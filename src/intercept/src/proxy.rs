@@ -11,8 +11,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use sandbox::HostFilter;
 
 use crate::credential::{Credentials, Grant, Refusal};
+use crate::masked::MaskedRecord;
 use crate::message::Registration;
-use crate::record::Record;
 use crate::supervisor::{Supervisor, THREAD};
 use crate::watch::Names;
 use crate::{Authority, Error, Result, launch};
@@ -72,7 +72,7 @@ pub(crate) enum Request {
 /// A VM that is let in.
 pub(crate) struct Admitted {
     pub(crate) pass: Registration,
-    pub(crate) record: Option<Arc<Record>>,
+    pub(crate) record: Option<Arc<MaskedRecord>>,
     pub(crate) credentials: Option<Arc<dyn Credentials>>,
 }
 

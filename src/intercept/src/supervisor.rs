@@ -25,10 +25,10 @@ use crate::credential::{Desk, Question, Refusal};
 use crate::error::chain;
 use crate::launch::{Launch, next_uid};
 use crate::link::{Link, Phase, duplicate};
+use crate::masked::MaskedRecord;
 use crate::message::{Answer, Order, Report};
 use crate::policy::Policy;
 use crate::proxy::{Admitted, Config, Handle, Request};
-use crate::record::Record;
 use crate::watch::Names;
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ pub(crate) struct Supervisor {
     desk: Desk,
     vms: BTreeMap<Ipv4Addr, Admitted>,
     /// The records of those whose connections are being closed.
-    leaving: BTreeMap<Ipv4Addr, Arc<Record>>,
+    leaving: BTreeMap<Ipv4Addr, Arc<MaskedRecord>>,
     /// Who waits for a proxy to become ready.
     queue: Vec<(Ipv4Addr, Sender<Result<Names>>)>,
     state: State,

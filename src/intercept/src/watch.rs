@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sandbox::{Dropped, Watch};
 use serde::Deserialize;
 
-use crate::record::{Entry, Record};
+use crate::masked::MaskedRecord;
+use crate::record::Entry;
 
 /// Which names may be asked for, as the addon has made it of the policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -18,7 +19,7 @@ pub(crate) struct Names {
 /// Puts on record what the proxy does not see.
 pub(crate) struct Lookout {
     pub(crate) names: Names,
-    pub(crate) record: Option<Arc<Record>>,
+    pub(crate) record: Option<Arc<MaskedRecord>>,
 }
 
 impl Names {

@@ -7,6 +7,7 @@
 | `path`        | paths of requests, and the rules that they fit                   |
 | `credential`  | real values instead of placeholders                              |
 | `mask`        | values that must not come back                                   |
+| `unescape`    | texts with their escapes decoded                                 |
 | `body`        | what of bodies is put on record                                  |
 | `layer`       | which protocol a connection speaks, and whether we look into it  |
 | `registry`    | the VMs, and their open connections                              |

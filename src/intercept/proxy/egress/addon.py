@@ -203,7 +203,7 @@ class Egress:
         # By its name, wherever the guest would have it.
         request.data.host, request.data.port = state.host, state.port
         await self.endow(flow, known, state)
-        if known.vm.keeps_bodies:
+        if known.vm.may_keep(state.host, state.port, state.path):
             keep_bodies(flow, known.vm, state)
         request.stream = functools.partial(count_sent, state)
 

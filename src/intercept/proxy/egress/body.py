@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import base64
 import codecs
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from egress.mask import Mask
+from egress.mask import Mask, starred
 
 # So much is told. A batch of the platform's is 1 MiB, and escaped text takes six times as much.
 LONGEST = 16 << 10
 
 
+# What gives a URL its own permission: AWS, Google, Azure.
+SIGNATURE = re.compile(
+    rb"(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
+    rb"|(?:[?&;]|\\u0026)(?:sig|signature))(?:=|%3D|\\u003d)([\w%/+.~=-]{8,})",
+    re.IGNORECASE,
+)
+
+
 class Body:
     def __init__(self, masks: Iterable[Mask]) -> None:
         self.masks = tuple(masks)
-        # A value that begins in what is told may end behind it.
-        self.room = LONGEST + max((mask.longest for mask in self.masks), default=0)
+        # A value that begins in what is told may end behind it, and be escaped.
+        self.room = LONGEST + 4 * max((mask.longest for mask in self.masks), default=0)
         self.kept = bytearray()
         self.length = 0
         self.has_ended = False
@@ -49,15 +58,21 @@ class Body:
 
     def masked(self) -> bytes:
         """What is kept. The values of one mask may hold those of another, so each sees it whole."""
-        raw, masked = bytes(self.kept), self.kept[:]
+        raw = bytes(self.kept)
+        spans = [found.span(1) for found in SIGNATURE.finditer(raw)]
+        is_whole = self.has_ended and self.length == len(raw)
         for mask in self.masks:
-            spans = [found.span() for found in mask.pattern.finditer(raw)] if mask.pattern else []
-            if not self.has_ended:
+            found, undecided = mask.scan(raw)
+            spans += found
+            if not is_whole:
                 # What would have become a value.
-                spans.append((len(raw) - mask.held_back(raw), len(raw)))
-            for begin, end in spans:
-                masked[begin:end] = b"*" * (end - begin)
-        return bytes(masked)
+                spans.append((undecided, len(raw)))
+        return starred(raw, spans)
+
+
+def is_presigned(path: str) -> bool:
+    """Whether a request's URL carries its own permission."""
+    return SIGNATURE.search(path.encode("utf-8", "surrogateescape")) is not None
 
 
 def is_packed(message: Any) -> bool:

@@ -1,69 +1,93 @@
-"""Values that must not come back, in whatever form, without changing a body's length."""
+"""Secrets replaced by asterisks, however they are encoded, without changing a text's length.
+
+The encodings are those of the crate `mask`, and its test vectors hold here, too: a text is searched
+twice for the secrets' variants, as it is and with its escapes decoded.
+"""
 
 from __future__ import annotations
 
 import base64
-import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
-from urllib.parse import quote
 
-# Shorter ones would be found in anything.
+from egress.unescape import Unescaped, has_escapes
+
+# A shorter secret would be found in anything.
 SHORTEST = 5
+# The shortest line of a secret that is masked by itself.
+SHORTEST_LINE = 8
+# Characters of base64 that are found by themselves, wherever lines are wrapped.
+WINDOW = 8
 
+# What has such windows, and may be padded.
+RUN = re.compile(rb"[A-Za-z0-9+/_-]{6,}={0,2}")
 
-def forms(value: str) -> set[bytes]:
-    """How a value may be written."""
-    raw = value.encode()
-    found = {
-        raw,
-        json.dumps(value)[1:-1].encode(),
-        json.dumps(value, ensure_ascii=False)[1:-1].encode(),
-    }
-    percent = quote(value, safe="")
-    found |= {percent.encode(), re.sub("%..", lambda m: m[0].lower(), percent).encode()}
-    for offset in range(3):
-        encoded = base64.b64encode(b"\0" * offset + raw).rstrip(b"=")
-        # What neighbours have a part in is left out at both ends.
-        first = (0, 2, 3)[offset]
-        last = len(encoded) if (len(raw) + offset) % 3 == 0 else len(encoded) - 1
-        inner = encoded[first:last]
-        found |= {inner, inner.replace(b"+", b"-").replace(b"/", b"_")}
-    return {form for form in found if len(form) >= SHORTEST}
+Span = tuple[int, int]
 
 
 class Mask:
     """Replaces values by as many asterisks."""
 
     def __init__(self, values: Iterable[str]) -> None:
-        kept = {value for value in values if len(value) >= SHORTEST}
-        # The longest first, so that none is masked in part.
-        self.forms = sorted(
-            {form for value in kept for form in forms(value)}, key=len, reverse=True
-        )
-        self.pattern = re.compile(b"|".join(map(re.escape, self.forms))) if self.forms else None
-        self.longest = max(map(len, self.forms), default=0)
+        whole: set[bytes] = set()
+        self.windows: set[bytes] = set()
+        for value in values:
+            for variant in variants(value):
+                whole |= spellings(variant)
+                for before in range(3):
+                    parts = base64_parts(variant, before)
+                    self.windows |= {part for part in parts if len(part) == WINDOW}
+                    whole |= {part for part in parts if len(part) != WINDOW}
+        self.pattern = compiled(sorted(whole, reverse=True)) if whole else None
+        self.sorted = sorted(whole | self.windows)
+        self.beginnings = {pattern[:length] for pattern in self.sorted for length in (1, 2)}
+        self.longest = max(map(len, self.sorted), default=0)
 
     def bytes(self, data: bytes) -> bytes:
-        if self.pattern is None:
-            return data
-        return self.pattern.sub(lambda found: b"*" * len(found[0]), data)
+        return starred(data, self.scan(data)[0])
 
     def text(self, text: str) -> str:
         return self.bytes(text.encode("utf-8", "surrogateescape")).decode(
             "utf-8", "surrogateescape"
         )
 
-    def held_back(self, data: bytes) -> int:
-        """How many bytes at the end may be the beginning of a value."""
-        begin = max(0, len(data) - self.longest + 1)
-        firsts = {form[0] for form in self.forms}
-        for position in range(begin, len(data)):
-            if data[position] in firsts:
-                tail = data[position:]
-                if any(form.startswith(tail) for form in self.forms):
-                    return len(tail)
-        return 0
+    def scan(self, data: bytes) -> tuple[list[Span], int]:
+        """Where values are, and from where on one may have begun that ends after the data."""
+        spans, undecided = self.find(data), self.begun(data)
+        if self.sorted and has_escapes(data):
+            decoded = Unescaped(data)
+            inside = self.find(bytes(decoded.data))
+            spans += [(decoded.start(begin), decoded.end(end - 1)) for begin, end in inside]
+            begun = self.begun(bytes(decoded.data[: decoded.decided]))
+            undecided = min(undecided, decoded.start(begun), decoded.open)
+        return spans, undecided
+
+    def find(self, data: bytes) -> list[Span]:
+        """At each place the longest, also where values overlap."""
+        spans, begin = [], 0
+        while self.pattern and (found := self.pattern.search(data, begin)) is not None:
+            spans.append(found.span())
+            begin = found.start() + 1
+        windows = self.windows
+        for run in RUN.finditer(data) if windows else ():
+            text, start = run[0], run.start()
+            spans += [
+                (start + at, start + at + WINDOW)
+                for at in range(len(text) - WINDOW + 1)
+                if text[at : at + WINDOW] in windows
+            ]
+        return spans
+
+    def begun(self, data: bytes) -> int:
+        for position in range(max(0, len(data) - self.longest + 1), len(data)):
+            if data[position : position + 2] not in self.beginnings:
+                continue
+            tail = data[position:]
+            at = bisect_left(self.sorted, tail)
+            if at < len(self.sorted) and self.sorted[at].startswith(tail):
+                return position
+        return len(data)
 
 
 class Stream:
@@ -72,9 +96,69 @@ class Stream:
     def __init__(self, mask: Mask) -> None:
         self.mask = mask
         self.kept = b""
+        # So much of what is kept belongs to a value that ends there.
+        self.masked = 0
 
     def __call__(self, data: bytes) -> bytes:
-        whole = self.mask.bytes(self.kept + data)
-        count = self.mask.held_back(whole) if data else 0
-        self.kept = whole[len(whole) - count :]
-        return whole[: len(whole) - count]
+        whole = self.kept + data
+        spans, end = self.mask.scan(whole)
+        if data:
+            spans = [span for span in spans if span[0] < end]
+        else:
+            end = len(whole)
+        spans.append((0, self.masked))
+        self.kept = whole[end:]
+        self.masked = max(0, max(last for _, last in spans) - end)
+        return starred(whole, spans)[:end]
+
+
+def variants(value: str) -> list[bytes]:
+    """A value, without white space at its ends, and its lines."""
+    raw = value.encode()
+    if len(raw) < SHORTEST:
+        return []
+    lines = [line.strip() for line in re.split(rb"[\r\n]", raw)]
+    found = [raw, raw.strip(), *(line for line in lines if len(line) >= SHORTEST_LINE)]
+    return [variant for variant in found if len(variant) >= SHORTEST]
+
+
+def spellings(variant: bytes) -> set[bytes]:
+    """As it is, and decoded as the text is that it is looked for in: with spaces, or a form's
+    pluses; and after a backslash, which changes the meaning of a first `n` or `u`."""
+    decoded = bytes(Unescaped(variant).data)
+    after_backslash = bytes(Unescaped(b"\\" + variant).data)
+    found = {variant, decoded, decoded.replace(b" ", b"+"), after_backslash}
+    return {spelling for spelling in found if len(spelling) >= SHORTEST}
+
+
+def base64_parts(variant: bytes, before: int) -> set[bytes]:
+    """Base64 where the value begins after so many other bytes, or a multiple of three more: its
+    windows, or all of it if it is shorter than one."""
+    # So many characters hold bits of what comes before; and so many are the value's alone.
+    first, whole = (0, 2, 3)[before], (before + len(variant)) * 8 // 6
+    padded = base64.b64encode(b"\0" * before + variant)[first:]
+    text = padded.rstrip(b"=")
+    own = text[: whole - first]
+    if len(own) < WINDOW:
+        parts = [part for part in (own, text, padded) if len(part) >= SHORTEST]
+    else:
+        parts = [own[at : at + WINDOW] for at in range((4 - first) % 4, len(own) - WINDOW + 1, 4)]
+        parts += [own[:WINDOW], *(part[-WINDOW:] for part in (own, text, padded))]
+    return {*parts, *(part.replace(b"+", b"-").replace(b"/", b"_") for part in parts)}
+
+
+def starred(data: bytes, spans: Iterable[Span]) -> bytes:
+    masked = bytearray(data)
+    for begin, end in spans:
+        masked[begin:end] = b"*" * (end - begin)
+    return bytes(masked)
+
+
+def compiled(patterns: list[bytes]) -> re.Pattern[bytes]:
+    """One expression, by the patterns' first bytes: a place costs few steps however many there
+    are. Of two that begin alike, the longer one comes first."""
+    groups: dict[bytes, list[bytes]] = {}
+    for one in patterns:
+        groups.setdefault(one[:1], []).append(re.escape(one[1:]))
+    branches = (re.escape(f) + b"(?:" + b"|".join(rest) + b")" for f, rest in groups.items())
+    return re.compile(b"|".join(branches))

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from egress import host as hosts
+from egress.body import is_presigned
 from egress.credential import Secret, Wallet
 from egress.mask import Mask
 from egress.policy import Decision, Policy
@@ -29,9 +31,17 @@ class Vm:
     # What must not be on record.
     mask: Mask
     keeps_bodies: bool
+    # Hosts whose bodies are not kept.
+    private: tuple[hosts.Pattern, ...] = ()
     connections: dict[str, Connection] = field(default_factory=dict)
     # Set when the last connection has ended.
     is_idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def may_keep(self, host: str, port: int, path: str) -> bool:
+        """Whether the bodies of a request may be on record. Those of the platform hold presigned
+        URLs; and what is sent to one of these is the platform's, too."""
+        is_private = any(pattern.fits(host, port) for pattern in self.private)
+        return self.keeps_bodies and not is_private and not is_presigned(path)
 
     def opened(self, client: str, connection: Connection) -> None:
         self.connections[client] = connection
@@ -86,7 +96,9 @@ class Registry:
             return await self.ask(address, api, force)
 
         hidden = [*(secret.value for secret in secrets), *(value.get("hidden") or ())]
-        vm = Vm(address, policy, Wallet(secrets, ask), Mask(hidden), bool(value.get("bodies")))
+        keeps_bodies = bool(value.get("bodies"))
+        private = tuple(map(hosts.Pattern.parse, value.get("private") or ()))
+        vm = Vm(address, policy, Wallet(secrets, ask), Mask(hidden), keeps_bodies, private)
         self.vms[address] = vm
         return policy.names()
 

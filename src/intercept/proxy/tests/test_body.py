@@ -1,7 +1,10 @@
 import base64
 
+import pytest
+
 from egress.body import LONGEST, Body
 from egress.mask import Mask
+from egress.registry import Registry
 
 
 def told(pieces, values=(), ended=True):
@@ -41,6 +44,34 @@ def test_values_are_masked_wherever_pieces_and_the_limit_cut_them():
     assert at_limit["b"].endswith("x***")
     # The connection broke in the middle of it.
     assert told([b"a secret-v"], [value], ended=False) == {"b": "a ********", "b_truncated": True}
+
+
+def test_a_presigned_url_is_told_without_its_signature():
+    signed = "https://s.org/a?X-Amz-Date=1&X-Amz-Signature=0123456789abcdef&X-Amz-Expires=9"
+    stars = signed.replace("0123456789abcdef", "*" * 16)
+    assert told([signed.encode()]) == {"b": stars}
+    azure = b'{"url":"https://x.net/c?sv=2\\u0026sig=aB%2Bc%3Dxyz\\u0026se=1"}'
+    assert told([azure]) == {"b": azure.replace(b"aB%2Bc%3Dxyz", b"*" * 12).decode()}
+    assert told([b"?signature=short&design=abcdefghijk"]) == {
+        "b": "?signature=short&design=abcdefghijk"
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "path", "kept"),
+    [
+        ("a.org", 443, "/x?q=1", True),
+        ("platform.example", 443, "/api", False),
+        ("platform.example", 8443, "/api", True),
+        ("203.0.113.5", 3000, "/api", False),
+        ("bucket.s3.example", 443, "/k?X-Amz-Signature=0123456789abcdef", False),
+    ],
+)
+def test_bodies_of_the_platform_and_of_presigned_urls_are_not_kept(host, port, path, kept):
+    registry = Registry(None, lambda _: None)
+    private = ["platform.example", "203.0.113.5:3000"]
+    registry.register("10.0.0.1", {"bodies": True, "private": private})
+    assert registry.get("10.0.0.1").may_keep(host, port, path) is kept
 
 
 def test_values_within_values_are_masked_as_a_whole():

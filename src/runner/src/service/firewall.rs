@@ -81,10 +81,12 @@ pub(super) fn intercept(
         Pass::of(&mut context, &egress.policy, job.crew.source.access())?;
     let record = record.map(Record::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
     let bodies = context.capture_network_bodies;
+    let private = platform_hosts(&context, job.crew.source.access(), authority);
     let interception = job.crew.gate.interception(move |proxy| {
         let guard = Guard::new(proxy, policy.clone()).with_secrets(held.clone());
         let guard = guard.hiding(hidden.clone()).with_credentials(credentials.clone());
-        guard.with_record(record.clone()).with_bodies(bodies)
+        let guard = guard.with_record(record.clone()).with_bodies(bodies);
+        guard.with_private_hosts(private.clone())
     });
     Ok((context, Some(interception)))
 }
@@ -99,7 +101,7 @@ impl Pass {
             policy.firewalls.push(understand(entry, context, &mut auths)?);
         }
         // The job's own platform, and what it has there.
-        policy.allow.extend(platform_hosts(context, access));
+        policy.allow.extend(platform_hosts(context, access, name_and_port));
         let count = base.firewalls.iter().map(|firewall| firewall.apis.len()).sum();
         let has_auth = auths.iter().any(Option::is_some);
         let credentials = has_auth.then(|| {
@@ -154,27 +156,36 @@ fn with_variables(base: &str, vars: &BTreeMap<String, String>) -> String {
     text + rest
 }
 
-/// The hosts that guests need in order to be jobs at all.
-fn platform_hosts(context: &Context, access: &Access) -> Vec<String> {
+/// The hosts that guests need in order to be jobs at all, as `host_of` finds them in URLs.
+fn platform_hosts(
+    context: &Context,
+    access: &Access,
+    host_of: fn(&str) -> Option<String>,
+) -> Vec<String> {
     let manifest = context.storage_manifest.as_ref().unwrap_or(&Value::Null);
     let mounts =
         ["storageMounts", "storages"].into_iter().filter_map(|list| manifest[list].as_array());
     let archives = mounts.flatten().chain(["artifact", "memory"].map(|name| &manifest[name]));
     let urls = archives.filter_map(|one| one["archiveUrl"].as_str());
-    let mut hosts: Vec<_> =
-        urls.chain([access.guest_url.as_str()]).filter_map(host_and_port).collect();
+    let mut hosts: Vec<_> = urls.chain([access.guest_url.as_str()]).filter_map(host_of).collect();
     hosts.sort();
     hosts.dedup();
     hosts
 }
 
-/// As a policy names it; none if it is an address, which needs no name.
-fn host_and_port(url: &str) -> Option<String> {
+/// Host and port, as a policy names them.
+fn authority(url: &str) -> Option<String> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.split(':').next()?;
-    let is_name = host.contains(|c: char| c.is_ascii_alphabetic());
-    is_name.then(|| authority.to_ascii_lowercase())
+    rest.split(['/', '?', '#']).next().map(str::to_ascii_lowercase)
+}
+
+/// The same, unless the host is an address, which needs no name.
+fn name_and_port(url: &str) -> Option<String> {
+    let is_name = |authority: &String| {
+        let host = authority.split(':').next().unwrap_or_default();
+        host.contains(|c: char| c.is_ascii_alphabetic())
+    };
+    authority(url).filter(is_name)
 }
 
 /// Takes the values of held secrets out of the context; their placeholders take their place.
@@ -266,6 +277,33 @@ mod tests {
         assert_eq!(asked.header("authorization"), Some("Bearer token-of-the-run"));
         assert_eq!(asked.json()["encryptedSecrets"], "sealed");
         assert_eq!(asked.json()["authHeaders"]["authorization"], "Bearer ${{ secrets.T }}");
+    }
+
+    #[test]
+    fn a_question_for_credentials_is_asked_again_when_the_platform_fails_for_a_moment() {
+        let replies = std::sync::Mutex::new(vec![
+            Reply::json(&json!({"headers": {"authorization": "Bearer real"}})),
+            Reply::dropped(),
+            Reply::refusal(500, "oops").with("retry-after", "0"),
+        ]);
+        let server = Server::start(move |_| replies.lock().unwrap().pop().unwrap());
+        let (pass, _) = pass(firewalls(), &server.url()).unwrap();
+
+        let grant = pass.credentials.unwrap().get(1, false).unwrap();
+
+        assert_eq!(grant.headers["authorization"], "Bearer real");
+        assert_eq!(server.requests_to(AUTH).len(), 3);
+    }
+
+    #[test]
+    fn the_platform_and_its_object_store_are_private_also_by_their_addresses() {
+        let mut value = least();
+        let archive = json!({"archiveUrl": "https://Store.example/a?X-Amz-Signature=s"});
+        value["storageManifest"] = json!({"storageMounts": [archive]});
+        let context: Context = serde_json::from_value(value).unwrap();
+        let hosts = |host_of| platform_hosts(&context, &access("http://203.0.113.5:3000"), host_of);
+        assert_eq!(hosts(authority), ["203.0.113.5:3000", "store.example"]);
+        assert_eq!(hosts(name_and_port), ["store.example"]);
     }
 
     #[test]

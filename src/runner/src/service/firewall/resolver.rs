@@ -1,9 +1,9 @@
 //! Credentials for the APIs of a job, resolved by the platform when the proxy asks for them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use guest_common::{Identity, Kind, Limits, Platform, Stop};
+use guest_common::{Identity, Kind, Limits, Platform, Retry, Stop};
 use intercept::{Credentials, Grant, Refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,8 @@ use crate::service::source::Access;
 /// What a question for credentials may take.
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(10)), silence: Duration::from_secs(10), redirects: 0 };
+/// No further attempt begins after this: the proxy waits 20 s for the answer.
+const ATTEMPTS: Duration = Duration::from_secs(8);
 /// The longest answer that makes sense.
 const LONGEST_ANSWER: u64 = 256 << 10;
 /// Where the platform resolves credentials.
@@ -99,14 +101,14 @@ impl Credentials for Resolver {
             vars: &self.vars,
             force_refresh: force,
         };
-        let body = serde_json::to_vec(&question).map_err(|_| refusal(502, "no question"))?;
-        let resolved: Resolved =
-            self.platform.attempt(AUTH, &body).map_err(|error| match error.status() {
-                Some(402) => refusal(402, "there is no credit for its credential"),
-                Some(424) => refusal(424, "its credential is not configured"),
-                // What the platform says may repeat what it was asked.
-                _ => refusal(502, "the platform does not resolve its credential"),
-            })?;
+        let retry = Retry { deadline: Some(Instant::now() + ATTEMPTS), ..Retry::usual() };
+        let resolved = self.platform.post_again(&retry, AUTH, &question);
+        let resolved: Resolved = resolved.map_err(|error| match error.status() {
+            Some(402) => refusal(402, "there is no credit for its credential"),
+            Some(424) => refusal(424, "its credential is not configured"),
+            // What the platform says may repeat what it was asked.
+            _ => refusal(502, "the platform does not resolve its credential"),
+        })?;
         Ok(Grant {
             headers: resolved.headers,
             query: resolved.query.unwrap_or_default(),
