@@ -86,6 +86,11 @@ impl Error {
         }
     }
 
+    /// Whether the peer has refused the request for good: the same request will be refused again.
+    pub fn is_refusal(&self) -> bool {
+        self.status().is_some() && !self.is_retriable()
+    }
+
     /// Whether it is the caller that the peer refuses, not what it sends: its token is good for
     /// nothing (any more), or what it is about is not there (any more).
     pub fn refuses_caller(&self) -> bool {

@@ -30,12 +30,15 @@ pub struct Script {
     is_stubborn: bool,
 }
 
+/// The signal's number, the same on every architecture of Linux.
+const SIGKILL: u8 = 9;
+
 /// How a command ends that does not end by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// By any signal.
     Polite,
-    /// Only by being cancelled, or with its sandbox.
+    /// Only by SIGKILL, by being cancelled, or with its sandbox.
     Deaf,
 }
 
@@ -121,7 +124,8 @@ impl Script {
         self
     }
 
-    /// Says what `program` does to the record when it starts: leave files, say.
+    /// Says what `program` does to the record when it starts: leave files, say. One that is held does so
+    /// when it is waited for.
     #[must_use]
     pub fn act(
         mut self,
@@ -238,15 +242,18 @@ impl Sandbox for FakeSandbox {
             vec![Event::Exit(exit(Outcome::FailedToStart { code: 127, message }))]
         };
         let program = request.argv.first().cloned().unwrap_or_default();
-        if let Some(Act(act)) = self.script.acts.get(&program) {
-            act(request, &mut lock(&self.record));
+        let manner = self.script.held.get(&program).copied();
+        let mut act = self.script.acts.get(&program).map(|act| (act.clone(), request.clone()));
+        if let Some((Act(act), request)) = act.take_if(|_| manner.is_none()) {
+            act(&request, &mut lock(&self.record));
         }
         let events = self.script.commands.get(&program).cloned().unwrap_or_else(missing);
         let ending = Arc::new(Ending { events: Mutex::new(events.into()), more: Condvar::new() });
         lock(&self.running).entry(self.id).or_default().push(Arc::downgrade(&ending));
         Ok(Box::new(FakeExecution {
             ending,
-            manner: self.script.held.get(&program).copied(),
+            manner,
+            act: Mutex::new(act),
             record: Arc::clone(&self.record),
         }))
     }
@@ -309,6 +316,8 @@ struct FakeExecution {
     ending: Arc<Ending>,
     /// How it ends, if not by itself.
     manner: Option<Manner>,
+    /// What it does when it is waited for.
+    act: Mutex<Option<(Act, ExecRequest)>>,
     record: Arc<Mutex<Record>>,
 }
 
@@ -328,6 +337,9 @@ impl Ending {
 
 impl Execution for FakeExecution {
     fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
+        if let Some((Act(act), request)) = lock(&self.act).take() {
+            act(&request, &mut lock(&self.record));
+        }
         let mut events = lock(&self.ending.events);
         while events.is_empty() && self.manner.is_some() {
             events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
@@ -350,7 +362,8 @@ impl Execution for FakeExecution {
 
     fn signal(&self, signal: u8, _deadline: Instant) -> Result<()> {
         lock(&self.record).signals.push(signal);
-        if self.manner == Some(Manner::Polite) {
+        let is_killed = self.manner == Some(Manner::Deaf) && signal == SIGKILL;
+        if self.manner == Some(Manner::Polite) || is_killed {
             self.ending.end(Outcome::Signalled { signal, core_dumped: false });
         }
         Ok(())

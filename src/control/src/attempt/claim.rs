@@ -61,8 +61,9 @@ impl Platform {
                 None => (next(tx, job)?, fresh),
             };
             let token = key.run_token(&run, attempt, &nonce);
-            if again.is_none() {
-                begin(tx, (job, attempt), &claimant, (&nonce, &hash(&token)))?;
+            match again {
+                Some(_) => bind(tx, (job, attempt), &claimant)?,
+                None => begin(tx, (job, attempt), &claimant, (&nonce, &hash(&token)))?,
             }
             Ok(Ok((attempt, token, context)))
         })?;
@@ -133,6 +134,17 @@ fn repeated(
     let found =
         tx.prepare_cached(query)?.query_row((job, request), |row| Ok((row.get(0)?, row.get(1)?)));
     Ok(found.optional()?)
+}
+
+/// The attempt lives by the heartbeats of whoever has claimed it last: the process that did so first
+/// may have died before it was answered.
+fn bind(tx: &Transaction<'_>, (job, attempt): (i64, u32), claimant: &Claimant) -> Outcome<()> {
+    let set = "UPDATE attempts SET runner = ?3, generation = ?4 WHERE job = ?1 AND attempt = ?2";
+    let owner = claimant.owner;
+    let runner = owner.map(|owner| owner.runner.to_string());
+    let generation = owner.map_or(0, |owner| owner.generation);
+    tx.prepare_cached(set)?.execute((job, attempt, runner, generation))?;
+    Ok(())
 }
 
 fn next(tx: &Transaction<'_>, job: i64) -> Outcome<u32> {

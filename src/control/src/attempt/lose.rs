@@ -220,12 +220,14 @@ mod tests {
     }
 
     /// A job that a runner claimed of which nobody had heard.
-    fn claimed(platform: &Platform) {
+    fn claimed(platform: &Platform) -> RunId {
         let submission = Submission { prompt: "x".into(), ..Submission::default() };
         let run = platform.submit(submission).unwrap().run_id;
         let runner = Uuid::from_u128(7);
         let owner = Some(platform.presence.latest(runner));
-        platform.claim(run, Claimant { owner, request: None }, "").unwrap();
+        let request = Some("r".to_owned());
+        platform.claim(run, Claimant { owner, request }, "").unwrap();
+        run
     }
 
     /// The last sign of life of the only attempt.
@@ -247,6 +249,23 @@ mod tests {
 
         assert!(first > claim);
         assert!(sign(&platform) > first);
+    }
+
+    #[test]
+    fn a_job_that_the_next_start_of_a_runner_claims_as_the_same_lives_by_its_heartbeats() {
+        let dir = tempfile::tempdir().unwrap();
+        let platform = Platform::open(Config::new(dir.path())).unwrap();
+        platform.hear(runner(5, 1)).unwrap();
+        let run = claimed(&platform);
+        platform.hear(runner(6, 1)).unwrap();
+        let owner = Some(platform.presence.latest(Uuid::from_u128(7)));
+        let again = Claimant { owner, request: Some("r".to_owned()) };
+        assert_eq!(platform.claim(run, again, "").unwrap().attempt, 1);
+        let claim = sign(&platform);
+
+        platform.hear(runner(6, 2)).unwrap();
+
+        assert!(sign(&platform) > claim);
     }
 
     #[test]

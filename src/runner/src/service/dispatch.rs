@@ -181,6 +181,7 @@ impl Service {
             }
         }
         reporter.stop();
+        source.tell(Presence::stopping());
         source.stop();
         Ok(())
     }

@@ -52,8 +52,12 @@ impl Record {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub(crate) enum State {
-    /// The platform is being asked; with the same id it answers the same.
-    Claiming { request: String },
+    /// The platform is being asked; with the same id it answers the same. The profile is the offer's.
+    Claiming {
+        request: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        profile: Option<String>,
+    },
     /// The job is ours.
     Claimed { token: String },
     /// It has ended, in milliseconds since 1970.
@@ -202,7 +206,7 @@ pub(crate) mod tests {
     fn a_damaged_record_hides_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.write(&record(State::Claiming { request: "r".into() })).unwrap();
+        journal.write(&record(State::Claiming { request: "r".into(), profile: None })).unwrap();
         fs::write(folder.path().join("outcomes/x.json"), "nonsense").unwrap();
 
         assert_eq!(journal.read().unwrap().len(), 1);
@@ -213,7 +217,7 @@ pub(crate) mod tests {
     fn a_record_that_was_removed_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.write(&record(State::Claiming { request: "r".into() })).unwrap();
+        journal.write(&record(State::Claiming { request: "r".into(), profile: None })).unwrap();
         journal.remove(run());
         journal.remove(run());
         assert!(journal.read().unwrap().is_empty());

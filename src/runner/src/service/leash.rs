@@ -3,8 +3,11 @@
 //! ```text
 //!                     VM starts, files come    the agent runs         it is over
 //!  ask                pull the plug            SIGTERM to the agent   –
-//!  force              pull the plug            pull the plug          –
+//!  force              pull the plug            SIGKILL to the agent   –
+//!  force again        pull the plug            pull the plug          –
 //! ```
+//!
+//! An agent that is killed leaves the number of the last event that the platform has acknowledged.
 //!
 //! Whoever waits for the guest, or for what the guest is to get, then has an error or an exit, and
 //! [`Leash::end`] says why. Whoever pulls waits for nobody.
@@ -71,6 +74,8 @@ struct Hold {
     end: Option<End>,
     vm: Option<SandboxId>,
     agent: Option<Arc<dyn Execution>>,
+    /// Whether the agent was killed.
+    is_killed: bool,
 }
 
 impl Leash {
@@ -95,23 +100,23 @@ impl Leash {
         };
         match agent {
             Some(agent) => {
-                let heard = Instant::now() + HEARD;
-                if let Err(error) = agent.signal(Signal::SIGTERM as u8, heard) {
-                    log::debug!("the agent cannot be asked to end; error={error}");
-                }
+                signal(&*agent, Signal::SIGTERM);
             }
             None => self.pull(vm),
         }
     }
 
-    /// Ends it at once.
+    /// Ends it at once: the agent first, and the VM if there is none or this is called again.
     pub(crate) fn force(&self, end: End) {
-        let vm = {
+        let (vm, agent) = {
             let mut hold = self.lock();
             hold.end.get_or_insert(end);
-            hold.vm
+            let is_killed = std::mem::replace(&mut hold.is_killed, true);
+            (hold.vm, hold.agent.clone().filter(|_| !is_killed))
         };
-        self.pull(vm);
+        if !agent.is_some_and(|agent| signal(&*agent, Signal::SIGKILL)) {
+            self.pull(vm);
+        }
     }
 
     /// Why it was ended, if it was.
@@ -161,8 +166,20 @@ impl Leash {
     }
 }
 
+/// Whether the guest has accepted a signal for the agent.
+fn signal(agent: &dyn Execution, signal: Signal) -> bool {
+    let sent = agent.signal(signal as u8, Instant::now() + HEARD);
+    if let Err(error) = &sent {
+        log::debug!("the agent cannot be sent {signal}; error={error}");
+    }
+    sent.is_ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use sandbox::fake::{Manner, Script};
+    use sandbox::{ExecRequest, SandboxFactory as _};
+
     use super::*;
 
     fn leash() -> (Leash, Arc<Mutex<Vec<SandboxId>>>) {
@@ -180,6 +197,25 @@ mod tests {
         leash.ask(End::Stopped);
         assert_eq!(*pulled.lock().unwrap(), [vm]);
         assert_eq!(leash.check().unwrap_err().to_string(), "the job was cancelled");
+    }
+
+    #[test]
+    fn an_agent_is_killed_before_its_vm_loses_its_plug() {
+        let factory = Script::default().hold("agent", Manner::Deaf).factory();
+        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let request = ExecRequest { argv: vec!["agent".into()], ..ExecRequest::default() };
+        let agent: Arc<dyn Execution> = sandbox.exec(&request, Instant::now()).unwrap().into();
+        let (leash, pulled) = leash();
+        leash.hold_vm(sandbox.id()).unwrap();
+        leash.hold_agent(&agent).unwrap();
+
+        leash.force(End::Stopped);
+        assert_eq!(factory.record().signals, [Signal::SIGKILL as u8]);
+        assert!(pulled.lock().unwrap().is_empty());
+        leash.force(End::Stopped);
+
+        assert_eq!(*pulled.lock().unwrap(), [sandbox.id()]);
+        assert_eq!(factory.record().signals.len(), 1);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The thread `network-log`: tells the platform what jobs send, while they run, before their outcome is
 //! told, and once more when their VMs are gone, out of the records that the proxy writes.
 //!
-//! It sleeps in its channel until the next round is due. A batch that the platform does not take is
-//! tried again in the next round; what is not told at a job's end is lost, and the job not.
+//! It sleeps in its channel until the next round is due. What the platform cannot take now is sent again
+//! in a later round; what is not told at a job's end is lost, and the job not. A batch that the platform
+//! refuses for good is halved until the entry is found that it refuses, which is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use guest_common::{Identity, Kind, Limits, Platform, Stop};
+use guest_common::{Identity, Kind, Limits, Platform, Stop, pause_after};
 use serde_json::{Value, json};
 
 use super::context::RunId;
@@ -28,6 +29,8 @@ const ROUND: Duration = Duration::from_secs(2);
 /// The most entries and bytes of one report: with what is around them, less than the platform's 1 MiB.
 const ENTRIES: usize = 500;
 const BYTES: usize = 900 << 10;
+/// The types of entries that the contract has.
+const TYPES: [&str; 5] = ["http", "tcp", "udp", "icmp", "dns"];
 /// How long an outcome waits until what led to it is told: longer than that takes, unless the platform
 /// is away.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -141,8 +144,23 @@ struct Desk {
 struct Job {
     token: String,
     path: PathBuf,
-    /// How much of the record is told.
-    told: u64,
+    /// How much of the record was read.
+    read: u64,
+    /// Batches that were read and not told yet.
+    pending: VecDeque<Vec<Value>>,
+    /// Not before then, unless the job ends: the platform has asked for time.
+    due: Instant,
+    /// How many entries the platform has refused for good.
+    dropped: usize,
+    /// The platform wants nothing of this run any more.
+    is_over: bool,
+}
+
+impl Job {
+    fn new(token: String, path: PathBuf) -> Self {
+        let pending = VecDeque::new();
+        Self { token, path, read: 0, pending, due: Instant::now(), dropped: 0, is_over: false }
+    }
 }
 
 impl Desk {
@@ -155,7 +173,7 @@ impl Desk {
             };
             match request {
                 Ok(Request::Begin { run, token, path }) => {
-                    self.jobs.insert(run, Job { token, path, told: 0 });
+                    self.jobs.insert(run, Job::new(token, path));
                 }
                 Ok(Request::Flush { run, _done }) => {
                     if let Some(mut job) = self.jobs.remove(&run) {
@@ -166,11 +184,17 @@ impl Desk {
                 Ok(Request::End { run, _done }) => {
                     if let Some(mut job) = self.jobs.remove(&run) {
                         self.tell(run, &mut job);
+                        if job.dropped > 0 {
+                            let count = job.dropped;
+                            log::warn!(
+                                "entries of a network log were dropped; run={run} count={count}"
+                            );
+                        }
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let mut jobs = std::mem::take(&mut self.jobs);
-                    for (run, job) in &mut jobs {
+                    for (run, job) in jobs.iter_mut().filter(|(_, job)| job.due <= Instant::now()) {
                         self.tell(*run, job);
                     }
                     self.jobs = jobs;
@@ -181,26 +205,44 @@ impl Desk {
         }
     }
 
+    /// Tells all that there is, as far as the platform takes it.
     fn tell(&self, run: RunId, job: &mut Job) {
-        loop {
-            let told = batch(&job.path, job.told).and_then(|(entries, next)| {
-                if !entries.is_empty() {
-                    self.post(run, &job.token, &entries)?;
-                }
-                Ok((next, entries.is_empty()))
-            });
-            match told {
-                Ok((next, is_all)) => {
-                    job.told = next;
-                    if is_all {
-                        return;
+        while !job.is_over {
+            let Some(entries) = job.pending.pop_front() else {
+                match read(job) {
+                    Ok(true) => continue,
+                    Ok(false) => break,
+                    Err(error) => {
+                        log::warn!(
+                            "cannot read a network record; run={run} error={}",
+                            error.chain()
+                        );
+                        break;
                     }
                 }
-                Err(error) => {
-                    log::debug!("a network log waits; run={run} error={:?}", error.chain());
-                    return;
-                }
+            };
+            let Err(error) = self.post(run, &job.token, &entries) else { continue };
+            let Some(refusal) = error.of_api().filter(|one| one.is_refusal()) else {
+                log::debug!("a network log waits; run={run} error={:?}", error.chain());
+                job.due = Instant::now() + pause_after(error.of_api(), Duration::ZERO);
+                job.pending.push_front(entries);
+                return;
+            };
+            job.is_over = refusal.refuses_caller();
+            if entries.len() > 1 && !job.is_over {
+                let (first, second) = entries.split_at(entries.len() / 2);
+                job.pending.push_front(second.to_vec());
+                job.pending.push_front(first.to_vec());
+                continue;
             }
+            // The first one says why; a guest may cause any number of them.
+            if job.dropped == 0 {
+                let error = error.chain();
+                log::warn!(
+                    "the platform refuses entries of a network log; run={run} error={error:?}"
+                );
+            }
+            job.dropped += entries.len();
         }
     }
 
@@ -216,6 +258,22 @@ impl Desk {
         let _: Value = platform.attempt("/api/webhooks/agent/telemetry", body.as_bytes())?;
         Ok(())
     }
+}
+
+/// Reads the next batch of a record; false if there is none.
+fn read(job: &mut Job) -> Result<bool> {
+    let (entries, next) = batch(&job.path, job.read)?;
+    let is_new = next > job.read;
+    job.read = next;
+    if !entries.is_empty() {
+        job.pending.push_back(entries);
+    }
+    Ok(is_new)
+}
+
+/// Whether an entry is of a type that the contract has; without one it is a request.
+fn is_known(entry: &Value) -> bool {
+    entry["type"].as_str().is_none_or(|kind| TYPES.contains(&kind))
 }
 
 /// The next whole lines of a record from a place on, and where the next batch begins.
@@ -246,7 +304,7 @@ fn batch(path: &Path, from: u64) -> Result<(Vec<Value>, u64)> {
             continue;
         }
         bytes += count;
-        entries.extend(serde_json::from_str::<Value>(&line).ok());
+        entries.extend(serde_json::from_str(&line).ok().filter(is_known));
     }
     Ok((entries, next))
 }
@@ -280,6 +338,73 @@ mod tests {
         assert_eq!((requests.len(), entries.len()), (3, 1001));
         assert_eq!(entries[1000]["port"], 1000);
         assert!(!path.exists());
+    }
+
+    /// What a platform that answers so is told of these entries, in all its requests.
+    fn told(
+        entries: &[Value],
+        answer: impl Fn(&[Value]) -> Reply + Send + Sync + 'static,
+    ) -> Vec<Vec<Value>> {
+        let state = tempfile::tempdir().unwrap();
+        let list = |request: &guest_test::Request| {
+            request.json()["networkLogs"].as_array().unwrap().clone()
+        };
+        let server = Server::start(move |request| answer(&list(request)));
+        let access =
+            Access { guest_url: server.url(), url: server.url(), service: None, bypass: None };
+        let log = NetworkLog::start(state.path(), access).unwrap();
+        let told = log.tell(RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap(), "token");
+        let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
+        fs::write(&told.path, text).unwrap();
+        told.flush();
+        drop(told);
+        server.requests_to("/api/webhooks/agent/telemetry").iter().map(list).collect()
+    }
+
+    fn accepted() -> Reply {
+        Reply::json(&json!({"success": true, "id": "1"}))
+    }
+
+    #[test]
+    fn an_entry_that_is_refused_for_good_is_dropped_and_holds_up_no_other() {
+        let entries: Vec<_> = (0..10).map(|n| json!({"type": "tcp", "port": n})).collect();
+        let bad = |list: &[Value]| list.iter().any(|entry| entry["port"] == 3);
+        let requests = told(&entries, move |list| match bad(list) {
+            true => Reply::refusal(400, "no such port"),
+            false => accepted(),
+        });
+        let taken = requests.iter().filter(|list| !bad(list)).flatten();
+        let ports: Vec<_> = taken.map(|entry| entry["port"].as_u64().unwrap()).collect();
+        assert_eq!(ports, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(requests.iter().filter(|list| list.len() == 1 && bad(list)).count(), 1);
+    }
+
+    #[test]
+    fn entries_of_types_that_the_contract_has_not_are_never_sent() {
+        let entry = |kind: &str| json!({"type": kind, "host": "0.0.0.0", "port": 0});
+        let entries = ["other", "udp", "igmp", "dns"].map(entry);
+        let requests = told(&entries, |_| accepted());
+        assert_eq!(requests, [[entry("udp"), entry("dns")]]);
+        let many: Vec<_> =
+            std::iter::repeat_n(entry("other"), 2000).chain([entry("tcp")]).collect();
+        assert_eq!(told(&many, |_| accepted()), [[entry("tcp")]]);
+    }
+
+    #[test]
+    fn a_platform_that_refuses_the_run_is_sent_no_more_of_it() {
+        let entries: Vec<_> = (0..1200).map(|n| json!({"type": "tcp", "port": n})).collect();
+        assert_eq!(told(&entries, |_| Reply::refusal(401, "who?")).len(), 1);
+    }
+
+    #[test]
+    fn what_a_platform_cannot_take_now_is_sent_again_and_once() {
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let entries: Vec<_> = (0..3).map(|n| json!({"type": "tcp", "port": n})).collect();
+        let requests = told(&entries, move |_| {
+            let is_first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+            if is_first { Reply::refusal(503, "not now") } else { accepted() }
+        });
+        assert_eq!(requests, [entries.clone(), entries]);
     }
 
     #[test]

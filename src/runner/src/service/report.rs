@@ -1,5 +1,5 @@
-//! The thread `report`: tells the platform how jobs ended, until it has heard it, and asks again for
-//! claims that it did not answer.
+//! The thread `report`: tells the platform how jobs ended, until it has heard it, and has jobs offered
+//! again whose claims it did not answer.
 //!
 //! ```text
 //!  due ──▶ sent ──▶ accepted, or finally refused ──▶ the record is removed
@@ -139,11 +139,6 @@ impl TryFrom<Value> for Accepted {
     }
 }
 
-/// Only the platform's own word is final: whatever else goes wrong may be ours, and be mended.
-fn is_refused(error: &guest_common::Error) -> bool {
-    error.status().is_some() && !error.is_retriable()
-}
-
 impl Desk {
     fn work(&mut self, inbox: &Receiver<Report>, stop: &guest_common::Stop) {
         loop {
@@ -166,8 +161,10 @@ impl Desk {
         }
     }
 
-    /// Nothing more comes: what there is, is told, or kept for the next start.
+    /// Nothing more comes: what there is, is told, or kept for the next start, as are claims without an
+    /// answer.
     fn tell_the_rest(&mut self, stop: &guest_common::Stop) {
+        self.pending.retain(|pending| matches!(pending.debt, Debt::Outcome(_)));
         while let Some(due) = self.pending.iter().map(|pending| pending.due).min() {
             if stop.wait_until(due) {
                 let count = self.pending.len();
@@ -186,11 +183,18 @@ impl Desk {
                 self.pending.push(pending);
                 continue;
             }
-            let (run, paid) = match &pending.debt {
-                Debt::Outcome(record) => (record.run, self.tell(record)),
-                Debt::Claim(run) => (*run, self.settle(*run)),
+            let record = match &pending.debt {
+                Debt::Outcome(record) => record,
+                Debt::Claim(run) => {
+                    if self.source.offer_again(*run) {
+                        pending.due = Instant::now() + pending.wait;
+                        pending.wait = (pending.wait * 2).min(LONGEST_WAIT);
+                        self.pending.push(pending);
+                    }
+                    continue;
+                }
             };
-            let Err(error) = paid else { continue };
+            let (run, Err(error)) = (record.run, self.tell(record)) else { continue };
             let age = Duration::from_millis(epoch_ms().saturating_sub(pending.since_ms));
             if age >= PATIENCE {
                 log::error!(
@@ -208,21 +212,19 @@ impl Desk {
     }
 
     fn owe(&mut self, debt: Debt) {
+        let is_same = |one: &Pending| match (&one.debt, &debt) {
+            (Debt::Claim(known), Debt::Claim(run)) => known == run,
+            _ => false,
+        };
+        if self.pending.iter().any(is_same) {
+            return;
+        }
         let since_ms = match &debt {
             Debt::Outcome(record) => record.ended_ms(),
             Debt::Claim(_) => None,
         };
         let since_ms = since_ms.unwrap_or_else(epoch_ms);
         self.pending.push(Pending { debt, since_ms, due: Instant::now(), wait: FIRST_WAIT });
-    }
-
-    /// Finds out whether a job is ours after all. Then there is an outcome to be told.
-    fn settle(&mut self, run: RunId) -> Result<()> {
-        if let Some(record) = self.source.settle(run, &self.journal)? {
-            log::warn!("a job whose claim was answered late is given up; run={run}");
-            self.owe(Debt::Outcome(Box::new(record)));
-        }
-        Ok(())
     }
 
     /// Tells of an outcome; an error if it is to be told again.
@@ -239,7 +241,8 @@ impl Desk {
         let body = Body { run_id: run, completion };
         match self.post::<Option<Accepted>>(run, token, "complete", &body) {
             Ok(_) => log::debug!("the platform knows the outcome; run={run}"),
-            Err(Error::Api { source }) if is_refused(&source) => {
+            // Only the platform's own word is final: whatever else goes wrong may be ours, and be mended.
+            Err(Error::Api { source }) if source.is_refusal() => {
                 let error = guest_common::chain(&source);
                 log::warn!("the outcome is refused; run={run} error={error:?}");
             }

@@ -34,7 +34,7 @@ pub(crate) trait Source: Send + Sync {
     fn look(&self, demand: &Demand) -> Result<News>;
 
     /// Claims a job, which may take a while; none if somebody else has it. After an error nobody
-    /// knows whose it is, until [`Source::settle`] finds out.
+    /// knows whose it is, until it is offered again ([`Source::offer_again`]) and claimed as the same.
     fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>>;
 
     /// Says how this runner is. It does not wait.
@@ -43,9 +43,8 @@ pub(crate) trait Source: Send + Sync {
     /// How the platform is reached.
     fn access(&self) -> &Access;
 
-    /// Asks once more what became of a claim that failed. A job that is ours after all is given up:
-    /// its record has ended. None if nothing is left to be told; an error if nobody knows yet.
-    fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>>;
+    /// Offers a job once more whose claim had no answer; false if its claim has one now.
+    fn offer_again(&self, run: RunId) -> bool;
 
     /// Sees to the jobs that an earlier process claimed. Records that are done with are removed.
     fn recover(&self, journal: &Journal) -> Result<Left>;
@@ -96,7 +95,7 @@ pub(crate) struct Cancelled {
 pub(crate) struct Left {
     /// Records that have ended, to be reported.
     pub(crate) ended: Vec<Record>,
-    /// Claims that are to be settled.
+    /// Claims without an answer: their jobs are offered again.
     pub(crate) unanswered: Vec<RunId>,
 }
 
@@ -156,6 +155,19 @@ pub(crate) struct Presence {
     pub(crate) profiles: Vec<String>,
     /// Sessions that have a VM here.
     pub(crate) held: Vec<HeldSession>,
+}
+
+impl Presence {
+    /// A runner that has ended its last job, and ends.
+    pub(crate) fn stopping() -> Self {
+        Self {
+            mode: Mode::Stopping,
+            taken: Amount::default(),
+            running: 0,
+            profiles: Vec::new(),
+            held: Vec::new(),
+        }
+    }
 }
 
 /// What a runner does.

@@ -261,8 +261,17 @@ fn outcome(
     let said = ended.explained(context.masked(said.clone()));
     let no_outcome = || Error::NoOutcome { code, said: said.clone() };
     let path = format!("{HOME}/.vm0/guest-agent/runs/{}/outcome.json", context.run_id);
-    let json = read(sandbox, Path::new(&path)).ok_or_else(no_outcome)?;
-    let left: Left = serde_json::from_slice(&json).map_err(|_| no_outcome())?;
+    let json = read(sandbox, Path::new(&path));
+    let left = json.and_then(|json| serde_json::from_slice::<Left>(&json).ok());
+    let Some(left) = left else {
+        log::warn!("the agent left no outcome; run={} exit_code={code}", context.run_id);
+        let completion = Completion {
+            last_event_sequence: acknowledged(sandbox, context),
+            sandbox_id: Some(sandbox.id().to_string()),
+            ..Completion::failed(no_outcome().chain())
+        };
+        return Ok((completion, None));
+    };
     // Success is what both say.
     let exit_code = if left.exit_code == 0 { code } else { left.exit_code };
     let error = left.error.filter(|_| exit_code != 0);
@@ -278,6 +287,14 @@ fn outcome(
     };
     let session = left.session_id.filter(|id| id.len() <= LONGEST_SESSION && harmless(id) == *id);
     Ok((completion, session))
+}
+
+/// What an agent leaves that was killed: the number of the last event such that it and all before it
+/// were acknowledged.
+fn acknowledged(sandbox: &dyn Sandbox, context: &Context) -> Option<u64> {
+    let path = format!("{HOME}/.vm0/guest-agent/runs/{}/acknowledged", context.run_id);
+    let text = String::from_utf8(read(sandbox, Path::new(&path))?).ok()?;
+    text.trim().parse().ok()
 }
 
 /// A small file of the guest's; none if it is not one.

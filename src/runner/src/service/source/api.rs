@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `poll` | its request, which the platform may hold; its channel | asks for a job whenever there is room for one |
 //! | `push` | its subscription's channel (and `ably` in its socket) | hears of jobs and cancellations as they are published |
-//! | `heartbeat` | its channel | says how this runner is, every 10 s and on each change |
+//! | `heartbeat` | its channel | says how this runner is, every 10 s and on each change, and that it stops |
 //!
 //! What they hear is put down for [`Source::look`], and the bell rung. A claim is a request of its job's
 //! own thread (`claim.rs`).
@@ -19,22 +19,22 @@ use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use guest_common::{Identity, Kind as Caller, Limits, Platform, Stop};
 
 use self::claim::Claims;
-use self::poll::Next;
+use self::poll::Due;
 use self::shared::Shared;
 use super::{Access, Claim, Demand, Kind, Left, News, Offer, Presence, Source};
 use crate::error::{Error, Result, file};
 use crate::service::config::{Api as Config, Config as Whole};
 use crate::service::context::RunId;
 use crate::service::identity::Identity as Runner;
-use crate::service::journal::{Journal, Record};
+use crate::service::journal::Journal;
 
 /// How long a claim is tried while the platform does not answer.
 const CLAIM: Duration = Duration::from_secs(60);
@@ -60,6 +60,9 @@ pub(crate) struct Api {
     claims: Claims,
     claims_stop: Stop,
     stop: Stop,
+    /// Ends the heartbeats, before `stop` ends their requests.
+    leave: Stop,
+    heartbeat: Mutex<Option<JoinHandle<()>>>,
     /// The end of the thread `push`.
     listening: Mutex<Option<Sender<Infallible>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -106,6 +109,8 @@ impl Api {
             ),
             claims_stop,
             stop: stop.clone(),
+            leave: Stop::new(),
+            heartbeat: Mutex::default(),
             listening: Mutex::default(),
             threads: Mutex::default(),
         };
@@ -114,20 +119,41 @@ impl Api {
             let (listening, stopped) = bounded(0);
             *api.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
             let shared = Arc::clone(&shared);
-            api.spawn("push", move || shared.listen(subscription, &stopped))?;
+            let push = spawn("push", move || shared.listen(subscription, &stopped))?;
+            api.threads().push(push);
         }
         let (poll, beat) = (Arc::clone(&shared), shared);
-        let stopped = stop.clone();
-        api.spawn("poll", move || poll.poll(&polls, &poll_woken, &stopped))?;
-        api.spawn("heartbeat", move || beat.beat(&beats, &beat_woken, &stop))?;
+        let poll = spawn("poll", move || poll.poll(&polls, &poll_woken, &stop))?;
+        api.threads().push(poll);
+        let leave = api.leave.clone();
+        let heartbeat = spawn("heartbeat", move || beat.beat(&beats, &beat_woken, &leave))?;
+        *api.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
         Ok(api)
     }
 
-    fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
-        let thread = thread.map_err(|source| Error::Thread { name, source })?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        Ok(())
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the last heartbeat is told, which has a limit of 3 s.
+    fn end_heartbeats(&self) {
+        let heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(heartbeat) = heartbeat else { return };
+        self.shared.lock().is_leaving = true;
+        self.leave.signal();
+        let _ = self.shared.wake_beat.try_send(());
+        join(heartbeat);
+    }
+}
+
+fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(|source| Error::Thread { name, source })
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        log::error!("a thread panicked: this is a bug; thread=poll, push or heartbeat");
     }
 }
 
@@ -178,7 +204,7 @@ impl Source for Api {
         let was_deciding = std::mem::replace(&mut heard.is_deciding, offer.is_some());
         drop(heard);
         if is_changed {
-            self.shared.hurry(Next::now());
+            self.shared.schedule(Due::now());
         } else if was_deciding {
             let _ = self.shared.wake_poll.try_send(());
         }
@@ -189,8 +215,13 @@ impl Source for Api {
         self.claims.claim(offer, journal)
     }
 
-    fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>> {
-        self.claims.settle(run, journal)
+    fn offer_again(&self, run: RunId) -> bool {
+        let Some(offer) = self.claims.open_offer(run) else { return false };
+        // What is claimed before the first heartbeat would belong to the process before.
+        if self.shared.lock().is_introduced {
+            self.shared.put_down(offer, Vec::new(), Instant::now());
+        }
+        true
     }
 
     fn tell(&self, presence: Presence) {
@@ -212,16 +243,12 @@ impl Source for Api {
 
     fn stop(&self) {
         self.give_up_claims();
+        self.end_heartbeats();
         self.stop.signal();
         drop(self.listening.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.shared.wake_poll.try_send(());
-        let _ = self.shared.wake_beat.try_send(());
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a thread panicked: this is a bug; thread=poll, push or heartbeat");
-            }
-        }
+        let threads: Vec<_> = self.threads().drain(..).collect();
+        threads.into_iter().for_each(join);
     }
 }
 

@@ -82,8 +82,8 @@ impl Source for Local {
     }
 
     /// It answers always.
-    fn settle(&self, _run: RunId, _journal: &Journal) -> Result<Option<Record>> {
-        Ok(None)
+    fn offer_again(&self, _run: RunId) -> bool {
+        false
     }
 
     /// It is in this process, and knows.

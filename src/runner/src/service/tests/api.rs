@@ -8,10 +8,11 @@ use ably_subscriber::Hosts;
 use control::{Control, Status};
 use guest_test::{Reply, Server};
 use nix::sys::signal::Signal;
-use sandbox::fake::Manner;
+use sandbox::ExecRequest;
+use sandbox::fake::{Manner, Record as FakeRecord, Script};
 use serde_json::json;
 
-use super::{Bench, good, held, offer, prompt};
+use super::{AGENT, Bench, good, held, offer, prompt};
 use crate::service::Source as _;
 use crate::service::config::Api as Config;
 use crate::service::context::RunId;
@@ -158,13 +159,45 @@ fn a_job_whose_runner_died_has_failed() {
 }
 
 #[test]
-fn a_claim_whose_answer_the_runner_did_not_live_to_hear_has_failed_too() {
+fn a_job_whose_claim_had_no_answer_when_its_runner_died_is_run_by_the_next() {
     // The claim leaves its record as it was before the answer.
     let job = after_death(|source, journal, run| {
         source.claim(&offer(run), journal).unwrap().unwrap();
         None
     });
-    assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("the runner died")));
+    assert_eq!((job.status, job.attempt, job.error), (Status::Completed, 1, None));
+}
+
+#[test]
+fn a_hard_stop_tells_the_last_event_that_the_guest_left_as_acknowledged() {
+    let run = "01234567-89ab-4def-8123-456789abcdef";
+    let server = Server::start(move |request| match request.target() {
+        "/api/runners/poll" => Reply::json(&json!({"job": {"runId": run}})),
+        target if target.ends_with("/claim") => Reply::json(&json!({
+            "runId": run, "sandboxToken": "t", "prompt": "x", "cliAgentType": "claude-code",
+        })),
+        _ => Reply::json(&json!({"success": true})),
+    });
+    let (tell, begun) = crossbeam_channel::unbounded();
+    let act = move |_: &ExecRequest, record: &mut FakeRecord| {
+        let path = format!("/home/user/.vm0/guest-agent/runs/{run}/acknowledged");
+        record.files.insert(path.into(), format!("{:020}\n", 41).into_bytes());
+        tell.send(()).unwrap();
+    };
+    let script = Script::default().hold(AGENT, Manner::Deaf).act(AGENT, act);
+    let factory = Arc::new(script.factory());
+    let bench = Bench::new();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &factory);
+    begun.recv().unwrap();
+
+    serving.hard_stop();
+
+    let told = server.requests_to("/api/webhooks/agent/complete")[0].json();
+    assert_eq!((&told["exitCode"], &told["error"]), (&json!(137), &json!("runner stopped")));
+    assert_eq!(told["lastEventSequence"], 41);
+    assert_eq!(factory.record().signals, [Signal::SIGKILL as u8]);
 }
 
 #[test]
@@ -275,38 +308,89 @@ fn a_claim_without_an_answer_is_given_up_by_who_stops_and_asked_for_by_the_next(
 }
 
 #[test]
-fn a_claim_that_nobody_answers_is_settled_while_the_service_runs() {
+fn a_claim_that_nobody_answers_is_made_again_as_the_same_while_the_service_runs() {
     let run = "01234567-89ab-4def-8123-456789abcdef";
     let claims = AtomicUsize::new(0);
     let server = Server::start(move |request| match request.target() {
         target if target.ends_with("/claim") => match claims.fetch_add(1, Ordering::SeqCst) {
             0 => Reply::refusal(429, "in a moment").with("retry-after", "0"),
             1 => Reply::dropped(),
-            _ => Reply::json(&json!({"runId": run, "sandboxToken": "t"})),
+            _ => Reply::json(&json!({
+                "runId": run, "sandboxToken": "t", "prompt": "x", "cliAgentType": "claude-code",
+            })),
         },
         target if target.ends_with("/complete") => Reply::json(&json!({"success": true})),
         _ => Reply::json(&json!({})),
     });
     let bench = Bench::new();
     let journal = Journal::open(bench.state.path()).unwrap();
-    let state = State::Claiming { request: "01234567-89ab-4def-8123-000000000000".into() };
+    let request = "01234567-89ab-4def-8123-000000000000".to_owned();
+    let state = State::Claiming { request, profile: None };
     let run = RunId::parse(run).unwrap();
     journal.write(&Record { run, attempt: None, source: Kind::Api, state }).unwrap();
     let runner = tempfile::tempdir().unwrap();
     let source = source(&runner, &bench, &server.url(), "runner's");
-    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    let factory = Arc::new(good().factory());
+    let serving = bench.start_with(source, &factory);
 
     server.wait_for(|requests| requests.iter().any(|one| one.target().ends_with("/complete")));
     serving.leave();
 
-    assert_eq!(bench.records(), 0);
+    assert_eq!((bench.records(), factory.record().started), (0, 1));
     let told = server.requests_to("/api/webhooks/agent/complete");
-    assert_eq!((told.len(), told[0].json()["exitCode"].as_u64()), (1, Some(1)));
+    assert_eq!((told.len(), told[0].json()["exitCode"].as_u64()), (1, Some(0)));
     let claims = server.requests_to(&format!("/api/runners/jobs/{run}/claim"));
     let id = |request: &guest_test::Request| {
         request.header("x-client-request-id").unwrap_or_default().to_owned()
     };
     assert!(claims.iter().all(|claim| id(claim) == "01234567-89ab-4def-8123-000000000000"));
+}
+
+#[test]
+fn a_runner_that_leaves_says_so_in_its_last_heartbeat() {
+    let server = Server::start(|_| Reply::json(&json!({})));
+    let bench = Bench::new();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    let is_heartbeat = |one: &guest_test::Request| one.target() == "/api/runners/heartbeat";
+    server.wait_for(|requests| requests.iter().any(is_heartbeat));
+
+    serving.leave();
+
+    let heartbeats = server.requests_to("/api/runners/heartbeat");
+    let [first, .., last] = &heartbeats[..] else { panic!("only one heartbeat") };
+    assert_eq!(first.json()["mode"], "running");
+    assert_eq!(
+        (&last.json()["mode"], &last.json()["runningCount"]),
+        (&json!("stopping"), &json!(0))
+    );
+    assert_eq!(last.json()["admittableProfiles"], json!([]));
+}
+
+#[test]
+fn a_platform_that_is_away_keeps_no_runner_from_leaving() {
+    let answers = AtomicUsize::new(0);
+    let server = Server::start(move |request| match request.target() {
+        "/api/runners/heartbeat" if answers.fetch_add(1, Ordering::SeqCst) > 0 => {
+            Reply::refusal(503, "in a while").with("retry-after", "3600")
+        }
+        _ => Reply::json(&json!({})),
+    });
+    let bench = Bench::new();
+    let runner = tempfile::tempdir().unwrap();
+    let source = source(&runner, &bench, &server.url(), "runner's");
+    let serving = bench.start_with(source, &Arc::new(good().factory()));
+    serving.signal(Signal::SIGUSR1);
+    let is_draining = |one: &guest_test::Request| {
+        one.target() == "/api/runners/heartbeat" && one.json()["mode"] == "draining"
+    };
+    server.wait_for(|requests| requests.iter().any(is_draining));
+
+    serving.leave();
+
+    let last = server.requests_to("/api/runners/heartbeat").pop().unwrap();
+    assert_eq!(last.json()["mode"], "stopping");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use serde_json::json;
 use super::{Bench, held, offer};
 use crate::error::Result;
 use crate::service::context::RunId;
+use crate::service::journal::Journal;
 use crate::service::journal::tests::run;
-use crate::service::journal::{Journal, Record};
 use crate::service::source::{
     Access, Cancelled, Claim, Demand, Kind, Left, News, Offer, Presence, Source,
 };
@@ -85,8 +85,8 @@ impl Source for Scripted {
         Ok(Some(Claim::of(context, None, None)))
     }
 
-    fn settle(&self, _run: RunId, _journal: &Journal) -> Result<Option<Record>> {
-        Ok(None)
+    fn offer_again(&self, _run: RunId) -> bool {
+        false
     }
 
     fn tell(&self, _presence: Presence) {}

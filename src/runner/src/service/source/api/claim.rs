@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!  the request's id is in the journal ──▶ asked ──▶ granted ──▶ the job's thread
-//!                                          │ ▲ the same id        (or, where nobody waits for it any
-//!                                no answer ▼ │                     more: given up, and so reported)
+//!                                          │ ▲ offered again, also by the next process: the same id
+//!                                no answer ▼ │
 //!                                        open ─────▶ 404, 409, 403, … : the record is removed
 //! ```
+//!
+//! A job whose claim had no answer never ran, so it is not failed: whoever has room for it claims it as
+//! the same.
 //!
 //! INVARIANT: one thread at most asks for a job at any time, always with the id in the journal.
 
@@ -23,9 +26,8 @@ use crate::service::context::RunId;
 use crate::service::journal::{Completion, Journal, Record, State};
 use crate::service::source::{Claim, Found, Kind, Left, Offer, token_of};
 
-/// Why jobs fail that are ours though nobody works on them.
+/// Why a job fails whose runner was killed.
 const DIED: &str = "the runner died";
-const LATE: &str = "the answer to the runner's claim was late";
 
 /// The claims of one platform.
 pub(super) struct Claims {
@@ -41,24 +43,21 @@ pub(super) struct Claims {
 struct Open {
     /// The request's id; none while somebody asks.
     request: Option<String>,
-    /// Why the job fails if it turns out to be ours when nobody waits for it any more.
-    why: &'static str,
+    /// The offer's.
+    profile: Option<String>,
 }
 
 /// What the platform says of a job that is ours.
 #[derive(Deserialize)]
 #[serde(try_from = "Value")]
-struct Granted {
-    token: String,
-    context: Value,
-}
+struct Granted(Value);
 
 impl TryFrom<Value> for Granted {
     type Error = &'static str;
 
     fn try_from(context: Value) -> std::result::Result<Self, Self::Error> {
-        let token = token_of(&context).ok_or("it has no sandboxToken")?.to_owned();
-        Ok(Self { token, context })
+        token_of(&context).ok_or("it has no sandboxToken")?;
+        Ok(Self(context))
     }
 }
 
@@ -81,15 +80,15 @@ impl Claims {
         let known = match self.lock().entry(run) {
             Entry::Occupied(entry) => match entry.into_mut().request.take() {
                 Some(request) => Some(request),
-                // It is just being settled.
+                // Somebody asks just now.
                 None => return Ok(None),
             },
             Entry::Vacant(entry) => {
-                entry.insert(Open { request: None, why: LATE });
+                entry.insert(Open { request: None, profile: offer.profile.clone() });
                 None
             }
         };
-        let request = match known.map_or_else(|| begin(run, journal), Ok) {
+        let request = match known.map_or_else(|| begin(offer, journal), Ok) {
             Ok(request) => request,
             Err(error) => {
                 self.lock().remove(&run);
@@ -97,10 +96,10 @@ impl Claims {
             }
         };
         let retry = Retry::until(Instant::now() + self.patience);
-        match self.ask(run, Some(offer), &request, &retry) {
-            Answer::Granted(granted) => {
+        match self.ask(offer, &request, &retry) {
+            Answer::Granted(Granted(context)) => {
                 self.lock().remove(&run);
-                Ok(Some(Claim::of(granted.context, None, None)))
+                Ok(Some(Claim::of(context, None, None)))
             }
             Answer::Denied(error) => {
                 self.close(run, journal);
@@ -116,38 +115,18 @@ impl Claims {
         }
     }
 
-    /// See [`Source::settle`](crate::service::Source::settle).
-    pub(super) fn settle(&self, run: RunId, journal: &Journal) -> Result<Option<Record>> {
-        let taken = |open: &mut Open| Some((open.request.take()?, open.why));
-        let Some((request, why)) = self.lock().get_mut(&run).and_then(taken) else {
-            return Ok(None);
-        };
-        let once = Retry { attempts: Some(1), ..Retry::usual() };
-        let settled = match self.ask(run, None, &request, &once) {
-            Answer::Granted(granted) => {
-                let record = ended(run, granted.token, why);
-                journal.write(&record).map(|()| Some(record))
-            }
-            Answer::Denied(_) => {
-                self.close(run, journal);
-                return Ok(None);
-            }
-            Answer::None(source) => Err(Error::Api { source }),
-        };
-        match settled {
-            Ok(record) => {
-                self.lock().remove(&run);
-                Ok(record)
-            }
-            Err(error) => {
-                self.put_back(run, request);
-                // The next start settles it.
-                if self.stop.is_given() { Ok(None) } else { Err(error) }
-            }
-        }
+    /// What a job was offered as whose claim has no answer yet. Twofold none: the claim has one; or
+    /// somebody asks for it just now.
+    pub(super) fn open_offer(&self, run: RunId) -> Option<Option<Offer>> {
+        let open = self.lock();
+        let open = open.get(&run)?;
+        let (profile, found) = (open.profile.clone(), Found::Polled);
+        let offer = Offer { run, profile, reuse_key: None, found, at: Instant::now() };
+        Some(open.request.as_ref().map(|_| offer))
     }
 
-    /// A job whose runner died has failed: nobody else will say so.
+    /// A job whose runner died has failed: nobody else will say so. One whose claim had no answer has
+    /// not begun.
     pub(super) fn recover(&self, journal: &Journal) -> Result<Left> {
         let mut left = Left::default();
         for record in journal.read()?.into_iter().filter(|one| one.source == Kind::Api) {
@@ -155,12 +134,12 @@ impl Claims {
             match record.state {
                 State::Ended { .. } => left.ended.push(record),
                 State::Claimed { token } => {
-                    let record = ended(run, token, DIED);
+                    let record = ended(run, token);
                     journal.write(&record)?;
                     left.ended.push(record);
                 }
-                State::Claiming { request } => {
-                    self.lock().insert(run, Open { request: Some(request), why: DIED });
+                State::Claiming { request, profile } => {
+                    self.lock().insert(run, Open { request: Some(request), profile });
                     left.unanswered.push(run);
                 }
             }
@@ -168,18 +147,15 @@ impl Claims {
         Ok(left)
     }
 
-    fn ask(&self, run: RunId, offer: Option<&Offer>, request: &str, retry: &Retry) -> Answer {
-        let path = format!("/api/runners/jobs/{run}/claim");
-        let telemetry = offer.map(|offer| {
-            let source = match offer.found {
-                Found::Polled => "poll",
-                Found::Pushed => "ably",
-            };
-            let waited = u64::try_from(offer.at.elapsed().as_millis()).unwrap_or(u64::MAX);
-            json!({"discoverySource": source, "jobDiscoveredToClaimRequestMs": waited})
-        });
-        let body = json!({"capabilities": [], "telemetry": telemetry.unwrap_or_default()});
-        let body = body.to_string();
+    fn ask(&self, offer: &Offer, request: &str, retry: &Retry) -> Answer {
+        let path = format!("/api/runners/jobs/{}/claim", offer.run);
+        let source = match offer.found {
+            Found::Polled => "poll",
+            Found::Pushed => "ably",
+        };
+        let waited = u64::try_from(offer.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let telemetry = json!({"discoverySource": source, "jobDiscoveredToClaimRequestMs": waited});
+        let body = json!({"capabilities": [], "telemetry": telemetry}).to_string();
         let attempt = || self.platform.attempt_as(request, &path, body.as_bytes());
         match retry.run(&self.stop, attempt) {
             Ok(granted) => Answer::Granted(granted),
@@ -211,15 +187,15 @@ impl Claims {
 }
 
 /// Puts the id of a request into the journal.
-fn begin(run: RunId, journal: &Journal) -> Result<String> {
+fn begin(offer: &Offer, journal: &Journal) -> Result<String> {
     let request = guest_common::random_uuid();
-    let state = State::Claiming { request: request.clone() };
-    journal.write(&Record { run, attempt: None, source: Kind::Api, state })?;
+    let state = State::Claiming { request: request.clone(), profile: offer.profile.clone() };
+    journal.write(&Record { run: offer.run, attempt: None, source: Kind::Api, state })?;
     Ok(request)
 }
 
-fn ended(run: RunId, token: String, why: &str) -> Record {
-    let completion = Completion::failed(why.to_owned());
+fn ended(run: RunId, token: String) -> Record {
+    let completion = Completion::failed(DIED.to_owned());
     let state = State::Ended { token, at_ms: epoch_ms(), completion };
     Record { run, attempt: None, source: Kind::Api, state }
 }
@@ -308,24 +284,23 @@ mod tests {
         assert_eq!(claim.token, "job's");
         let ids = bench.ids();
         assert_eq!((ids.len(), &ids[0]), (2, &ids[1]));
-        assert!(claims.settle(run(), &bench.journal).unwrap().is_none());
-        assert_eq!(bench.ids().len(), 2);
+        assert!(claims.open_offer(run()).is_none());
     }
 
     #[test]
-    fn a_late_grant_is_given_up_and_told() {
-        let refused = Reply::refusal(503, "not now");
-        let bench = Bench::new(vec![Reply::dropped(), refused, granted()]);
+    fn a_claim_whose_answer_died_with_its_runner_is_made_by_the_next_as_the_same() {
+        let bench = Bench::new(vec![Reply::dropped(), granted()]);
+        let large = Offer { profile: Some("large".into()), ..offer() };
+        bench.claims().claim(&large, &bench.journal).unwrap_err();
+
         let claims = bench.claims();
-        claims.claim(&offer(), &bench.journal).unwrap_err();
+        let left = claims.recover(&bench.journal).unwrap();
+        assert_eq!((left.ended.len(), left.unanswered), (0, vec![run()]));
+        let again = claims.open_offer(run()).unwrap().unwrap();
+        assert_eq!((again.run, again.profile.as_deref()), (run(), Some("large")));
 
-        claims.settle(run(), &bench.journal).err().unwrap();
-        let record = claims.settle(run(), &bench.journal).unwrap().unwrap();
-
-        let State::Ended { token, completion, .. } = record.state else { panic!("not ended") };
-        assert_eq!((token.as_str(), completion.exit_code), ("job's", 1));
-        assert_eq!(bench.states(), ["ended"]);
-        assert_eq!(bench.ids()[0], bench.ids()[2]);
+        assert_eq!(claims.claim(&again, &bench.journal).unwrap().unwrap().token, "job's");
+        assert_eq!(bench.ids()[0], bench.ids()[1]);
     }
 
     #[test]
@@ -334,7 +309,10 @@ mod tests {
             let bench = Bench::new(vec![Reply::dropped(), Reply::refusal(status, "no")]);
             let claims = bench.claims();
             claims.claim(&offer(), &bench.journal).unwrap_err();
-            assert!(claims.settle(run(), &bench.journal).unwrap().is_none());
+            let again = claims.open_offer(run()).unwrap().unwrap();
+            // Who has it instead, or that nobody may, is the platform's to say.
+            let claimed = claims.claim(&again, &bench.journal);
+            assert!(claimed.is_err() == (status == 403) && claims.open_offer(run()).is_none());
             assert!(bench.states().is_empty(), "{status}");
         }
     }
@@ -355,10 +333,9 @@ mod tests {
         bench.claims().claim(&offer(), &bench.journal).unwrap_err();
 
         let claims = bench.claims();
-        let left = claims.recover(&bench.journal).unwrap();
-        assert_eq!((left.ended.len(), left.unanswered), (0, vec![run()]));
-        claims.settle(run(), &bench.journal).err().unwrap();
-        assert!(claims.settle(run(), &bench.journal).unwrap().is_some());
+        claims.recover(&bench.journal).unwrap();
+        claims.claim(&offer(), &bench.journal).unwrap_err();
+        assert!(claims.claim(&offer(), &bench.journal).unwrap().is_some());
     }
 
     #[test]
@@ -367,7 +344,6 @@ mod tests {
         let claims = bench.claims();
         claims.stop.signal();
         claims.claim(&offer(), &bench.journal).unwrap_err();
-        assert!(claims.settle(run(), &bench.journal).unwrap().is_none());
         assert_eq!(bench.states(), ["claiming"]);
     }
 }

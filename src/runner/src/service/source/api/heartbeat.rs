@@ -1,4 +1,5 @@
-//! The thread `heartbeat`: says how this runner is, every 10 s and on each change.
+//! The thread `heartbeat`: says how this runner is, every 10 s and on each change, and at last that it
+//! stops.
 
 use std::time::{Duration, Instant};
 
@@ -21,24 +22,32 @@ struct Reply {
 }
 
 impl Shared {
-    /// The thread.
-    pub(super) fn beat(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
-        let mut sequence = 0;
+    /// The thread. `leave` ends its waits, and not its requests: the last heartbeat comes after it.
+    pub(super) fn beat(&self, platform: &Platform, woken: &Receiver<()>, leave: &Stop) {
+        let (mut sequence, mut told) = (0, None);
         loop {
             let _ = woken.recv_timeout(BEAT);
-            if stop.is_given() {
+            let (presence, is_leaving) = {
+                let heard = self.lock();
+                (heard.presence.clone(), heard.is_leaving)
+            };
+            if is_leaving && told == presence {
                 return;
             }
-            let Some(presence) = self.lock().presence.clone() else { continue };
+            let Some(presence) = presence else { continue };
             sequence += 1;
             let asked = Instant::now();
             match self.tell(platform, &presence, sequence) {
                 Ok(cancelled) => self.put_down(None, cancelled, asked),
                 Err(error) => {
                     log::warn!("a heartbeat was not heard; error={:?}", error.chain());
-                    stop.wait_until(asked + pause_after(error.of_api(), Duration::ZERO));
+                    leave.wait_until(asked + pause_after(error.of_api(), Duration::ZERO));
                 }
             }
+            if is_leaving {
+                return;
+            }
+            told = Some(presence);
             if !std::mem::replace(&mut self.lock().is_introduced, true) {
                 let _ = self.wake_poll.try_send(());
             }

@@ -4,6 +4,9 @@
 //! A push is a hint. What was missed, a poll finds: at once when the subscription is connected (again) or
 //! has a gap, slowly while it is, and fast while it is not.
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -13,11 +16,14 @@ use guest_common::Platform;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::poll::Next;
+use super::poll::Due;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::service::context::RunId;
 use crate::service::source::{Found, Offer};
+
+/// How many messages wait to be heard. A burst of more is a gap, which a poll makes up for.
+const MOST_EVENTS: usize = 4096;
 
 /// How long a job is left to the runner that it was pushed to.
 const NOT_OURS: Duration = Duration::from_secs(2);
@@ -40,7 +46,9 @@ struct PushedCancel {
 pub(super) fn subscribe(group: &str, hosts: &Hosts, platform: Platform) -> Result<Subscription> {
     let body = json!({"group": group}).to_string();
     let fetch = move || token_request(&platform, body.as_bytes());
-    let config = Config::new(format!("runner-group:{group}"), fetch).hosts(hosts.clone());
+    let config = Config::new(format!("runner-group:{group}"), fetch)
+        .hosts(hosts.clone())
+        .most_events(MOST_EVENTS);
     ably_subscriber::subscribe(config).map_err(|source| Error::Push { source })
 }
 
@@ -50,9 +58,7 @@ fn token_request(
 ) -> std::result::Result<TokenRequest, TokenError> {
     match platform.attempt::<Value>("/api/runners/realtime/token", body) {
         Ok(request) => TokenRequest::from_json(request.to_string().as_bytes()),
-        Err(error) if error.status().is_some() && !error.is_retriable() => {
-            Err(TokenError::Refused { source: Box::new(error) })
-        }
+        Err(error) if error.is_refusal() => Err(TokenError::Refused { source: Box::new(error) }),
         Err(error) => Err(TokenError::Unavailable { source: Box::new(error) }),
     }
 }
@@ -94,7 +100,7 @@ impl Shared {
             }
             _ => return,
         }
-        self.hurry(Next::now());
+        self.schedule(Due::now());
     }
 
     fn hear_message(&self, message: &Message) {
@@ -103,7 +109,7 @@ impl Shared {
                 Ok(job) => self.hear_job(job),
                 Err(error) => {
                     log::warn!("a job that was pushed makes no sense; error={error}");
-                    self.hurry(Next::now());
+                    self.schedule(Due::now());
                 }
             },
             Some("cancel") => match message.data.parse::<PushedCancel>() {
@@ -117,7 +123,7 @@ impl Shared {
     fn hear_job(&self, job: PushedJob) {
         let us = self.runner.id.to_string();
         if job.target_runner_id.is_some_and(|target| target != us) {
-            self.hurry(Next::deferred(NOT_OURS));
+            self.schedule(Due::deferred(NOT_OURS));
             return;
         }
         log::debug!("a job was pushed; run={}", job.run_id);
@@ -125,6 +131,6 @@ impl Shared {
         let (run, profile) = (job.run_id, job.profile);
         let offer = Offer { run, profile, reuse_key: None, found: Found::Pushed, at };
         self.put_down(Some(offer), Vec::new(), at);
-        self.hurry(Next::now());
+        self.schedule(Due::now());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::poll::Next;
+use super::poll::{Due, Schedule};
 use crate::service::admission::Amount;
 use crate::service::context::RunId;
 use crate::service::identity::Identity;
@@ -38,13 +38,15 @@ pub(super) struct Heard {
     pub(super) is_deciding: bool,
     pub(super) cancelled: Vec<Cancelled>,
     pub(super) presence: Option<Presence>,
+    /// Whether the next heartbeat is the last one.
+    pub(super) is_leaving: bool,
     /// Whether this process has told of itself, or tried to: what is claimed before belongs, for the
     /// platform, to the process before.
     pub(super) is_introduced: bool,
     /// Whether jobs are pushed at present.
     pub(super) is_pushed: bool,
-    /// A poll that should not wait as long as usual.
-    pub(super) hurry: Option<Next>,
+    /// Polls besides the usual ones.
+    pub(super) schedule: Schedule,
 }
 
 impl Shared {
@@ -62,13 +64,9 @@ impl Shared {
         let _ = self.bell.try_send(());
     }
 
-    /// Has a poll made at that time, if none is made before.
-    pub(super) fn hurry(&self, next: Next) {
-        let mut heard = self.lock();
-        if heard.hurry.is_none_or(|hurry| next.at < hurry.at) {
-            heard.hurry = Some(next);
-        }
-        drop(heard);
+    /// Schedules a poll at that time.
+    pub(super) fn schedule(&self, due: Due) {
+        self.lock().schedule.add(due);
         let _ = self.wake_poll.try_send(());
     }
 

@@ -1,0 +1,38 @@
+//! A burst of pushes, by a server with Ably's own codec.
+
+use guest_common::{Identity, Kind, Limits, Stop};
+use guest_test::Reply;
+
+use super::*;
+
+#[path = "../../../../../../ably-subscriber/tests/subscription/server.rs"]
+#[allow(dead_code, reason = "what the subscriber's tests ask of it besides")]
+mod server;
+
+#[test]
+fn a_burst_of_thousands_is_held_until_it_is_heard() {
+    let realtime = server::Server::start();
+    let platform = guest_test::Server::start(|_| Reply::bytes(server::REQUEST));
+    let (url, token) = (platform.url(), "t".to_owned());
+    let identity = Identity { url, token, bypass: None, run_id: "r".into() };
+    let time = Duration::from_secs(60);
+    let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
+    let caller = Platform::of(Kind::Runner, &identity, limits, &Stop::new()).unwrap();
+    let hosts = Hosts::new(&realtime.address(), &realtime.address()).unwrap();
+    let subscription = subscribe("a/b", &hosts, caller).unwrap();
+    realtime.wait("attach", 1);
+
+    let messages = vec![json!({"name": "job", "data": {}}); 100];
+    for _ in 0..40 {
+        let frame = json!({"channel": "runner-group:a/b"});
+        realtime.command(&json!({"op": "publish", "messages": messages, "frame": frame}));
+    }
+    // It is answered after all that came before it.
+    realtime.send(json!({"action": 17}));
+    realtime.wait("auth", 1);
+
+    let events: Vec<_> = subscription.receiver().try_iter().collect();
+    let is_message = |event: &&Event| matches!(event, Event::Message(_));
+    assert_eq!(events.iter().filter(is_message).count(), 4000);
+    assert!(!events.iter().any(|event| matches!(event, Event::Gap(_))));
+}
