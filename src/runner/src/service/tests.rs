@@ -16,7 +16,7 @@ use sandbox::{ExecRequest, Image, SandboxFactory};
 use serde_json::json;
 
 mod api;
-mod push;
+pub(super) mod push;
 mod reuse;
 mod scripted;
 

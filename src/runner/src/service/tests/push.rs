@@ -14,7 +14,7 @@ use crate::service::identity::Identity;
 
 #[path = "../../../../ably-subscriber/tests/subscription/server.rs"]
 #[allow(dead_code, reason = "what the subscriber's tests ask of it besides")]
-mod server;
+pub(crate) mod server;
 
 const RUN: &str = "01234567-89ab-4def-8123-456789abcdef";
 

@@ -4,10 +4,7 @@ use guest_common::{Identity, Kind, Limits, Stop};
 use guest_test::Reply;
 
 use super::*;
-
-#[path = "../../../../../../ably-subscriber/tests/subscription/server.rs"]
-#[allow(dead_code, reason = "what the subscriber's tests ask of it besides")]
-mod server;
+use crate::service::tests::push::server;
 
 #[test]
 fn a_burst_of_thousands_is_held_until_it_is_heard() {
