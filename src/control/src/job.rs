@@ -102,6 +102,12 @@ pub struct Job {
     pub missing_events: u64,
     /// Its latest checkpoint.
     pub checkpoint_id: Option<String>,
+    /// Whether that is what could be kept of a job that did not succeed.
+    #[serde(default)]
+    pub checkpoint_partial: bool,
+    /// What was not kept, or went wrong without failing the job; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Platform {

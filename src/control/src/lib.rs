@@ -68,6 +68,7 @@ mod sign;
 mod source;
 mod storage;
 mod telemetry;
+mod warning;
 
 pub use attempt::{Completed, Completion, Offer, Wanted};
 pub use checkpoint::Checkpoint;

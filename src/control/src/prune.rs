@@ -114,7 +114,7 @@ fn old_content(tx: &Transaction<'_>, keep: Duration) -> Outcome<usize> {
     )?;
     tx.execute(
         "DELETE FROM histories WHERE created <= ?1
-             AND hash NOT IN (SELECT history FROM checkpoints)",
+             AND hash NOT IN (SELECT history FROM checkpoints WHERE history IS NOT NULL)",
         [stale],
     )?;
     tx.execute(
@@ -151,7 +151,7 @@ mod tests {
                 tx.execute_batch(
                     "UPDATE jobs SET status = 'completed', finished = 1;
                      INSERT INTO histories VALUES ('h', 'identity', 1, 'b', 1, 1);
-                     INSERT INTO checkpoints VALUES ('c', 1, 1, 'claude-code', 's', 'h', 1);",
+                     INSERT INTO checkpoints VALUES ('c', 1, 1, 'claude-code', 's', 'h', 1, 0);",
                 )?;
                 Ok(())
             })

@@ -38,6 +38,10 @@ pub enum Refusal {
     Ambiguous { prefix: String },
     #[error("no {what}")]
     NotFound { what: String },
+    #[error(
+        "job {run} kept no session to go on from: `runner job artifact get` copies its artifacts"
+    )]
+    NoSession { run: RunId },
     #[error("this path takes {allowed}")]
     Method { allowed: &'static str },
     #[error("the body did not come in time")]
@@ -104,6 +108,7 @@ impl Refusal {
             Self::NoRoute => (404, "NO_ROUTE"),
             Self::NoJob { .. } | Self::NoSuchPrefix { .. } => (404, "NO_JOB"),
             Self::NotFound { .. } => (404, "NOT_FOUND"),
+            Self::NoSession { .. } => (409, "NO_SESSION"),
             Self::Method { .. } => (405, "METHOD_NOT_ALLOWED"),
             Self::Ambiguous { .. } => (409, "AMBIGUOUS"),
             Self::Taken => (409, "TAKEN"),

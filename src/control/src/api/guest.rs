@@ -69,6 +69,21 @@ pub(super) fn answer(
             let base = request.head.origin()?;
             Ok(Response::json(&platform.prepare_history(&token, announcement, &base)?))
         }
+        // The calls of this platform alone: any other refuses them, and guests go on without.
+        ["checkpoints", "partial", "prepare"] => {
+            let run: Run = json(request, ORDINARY, account)?;
+            platform.expect_partial_checkpoint(&token, run.run_id)?;
+            Ok(Response::json(&json!({"accepted": true})))
+        }
+        ["checkpoints", "partial"] => {
+            let partial = json(request, ORDINARY, account)?;
+            let id = platform.take_partial_checkpoint(&token, partial)?;
+            Ok(Response::json(&json!({"checkpointId": id})))
+        }
+        ["warnings"] => {
+            platform.take_warnings(&token, json(request, ORDINARY, account)?)?;
+            Ok(Response::json(&json!({"success": true})))
+        }
         ["storages", "prepare"] => {
             let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
             let writer = writer(token, &storage)?;

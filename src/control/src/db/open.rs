@@ -123,4 +123,34 @@ mod tests {
 
         assert!(matches!(open(&path), Err(Error::Corrupt { .. })));
     }
+
+    #[test]
+    fn checkpoints_of_an_older_schema_stay_whole_with_their_snapshots() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        let old = Connection::open(&path).unwrap();
+        MIGRATIONS.iter().take(3).for_each(|step| old.execute_batch(step).unwrap());
+        old.execute_batch(
+            "INSERT INTO jobs (id, run, fingerprint, status, agent, prompt, environment, context,
+                 has_secrets, created)
+             VALUES (1, 'r', x'00', 'completed', 'claude-code', 'p', '{}', '{}', 0, 1);
+             INSERT INTO storages VALUES ('s', 'n', 1);
+             INSERT INTO versions VALUES ('s', 'v', 'c', 'a', 1, 'm', 1, NULL, NULL, 1);
+             INSERT INTO histories VALUES ('h', 'identity', 1, 'b', 1, 1);
+             INSERT INTO checkpoints VALUES ('c', 1, 1, 'claude-code', 's-1', 'h', 1);
+             INSERT INTO snapshots VALUES ('c', 'work', 's', 'v', '/w');",
+        )
+        .unwrap();
+        old.pragma_update(None, "application_id", APPLICATION).unwrap();
+        old.pragma_update(None, "user_version", 3).unwrap();
+        drop(old);
+
+        let new = open(&path).unwrap();
+
+        let count = |query: &str| new.query_row(query, [], |row| row.get::<_, u32>(0)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM checkpoints WHERE NOT is_partial"), 1);
+        assert_eq!(count("SELECT count(*) FROM snapshots"), 1);
+        new.execute("DELETE FROM jobs", []).unwrap();
+        assert_eq!(count("SELECT count(*) FROM snapshots"), 0);
+    }
 }

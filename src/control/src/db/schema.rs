@@ -6,7 +6,7 @@
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The steps from nothing to now; how many were taken is the database's `user_version`.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -164,3 +164,47 @@ const LOST: &str = "CREATE INDEX lost_attempts ON attempts (ended) WHERE state =
 
 /// Jobs of one session have the same; that of a job from before is its run.
 const REUSE: &str = "ALTER TABLE jobs ADD COLUMN reuse_key TEXT;";
+
+/// A partial checkpoint may have no session. SQLite cannot drop NOT NULL, so both tables are rebuilt.
+/// The new `snapshots` references the new `checkpoints`, and follows its renaming.
+const PARTIAL: &str = "
+CREATE TABLE new_checkpoints (
+    id TEXT PRIMARY KEY,
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    attempt INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    session TEXT,
+    history TEXT REFERENCES histories,
+    created INTEGER NOT NULL,
+    is_partial INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (job, attempt)
+) STRICT, WITHOUT ROWID;
+INSERT INTO new_checkpoints (id, job, attempt, agent, session, history, created)
+    SELECT id, job, attempt, agent, session, history, created FROM checkpoints;
+
+CREATE TABLE new_snapshots (
+    checkpoint TEXT NOT NULL REFERENCES new_checkpoints ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    storage TEXT NOT NULL,
+    version TEXT NOT NULL,
+    mount_path TEXT NOT NULL,
+    PRIMARY KEY (checkpoint, name),
+    FOREIGN KEY (storage, version) REFERENCES versions
+) STRICT, WITHOUT ROWID;
+INSERT INTO new_snapshots SELECT checkpoint, name, storage, version, mount_path FROM snapshots;
+
+DROP TABLE snapshots;
+DROP TABLE checkpoints;
+ALTER TABLE new_checkpoints RENAME TO checkpoints;
+ALTER TABLE new_snapshots RENAME TO snapshots;
+CREATE INDEX checkpoint_histories ON checkpoints (history);
+CREATE INDEX snapshot_versions ON snapshots (storage, version);
+
+CREATE TABLE warnings (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    attempt INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (job, attempt, position)
+) STRICT, WITHOUT ROWID;
+";

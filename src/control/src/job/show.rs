@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row};
 
 use super::{Job, Platform};
 use crate::bell::Topic;
-use crate::{Refusal, Result, RunId};
+use crate::{Refusal, Result, RunId, warning};
 use std::time::Duration;
 
 /// The most jobs in one list.
@@ -16,7 +16,7 @@ const SHORTEST: usize = 4;
 const COLUMNS: &str = "run, status, jobs.attempt, jobs.agent, profile, jobs.created, started,
     finished, cancelled IS NOT NULL, timed_out, exit_code, error, resumed,
     coalesce(checkpoints.session, jobs.session), coalesce(events, 0),
-    coalesce(last_event + 1 - events, 0), checkpoints.id";
+    coalesce(last_event + 1 - events, 0), checkpoints.id, coalesce(is_partial, 0)";
 
 const TABLES: &str = "jobs
     LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
@@ -29,7 +29,9 @@ impl Platform {
         let job = self.db.read("show a job", move |tx| {
             let query = format!("SELECT {COLUMNS}, prompt FROM {TABLES} WHERE run = ?1");
             let found = tx.prepare_cached(&query)?.query_row([run], job).optional()?;
-            found.ok_or_else(|| Refusal::NoJob { run }.into())
+            let mut job = found.ok_or(Refusal::NoJob { run })?;
+            job.warnings = warning::of_run(tx, &run)?;
+            Ok(job)
         })?;
         Ok(self.explained(job))
     }
@@ -101,6 +103,8 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         events: row.get(14)?,
         missing_events: row.get(15)?,
         checkpoint_id: row.get(16)?,
-        prompt: row.get(17)?,
+        checkpoint_partial: row.get(17)?,
+        warnings: Vec::new(),
+        prompt: row.get(18)?,
     })
 }

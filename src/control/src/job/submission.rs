@@ -210,7 +210,8 @@ struct Resumed {
 impl Resumed {
     fn find(tx: &Transaction<'_>, run: &RunId) -> Outcome<Self> {
         let (job, _) = find(tx, run)?;
-        let query = "SELECT checkpoints.id, checkpoints.agent, checkpoints.session, COALESCE(reuse_key, run)
+        let query = "SELECT checkpoints.id, checkpoints.agent, coalesce(checkpoints.session, ''),
+                         COALESCE(reuse_key, run)
                      FROM checkpoints JOIN jobs ON jobs.id = job WHERE job = ?1
                      ORDER BY checkpoints.attempt DESC LIMIT 1";
         let found = tx.query_row(query, [job], |row| {
@@ -224,6 +225,9 @@ impl Resumed {
         });
         let missing = || Refusal::NotFound { what: format!("checkpoint of job {run}") };
         let mut resumed = found.optional()?.ok_or_else(missing)?;
+        if resumed.session.is_empty() {
+            return Err(Refusal::NoSession { run: *run }.into());
+        }
         resumed.artifacts = mounts(tx, OF_CHECKPOINT, &resumed.checkpoint)?;
         Ok(resumed)
     }

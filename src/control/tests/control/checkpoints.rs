@@ -88,7 +88,7 @@ fn the_operator_sees_a_checkpoint_and_copies_its_artifact() {
     host.client().artifact(guest.run, "work", &mut archive).unwrap();
     let absent = host.client().artifact(guest.run, "Ünsinn/..", &mut archive);
 
-    assert_eq!((seen.session_id.as_str(), seen.history_size), ("s-1", 3));
+    assert_eq!((seen.session_id.as_deref(), seen.history_size), (Some("s-1"), Some(3)));
     assert_eq!(seen.artifacts[0].version_id, version);
     assert_eq!(archive, b"new");
     assert!(matches!(absent, Err(Error::Answered { status: 404, .. })));
@@ -211,4 +211,95 @@ fn an_encoding_that_is_not_known_is_not_acknowledged() {
 
     assert_eq!(prepared["encoding"], "identity");
     host.put(&prepared["presignedUrl"], b"{}\n").ok();
+}
+
+/// Stores what a job that fails could keep.
+fn partial(guest: &Guest<'_>, history: Option<&str>, version: &str) -> crate::harness::Reply {
+    let session = history.map(|hash| json!({"id": "s-1", "historyHash": hash}));
+    guest.post(
+        "checkpoints/partial",
+        json!({
+            "cliAgentType": "claude-code",
+            "session": session,
+            "artifactSnapshots": [{"name": "work", "version": version, "mountPath": "/w"}],
+        }),
+    )
+}
+
+#[test]
+fn a_failed_job_keeps_a_partial_checkpoint_that_another_goes_on_from() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let accepted = guest.post("checkpoints/partial/prepare", json!({})).ok();
+    let history = guest.history("{\"a\":1}\n");
+    let version = snapshot(&guest, &mount, "half done");
+    partial(&guest, Some(&history), &version).ok();
+    guest.complete(3).ok();
+
+    let job = host.job(guest.run);
+    let seen = host.client().checkpoint(guest.run).unwrap();
+    let mut archive = Vec::new();
+    host.client().artifact(guest.run, "work", &mut archive).unwrap();
+    let resume =
+        Submission { prompt: "go on".into(), resume: Some(guest.run), ..Submission::default() };
+    let next = host.claim(host.client().submit(&resume).unwrap().run_id);
+
+    assert_eq!(accepted, json!({"accepted": true}));
+    assert_eq!((job.status, job.checkpoint_partial), (control::Status::Failed, true));
+    assert_eq!(serde_json::to_value(&job).unwrap()["checkpointPartial"], true);
+    assert!(seen.partial);
+    assert_eq!(archive, b"half done");
+    assert_eq!(next.context["resumeSession"]["sessionId"], "s-1");
+}
+
+#[test]
+fn a_partial_checkpoint_without_a_session_has_its_artifacts_and_cannot_be_resumed() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let version = snapshot(&guest, &mount, "half done");
+    partial(&guest, None, &version).ok();
+    guest.complete(137).ok();
+    let resume =
+        Submission { prompt: "go on".into(), resume: Some(guest.run), ..Submission::default() };
+
+    let refused = host.client().submit(&resume).unwrap_err();
+    let mut archive = Vec::new();
+    host.client().artifact(guest.run, "work", &mut archive).unwrap();
+    host.client().prune(std::time::Duration::ZERO).unwrap();
+
+    assert!(refused.to_string().contains("kept no session to go on from"), "{refused}");
+    assert_eq!(archive, b"half done");
+}
+
+#[test]
+fn a_partial_checkpoint_never_takes_the_place_of_a_whole_one() {
+    let host = Host::start();
+    let (guest, mount) = with_artifact(&host);
+    let history = guest.history("{}\n");
+
+    let early = partial(&guest, None, &mount.version_id).ok();
+    let whole = checkpoint(&guest, &history, &mount.version_id).ok();
+    let late = partial(&guest, None, &mount.version_id).ok();
+
+    assert_eq!((&early, &late), (&whole, &whole));
+    let seen = host.client().checkpoint(guest.run).unwrap();
+    assert_eq!((seen.partial, seen.session_id.as_deref()), (false, Some("s-1")));
+}
+
+#[test]
+fn warnings_are_shown_with_the_job_masked_and_in_order() {
+    let host = Host::start();
+    let secrets =
+        std::collections::BTreeMap::from([("S".to_owned(), "hunter2-hunter2".to_owned())]);
+    let submission = Submission { prompt: "x".into(), secrets, ..Submission::default() };
+    let guest = host.claim(host.client().submit(&submission).unwrap().run_id);
+
+    let texts = json!({"warnings": ["a/hunter2-hunter2 is not kept", "the disk is full"]});
+    guest.post("warnings", texts.clone()).ok();
+    guest.post("warnings", texts).ok();
+    guest.complete(0).ok();
+
+    let job = host.job(guest.run);
+    assert_eq!(job.warnings, ["a/*** is not kept", "the disk is full"]);
+    assert_eq!(job.status, control::Status::Completed);
 }

@@ -10,6 +10,7 @@ use crate::table;
 
 /// Show a job's latest checkpoint: its session, and its artifacts
 ///
+/// A job that failed, ran out of time or was cancelled has a partial one: what could be kept.
 /// `runner job submit --resume JOB` goes on from it, `runner job artifact get` copies its artifacts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -42,9 +43,13 @@ fn text(checkpoint: &Checkpoint) -> String {
         row("attempt", &checkpoint.attempt.to_string()),
         row("age", &table::age(u64::try_from(checkpoint.created_ms / 1000).unwrap_or(0))),
         row("agent", &checkpoint.agent),
-        row("session", &checkpoint.session_id),
-        row("history", &format!("{} bytes", checkpoint.history_size)),
     ];
+    if checkpoint.partial {
+        rows.push(row("partial", "yes: the job did not succeed, and this is what could be kept"));
+    }
+    rows.push(row("session", checkpoint.session_id.as_deref().unwrap_or("none was kept")));
+    let history = checkpoint.history_size.map(|size| row("history", &format!("{size} bytes")));
+    rows.extend(history);
     let artifact = |mount: &Mount| {
         let version: String = mount.version_id.chars().take(12).collect();
         row("artifact", &format!("{} at {}, version {version}", mount.name, mount.mount_path))

@@ -45,6 +45,7 @@ fn text(job: &Job) -> String {
     add("status", Some(describe(job)));
     add("waits", job.waits.clone());
     add("error", job.error.clone());
+    job.warnings.iter().for_each(|warning| add("warning", Some(warning.clone())));
     add("agent", Some(job.agent.clone()));
     add("profile", job.profile.clone());
     add("age", Some(table::age(u64::try_from(job.created_ms / 1000).unwrap_or(0))));
@@ -52,7 +53,8 @@ fn text(job: &Job) -> String {
     add("attempt", Some(job.attempt).filter(|attempt| *attempt > 0).map(|n| n.to_string()));
     add("session", job.session_id.clone());
     add("events", Some(events));
-    add("checkpoint", job.checkpoint_id.clone());
+    let partial = if job.checkpoint_partial { ", partial" } else { "" };
+    add("checkpoint", job.checkpoint_id.as_ref().map(|id| format!("{id}{partial}")));
     add("resumes", job.resumed_checkpoint.clone().map(|id| format!("checkpoint {id}")));
     let prompt: String = harmless(&job.prompt).lines().map(|line| format!("  {line}\n")).collect();
     format!("{}prompt\n{prompt}", table::render(&rows))
@@ -71,5 +73,15 @@ mod tests {
         assert!(text.contains("status    failed, exit code 3\nerror     it broke\n"), "{text}");
         assert!(text.ends_with("prompt\n  do it\n  well\n"), "{text}");
         assert!(!text.contains("checkpoint"), "{text}");
+    }
+
+    #[test]
+    fn a_failed_job_shows_its_partial_checkpoint_and_what_it_lacks() {
+        let warning = "artifact w: a/b is not kept: Permission denied";
+        let more = json!({"exitCode": 3, "checkpointId": "c-1", "checkpointPartial": true,
+            "warnings": [warning]});
+        let text = text(&job("failed", more));
+        assert!(text.contains(&format!("warning      {warning}\n")), "{text}");
+        assert!(text.contains("checkpoint   c-1, partial\n"), "{text}");
     }
 }

@@ -59,9 +59,52 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 /// Says what people want to know of a job that has ended; returns the exit code.
 pub(super) fn conclude(job: &Job, global: &Global) -> u8 {
     let code = exit_code(job);
-    if code != 0 && !global.quiet {
-        let error = job.error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
-        output::remark(one_line(&format!("job {} {}{error}", job.run_id, describe(job))));
+    if !global.quiet {
+        remarks(job, code).iter().for_each(|text| output::remark(one_line(text)));
     }
     code
+}
+
+/// How it ended, unless well; what was not kept; and whether a failed one can be gone on from.
+fn remarks(job: &Job, code: u8) -> Vec<String> {
+    let run = job.run_id;
+    let mut remarks = Vec::new();
+    if code != 0 {
+        let error = job.error.as_deref().map_or_else(String::new, |error| format!(": {error}"));
+        remarks.push(format!("job {run} {}{error}", describe(job)));
+    }
+    remarks.extend(job.warnings.iter().map(|warning| format!("runner: warning: {warning}")));
+    if job.checkpoint_partial {
+        let resume = job.session_id.as_ref().map_or_else(String::new, |_| {
+            format!(", or go on from it: `runner job submit --resume {run} …`")
+        });
+        remarks.push(format!(
+            "runner: what it left is kept; copy it: `runner job artifact get {run} DIR`{resume}"
+        ));
+    }
+    remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::job;
+    use super::*;
+
+    #[test]
+    fn a_success_is_silent_but_for_its_warnings() {
+        let warned = job("completed", json!({"exitCode": 0, "warnings": ["a is not kept"]}));
+        assert_eq!(remarks(&warned, 0), ["runner: warning: a is not kept"]);
+        assert!(remarks(&job("completed", json!({"exitCode": 0})), 0).is_empty());
+    }
+
+    #[test]
+    fn a_failure_that_kept_something_says_how_to_go_on() {
+        let failed =
+            job("failed", json!({"exitCode": 3, "error": "it broke", "checkpointPartial": true}));
+        let remarks = remarks(&failed, 3);
+        assert!(remarks[0].ends_with(" failed, exit code 3: it broke"), "{remarks:?}");
+        assert!(remarks[1].contains("--resume 01234567-"), "{remarks:?}");
+    }
 }
