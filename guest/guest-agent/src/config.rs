@@ -52,6 +52,8 @@ pub struct Config {
     /// Names that no artifact holds.
     pub(crate) excluded: Vec<String>,
     pub(crate) limits: Limits,
+    /// The size of the VM's disk, as its user asked for it.
+    pub(crate) disk_mib: Option<u64>,
     /// When the platform was asked for the run, in milliseconds since 1970.
     pub(crate) api_start: Option<u64>,
 }
@@ -141,6 +143,7 @@ impl Config {
             artifacts: artifacts(variables)?,
             excluded: excluded(variables)?,
             limits: limits(variables)?,
+            disk_mib: variables.number("VM0_DISK_MIB")?,
             api_start: variables.number("VM0_API_START_TIME")?,
         })
     }
@@ -227,6 +230,7 @@ fn limits(variables: &Variables) -> Result<Limits> {
         silence: seconds("VM0_POST_RESULT_SIGTERM_GRACE_SECS", 10)?,
         farewell: seconds("VM0_POST_RESULT_TOTAL_CAP_SECS", 120)?,
         kill: seconds("VM0_POST_RESULT_SIGKILL_GRACE_SECS", 5)?,
+        cancel: seconds("VM0_CANCEL_GRACE_SECS", 90)?,
     })
 }
 

@@ -28,7 +28,7 @@ use process::Status;
 use crate::bell::Bell;
 use crate::child::{Cli, PIPE};
 use crate::event::{Event, Verdict};
-use crate::limit::{Limits, Overdue, Watch};
+use crate::limit::{Limits, Overdue, Part, Watch};
 use crate::line::{Line, Lines};
 use crate::signal::Signals;
 use crate::sink::{Sink, stdout};
@@ -39,9 +39,6 @@ const LONGEST_EVENT: usize = 16 << 20;
 /// The longest line of stderr, and how much of its end is kept to say why the CLI failed.
 const LONGEST_REMARK: usize = 64 << 10;
 const LAST_WORDS: usize = 2048;
-
-/// How long the CLI has to end when somebody ends the run.
-const CANCEL: Duration = Duration::from_secs(10);
 
 /// Why we ended the CLI.
 #[derive(Debug)]
@@ -68,10 +65,22 @@ pub(crate) struct Report {
     pub(crate) status: Status,
     /// Why we ended it, if we did.
     pub(crate) cause: Option<Cause>,
+    /// When the run was asked to end, or failed.
+    pub(crate) asked: Option<Instant>,
     pub(crate) session: Option<String>,
     pub(crate) verdict: Option<Verdict>,
     /// The end of its stderr, masked.
     pub(crate) last_words: String,
+    /// What the disk has none left of, if anything.
+    pub(crate) shortage: Option<String>,
+}
+
+impl Report {
+    /// All that it said about how it went.
+    pub(crate) fn said(&self) -> String {
+        let verdict = self.verdict.as_ref().and_then(|verdict| verdict.text.as_deref());
+        format!("{}\n{}", verdict.unwrap_or_default(), self.last_words)
+    }
 }
 
 /// A conversation that goes on.
@@ -88,6 +97,7 @@ pub(crate) struct Conversation<'a> {
     session: Option<String>,
     cause: Option<Cause>,
     kill_at: Option<Instant>,
+    asked: Option<Instant>,
     /// Since when nothing is read, as there is no room for it.
     deaf_since: Option<Instant>,
 }
@@ -107,6 +117,7 @@ impl<'a> Conversation<'a> {
             session: None,
             cause: None,
             kill_at: None,
+            asked: None,
             deaf_since: None,
         }
     }
@@ -128,7 +139,7 @@ impl<'a> Conversation<'a> {
                 self.cancel(signal);
             }
             if let Some(error) = failure().filter(|_| self.cause.is_none()) {
-                self.end(Cause::Failed(guest_common::chain(&error)), CANCEL);
+                self.ask(Cause::Failed(guest_common::chain(&error)));
             }
             self.cli.input.write();
             self.print();
@@ -257,17 +268,25 @@ impl<'a> Conversation<'a> {
         Ok(Report {
             status,
             cause: self.cause,
+            asked: self.asked,
             session: self.session,
             verdict: self.watch.verdict().cloned(),
             last_words: self.last_words.trim_end().to_owned(),
+            shortage: None,
         })
     }
 
     fn cancel(&mut self, signal: i32) {
         match self.cause {
             Some(Cause::Signal(_)) => self.kill_at = Some(Instant::now()),
-            _ => self.end(Cause::Signal(signal), CANCEL),
+            _ => self.ask(Cause::Signal(signal)),
         }
+    }
+
+    /// The whole run is to end.
+    fn ask(&mut self, cause: Cause) {
+        self.asked.get_or_insert_with(Instant::now);
+        self.end(cause, self.limits.until(Part::Cli));
     }
 
     /// Asks the CLI to end, and lets it no more than `grace` for that.

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use guest_common::{Identity, Platform, Retry, RunFolder, Stop, chain};
+use guest_common::{Identity, Platform, Retry, RunFolder, Stop, allocate, chain};
 use serde::Deserialize;
 
 use crate::spool::{Numbered, Outlet};
@@ -22,6 +22,9 @@ const PATH: &str = "/api/webhooks/agent/events";
 
 /// The file with the number of the last event such that it and all before it are acknowledged.
 const ACKNOWLEDGED: &str = "acknowledged";
+
+/// A number and the end of its line.
+const ROOM: u64 = 21;
 
 /// How often a batch is tried again: until the run gives up.
 const UNTIL_STOPPED: Retry = Retry {
@@ -66,11 +69,13 @@ struct Receipt {
 impl Delivery {
     /// When `stop` is given what is not acknowledged is lost.
     pub(crate) fn new(identity: &Identity, stop: &Stop, folder: &RunFolder) -> Result<Self> {
+        let acknowledged = folder.create(ACKNOWLEDGED)?;
+        allocate(&acknowledged, ROOM);
         Ok(Self {
             platform: Platform::new(identity, stop)?,
             run_id: identity.run_id.clone(),
             stop: stop.clone(),
-            acknowledged: folder.create(ACKNOWLEDGED)?,
+            acknowledged,
             so_far: Delivered::default(),
         })
     }

@@ -28,13 +28,16 @@ pub(crate) fn end_all() {
         if children.is_empty() {
             return;
         }
-        for pid in &children {
-            // It may have exited already.
-            let _ = kill(*pid, Signal::SIGKILL);
-        }
-        for pid in children {
+        // It may have exited already.
+        let kill = |pid: &Pid| !matches!(kill(*pid, Signal::SIGKILL), Err(Errno::EPERM));
+        let (ended, others): (Vec<_>, Vec<_>) = children.into_iter().partition(kill);
+        for pid in &ended {
             // Killed, so this waits for the kernel only.
-            while let Err(Errno::EINTR) = waitpid(pid, None) {}
+            while let Err(Errno::EINTR) = waitpid(*pid, None) {}
+        }
+        // Another user's, which we have no right to end: waiting for it would have no limit.
+        if ended.is_empty() {
+            return log::warn!("processes of other users stay; count={}", others.len());
         }
     }
     log::warn!("the agent's processes come faster than they go");

@@ -31,6 +31,17 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// With what else was wrong, if it is not said already.
+    pub(crate) fn because(mut self, reason: Option<&str>) -> Self {
+        if let Some(reason) = reason.filter(|reason| !self.text.contains(reason)) {
+            self.text.push_str(": ");
+            self.text.push_str(reason);
+        }
+        self
+    }
+}
+
 impl From<Failure> for Outcome {
     fn from(failure: Failure) -> Self {
         Outcome { exit_code: failure.code, error: Some(failure.text), ..Outcome::default() }

@@ -3,6 +3,7 @@
 //! INVARIANT: no text holds the value of an environment variable. What the CLI or the platform said
 //! may be in one; it is masked before it leaves.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
@@ -35,6 +36,14 @@ pub enum Error {
     /// There is no such agent.
     #[error("CLI_AGENT_TYPE is neither claude-code nor codex")]
     AgentType,
+    /// The user that the run is for could not be become.
+    #[error("cannot run as {}", user.display())]
+    RunAs {
+        /// Its name.
+        user: OsString,
+        /// Why.
+        source: io::Error,
+    },
     /// Nothing may leave, as it could not be masked.
     #[error("nothing can be reported")]
     Secrets {
@@ -187,12 +196,6 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: io::Error,
-    },
-    /// A mount that should be kept is not there.
-    #[error("{path}, which is to be kept, is not there")]
-    NoRoot {
-        /// Which one.
-        path: PathBuf,
     },
     /// There are too many files.
     #[error("{path} has more than {most} files")]

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use guest_common::{Identity, Platform, Stop, chain};
 
-use crate::checkpoint::{Checkpoint, Shape};
-use crate::conversation::Cause;
+use crate::checkpoint::{Checkpoint, Made, Shape};
+use crate::conversation::Report;
 use crate::ending::{self, Ending, Failure};
+use crate::limit::Part;
 use crate::run::Scene;
 use crate::service::Services;
 use crate::sink::Sink;
 use crate::worker::Worker;
 use crate::{Error, Outcome, Result};
 
-/// How long events may be on their way when the CLI has ended, and when the run was ended.
+/// How long events may be on their way when the CLI has ended by itself.
 const DELIVERY: Duration = Duration::from_secs(120);
-const HASTY_DELIVERY: Duration = Duration::from_secs(20);
 
 /// How long a checkpoint may take: longer than any that makes sense.
 const CHECKPOINT: Duration = Duration::from_secs(3600);
@@ -31,35 +31,30 @@ pub(crate) struct Hosted<'a> {
 }
 
 impl Hosted<'_> {
-    /// The run, from its first heartbeat to its checkpoint.
-    pub(crate) fn play(&self, mut sink: Sink, began: Instant) -> Outcome {
+    /// The run, from its first heartbeat to its checkpoint; and when it was asked to end, if it was.
+    pub(crate) fn play(&self, mut sink: Sink, began: Instant) -> (Outcome, Option<Instant>) {
         let Scene { config, operations, .. } = self.scene;
         // 1 begin
         let shapes = Shape::of_all(&config.artifacts, &config.excluded);
         if let Err(error) = self.wait_for_heartbeat() {
-            return Failure::of(&error).into();
+            return (Failure::of(&error).into(), None);
         }
         operations.record("init_total", began, None);
         // 2 converse
         let report =
             match self.scene.converse(self.working_dir, &mut sink, || self.services.failure()) {
                 Ok(report) => report,
-                Err(error) => return Failure::of(&error).into(),
+                Err(error) => return (Failure::of(&error).into(), None),
             };
         let mut outcome = Outcome { session_id: report.session.clone(), ..Outcome::default() };
-        let mut end = ending::of(&report, config.limits.tool);
+        let mut asked = report.asked;
+        let end = ending::of(&report, config.limits.tool);
         // 3 deliver
-        let patience = match report.cause {
-            Some(Cause::Signal(_) | Cause::Failed(_)) => HASTY_DELIVERY,
-            _ => DELIVERY,
-        };
-        let ended = self.deliver(&mut sink, patience, &mut outcome);
-        end = end.and(ended);
+        let end = end.and(self.deliver(&mut sink, &mut asked, &mut outcome));
         // 4 keep
-        if end.is_ok() {
-            end = self.keep(report.session, shapes, &mut outcome);
-        }
-        outcome.with(end)
+        let shortage = report.shortage.clone();
+        let end = self.keep(end, report, shapes, &mut asked, &mut outcome);
+        (outcome.with(end.map_err(|failure| failure.because(shortage.as_deref()))), asked)
     }
 
     fn wait_for_heartbeat(&self) -> Result<()> {
@@ -75,8 +70,13 @@ impl Hosted<'_> {
     }
 
     /// Waits until all events have arrived, or are lost.
-    fn deliver(&self, sink: &mut Sink, patience: Duration, outcome: &mut Outcome) -> Ending {
-        let mut until = Some(Instant::now() + patience);
+    fn deliver(
+        &self,
+        sink: &mut Sink,
+        asked: &mut Option<Instant>,
+        outcome: &mut Outcome,
+    ) -> Ending {
+        let mut until = Some(self.until(*asked, Part::Delivery, DELIVERY));
         let mut end = Ok(());
         let mut closed = false;
         loop {
@@ -91,7 +91,10 @@ impl Hosted<'_> {
                     return end.and(lost);
                 }
                 Ok(None) => {}
-                Err(error) => end = Err(Failure::of(&error)),
+                Err(error) => {
+                    asked.get_or_insert_with(Instant::now);
+                    end = Err(Failure::of(&error));
+                }
             }
             // Late, or ended: what is not there yet is lost, which takes no time.
             self.services.give_up_events.signal();
@@ -99,31 +102,82 @@ impl Hosted<'_> {
         }
     }
 
-    fn keep(&self, session: Option<String>, shapes: Vec<Shape>, outcome: &mut Outcome) -> Ending {
+    /// Keeps what the run leaves: as a checkpoint if all went well so far, else as a partial one.
+    fn keep(
+        &self,
+        end: Ending,
+        report: Report,
+        shapes: Vec<Shape>,
+        asked: &mut Option<Instant>,
+        outcome: &mut Outcome,
+    ) -> Ending {
         let stop = Stop::new();
-        let checkpoint = Checkpoint {
-            config: Arc::clone(&self.scene.config),
-            platform: Platform::new(self.identity, &stop).map_err(|error| Failure::of(&error))?,
-            folder: Arc::clone(&self.scene.folder),
-            operations: Arc::clone(&self.scene.operations),
-            working_dir: self.working_dir.to_owned(),
-            stop: stop.clone(),
+        let checkpoint = match self.checkpoint(&stop) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => return end.and(Err(Failure::of(&error))),
         };
-        let make = move || checkpoint.make(session, &shapes);
-        let worker = Worker::start("checkpoint", &self.scene.bell, make);
-        let worker = worker.map_err(|error| Failure::of(&error))?;
-        let made = self.scene.wait(Some(Instant::now() + CHECKPOINT), || worker.take());
+        let notes: Vec<String> = report.shortage.into_iter().collect();
+        let is_good = end.is_ok();
+        let resumed = self.scene.config.resume.clone().filter(|_| !is_good);
+        let session = report.session.or(resumed);
+        let make = move || match is_good {
+            true => checkpoint.whole(session.as_deref(), &shapes, notes),
+            false => checkpoint.partial(session.as_deref(), &shapes, notes),
+        };
+        let worker = match Worker::start("checkpoint", &self.scene.bell, make) {
+            Ok(worker) => worker,
+            Err(error) => return end.and(Err(Failure::of(&error))),
+        };
+        let (made, signalled) = self.wait_for_checkpoint(&worker, asked);
         // Whatever is still under way was given up.
         stop.signal();
         worker.join();
+        let made = made.unwrap_or_else(|error| Made { failure: Some(error), ..Made::default() });
+        outcome.warnings = made.warnings.len();
+        (outcome.checkpoint_id, outcome.partial_checkpoint_id) = (made.whole, made.partial);
         let failed = |error| Failure::of(&Error::Checkpoint { source: Box::new(error) });
-        match made.map_err(|error| Failure::of(&error))? {
-            Some(made) => {
-                let id = made.and_then(|made| made).map_err(failed)?;
-                outcome.checkpoint_id = Some(id);
-                Ok(())
+        let failure = signalled.map(|error| Failure::of(&error));
+        let failure = failure.filter(|_| outcome.checkpoint_id.is_none());
+        end.and(failure.or(made.failure.filter(|_| is_good).map(failed)).map_or(Ok(()), Err))
+    }
+
+    fn checkpoint(&self, stop: &Stop) -> Result<Checkpoint> {
+        Ok(Checkpoint {
+            config: Arc::clone(&self.scene.config),
+            platform: Platform::new(self.identity, stop)?,
+            folder: Arc::clone(&self.scene.folder),
+            operations: Arc::clone(&self.scene.operations),
+            working_dir: self.working_dir.to_owned(),
+            masker: Arc::clone(&self.scene.masker),
+            stop: stop.clone(),
+        })
+    }
+
+    /// Waits for the checkpoint. A signal leaves it some time, the next one none.
+    fn wait_for_checkpoint(
+        &self,
+        worker: &Worker<Made>,
+        asked: &mut Option<Instant>,
+    ) -> (Result<Made>, Option<Error>) {
+        let mut signalled = None;
+        let mut until = self.until(*asked, Part::Checkpoint, CHECKPOINT);
+        loop {
+            match self.scene.wait(Some(until), || worker.take()) {
+                Ok(made) => return (made.unwrap_or(Err(Error::Late)), signalled),
+                Err(error) if asked.is_none() => {
+                    *asked = Some(Instant::now());
+                    until = until.min(self.until(*asked, Part::Checkpoint, CHECKPOINT));
+                    signalled = Some(error);
+                }
+                Err(error) => return (Err(Error::Late), Some(error)),
             }
-            None => Err(failed(Error::Late)),
         }
+    }
+
+    /// Until when a part may take: `usual` from now on, unless the run was asked to end.
+    fn until(&self, asked: Option<Instant>, part: Part, usual: Duration) -> Instant {
+        let usual = Instant::now() + usual;
+        let limit = self.scene.config.limits.until(part);
+        asked.map_or(usual, |asked| usual.min(asked + limit))
     }
 }

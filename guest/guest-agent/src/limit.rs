@@ -22,6 +22,29 @@ pub(crate) struct Limits {
     pub(crate) farewell: Duration,
     /// Between SIGTERM and SIGKILL.
     pub(crate) kill: Duration,
+    /// For the whole run to end once it was asked to.
+    pub(crate) cancel: Duration,
+}
+
+/// The ninths of [`Limits::cancel`] by whose end each part of a cancelled run is over. The last is for
+/// the outcome's way to the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The CLI has ended.
+    Cli = 1,
+    /// Its events have arrived.
+    Delivery = 3,
+    /// What it leaves is kept.
+    Checkpoint = 6,
+    /// The last report is sent.
+    Report = 8,
+}
+
+impl Limits {
+    /// How long after it was asked to end a run may be in this part.
+    pub(crate) fn until(&self, part: Part) -> Duration {
+        self.cancel * part as u32 / 9
+    }
 }
 
 /// Why the CLI has to be ended.
@@ -106,6 +129,7 @@ mod tests {
         silence: Duration::from_secs(10),
         farewell: Duration::from_secs(120),
         kill: Duration::from_secs(5),
+        cancel: Duration::from_secs(90),
     };
 
     fn head(line: &str) -> Head {
@@ -168,5 +192,12 @@ mod tests {
         assert_eq!(watch.next(), Some((now + 19 * SECOND, Overdue::Farewell)));
         watch.sign_of_life(now + 119 * SECOND);
         assert_eq!(watch.next(), Some((now + 120 * SECOND, Overdue::Farewell)));
+    }
+
+    #[test]
+    fn the_parts_of_a_cancelled_run_are_shares_of_its_time() {
+        let until = |part| LIMITS.until(part).as_secs();
+        let parts = [Part::Cli, Part::Delivery, Part::Checkpoint, Part::Report].map(until);
+        assert_eq!(parts, [10, 30, 60, 80]);
     }
 }

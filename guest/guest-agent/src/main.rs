@@ -12,6 +12,10 @@ use std::process::ExitCode;
 use guest_agent::Config;
 
 fn main() -> ExitCode {
+    if let Err(error) = guest_agent::become_user() {
+        eprintln!("guest-agent: {}", guest_common::chain(&error));
+        return ExitCode::FAILURE;
+    }
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! How a run ended: what the runner reports to the platform, in `outcome.json` in the run's folder.
 
-use guest_common::RunFolder;
+use guest_common::{Draft, RunFolder};
 use mask::Masker;
 use serde::Serialize;
 
@@ -11,6 +11,9 @@ const OUTCOME: &str = "outcome.json";
 
 /// The longest error text.
 const LONGEST_ERROR: usize = 4096;
+
+/// More room than any outcome takes: each of an error's letters may become six.
+const ROOM: u64 = 32 << 10;
 
 /// How a run ended.
 #[derive(Debug, Default, Serialize)]
@@ -30,6 +33,21 @@ pub struct Outcome {
     /// The checkpoint that was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_id: Option<String>,
+    /// The partial one, of a run that did not succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partial_checkpoint_id: Option<String>,
+    /// How many warnings there are about what was not kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub warnings: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Makes the file of an outcome to be, with room for it: the CLI may fill the disk.
+pub(crate) fn draft(folder: &RunFolder) -> Result<Draft<'_>> {
+    Ok(folder.draft(OUTCOME, ROOM)?)
 }
 
 impl Outcome {
@@ -46,9 +64,9 @@ impl Outcome {
     }
 
     /// Writes it, whole or not at all.
-    pub(crate) fn write(&self, folder: &RunFolder) -> Result<()> {
+    pub(crate) fn write(&self, draft: Draft<'_>) -> Result<()> {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        Ok(folder.write(OUTCOME, &json)?)
+        Ok(draft.finish(&json)?)
     }
 }
 

@@ -1,12 +1,12 @@
 //! A run from its beginning to its end. The numbers are those of the crate's documentation.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_common::{OperationLog, RunFolder, chain, epoch_ms};
+use guest_common::{OperationLog, RunFolder, allocate, chain, epoch_ms};
 use mask::Masker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,10 +16,16 @@ use crate::child::Cli;
 use crate::conversation::{Conversation, Report};
 use crate::ending::{self, Failure};
 use crate::hosted::Hosted;
+use crate::limit::Part;
 use crate::service::{Place, Services};
 use crate::signal::Signals;
 use crate::sink::{Printer, Sink};
-use crate::{Config, Error, Outcome, Result, descendant, logging};
+use crate::{
+    Config, Error, Outcome, Result, descendant, logging, outcome, privilege, shortage,
+};
+
+/// What is kept of the disk for the run's own files once the CLI has ended.
+const RESERVE: u64 = 1 << 20;
 
 /// How long standard output may take no more, in local mode.
 const LAST_EVENTS: Duration = Duration::from_secs(30);
@@ -29,7 +35,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(30);
 pub fn run(config: Config) -> Result<Outcome> {
     let began = Instant::now();
     let signals = Signals::take()?;
-    protect();
+    let oom_score = privilege::protect();
+    descendant::adopt_orphans();
     let folder = match &config.runtime_dir {
         Some(path) => RunFolder::at(path)?,
         None => RunFolder::open(&config.home, &config.run_id)?,
@@ -38,11 +45,14 @@ pub fn run(config: Config) -> Result<Outcome> {
         Arc::new(Masker::new(&config.secrets).map_err(|source| Error::Secrets { source })?);
     logging::start(&folder, &masker)?;
     let operations = Arc::new(OperationLog::open(&folder)?);
+    let folder = Arc::new(folder);
+    let draft = outcome::draft(&folder)?;
     let scene = Scene {
         config: Arc::new(config),
         masker,
-        folder: Arc::new(folder),
+        folder: Arc::clone(&folder),
         operations,
+        oom_score,
         signals,
         bell: Bell::new()?,
     };
@@ -50,17 +60,8 @@ pub fn run(config: Config) -> Result<Outcome> {
     if let Some(error) = &outcome.error {
         log::error!("the run failed; exit_code={} error={error}", outcome.exit_code);
     }
-    outcome.write(&scene.folder)?;
+    outcome.write(draft)?;
     Ok(outcome)
-}
-
-/// Keeps other processes of the same user, of which the CLI is one, from reading this one's memory
-/// and environment; and makes all that the CLI leaves behind a child of this process.
-fn protect() {
-    if let Err(errno) = nix::sys::prctl::set_dumpable(false) {
-        log::warn!("the agent could read this process's memory; error={errno}");
-    }
-    descendant::adopt_orphans();
 }
 
 /// What a run has.
@@ -69,7 +70,8 @@ pub(crate) struct Scene {
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) operations: Arc<OperationLog>,
     pub(crate) bell: Bell,
-    masker: Arc<Masker>,
+    pub(crate) masker: Arc<Masker>,
+    oom_score: Option<File>,
     signals: Signals,
 }
 
@@ -95,8 +97,9 @@ impl Scene {
         };
         let hosted =
             Hosted { scene: self, identity, services: &services, working_dir: &working_dir };
-        let outcome = hosted.play(sink, began);
-        services.end(&self.bell);
+        let (outcome, asked) = hosted.play(sink, began);
+        let latest = asked.map(|asked| asked + self.config.limits.until(Part::Report));
+        services.end(&self.bell, latest);
         outcome
     }
 
@@ -111,7 +114,8 @@ impl Scene {
             printer.print_until(Instant::now() + LAST_EVENTS);
         }
         let outcome = Outcome { session_id: report.session.clone(), ..Outcome::default() };
-        outcome.with(ending::of(&report, self.config.limits.tool))
+        let end = ending::of(&report, self.config.limits.tool);
+        outcome.with(end.map_err(|failure| failure.because(report.shortage.as_deref())))
     }
 
     fn set_up_working_dir(&self) -> Result<PathBuf> {
@@ -132,7 +136,8 @@ impl Scene {
         failure: impl FnMut() -> Option<Error>,
     ) -> Result<Report> {
         let began = Instant::now();
-        let cli = Cli::start(&self.config, &self.folder, working_dir)?;
+        let start = || Cli::start(&self.config, &self.folder, working_dir);
+        let cli = privilege::sacrificed(self.oom_score.as_ref(), start)?;
         log::info!("the agent has started; pid={}", cli.process.pid());
         let conversation = Conversation::new(cli, sink, &self.masker, self.config.limits);
         let begun = || {
@@ -141,8 +146,14 @@ impl Scene {
                 self.operations.record_duration("api_to_cli_init", duration, None);
             }
         };
-        let report = conversation.run(&self.signals, &self.bell, failure, begun);
+        let reserve = self.reserve();
+        let mut report = conversation.run(&self.signals, &self.bell, failure, begun);
         descendant::end_all();
+        if let Ok(report) = &mut report {
+            let said = report.said();
+            report.shortage = shortage::describe(working_dir, &said, self.config.disk_mib);
+        }
+        drop(reserve);
         let end = match &report {
             Ok(report) => ending::of(report, self.config.limits.tool),
             Err(error) => Err(Failure::of(error)),
@@ -150,6 +161,13 @@ impl Scene {
         let error = end.err().map(|failure| failure.text);
         self.operations.record("cli_execution", began, error.as_deref());
         report
+    }
+
+    /// Room on the disk that the CLI cannot take: it is free again when this is dropped.
+    fn reserve(&self) -> Option<File> {
+        let file = self.folder.scratch("reserve").ok()?;
+        allocate(&file, RESERVE);
+        Some(file)
     }
 
     /// Sleeps until `done` has something, which it is asked whenever the bell rings; none when it is

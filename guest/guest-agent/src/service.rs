@@ -104,11 +104,13 @@ impl Services {
         Some(self.delivery.take()?.unwrap_or_else(lost))
     }
 
-    /// Ends all of them; the telemetry has some time for its last report.
-    pub(crate) fn end(self, bell: &Bell) {
+    /// Ends all of them; the telemetry has some time for its last report, until `latest` if that is
+    /// sooner.
+    pub(crate) fn end(self, bell: &Bell, latest: Option<Instant>) {
         self.end_heart.signal();
         self.end_telemetry.signal();
         let until = Instant::now() + LAST_REPORT;
+        let until = latest.map_or(until, |latest| until.min(latest));
         while self.telemetry.take().is_none() && bell.wait_until(until) {}
         self.give_up_events.signal();
         self.abort.signal();

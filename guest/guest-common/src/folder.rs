@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -89,13 +89,16 @@ impl RunFolder {
     }
 
     /// A file of this content, whole or not at all, on disk when this returns.
-    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let draft = format!(".{name}.new");
-        let mut file = self.create(&draft)?;
-        let failed = |source| Error::Write { path: self.path.join(name), source };
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
-        renameat(&self.folder, draft.as_str(), &self.folder, name)
-            .map_err(|errno| failed(errno.into()))
+    pub fn write(&self, name: &'static str, content: &[u8]) -> Result<()> {
+        self.draft(name, 0)?.finish(content)
+    }
+
+    /// A file that is written later, for which there is room now: a disk that is full by then takes
+    /// `room` bytes all the same.
+    pub fn draft(&self, name: &'static str, room: u64) -> Result<Draft<'_>> {
+        let file = self.create(&draft_of(name))?;
+        allocate(&file, room);
+        Ok(Draft { folder: self, name, file })
     }
 
     fn open_file(&self, name: &str, flags: OFlag) -> Result<File> {
@@ -103,6 +106,41 @@ impl RunFolder {
         openat(&self.folder, name, flags, Mode::from_bits_truncate(0o600))
             .map(File::from)
             .map_err(|errno| Error::Create { path: self.path.join(name), source: errno.into() })
+    }
+}
+
+/// A file that gets its content and its name later.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    folder: &'a RunFolder,
+    name: &'static str,
+    file: File,
+}
+
+impl Draft<'_> {
+    /// Gives it both, whole or not at all, on disk when this returns.
+    pub fn finish(mut self, content: &[u8]) -> Result<()> {
+        let RunFolder { folder, path } = self.folder;
+        let failed = |source| Error::Write { path: path.join(self.name), source };
+        self.file.write_all(content).and_then(|()| self.file.sync_all()).map_err(failed)?;
+        renameat(folder, draft_of(self.name).as_str(), folder, self.name)
+            .map_err(|errno| failed(errno.into()))
+    }
+}
+
+fn draft_of(name: &str) -> String {
+    format!(".{name}.new")
+}
+
+/// Reserves room for a file's first bytes, beyond its end, as far as its file system can.
+pub fn allocate(file: &File, bytes: u64) {
+    let length = i64::try_from(bytes).unwrap_or(i64::MAX);
+    if length == 0 {
+        return;
+    }
+    // FALLOC_FL_KEEP_SIZE: what reads the file sees no difference.
+    if let Err(errno) = fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
+        log::debug!("no room is reserved; bytes={bytes} error={errno}");
     }
 }
 
@@ -171,5 +209,17 @@ mod tests {
         for id in ["", "..", "../../x", "/etc", ".hidden"] {
             assert!(RunFolder::open(home.path(), id).is_err(), "{id}");
         }
+    }
+
+    #[test]
+    fn a_draft_is_seen_when_it_is_finished_and_holds_its_room_until_then() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = RunFolder::open(home.path(), "r1").unwrap();
+        let draft = folder.draft("outcome", 32 << 10).unwrap();
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&draft.file.metadata().unwrap());
+        assert!(blocks * 512 >= 32 << 10, "{blocks}");
+        assert!(!folder.path().join("outcome").exists());
+        draft.finish(b"done").unwrap();
+        assert_eq!(fs::read(folder.path().join("outcome")).unwrap(), b"done");
     }
 }

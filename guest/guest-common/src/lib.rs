@@ -30,7 +30,7 @@ mod uuid;
 pub use client::{Answer, Client, Limits};
 pub use date::{epoch_ms, iso_now, iso_of};
 pub use error::{Error, Result, chain};
-pub use folder::RunFolder;
+pub use folder::{Draft, RunFolder, allocate};
 pub use operation::{OPERATIONS, Operation, OperationLog};
 pub use platform::{Identity, Kind, Platform};
 pub use retry::{Retry, pause_after};

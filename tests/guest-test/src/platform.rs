@@ -146,6 +146,9 @@ fn usual(call: &str, request: &Request, mood: &mut Mood) -> Reply {
             "existing": false, "presignedUrl": upload("history"), "encoding": body["encoding"],
         })),
         "checkpoints" => Reply::json(&json!({ "checkpointId": "c1" })),
+        "checkpoints/partial/prepare" => Reply::json(&json!({ "accepted": true })),
+        "checkpoints/partial" => Reply::json(&json!({ "checkpointId": "p1" })),
+        "warnings" => Reply::json(&json!({ "success": true })),
         "storages/prepare" => Reply::json(&prepared(&body, mood.knows, &upload)),
         "storages/commit" => {
             Reply::json(&json!({ "success": true, "versionId": body["versionId"] }))

@@ -1,8 +1,11 @@
 //! The session's history: found, checked, hashed, compressed, uploaded.
+//!
+//! A CLI that was killed, or whose disk was full, leaves a last record that is cut short. The whole
+//! records before it are the history.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, BufReader, Read, Seek as _, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
@@ -44,23 +47,23 @@ struct Prepared {
 /// A history that was read.
 struct History {
     hash: String,
+    /// At its beginning.
     raw: File,
     raw_size: u64,
-    compressed: File,
-    compressed_size: u64,
+    /// Why it is shorter than its file, if it is.
+    flaw: Option<String>,
 }
 
-/// Keeps the history; returns its hash.
-pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<String> {
-    let history = checkpoint.timed("session_history_read", || {
+/// Keeps the history; returns its hash, and what the job's user should know of it.
+pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<(String, Option<String>)> {
+    let mut history = checkpoint.timed("session_history_read", || {
         let path = find(checkpoint, session)?;
-        read(&path, checkpoint.folder.scratch("history")?)
+        read(&path)
     })?;
-    let compresses =
-        history.raw_size >= WORTH_COMPRESSING && history.compressed_size < history.raw_size;
-    let (encoding, encoded_size) = match compresses {
-        true => ("zstd", history.compressed_size),
-        false => ("identity", history.raw_size),
+    let compressed = compressed(checkpoint, &mut history);
+    let (encoding, encoded_size) = match &compressed {
+        Some((_, size)) => ("zstd", *size),
+        None => ("identity", history.raw_size),
     };
     let run_id = &checkpoint.config.run_id;
     let request =
@@ -70,15 +73,39 @@ pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<String> {
     if !prepared.existing {
         let url = prepared.presigned_url.ok_or(Error::NoUpload { what: "the history" })?;
         // A platform that does not say that it takes zstd takes none.
-        let file = match prepared.encoding.as_deref() {
-            Some("zstd") if compresses => (history.compressed, history.compressed_size),
+        let file = match (prepared.encoding.as_deref(), compressed) {
+            (Some("zstd"), Some(compressed)) => compressed,
             _ => (history.raw, history.raw_size),
         };
         checkpoint.timed("session_history_s3_upload", || {
             upload(&checkpoint.uploader(), &url, "application/octet-stream", file)
         })?;
     }
-    Ok(history.hash)
+    Ok((history.hash, history.flaw))
+}
+
+/// The history compressed, if that is worth it and there is room.
+fn compressed(checkpoint: &Checkpoint, history: &mut History) -> Option<(File, u64)> {
+    if history.raw_size < WORTH_COMPRESSING {
+        return None;
+    }
+    let mut compress = || -> io::Result<(File, u64)> {
+        let file = checkpoint.folder.scratch("history").map_err(io::Error::other)?;
+        let mut encoder = zstd::stream::write::Encoder::new(file, 3)?;
+        history.raw.rewind()?;
+        io::copy(&mut (&history.raw).take(history.raw_size), &mut encoder)?;
+        let mut compressed = encoder.finish()?;
+        compressed.flush()?;
+        let size = compressed.stream_position()?;
+        Ok((compressed, size))
+    };
+    match compress() {
+        Ok((file, size)) => (size < history.raw_size).then_some((file, size)),
+        Err(error) => {
+            log::warn!("the history is not compressed; error={error}");
+            None
+        }
+    }
 }
 
 fn find(checkpoint: &Checkpoint, session: &str) -> Result<PathBuf> {
@@ -110,51 +137,44 @@ fn named(folder: &Path, session: &str, depth: usize) -> Option<PathBuf> {
     folders.into_iter().find_map(|folder| named(&folder, session, depth - 1))
 }
 
-/// Reads a history once: checks that it is JSON, hashes it, compresses it into `compressed`.
-fn read(path: &Path, compressed: File) -> Result<History> {
+/// Reads a history: its whole records, and their hash.
+fn read(path: &Path) -> Result<History> {
     let failed = |source| Error::BadHistory { path: path.to_owned(), source };
-    let raw = OpenOptions::new()
+    let mut raw = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
         .open(path)
         .map_err(failed)?;
-    let encoder = zstd::stream::write::Encoder::new(compressed, 3).map_err(failed)?;
-    let mut tee = Tee { file: &raw, hash: Sha256::new(), encoder, size: 0 };
-    let mut records = 0_u64;
-    let buffer = io::BufReader::with_capacity(64 << 10, &mut tee);
-    for record in serde_json::Deserializer::from_reader(buffer).into_iter::<IgnoredAny>() {
-        record.map_err(|error| failed(error.into()))?;
-        records += 1;
+    let (raw_size, flaw) = whole_records(&raw).map_err(failed)?;
+    raw.rewind().map_err(failed)?;
+    let mut hash = Sha256::new();
+    let hashed = io::copy(&mut (&raw).take(raw_size), &mut hash).map_err(failed)?;
+    if hashed < raw_size {
+        return Err(failed(io::Error::other("it became shorter while it was read")));
     }
-    if records == 0 {
-        return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-    }
-    let Tee { hash, encoder, size: raw_size, .. } = tee;
-    let finish = || -> io::Result<(File, u64)> {
-        let mut compressed = encoder.finish()?;
-        compressed.flush()?;
-        let size = compressed.stream_position()?;
-        Ok((compressed, size))
-    };
-    let (compressed, compressed_size) = finish().map_err(failed)?;
-    let hash = hex(&hash.finalize());
-    Ok(History { hash, raw, raw_size, compressed, compressed_size })
+    let flaw = flaw.map(|error| {
+        format!("the session is kept without its end, after {raw_size} bytes: {error}")
+    });
+    Ok(History { hash: hex(&hash.finalize()), raw, raw_size, flaw })
 }
 
-/// Reads a file, and hashes and compresses what it reads.
-struct Tee<'a> {
-    file: &'a File,
-    hash: Sha256,
-    encoder: zstd::stream::write::Encoder<'static, File>,
-    size: u64,
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        self.encoder.write_all(&buffer[..count])?;
-        self.size += count as u64;
-        Ok(count)
+/// How long a history is up to the end of its last whole record, and what is wrong after it.
+fn whole_records(file: &File) -> io::Result<(u64, Option<String>)> {
+    let reader = BufReader::with_capacity(64 << 10, file);
+    let mut records = serde_json::Deserializer::from_reader(reader).into_iter::<IgnoredAny>();
+    let mut end = 0;
+    loop {
+        match records.next() {
+            Some(Ok(_)) => end = records.byte_offset() as u64,
+            Some(Err(error)) if end > 0 && !error.is_io() => {
+                let mut next = [0];
+                let has_line_end = file.read_at(&mut next, end)? == 1 && next == *b"\n";
+                return Ok((end + u64::from(has_line_end), Some(error.to_string())));
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None if end == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // With the end of its last line.
+            None => return Ok((file.metadata()?.len(), None)),
+        }
     }
 }

@@ -9,13 +9,14 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
+use super::gap::Gaps;
 use super::walk::{Found, Kind, walk};
 use crate::config::Artifact;
 
 /// The shape of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// None if there was nothing to look at.
+    /// None if not all of it could be looked at.
     digest: Option<[u8; 32]>,
 }
 
@@ -27,12 +28,12 @@ impl Shape {
 
     fn of(root: &Path, excluded: &[String]) -> Shape {
         let mut hash = ShapeHash::default();
-        let walked = walk(root, excluded, &mut |found| {
+        let mut gaps = Gaps::default();
+        let walked = walk(root, excluded, &mut gaps, &mut |found, _| {
             hash.add(&found);
             Ok(())
         });
-        // What cannot be walked has no shape; it is an error when it is to be kept.
-        Shape { digest: walked.is_ok().then(|| hash.digest()) }
+        if walked.is_ok() { hash.shape(&gaps) } else { Shape { digest: None } }
     }
 }
 
@@ -58,11 +59,8 @@ impl ShapeHash {
         }
     }
 
-    pub(super) fn shape(self) -> Shape {
-        Shape { digest: Some(self.digest()) }
-    }
-
-    fn digest(self) -> [u8; 32] {
-        self.hash.finalize().into()
+    /// The shape, unless there are gaps in it.
+    pub(super) fn shape(self, gaps: &Gaps) -> Shape {
+        Shape { digest: gaps.is_empty().then(|| self.hash.finalize().into()) }
     }
 }

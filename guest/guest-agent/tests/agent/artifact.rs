@@ -145,19 +145,25 @@ fn the_older_form_knows_storages_by_name_and_type() {
     assert_eq!((&snapshots[0]["name"], &snapshots[1]["name"]), (&"vol".into(), &"mem".into()));
 }
 
+fn warnings(place: &Place) -> Vec<String> {
+    let body = &place.platform.bodies("warnings")[0];
+    let texts = body["warnings"].as_array().unwrap().iter();
+    texts.map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
-fn a_mount_that_is_gone_fails_the_run_unless_its_parent_is_to_be_preserved() {
-    let mut place = Place::new("rmdir \"$HOME/gone\"");
+fn a_mount_that_is_gone_is_an_artifact_with_nothing_in_it_and_said() {
+    let mut place = Place::new("rm -r \"$HOME/gone\"");
     fs::create_dir(place.path("home/gone")).unwrap();
+    fs::write(place.path("home/gone/file"), "x").unwrap();
     let gone = place.path("home/gone");
     keep(&mut place, json!({ "mountPath": gone }));
     let run = place.run();
-    assert_eq!(run.code, Some(1));
-    assert!(
-        run.error().ends_with("home/gone, which is to be kept, is not there"),
-        "{}",
-        run.error()
-    );
+    assert_eq!(run.code, Some(0), "{}", run.outcome);
+    assert_eq!(place.platform.bodies("storages/prepare")[0]["files"], json!([]));
+    assert_eq!(unpack(&upload(&place, "st/archive")), []);
+    let told = warnings(&place);
+    assert!(told[0].starts_with("artifact w: nothing is kept: "), "{told:?}");
 
     let mut place = Place::new("true");
     let gone = place.path("home/gone");
@@ -168,13 +174,45 @@ fn a_mount_that_is_gone_fails_the_run_unless_its_parent_is_to_be_preserved() {
 }
 
 #[test]
-fn a_name_that_is_no_text_fails_the_run() {
-    let mut place = Place::new("touch \"$(printf 'bad\\377name')\"");
+fn a_name_that_is_no_text_is_named_in_a_warning_and_the_rest_is_kept() {
+    let mut place = Place::new("touch \"$(printf 'bad\\377name')\" good");
     keep(&mut place, json!({}));
     let run = place.run();
-    assert_eq!(run.code, Some(1));
-    assert!(run.error().contains("its name is no UTF-8"), "{}", run.error());
+    assert_eq!(run.code, Some(0), "{}", run.outcome);
+    assert_eq!(place.platform.bodies("storages/prepare")[0]["files"][0]["path"], "good");
+    let told = warnings(&place);
+    assert_eq!(told, ["artifact w: bad\u{fffd}name is not kept: its name is no UTF-8"]);
+    assert_eq!(run.outcome["warnings"], 1);
+}
+
+#[test]
+fn a_failed_run_keeps_its_session_and_its_artifacts_in_a_partial_checkpoint() {
+    let mut place = Place::with_cli("session\necho half > file; exit 7");
+    keep(&mut place, json!({}));
+    let run = place.run();
+    assert_eq!((run.code, run.error()), (Some(7), "the agent exited with code 7"));
+    let partial = &place.platform.bodies("checkpoints/partial")[0];
+    let mut names: Vec<_> = partial.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["artifactSnapshots", "cliAgentType", "runId", "session"]);
+    assert_eq!(partial["session"]["id"], "s1");
+    assert_eq!(unpack(&upload(&place, "st/archive"))[0].2, b"half\n");
     assert!(place.platform.calls("checkpoints").is_empty());
+    assert!(place.platform.calls("warnings").is_empty());
+}
+
+#[test]
+fn a_failed_run_without_a_session_keeps_its_artifacts_and_says_so() {
+    let mut place = Place::with_cli("echo half > file; exit 7");
+    keep(&mut place, json!({}));
+    assert_eq!(place.run().code, Some(7));
+    let partial = &place.platform.bodies("checkpoints/partial")[0];
+    assert_eq!(
+        (partial.get("session"), partial["artifactSnapshots"].as_array().unwrap().len()),
+        (None, 1)
+    );
+    let told = warnings(&place);
+    assert!(told[0].starts_with("the session is not kept: the agent named no session"), "{told:?}");
 }
 
 #[test]
@@ -185,6 +223,9 @@ fn a_refused_commit_fails_the_run() {
     let run = place.run();
     assert_eq!(run.code, Some(1));
     assert!(run.error().ends_with("HTTP 409: objects missing"), "{}", run.error());
+    // The session is kept all the same.
+    let partial = &place.platform.bodies("checkpoints/partial")[0];
+    assert!(partial["session"]["id"].is_string() && partial.get("artifactSnapshots").is_none());
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn a_session_that_names_another_file_is_no_session() {
 
 #[test]
 fn a_history_that_is_empty_or_no_jsonl_is_not_kept() {
-    for content in ["", "not json", "{\"type\":\"user\"}\n{\"cut"] {
+    for content in ["", "not json"] {
         let place =
             Place::with_cli(&format!("session\nprintf '%s' '{content}' > \"$folder/s1.jsonl\""));
         let run = place.run();
@@ -164,4 +164,22 @@ fn a_refusal_is_an_error_without_the_presigned_url() {
     let told = bodies.iter().map(ToString::to_string).collect::<String>();
     let log = place.text("home/.vm0/guest-agent/runs/run-1/system.log");
     assert!(![told, log, run.stderr].iter().any(|text| text.contains("presigned-secret")));
+}
+
+#[test]
+fn a_history_whose_end_is_cut_is_kept_up_to_its_last_whole_record() {
+    let content = "{\"type\":\"user\"}\\n{\"cut";
+    let place = Place::with_cli(&format!("session\nprintf '{content}' > \"$folder/s1.jsonl\""));
+    let run = place.run();
+    assert_eq!(run.code, Some(0), "{}", run.outcome);
+    assert_eq!(place.platform.uploads()[0].body, b"{\"type\":\"user\"}\n");
+    let told = place.platform.bodies("warnings")[0]["warnings"][0].to_string();
+    assert!(told.contains("kept without its end, after 16 bytes"), "{told}");
+}
+
+#[test]
+fn a_platform_that_takes_no_warnings_costs_no_success() {
+    let place = Place::with_cli("session\nprintf '{}\\n{' > \"$folder/s1.jsonl\"");
+    place.platform.answer("warnings", Reply::refusal(404, "no such call"));
+    assert_eq!(place.run().code, Some(0));
 }

@@ -2,6 +2,7 @@
 
 use guest_test::Reply;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::harness::{Place, make_pipe, read_pipe};
 
@@ -54,8 +55,9 @@ fn a_run_that_is_ended_before_the_platform_answers_ends_at_once() {
 }
 
 #[test]
-fn a_signal_during_the_checkpoint_ends_it() {
-    let place = Place::new("echo hello");
+fn a_signal_during_the_checkpoint_leaves_it_a_bounded_time() {
+    let mut place = Place::new("echo hello");
+    place.set("VM0_CANCEL_GRACE_SECS", "1");
     place.platform.answer("/upload/history", Reply::mute());
     let running = place.start();
     place
@@ -66,4 +68,84 @@ fn a_signal_during_the_checkpoint_ends_it() {
     let run = running.wait(&place);
     assert_eq!(run.code, Some(143));
     assert!(place.platform.calls("checkpoints").is_empty());
+}
+
+#[test]
+fn a_checkpoint_that_ends_well_after_a_signal_is_a_success() {
+    let place = Place::new("echo hello");
+    let busy = || Reply::status(500).with("retry-after", "0");
+    (0..50).for_each(|_| place.platform.answer("/upload/history", busy()));
+    let running = place.start();
+    place
+        .platform
+        .server
+        .wait_for(|requests| requests.iter().any(|request| request.method == "PUT"));
+    running.signal(Signal::SIGTERM);
+    let run = running.wait(&place);
+    assert_eq!(
+        (run.code, &run.outcome["checkpointId"]),
+        (Some(0), &"c1".into()),
+        "{}",
+        run.outcome
+    );
+}
+
+/// A CLI that has changed its workspace and says that it waits.
+const WAITING: &str = r#"session
+    echo half > half-done
+    echo ready > "$HOME/ready"
+    exec sleep infinity"#;
+
+fn waiting() -> Place {
+    let mut place = Place::with_cli(WAITING);
+    make_pipe(&place.path("home/ready"));
+    let work = place.path("work");
+    let list = json!([{ "name": "w", "mountPath": work, "storageId": "st", "versionId": "v0" }]);
+    place.set("VM0_ARTIFACTS", &list.to_string());
+    place
+}
+
+#[test]
+fn what_a_cancelled_run_leaves_is_a_partial_checkpoint() {
+    let place = waiting();
+    let running = place.start();
+    read_pipe(&place.path("home/ready"));
+    running.signal(Signal::SIGTERM);
+    let run = running.wait(&place);
+    assert_eq!((run.code, run.error()), (Some(143), "ended by signal 15"));
+    assert_eq!(run.outcome["partialCheckpointId"], "p1");
+    assert!(place.platform.calls("checkpoints").is_empty());
+    let partial = &place.platform.bodies("checkpoints/partial")[0];
+    assert_eq!(partial["session"]["id"], "s1");
+    assert_eq!(partial["artifactSnapshots"][0]["version"], "version-of-st");
+    let prepare = &place.platform.bodies("storages/prepare")[0];
+    assert_eq!(prepare["files"][0]["path"], "half-done");
+}
+
+#[test]
+fn a_cancelled_run_ends_in_time_though_its_checkpoint_does_not_come_to_an_end() {
+    let mut place = waiting();
+    place.set("VM0_CANCEL_GRACE_SECS", "1");
+    place.platform.answer("/upload/st/archive", Reply::mute());
+    let running = place.start();
+    read_pipe(&place.path("home/ready"));
+    running.signal(Signal::SIGTERM);
+    let run = running.wait(&place);
+    assert_eq!((run.code, run.error()), (Some(143), "ended by signal 15"));
+    assert!(place.platform.calls("checkpoints/partial").is_empty());
+}
+
+#[test]
+fn a_platform_without_partial_checkpoints_gets_nothing_of_a_cancelled_run() {
+    let place = waiting();
+    place.platform.answer("checkpoints/partial/prepare", Reply::refusal(404, "no such call"));
+    let running = place.start();
+    read_pipe(&place.path("home/ready"));
+    running.signal(Signal::SIGTERM);
+    let run = running.wait(&place);
+    assert_eq!((run.code, run.error()), (Some(143), "ended by signal 15"));
+    assert!(place.platform.uploads().is_empty());
+    assert!(place.platform.calls("storages/prepare").is_empty());
+    let log = place.text("home/.vm0/guest-agent/runs/run-1/system.log");
+    assert!(!log.contains("partial"), "{log}");
 }

@@ -1,0 +1,74 @@
+//! The user that this process becomes, and what it keeps of root's rights.
+//!
+//! Agents leave files and processes of root: builds, package managers, `sudo`. So that these can be
+//! kept and ended, this process is started as root, and becomes the user that `VM0_RUN_AS` names with
+//! two capabilities left: to read all files, and to signal all processes. The CLI has none of them:
+//! a program that a user other than root executes starts without.
+//!
+//! INVARIANT: nothing of the run happens before this; if it fails, the run does not begin.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use nix::errno::Errno;
+use nix::sys::prctl::{set_dumpable, set_keepcaps};
+use nix::unistd::{User, geteuid, initgroups, setresgid, setresuid};
+
+use crate::{Error, Result, sys};
+
+const RUN_AS: &str = "VM0_RUN_AS";
+
+/// `CAP_DAC_READ_SEARCH` and `CAP_KILL`.
+const KEPT: u32 = 1 << 2 | 1 << 5;
+
+/// How much rather than this process the CLI is killed when memory runs out.
+const CLI_OOM_SCORE: &[u8] = b"500";
+
+/// Becomes the user that the environment names, if this process is root.
+pub fn become_user() -> Result<()> {
+    let Some(name) = std::env::var_os(RUN_AS).filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let failed = |errno: Errno| Error::RunAs { user: name.clone(), source: errno.into() };
+    let text = name.to_str().ok_or_else(|| failed(Errno::EINVAL))?;
+    let user = User::from_name(text).map_err(failed)?.ok_or_else(|| failed(Errno::ENOENT))?;
+    if user.uid.is_root() {
+        return Err(failed(Errno::EINVAL));
+    }
+    let account = CString::new(text).map_err(|_| failed(Errno::EINVAL))?;
+    set_keepcaps(true).map_err(failed)?;
+    initgroups(&account, user.gid).map_err(failed)?;
+    setresgid(user.gid, user.gid, user.gid).map_err(failed)?;
+    setresuid(user.uid, user.uid, user.uid).map_err(failed)?;
+    sys::set_capabilities(KEPT).map_err(failed)?;
+    set_keepcaps(false).map_err(failed)
+}
+
+/// Keeps other processes of the same user, of which the CLI is one, from reading this one's memory
+/// and environment. Returns what [`sacrificed`] needs, which could not be opened later.
+pub(crate) fn protect() -> Option<File> {
+    // Changing the user has made /proc/self root's.
+    let _ = set_dumpable(true);
+    let score = File::options().write(true).open("/proc/self/oom_score_adj");
+    if let Err(errno) = set_dumpable(false) {
+        log::warn!("the agent could read this process's memory; error={errno}");
+    }
+    score.inspect_err(|error| log::warn!("the OOM killer may prefer this; error={error}")).ok()
+}
+
+/// Starts processes that the kernel kills before this one when memory runs out: they inherit the score
+/// that this process has meanwhile.
+pub(crate) fn sacrificed<T>(score: Option<&File>, start: impl FnOnce() -> T) -> T {
+    let set = |text: &[u8]| {
+        let written = score.map_or(Ok(()), |file| file.write_all_at(text, 0));
+        written.unwrap_or_else(|error| log::warn!("the OOM score is not set; error={error}"));
+    };
+    set(CLI_OOM_SCORE);
+    let started = start();
+    set(b"0");
+    started
+}
