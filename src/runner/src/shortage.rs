@@ -1,4 +1,6 @@
-//! What is said where a VM had less memory than its command wanted.
+//! What is said where a VM had less memory or disk than its command wanted.
+
+use std::path::Path;
 
 use sandbox::Exit;
 
@@ -12,6 +14,17 @@ pub(crate) fn describe(exit: &Exit, memory_mib: u32) -> Option<String> {
         count => format!("{count} processes"),
     };
     Some(format!("the VM ran out of memory ({memory_mib} MiB) and its kernel killed {processes}"))
+}
+
+/// That a VM's disk is full, and what to do about it; its size may not be known.
+pub(crate) fn of_disk(mib: Option<u64>) -> String {
+    let size = mib.map_or_else(String::new, |mib| format!(" ({mib} MiB)"));
+    format!("the disk is full{size}: give it more with `disk`")
+}
+
+/// That the host's disk is full, where it has this path.
+pub(crate) fn of_host(path: &Path) -> String {
+    format!("the host's disk is full, which VMs' disks are on: make room below {}", path.display())
 }
 
 /// Tells who ran the command, and what to do about it.

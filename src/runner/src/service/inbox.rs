@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -69,6 +70,13 @@ impl Inbox {
             inbox.put_file("VM0_USER_ENV_FILE", "environment.json".to_owned(), json);
         }
         inbox
+    }
+
+    /// How long the agent has to end when it is asked to, and how large its disk is.
+    pub(super) fn bound(&mut self, cancel_grace: Duration, disk_mib: Option<u64>) {
+        // At least a second: of less nothing is left for a checkpoint.
+        self.put("VM0_CANCEL_GRACE_SECS", cancel_grace.as_secs().max(1).to_string());
+        self.put("VM0_DISK_MIB", disk_mib.map(|mib| mib.to_string()).unwrap_or_default());
     }
 
     /// Both forms of the manifest: what of it is kept at the end.

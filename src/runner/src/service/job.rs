@@ -40,6 +40,8 @@ pub(crate) struct Crew {
     pub(crate) reports: Sender<Report>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) network_log: NetworkLog,
+    /// How long a job has to end when it is asked to.
+    pub(crate) cancel_grace: Duration,
 }
 
 /// A job that was admitted.

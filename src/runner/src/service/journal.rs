@@ -22,6 +22,9 @@ use super::pool::Reuse;
 use super::source::Kind;
 use crate::error::{Error, Result, file};
 
+/// Less room than this on the host's disk is none.
+const NO_ROOM: u64 = 1 << 20;
+
 /// The records' folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
@@ -150,6 +153,14 @@ impl Journal {
             }
         }
         Ok(records)
+    }
+
+    /// The folder, if the host's disk that it is on is full. VMs' disks are on the same one.
+    pub(crate) fn full_disk(&self) -> Option<PathBuf> {
+        let disk = nix::sys::statvfs::statvfs(&self.folder).ok()?;
+        let room = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
+        let has_no_inode = disk.files() > 0 && disk.files_available() == 0;
+        (room < NO_ROOM || has_no_inode).then(|| self.folder.clone())
     }
 
     fn path(&self, run: RunId) -> PathBuf {

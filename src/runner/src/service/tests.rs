@@ -234,9 +234,43 @@ fn a_job_that_had_too_little_memory_is_told_so_where_it_failed() {
     serving.leave();
 
     let error = "the CLI was killed: the VM ran out of memory (1024 MiB) and its kernel killed \
-                 2 processes";
+                 2 processes: give it more with `memory_mib`";
     assert_eq!(failed.error.as_deref(), Some(error));
     assert_eq!((recovered.status, recovered.error), (Status::Completed, None));
+}
+
+#[test]
+fn an_agent_that_cannot_begin_on_a_full_disk_fails_with_the_remedy() {
+    let act = |request: &ExecRequest, record: &mut Record| {
+        let error = "cannot create settings.json: No space left on device (os error 28)";
+        leave_outcome(request, record, &json!({"exitCode": 1, "error": error}));
+    };
+    let script = Script::default().on(AGENT, &[], 1).act(AGENT, act);
+    let bench = Bench::new();
+    let serving = bench.start(&Arc::new(script.factory()));
+    let job = bench.end(bench.submit(&prompt("do it")));
+    serving.leave();
+    let error = job.error.unwrap();
+    assert!(error.ends_with("28): the disk is full: give it more with `disk`"), "{error}");
+}
+
+#[test]
+fn the_agent_starts_as_root_and_is_told_whom_to_become_and_how_long_it_may_take() {
+    let act = |request: &ExecRequest, record: &mut Record| {
+        let told = ["VM0_RUN_AS", "VM0_CANCEL_GRACE_SECS"].map(|name| variable(request, name));
+        assert_eq!(told, [Some("user".to_owned()), Some("60".to_owned())]);
+        assert_eq!(
+            (request.user.as_ref(), variable(request, "HOME")),
+            (None, Some("/home/user".into()))
+        );
+        leave_outcome(request, record, &json!({"exitCode": 0}));
+    };
+    let bench = Bench::new();
+    let serving =
+        bench.start(&Arc::new(Script::default().on(AGENT, &[], 0).act(AGENT, act).factory()));
+    let job = bench.end(bench.submit(&prompt("do it")));
+    serving.leave();
+    assert_eq!((job.status, job.error), (Status::Completed, None));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A job in its VM. The numbers are those of the stages in `service.rs`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,18 +74,20 @@ pub(super) fn work(
     job.leash.check()?;
     // 4 fill
     let access = job.crew.source.access();
-    let inbox = Inbox::of(context, access, job.profile.mock_claude);
+    let mut inbox = Inbox::of(context, access, job.profile.mock_claude);
+    let disk = Disk::of(&config.image);
+    inbox.bound(job.crew.cancel_grace, disk.mib);
     stages.measure("files", || fill(sandbox, context, &inbox))?;
     if context.resume_session.is_some() {
         let restore = || session::restore(sandbox, context, access, job.leash.stop());
         stages.measure("session_restore", restore)?;
     }
     if context.has_storages() {
-        stages.measure("storage_download", || download(job, sandbox, context))?;
+        stages.measure("storage_download", || download(job, sandbox, context, disk))?;
     }
     job.leash.check()?;
     // 5 run
-    let ended = stages.measure("agent", || run_agent(job, sandbox, inbox))?;
+    let ended = stages.measure("agent", || run_agent(job, sandbox, inbox, disk))?;
     // 6 outcome
     let (completion, named) = stages.measure("outcome", || outcome(sandbox, context, ended))?;
     *session = named;
@@ -151,7 +154,7 @@ fn fill(sandbox: &dyn Sandbox, context: &Context, inbox: &Inbox) -> Result<()> {
     mount::make(sandbox, context)
 }
 
-fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context) -> Result<()> {
+fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context, disk: Disk) -> Result<()> {
     let manifest = context.storage_manifest.as_ref().map(ToString::to_string).unwrap_or_default();
     let request = ExecRequest {
         argv: vec![DOWNLOAD.into(), "--manifest-stdin".into()],
@@ -165,7 +168,7 @@ fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context) -> Result<()> {
     let execution = sandbox.exec(&request, Instant::now() + HAND_OVER)?;
     execution.write_stdin(manifest.as_bytes(), Some(Instant::now() + HAND_OVER))?;
     execution.close_stdin()?;
-    let ended = attend(&*execution, job.profile.amount.memory_mib)?;
+    let ended = attend(&*execution, job, disk)?;
     match ended.outcome {
         Outcome::Exited(0) => Ok(()),
         Outcome::FailedToStart { message, .. } => Err(Error::Storages { said: message }),
@@ -174,17 +177,21 @@ fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context) -> Result<()> {
     }
 }
 
-fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox) -> Result<Ended> {
+/// Starts it as root, with the user that it becomes before anything else: it keeps the rights to read
+/// what root leaves in the job's folders, and to end root's processes.
+fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox, disk: Disk) -> Result<Ended> {
+    let user = [("VM0_RUN_AS", USER), ("USER", USER), ("LOGNAME", USER)];
+    let user = user.map(|(name, value)| (name.into(), value.into()));
     let request = ExecRequest {
         argv: vec![AGENT.into()],
-        env: inbox.environment,
-        user: Some(User::Name(USER.to_owned())),
+        env: inbox.environment.into_iter().chain(user).collect(),
+        cwd: Some(HOME.into()),
         output_cap: Some(OUTPUT),
         ..ExecRequest::default()
     };
     let execution: Arc<dyn Execution> = sandbox.exec(&request, Instant::now() + HAND_OVER)?.into();
     job.leash.hold_agent(&execution)?;
-    let ended = attend(&*execution, job.profile.amount.memory_mib);
+    let ended = attend(&*execution, job, disk);
     job.leash.let_go_of_agent();
     ended
 }
@@ -194,22 +201,42 @@ struct Ended {
     outcome: Outcome,
     /// Its last words.
     said: String,
-    /// That it had too little memory, if it had.
+    /// What it had too little of, if it had: memory, the host's disk.
     shortage: Option<String>,
+    disk: Disk,
+}
+
+/// A VM's disk.
+#[derive(Debug, Clone, Copy)]
+struct Disk {
+    /// Its size, if that is known.
+    mib: Option<u64>,
+}
+
+impl Disk {
+    fn of(image: &Image) -> Self {
+        let size = fs::metadata(&image.disk_template).map(|metadata| metadata.len());
+        Self { mib: size.ok().map(|bytes| bytes >> 20) }
+    }
+
+    /// That it is full, if a program says that it is and no more.
+    fn shortage(self, text: &str) -> Option<String> {
+        let is_full = text.contains("os error 28") && !text.contains("give it more with `disk`");
+        is_full.then(|| shortage::of_disk(self.mib))
+    }
 }
 
 impl Ended {
     /// What is said of it, with what it may not know itself.
     fn explained(&self, text: String) -> String {
-        match &self.shortage {
-            Some(shortage) => format!("{text}: {shortage}"),
-            None => text,
-        }
+        let of_disk = self.disk.shortage(&text);
+        let reasons = self.shortage.iter().chain(&of_disk);
+        reasons.fold(text, |text, reason| format!("{text}: {reason}"))
     }
 }
 
 /// Waits for a command's end; its limits are known elsewhere.
-fn attend(execution: &dyn Execution, memory_mib: u32) -> Result<Ended> {
+fn attend(execution: &dyn Execution, job: &Job, disk: Disk) -> Result<Ended> {
     let mut tail = Vec::new();
     loop {
         match execution.next(None)? {
@@ -220,8 +247,12 @@ fn attend(execution: &dyn Execution, memory_mib: u32) -> Result<Ended> {
             }
             Event::Output(..) => {}
             Event::Exit(exit) => {
-                let shortage = shortage::describe(&exit, memory_mib);
-                return Ok(Ended { outcome: exit.outcome, said: last_line(&tail), shortage });
+                let memory_mib = job.profile.amount.memory_mib;
+                let of_memory = shortage::describe(&exit, memory_mib)
+                    .map(|text| format!("{text}: give it more with `memory_mib`"));
+                let of_host = job.crew.journal.full_disk().map(|path| shortage::of_host(&path));
+                let shortage = of_memory.or(of_host);
+                return Ok(Ended { outcome: exit.outcome, said: last_line(&tail), shortage, disk });
             }
         }
     }
@@ -252,6 +283,9 @@ fn outcome(
         error: Option<String>,
         last_event_sequence: Option<u64>,
         session_id: Option<String>,
+        #[serde(default)]
+        warnings: u32,
+        partial_checkpoint_id: Option<String>,
     }
     let code = ended.outcome.exit_code();
     let said = match &ended.outcome {
@@ -272,6 +306,10 @@ fn outcome(
         };
         return Ok((completion, None));
     };
+    if left.warnings > 0 || left.partial_checkpoint_id.is_some() {
+        let (run, is_partial) = (context.run_id, left.partial_checkpoint_id.is_some());
+        log::info!("kept; run={run} partial={is_partial} warnings={}", left.warnings);
+    }
     // Success is what both say.
     let exit_code = if left.exit_code == 0 { code } else { left.exit_code };
     let error = left.error.filter(|_| exit_code != 0);
