@@ -1,5 +1,6 @@
 //! A run for a platform. The numbers are those of the crate's documentation.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,33 +29,35 @@ pub(crate) struct Hosted<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) services: &'a Services,
     pub(crate) working_dir: &'a Path,
+    /// When the run was asked to end, or failed, if that is so.
+    pub(crate) asked: Cell<Option<Instant>>,
 }
 
 impl Hosted<'_> {
-    /// The run, from its first heartbeat to its checkpoint; and when it was asked to end, if it was.
-    pub(crate) fn play(&self, mut sink: Sink, began: Instant) -> (Outcome, Option<Instant>) {
+    /// The run, from its first heartbeat to its checkpoint.
+    pub(crate) fn play(&self, mut sink: Sink, began: Instant) -> Outcome {
         let Scene { config, operations, .. } = self.scene;
         // 1 begin
         let shapes = Shape::of_all(&config.artifacts, &config.excluded);
         if let Err(error) = self.wait_for_heartbeat() {
-            return (Failure::of(&error).into(), None);
+            return Failure::of(&error).into();
         }
         operations.record("init_total", began, None);
         // 2 converse
         let report =
             match self.scene.converse(self.working_dir, &mut sink, || self.services.failure()) {
                 Ok(report) => report,
-                Err(error) => return (Failure::of(&error).into(), None),
+                Err(error) => return Failure::of(&error).into(),
             };
         let mut outcome = Outcome { session_id: report.session.clone(), ..Outcome::default() };
-        let mut asked = report.asked;
+        self.asked.set(report.asked);
         let end = ending::of(&report, config.limits.tool);
         // 3 deliver
-        let end = end.and(self.deliver(&mut sink, &mut asked, &mut outcome));
+        let end = end.and(self.deliver(&mut sink, &mut outcome));
         // 4 keep
         let shortage = report.shortage.clone();
-        let end = self.keep(end, report, shapes, &mut asked, &mut outcome);
-        (outcome.with(end.map_err(|failure| failure.because(shortage.as_deref()))), asked)
+        let end = self.keep(end, report, shapes, &mut outcome);
+        outcome.with(end.map_err(|failure| failure.because(shortage.as_deref())))
     }
 
     fn wait_for_heartbeat(&self) -> Result<()> {
@@ -70,13 +73,8 @@ impl Hosted<'_> {
     }
 
     /// Waits until all events have arrived, or are lost.
-    fn deliver(
-        &self,
-        sink: &mut Sink,
-        asked: &mut Option<Instant>,
-        outcome: &mut Outcome,
-    ) -> Ending {
-        let mut until = Some(self.until(*asked, Part::Delivery, DELIVERY));
+    fn deliver(&self, sink: &mut Sink, outcome: &mut Outcome) -> Ending {
+        let mut until = Some(self.until(Part::Delivery, DELIVERY));
         let mut end = Ok(());
         let mut closed = false;
         loop {
@@ -92,7 +90,7 @@ impl Hosted<'_> {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    asked.get_or_insert_with(Instant::now);
+                    self.asked.set(self.asked.get().or(Some(Instant::now())));
                     end = Err(Failure::of(&error));
                 }
             }
@@ -108,7 +106,6 @@ impl Hosted<'_> {
         end: Ending,
         report: Report,
         shapes: Vec<Shape>,
-        asked: &mut Option<Instant>,
         outcome: &mut Outcome,
     ) -> Ending {
         let stop = Stop::new();
@@ -128,7 +125,7 @@ impl Hosted<'_> {
             Ok(worker) => worker,
             Err(error) => return end.and(Err(Failure::of(&error))),
         };
-        let (made, signalled) = self.wait_for_checkpoint(&worker, asked);
+        let (made, signalled) = self.wait_for_checkpoint(&worker);
         // Whatever is still under way was given up.
         stop.signal();
         worker.join();
@@ -154,19 +151,15 @@ impl Hosted<'_> {
     }
 
     /// Waits for the checkpoint. A signal leaves it some time, the next one none.
-    fn wait_for_checkpoint(
-        &self,
-        worker: &Worker<Made>,
-        asked: &mut Option<Instant>,
-    ) -> (Result<Made>, Option<Error>) {
+    fn wait_for_checkpoint(&self, worker: &Worker<Made>) -> (Result<Made>, Option<Error>) {
         let mut signalled = None;
-        let mut until = self.until(*asked, Part::Checkpoint, CHECKPOINT);
+        let mut until = self.until(Part::Checkpoint, CHECKPOINT);
         loop {
             match self.scene.wait(Some(until), || worker.take()) {
                 Ok(made) => return (made.unwrap_or(Err(Error::Late)), signalled),
-                Err(error) if asked.is_none() => {
-                    *asked = Some(Instant::now());
-                    until = until.min(self.until(*asked, Part::Checkpoint, CHECKPOINT));
+                Err(error) if self.asked.get().is_none() => {
+                    self.asked.set(Some(Instant::now()));
+                    until = until.min(self.until(Part::Checkpoint, CHECKPOINT));
                     signalled = Some(error);
                 }
                 Err(error) => return (Err(Error::Late), Some(error)),
@@ -175,9 +168,9 @@ impl Hosted<'_> {
     }
 
     /// Until when a part may take: `usual` from now on, unless the run was asked to end.
-    fn until(&self, asked: Option<Instant>, part: Part, usual: Duration) -> Instant {
+    fn until(&self, part: Part, usual: Duration) -> Instant {
         let usual = Instant::now() + usual;
         let limit = self.scene.config.limits.until(part);
-        asked.map_or(usual, |asked| usual.min(asked + limit))
+        self.asked.get().map_or(usual, |asked| usual.min(asked + limit))
     }
 }

@@ -1,5 +1,6 @@
 //! A run from its beginning to its end. The numbers are those of the crate's documentation.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -95,10 +96,15 @@ impl Scene {
             Ok(started) => started,
             Err(error) => return Failure::of(&error).into(),
         };
-        let hosted =
-            Hosted { scene: self, identity, services: &services, working_dir: &working_dir };
-        let (outcome, asked) = hosted.play(sink, began);
-        let latest = asked.map(|asked| asked + self.config.limits.until(Part::Report));
+        let hosted = Hosted {
+            scene: self,
+            identity,
+            services: &services,
+            working_dir: &working_dir,
+            asked: Cell::default(),
+        };
+        let outcome = hosted.play(sink, began);
+        let latest = hosted.asked.get().map(|asked| asked + self.config.limits.until(Part::Report));
         services.end(&self.bell, latest);
         outcome
     }

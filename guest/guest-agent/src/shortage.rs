@@ -15,9 +15,9 @@ const SAID: [&str; 2] = ["No space left on device", "ENOSPC"];
 /// last, and `disk_mib` the disk's size as it was asked for.
 pub(crate) fn describe(path: &Path, said: &str, disk_mib: Option<u64>) -> Option<String> {
     let disk = statvfs(path).ok()?;
-    let room = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
-    let whole = u64::from(disk.blocks()) * u64::from(disk.fragment_size());
-    let inodes = (u64::from(disk.files()), u64::from(disk.files_available()));
+    let room = disk.blocks_available() * disk.fragment_size();
+    let whole = disk.blocks() * disk.fragment_size();
+    let inodes = (disk.files(), disk.files_available());
     explain(room, inodes, said, disk_mib.unwrap_or(whole >> 20))
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{ORDINARY, json, only, token};
 use crate::attempt::Completion;
 use crate::http::{Account, Method, Request, Response};
+use crate::key::Tag;
 use crate::platform::Platform;
 use crate::storage::{LARGEST_LIST, Request as StorageRequest, Writer};
 use crate::{Refusal, Result, RunId};
@@ -60,26 +61,7 @@ pub(super) fn answer(
             let completion = Completion { exit_code, error, last_event_sequence };
             Ok(Response::json(&platform.complete(&token, run_id, completion)?))
         }
-        ["checkpoints"] => {
-            let id = platform.take_checkpoint(&token, json(request, ORDINARY, account)?)?;
-            Ok(Response::json(&json!({"checkpointId": id})))
-        }
-        ["checkpoints", "prepare-history"] => {
-            let announcement = json(request, ORDINARY, account)?;
-            let base = request.head.origin()?;
-            Ok(Response::json(&platform.prepare_history(&token, announcement, &base)?))
-        }
-        // The calls of this platform alone: any other refuses them, and guests go on without.
-        ["checkpoints", "partial", "prepare"] => {
-            let run: Run = json(request, ORDINARY, account)?;
-            platform.expect_partial_checkpoint(&token, run.run_id)?;
-            Ok(Response::json(&json!({"accepted": true})))
-        }
-        ["checkpoints", "partial"] => {
-            let partial = json(request, ORDINARY, account)?;
-            let id = platform.take_partial_checkpoint(&token, partial)?;
-            Ok(Response::json(&json!({"checkpointId": id})))
-        }
+        ["checkpoints", ref rest @ ..] => checkpoint(platform, request, (token, account), rest),
         ["warnings"] => {
             platform.take_warnings(&token, json(request, ORDINARY, account)?)?;
             Ok(Response::json(&json!({"success": true})))
@@ -103,7 +85,39 @@ pub(super) fn answer(
     }
 }
 
-fn writer(token: crate::key::Tag, request: &StorageRequest) -> Result<Writer, Refusal> {
+/// The calls below `checkpoints`.
+fn checkpoint(
+    platform: &Platform,
+    request: &mut Request<'_>,
+    (token, account): (Tag, Account),
+    path: &[&str],
+) -> Result<Response> {
+    match *path {
+        [] => {
+            let id = platform.take_checkpoint(&token, json(request, ORDINARY, account)?)?;
+            Ok(Response::json(&json!({"checkpointId": id})))
+        }
+        ["prepare-history"] => {
+            let announcement = json(request, ORDINARY, account)?;
+            let base = request.head.origin()?;
+            Ok(Response::json(&platform.prepare_history(&token, announcement, &base)?))
+        }
+        // The calls of this platform alone: any other refuses them, and guests go on without.
+        ["partial", "prepare"] => {
+            let run: Run = json(request, ORDINARY, account)?;
+            platform.expect_partial_checkpoint(&token, run.run_id)?;
+            Ok(Response::json(&json!({"accepted": true})))
+        }
+        ["partial"] => {
+            let partial = json(request, ORDINARY, account)?;
+            let id = platform.take_partial_checkpoint(&token, partial)?;
+            Ok(Response::json(&json!({"checkpointId": id})))
+        }
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+fn writer(token: Tag, request: &StorageRequest) -> Result<Writer, Refusal> {
     if request.archive_hash.is_some() {
         return Err(Refusal::bad("unknown field `archiveHash`"));
     }

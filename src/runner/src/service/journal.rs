@@ -158,7 +158,7 @@ impl Journal {
     /// The folder, if the host's disk that it is on is full. VMs' disks are on the same one.
     pub(crate) fn full_disk(&self) -> Option<PathBuf> {
         let disk = nix::sys::statvfs::statvfs(&self.folder).ok()?;
-        let room = u64::from(disk.blocks_available()) * u64::from(disk.fragment_size());
+        let room = disk.blocks_available() * disk.fragment_size();
         let has_no_inode = disk.files() > 0 && disk.files_available() == 0;
         (room < NO_ROOM || has_no_inode).then(|| self.folder.clone())
     }
