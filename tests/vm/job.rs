@@ -182,6 +182,72 @@ fn a_jobs_folders_may_be_outside_of_its_home_and_are_its_users() {
     leave(service);
 }
 
+/// The runner's folder `repo` with one file, as an artifact at the job's workspace.
+fn workspace(runner: &Runner) -> control::Mount {
+    let folder = runner.state().join("repo");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("a.txt"), "one\n").unwrap();
+    let (name, mount_path) = ("repo".into(), "/home/user/workspace".into());
+    client(runner).upload(&Artifact { name, folder, mount_path }).unwrap()
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn jobs_that_fail_or_are_cancelled_keep_what_another_goes_on_from() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let artifacts = vec![workspace(&runner)];
+    let failing = prompt("echo half >> a.txt; exit 7");
+    let failed = submit(&runner, &Submission { artifacts: artifacts.clone(), ..failing });
+    let waiting = submit(&runner, &Submission { artifacts, ..prompt("sleep 1000") });
+    client(&runner).follow(waiting, -1).next().unwrap().unwrap();
+    client(&runner).cancel(waiting).unwrap();
+
+    let (failed_job, cancelled_job) = (end(&runner, failed), end(&runner, waiting));
+    assert_eq!((failed_job.status, failed_job.exit_code), (Status::Failed, Some(7)));
+    assert_eq!(cancelled_job.status, Status::Cancelled, "{:?}", cancelled_job.error);
+    assert!(failed_job.checkpoint_partial && cancelled_job.checkpoint_partial, "{}", log(&runner));
+    assert_eq!(kept(&runner, failed, "repo", "a.txt").as_deref(), Some("one\nhalf\n"));
+    assert_eq!(kept(&runner, waiting, "repo", "a.txt").as_deref(), Some("one\n"));
+
+    let next = Submission { resume: Some(failed), ..prompt("cat a.txt; rm -r ../workspace") };
+    let next = submit(&runner, &next);
+    let job = end(&runner, next);
+    assert_eq!((job.status, job.error), (Status::Completed, None), "{}", log(&runner));
+    assert!(events(&runner, next).contains("one\\nhalf"));
+    let gone = "artifact repo: nothing is kept: /home/user/workspace is no folder any more";
+    assert_eq!(job.warnings, [gone]);
+    leave(service);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_full_disk_costs_neither_a_success_nor_what_a_failure_leaves() {
+    let runner = Runner::new();
+    let service = serve(&runner);
+    let fill = "head -c 8M /dev/urandom > big; dd if=/dev/zero of=$HOME/fill bs=1M 2>/dev/null";
+    let words = [format!("{fill}; truncate -s -128K $HOME/fill"), format!("{fill}; exit 7")];
+    let runs = words.map(|words| {
+        let (artifacts, profile) = (vec![workspace(&runner)], Some("small".into()));
+        submit(&runner, &Submission { artifacts, profile, ..prompt(&words) })
+    });
+    let reason = "the disk is full (512 MiB): give it more with `disk`";
+
+    let [good, bad] = runs.map(|run| end(&runner, run));
+
+    assert_eq!((good.status, good.error), (Status::Completed, None), "{}", log(&runner));
+    assert_eq!(good.warnings, [reason]);
+    assert_eq!(bad.status, Status::Failed);
+    assert!(bad.error.as_ref().unwrap().ends_with(reason), "{:?}", bad.error);
+    assert!(bad.checkpoint_partial, "{}", log(&runner));
+    for run in runs {
+        let mut archive = Vec::new();
+        client(&runner).artifact(run, "repo", &mut archive).unwrap();
+        assert!(archive.len() > 8 << 20, "{}", archive.len());
+    }
+    leave(service);
+}
+
 /// The files below a folder that have `needle` in them.
 pub(crate) fn holders(folder: &Path, needle: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -7,13 +7,12 @@
 //!
 //! INVARIANT: nothing of the run happens before this; if it fails, the run does not begin.
 
-use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_keepcaps};
-use nix::unistd::{User, geteuid, initgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::{Error, Result, sys};
 
@@ -35,17 +34,39 @@ pub fn become_user() -> Result<()> {
     }
     let failed = |errno: Errno| Error::RunAs { user: name.clone(), source: errno.into() };
     let text = name.to_str().ok_or_else(|| failed(Errno::EINVAL))?;
-    let user = User::from_name(text).map_err(failed)?.ok_or_else(|| failed(Errno::ENOENT))?;
-    if user.uid.is_root() {
+    let read = |path| {
+        fs::read_to_string(path).map_err(|source| Error::RunAs { user: name.clone(), source })
+    };
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    let (uid, gid) = account(&passwd, text).ok_or_else(|| failed(Errno::ENOENT))?;
+    if uid.is_root() {
         return Err(failed(Errno::EINVAL));
     }
-    let account = CString::new(text).map_err(|_| failed(Errno::EINVAL))?;
     set_keepcaps(true).map_err(failed)?;
-    initgroups(&account, user.gid).map_err(failed)?;
-    setresgid(user.gid, user.gid, user.gid).map_err(failed)?;
-    setresuid(user.uid, user.uid, user.uid).map_err(failed)?;
+    setgroups(&groups(&group, text, gid)).map_err(failed)?;
+    setresgid(gid, gid, gid).map_err(failed)?;
+    setresuid(uid, uid, uid).map_err(failed)?;
     sys::set_capabilities(KEPT).map_err(failed)?;
     set_keepcaps(false).map_err(failed)
+}
+
+/// The ids of a user. Parsed here rather than by libc, which would load modules of the image for it.
+fn account(passwd: &str, name: &str) -> Option<(Uid, Gid)> {
+    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut of_user = fields.filter(|fields| fields[0] == name && fields.len() >= 4);
+    let fields = of_user.next()?;
+    Some((Uid::from_raw(fields[2].parse().ok()?), Gid::from_raw(fields[3].parse().ok()?)))
+}
+
+/// All groups of a user.
+fn groups(group: &str, name: &str, own: Gid) -> Vec<Gid> {
+    let ids = group.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let [_, _, id, members, ..] = fields[..] else { return None };
+        members.split(',').any(|member| member == name).then_some(id)
+    });
+    let ids = ids.filter_map(|id| id.parse().ok()).map(Gid::from_raw);
+    std::iter::once(own).chain(ids.filter(|id| *id != own)).collect()
 }
 
 /// Keeps other processes of the same user, of which the CLI is one, from reading this one's memory
@@ -71,4 +92,20 @@ pub(crate) fn sacrificed<T>(score: Option<&File>, start: impl FnOnce() -> T) -> 
     let started = start();
     set(b"0");
     started
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_its_ids_and_its_groups_from_the_files() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nbroken\nuser:x:1000:1001::/home/user:/bin/sh\n";
+        let (uid, gid) = account(passwd, "user").unwrap();
+        assert_eq!((uid.as_raw(), gid.as_raw()), (1000, 1001));
+        assert!(account(passwd, "nobody").is_none() && account(passwd, "broken").is_none());
+        let group = "sudo:x:27:other,user\nuser:x:1001:user\nusers:x:100:superuser\n";
+        let ids: Vec<_> = groups(group, "user", gid).into_iter().map(Gid::as_raw).collect();
+        assert_eq!(ids, [1001, 27]);
+    }
 }

@@ -1,8 +1,10 @@
 //! What the CLI finds around itself, and what is wrong with an environment.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use guest_test::Reply;
+use serde_json::json;
 
 use crate::harness::{Place, TOKEN};
 
@@ -11,7 +13,7 @@ fn the_agent_sees_nothing_of_ours_and_the_user_does_not_win() {
     let mut place = Place::with_cli("session\nenv > \"$HOME/env\"");
     let file = place.path("user-env");
     let user = r#"{"MINE":"1","NODE_OPTIONS":"--x","VM0_API_TOKEN":"fake","PATH":"/evil","DISABLE_TELEMETRY":"0","A=B":"x"}"#;
-    std::fs::write(&file, user).unwrap();
+    fs::write(&file, user).unwrap();
     place.set("VM0_USER_ENV_FILE", file.to_str().unwrap());
     place.set("LD_LIBRARY_PATH", "/nowhere");
     place.set("TZ", "Europe/Berlin");
@@ -67,7 +69,7 @@ fn a_long_system_prompt_and_long_settings_are_no_arguments() {
         ("VM0_SETTINGS_FILE", format!("{{\"x\":\"{}\"}}", long("y"))),
     ] {
         let path = place.path(name);
-        std::fs::write(&path, text).unwrap();
+        fs::write(&path, text).unwrap();
         place.set(name, path.to_str().unwrap());
     }
     let run = place.run();
@@ -127,7 +129,7 @@ fn a_platform_that_refuses_the_first_heartbeat_gets_no_run() {
 #[test]
 fn a_working_directory_that_cannot_be_is_an_error() {
     let mut place = Place::new("x");
-    std::fs::write(place.path("file"), "").unwrap();
+    fs::write(place.path("file"), "").unwrap();
     let path = place.path("file/work");
     place.set("VM0_WORKING_DIR", path.to_str().unwrap());
     let run = place.run();
@@ -158,4 +160,35 @@ fn the_systems_certificates_count_and_no_others() {
     running.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(running.wait(&place).code, Some(143));
     assert!(second.requests().is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_run_that_root_starts_reads_all_files_and_its_cli_does_not() {
+    let mut place = Place::with_cli(
+        r#"session
+        id -u > who; grep CapEff /proc/self/status >> who
+        cat secret > copy || echo "not mine" >> who"#,
+    );
+    for name in ["home", "work", "bin", ""] {
+        let path = place.path(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        if matches!(name, "home" | "work") {
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+        }
+    }
+    fs::write(place.path("work/secret"), "of root").unwrap();
+    fs::set_permissions(place.path("work/secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    place.set("VM0_RUN_AS", "nobody");
+    let list = json!([{ "name": "w", "mountPath": place.path("work"), "storageId": "st" }]);
+    place.set("VM0_ARTIFACTS", &list.to_string());
+
+    let run = place.run();
+
+    assert_eq!(run.code, Some(0), "{} {}", run.outcome, run.stderr);
+    assert_eq!(place.text("work/who"), "65534\nCapEff:\t0000000000000000\nnot mine\n");
+    let files = &place.platform.bodies("storages/prepare")[0]["files"];
+    let paths: Vec<_> = files.as_array().unwrap().iter().map(|file| &file["path"]).collect();
+    assert_eq!(paths, ["copy", "secret", "who"]);
+    assert!(place.platform.calls("warnings").is_empty());
 }
