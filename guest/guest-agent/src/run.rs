@@ -21,9 +21,7 @@ use crate::limit::Part;
 use crate::service::{Place, Services};
 use crate::signal::Signals;
 use crate::sink::{Printer, Sink};
-use crate::{
-    Config, Error, Outcome, Result, descendant, logging, outcome, privilege, shortage,
-};
+use crate::{Config, Error, Outcome, Result, descendant, logging, outcome, privilege, shortage};
 
 /// What is kept of the disk for the run's own files once the CLI has ended.
 const RESERVE: u64 = 1 << 20;
