@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use sandbox::{Event, ExecRequest, Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{
+    Cancellation, Event, ExecRequest, Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId,
+};
 
 use crate::{Bench, soon};
 
@@ -35,7 +37,7 @@ pub(crate) fn start(factory: &dyn SandboxFactory, bench: &Bench) -> Box<dyn Sand
         timezone: None,
         host_authorities: Vec::new(),
     };
-    let vm = factory.start(&config, soon()).unwrap();
+    let vm = factory.start(&config, &Cancellation::new(), soon()).unwrap();
     assert!(vm.start_report().stages.iter().any(|(stage, _)| *stage == "reconnect"));
     let argv = vec!["true".into()];
     let command = vm.exec(&ExecRequest { argv, ..ExecRequest::default() }, soon()).unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use netns::Pool;
 use netns::testing::INTERNET;
 use sandbox::{
-    DiskLimits, Event, ExecRequest, Image, Network, Outcome, SandboxConfig, SandboxFactory,
-    SandboxId, Stream,
+    Cancellation, DiskLimits, Event, ExecRequest, Image, Network, Outcome, SandboxConfig,
+    SandboxFactory, SandboxId, Stream,
 };
 use vsock_host::Reactor;
 
@@ -52,7 +52,7 @@ fn a_hundred_restores_in_a_row_all_talk_and_leave_nothing() {
 fn talk(factory: &dyn SandboxFactory, config: &SandboxConfig, port: u16) {
     let deadline = Instant::now() + Duration::from_secs(300);
     let config = SandboxConfig { id: SandboxId::random().unwrap(), ..config.clone() };
-    let vm = factory.start(&config, deadline).unwrap();
+    let vm = factory.start(&config, &Cancellation::new(), deadline).unwrap();
     assert!(vm.start_report().stages.iter().any(|(stage, _)| *stage == "reconnect"));
     let script = format!(
         "exec 3<>/dev/tcp/{INTERNET}/{port} && head -c {OVER_NETWORK} /dev/zero >&3 \

@@ -102,7 +102,7 @@ fn a_snapshot_is_for_vms_of_its_kind_only() {
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_truncated_snapshot_is_set_aside_and_the_vm_boots() {
+fn a_truncated_snapshot_is_quarantined_and_the_vm_boots() {
     let Some(runner) = with_snapshot(&["--network", "none"]) else { return };
     let folder = folder(&runner);
     fs::OpenOptions::new()
@@ -112,14 +112,14 @@ fn a_truncated_snapshot_is_set_aside_and_the_vm_boots() {
         .set_len(1 << 20)
         .unwrap();
     let (_, remarks) = run(&runner, &["--network", "none"], "true");
-    assert!(!is_restored(&remarks) && remarks.contains("set aside"), "{remarks}");
+    assert!(!is_restored(&remarks) && remarks.contains("quarantined"), "{remarks}");
     assert!(!folder.exists());
     assert!(runner.succeed(&["gc"]).is_empty());
 }
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_snapshot_with_a_flipped_byte_in_its_memory_is_set_aside_and_the_vm_boots() {
+fn a_snapshot_with_a_flipped_byte_in_its_memory_is_quarantined_and_the_vm_boots() {
     let Some(runner) = with_snapshot(&["--network", "none"]) else { return };
     let path = folder(&runner).join("memory");
     let memory = fs::File::options().read(true).write(true).open(path).unwrap();
@@ -130,12 +130,12 @@ fn a_snapshot_with_a_flipped_byte_in_its_memory_is_set_aside_and_the_vm_boots() 
     let (_, remarks) = run(&runner, &["--network", "none"], "true");
     assert!(!is_restored(&remarks) && remarks.contains("`memory` is damaged"), "{remarks}");
     let (_, remarks) = run(&runner, &["--network", "none"], "true");
-    assert!(!remarks.contains("set aside"), "{remarks}");
+    assert!(!remarks.contains("quarantined"), "{remarks}");
 }
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_snapshot_that_the_monitor_refuses_is_set_aside_and_the_vm_boots() {
+fn a_snapshot_that_the_monitor_refuses_is_quarantined_and_the_vm_boots() {
     let Some(runner) = with_snapshot(&["--network", "none"]) else { return };
     let before = Host::look(runner.state());
     // From here on its digests are not looked at.
@@ -148,10 +148,10 @@ fn a_snapshot_that_the_monitor_refuses_is_set_aside_and_the_vm_boots() {
     fs::remove_file(&state).unwrap();
     fs::write(&state, bytes).unwrap();
     let (_, remarks) = run(&runner, &["--network", "none"], "true");
-    assert!(!is_restored(&remarks) && remarks.contains("so it boots"), "{remarks}");
+    assert!(!is_restored(&remarks) && remarks.contains("so the vm boots"), "{remarks}");
     runner.assert_nothing_left(&before);
     let (_, remarks) = run(&runner, &["--network", "none"], "true");
-    assert!(!remarks.contains("set aside"), "{remarks}");
+    assert!(!remarks.contains("quarantined"), "{remarks}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A running VM of another runner process, by way of its control socket.
+//! A running VM of another runner process, reached through its control socket.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use sandbox::{
 use vsock_host::{Guest, Reactor};
 
 use crate::error::{chain, file};
-use crate::fate::Explainer;
+use crate::exit_reason::ErrorContext;
 use crate::record::{Phase, VmRecord};
 use crate::{Error, Result, reclaim, session};
 
-/// How long the owner of a killed VM may take to clear up after it.
-const CLEAR_LIMIT: Duration = Duration::from_secs(10);
+/// How long the owner of a killed VM may take to release its resources.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to a VM that some runner process on this host owns.
 pub fn attach(record: &VmRecord, reactor: &Reactor, deadline: Instant) -> Result<Box<dyn Sandbox>> {
@@ -31,25 +31,25 @@ pub fn attach(record: &VmRecord, reactor: &Reactor, deadline: Instant) -> Result
         Phase::Parked => return Err(idle("parked")),
     }
     let folder = std::fs::File::open(&record.folder).map_err(file("open", &record.folder))?;
-    // A socket's address is short; the state folder's path need not be.
+    // Through the descriptor: a socket's address has at most 108 bytes, the state folder's path more.
     let socket = format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd());
     let guest = reactor.connect(Path::new(&socket), deadline).map_err(Error::Link)?;
     let report = StartReport { kernel: guest.ready().kernel.clone(), stages: Vec::new() };
     Ok(Box::new(Attached { id: record.id, folder: record.folder.clone(), guest, report }))
 }
 
-/// Ends a VM of some runner process on this host without asking its guest; nothing of it is left.
+/// Kills a VM of any runner process on this host, and waits until its owner has removed it.
 pub fn force_stop(record: &VmRecord) -> Result<()> {
     kill(record.id, &record.folder)
 }
 
 fn kill(id: SandboxId, folder: &Path) -> Result<()> {
-    let gone = Gone::watch(folder)?;
+    let removal = FolderRemoval::watch(folder)?;
     reclaim::kill(id)?;
-    gone.wait(id, Instant::now() + CLEAR_LIMIT)
+    removal.wait(id, Instant::now() + CLEANUP_TIMEOUT)
 }
 
-/// A VM that somebody else owns. Dropping it only lets go of it.
+/// A VM of another process. Dropping it only disconnects.
 struct Attached {
     id: SandboxId,
     folder: PathBuf,
@@ -58,18 +58,18 @@ struct Attached {
 }
 
 impl Attached {
-    /// Shuts the guest down; its owner sees that and clears up.
+    /// Shuts the guest down, and waits until its owner has removed the VM.
     fn shut_down(&self, deadline: Instant) -> Result<()> {
-        let gone = Gone::watch(&self.folder)?;
+        let removal = FolderRemoval::watch(&self.folder)?;
         self.guest.shutdown(deadline).map_err(Error::Link)?;
-        gone.wait(self.id, deadline)
+        removal.wait(self.id, deadline)
     }
 }
 
-/// Tells when a VM's folder is gone, and with it everything of the VM.
-struct Gone(Option<Inotify>);
+/// Watches for the removal of a VM's folder, which is removed last.
+struct FolderRemoval(Option<Inotify>);
 
-impl Gone {
+impl FolderRemoval {
     fn watch(folder: &Path) -> Result<Self> {
         let failed = |errno: Errno| file("watch", folder)(errno.into());
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(failed)?;
@@ -110,7 +110,7 @@ impl Sandbox for Attached {
         request: &ExecRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Execution>> {
-        session::exec(Ok(self.guest.clone()), &Explainer::none(), request, deadline)
+        session::exec(Ok(self.guest.clone()), &ErrorContext::attached(), request, deadline)
     }
 
     fn write(
@@ -118,11 +118,11 @@ impl Sandbox for Attached {
         request: &WriteRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn TreeWriter>> {
-        session::write(Ok(self.guest.clone()), &Explainer::none(), request, deadline)
+        session::write(Ok(self.guest.clone()), &ErrorContext::attached(), request, deadline)
     }
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
-        session::read(Ok(self.guest.clone()), &Explainer::none(), path, deadline)
+        session::read(Ok(self.guest.clone()), &ErrorContext::attached(), path, deadline)
     }
 
     fn assign(&self, _config: &SandboxConfig, _deadline: Instant) -> sandbox::Result<()> {

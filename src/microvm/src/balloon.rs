@@ -1,72 +1,73 @@
-//! Taking back memory that a VM does not need while it stands still, and giving it back before it runs.
+//! Reclaims a parked VM's spare memory by its balloon, and returns it before the VM runs.
 //!
-//! The guest gives pages when it can, and nothing tells when it has: Firecracker has no events. So it
-//! is looked at again and again, for the moments that this takes. A guest that lies harms itself alone.
+//! The guest inflates its balloon when it can. Firecracker sends no event about it, so its statistics are
+//! polled until the target is reached. A guest that lies harms only itself.
 
 use std::time::{Duration, Instant};
 
 use crate::machine::Machine;
 use crate::{Error, Result};
 
-/// What is left to a guest, at least, in MiB; and in parts of its memory.
-const LEFT_MIB: u32 = 128;
-const LEFT_PART: u32 = 4;
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long a guest may give nothing more: it tries again five times a second.
+/// The least that a guest keeps, in MiB.
+const KEPT_MIB: u32 = 128;
+/// The least that a guest keeps, as a divisor of its memory.
+const KEPT_DIVISOR: u32 = 4;
+/// The interval between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Inflation ends if the guest makes no progress for this long; it tries five times a second.
 const STALL: Duration = Duration::from_millis(500);
-/// How long taking may take.
-const TAKE: Duration = Duration::from_secs(5);
-/// How long giving back may take: as much as an emulated guest may need for its whole memory.
-const GIVE: Duration = Duration::from_secs(20);
+/// The longest inflation.
+const INFLATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest deflation: an emulated guest may need it for its whole memory.
+const DEFLATE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Takes what the guest can spare. One that gives less than it is asked for keeps the rest.
+/// Inflates the balloon by what the guest can spare, which may be less than the target.
 pub(crate) fn inflate(machine: &mut Machine, deadline: Instant) -> Result<()> {
     let target = size(machine.memory_mib());
     if target == 0 {
         return Ok(());
     }
     let begun = Instant::now();
-    let end = deadline.min(begun + TAKE);
+    let end = deadline.min(begun + INFLATE_TIMEOUT);
     machine.remote().set_balloon(target, deadline)?;
     let (mut taken, mut since) = (0, begun);
     while taken < target && Instant::now() < end && since.elapsed() < STALL {
-        machine.wait(LOOK)?;
+        machine.wait(POLL_INTERVAL)?;
         let now = machine.remote().balloon(deadline)?;
         if now > taken {
             (taken, since) = (now, Instant::now());
         }
     }
     if taken < target {
-        // Nor is it to go on when it runs again.
+        // So that it does not continue to inflate when it runs again.
         machine.remote().set_balloon(taken, deadline)?;
     }
     let ms = begun.elapsed().as_millis();
-    log::debug!("memory taken back; mib={taken} asked={target} ms={ms}");
+    log::debug!("balloon inflated; mib={taken} target={target} ms={ms}");
     Ok(())
 }
 
-/// Gives all of it back, and sees to it that the guest has taken it.
+/// Deflates the balloon, and waits until the guest has its memory back.
 pub(crate) fn deflate(machine: &mut Machine, deadline: Instant) -> Result<()> {
     let begun = Instant::now();
-    let end = deadline.min(begun + GIVE);
+    let end = deadline.min(begun + DEFLATE_TIMEOUT);
     machine.remote().set_balloon(0, deadline)?;
     loop {
         let kept = machine.remote().balloon(deadline)?;
         if kept == 0 {
-            log::debug!("memory given back; ms={}", begun.elapsed().as_millis());
+            log::debug!("balloon deflated; ms={}", begun.elapsed().as_millis());
             return Ok(());
         }
         if Instant::now() >= end {
             return Err(Error::Balloon { mib: kept });
         }
-        machine.wait(LOOK)?;
+        machine.wait(POLL_INTERVAL)?;
     }
 }
 
-/// How much a guest of such a size is asked for.
+/// The target size of the balloon.
 fn size(memory_mib: u32) -> u32 {
-    memory_mib - (memory_mib / LEFT_PART).max(LEFT_MIB).min(memory_mib)
+    memory_mib - (memory_mib / KEPT_DIVISOR).max(KEPT_MIB).min(memory_mib)
 }
 
 #[cfg(test)]
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quarter_is_left_and_never_too_little() {
+    fn a_guest_keeps_a_quarter_of_its_memory_and_at_least_128_mib() {
         assert_eq!([96, 256, 512, 4096].map(size), [0, 128, 384, 3072]);
     }
 }

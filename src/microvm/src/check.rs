@@ -1,39 +1,39 @@
-//! What a host must have, and what it should have, for VMs of any kind.
+//! Checks what a host must have, and what it should have, for VMs of any kind.
 
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use crate::kvm::{Kvm, probe};
-use crate::{disk, gate, limit};
+use crate::{disk, limit, start_limiter};
 
-/// Something that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What.
+    /// What was checked.
     pub subject: &'static str,
-    /// How it is.
+    /// The verdict.
     pub state: State,
     /// What was found.
     pub detail: String,
-    /// What to do about it, if something is to be done.
+    /// What to do about it.
     pub remedy: Option<String>,
 }
 
-/// How something that was looked at is.
+/// The verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// As it must be.
+    /// Nothing to do.
     Good,
-    /// Good enough, but slower or weaker than it could be.
+    /// VMs run, but slower or with fewer limits than they could.
     Weak,
-    /// Nothing runs without it.
+    /// No VM runs without it.
     Missing,
 }
 
-/// Looks at this host, with its VMs' folders under `state`.
+/// Checks this host. Its VMs' folders are under `state`.
 pub fn check(state: &Path) -> Vec<Finding> {
-    vec![root(), cgroup(), limits(), start_gate(), kvm(), reflink(state)]
+    vec![root(), cgroup(), limits(), start_limit(), kvm(), reflink(state)]
 }
 
 fn finding(subject: &'static str, state: State, detail: impl Into<String>) -> Finding {
@@ -75,22 +75,22 @@ fn limits() -> Finding {
     Finding { remedy, ..finding("limits of VMs", State::Weak, detail) }
 }
 
-fn start_gate() -> Finding {
-    match gate::look() {
-        Ok(0) => finding("start gate", State::Good, "is made by the first start"),
+fn start_limit() -> Finding {
+    match start_limiter::capacity() {
+        Ok(0) => finding("start limit", State::Good, "is created by the first start"),
         Ok(tokens) => {
-            let detail = format!("VMs with {tokens} processors in all start at a time");
-            finding("start gate", State::Good, detail)
+            let detail = format!("VMs with {tokens} vCPUs in total start at once");
+            finding("start limit", State::Good, detail)
         }
         Err(errno) => {
             let detail = format!("no semaphores ({errno}): a burst of starts may time out");
             let remedy = match errno {
                 Errno::ENOSYS => "use a kernel with CONFIG_SYSVIPC".to_owned(),
-                // They are somebody else's.
-                _ => format!("ipcrm -S {:#x}", gate::KEY),
+                // Another program uses the key.
+                _ => format!("ipcrm -S {:#x}", start_limiter::KEY),
             };
             let remedy = Some(remedy);
-            Finding { remedy, ..finding("start gate", State::Weak, detail) }
+            Finding { remedy, ..finding("start limit", State::Weak, detail) }
         }
     }
 }
@@ -107,7 +107,7 @@ fn kvm() -> Finding {
     }
 }
 
-/// On the file system of the state folder, or where that will be.
+/// Whether the file system of the state folder has reflinks.
 fn reflink(state: &Path) -> Finding {
     let there = state.ancestors().find(|folder| folder.is_dir()).unwrap_or(state);
     match disk::can_reflink(there) {
@@ -118,7 +118,7 @@ fn reflink(state: &Path) -> Finding {
             Finding { remedy, ..finding("disk clones", State::Weak, detail) }
         }
         Err(error) => {
-            let detail = format!("cannot be tried in {}: {error}", there.display());
+            let detail = format!("cannot be checked in {}: {error}", there.display());
             finding("disk clones", State::Weak, detail)
         }
     }

@@ -1,9 +1,9 @@
-//! What a guest prints on its console: kept in a bounded file, its end in memory for errors.
+//! Captures a pipe, as the guest's console, in a bounded file, and its tail in memory for errors.
 //!
 //! INVARIANT: a guest that floods its console costs [`FILE_LIMIT`] bytes of disk and
-//! [`TAIL`] bytes of memory.
-//! INVARIANT: the pipe is drained whatever becomes of the file: a guest does not stand still because
-//! the host's disk is full.
+//! [`TAIL_LIMIT`] bytes of memory.
+//! INVARIANT: the pipe is drained even if the file cannot be written, so a full host disk does not stop
+//! the guest.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -18,14 +18,14 @@ use crate::Result;
 use crate::error::file;
 
 const FILE_LIMIT: u64 = 4 << 20;
-const TAIL: usize = 8 << 10;
-/// What a kernel says before the reason why it cannot go on.
+const TAIL_LIMIT: usize = 8 << 10;
+/// What the kernel prints before the reason of a panic.
 const PANIC: &str = "Kernel panic - not syncing: ";
-/// The reasons that are want of memory: it may kill nobody, or nothing that it could kill is left.
+/// Panics for want of memory: the OOM killer is off, or has nothing left to kill.
 const OUT_OF_MEMORY: [&str; 2] = ["Out of memory", "System is deadlocked on memory"];
 const FULL: &[u8] = b"\n[runner: the log is full; what follows is not kept]\n";
 
-/// Takes what comes out of a pipe.
+/// Captures the output of a pipe.
 #[derive(Debug)]
 pub(crate) struct Capture {
     pipe: File,
@@ -35,7 +35,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Takes from `pipe`, which never blocks from here on, into a new file at `path`.
+    /// Captures `pipe`, which becomes non-blocking, in a new file at `path`.
     pub(crate) fn new(pipe: OwnedFd, path: &Path) -> Result<Self> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
@@ -49,13 +49,13 @@ impl Capture {
         Ok(Self { pipe: pipe.into(), log, room: FILE_LIMIT, tail: VecDeque::new() })
     }
 
-    /// Readable when there is more to take.
+    /// Readable when there is output, or at the end.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 
-    /// Takes what is there. `false` at the end of the pipe.
-    pub(crate) fn take(&mut self) -> io::Result<bool> {
+    /// Reads what is available. `false` at the end of the pipe.
+    pub(crate) fn drain(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         loop {
             match self.pipe.read(&mut buffer) {
@@ -70,7 +70,7 @@ impl Capture {
 
     fn keep(&mut self, bytes: &[u8]) {
         self.tail.extend(bytes);
-        let surplus = self.tail.len().saturating_sub(TAIL);
+        let surplus = self.tail.len().saturating_sub(TAIL_LIMIT);
         self.tail.drain(..surplus);
         let fits = bytes.len().min(usize::try_from(self.room).unwrap_or(usize::MAX));
         if fits == 0 {
@@ -92,8 +92,7 @@ impl Capture {
         after.lines().next().map(str::to_owned)
     }
 
-    /// Whether the guest's kernel gave up for want of memory. That is what the guest says: whoever
-    /// is root there may say it, too.
+    /// Whether the guest's kernel panicked for want of memory. The guest's root can forge this.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         let text = self.text();
         let Some((_, reason)) = text.rsplit_once(PANIC) else {
@@ -102,8 +101,8 @@ impl Capture {
         OUT_OF_MEMORY.iter().any(|words| reason.starts_with(words))
     }
 
-    /// The last few lines, each on a line of its own behind `; <what> said:`, or nothing.
-    pub(crate) fn last_words(&self, what: &str) -> String {
+    /// The last lines, below `; <what> said:`; empty if there are none.
+    pub(crate) fn tail(&self, what: &str) -> String {
         let text = self.text();
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         match &lines[lines.len().saturating_sub(8)..] {
@@ -112,7 +111,7 @@ impl Capture {
         }
     }
 
-    /// The tail as text: no control characters of a hostile guest reach a terminal.
+    /// The tail as text. Control characters are replaced: a hostile guest must not reach the terminal.
     fn text(&self) -> String {
         let bytes: Vec<u8> = self.tail.iter().copied().collect();
         let clean = |c: char| if c == '\n' || !c.is_control() { c } else { ' ' };
@@ -130,10 +129,10 @@ mod tests {
         let mut capture = Capture::new(rx.into(), &folder.path().join("log")).unwrap();
         for chunk in bytes.chunks(4096) {
             tx.write_all(chunk).unwrap();
-            assert!(capture.take().unwrap());
+            assert!(capture.drain().unwrap());
         }
         drop(tx);
-        assert!(!capture.take().unwrap());
+        assert!(!capture.drain().unwrap());
         (capture, folder)
     }
 
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_for_want_of_memory_is_told_from_others() {
+    fn a_kernel_panic_for_want_of_memory_is_distinguished_from_other_panics() {
         let ran_out = |reason: &str| {
             let text = format!("noise\r\n[    4.2] {PANIC}{reason}\r\n[    4.2] CPU: 0 PID: 1\r\n");
             captured(text.as_bytes()).0.ran_out_of_memory()
@@ -157,30 +156,30 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_cut_and_its_end_is_known() {
+    fn a_flood_of_output_is_truncated_in_the_file_and_its_tail_is_kept() {
         let mut flood = vec![b'x'; FILE_LIMIT as usize + 10_000];
         flood.extend_from_slice(b"\nlast line\n");
         let (capture, folder) = captured(&flood);
         let kept = std::fs::metadata(folder.path().join("log")).unwrap().len();
         assert_eq!(kept, FILE_LIMIT + FULL.len() as u64);
-        assert!(capture.last_words("the console").ends_with("\n  last line"));
-        assert!(capture.tail.len() <= TAIL);
+        assert!(capture.tail("the console").ends_with("\n  last line"));
+        assert!(capture.tail.len() <= TAIL_LIMIT);
     }
 
     #[test]
-    fn a_full_disk_costs_the_log_and_not_the_guest() {
+    fn a_full_disk_truncates_the_log_and_the_pipe_is_still_drained() {
         let (rx, mut tx) = std::io::pipe().unwrap();
         let mut capture = Capture::new(rx.into(), Path::new("/dev/full")).unwrap();
         tx.write_all(b"one\n").unwrap();
-        assert!(capture.take().unwrap());
+        assert!(capture.drain().unwrap());
         tx.write_all(b"two\n").unwrap();
-        assert!(capture.take().unwrap());
-        assert!(capture.last_words("the console").ends_with("\n  one\n  two"));
+        assert!(capture.drain().unwrap());
+        assert!(capture.tail("the console").ends_with("\n  one\n  two"));
     }
 
     #[test]
-    fn escape_sequences_do_not_reach_the_terminal() {
+    fn escape_sequences_of_a_guest_do_not_reach_the_terminal() {
         let (capture, _folder) = captured(b"\x1b[2Jboo\n");
-        assert!(!capture.last_words("the console").contains('\x1b'));
+        assert!(!capture.tail("the console").contains('\x1b'));
     }
 }

@@ -1,8 +1,7 @@
-//! The control socket: how any runner process reaches a VM that another one owns.
+//! The control socket, through which other runner processes reach a VM.
 //!
-//! A client is served as if it were talking to the guest itself, in the guest's own protocol; the
-//! reactor relays. So everything that a handle on one's own VM can do works here too, with the
-//! same flow control, and the owner's threads take no part in it.
+//! A client speaks the guest's own protocol; the reactor relays its frames to the guest. A client can
+//! therefore do whatever the owner can, with the same flow control, without the owner's threads.
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,7 +11,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use crate::error::chain;
 use crate::link::Link;
 
-/// Takes in all who wait at the socket; `false` if that failed for want of something.
+/// Accepts all pending clients; `false` after an error.
 pub(crate) fn accept(socket: &UnixListener, link: &Link) -> bool {
     loop {
         match socket.accept() {
@@ -29,13 +28,13 @@ pub(crate) fn accept(socket: &UnixListener, link: &Link) -> bool {
 fn serve(client: UnixStream, link: &Link) {
     let peer = match getsockopt(&client, PeerCredentials) {
         Ok(peer) => peer,
-        Err(errno) => return log::warn!("cannot tell who a client is; error={errno}"),
+        Err(errno) => return log::warn!("cannot read a client's credentials; error={errno}"),
     };
     if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
-        return log::warn!("a client was turned away; uid={} pid={}", peer.uid(), peer.pid());
+        return log::warn!("a client was rejected; uid={} pid={}", peer.uid(), peer.pid());
     }
     log::debug!("a client is served; pid={}", peer.pid());
-    // A guest that is not connected just now is not waited for: this thread has a console to drain.
+    // Does not wait for a guest that is not connected: this thread drains the console.
     let relayed = match link.guest_now() {
         Ok(guest) => guest.relay(client).map_err(crate::Error::Link),
         Err(error) => Err(error),

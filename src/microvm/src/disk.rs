@@ -1,4 +1,4 @@
-//! A VM's writable disk: a clone of its image's empty one.
+//! A VM's writable disk: a clone of its image's empty disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,23 +12,24 @@ use nix::unistd::{Whence, lseek64};
 
 use crate::{Error, Result, sys};
 
-/// What the host keeps free for itself on the file system of its VMs' disks: 256 MiB.
+/// The free space that is reserved for the host on the file system of its VMs' disks: 256 MiB.
 const RESERVE: u64 = 256 << 20;
 
-/// What a VM finds free for what it writes, at least.
-const ROOM: u64 = 64 << 20;
+/// The least free space for a new VM's writes.
+const HEADROOM: u64 = 64 << 20;
 
-/// How fast VMs are expected to fill a disk at most, in bytes per second.
-const FASTEST: u64 = 1 << 30;
-/// How often a disk is looked at.
-const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+/// The fastest expected growth of all disks, in bytes per second.
+const MAX_GROWTH_RATE: u64 = 1 << 30;
+/// The shortest and the longest interval between two checks of a disk.
+const CHECK_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
 
-/// How a disk was cloned.
+/// The method of a clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clone {
     /// It shares its blocks with the template.
     Reflink,
-    /// The template's data was copied, its holes were not.
+    /// The template's data was copied without its holes.
     SparseCopy,
 }
 
@@ -48,12 +49,12 @@ fn try_clone(template: &Path, target: &Path, uid: u32) -> io::Result<Clone> {
     copy(&source, &target)
 }
 
-/// Refuses to begin what a full disk would end half way: in the copy, or in the guest's first minutes.
+/// An error if the copy, or the guest's first minutes, would fill the disk.
 fn check_room(source: &File, target: &Path) -> io::Result<()> {
     let folder = target.parent().unwrap_or(target);
     let stat = nix::sys::statvfs::statvfs(folder)?;
     let free = stat.blocks_available() * stat.fragment_size();
-    let needed = source.metadata()?.blocks() * 512 + ROOM + RESERVE;
+    let needed = source.metadata()?.blocks() * 512 + HEADROOM + RESERVE;
     if free < needed {
         let text = format!("{} MiB are free, and {} are needed", free >> 20, needed >> 20);
         return Err(io::Error::new(io::ErrorKind::StorageFull, text));
@@ -61,10 +62,10 @@ fn check_room(source: &File, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// How a sparse disk grows, so that no VM takes the host's last room.
+/// Tracks the growth of a sparse disk.
 ///
-/// A VM whose disk grows while less than [`RESERVE`] is free is to be ended; those that write
-/// nothing new are left alone.
+/// A VM whose disk grows while less than [`RESERVE`] is free is ended. VMs whose disks do not grow are
+/// not.
 pub(crate) struct Growth {
     disk: File,
     used: u64,
@@ -77,7 +78,7 @@ impl Growth {
         Ok(Self { disk, used })
     }
 
-    /// When to look again; an error if the disk has grown into the reserve.
+    /// Returns the interval until the next check; an error if the disk has grown into the reserve.
     pub(crate) fn check(&mut self) -> Result<Duration> {
         let measured = nix::sys::statvfs::fstatvfs(&self.disk)
             .map_err(io::Error::from)
@@ -86,7 +87,7 @@ impl Growth {
             Ok(measured) => measured,
             Err(error) => {
                 log::warn!("the disk's growth cannot be measured; error={error}");
-                return Ok(*INTERVALS.end());
+                return Ok(*CHECK_INTERVALS.end());
             }
         };
         let free = stat.blocks_available() * stat.fragment_size();
@@ -99,12 +100,12 @@ impl Growth {
             let [free_mib, reserve_mib, used_mib] = [free, RESERVE, used].map(|bytes| bytes >> 20);
             return Err(Error::HostDiskFull { free_mib, reserve_mib, used_mib });
         }
-        let seconds = free.saturating_sub(RESERVE) as f64 / FASTEST as f64;
-        Ok(Duration::from_secs_f64(seconds).clamp(*INTERVALS.start(), *INTERVALS.end()))
+        let seconds = free.saturating_sub(RESERVE) as f64 / MAX_GROWTH_RATE as f64;
+        Ok(Duration::from_secs_f64(seconds).clamp(*CHECK_INTERVALS.start(), *CHECK_INTERVALS.end()))
     }
 }
 
-/// Makes an empty file one of the same content.
+/// Copies `source` to the empty file `target`: a reflink if possible.
 pub(crate) fn copy(source: &File, target: &File) -> io::Result<Clone> {
     if sys::reflink(source, target).is_ok() {
         return Ok(Clone::Reflink);
@@ -113,7 +114,7 @@ pub(crate) fn copy(source: &File, target: &File) -> io::Result<Clone> {
     Ok(Clone::SparseCopy)
 }
 
-/// Copies what is not a hole.
+/// Copies the data, without the holes.
 fn copy_data(source: &File, target: &File) -> io::Result<()> {
     target.set_len(source.metadata()?.len())?;
     for (start, end) in data(source)? {
@@ -122,7 +123,7 @@ fn copy_data(source: &File, target: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a file is not a hole: from, and to.
+/// The ranges of a file's data, start and end, without its holes.
 pub(crate) fn data(file: &File) -> io::Result<Vec<(i64, i64)>> {
     let length = file.metadata()?.len() as i64;
     let (mut ranges, mut at) = (Vec::new(), 0);
@@ -149,7 +150,7 @@ fn copy_range(source: &File, target: &File, start: i64, end: i64) -> io::Result<
     Ok(())
 }
 
-/// Whether files in `folder` can share blocks.
+/// Whether the file system of `folder` has reflinks.
 pub(crate) fn can_reflink(folder: &Path) -> io::Result<bool> {
     let unnamed = || {
         let mut options = OpenOptions::new();
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_host_is_told_before_anything_is_copied() {
+    fn a_full_host_is_an_error_before_anything_is_copied() {
         let folder = tempfile::tempdir().unwrap();
         let template = folder.path().join("a");
         std::fs::write(&template, "data").unwrap();
@@ -207,7 +208,7 @@ mod tests {
         let mut growth = Growth::of(file.path()).unwrap();
         let little = RESERVE - 1;
 
-        assert_eq!(growth.note(little, 0).unwrap(), *INTERVALS.start());
+        assert_eq!(growth.note(little, 0).unwrap(), *CHECK_INTERVALS.start());
         growth.note(RESERVE, 8 << 20).unwrap();
         growth.note(little, 8 << 20).unwrap();
         let error = growth.note(little, 9 << 20).unwrap_err();
@@ -219,32 +220,8 @@ mod tests {
     fn a_disk_is_looked_at_more_often_the_less_is_free() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut growth = Growth::of(file.path()).unwrap();
-        assert_eq!(growth.note(RESERVE + 2 * FASTEST, 0).unwrap(), Duration::from_secs(2));
-        assert_eq!(growth.note(u64::MAX, 0).unwrap(), *INTERVALS.end());
+        assert_eq!(growth.note(RESERVE + 2 * MAX_GROWTH_RATE, 0).unwrap(), Duration::from_secs(2));
+        assert_eq!(growth.note(u64::MAX, 0).unwrap(), *CHECK_INTERVALS.end());
         assert!(growth.check().is_ok());
-    }
-
-    #[test]
-    #[ignore = "a measurement; TEMPLATE is an image's disk, on the file system that is meant"]
-    fn how_long_a_clone_takes() {
-        let own = tempfile::NamedTempFile::new().unwrap();
-        own.as_file().write_all(&[1; 1 << 20]).unwrap();
-        own.as_file().set_len(8 << 30).unwrap();
-        let named = std::env::var_os("TEMPLATE").map(std::path::PathBuf::from);
-        let template = named.unwrap_or_else(|| own.path().to_owned());
-        let folder = tempfile::tempdir_in(template.parent().unwrap()).unwrap();
-        let uid = folder.path().metadata().unwrap().uid();
-        let mut times: Vec<_> = (0..200)
-            .map(|number| {
-                let target = folder.path().join(number.to_string());
-                let begun = std::time::Instant::now();
-                let how = clone(&template, &target, uid).unwrap();
-                let took = begun.elapsed();
-                std::fs::remove_file(&target).unwrap();
-                (took, how)
-            })
-            .collect();
-        times.sort_by_key(|(took, _)| *took);
-        println!("{:?}: p50 {:?}, p99 {:?}", times[0].1, times[100].0, times[198].0);
     }
 }

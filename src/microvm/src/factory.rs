@@ -1,19 +1,19 @@
-//! Starts VMs: by a boot, or from a snapshot that was saved before.
+//! Starts VMs: boots them, or restores them from a snapshot.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netns::Pool;
 use nix::fcntl::Flock;
-use sandbox::{Event, ExecRequest, Sandbox, SandboxConfig, SandboxFactory};
+use sandbox::{Cancellation, Event, ExecRequest, Sandbox, SandboxConfig, SandboxFactory};
 use vsock_host::Reactor;
 
 use crate::error::chain;
-use crate::gate::{Gate, Held};
 use crate::snapshot::{self, Key, Store};
-use crate::supervisor::Task;
+use crate::start_limiter::{Permit, StartLimiter};
+use crate::start_request::{Purpose, StartRequest};
 use crate::vm::Vm;
 use crate::vmm::Vmm;
 use crate::{Error, Result, folder};
@@ -23,65 +23,71 @@ pub struct Factory<V> {
     state: PathBuf,
     reactor: Reactor,
     networks: Option<Arc<Pool>>,
-    /// None if they are not to be used.
+    /// `None` if every VM is to boot.
     snapshots: Option<Store>,
-    gate: Gate,
+    limiter: StartLimiter,
     vmm: Arc<V>,
 }
 
 impl<V: Vmm> Factory<V> {
-    /// VMs of the kind `vmm`, with their folders under `state`, their guests served by `reactor`.
+    /// A factory of VMs of the kind `vmm`. Their folders are under `state`; `reactor` serves their guests.
     pub fn new(state: &Path, reactor: &Reactor, vmm: V) -> Self {
         let snapshots = Some(Store::new(state));
         let (state, reactor) = (state.to_owned(), reactor.clone());
-        let (gate, vmm) = (Gate::of_host(), Arc::new(vmm));
-        Self { state, reactor, networks: None, snapshots, gate, vmm }
+        let (limiter, vmm) = (StartLimiter::of_host(), Arc::new(vmm));
+        Self { state, reactor, networks: None, snapshots, limiter, vmm }
     }
 
-    /// With networks for those VMs that are to have one.
+    /// Sets the pool from which VMs lease their networks.
     #[must_use]
     pub fn with_networks(self, networks: Option<Arc<Pool>>) -> Self {
         Self { networks, ..self }
     }
 
-    /// Whose VMs boot even where there is a snapshot.
+    /// Lets every VM boot, also where there is a snapshot.
     #[must_use]
     pub fn without_snapshots(self) -> Self {
         Self { snapshots: None, ..self }
     }
 
-    /// Starts a VM, lets `warm` do with it what the snapshot's VMs are to have done already, and saves
-    /// it for later VMs of the same kind, in place of one that was saved before.
+    /// Boots a VM, warms it up, and saves it as the snapshot of its kind. An existing one is replaced.
     ///
-    /// 1. boot, when its turn has come: the deadline counts from then
-    /// 2. warm up: any command, and what the caller wants
-    /// 3. silence: file systems flushed, nothing under way on the guest link. The connection stays, and
-    ///    is reset in each VM that goes on from here: that wakes its guest at once, while one that had
-    ///    lost its host before would be in the middle of a wait
-    /// 4. stop and save
+    /// 1. boot, after the wait in the start queue, from which the deadline counts
+    /// 2. warm up: any command, and `warm_up`
+    /// 3. quiesce: file systems are flushed, nothing is in flight on the guest link. The connection
+    ///    stays open, and is reset in each restored VM: the reset wakes the guest at once, while a guest
+    ///    that had lost its host before would be sleeping in a back-off
+    /// 4. pause and save
     /// 5. publish
     pub fn save(
         &self,
         config: &SandboxConfig,
-        warm: &mut Warm<'_>,
+        warm_up: &mut WarmUp<'_>,
+        cancellation: &Cancellation,
         deadline: Instant,
     ) -> Result<()> {
-        let (store, _one) = self.lock_snapshots()?;
-        self.save_in(store, config, warm, deadline)
+        let (store, _lock) = self.lock_snapshots()?;
+        self.save_in(store, self.request(config, cancellation, deadline), warm_up)
     }
 
-    /// The same, without a warm-up and only if there is no such snapshot. Of several who want one, one
-    /// makes it. `false` if there was one.
-    pub fn ensure_saved(&self, config: &SandboxConfig, deadline: Instant) -> Result<bool> {
-        let is_there = |store: &Store| store.find(&*self.vmm, config).is_some();
-        if self.snapshots.as_ref().is_some_and(is_there) {
+    /// Saves a snapshot without a warm-up, unless there is one; of concurrent callers one saves it.
+    /// `false` if there was one.
+    pub fn ensure_saved(
+        &self,
+        config: &SandboxConfig,
+        cancellation: &Cancellation,
+        deadline: Instant,
+    ) -> Result<bool> {
+        let exists = |store: &Store| store.find(&*self.vmm, config).is_some();
+        if self.snapshots.as_ref().is_some_and(exists) {
             return Ok(false);
         }
-        let (store, _one) = self.lock_snapshots()?;
-        if is_there(store) {
+        let (store, _lock) = self.lock_snapshots()?;
+        if exists(store) {
             return Ok(false);
         }
-        self.save_in(store, config, &mut |_| Ok(()), deadline).map(|()| true)
+        let request = self.request(config, cancellation, deadline);
+        self.save_in(store, request, &mut |_| Ok(())).map(|()| true)
     }
 
     fn lock_snapshots(&self) -> Result<(&Store, Flock<File>)> {
@@ -93,92 +99,101 @@ impl<V: Vmm> Factory<V> {
     fn save_in(
         &self,
         store: &Store,
-        config: &SandboxConfig,
-        warm: &mut Warm<'_>,
-        deadline: Instant,
+        mut request: StartRequest,
+        warm_up: &mut WarmUp<'_>,
     ) -> Result<()> {
         let none = || Error::NoSnapshots { kind: self.vmm.kind() };
-        let key = Key::of(&*self.vmm, config).ok_or_else(none)?;
+        let key = Key::of(&*self.vmm, &request.config).ok_or_else(none)?;
         // 1 Boot.
-        let (turn, task) = self.turn(config, deadline)?;
-        let deadline = task.deadline;
-        let vm = Vm::start(task)?;
-        drop(turn);
+        let permit = self.wait_in_queue(&mut request)?;
+        let (id, deadline) = (request.config.id, request.deadline);
+        let vm = Vm::start(request)?;
+        drop(permit);
         // 2 Warm up.
-        let failed = |source| Error::Warm { source };
+        let failed = |source| Error::WarmUp { source };
         run_any_command(&vm, deadline).map_err(|error| failed(error.into()))?;
-        warm(&vm).map_err(failed)?;
-        // 3 Silence.
+        warm_up(&vm).map_err(failed)?;
+        // 3 Quiesce.
         vm.guest(deadline)?.quiesce(deadline).map_err(Error::Link)?;
         // 4 Save.
         if let Err(error) = vm.save(deadline) {
             return Err(vm.fail(error));
         }
         // 5 Publish.
-        let monitors = folder::vms(&self.state).join(config.id.to_string()).join("vmm");
+        let monitors = folder::vms(&self.state).join(id.to_string()).join("vmm");
         store.publish(&key, &monitors)
     }
 
-    /// Waits for a VM's turn to start, which it has until the first of these is dropped. What is left
-    /// until the deadline counts from then.
-    fn turn(&self, config: &SandboxConfig, deadline: Instant) -> Result<(Option<Held>, Task)> {
-        let begun = Instant::now();
-        let held = self.gate.enter(config.id, config.vcpus)?;
-        let waited = begun.elapsed();
-        let task = Task {
+    fn request(
+        &self,
+        config: &SandboxConfig,
+        cancellation: &Cancellation,
+        deadline: Instant,
+    ) -> StartRequest {
+        StartRequest {
             state: self.state.clone(),
             config: config.clone(),
             vmm: Arc::clone(&self.vmm) as Arc<dyn Vmm>,
             reactor: self.reactor.clone(),
             networks: self.networks.clone(),
             snapshot: None,
-            is_warm: false,
-            waited,
-            deadline: deadline + waited,
-        };
-        Ok((held, task))
+            purpose: Purpose::Assigned,
+            cancellation: cancellation.clone(),
+            queued: Duration::ZERO,
+            deadline,
+        }
     }
 
-    /// Goes on from a snapshot if there is one that works, else boots. `start` is how.
+    /// Waits until the VM may start; it may until the permit is dropped. The wait does not count
+    /// against the request's deadline.
+    fn wait_in_queue(&self, request: &mut StartRequest) -> Result<Option<Permit>> {
+        let begun = Instant::now();
+        let (id, vcpus) = (request.config.id, request.config.vcpus);
+        let permit = self.limiter.acquire(id, vcpus, &request.cancellation)?;
+        request.queued = begun.elapsed();
+        request.deadline += request.queued;
+        Ok(permit)
+    }
+
+    /// Restores a VM from its snapshot if there is a good one, else boots it, by `start`.
     fn start_vm(
         &self,
-        config: &SandboxConfig,
-        deadline: Instant,
-        start: fn(Task) -> Result<Vm>,
+        mut request: StartRequest,
+        start: fn(StartRequest) -> Result<Vm>,
     ) -> Result<Vm> {
-        let (_turn, task) = self.turn(config, deadline)?;
+        let _permit = self.wait_in_queue(&mut request)?;
         let store = self.snapshots.as_ref();
-        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, config)?)));
-        let Some((store, snapshot)) = found else { return start(task) };
-        // Enough is left for a boot.
-        let left = task.deadline.saturating_duration_since(Instant::now());
-        let restore = Task {
+        let found = store.and_then(|store| Some((store, store.find(&*self.vmm, &request.config)?)));
+        let Some((store, snapshot)) = found else { return start(request) };
+        // Leaves enough time for a boot.
+        let left = request.deadline.saturating_duration_since(Instant::now());
+        let restore = StartRequest {
             snapshot: Some(snapshot.clone()),
             deadline: Instant::now() + left / 3,
-            ..task.clone()
+            ..request.clone()
         };
         match start(restore) {
             Ok(vm) => {
-                snapshot.acquit();
+                snapshot.record_restore_ok();
                 Ok(vm)
             }
-            Err(error) if snapshot::is_to_blame(&error) => {
-                log::warn!("no vm came out of a snapshot, so it boots; vm={}", config.id);
-                if !snapshot::is_late(&error) || snapshot.is_late_again() {
-                    store.set_aside(&snapshot, &chain(&error));
+            Err(error) if snapshot::is_snapshot_fault(&error) => {
+                log::warn!("a restore failed, so the vm boots; vm={}", request.config.id);
+                if !snapshot::is_timeout(&error) || snapshot.record_restore_timeout() {
+                    store.quarantine(&snapshot, &chain(&error));
                 } else {
-                    log::warn!("the snapshot has another chance; reason={}", chain(&error));
+                    log::warn!("the snapshot will be tried again; reason={}", chain(&error));
                 }
-                start(task)
+                start(request)
             }
-            Err(error) if snapshot::is_gone(&error) => start(task),
+            Err(error) if snapshot::was_removed(&error) => start(request),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Brings into a guest's memory what every command needs: the loader, the C library. An image without
-/// `true` is no worse for it.
+/// Reads into the guest's memory what every command needs: the loader, the C library. An image without
+/// `true` is no error.
 fn run_any_command(vm: &Vm, deadline: Instant) -> sandbox::Result<()> {
     let request = ExecRequest { argv: vec!["true".into()], ..ExecRequest::default() };
     let command = vm.exec(&request, deadline)?;
@@ -186,8 +201,8 @@ fn run_any_command(vm: &Vm, deadline: Instant) -> sandbox::Result<()> {
     Ok(())
 }
 
-/// What is done in a VM before it is saved.
-pub type Warm<'a> = dyn FnMut(&dyn Sandbox) -> std::result::Result<(), sandbox::Cause> + 'a;
+/// What a caller does in a VM before it is saved.
+pub type WarmUp<'a> = dyn FnMut(&dyn Sandbox) -> std::result::Result<(), sandbox::Cause> + 'a;
 
 impl<V: Vmm> SandboxFactory for Factory<V> {
     fn kind(&self) -> &'static str {
@@ -197,25 +212,34 @@ impl<V: Vmm> SandboxFactory for Factory<V> {
     fn start(
         &self,
         config: &SandboxConfig,
+        cancellation: &Cancellation,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Sandbox>> {
-        boxed(config, self.start_vm(config, deadline, Vm::start))
+        let request = self.request(config, cancellation, deadline);
+        boxed(config, self.start_vm(request, Vm::start))
     }
 
-    fn make_ready(&self, config: &SandboxConfig, deadline: Instant) -> sandbox::Result<()> {
+    fn make_ready(
+        &self,
+        config: &SandboxConfig,
+        cancellation: &Cancellation,
+        deadline: Instant,
+    ) -> sandbox::Result<()> {
         if self.snapshots.is_none() || self.vmm.snapshot_identity().is_none() {
             return Ok(());
         }
-        let saved = self.ensure_saved(config, deadline).map(drop);
+        let saved = self.ensure_saved(config, cancellation, deadline).map(drop);
         saved.map_err(not_started(config))
     }
 
     fn prepare(
         &self,
         config: &SandboxConfig,
+        cancellation: &Cancellation,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Sandbox>> {
-        boxed(config, self.start_vm(config, deadline, Vm::prepare))
+        let request = self.request(config, cancellation, deadline);
+        boxed(config, self.start_vm(request, Vm::prepare))
     }
 }
 

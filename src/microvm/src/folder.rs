@@ -1,22 +1,22 @@
-//! The folder of a VM: all that it has on disk, and the proof that its owner lives.
+//! The folder of a VM: its files, and the lock that proves that its owner lives.
 //!
 //! ```text
-//! <state>/vms/.lock            held while folders come, and while the dead are looked for
+//! <state>/vms/.lock            held while a folder is created, removed or reclaimed
 //! <state>/vms/<id>/            root's
 //!     lock                     held by the owner for as long as it lives
 //!     vm.json                  the record
 //!     control.sock             the control socket, 0600
-//!     console.log vmm.log      what the guest's console and the VMM said
-//!     output.log runner.log    what a detached command wrote, and its runner's log (the runner's)
-//!     vmm/                     the VMM's user's, its working folder
+//!     console.log vmm.log      output of the guest's console and of the VMM
+//!     output.log runner.log    output of a detached command, and its runner's log
+//!     vmm/                     the VMM's working folder, owned by its user
 //!         kernel initramfs rootfs   hard links into the image
 //!         disk                 the writable disk
 //!         v.sock v.sock_1000 …  sockets of the guest link
 //! ```
 //!
-//! INVARIANT: the folder exists before anything else of its VM does, and goes last. So whatever a
-//! dead owner left can be found from here, by the VM's id.
-//! INVARIANT: what is in `vmm/` was perhaps written by a hostile VMM; nobody trusts it.
+//! INVARIANT: the folder is created before all other resources of its VM, and removed last. So all that a
+//! dead owner left can be found by the VM's id.
+//! INVARIANT: a hostile VMM may have written to `vmm/`; its content is not trusted.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -37,14 +37,14 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// `vmm/`, opened: sockets in it are named through it, however long the state folder's path.
+    /// `vmm/`, opened: its sockets are addressed through the descriptor, as the path may be too long.
     vmm: File,
     record: VmRecord,
     _lock: Flock<File>,
 }
 
 impl Folder {
-    /// Makes the folder of a new VM.
+    /// Creates the folder of a new VM.
     pub(crate) fn create(state: &Path, record: VmRecord, uid: u32) -> Result<Self> {
         let vms = vms(state);
         make_folder(&vms, 0o711)?;
@@ -55,15 +55,15 @@ impl Folder {
         let path = vms.join(record.id.to_string());
         DirBuilder::new().mode(0o711).create(&path).map_err(file("create", &path))?;
         let record = VmRecord { folder: path.clone(), ..record };
-        Self::furnish(path.clone(), record, uid).inspect_err(|_| {
+        Self::fill(path.clone(), record, uid).inspect_err(|_| {
             if let Err(error) = remove(&path) {
-                log::error!("half a folder stays; error={}", chain(&error));
+                log::error!("cannot remove an incomplete folder; error={}", chain(&error));
             }
         })
     }
 
-    /// Puts into a new folder what belongs there from the beginning.
-    fn furnish(path: PathBuf, record: VmRecord, uid: u32) -> Result<Self> {
+    /// Creates the lock, the VMM's folder and the record in a new folder.
+    fn fill(path: PathBuf, record: VmRecord, uid: u32) -> Result<Self> {
         let lock = lock(&path.join("lock"))?;
         let inner = path.join("vmm");
         DirBuilder::new().mode(0o700).create(&inner).map_err(file("create", &inner))?;
@@ -77,7 +77,7 @@ impl Folder {
     pub(crate) fn record(&mut self, change: impl FnOnce(&mut VmRecord)) -> Result<()> {
         let mut record = self.record.clone();
         change(&mut record);
-        // Under the common lock, so that of two who want a name, one gets it.
+        // Under the common lock, so that a name is given once.
         let vms = self.path.parent().unwrap_or(&self.path);
         let _all = lock_all(vms)?;
         if let Some(name) = record.name.as_deref().filter(|_| record.name != self.record.name) {
@@ -88,23 +88,22 @@ impl Folder {
         Ok(())
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The VMM's working folder, by a path that needs no permission on the folders above it.
+    /// The VMM's working folder, by a path that needs no permission on its parents.
     pub fn working_folder(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.vmm.as_raw_fd()))
     }
 
-    /// A file of the VMM, likewise: short enough for a socket's address.
+    /// A file in the VMM's working folder, by a path that is short enough for a socket's address.
     pub fn vmm_file(&self, name: &str) -> PathBuf {
         self.working_folder().join(name)
     }
 
-    /// Links the image's files into the VMM's folder, so that it reaches them there, and they
-    /// stay even if the image is replaced.
+    /// Hard-links the image's files into the VMM's folder, so that they stay if the image is replaced.
     pub(crate) fn link_image(&self, image: &Image) -> Result<()> {
         let inner = self.path.join("vmm");
         let files =
@@ -115,7 +114,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Links the files of a snapshot likewise, so that it stays even if that is replaced.
+    /// Hard-links the snapshot's files into the VMM's folder, so that they stay if it is replaced.
     pub(crate) fn link_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
         let inner = self.path.join("vmm");
         for (source, name) in snapshot.files() {
@@ -124,8 +123,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes it with all that is in it. Under the common lock: whoever looks for the dead must
-    /// not come upon half a folder.
+    /// Removes it with its content, under the common lock: reclaim must not see half a folder.
     fn remove(&self) -> Result<()> {
         let _all = self.path.parent().map(lock_all).transpose()?;
         remove(&self.path)
@@ -135,17 +133,17 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            log::error!("folder stays; error={}", chain(&error));
+            log::error!("cannot remove a vm's folder; error={}", chain(&error));
         }
     }
 }
 
-/// Where the VMs of a state folder are.
+/// The folder of all VMs in a state folder.
 pub(crate) fn vms(state: &Path) -> PathBuf {
     state.join("vms")
 }
 
-/// Keeps others from making, removing or reclaiming folders.
+/// Locks the creation, removal and reclaiming of folders.
 pub(crate) fn lock_all(vms: &Path) -> Result<Flock<File>> {
     lock(&vms.join(".lock"))
 }
@@ -158,7 +156,7 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         .map_err(|(_, errno)| file("lock", path)(errno.into()))
 }
 
-/// Whether somebody holds the lock of a VM's folder.
+/// Whether the lock of a VM's folder is held.
 pub(crate) fn is_locked(folder: &Path) -> Result<bool> {
     let path = folder.join("lock");
     let lock = match File::open(&path) {
@@ -172,7 +170,7 @@ pub(crate) fn is_locked(folder: &Path) -> Result<bool> {
     }
 }
 
-/// The record first: whoever lists VMs meanwhile must not take this one for dead.
+/// Removes a folder, its record first: a concurrent list must not report the VM as dead.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
     record::remove(folder)?;
     match fs::remove_dir_all(folder) {
@@ -195,7 +193,7 @@ fn refuse_taken(vms: &Path, name: &str) -> Result<()> {
     }
 }
 
-/// The ids of all folders, of the living and the dead.
+/// The ids of all VMs' folders, with and without an owner.
 pub(crate) fn ids(vms: &Path) -> Result<Vec<SandboxId>> {
     let entries = match fs::read_dir(vms) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -255,16 +253,16 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_folder_is_gone() {
+    fn a_folder_is_removed_when_it_is_dropped() {
         let state = tempfile::tempdir().unwrap();
         drop(create(state.path(), None).unwrap());
         assert!(list(state.path()).unwrap().is_empty());
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_whole_is_not_left_half() {
+    fn a_folder_that_cannot_be_filled_is_removed() {
         let temporary = tempfile::tempdir().unwrap();
-        // So long that a record's path is allowed, and that of an unfinished one is not.
+        // The record's path is just short enough, that of its partial file is too long.
         let id_and_record = "/vms/0123456789abcdef/vm.json".len();
         let length = libc::PATH_MAX as usize - 1 - id_and_record;
         let mut state = temporary.path().to_owned();
@@ -291,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_is_found_by_its_name_or_the_beginning_of_its_id() {
+    fn a_vm_is_found_by_its_name_or_a_prefix_of_its_id() {
         let state = tempfile::tempdir().unwrap();
         let _folder = create(state.path(), Some("box")).unwrap();
         let id = list(state.path()).unwrap()[0].id;
@@ -305,7 +303,7 @@ mod tests {
     fn a_dead_owners_folder_is_reclaimed_and_a_living_ones_is_not() {
         let state = tempfile::tempdir().unwrap();
         let living = create(state.path(), None).unwrap();
-        // As an owner leaves it that was killed right after it made the folder.
+        // As left by an owner that was killed right after it created the folder.
         let dead = vms(state.path()).join("00000000000000aa");
         fs::create_dir(&dead).unwrap();
         let reclaimed = reclaim(state.path(), Instant::now()).unwrap();
@@ -315,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_reclaimed_does_not_keep_the_others() {
+    fn a_vm_that_cannot_be_reclaimed_does_not_stop_the_others() {
         let state = tempfile::tempdir().unwrap();
         let dead = |name: &str| vms(state.path()).join(name);
         fs::create_dir_all(dead("00000000000000aa")).unwrap();
@@ -328,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_reached_by_a_short_path() {
+    fn a_socket_in_a_deep_folder_has_a_short_path() {
         let state = tempfile::tempdir().unwrap();
         let long = state.path().join("x".repeat(120));
         fs::create_dir(&long).unwrap();

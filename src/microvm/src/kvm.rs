@@ -1,7 +1,7 @@
-//! Whether KVM really works here.
+//! Whether KVM works here.
 //!
-//! `/dev/kvm` alone says little: where it is paravirtual, an unmodified kernel hangs on it. It
-//! counts only where the processor's own module is loaded and a trial VM can be made.
+//! `/dev/kvm` alone is not enough: an unmodified kernel hangs on a paravirtual one. KVM counts as working
+//! if the processor's own module is loaded and a trial VM can be created.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -11,19 +11,19 @@ use crate::sys;
 
 const DEVICE: &str = "/dev/kvm";
 
-/// What is known of KVM on this host.
+/// Whether KVM works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kvm {
     /// It works.
     Works,
-    /// It does not, and why.
+    /// It does not work.
     Missing {
-        /// The reason, for people.
+        /// The reason, as text.
         reason: String,
     },
 }
 
-/// Tries KVM.
+/// Checks KVM by creating a trial VM.
 pub fn probe() -> Kvm {
     match try_probe() {
         Ok(()) => Kvm::Works,
@@ -47,7 +47,7 @@ fn try_probe() -> Result<(), String> {
     Ok(())
 }
 
-/// Monitors run as users of their own, with the device's group if it has one.
+/// Whether other users can open the device: monitors run under their own UIDs, with its group if it has one.
 fn is_for_others(device: &File) -> bool {
     device.metadata().is_ok_and(|device| {
         device.mode() & 0o006 == 0o006 || (device.mode() & 0o060 == 0o060 && device.gid() != 0)

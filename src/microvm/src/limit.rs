@@ -1,6 +1,7 @@
-//! What a VM may use of its host, and whether it was killed for using more.
+//! The cgroup limits of a VM, and whether the OOM killer ended it.
 //!
-//! Where a controller is not given to us, its limit is not in force: `runner doctor` says so.
+//! The limit of a controller that is not delegated to the runner is not in force; `runner doctor` reports
+//! this.
 
 mod device;
 
@@ -13,49 +14,52 @@ use sandbox::{DiskLimits, SandboxConfig};
 use crate::error::chain;
 use crate::{Error, Result};
 
-/// The controllers that limits are set by.
+/// The controllers that set limits.
 const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
-/// The file with the limits of disks.
+/// The file with the disk limits.
 const DISK: &str = "io.max";
-/// More processes and threads than any monitor has.
+/// The most processes and threads: more than any monitor has.
 const TASKS: u32 = 512;
-/// What the kernel's default is to a VM with one processor.
+/// The CPU weight per vCPU: the kernel's default.
 const WEIGHT: u32 = 100;
-/// What a quota of processors is for, in microseconds: the kernel's default.
+/// The period of the CPU quota in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
 
-/// The controllers that a cgroup gives those below it.
-const GIVEN: &str = "cgroup.subtree_control";
+/// The file with the controllers that a cgroup enables for its children.
+const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 
-/// Lets the cgroups below `parent`, which is below `root`, have limits.
+/// Enables the controllers for the children of `parent`, which is below `root`.
 pub(crate) fn prepare(root: &Path, parent: &Path) {
-    // What it gives it was given itself, so for all VMs but the first there is nothing to do.
-    if lacking(&parent.join(GIVEN)).is_empty() {
+    // After the first VM there is nothing to do.
+    if disabled(&parent.join(SUBTREE_CONTROL)).is_empty() {
         return;
     }
     for folder in [root, parent] {
-        let (path, had_not) = (folder.join(GIVEN), missing(folder));
-        for controller in lacking(&path).into_iter().filter(|name| !had_not.contains(name)) {
+        let (path, unavailable) = (folder.join(SUBTREE_CONTROL), missing(folder));
+        for controller in disabled(&path).into_iter().filter(|name| !unavailable.contains(name)) {
             if let Err(error) = fs::write(&path, format!("+{controller}")) {
-                log::debug!("no limits by {controller}; path={} error={error}", path.display());
+                log::debug!(
+                    "cannot enable a controller; controller={controller} path={} error={error}",
+                    path.display()
+                );
             }
         }
     }
 }
 
-/// The controllers that do not reach a VM.
+/// The controllers that are not available below `root`.
 pub(crate) fn missing(root: &Path) -> Vec<&'static str> {
-    lacking(&root.join("cgroup.controllers"))
+    disabled(&root.join("cgroup.controllers"))
 }
 
-/// The controllers that a list does not name.
-fn lacking(list: &Path) -> Vec<&'static str> {
+/// The controllers that the file `list` does not name.
+fn disabled(list: &Path) -> Vec<&'static str> {
     let given = fs::read_to_string(list).unwrap_or_default();
     CONTROLLERS.into_iter().filter(|name| !given.split_whitespace().any(|it| it == *name)).collect()
 }
 
-/// Limits a VM, whose files are on the disk of `state`, to its memory and processors and what its
-/// monitor needs besides, and gives it its share of processors where there are too few.
+/// Limits a VM to its memory and vCPUs and its monitor's overhead, and sets its CPU weight. Its files are
+/// on the disk of `state`.
 pub(crate) fn apply(
     cgroup: &Cgroup,
     config: &SandboxConfig,
@@ -66,7 +70,7 @@ pub(crate) fn apply(
     let weight = config.vcpus.saturating_mul(WEIGHT).min(10_000);
     for (file, value) in [
         ("memory.max", (memory << 20).to_string()),
-        // Half a VM is none.
+        // A VM does not survive the loss of one process.
         ("memory.oom.group", "1".to_owned()),
         ("pids.max", TASKS.to_string()),
         ("cpu.weight", weight.to_string()),
@@ -80,22 +84,21 @@ pub(crate) fn apply(
     Ok(())
 }
 
-/// One processor more than the guest has: what its monitor does for it, disks, network and guest
-/// link, is then not taken from the guest's, and bounded all the same.
+/// One CPU more than the guest has vCPUs, for the monitor's disk, network and guest-link threads.
 fn processors(vcpus: u32) -> String {
     format!("{} {PERIOD}", (u64::from(vcpus) + 1) * PERIOD)
 }
 
-/// The disk's limits again, by the kernel: they hold for a monitor that does not keep to them, too,
-/// and for both of its disks together, each direction by itself.
+/// Sets the disk limits in the kernel, in addition to the monitor's own. They hold for a hostile monitor,
+/// for both disks together, and per direction.
 fn limit_disk(cgroup: &Cgroup, limits: DiskLimits, state: &Path) {
     if limits == DiskLimits::default() || !cgroup.path().join(DISK).exists() {
         return;
     }
-    let Some(device) = device::beneath(state) else {
+    let Some(device) = device::disk_of(state) else {
         return log::debug!("no disk to limit; path={}", state.display());
     };
-    // The monitor keeps to them anyway.
+    // The monitor has limits of its own.
     if let Err(error) = cgroup.write(DISK, &rates(&device, limits)) {
         log::warn!("the kernel does not limit a disk; error={}", chain(&error));
     }
@@ -107,7 +110,7 @@ fn rates(device: &str, limits: DiskLimits) -> String {
     format!("{device} rbps={bytes} wbps={bytes} riops={operations} wiops={operations}")
 }
 
-/// Why the kernel killed a VM for want of memory, if it did.
+/// Why the OOM killer ended a VM, if it did.
 pub(crate) fn out_of_memory(cgroup: &Cgroup) -> Option<&'static str> {
     verdict(cgroup.memory_events().ok()?)
 }
@@ -129,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_of_its_own_is_told_from_a_host_without_memory() {
+    fn a_reached_memory_limit_is_distinguished_from_a_host_without_memory() {
         let verdict = |oom_kills, limit_reached| verdict(MemoryEvents { limit_reached, oom_kills });
         assert_eq!(verdict(0, 0), None);
         assert!(verdict(1, 1).unwrap().starts_with("its monitor"));
@@ -137,25 +140,25 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_has_a_processor_more_than_its_guest() {
+    fn a_vm_has_one_cpu_more_than_its_guest_has_vcpus() {
         assert_eq!(processors(2), "300000 100000");
     }
 
     #[test]
-    fn a_disk_is_limited_in_both_directions_by_what_was_said() {
+    fn a_disk_limit_holds_for_reads_and_for_writes() {
         let limits = DiskLimits { operations_per_second: Some(50), ..DiskLimits::default() };
         assert_eq!(rates("8:0", limits), "8:0 rbps=max wbps=max riops=50 wiops=50");
     }
 
     #[test]
     #[ignore = "needs root, and cgroup v2 with its io controller"]
-    fn the_disk_beneath_is_limited_by_the_kernel() {
+    fn the_kernel_limits_the_disk_of_the_state_folder() {
         let root = process::mount_point().unwrap();
         let parent = root.join(crate::reclaim::CGROUP_PARENT);
         let cgroup = Cgroup::create(&parent, &format!("disk-{}", std::process::id())).unwrap();
         prepare(&root, &parent);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (true, Some(device)) = (cgroup.path().join(DISK).exists(), device::beneath(folder))
+        let (true, Some(device)) = (cgroup.path().join(DISK).exists(), device::disk_of(folder))
         else {
             return host_test::skip("no io controller, or no disk");
         };
@@ -171,7 +174,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs root and cgroup v2 with its memory controller"]
-    fn who_takes_too_much_memory_is_killed_and_that_is_known() {
+    fn a_process_over_the_memory_limit_is_killed_and_the_reason_is_reported() {
         let root = process::mount_point().unwrap();
         let parent = root.join(crate::reclaim::CGROUP_PARENT);
         let name = format!("limit-{}", std::process::id());
@@ -181,9 +184,9 @@ mod tests {
             return host_test::skip("no memory controller");
         }
         cgroup.write("memory.max", &(16 << 20).to_string()).unwrap();
-        let hungry = Command::new("tail").arg("/dev/zero").cgroup(&cgroup).spawn().unwrap();
+        let hog = Command::new("tail").arg("/dev/zero").cgroup(&cgroup).spawn().unwrap();
 
-        let status = hungry.wait_until(Instant::now() + Duration::from_secs(60)).unwrap();
+        let status = hog.wait_until(Instant::now() + Duration::from_secs(60)).unwrap();
 
         assert!(matches!(status, Some(Status::Signalled { signal: 9, .. })), "{status:?}");
         assert!(out_of_memory(&cgroup).unwrap().starts_with("its monitor"));

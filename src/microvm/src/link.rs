@@ -1,4 +1,4 @@
-//! A VM's end of the guest link: the listener, and the guest that dialled last.
+//! The host's end of a VM's guest link: the listener, and the guest that connected last.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -7,24 +7,24 @@ use vsock_host::{Guest, Listener};
 
 use crate::{Error, Result};
 
-/// Where the guest of one VM dials. Its service may end and dial again: [`Link::guest`] always is
-/// the one that lives.
+/// The listener for one VM's guest. The guest's service may restart and connect again: [`Link::guest`]
+/// returns the live connection.
 pub(crate) struct Link {
     listener: Listener,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct LinkState {
     guest: Option<Guest>,
-    /// Whether somebody waits at the listener, where each guest arrives once: the others wait for
-    /// what that one gets.
+    /// Whether a caller is in `accept`, where each guest arrives once. The other callers wait for its
+    /// result.
     is_accepting: bool,
 }
 
-impl State {
-    fn living(&self) -> Option<Guest> {
+impl LinkState {
+    fn live(&self) -> Option<Guest> {
         self.guest.clone().filter(|guest| !guest.is_closed())
     }
 }
@@ -38,7 +38,7 @@ impl Link {
     pub(crate) fn guest(&self, deadline: Instant) -> Result<Guest> {
         let mut state = self.lock();
         loop {
-            if let Some(guest) = state.living() {
+            if let Some(guest) = state.live() {
                 return Ok(guest);
             }
             if !state.is_accepting {
@@ -63,7 +63,7 @@ impl Link {
     /// The guest, if one is connected.
     pub(crate) fn guest_now(&self) -> Result<Guest> {
         let mut state = self.lock();
-        match state.living() {
+        match state.live() {
             Some(guest) => Ok(guest),
             None if state.is_accepting => Err(Error::NotConnected),
             // Does not wait: the deadline is now.
@@ -71,7 +71,7 @@ impl Link {
         }
     }
 
-    /// Ends the connection and every call that waits for it.
+    /// Closes the connection; calls that wait for it return.
     pub(crate) fn close(&self) {
         self.listener.close();
         if let Some(guest) = self.lock().guest.take() {
@@ -79,12 +79,12 @@ impl Link {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn keep(state: &mut State, arrived: vsock_host::Result<Guest>) -> Result<Guest> {
+fn keep(state: &mut LinkState, arrived: vsock_host::Result<Guest>) -> Result<Guest> {
     let guest = arrived.map_err(Error::Link)?;
     if let Some(reason) = guest.previous_failure() {
         log::warn!("the guest's service was restarted; reason={reason:?}");

@@ -1,10 +1,10 @@
-//! All that a running VM consists of, owned by its thread.
+//! The resources of a running VM, owned by its thread.
 //!
-//! It comes in this order and goes in the reverse one, whatever made it go: an orderly end, an
-//! error half way, or a panic.
+//! They are acquired in this order, and released in the reverse order after an orderly end, an error
+//! half way, or a panic.
 //!
-//! 1. the network, leased of the pool, with the policy in force and the ports published; whoever
-//!    intercepts it has let the VM in
+//! 1. the network, leased from the pool, with its policy in force, its ports published, and the VM
+//!    registered at its interceptor
 //! 2. the folder, with the lock that proves its owner alive
 //! 3. the cgroup
 //! 4. the image's links and the disk
@@ -15,15 +15,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netns::Pool;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use process::{Cgroup, Credentials, Status};
-use sandbox::{Publish, SandboxConfig, SandboxId};
+use sandbox::{SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
@@ -34,45 +32,19 @@ use crate::link::Link;
 use crate::network::Attachment;
 use crate::reclaim::CGROUP_PARENT;
 use crate::record::VmRecord;
-use crate::snapshot::Snapshot;
-use crate::vmm::{Launch, Launched, Member, Remote, Vmm};
+use crate::start_request::StartRequest;
+use crate::vmm::{Launch, Launched, Member, Remote};
 use crate::{Error, Result, balloon, disk, limit};
 
-/// How long killed processes may take to go.
+/// How long killed processes may take to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// The users that VMs run as: one each, so that no VMM can touch another's files or processes.
+/// The first UID of VMs. Each VM has its own, so no VMM can touch another's files or processes.
 const FIRST_UID: u32 = 0x7800_0000;
-/// So many that two VMs of a host hardly ever get the same one by chance.
+/// The size of the UID range. UIDs are derived from random ids; collisions on a host are rare.
 const UIDS: u64 = 1 << 26;
 
-/// What a VM is made from.
-pub(crate) struct Blueprint<'a> {
-    pub(crate) state: &'a Path,
-    pub(crate) config: &'a SandboxConfig,
-    pub(crate) vmm: &'a dyn Vmm,
-    pub(crate) reactor: &'a Reactor,
-    pub(crate) networks: Option<&'a Pool>,
-    /// What it goes on from, if it is not to boot.
-    pub(crate) snapshot: Option<&'a Snapshot>,
-    /// Whether it is to be somebody's only later.
-    pub(crate) is_warm: bool,
-    pub(crate) deadline: Instant,
-}
-
-impl Blueprint<'_> {
-    fn lease(&self) -> Result<(Attachment, Vec<Publish>)> {
-        match &self.config.network {
-            None => Ok((Attachment::default(), Vec::new())),
-            Some(_) if self.is_warm => {
-                Ok((Attachment::closed(self.networks, self.deadline)?, Vec::new()))
-            }
-            Some(network) => Attachment::leased(self.networks, network, self.deadline),
-        }
-    }
-}
-
-/// The fields go in this order.
+/// A running VM. The fields are dropped in this order.
 pub(crate) struct Machine {
     id: SandboxId,
     memory_mib: u32,
@@ -82,7 +54,7 @@ pub(crate) struct Machine {
     pub(crate) errors: Capture,
     pub(crate) control: UnixListener,
     pub(crate) link: Arc<Link>,
-    /// How long each step took.
+    /// The duration of each stage of the start.
     pub(crate) stages: Vec<(&'static str, Duration)>,
     remote: Box<dyn Remote>,
     is_parked: bool,
@@ -92,17 +64,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn start(blueprint: &Blueprint<'_>) -> Result<Self> {
-        let Blueprint { state, config, vmm, reactor, snapshot, deadline, .. } = *blueprint;
-        let mut clock = Clock::start();
+    pub(crate) fn start(request: &StartRequest) -> Result<Self> {
+        let StartRequest { state, config, vmm, reactor, snapshot, deadline, .. } = request;
+        let mut clock = StageClock::start();
         let uid = uid(config.id);
-        let (network, published) = blueprint.lease()?;
+        let (network, published) = request.lease_network()?;
         clock.stage("network");
-        let record = match blueprint.is_warm {
-            true => VmRecord::nobodys(config, vmm.kind()),
-            false => VmRecord::new(config, vmm.kind(), published),
-        };
-        let folder = Folder::create(state, record, uid)?;
+        let folder = Folder::create(state, request.record(published), uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
         limit::apply(&cgroup.0, config, vmm.overhead_mib(), state)?;
         folder.link_image(&config.image)?;
@@ -117,7 +85,7 @@ impl Machine {
         let disk = folder.vmm_file("disk");
         let cloned = disk::clone(&template, &disk, uid)?;
         let growth = Growth::of(&disk).map_err(file("open", &disk))?;
-        log::debug!("disk cloned; how={cloned:?}");
+        log::debug!("disk cloned; method={cloned:?}");
         clock.stage("disk");
         let link = Arc::new(Link::new(listen(&folder, reactor, config.id)?));
         let control = bind_control(&folder)?;
@@ -129,7 +97,7 @@ impl Machine {
             cgroup: &cgroup.0,
             credentials,
             is_restored: snapshot.is_some(),
-            deadline,
+            deadline: *deadline,
         };
         let launched = vmm.launch(&launch)?;
         log::debug!("vm launched; vm={}", config.id);
@@ -153,9 +121,9 @@ impl Machine {
         })
     }
 
-    /// Makes it what `config` says, as far as that can be done from outside of its guest.
+    /// Applies `config` outside of the guest: network, record, memory, processors.
     pub(crate) fn assign(&mut self, config: &SandboxConfig, deadline: Instant) -> Result<()> {
-        // Before it runs, so that it never runs with a network that is half made.
+        // Before the processors resume, so that the guest never runs with half a network.
         let published = match &config.network {
             Some(network) => self.network.assign(network, deadline)?,
             None => Vec::new(),
@@ -168,7 +136,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes from it what `assign` gave it, and memory that it can spare; it does not run any more.
+    /// Undoes `assign`: closes the network, reclaims spare memory, pauses the processors.
     pub(crate) fn park(&mut self, deadline: Instant) -> Result<()> {
         self.network.close()?;
         self.folder.record(VmRecord::park)?;
@@ -178,7 +146,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Saves it; it does not run any more.
+    /// Saves the VM. It does not run afterwards.
     pub(crate) fn save(&mut self, deadline: Instant) -> Result<()> {
         self.remote.save(deadline)
     }
@@ -191,7 +159,7 @@ impl Machine {
         &mut *self.remote
     }
 
-    /// Waits for a moment, or less if the VM ends in it, which is an error.
+    /// Sleeps for `time`. If the VM ends meanwhile, that is the error.
     pub(crate) fn wait(&mut self, time: Duration) -> Result<()> {
         let pidfds = self.members.iter().map(|member| member.child.pidfd());
         let mut fds: Vec<_> = pidfds.map(|pidfd| PollFd::new(pidfd, PollFlags::POLLIN)).collect();
@@ -216,10 +184,10 @@ impl Machine {
         Ok(None)
     }
 
-    /// Why a VM is no more, from its last words.
+    /// Why the VM ended, from its cgroup, console and standard errors.
     pub(crate) fn explain(&mut self, ended: &Ended) -> Error {
-        let _ = self.console.take();
-        let _ = self.errors.take();
+        let _ = self.console.drain();
+        let _ = self.errors.drain();
         if let Some(reason) = limit::out_of_memory(&self.cgroup.0) {
             return Error::OutOfMemory { reason };
         }
@@ -229,12 +197,12 @@ impl Machine {
         if self.console.ran_out_of_memory() {
             return Error::GuestOutOfMemory { memory_mib: self.memory_mib };
         }
-        let words = self.errors.last_words("it") + &self.console.last_words("the console");
-        Error::Ended { program: ended.program, status: ended.status, words }
+        let output = self.errors.tail("it") + &self.console.tail("the console");
+        Error::Ended { program: ended.program, status: ended.status, output }
     }
 }
 
-/// A process of a VM that is no more.
+/// A process of a VM that has exited.
 pub(crate) struct Ended {
     pub(crate) program: &'static str,
     pub(crate) status: Status,
@@ -243,18 +211,18 @@ pub(crate) struct Ended {
 impl Drop for Machine {
     fn drop(&mut self) {
         log::debug!("vm is taken down; vm={}", self.id);
-        // Whoever waits for the guest learns first that it goes.
+        // First, so that calls that wait for the guest return.
         self.link.close();
     }
 }
 
-/// The VM's cgroup; dropping it kills all that is in it and removes it.
+/// The VM's cgroup. Dropping it kills its processes and removes it.
 struct OwnedCgroup(Cgroup);
 
 impl Drop for OwnedCgroup {
     fn drop(&mut self) {
         if let Err(error) = self.0.destroy(Instant::now() + KILL_LIMIT) {
-            log::error!("a cgroup stays until the next start; error={}", chain(&error));
+            log::error!("cannot remove a cgroup until the next start; error={}", chain(&error));
         }
     }
 }
@@ -267,7 +235,7 @@ fn make_cgroup(id: SandboxId) -> Result<Cgroup> {
     Ok(cgroup)
 }
 
-/// Where the VMM delivers what its guest dials.
+/// The socket to which the VMM connects when its guest dials the host.
 fn listen(folder: &Folder, reactor: &Reactor, id: SandboxId) -> Result<vsock_host::Listener> {
     let path = folder.vmm_file(&format!("v.sock_{}", vsock_proto::PORT));
     let listener = reactor.listen(&path, id.to_string()).map_err(Error::Link)?;
@@ -277,7 +245,7 @@ fn listen(folder: &Folder, reactor: &Reactor, id: SandboxId) -> Result<vsock_hos
 }
 
 fn bind_control(folder: &Folder) -> Result<UnixListener> {
-    // By way of the descriptor: a socket's address is short, the state folder's path need not be.
+    // Through the descriptor: a socket's address has at most 108 bytes, the state folder's path more.
     let path = folder.vmm_file("../control.sock");
     let socket = UnixListener::bind(&path).map_err(file("listen on", &path))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
@@ -290,13 +258,13 @@ fn uid(id: SandboxId) -> u32 {
     FIRST_UID + (id.number() % UIDS) as u32
 }
 
-/// Times stages.
-struct Clock {
+/// Measures the stages of a start.
+struct StageClock {
     since: Instant,
     stages: Vec<(&'static str, Duration)>,
 }
 
-impl Clock {
+impl StageClock {
     fn start() -> Self {
         Self { since: Instant::now(), stages: Vec::new() }
     }

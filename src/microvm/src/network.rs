@@ -1,11 +1,11 @@
-//! What a VM has of the pool of networks.
+//! A VM's lease of a network from the pool.
 //!
 //! ```text
 //!            assign                  close
 //!  closed ──────────▶ in use ──────────────────▶ closed
-//!    │    who intercepts lets the VM in;   nothing passes, nothing is published,
-//!    │    the policy comes last            and whoever intercepted it is told
-//!    └── a VM that nobody has yet, or that is parked
+//!    │    the interceptor registers the    nothing passes, nothing is published,
+//!    │    VM; the policy comes last        the interceptor unregisters the VM
+//!    └── a warm or parked VM
 //! ```
 
 use std::time::Instant;
@@ -15,34 +15,32 @@ use sandbox::{Interception, Network, Pass, Publish};
 
 use crate::{Error, Result};
 
-/// A VM's network; none if it has no network card.
+/// A VM's network; empty if the VM has no network card.
 #[derive(Default)]
 pub(crate) struct Attachment {
-    /// Of whoever intercepts it; it goes before the lease.
-    pass: Option<Box<dyn Pass>>,
+    /// The interceptor's registration of the VM; dropped before the lease.
+    registration: Option<Box<dyn Pass>>,
     lease: Option<Lease>,
 }
 
 impl Attachment {
-    /// A network that lets nothing pass yet.
-    pub(crate) fn closed(pool: Option<&Pool>, deadline: Instant) -> Result<Self> {
-        let pool = pool.ok_or(Error::NoNetworks)?;
+    /// A leased network that passes no traffic yet.
+    pub(crate) fn closed(pool: &Pool, deadline: Instant) -> Result<Self> {
         let mut lease = pool.lease(deadline).map_err(Error::Network)?;
         lease.close().map_err(Error::Network)?;
         log::debug!("network leased; link={}", lease.link().unwrap_or_default());
-        Ok(Self { pass: None, lease: Some(lease) })
+        Ok(Self { registration: None, lease: Some(lease) })
     }
 
-    /// A network as it is wanted.
+    /// A network with `wanted` in force; returns the ports that are published.
     pub(crate) fn leased(
-        pool: Option<&Pool>,
+        pool: &Pool,
         wanted: &Network,
         deadline: Instant,
     ) -> Result<(Self, Vec<Publish>)> {
-        let pool = pool.ok_or(Error::NoNetworks)?;
         let lease = pool.lease(deadline).map_err(Error::Network)?;
         log::debug!("network leased; link={}", lease.link().unwrap_or_default());
-        let mut attachment = Self { pass: None, lease: Some(lease) };
+        let mut attachment = Self { registration: None, lease: Some(lease) };
         let published = attachment.assign(wanted, deadline)?;
         Ok((attachment, published))
     }
@@ -51,12 +49,12 @@ impl Attachment {
         self.lease.as_ref()
     }
 
-    /// Makes it as it is wanted; returns which ports are published where. What is let pass is decided
-    /// last, when all is in place that it is to pass through.
+    /// Puts `wanted` in force; returns the ports that are published. The policy is applied last, when
+    /// everything that the traffic passes through is in place.
     pub(crate) fn assign(&mut self, wanted: &Network, deadline: Instant) -> Result<Vec<Publish>> {
         let lease = self.lease.as_mut().ok_or(Error::NoNetworks)?;
         if let Some(interceptor) = &wanted.intercept {
-            self.pass = Some(intercept(lease, interceptor, deadline)?);
+            self.registration = Some(intercept(lease, interceptor, deadline)?);
         }
         let mut published = Vec::new();
         for publish in &wanted.publish {
@@ -70,24 +68,24 @@ impl Attachment {
         Ok(published)
     }
 
-    /// Lets nothing pass any more.
+    /// Stops all traffic.
     pub(crate) fn close(&mut self) -> Result<()> {
         if let Some(lease) = &mut self.lease {
             lease.close().map_err(Error::Network)?;
         }
-        self.pass = None;
+        self.registration = None;
         Ok(())
     }
 }
 
-/// Lets the VM in where all that it sends is to arrive, and has it arrive there.
+/// Registers the VM at the interceptor, and redirects its TCP there.
 fn intercept(
     lease: &mut Lease,
     interceptor: &Interception,
     deadline: Instant,
 ) -> Result<Box<dyn Pass>> {
     let address = lease.address().map_err(Error::Network)?;
-    let pass = interceptor.admit(address, deadline).map_err(Error::Intercept)?;
-    lease.intercept(pass.port(), pass.watch()).map_err(Error::Network)?;
-    Ok(pass)
+    let registration = interceptor.admit(address, deadline).map_err(Error::Intercept)?;
+    lease.intercept(registration.port(), registration.watch()).map_err(Error::Network)?;
+    Ok(registration)
 }

@@ -1,19 +1,19 @@
 //! Whether the process that owns a VM lives.
 //!
-//! The lock in the VM's folder tells, but for a moment: a process that the owner was just starting
-//! has a copy of the lock's descriptor until it runs its program, and may outlive the owner so long.
+//! The lock in the VM's folder is not enough: a child that the owner was just forking holds a copy of the
+//! lock's descriptor until its exec, and may outlive the owner that long.
 
 use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-/// A process, told from a later one that gets its number.
+/// A process, identified by pid and start time, since pids are reused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pid: u32,
     /// In clock ticks since the host's boot.
     started: Option<u64>,
-    /// Numbers mean something only within it.
+    /// The namespace of the pid.
     pid_namespace: Option<String>,
 }
 
@@ -24,12 +24,12 @@ impl Owner {
         Self { pid, started: started(pid), pid_namespace: pid_namespace() }
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether it surely is no more; what cannot be told from here may live.
+    /// Whether it is certainly dead. A process of another pid namespace may live.
     pub(crate) fn is_dead(&self) -> bool {
         self.pid_namespace.is_some()
             && self.pid_namespace == pid_namespace()
@@ -38,12 +38,12 @@ impl Owner {
     }
 }
 
-/// When a process was started; none if there is no such process, or only its zombie.
+/// When a process started; `None` if it does not exist or is a zombie.
 fn started(pid: u32) -> Option<u64> {
     const STATE: usize = 0;
     const START_TIME: usize = 19;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything; the fields are counted from behind it.
+    // The name in parentheses may contain anything; fields are counted after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     match *fields.get(STATE)? {
@@ -81,14 +81,14 @@ mod tests {
     }
 
     #[test]
-    fn a_later_process_of_the_same_number_is_another() {
+    fn a_later_process_with_the_same_pid_is_not_the_owner() {
         let mut owner = Owner::this();
         owner.started = owner.started.map(|started| started + 1);
         assert!(owner.is_dead());
     }
 
     #[test]
-    fn what_cannot_be_told_may_live() {
+    fn an_owner_of_another_pid_namespace_may_live() {
         let mut owner = Owner { pid: u32::MAX, ..Owner::this() };
         owner.pid_namespace = Some("pid:[1]".into());
         assert!(!owner.is_dead());

@@ -1,7 +1,7 @@
-//! What dead runners left behind.
+//! Removes the VMs that dead runners left.
 //!
-//! A VM whose lock is free, or whose owner is dead, has none: its cgroup is killed and removed, then
-//! its folder. All is found by the VM's id, so it does not matter at which step its owner died.
+//! A VM has no owner if its lock is free or its owner's process is dead. Its cgroup is killed and removed,
+//! then its folder. Both are found by the VM's id, whatever the step at which its owner died.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,24 +11,24 @@ use sandbox::SandboxId;
 
 use crate::folder::{self, lock_all};
 use crate::record::is_owned;
-use crate::{Error, Result, gate};
+use crate::{Error, Result};
 
-/// The cgroup above those of all VMs, below the mount point.
+/// The parent of all VMs' cgroups, below the mount point.
 pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
 
-/// Ends and removes the VMs under `state` whose owner is dead; returns which. What a living runner
-/// owns is not touched. An error is of the first that could not be removed; the others are gone.
+/// Kills and removes the VMs under `state` whose owner is dead; returns their ids. The error is that of
+/// the first VM that could not be removed; the others are removed.
 pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
     let vms = folder::vms(state);
     let mut reclaimed = Vec::new();
     if folder::ids(&vms)?.is_empty() {
         return Ok(reclaimed);
     }
-    // Held to the end: a second runner that starts meanwhile waits for a clean host.
+    // Held to the end: a second runner that starts meanwhile waits.
     let _all = lock_all(&vms)?;
     let mut failed = Ok(());
     for id in folder::ids(&vms)? {
-        // One that resists does not keep the others.
+        // One failure does not stop the others.
         match reclaim_one(&vms, id, deadline) {
             Ok(true) => reclaimed.push(id),
             Ok(false) => {}
@@ -48,20 +48,18 @@ fn reclaim_one(vms: &Path, id: SandboxId, deadline: Instant) -> Result<bool> {
         cgroup.destroy(deadline).map_err(Error::Process)?;
     }
     folder::remove(&path)?;
-    log::info!("reclaimed what a dead runner left; vm={id}");
+    log::info!("vm of a dead runner removed; vm={id}");
     Ok(true)
 }
 
-/// Kills all processes of a VM, whoever owns it and at whatever point of its life it is; one that
-/// has none yet, or none any more, is left alone, unless it waits for its turn to start in this
-/// process. Its owner sees that and clears up.
+/// Kills all processes of a VM of any runner. Its owner notices and releases the rest. Without processes
+/// this does nothing; a start that waits in the queue is ended by its `Cancellation`.
 pub fn kill(id: SandboxId) -> Result<()> {
-    gate::call_off(id);
     let Some(cgroup) = cgroup(id)? else {
         return Ok(());
     };
     match cgroup.kill() {
-        // It ended by itself just now.
+        // The VM ended meanwhile.
         Err(_) if !cgroup.path().exists() => Ok(()),
         killed => killed.map_err(Error::Process),
     }

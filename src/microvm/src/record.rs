@@ -1,4 +1,4 @@
-//! What is known of a VM from outside: a small file in its folder.
+//! The record of a VM, `vm.json` in its folder: what other processes know of it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -25,7 +25,7 @@ pub struct VmRecord {
     pub id: SandboxId,
     /// Its name, if it was given one.
     pub name: Option<String>,
-    /// Facts for people: the image, the command.
+    /// Labels for `runner ps`: the image, the command.
     pub labels: BTreeMap<String, String>,
     /// The kind of its virtual machine monitor.
     pub vmm: String,
@@ -33,7 +33,7 @@ pub struct VmRecord {
     pub owner: Owner,
     /// When it was made, in seconds since 1970.
     pub created_unix: u64,
-    /// Whether it is anybody's.
+    /// Whether it is assigned.
     #[serde(default)]
     pub phase: Phase,
     /// Its processors.
@@ -46,25 +46,25 @@ pub struct VmRecord {
     /// Its folder.
     #[serde(skip)]
     pub folder: PathBuf,
-    /// Whether its owner lives. If not, it is there to be reclaimed.
+    /// Whether its owner lives. If not, it can be reclaimed.
     #[serde(skip)]
     pub alive: bool,
 }
 
-/// Whose a VM is.
+/// Whether a VM is assigned, to a job or to a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Somebody's.
+    /// It takes commands.
     #[default]
     Assigned,
-    /// Nobody's yet.
+    /// Started, and not assigned yet.
     Warm,
-    /// Put aside.
+    /// Paused between two jobs of its session.
     Parked,
 }
 
-/// A port of a VM, and that of the host by which it is reached.
+/// A port of a VM that is published on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
     /// The host's address and port.
@@ -81,13 +81,13 @@ impl From<Publish> for PublishedPort {
 
 impl VmRecord {
     pub(crate) fn new(config: &SandboxConfig, vmm: &str, published: Vec<Publish>) -> Self {
-        let mut record = Self::nobodys(config, vmm);
+        let mut record = Self::unassigned(config, vmm);
         record.assign(config, published);
         record
     }
 
-    /// That of a VM that nobody has yet.
-    pub(crate) fn nobodys(config: &SandboxConfig, vmm: &str) -> Self {
+    /// The record of a warm VM.
+    pub(crate) fn unassigned(config: &SandboxConfig, vmm: &str) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             id: config.id,
@@ -118,8 +118,7 @@ impl VmRecord {
     }
 }
 
-/// Writes the record whole or not at all, for our own eyes. It need not survive a power cut: the VM
-/// does not either.
+/// Writes the record atomically, mode 0600. It is not synced: the VM does not survive a power cut either.
 pub(crate) fn write(folder: &Path, record: &VmRecord) -> Result<()> {
     let (path, partial) = (folder.join(FILE), folder.join(".vm.json.partial"));
     let json = serde_json::to_vec_pretty(record)
@@ -131,7 +130,7 @@ pub(crate) fn write(folder: &Path, record: &VmRecord) -> Result<()> {
     fs::rename(&partial, &path).map_err(file("rename", &partial))
 }
 
-/// Takes a VM off the list.
+/// Removes the record, and with it the VM from the list.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
     let path = folder.join(FILE);
     match fs::remove_file(&path) {
@@ -140,18 +139,18 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// All VMs under a state folder, the dead ones too, oldest first.
+/// All VMs under a state folder, oldest first. Those of dead owners are included.
 pub fn list(state: &Path) -> Result<Vec<VmRecord>> {
     list_in(&folder::vms(state))
 }
 
-/// Those whose folders are in `vms`.
+/// All VMs whose folders are in `vms`.
 pub(crate) fn list_in(vms: &Path) -> Result<Vec<VmRecord>> {
     let mut records = Vec::new();
     for id in folder::ids(vms)? {
         match read(&vms.join(id.to_string()), id) {
             Ok(record) => records.extend(record),
-            // One that a full disk or a crash cut short must not hide the others.
+            // A record that a full disk or a crash truncated must not hide the others.
             Err(error @ Error::Record { .. }) => log::warn!("{}", chain(&error)),
             Err(error) => return Err(error),
         }
@@ -160,7 +159,7 @@ pub(crate) fn list_in(vms: &Path) -> Result<Vec<VmRecord>> {
     Ok(records)
 }
 
-/// One VM by its name, its id, or the beginning of its id.
+/// Finds a VM by its name, its id, or a prefix of its id.
 pub fn find(state: &Path, name: &str) -> Result<VmRecord> {
     let mut found: Vec<_> = list(state)?.into_iter().filter(|record| record.alive).collect();
     if let Some(at) = found.iter().position(|record| record.name.as_deref() == Some(name)) {
@@ -177,7 +176,7 @@ pub fn find(state: &Path, name: &str) -> Result<VmRecord> {
     }
 }
 
-/// Whether the VM in `folder` has a living owner; one without a record is just coming or going.
+/// Whether the VM in `folder` has a living owner. A VM without a record is being created or removed.
 pub(crate) fn is_owned(folder: &Path, id: SandboxId) -> Result<bool> {
     match read(folder, id) {
         Ok(Some(record)) => Ok(record.alive),
@@ -186,7 +185,7 @@ pub(crate) fn is_owned(folder: &Path, id: SandboxId) -> Result<bool> {
     }
 }
 
-/// The record in `folder`; `None` if the VM is just coming or going.
+/// The record in `folder`; `None` if the VM is being created or removed.
 fn read(folder: &Path, id: SandboxId) -> Result<Option<VmRecord>> {
     let path = folder.join(FILE);
     let json = match fs::read(&path) {

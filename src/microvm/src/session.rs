@@ -1,4 +1,4 @@
-//! A sandbox's calls, spoken to a guest: the vocabulary of `sandbox` in that of the guest link.
+//! Translates a sandbox's calls to requests on the guest link.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,27 +14,27 @@ use vsock_host::Guest;
 use vsock_proto as proto;
 
 use crate::Result;
-use crate::fate::Explainer;
+use crate::exit_reason::ErrorContext;
 
 pub(crate) fn exec(
     guest: Result<Guest>,
-    explainer: &Explainer,
+    errors: &ErrorContext,
     request: &ExecRequest,
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn Execution>> {
     let program = request.argv.first().map_or("", |name| name.to_str().unwrap_or("?")).to_owned();
     let started = guest.map_err(Cause::from).and_then(|guest| {
-        guest.exec(exec_message(request), deadline).map_err(|error| explainer.cause(error))
+        guest.exec(exec_message(request), deadline).map_err(|error| errors.cause(error))
     });
     match started {
-        Ok(execution) => Ok(Box::new(Running { program, execution, explainer: explainer.clone() })),
+        Ok(execution) => Ok(Box::new(Running { program, execution, errors: errors.clone() })),
         Err(source) => Err(sandbox::Error::Exec { program, source }),
     }
 }
 
 pub(crate) fn write(
     guest: Result<Guest>,
-    explainer: &Explainer,
+    errors: &ErrorContext,
     request: &WriteRequest,
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn TreeWriter>> {
@@ -48,26 +48,26 @@ pub(crate) fn write(
     };
     let started = guest
         .map_err(Cause::from)
-        .and_then(|guest| guest.write(message, deadline).map_err(|error| explainer.cause(error)));
+        .and_then(|guest| guest.write(message, deadline).map_err(|error| errors.cause(error)));
     match started {
-        Ok(tree) => Ok(Box::new(Writing { path, tree, explainer: explainer.clone() })),
+        Ok(tree) => Ok(Box::new(Writing { path, tree, errors: errors.clone() })),
         Err(source) => Err(sandbox::Error::Copy { path, source }),
     }
 }
 
 pub(crate) fn read(
     guest: Result<Guest>,
-    explainer: &Explainer,
+    errors: &ErrorContext,
     path: &Path,
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn TreeReader>> {
     let message = proto::Read { path: bytes(path) };
     let started = guest
         .map_err(Cause::from)
-        .and_then(|guest| guest.read(message, deadline).map_err(|error| explainer.cause(error)));
+        .and_then(|guest| guest.read(message, deadline).map_err(|error| errors.cause(error)));
     let path = path.display().to_string();
     match started {
-        Ok(tree) => Ok(Box::new(Reading { path, tree, explainer: explainer.clone() })),
+        Ok(tree) => Ok(Box::new(Reading { path, tree, errors: errors.clone() })),
         Err(source) => Err(sandbox::Error::Copy { path, source }),
     }
 }
@@ -75,12 +75,12 @@ pub(crate) fn read(
 struct Running {
     program: String,
     execution: vsock_host::Execution,
-    explainer: Explainer,
+    errors: ErrorContext,
 }
 
 impl Running {
     fn lost(&self, error: vsock_host::Error) -> sandbox::Error {
-        let source = self.explainer.cause(error);
+        let source = self.errors.cause(error);
         sandbox::Error::Exec { program: self.program.clone(), source }
     }
 }
@@ -117,12 +117,12 @@ impl Execution for Running {
 struct Writing {
     path: String,
     tree: vsock_host::WriteTree,
-    explainer: Explainer,
+    errors: ErrorContext,
 }
 
 impl Writing {
     fn failed(&self, error: vsock_host::Error) -> sandbox::Error {
-        let source = self.explainer.cause(error);
+        let source = self.errors.cause(error);
         sandbox::Error::Copy { path: self.path.clone(), source }
     }
 }
@@ -144,23 +144,23 @@ impl TreeWriter for Writing {
     }
 
     fn finish(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
-        let Self { path, tree, explainer } = *self;
+        let Self { path, tree, errors } = *self;
         tree.finish(deadline)
-            .map_err(|error| sandbox::Error::Copy { path, source: explainer.cause(error) })
+            .map_err(|error| sandbox::Error::Copy { path, source: errors.cause(error) })
     }
 }
 
 struct Reading {
     path: String,
     tree: vsock_host::ReadTree,
-    explainer: Explainer,
+    errors: ErrorContext,
 }
 
 impl TreeReader for Reading {
     fn next(&mut self, deadline: Instant) -> sandbox::Result<Option<TreeItem>> {
         let item = self.tree.next(deadline).map_err(|error| sandbox::Error::Copy {
             path: self.path.clone(),
-            source: self.explainer.cause(error),
+            source: self.errors.cause(error),
         })?;
         Ok(item.map(|item| match item {
             vsock_host::TreeItem::Entry(entry) => TreeItem::Entry(entry_of(entry)),
@@ -169,7 +169,7 @@ impl TreeReader for Reading {
     }
 }
 
-/// How long a small message may wait for a guest that reads nothing.
+/// The deadline of a small message to a guest that does not read.
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }

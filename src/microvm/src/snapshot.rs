@@ -1,23 +1,23 @@
-//! Saved VMs, which others go on from.
+//! Snapshots: saved VMs, from which others are restored.
 //!
 //! ```text
-//! <state>/snapshots/          root's, 0700: a guest's memory is in there
-//!     .lock                   held while one is made
-//!     <key>/                  whole: it got this name last
-//!         state memory        the monitor's
+//! <state>/snapshots/          root's, 0700: it holds guests' memory
+//!     .lock                   held while a snapshot is made
+//!     <key>/                  complete: renamed to this name last
+//!         state memory        written by the monitor
 //!         disk                the VM's disk at the same moment
 //!         snapshot.json       sizes and digests, and the files that it depends on
 //!         verified            in which boot of the host the digests were last compared
-//!         late                there while the last guest that was to come out of it did not in time
-//!     .partial-<key>          half of one; the next removes it
-//!     .aside-<key>            one that no VM came out of, for somebody to look at; one for each key
+//!         restore-timed-out   exists if the last restore timed out
+//!     .partial-<key>          incomplete; the next snapshot of the key removes it
+//!     .quarantine-<key>       the last one of the key that failed, kept for inspection
 //! ```
 //!
-//! INVARIANT: a snapshot is used only for a VM of its key: nothing that its guest could notice differs.
+//! INVARIANT: a snapshot is restored only for a VM of its key, so its guest finds the same machine.
 
-mod blame;
 mod digest;
 mod key;
+mod restore_failure;
 mod save;
 #[cfg(test)]
 mod tests;
@@ -34,10 +34,10 @@ use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use sandbox::SandboxConfig;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::blame::{is_gone, is_late, is_to_blame};
 use self::digest::Verdict;
 pub(crate) use self::key::Key;
 use self::key::Stamp;
+pub(crate) use self::restore_failure::{is_snapshot_fault, is_timeout, was_removed};
 use crate::error::{chain, file};
 use crate::vmm::Vmm;
 use crate::{Result, disk};
@@ -48,27 +48,27 @@ pub(crate) const FILES: [(&str, &str); 2] =
 const DISK: &str = "disk";
 const MARKER: &str = "snapshot.json";
 
-/// A snapshot that is whole.
+/// A complete snapshot.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     folder: PathBuf,
-    /// The folder, opened: its files are of one snapshot, even if another takes its name.
+    /// The opened folder: its files belong to one snapshot, even if another one takes its name.
     opened: Arc<File>,
-    /// Whether the last guest that was to come out of it did not in time, when this was found.
-    was_late: bool,
+    /// Whether the restore before this one timed out.
+    previous_restore_timed_out: bool,
 }
 
 /// The snapshots of a state folder.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
-    /// Those whose memory this process has read, or has read ahead.
+    /// The snapshots that this process has read or prefetched.
     used: Mutex<BTreeSet<PathBuf>>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Marker {
-    /// Of `state`, `memory` and `disk`.
+    /// The sizes of `state`, `memory` and `disk`.
     sizes: Vec<u64>,
     digests: Vec<String>,
     depends_on: Vec<Stamp>,
@@ -77,8 +77,9 @@ struct Marker {
 impl Snapshot {
     fn open(folder: PathBuf) -> io::Result<Self> {
         let opened = Arc::new(File::open(&folder)?);
-        let mut snapshot = Self { folder, opened, was_late: false };
-        snapshot.was_late = snapshot.file(blame::LATE).exists();
+        let mut snapshot = Self { folder, opened, previous_restore_timed_out: false };
+        snapshot.previous_restore_timed_out =
+            snapshot.file(restore_failure::TIMEOUT_MARKER).exists();
         Ok(snapshot)
     }
 
@@ -96,7 +97,7 @@ impl Snapshot {
         self.file(DISK)
     }
 
-    /// Each file, and the name by which the VM's folder is to have it.
+    /// Each file, and its name in the VM's folder.
     pub(crate) fn files(&self) -> [(PathBuf, &'static str); 2] {
         FILES.map(|(name, in_vm)| (self.file(name), in_vm))
     }
@@ -105,7 +106,7 @@ impl Snapshot {
         serde_json::from_slice(&fs::read(self.file(MARKER)).ok()?).ok()
     }
 
-    /// Of the files that were saved.
+    /// The names of the saved files.
     fn names() -> [&'static str; 3] {
         let [(state, _), (memory, _)] = FILES;
         [state, memory, DISK]
@@ -126,16 +127,16 @@ impl Store {
         Self { folder: state.join("snapshots"), used: Mutex::default() }
     }
 
-    /// The snapshot that such a VM may go on from. One that is not as it was made is set aside.
+    /// The snapshot from which such a VM is restored. A damaged one is quarantined.
     pub(crate) fn find(&self, vmm: &dyn Vmm, config: &SandboxConfig) -> Option<Snapshot> {
         let key = Key::of(vmm, config)?;
         let snapshot = Snapshot::open(self.folder.join(key.name())).ok()?;
         let Some(marker) = snapshot.marker() else {
-            self.set_aside(&snapshot, "it has no marker");
+            self.quarantine(&snapshot, "it has no marker");
             return None;
         };
         if snapshot.sizes().ok() != Some(marker.sizes) {
-            self.set_aside(&snapshot, "its files are not as long as they were");
+            self.quarantine(&snapshot, "the size of a file has changed");
             return None;
         }
         let is_first = || self.is_first_use(&snapshot);
@@ -144,7 +145,7 @@ impl Store {
             Verdict::Known => {}
             Verdict::Sound => drop(is_first()),
             Verdict::Damaged(reason) => {
-                self.set_aside(&snapshot, &reason);
+                self.quarantine(&snapshot, &reason);
                 return None;
             }
         }
@@ -157,31 +158,31 @@ impl Store {
         used.insert(snapshot.folder.clone())
     }
 
-    /// Takes a snapshot out of use, and says so.
-    pub(crate) fn set_aside(&self, snapshot: &Snapshot, reason: &str) {
+    /// Takes a snapshot out of use, and logs why.
+    pub(crate) fn quarantine(&self, snapshot: &Snapshot, reason: &str) {
         if !snapshot.has_its_name() {
-            // Another has taken its place.
+            // Another snapshot has taken its place.
             return;
         }
         let name = snapshot.folder.file_name().unwrap_or_default().to_string_lossy();
-        let aside = self.folder.join(format!(".aside-{name}"));
-        log::warn!("a snapshot is set aside; to={} reason={reason}", aside.display());
-        let moved = remove(&aside).and_then(|()| {
-            fs::rename(&snapshot.folder, &aside).map_err(file("rename", &snapshot.folder))
+        let target = self.folder.join(format!(".quarantine-{name}"));
+        log::warn!("snapshot quarantined; to={} reason={reason}", target.display());
+        let moved = remove(&target).and_then(|()| {
+            fs::rename(&snapshot.folder, &target).map_err(file("rename", &snapshot.folder))
         });
         if let Err(error) = moved {
-            log::error!("the snapshot stays; error={}", chain(&error));
+            log::error!("cannot quarantine a snapshot; error={}", chain(&error));
         }
     }
 
-    /// Removes those that no VM can go on from any more, as what they depend on has changed.
+    /// Removes stale snapshots: those whose image, monitor or format has changed.
     pub(crate) fn sweep(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(file("list", &self.folder))?,
         };
         let mut removed = Vec::new();
-        let _one = self.lock()?;
+        let _lock = self.lock()?;
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let folder = entry.path();
@@ -191,7 +192,7 @@ impl Store {
                 None => {
                     let snapshot = Snapshot::open(folder.clone()).ok();
                     let marker = snapshot.and_then(|snapshot| snapshot.marker());
-                    marker.is_some_and(|marker| marker.depends_on.iter().all(Stamp::is_as_it_was))
+                    marker.is_some_and(|marker| marker.depends_on.iter().all(Stamp::is_unchanged))
                 }
             };
             if !is_used {
@@ -215,8 +216,8 @@ impl Store {
     }
 }
 
-/// Reads its memory into the page cache, but for its holes, which would take as much there as the
-/// rest; does not wait for that.
+/// Starts to read a snapshot's files into the page cache, without their holes, which would take up
+/// memory there. Does not wait.
 fn prefetch(snapshot: &Snapshot) {
     for (path, _) in snapshot.files() {
         if let Err(error) = read_ahead(&path) {
@@ -241,7 +242,7 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// Removes the snapshots under `state` that nothing can use any more; returns their names.
+/// Removes the stale snapshots under `state`; returns their names.
 pub fn sweep(state: &Path) -> Result<Vec<String>> {
     Store::new(state).sweep()
 }

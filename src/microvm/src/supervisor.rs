@@ -5,136 +5,118 @@
 //!   start ───────────────────────▶ Machine::start
 //!         ◀── Started or error ───
 //!         (waits for the guest)    poll: processes, console, control socket, wake-up;
-//!                                  at times: how far the disk has grown
-//!   order ── Order, wake-up ─────▶ Machine::assign, park, save
+//!                                  periodically: the growth of the disk
+//!   request ── VmRequest, wake-up ▶ Machine::assign, park, save
 //!         ◀── done or error ──────
-//!   stop  ── orders disconnect, wake-up ─▶ tears the machine down
+//!   stop  ── requests disconnect, wake-up ─▶ drops the machine
 //!         ◀── done disconnects ───
 //! ```
 //!
 //! INVARIANT: when the thread has ended, by return or by panic, nothing of its VM is left.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use netns::Pool;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use sandbox::{SandboxConfig, SandboxId};
-use vsock_host::Reactor;
 
-use crate::fate::{Fate, Seal};
+use crate::exit_reason::{ExitReason, Publisher};
 use crate::link::Link;
-use crate::machine::{Blueprint, Machine};
-use crate::snapshot::Snapshot;
-use crate::vmm::Vmm;
+use crate::machine::Machine;
+use crate::start_request::StartRequest;
 use crate::{Error, Result, control};
 
-/// What the thread is given.
-#[derive(Clone)]
-pub(crate) struct Task {
-    pub(crate) state: PathBuf,
-    pub(crate) config: SandboxConfig,
-    pub(crate) vmm: Arc<dyn Vmm>,
-    pub(crate) reactor: Reactor,
-    pub(crate) networks: Option<Arc<Pool>>,
-    pub(crate) snapshot: Option<Snapshot>,
-    /// Whether it is to be somebody's only later.
-    pub(crate) is_warm: bool,
-    /// How long it waited for its turn to start.
-    pub(crate) waited: Duration,
-    pub(crate) deadline: Instant,
-}
-
-/// What the thread can be told to do with its VM. After an error the VM is only good to be ended.
-pub(crate) enum Deed {
+/// What the thread does with its VM on request. After an error the VM can only be ended.
+pub(crate) enum VmCommand {
     Assign(Box<SandboxConfig>),
     Park,
     Save,
 }
 
-struct Order {
-    deed: Deed,
+struct VmRequest {
+    command: VmCommand,
     deadline: Instant,
     reply: Sender<Result<()>>,
 }
 
-/// What the thread says when the VM's processes run.
+/// What the thread reports when the VM's processes run.
 pub(crate) struct Started {
     pub(crate) link: Arc<Link>,
     pub(crate) stages: Vec<(&'static str, Duration)>,
 }
 
-/// The end of what a VM's console said, for an error.
-pub(crate) type LastWords = String;
+/// The last lines of a VM's console, for an error.
+pub(crate) type ConsoleTail = String;
 
 /// The owner's end of a VM's thread. Dropping it ends the VM at once.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     id: SandboxId,
     /// Dropped to end the VM.
-    orders: Option<Sender<Order>>,
+    requests: Option<Sender<VmRequest>>,
     wake: Arc<EventFd>,
     done: Receiver<()>,
-    fate: Arc<Fate>,
-    thread: Option<JoinHandle<Result<LastWords>>>,
+    exit_reason: Arc<ExitReason>,
+    thread: Option<JoinHandle<Result<ConsoleTail>>>,
 }
 
 impl Supervisor {
     /// Starts the thread, and waits until it has started the VM's processes.
-    pub(crate) fn start(task: Task) -> Result<(Self, Started)> {
-        let id = task.config.id;
+    pub(crate) fn start(request: StartRequest) -> Result<(Self, Started)> {
+        let id = request.config.id;
         let spawn_error = |source| Error::Thread { id, source };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| spawn_error(errno.into()))?;
         let wake = Arc::new(wake);
-        let (orders_tx, orders) = bounded(1);
+        let (requests_tx, requests) = bounded(1);
         let (started_tx, started) = bounded(1);
         let (done_tx, done) = bounded(0);
-        let (fate, seal) = Fate::new();
-        let fate = Arc::new(fate);
+        let (exit_reason, publisher) = ExitReason::new();
+        let exit_reason = Arc::new(exit_reason);
         let thread = {
-            let (wake, fate) = (Arc::clone(&wake), Arc::clone(&fate));
+            let (wake, exit_reason) = (Arc::clone(&wake), Arc::clone(&exit_reason));
             Builder::new().name(format!("vm-{}", id.short())).spawn(move || {
                 let _done = done_tx;
-                run(&task, &Inbox { orders, wake }, &started_tx, (&fate, seal))
+                let queue = RequestQueue { requests, wake };
+                run(&request, &queue, &started_tx, (&exit_reason, publisher))
             })
         };
         let thread = Some(thread.map_err(spawn_error)?);
-        let mut supervisor = Self { id, orders: Some(orders_tx), wake, done, fate, thread };
+        let mut supervisor =
+            Self { id, requests: Some(requests_tx), wake, done, exit_reason, thread };
         match started.recv() {
             Ok(started) => Ok((supervisor, started)),
             Err(_) => Err(supervisor.join().err().unwrap_or(Error::Panicked { id })),
         }
     }
 
-    /// Disconnects when the VM has ended and nothing is left of it.
+    /// Disconnects when the VM has ended and all its resources are released.
     pub(crate) fn done(&self) -> &Receiver<()> {
         &self.done
     }
 
-    /// Why the VM ended, once it has by itself.
-    pub(crate) fn fate(&self) -> &Arc<Fate> {
-        &self.fate
+    /// Why the VM ended, if it ended by itself.
+    pub(crate) fn exit_reason(&self) -> &Arc<ExitReason> {
+        &self.exit_reason
     }
 
-    /// Has something done with the VM.
-    pub(crate) fn order(&self, deed: Deed, deadline: Instant) -> Result<()> {
+    /// Has the thread execute a command, and waits for its result.
+    pub(crate) fn request(&self, command: VmCommand, deadline: Instant) -> Result<()> {
         let (reply, done) = bounded(1);
-        let order = Order { deed, deadline, reply };
-        let sent = self.orders.as_ref().and_then(|orders| orders.send(order).ok());
+        let request = VmRequest { command, deadline, reply };
+        let sent = self.requests.as_ref().and_then(|requests| requests.send(request).ok());
         if sent.is_some() {
             self.wake();
             if let Ok(done) = done.recv() {
                 return done;
             }
         }
-        let reason = self.fate.reason().cloned();
+        let reason = self.exit_reason.wait().cloned();
         Err(reason.map_or(Error::Panicked { id: self.id }, |reason| Error::Gone { reason }))
     }
 
@@ -144,16 +126,16 @@ impl Supervisor {
         }
     }
 
-    /// Ends the VM at once, and returns why it ended if that was not our doing.
-    pub(crate) fn stop(mut self) -> Result<LastWords> {
+    /// Ends the VM at once. The error is why it had ended before.
+    pub(crate) fn stop(mut self) -> Result<ConsoleTail> {
         self.join()
     }
 
-    fn join(&mut self) -> Result<LastWords> {
+    fn join(&mut self) -> Result<ConsoleTail> {
         let Some(thread) = self.thread.take() else {
-            return Ok(LastWords::default());
+            return Ok(ConsoleTail::default());
         };
-        self.orders = None;
+        self.requests = None;
         self.wake();
         thread.join().unwrap_or(Err(Error::Panicked { id: self.id }))
     }
@@ -167,60 +149,50 @@ impl Drop for Supervisor {
     }
 }
 
-/// The thread's end of what the owner says.
-struct Inbox {
-    orders: Receiver<Order>,
+/// The thread's end of the owner's requests.
+struct RequestQueue {
+    requests: Receiver<VmRequest>,
     wake: Arc<EventFd>,
 }
 
 fn run(
-    task: &Task,
-    inbox: &Inbox,
+    request: &StartRequest,
+    queue: &RequestQueue,
     started: &Sender<Started>,
-    (fate, seal): (&Fate, Seal),
-) -> Result<LastWords> {
-    let blueprint = Blueprint {
-        state: &task.state,
-        config: &task.config,
-        vmm: &*task.vmm,
-        reactor: &task.reactor,
-        networks: task.networks.as_deref(),
-        snapshot: task.snapshot.as_ref(),
-        is_warm: task.is_warm,
-        deadline: task.deadline,
-    };
-    let mut machine = Machine::start(&blueprint)?;
+    (exit_reason, publisher): (&ExitReason, Publisher),
+) -> Result<ConsoleTail> {
+    let mut machine = Machine::start(request)?;
     let stages = std::mem::take(&mut machine.stages);
     let _ = started.send(Started { link: Arc::clone(&machine.link), stages });
-    let ended = supervise(&mut machine, inbox);
+    let ended = supervise(&mut machine, queue);
     if let Err(error) = &ended {
-        fate.tell(error);
+        exit_reason.set(error);
     }
-    // Those who lost the guest need not wait until the machine is taken down.
-    drop(seal);
+    // Callers that lost the guest need not wait until the machine is dropped.
+    drop(publisher);
     ended?;
-    Ok(machine.console.last_words("the console"))
+    Ok(machine.console.tail("the console"))
 }
 
-/// Sleeps until something happens to the VM; returns when it is to go, an error if it went by itself.
-fn supervise(machine: &mut Machine, inbox: &Inbox) -> Result<()> {
+/// Serves the VM until its owner drops it. If it ends by itself, that is the error.
+fn supervise(machine: &mut Machine, queue: &RequestQueue) -> Result<()> {
     let mut open = Open { console: true, errors: true, control: true };
     let mut next_check = Instant::now();
     loop {
         if next_check <= Instant::now() {
             next_check = Instant::now() + machine.growth.check()?;
         }
-        let ready = wait(machine, &inbox.wake, &open, next_check)?;
-        if ready.wake && obey(machine, inbox) == Err(TryRecvError::Disconnected) {
+        let ready = wait(machine, &queue.wake, &open, next_check)?;
+        if ready.wake && handle_requests(machine, queue) == Err(TryRecvError::Disconnected) {
             return Ok(());
         }
         if ready.console {
-            open.console = taken(machine.console.take());
+            open.console = is_open(machine.console.drain());
         }
         if ready.errors {
-            open.errors = taken(machine.errors.take());
+            open.errors = is_open(machine.errors.drain());
         }
-        // A socket that cannot be accepted from is left alone until something else happens.
+        // After a failed accept the socket is not polled until another event.
         open.control = !ready.control || control::accept(&machine.control, &machine.link);
         if ready.process
             && let Some(ended) = machine.ended()?
@@ -230,34 +202,37 @@ fn supervise(machine: &mut Machine, inbox: &Inbox) -> Result<()> {
     }
 }
 
-/// Does what the owner says; says whether there is still one.
-fn obey(machine: &mut Machine, inbox: &Inbox) -> std::result::Result<(), TryRecvError> {
-    // Only to be asleep again: what was said is in the channel.
-    let _ = inbox.wake.read();
+/// Handles all queued requests; `Disconnected` when the owner has dropped the VM.
+fn handle_requests(
+    machine: &mut Machine,
+    queue: &RequestQueue,
+) -> std::result::Result<(), TryRecvError> {
+    // Resets the eventfd; the requests are in the channel.
+    let _ = queue.wake.read();
     loop {
-        let Order { deed, deadline, reply } = match inbox.orders.try_recv() {
-            Ok(order) => order,
+        let VmRequest { command, deadline, reply } = match queue.requests.try_recv() {
+            Ok(request) => request,
             Err(TryRecvError::Empty) => return Ok(()),
-            Err(gone) => return Err(gone),
+            Err(disconnected) => return Err(disconnected),
         };
-        let done = match deed {
-            Deed::Assign(config) => machine.assign(&config, deadline),
-            Deed::Park => machine.park(deadline),
-            Deed::Save => machine.save(deadline),
+        let done = match command {
+            VmCommand::Assign(config) => machine.assign(&config, deadline),
+            VmCommand::Park => machine.park(deadline),
+            VmCommand::Save => machine.save(deadline),
         };
         let _ = reply.send(done);
     }
 }
 
-/// Whether there may be more to take. A pipe that cannot be read is left alone.
-fn taken(result: std::io::Result<bool>) -> bool {
+/// Whether to go on polling a pipe. A pipe that cannot be read is not polled any more.
+fn is_open(result: std::io::Result<bool>) -> bool {
     result.unwrap_or_else(|error| {
-        log::warn!("what the vm says is no longer heard; error={error}");
+        log::warn!("output of the vm is not captured any more; error={error}");
         false
     })
 }
 
-/// What is listened to.
+/// Which descriptors are polled.
 struct Open {
     console: bool,
     errors: bool,
@@ -299,8 +274,8 @@ fn wait(machine: &Machine, wake: &EventFd, open: &Open, deadline: Instant) -> Re
     })
 }
 
-/// Listens to `fd`, or to nothing. A pipe whose other end was closed reports that for ever, asked
-/// or not: in its place is an event that never hangs up.
+/// Polls `fd`, or nothing. poll(2) reports POLLHUP of a closed pipe even without interest, so an eventfd
+/// takes its place.
 fn interest<'a>(is_open: bool, fd: BorrowedFd<'a>, instead: &'a EventFd) -> PollFd<'a> {
     match is_open {
         true => PollFd::new(fd, PollFlags::POLLIN),
@@ -320,9 +295,9 @@ mod tests {
         let (console, console_tx) = std::io::pipe().unwrap();
         drop(console_tx);
 
-        let heard = poll(&mut [interest(true, console.as_fd(), &stop)], PollTimeout::ZERO);
-        let left_alone = poll(&mut [interest(false, console.as_fd(), &stop)], PollTimeout::ZERO);
+        let polled = poll(&mut [interest(true, console.as_fd(), &stop)], PollTimeout::ZERO);
+        let not_polled = poll(&mut [interest(false, console.as_fd(), &stop)], PollTimeout::ZERO);
 
-        assert_eq!((heard, left_alone), (Ok(1), Ok(0)));
+        assert_eq!((polled, not_polled), (Ok(1), Ok(0)));
     }
 }

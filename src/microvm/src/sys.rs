@@ -6,14 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Makes `target` share all of `source`'s blocks.
+/// Makes `target` a reflink of `source` (FICLONE).
 pub(crate) fn reflink(source: &File, target: &File) -> io::Result<()> {
     // SAFETY: FICLONE takes a descriptor by value and writes no memory of ours.
     let result = unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONE, source.as_raw_fd()) };
     check(result).map(drop)
 }
 
-/// Makes a virtual machine with one processor on an open `/dev/kvm`, and drops it.
+/// Creates and drops a VM with one vCPU on an open `/dev/kvm`.
 pub(crate) fn try_kvm(kvm: &File) -> io::Result<()> {
     const KVM_CREATE_VM: libc::c_ulong = 0xae01;
     const KVM_CREATE_VCPU: libc::c_ulong = 0xae41;

@@ -1,13 +1,13 @@
-//! Where programs are.
+//! Finds programs.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-/// Where programs are looked for besides `PATH`, which sudo shortens.
+/// Folders that are searched besides `PATH`, which sudo shortens.
 const FOLDERS: [&str; 6] =
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/root/.cargo/bin"];
 
-/// The path of a program, if there is such.
+/// The path of a program, if it is installed.
 pub fn look_up(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("CARGO_HOME").map(|home| PathBuf::from(home).join("bin"));

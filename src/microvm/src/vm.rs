@@ -1,4 +1,4 @@
-//! A running VM, as its owner in this process sees it.
+//! A running VM: the owner's handle in this process.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,80 +14,77 @@ use vsock_host::Guest;
 use vsock_proto::GuestState;
 
 use crate::error::chain;
-use crate::fate::Explainer;
+use crate::exit_reason::ErrorContext;
 use crate::link::Link;
-use crate::supervisor::{Deed, Started, Supervisor, Task};
+use crate::start_request::{Purpose, StartRequest};
+use crate::supervisor::{Started, Supervisor, VmCommand};
 use crate::{Error, Result, session};
 
-/// How long the end of a VM in which something failed may take to be seen.
-const DEATH: Duration = Duration::from_secs(1);
+/// How long to wait for the end of a VM in which something failed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running VM. Dropping it ends it at once.
 pub(crate) struct Vm {
     id: SandboxId,
     link: Arc<Link>,
-    explainer: Explainer,
+    errors: ErrorContext,
     report: StartReport,
     supervisor: Supervisor,
 }
 
 impl Vm {
-    /// Starts one that is nobody's yet.
-    pub(crate) fn prepare(task: Task) -> Result<Self> {
-        Self::launch(Task { is_warm: true, ..task })
+    /// Starts a warm VM, to be assigned later.
+    pub(crate) fn prepare(request: StartRequest) -> Result<Self> {
+        Self::launch(StartRequest { purpose: Purpose::Warm, ..request })
     }
 
-    /// Starts one, and waits for its guest. It takes commands when that has its state.
-    fn launch(task: Task) -> Result<Self> {
-        let (id, deadline, waited) = (task.config.id, task.deadline, task.waited);
-        let arrival = if task.snapshot.is_some() { "reconnect" } else { "boot" };
-        let (supervisor, Started { link, mut stages }) = Supervisor::start(task)?;
-        stages.insert(0, ("gate", waited));
+    /// Starts a VM, and waits for its guest. It takes commands once the guest has its state.
+    fn launch(request: StartRequest) -> Result<Self> {
+        let (id, deadline, queued) = (request.config.id, request.deadline, request.queued);
+        let arrival = if request.snapshot.is_some() { "reconnect" } else { "boot" };
+        let (supervisor, Started { link, mut stages }) = Supervisor::start(request)?;
+        stages.insert(0, ("queue", queued));
         let booted = Instant::now();
         let guest = match link.guest(deadline) {
             Ok(guest) => guest,
-            Err(error) => return Err(no_guest(supervisor, error)),
+            Err(error) => return Err(start_error(supervisor, error)),
         };
         stages.push((arrival, booted.elapsed()));
         let report = StartReport { kernel: guest.ready().kernel.clone(), stages };
-        let explainer = Explainer::of(supervisor.fate());
-        Ok(Self { id, link, explainer, report, supervisor })
+        let errors = ErrorContext::owned(supervisor.exit_reason());
+        Ok(Self { id, link, errors, report, supervisor })
     }
 
-    /// Starts one that takes commands.
-    pub(crate) fn start(task: Task) -> Result<Self> {
-        let (config, deadline) = (task.config.clone(), task.deadline);
-        let mut vm = Self::launch(task)?;
-        let told = Instant::now();
-        if let Err(error) = vm.introduce(&config, deadline) {
-            return Err(no_guest(vm.supervisor, error));
+    /// Starts a VM that takes commands.
+    pub(crate) fn start(request: StartRequest) -> Result<Self> {
+        let (config, deadline) = (request.config.clone(), request.deadline);
+        let mut vm = Self::launch(request)?;
+        let begun = Instant::now();
+        if let Err(error) = vm.set_state(&config, deadline) {
+            return Err(start_error(vm.supervisor, error));
         }
-        vm.report.stages.push(("state", told.elapsed()));
+        vm.report.stages.push(("state", begun.elapsed()));
         for (stage, time) in &vm.report.stages {
             log::debug!("vm start; vm={} stage={stage} us={}", vm.id, time.as_micros());
         }
         Ok(vm)
     }
 
-    /// Tells the guest what makes it differ from every other.
-    fn introduce(&self, config: &SandboxConfig, deadline: Instant) -> Result<()> {
+    /// Sends the guest its state: time, randomness, host name, time zone, machine id.
+    fn set_state(&self, config: &SandboxConfig, deadline: Instant) -> Result<()> {
         let guest = self.guest(deadline)?;
         let state = GuestState { clock_unix_ns: unix_time_ns(), ..initial_state(config)? };
         guest.set_state(state, deadline).map_err(Error::Link)
     }
 
-    fn order(&self, deed: Deed, deadline: Instant) -> Result<()> {
-        self.supervisor.order(deed, deadline)
-    }
-
-    /// Writes what it is to its monitor's folder; it does not run any more.
+    /// Writes its state and memory to the monitor's folder. It does not run afterwards.
     pub(crate) fn save(&self, deadline: Instant) -> Result<()> {
-        self.order(Deed::Save, deadline)
+        self.supervisor.request(VmCommand::Save, deadline)
     }
 
-    /// Why something failed: if the VM ended of it, then that.
+    /// Why something failed: the reason why the VM ended, if it has ended.
     pub(crate) fn fail(self, error: Error) -> Error {
-        let _ = self.supervisor.done().recv_timeout(DEATH);
+        let _ = self.supervisor.done().recv_timeout(EXIT_TIMEOUT);
         self.supervisor.stop().err().unwrap_or(error)
     }
 
@@ -104,8 +101,8 @@ impl Vm {
     }
 }
 
-/// The guest did not come: the supervisor may know why.
-fn no_guest(supervisor: Supervisor, error: Error) -> Error {
+/// Why a start failed: the reason why the VM ended, if it has ended.
+fn start_error(supervisor: Supervisor, error: Error) -> Error {
     match (supervisor.stop(), error) {
         (Err(reason), _) => reason,
         (Ok(console), Error::Link(source)) => Error::NoHello { console, source },
@@ -113,7 +110,7 @@ fn no_guest(supervisor: Supervisor, error: Error) -> Error {
     }
 }
 
-/// What makes this guest differ from every other, but for the time.
+/// What is particular to this guest, except for the time.
 fn initial_state(config: &SandboxConfig) -> Result<GuestState> {
     let random: [u8; 48] = random()?;
     let (entropy, machine_id) = random.split_at(32);
@@ -160,7 +157,7 @@ impl Sandbox for Vm {
         request: &ExecRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn Execution>> {
-        session::exec(self.guest(deadline), &self.explainer, request, deadline)
+        session::exec(self.guest(deadline), &self.errors, request, deadline)
     }
 
     fn write(
@@ -168,22 +165,24 @@ impl Sandbox for Vm {
         request: &WriteRequest,
         deadline: Instant,
     ) -> sandbox::Result<Box<dyn TreeWriter>> {
-        session::write(self.guest(deadline), &self.explainer, request, deadline)
+        session::write(self.guest(deadline), &self.errors, request, deadline)
     }
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
-        session::read(self.guest(deadline), &self.explainer, path, deadline)
+        session::read(self.guest(deadline), &self.errors, path, deadline)
     }
 
     fn assign(&self, config: &SandboxConfig, deadline: Instant) -> sandbox::Result<()> {
-        let assigned = self.order(Deed::Assign(Box::new(config.clone())), deadline);
-        assigned.and_then(|()| self.introduce(config, deadline)).map_err(|error| {
+        let command = VmCommand::Assign(Box::new(config.clone()));
+        let assigned = self.supervisor.request(command, deadline);
+        assigned.and_then(|()| self.set_state(config, deadline)).map_err(|error| {
             sandbox::Error::Assign { id: self.id.to_string(), source: error.into() }
         })
     }
 
     fn park(&self, deadline: Instant) -> sandbox::Result<()> {
-        self.order(Deed::Park, deadline)
+        self.supervisor
+            .request(VmCommand::Park, deadline)
             .map_err(|error| sandbox::Error::Park { id: self.id.to_string(), source: error.into() })
     }
 
@@ -201,7 +200,7 @@ impl Sandbox for Vm {
     fn kill(self: Box<Self>) -> sandbox::Result<()> {
         let id = self.id.to_string();
         match self.supervisor.stop() {
-            // It ended by itself before or after it was asked to: that is what was wanted.
+            // It ended by itself, which is what was wanted.
             Ok(_) | Err(Error::Ended { .. } | Error::Boot { .. }) => Ok(()),
             Err(error) => Err(sandbox::Error::Stop { id, source: error.into() }),
         }

@@ -1,4 +1,4 @@
-//! A start that does not get to its end leaves nothing, however it fails.
+//! A failed start leaves nothing, whatever the failure.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use microvm::{Error, Factory, Launch, Launched, Result, Vmm};
 use process::Command;
-use sandbox::{DiskLimits, Image, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{Cancellation, DiskLimits, Image, SandboxConfig, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
 /// A monitor that starts a process and then fails.
@@ -27,7 +27,7 @@ impl Vmm for Failing {
 
     fn launch(&self, launch: &Launch<'_>) -> Result<Launched> {
         let sleep = Command::new("sleep").arg("1000").cgroup(launch.cgroup).spawn();
-        // Whoever forgets it must not matter: the cgroup ends it.
+        // A leaked child must not survive: the cgroup is killed.
         std::mem::forget(sleep.map_err(Error::Process)?);
         (self.0)()
     }
@@ -60,13 +60,14 @@ fn config(state: &Path) -> SandboxConfig {
     }
 }
 
-/// The error of a start that fails so, with nothing left of it.
+/// The error of a failed start, after a check that nothing is left.
 fn start(launch: fn() -> Result<Launched>) -> String {
     let state = tempfile::tempdir().unwrap();
     fs::set_permissions(state.path(), PermissionsExt::from_mode(0o711)).unwrap();
     let (config, reactor) = (config(state.path()), Reactor::start().unwrap());
     let factory = Factory::new(state.path(), &reactor, Failing(launch));
-    let error = factory.start(&config, Instant::now() + Duration::from_secs(20)).err().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let error = factory.start(&config, &Cancellation::new(), deadline).err().unwrap();
     let id = config.id.to_string();
     let cgroups = process::mount_point().unwrap().join("sandbox-runner");
     assert!(!state.path().join("vms").join(&id).exists());

@@ -118,7 +118,9 @@ mod tests {
 
     /// Without the threads of signals and input, which belong to a process.
     fn pumped(factory: &Factory, job: &Job, sink: Sink<'_>) -> Result<Exit> {
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let execution = sandbox.exec(&job.request, Instant::now()).unwrap();
         pump(&*execution, sink)
     }

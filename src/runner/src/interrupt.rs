@@ -274,7 +274,8 @@ mod tests {
     fn bench(first: First) -> Bench {
         let factory = Script::default().on("make", &[], 0).factory();
         let config: SandboxConfig = crate::request::tests::config();
-        let sandbox = factory.start(&config, Instant::now()).unwrap();
+        let sandbox =
+            factory.start(&config, &sandbox::Cancellation::new(), Instant::now()).unwrap();
         let request = ExecRequest { argv: vec!["make".into()], ..ExecRequest::default() };
         let command: Arc<dyn Execution> = sandbox.exec(&request, Instant::now()).unwrap().into();
         let pulls = Arc::new(AtomicU32::new(0));

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbox::{Cause, HostFilter, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{
+    Cancellation, Cause, HostFilter, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId,
+};
 use vsock_host::Reactor;
 
 use microvm::Kvm;
@@ -87,7 +89,10 @@ impl Host {
                 let factory = sandbox_fc::factory(state, reactor, config).with_networks(networks);
                 for example in examples {
                     let begun = Instant::now();
-                    log_saved(factory.ensure_saved(example, begun + SAVE), begun);
+                    log_saved(
+                        factory.ensure_saved(example, &Cancellation::new(), begun + SAVE),
+                        begun,
+                    );
                 }
                 Ok(Arc::new(factory))
             }
@@ -113,9 +118,9 @@ impl Host {
     pub(crate) fn save(
         &self,
         vmm: Vmm,
-        config: &SandboxConfig,
+        (config, cancellation): (&SandboxConfig, &Cancellation),
         global: &Global,
-        warm: &mut microvm::Warm<'_>,
+        warm_up: &mut microvm::WarmUp<'_>,
     ) -> Result<()> {
         let deadline = Instant::now() + SAVE;
         let monitor = choose(vmm, global)?;
@@ -127,11 +132,11 @@ impl Host {
         let saved = match monitor {
             Monitor::Qemu => {
                 let factory = sandbox_qemu::factory(state, reactor).with_networks(networks);
-                factory.save(config, warm, deadline)
+                factory.save(config, warm_up, cancellation, deadline)
             }
             Monitor::Firecracker(monitor) => {
                 let factory = sandbox_fc::factory(state, reactor, monitor).with_networks(networks);
-                factory.save(config, warm, deadline)
+                factory.save(config, warm_up, cancellation, deadline)
             }
         };
         saved.map_err(vm_error)
@@ -228,18 +233,24 @@ fn firecracker(global: &Global) -> Result<sandbox_fc::Config> {
     Ok(sandbox_fc::Config { program, jailer, seccomp })
 }
 
-/// Kills a VM that this process starts or runs, at whatever point it is.
-pub(crate) fn plug(id: SandboxId) -> Pull {
+/// Kills a VM of this process, or cancels its start.
+pub(crate) fn plug(id: SandboxId, cancellation: &Cancellation) -> Pull {
+    let cancellation = cancellation.clone();
     Arc::new(move || {
-        if let Err(error) = microvm::kill(id) {
-            log::error!("cannot kill the vm; vm={id} error={error}");
-        }
+        cancellation.cancel();
+        kill(id);
     })
+}
+
+fn kill(id: SandboxId) {
+    if let Err(error) = microvm::kill(id) {
+        log::error!("cannot kill the vm; vm={id} error={error}");
+    }
 }
 
 /// Kills any VM of this process.
 pub(crate) fn plugs() -> crate::service::Plug {
-    Arc::new(|id| plug(id)())
+    Arc::new(kill)
 }
 
 /// Ends a VM of whichever runner: in an orderly way if it answers, else by force.

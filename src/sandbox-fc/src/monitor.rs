@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::time::{Duration, Instant};
 
-use microvm::{Launch, Launched, Member, last_words, wait_for_socket};
+use microvm::{Launch, Launched, Member, stderr_tail, wait_for_socket};
 use nix::sys::stat::Mode;
 use process::{Command, Jail, Network, Resource};
 
@@ -78,8 +78,8 @@ impl Monitor {
         }
         match self.member.child.wait_until(Instant::now() + DEATH) {
             Ok(Some(status)) => {
-                let (program, words) = (FIRECRACKER, last_words(&self.errors));
-                microvm::Error::Ended { program, status, words }
+                let (program, output) = (FIRECRACKER, stderr_tail(&self.errors));
+                microvm::Error::Ended { program, status, output }
             }
             _ => of(error),
         }

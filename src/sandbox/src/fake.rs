@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::{
-    Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, PtySize, Result, Sandbox,
-    SandboxConfig, SandboxFactory, SandboxId, StartReport, Stream, TreeItem, TreeReader,
+    Cancellation, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, PtySize, Result,
+    Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport, Stream, TreeItem, TreeReader,
     TreeWriter, WriteRequest,
 };
 
@@ -189,12 +189,22 @@ impl SandboxFactory for Factory {
         "fake"
     }
 
-    fn prepare(&self, config: &SandboxConfig, _deadline: Instant) -> Result<Box<dyn Sandbox>> {
+    fn prepare(
+        &self,
+        config: &SandboxConfig,
+        _cancellation: &Cancellation,
+        _deadline: Instant,
+    ) -> Result<Box<dyn Sandbox>> {
         lock(&self.record).prepared += 1;
         Ok(self.sandbox(config))
     }
 
-    fn start(&self, config: &SandboxConfig, _deadline: Instant) -> Result<Box<dyn Sandbox>> {
+    fn start(
+        &self,
+        config: &SandboxConfig,
+        _cancellation: &Cancellation,
+        _deadline: Instant,
+    ) -> Result<Box<dyn Sandbox>> {
         lock(&self.record).started += 1;
         Ok(self.sandbox(config))
     }

@@ -8,6 +8,7 @@
 //! No crate of ours is beneath this one, and no kind of virtual machine is named in it. With the
 //! feature `fake` it brings a scripted sandbox for tests.
 
+mod cancellation;
 mod config;
 mod error;
 mod exec;
@@ -22,6 +23,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
+pub use cancellation::Cancellation;
 pub use config::{DiskLimits, Image, SandboxConfig, StartReport};
 pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
@@ -38,20 +40,35 @@ pub trait SandboxFactory: Send + Sync {
     /// What kind: `qemu`, `firecracker`.
     fn kind(&self) -> &'static str;
 
-    /// Starts a sandbox that takes commands when this returns. When it fails, nothing is left.
+    /// Starts a sandbox, which takes commands when this returns. A failed start leaves nothing.
     ///
-    /// Where starts wait for each other, the time until the deadline begins to run out when this
-    /// one's turn has come; how long it may wait for that is limited by the kind of sandbox.
-    fn start(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
+    /// A start may wait in a queue first. Cancellation ends that wait. Time in the queue does not
+    /// count against the deadline; each kind of sandbox limits it.
+    fn start(
+        &self,
+        config: &SandboxConfig,
+        cancellation: &Cancellation,
+        deadline: Instant,
+    ) -> Result<Box<dyn Sandbox>>;
 
-    /// Makes what lets such sandboxes start faster, where there is such a thing and it is missing.
-    fn make_ready(&self, _config: &SandboxConfig, _deadline: Instant) -> Result<()> {
+    /// Makes the snapshot that such sandboxes start from, if this kind has snapshots and none exists.
+    fn make_ready(
+        &self,
+        _config: &SandboxConfig,
+        _cancellation: &Cancellation,
+        _deadline: Instant,
+    ) -> Result<()> {
         Ok(())
     }
 
-    /// Starts a sandbox that nobody has yet: it is as `config` says, but for what distinguishes it.
-    /// It reaches nothing, and takes commands only after [`Sandbox::assign`].
-    fn prepare(&self, config: &SandboxConfig, deadline: Instant) -> Result<Box<dyn Sandbox>>;
+    /// Starts a warm sandbox: it has the size and the image of `config`, but no identity and no
+    /// network traffic. It takes commands after [`Sandbox::assign`].
+    fn prepare(
+        &self,
+        config: &SandboxConfig,
+        cancellation: &Cancellation,
+        deadline: Instant,
+    ) -> Result<Box<dyn Sandbox>>;
 }
 
 /// A running sandbox.

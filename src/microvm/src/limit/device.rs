@@ -1,4 +1,4 @@
-//! Which disk a folder is on, as the kernel numbers disks.
+//! The disk of a folder, by its device number.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,20 +6,20 @@ use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 
-/// Where the kernel lists disks and partitions, by number.
+/// The kernel's list of disks and partitions, by device number.
 const DEVICES: &str = "/sys/dev/block";
 
-/// The number of the disk beneath a folder, like `8:0`. None if it is on no single one: an overlay, a
-/// tmpfs, and btrfs, which may span several, are not.
-pub(super) fn beneath(folder: &Path) -> Option<String> {
+/// The device number of a folder's disk, like `8:0`. `None` if its file system has no single disk, as
+/// overlay, tmpfs, and btrfs, which may span several.
+pub(super) fn disk_of(folder: &Path) -> Option<String> {
     let device = fs::metadata(folder).ok()?.dev();
     let number = format!("{}:{}", major(device), minor(device));
     disk(&Path::new(DEVICES).join(number))
 }
 
-/// The disk that a device is, or is a partition of: only whole disks can be limited.
+/// The whole disk of a device, which may be a partition: only whole disks can be limited.
 fn disk(device: &Path) -> Option<String> {
-    // A link to the device's folder, in which those of its partitions are.
+    // The folder of a disk has those of its partitions.
     let device = fs::canonicalize(device).ok()?;
     let is_partition = device.join("partition").exists();
     let disk = if is_partition { device.parent()? } else { &device };
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_no_disk_has_none() {
-        assert_eq!(beneath(Path::new("/proc")), None);
+    fn a_file_system_without_a_disk_has_no_device_number() {
+        assert_eq!(disk_of(Path::new("/proc")), None);
     }
 }

@@ -1,9 +1,8 @@
-//! Whether a snapshot's files still hold what was saved in them.
+//! Verifies a snapshot's files by their digests.
 //!
-//! Their digests are in the marker. Comparing them reads all data, so it is done once in each boot of
-//! the host, at the snapshot's first use; that brings the data into the page cache, too. The file
-//! `verified` has the id of the boot in which it was done last: damage that comes later in the same
-//! boot is not noticed.
+//! The digests are in the marker. Verification reads all data, so it is done once per boot of the host,
+//! at the snapshot's first use; this also fills the page cache. The file `verified` has the id of the
+//! boot in which it was done last. Damage later in the same boot is not detected.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,32 +18,32 @@ use crate::disk;
 const VERIFIED: &str = "verified";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What a file system keeps as a hole or as zeros: it may make the one of the other.
+/// A block of zeros counts as a hole: a file system may convert one to the other.
 const BLOCK: u64 = 4096;
 const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 /// How much is read at once.
-const PIECE: u64 = 64 * BLOCK;
+const BUFFER: u64 = 64 * BLOCK;
 
-/// What came of comparing a snapshot's files with its digests.
+/// The result of a verification.
 pub(super) enum Verdict {
-    /// It was done before, in this boot of the host.
+    /// Verified before, in this boot of the host.
     Known,
-    /// They are as they were.
+    /// Verified now.
     Sound,
-    /// One is not.
+    /// A file is damaged, with the reason.
     Damaged(String),
 }
 
-/// Compares a snapshot's files with these digests, unless somebody has done so since the host booted.
-/// Of several who would, one does, and the others wait for it.
+/// Compares a snapshot's files with `digests`, once per boot of the host. Concurrent callers wait for the
+/// first.
 pub(super) fn verify(snapshot: &Snapshot, digests: &[String]) -> Verdict {
     let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
     if is_verified(snapshot, &boot) {
         return Verdict::Known;
     }
-    // Without the lock it would only be done twice.
+    // Without the lock it is only verified twice.
     let folder = snapshot.opened.try_clone().ok();
-    let _one = folder.and_then(|folder| Flock::lock(folder, FlockArg::LockExclusive).ok());
+    let _lock = folder.and_then(|folder| Flock::lock(folder, FlockArg::LockExclusive).ok());
     if is_verified(snapshot, &boot) {
         return Verdict::Known;
     }
@@ -67,19 +66,19 @@ fn is_verified(snapshot: &Snapshot, boot: &str) -> bool {
     !boot.is_empty() && fs::read(snapshot.file(VERIFIED)).is_ok_and(|id| id == boot.as_bytes())
 }
 
-/// The digest of a file's length and of its blocks, each with its place, but for those of zeros.
+/// The digest of a file's length and of its blocks with their offsets, without blocks of zeros.
 pub(super) fn of(path: &Path) -> io::Result<String> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut hasher = Sha256::new();
     hasher.update(length.to_le_bytes());
-    let mut buffer = vec![0; PIECE as usize];
+    let mut buffer = vec![0; BUFFER as usize];
     let mut at = 0;
     for (start, end) in disk::data(&file)? {
         at = at.max(start as u64 / BLOCK * BLOCK);
         let end = (end as u64).next_multiple_of(BLOCK).min(length);
         while at < end {
-            let piece = &mut buffer[..PIECE.min(end - at) as usize];
+            let piece = &mut buffer[..BUFFER.min(end - at) as usize];
             file.read_exact_at(piece, at)?;
             update(&mut hasher, at, piece);
             at += piece.len() as u64;
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_what_a_hole_is() {
+    fn a_hole_and_zeros_have_the_same_digest() {
         let zeros = vec![0; 1 << 20];
         assert_eq!(
             digest_of(&[(0, &zeros), (5000, b"a")], 1 << 20),
@@ -120,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_elsewhere_or_longer_is_something_else() {
+    fn moved_data_and_another_length_change_the_digest() {
         let digest = digest_of(&[(4096, b"a")], 1 << 20);
         assert_ne!(digest, digest_of(&[(8192, b"a")], 1 << 20));
         assert_ne!(digest, digest_of(&[(4096, b"a")], (1 << 20) + 1));
     }
 
     #[test]
-    fn the_last_byte_of_an_odd_length_counts() {
+    fn the_last_byte_of_an_odd_length_is_part_of_the_digest() {
         let bytes = vec![1; 1_000_003];
         let digest = digest_of(&[(0, &bytes)], 1_000_003);
         assert_ne!(digest, digest_of(&[(0, &bytes), (1_000_002, b"a")], 1_000_003));

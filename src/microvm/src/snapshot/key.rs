@@ -1,4 +1,4 @@
-//! What a snapshot is of. Whatever changes in it makes another snapshot.
+//! The key of a snapshot: everything that a restored guest depends on.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::vmm::Vmm;
 
-/// To be counted up when a change of this program makes older snapshots useless.
+/// Incremented when a change of this program invalidates older snapshots.
 const FORMAT: u32 = 2;
 
 /// The identity of a kind of VM on this host: files, processor, kernel, size, devices.
@@ -22,7 +22,7 @@ pub(crate) struct Key {
     pub(super) depends_on: Vec<Stamp>,
 }
 
-/// A file as it was. Those of an image are never changed, but replaced.
+/// The identity of a file. An image's files are replaced, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     path: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Stamp {
 }
 
 impl Key {
-    /// That of such a VM; none if its kind has no snapshots, or a file of it cannot be looked at.
+    /// The key of such a VM; `None` if its kind has no snapshots, or a file cannot be read.
     pub(crate) fn of(vmm: &dyn Vmm, config: &SandboxConfig) -> Option<Self> {
         let identity = vmm.snapshot_identity()?;
         let image = &config.image;
@@ -42,7 +42,7 @@ impl Key {
         let mut text = format!("{FORMAT} {} {}\n", vmm.kind(), identity.text);
         let has_network = config.network.is_some();
         let _ = writeln!(text, "{} {} {has_network}", config.vcpus, config.memory_mib);
-        // They are part of what is saved.
+        // The monitor saves them with the VM.
         let _ = writeln!(text, "{:?}", config.disk_limits);
         for Stamp { inode, size, modified, .. } in &depends_on {
             let _ = writeln!(text, "{inode} {size} {modified:?}");
@@ -53,7 +53,7 @@ impl Key {
         Some(Self { name, depends_on })
     }
 
-    /// As a folder's name.
+    /// The name of the snapshot's folder.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -66,16 +66,16 @@ impl Stamp {
         Ok(Self { path: path.to_owned(), inode: metadata.ino(), size: metadata.len(), modified })
     }
 
-    pub(super) fn is_as_it_was(&self) -> bool {
+    pub(super) fn is_unchanged(&self) -> bool {
         Self::of(&self.path).is_ok_and(|now| now == *self)
     }
 }
 
-/// The host's kernel and processor, as far as a guest depends on them.
+/// The host's kernel and processor.
 fn host() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // Those of the first processor. The others are the same, and their clock rates change.
+    // Of the first processor: the others are the same. Clock rates change and are left out.
     let first = processors.split("\n\n").next().unwrap_or_default();
     let is_fixed = |line: &&str| !line.starts_with("cpu MHz") && !line.starts_with("bogomips");
     release + &first.lines().filter(is_fixed).collect::<Vec<_>>().join("\n")
@@ -86,19 +86,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_replaced_is_not_as_it_was() {
+    fn a_replaced_file_changes_the_stamp() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kernel");
         fs::write(&path, "a").unwrap();
         let stamp = Stamp::of(&path).unwrap();
-        assert!(stamp.is_as_it_was());
+        assert!(stamp.is_unchanged());
         fs::write(folder.path().join("other"), "b").unwrap();
         fs::rename(folder.path().join("other"), &path).unwrap();
-        assert!(!stamp.is_as_it_was());
+        assert!(!stamp.is_unchanged());
     }
 
     #[test]
-    fn the_host_is_the_same_from_one_look_to_the_next() {
+    fn the_description_of_the_host_is_stable() {
         assert_eq!(host(), host());
     }
 }

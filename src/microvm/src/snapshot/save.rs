@@ -1,4 +1,4 @@
-//! Making a snapshot out of what a paused VM left in its folder.
+//! Publishes the files of a paused VM as a snapshot.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -14,10 +14,10 @@ use crate::error::file;
 use crate::{Error, Result};
 
 impl Store {
-    /// Copies the files of a paused VM out of its monitor's folder, and publishes them as the one
-    /// snapshot of their key. The lock is held by the caller.
+    /// Copies the files of a paused VM out of its monitor's folder, and publishes them as the snapshot of
+    /// `key`. The caller holds the lock.
     ///
-    /// The folder is the monitor's, which might be hostile: no link in it is followed.
+    /// The monitor may be hostile: links in its folder are not followed.
     pub(crate) fn publish(&self, key: &Key, monitors: &Path) -> Result<()> {
         let partial = self.folder.join(format!(".partial-{}", key.name()));
         remove(&partial)?;
@@ -26,7 +26,7 @@ impl Store {
         if published.is_err()
             && let Err(error) = remove(&partial)
         {
-            log::error!("half a snapshot stays; error={error}");
+            log::error!("cannot remove an incomplete snapshot; error={error}");
         }
         published
     }
@@ -49,25 +49,26 @@ impl Store {
             .map_err(|source| Error::Record { path: path.clone(), source })?;
         write(&path, &json).map_err(file("write", &path))?;
         sync(partial).map_err(file("sync", partial))?;
-        put(partial, &self.folder.join(key.name())).map_err(file("rename", partial))?;
+        rename_or_exchange(partial, &self.folder.join(key.name()))
+            .map_err(file("rename", partial))?;
         remove(partial)?;
         sync(&self.folder).map_err(file("sync", &self.folder))
     }
 }
 
-/// Gives a snapshot its name. One that had it is exchanged, so that nobody finds half of it.
-fn put(partial: &Path, folder: &Path) -> io::Result<()> {
+/// Renames a snapshot to its name, atomically also where one exists.
+fn rename_or_exchange(partial: &Path, folder: &Path) -> io::Result<()> {
     match renameat2(AT_FDCWD, partial, AT_FDCWD, folder, RenameFlags::RENAME_EXCHANGE) {
         Err(Errno::ENOENT) => fs::rename(partial, folder),
         exchanged => Ok(exchanged?),
     }
 }
 
-/// Without its holes, to a file that all monitors may read.
+/// Copies a file without its holes, mode 0444.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(from)?;
     if !source.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let target = File::options().write(true).create_new(true).mode(0o444).open(to)?;
     disk::copy(&source, &target)?;
@@ -89,22 +90,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_snapshot_takes_the_place_of_the_old_one_at_once() {
+    fn a_new_snapshot_replaces_the_old_one_atomically() {
         let all = tempfile::tempdir().unwrap();
         let (partial, folder) = (all.path().join(".partial-1"), all.path().join("1"));
         for (path, text) in [(&folder, "old"), (&partial, "new")] {
             fs::create_dir(path).unwrap();
             fs::write(path.join(DISK), text).unwrap();
         }
-        put(&partial, &folder).unwrap();
+        rename_or_exchange(&partial, &folder).unwrap();
         assert_eq!(fs::read_to_string(folder.join(DISK)).unwrap(), "new");
         remove(&folder).unwrap();
-        put(&partial, &folder).unwrap();
+        rename_or_exchange(&partial, &folder).unwrap();
         assert_eq!(fs::read_to_string(folder.join(DISK)).unwrap(), "old");
     }
 
     #[test]
-    fn a_link_that_a_monitor_left_is_not_followed() {
+    fn a_symbolic_link_in_the_monitors_folder_is_not_followed() {
         let all = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc/passwd", all.path().join("state")).unwrap();
         assert!(copy(&all.path().join("state"), &all.path().join("copy")).is_err());

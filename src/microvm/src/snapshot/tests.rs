@@ -1,4 +1,4 @@
-//! A store of snapshots, without any VM.
+//! The store of snapshots, without VMs.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::Error;
 use crate::vmm::{Launch, Launched, SnapshotIdentity};
 
-/// A monitor that can save, as far as a store asks.
+/// A monitor with snapshots, as far as the store needs it.
 struct Saving;
 
 impl Vmm for Saving {
@@ -86,7 +86,7 @@ impl Scene {
 }
 
 #[test]
-fn what_was_saved_is_found_by_vms_of_its_kind_alone() {
+fn a_snapshot_is_found_only_by_vms_of_the_same_kind() {
     let mut scene = Scene::new();
     assert!(scene.find().is_none());
     scene.save("one");
@@ -103,21 +103,21 @@ fn what_was_saved_is_found_by_vms_of_its_kind_alone() {
 }
 
 #[test]
-fn a_snapshot_in_use_stays_whole_when_another_takes_its_place() {
+fn a_snapshot_in_use_stays_complete_when_another_replaces_it() {
     let scene = Scene::new();
     scene.save("old");
     let found = scene.find().unwrap();
     let old = File::open(found.disk()).unwrap();
     scene.save("new");
     assert_eq!(io::read_to_string(old).unwrap(), "old");
-    // And its folder is gone, rather than being the new one's.
+    // Its folder is gone, and is not the new snapshot's.
     assert!(File::open(found.disk()).is_err());
-    scene.store.set_aside(&found, "a test");
+    scene.store.quarantine(&found, "a test");
     assert_eq!(fs::read_to_string(scene.find().unwrap().disk()).unwrap(), "new");
 }
 
 #[test]
-fn one_that_lost_a_byte_or_its_marker_is_set_aside() {
+fn a_snapshot_that_lost_a_byte_or_its_marker_is_quarantined() {
     let scene = Scene::new();
     for damage in [
         |folder: &Path| fs::remove_file(folder.join(MARKER)).unwrap(),
@@ -129,12 +129,12 @@ fn one_that_lost_a_byte_or_its_marker_is_set_aside() {
         scene.save("123");
         damage(&scene.find().unwrap().folder);
         assert!(scene.find().is_none());
-        assert_eq!(scene.names().iter().filter(|name| name.starts_with(".aside-")).count(), 1);
+        assert_eq!(scene.names().iter().filter(|name| name.starts_with(".quarantine-")).count(), 1);
     }
 }
 
 #[test]
-fn what_nothing_can_use_any_more_is_swept() {
+fn a_stale_snapshot_is_swept() {
     let scene = Scene::new();
     scene.save("123");
     assert_eq!(scene.store.sweep().unwrap(), Vec::<String>::new());
@@ -157,26 +157,26 @@ impl Scene {
         fs::write(&path, bytes).unwrap();
     }
 
-    fn aside(&self) -> usize {
-        self.names().iter().filter(|name| name.starts_with(".aside-")).count()
+    fn quarantined(&self) -> usize {
+        self.names().iter().filter(|name| name.starts_with(".quarantine-")).count()
     }
 }
 
 #[test]
-fn one_with_a_flipped_byte_in_any_file_is_set_aside_at_its_first_use() {
+fn a_snapshot_with_a_flipped_byte_is_quarantined_at_its_first_use() {
     let scene = Scene::new();
     for name in ["memory", "state", "disk"] {
         scene.save("123");
         scene.flip(name);
         assert!(scene.find().is_none(), "{name}");
-        assert_eq!(scene.aside(), 1);
+        assert_eq!(scene.quarantined(), 1);
     }
     scene.save("123");
     assert!(scene.find().is_some());
 }
 
 #[test]
-fn one_that_was_verified_is_not_read_again_before_the_host_boots() {
+fn a_verified_snapshot_is_not_read_again_until_the_host_reboots() {
     let scene = Scene::new();
     scene.save("123");
     let found = scene.find().unwrap();
@@ -186,11 +186,11 @@ fn one_that_was_verified_is_not_read_again_before_the_host_boots() {
     assert!(other.find(&Saving, &scene.config).is_some());
     fs::write(found.file("verified"), "the id of a boot before\n").unwrap();
     assert!(scene.find().is_none());
-    assert_eq!(scene.aside(), 1);
+    assert_eq!(scene.quarantined(), 1);
 }
 
 #[test]
-fn one_of_an_older_format_is_swept() {
+fn a_snapshot_of_an_older_format_is_swept() {
     let scene = Scene::new();
     scene.save("123");
     let found = scene.find().unwrap();
@@ -201,13 +201,13 @@ fn one_of_an_older_format_is_swept() {
 }
 
 #[test]
-fn one_whose_guest_is_late_has_another_chance_until_it_is_late_again() {
+fn a_snapshot_is_kept_until_two_restores_in_a_row_time_out() {
     let scene = Scene::new();
     scene.save("123");
     let (first, beside) = (scene.find().unwrap(), scene.find().unwrap());
-    assert!(!first.is_late_again());
-    assert!(!beside.is_late_again(), "it is not the next one");
-    scene.find().unwrap().acquit();
-    assert!(!scene.find().unwrap().is_late_again());
-    assert!(scene.find().unwrap().is_late_again());
+    assert!(!first.record_restore_timeout());
+    assert!(!beside.record_restore_timeout(), "it is concurrent, not the next one");
+    scene.find().unwrap().record_restore_ok();
+    assert!(!scene.find().unwrap().record_restore_timeout());
+    assert!(scene.find().unwrap().record_restore_timeout());
 }

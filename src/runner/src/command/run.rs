@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::intercept::{Guard, Record};
-use sandbox::{Outcome, Sandbox};
+use sandbox::{Cancellation, Outcome, Sandbox};
 
 pub(crate) use arguments::Arguments;
 
@@ -54,10 +54,11 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let first = if global.detached { First::Cancel } else { First::Forward };
-    let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id))?;
+    let cancellation = Cancellation::new();
+    let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id, &cancellation))?;
     intercept(&mut run, global)?;
     let mut stages = Stages::new(run.shows_stages);
-    let started = start(&run, &host, &interrupt, global, &mut stages);
+    let started = start(&run, &host, (&interrupt, &cancellation), global, &mut stages);
     let sandbox = interrupt.explain(started)?;
     let result = match &run.job {
         Some(job) if !global.detached => {
@@ -100,7 +101,7 @@ fn intercept(run: &mut Run, global: &Global) -> Result<()> {
 fn start(
     run: &Run,
     host: &Host,
-    interrupt: &Interrupt,
+    (interrupt, cancellation): (&Interrupt, &Cancellation),
     global: &Global,
     stages: &mut Stages,
 ) -> Result<Box<dyn Sandbox>> {
@@ -108,7 +109,7 @@ fn start(
     // A plug that was pulled before the VM had one is pulled here.
     interrupt.check()?;
     let begun = Instant::now();
-    let sandbox = factory.start(&run.config, begun + START)?;
+    let sandbox = factory.start(&run.config, cancellation, begun + START)?;
     interrupt.check()?;
     let report = sandbox.start_report();
     for (stage, time) in &report.stages {
@@ -222,7 +223,9 @@ mod tests {
     fn a_copy_that_fails_does_not_stop_the_others() {
         let folder = tempfile::tempdir().unwrap();
         let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let copy = |name: &str| CopyOut {
             guest: Path::new("/").join(name),
             local: folder.path().join(name),
@@ -240,7 +243,9 @@ mod tests {
     fn nothing_more_is_copied_out_after_a_signal() {
         let folder = tempfile::tempdir().unwrap();
         let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let copy = |name: &str| CopyOut {
             guest: Path::new("/").join(name),
             local: folder.path().join(name),

@@ -302,7 +302,9 @@ mod tests {
 
     fn copied_with(source: &Path, ownership: Ownership, meter: Meter<'_>) -> (Factory, Result<()>) {
         let factory = Script::default().factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let target = Target { path: Path::new("/srv"), make_parents: true, ownership };
         let result = copy_in(&*sandbox, source, &target, meter);
         (factory, result)
@@ -452,7 +454,9 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, "x").unwrap();
         let factory = Script::default().factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         for make_parents in [true, false] {
             let ownership = Ownership::Inherited;
             let target = Target { path: Path::new("/absent/"), make_parents, ownership };
@@ -487,7 +491,9 @@ mod tests {
     #[test]
     fn standard_input_becomes_one_file() {
         let factory = Script::default().factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let target = Target {
             path: Path::new("/srv/x"),
             make_parents: false,

@@ -169,7 +169,9 @@ mod tests {
     /// What comes of a guest that answers a read of `source` with these items.
     fn copied(source: &str, destination: &Path, items: Vec<TreeItem>) -> Result<()> {
         let factory = Script::default().tree(source.trim_end_matches("/."), items).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let ownership = Ownership::Inherited;
         copy_out(&*sandbox, Path::new(source), destination, ownership, &mut |_| ())
     }
@@ -254,7 +256,9 @@ mod tests {
             hard_link("second", "a/disk"),
         ];
         let factory = Script::default().tree("/x", items.clone()).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let mut skipped = Vec::new();
 
         // Again over what is there: the names are one file's already.
@@ -313,7 +317,9 @@ mod tests {
         std::os::unix::fs::chown(temporary.path(), Some(1234), Some(567)).unwrap();
         let out = |name: &str| temporary.path().join(name);
         let factory = Script::default().tree("/x", vec![folder(""), plain("f")]).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let owner = |path: PathBuf| {
             let data = fs::metadata(path).unwrap();
             (data.uid(), data.gid())
@@ -464,7 +470,9 @@ mod tests {
     fn a_stream_takes_a_file_and_no_folder() {
         let items = vec![plain(""), data("one"), data("two")];
         let factory = Script::default().tree("/x", items).tree("/y", vec![folder("")]).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let mut out = Vec::new();
 
         copy_stream_out(&*sandbox, Path::new("/x"), &mut out, &mut |_| ()).unwrap();

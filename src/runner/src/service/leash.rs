@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use guest_common::Stop;
 use nix::sys::signal::Signal;
-use sandbox::{Execution, SandboxId};
+use sandbox::{Cancellation, Execution, SandboxId};
 
 use crate::error::{Error, Result};
 
@@ -63,6 +63,8 @@ impl fmt::Display for End {
 /// A job's leash: its thread says what there is to hold on to, the main thread pulls.
 pub(crate) struct Leash {
     plug: Plug,
+    /// Cancels the start of its VM.
+    cancellation: Cancellation,
     /// Ends what the job's thread fetches for its VM.
     stop: Stop,
     state: Mutex<Hold>,
@@ -80,7 +82,12 @@ struct Hold {
 
 impl Leash {
     pub(crate) fn new(plug: Plug) -> Self {
-        Self { plug, stop: Stop::new(), state: Mutex::default() }
+        Self { plug, cancellation: Cancellation::new(), stop: Stop::new(), state: Mutex::default() }
+    }
+
+    /// Cancels the start of the job's VM.
+    pub(crate) fn cancellation(&self) -> &Cancellation {
+        &self.cancellation
     }
 
     /// What ends requests for the VM's sake along with the job.
@@ -155,6 +162,7 @@ impl Leash {
 
     fn pull(&self, vm: Option<SandboxId>) {
         self.stop.signal();
+        self.cancellation.cancel();
         if let Some(vm) = vm {
             (self.plug)(vm);
         }
@@ -202,7 +210,9 @@ mod tests {
     #[test]
     fn an_agent_is_killed_before_its_vm_loses_its_plug() {
         let factory = Script::default().hold("agent", Manner::Deaf).factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let request = ExecRequest { argv: vec!["agent".into()], ..ExecRequest::default() };
         let agent: Arc<dyn Execution> = sandbox.exec(&request, Instant::now()).unwrap().into();
         let (leash, pulled) = leash();

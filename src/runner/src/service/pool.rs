@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use guest_common::epoch_ms;
-use sandbox::{Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
+use sandbox::{Cancellation, Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use self::keeper::Keeper;
@@ -101,6 +101,8 @@ struct Shared {
     stock: Mutex<Stock>,
     requests: Sender<Request>,
     plug: Plug,
+    /// Cancels the starts of warm VMs.
+    cancellation: Cancellation,
     /// How many may be parked.
     most_parked: usize,
 }
@@ -130,6 +132,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) key: Option<&'a str>,
     /// What the VM is to be.
     pub(crate) config: &'a SandboxConfig,
+    /// Cancels the VM's start.
+    pub(crate) cancellation: &'a Cancellation,
     /// Hears which VM it will be, before that is touched.
     pub(crate) hold: &'a dyn Fn(SandboxId) -> Result<()>,
 }
@@ -147,7 +151,14 @@ impl Pool {
         let (orders, ordered) = bounded(1);
         let stock = Mutex::new(Stock::new(&config.profiles, config.parked_for));
         let most_parked = config.parked;
-        let shared = Arc::new(Shared { factory, stock, requests, plug, most_parked });
+        let shared = Arc::new(Shared {
+            factory,
+            stock,
+            requests,
+            plug,
+            cancellation: Cancellation::new(),
+            most_parked,
+        });
         let maker = Maker { shared: Arc::clone(&shared), blank, profiles: config.profiles.clone() };
         let keeper = Keeper::new(Arc::clone(&shared), inbox, orders, Box::new(changed));
         let pool = Self { shared, threads: Mutex::default(), pressure: Mutex::default() };
@@ -193,7 +204,8 @@ impl Pool {
             }
         }
         (wish.hold)(wish.config.id)?;
-        let sandbox = self.shared.factory.start(wish.config, Instant::now() + START)?;
+        let sandbox =
+            self.shared.factory.start(wish.config, wish.cancellation, Instant::now() + START)?;
         if sandbox.start_report().stages.iter().any(|(stage, _)| *stage == "boot") {
             self.shared.lock().booted(wish.profile);
             self.shared.look();
@@ -293,6 +305,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         drop(self.pressure.lock().unwrap_or_else(PoisonError::into_inner).take());
         let in_hand = self.shared.lock().close();
+        self.shared.cancellation.cancel();
         in_hand.into_iter().for_each(|vm| (self.shared.plug)(vm));
         drop(self.shared.requests.send(Request::Stop));
     }

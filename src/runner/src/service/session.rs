@@ -161,7 +161,9 @@ mod tests {
     /// What is in the session's file afterwards.
     fn restored(session: Value, url: &str) -> Result<String> {
         let factory = Script::default().factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let access = Access {
             guest_url: "http://guest".into(),
             url: url.into(),
@@ -219,7 +221,9 @@ mod tests {
             bypass: None,
         };
         let factory = Script::default().factory();
-        let sandbox = factory.start(&crate::request::tests::config(), Instant::now()).unwrap();
+        let sandbox = factory
+            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .unwrap();
         let context = context(reference("identity", TEXT.as_bytes(), TEXT.len()));
         let stop = Stop::new();
         std::thread::scope(|scope| {

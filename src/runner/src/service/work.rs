@@ -66,6 +66,7 @@ pub(super) fn work(
         profile: &job.profile.name,
         key: context.reuse_key.as_deref(),
         config: &config,
+        cancellation: job.leash.cancellation(),
         hold: &|vm| job.leash.hold_vm(vm),
     };
     let taken = slot.insert(stages.measure("vm_create", || job.crew.pool.claim(&wish))?);

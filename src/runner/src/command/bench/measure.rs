@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rootfs::Store;
 use sandbox::{
-    DiskLimits, Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig, SandboxFactory,
-    SandboxId,
+    Cancellation, DiskLimits, Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig,
+    SandboxFactory, SandboxId,
 };
 
 use super::report::Report;
@@ -75,7 +75,7 @@ fn park_and_go_on(
 ) {
     let start = || -> Result<Box<dyn Sandbox>> {
         let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
-        Ok(factory.start(&config, Instant::now() + START)?)
+        Ok(factory.start(&config, &Cancellation::new(), Instant::now() + START)?)
     };
     let mut vm = None;
     while is_more() {
@@ -115,7 +115,7 @@ fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
 fn one(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
     let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
     let begun = Instant::now();
-    let sandbox = factory.start(&config, begun + START)?;
+    let sandbox = factory.start(&config, &Cancellation::new(), begun + START)?;
     let stages = &sandbox.start_report().stages;
     let mut times: Times =
         stages.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
@@ -126,7 +126,7 @@ fn one(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> 
 /// One VM, from when it becomes somebody's.
 fn one_warm(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
     let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
-    let sandbox = factory.prepare(&config, Instant::now() + START)?;
+    let sandbox = factory.prepare(&config, &Cancellation::new(), Instant::now() + START)?;
     let begun = Instant::now();
     sandbox.assign(&config, begun + START)?;
     let mut times = vec![("assign".to_owned(), ms(begun.elapsed()))];

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rootfs::Store;
-use sandbox::{Cause, DiskLimits, ExecRequest, Network, Outcome, SandboxConfig, SandboxId, Stream};
+use sandbox::{
+    Cancellation, Cause, DiskLimits, ExecRequest, Network, Outcome, SandboxConfig, SandboxId,
+    Stream,
+};
 
 use crate::attend::{Job, attend};
 use crate::command::ps;
@@ -89,9 +92,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
-    let interrupt = Interrupt::start(signals, First::Forward, vmm::plug(config.id))?;
+    let cancellation = Cancellation::new();
+    let pull = vmm::plug(config.id, &cancellation);
+    let interrupt = Interrupt::start(signals, First::Forward, pull)?;
     let begun = Instant::now();
-    let saved = host.save(arguments.vmm, &config, global, &mut |sandbox| {
+    let saved = host.save(arguments.vmm, (&config, &cancellation), global, &mut |sandbox| {
         arguments.warm_up(sandbox, config.memory_mib, &interrupt).map_err(Cause::from)
     });
     interrupt.explain(saved)?;

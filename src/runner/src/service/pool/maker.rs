@@ -39,12 +39,15 @@ impl Maker {
     /// Makes what VMs of the profile go on from, if that is missing; then a VM, likewise.
     fn see_to(&self, name: &str, profile: &Profile) -> Result<()> {
         let factory = &self.shared.factory;
-        self.in_hand(profile, |config| factory.make_ready(config, Instant::now() + START))?;
+        let cancellation = &self.shared.cancellation;
+        self.in_hand(profile, |config| {
+            factory.make_ready(config, cancellation, Instant::now() + START)
+        })?;
         if !self.shared.lock().is_missing(name) {
             return Ok(());
         }
         let prepare = |config: &SandboxConfig| {
-            let sandbox = factory.prepare(config, Instant::now() + START)?;
+            let sandbox = factory.prepare(config, cancellation, Instant::now() + START)?;
             log::info!("a vm is warm; vm={} profile={name}", sandbox.id());
             let unwanted = self.shared.lock().put_warm(name, config.image.clone(), sandbox);
             unwanted.into_iter().for_each(kill);

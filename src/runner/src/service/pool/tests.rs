@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crossbeam_channel::Receiver;
+use sandbox::Cancellation;
 use sandbox::fake::{Factory, Script};
 
 use super::*;
@@ -74,7 +75,8 @@ impl Bench {
             image: image(image_name),
             ..blank(&self.profile)
         };
-        self.pool.claim(&Wish { profile, key, config: &config, hold: &|_| Ok(()) })
+        let cancellation = &Cancellation::new();
+        self.pool.claim(&Wish { profile, key, config: &config, cancellation, hold: &|_| Ok(()) })
     }
 
     /// Parks a VM, and returns when that is known; returns which it was.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use libc::{c_int, c_long, c_ushort, key_t, sembuf};
 use nix::errno::Errno;
 
-/// A set's number in this IPC namespace. Nothing is open: it may be removed at any time.
+/// A set's id in this IPC namespace. It is not a descriptor: the set may be removed at any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(c_int);
 
@@ -17,7 +17,7 @@ pub(super) fn operation(semaphore: c_ushort, change: i16, flags: c_int) -> sembu
     sembuf { sem_num: semaphore, sem_op: change, sem_flg: flags as _ }
 }
 
-/// The set of so many semaphores under `key`, for this user alone; `flags` say whether it is made.
+/// The set of `count` semaphores under `key`, mode 0600; `flags` decide whether it is created.
 pub(super) fn get(key: key_t, count: c_int, flags: c_int) -> Result<Id, Errno> {
     // SAFETY: semget takes and returns integers.
     Errno::result(unsafe { libc::semget(key, count, flags | 0o600) }).map(Id)
@@ -29,7 +29,7 @@ pub(super) fn value(set: Id, semaphore: c_ushort) -> Result<c_int, Errno> {
     Errno::result(unsafe { libc::semctl(set.0, c_int::from(semaphore), libc::GETVAL) })
 }
 
-/// Does all of the operations at once, as soon as that is possible. `EAGAIN` if it was not until then.
+/// Performs all operations atomically once they are possible; `EAGAIN` at `until`.
 pub(super) fn operate(set: Id, operations: &mut [sembuf], until: Instant) -> Result<(), Errno> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -55,14 +55,14 @@ pub(super) fn operate(set: Id, operations: &mut [sembuf], until: Instant) -> Res
     }
 }
 
-/// How many wait for a semaphore.
+/// How many threads wait for a semaphore.
 #[cfg(test)]
-pub(super) fn waiting(set: Id, semaphore: c_ushort) -> Result<c_int, Errno> {
+pub(super) fn waiters(set: Id, semaphore: c_ushort) -> Result<c_int, Errno> {
     // SAFETY: GETNCNT returns its result; it neither reads nor writes a fourth argument.
     Errno::result(unsafe { libc::semctl(set.0, c_int::from(semaphore), libc::GETNCNT) })
 }
 
-/// Removes a set; who waits for it has an error.
+/// Removes a set; waiting threads get an error.
 #[cfg(test)]
 pub(super) fn remove(set: Id) -> Result<(), Errno> {
     // SAFETY: IPC_RMID neither reads nor writes a fourth argument.
