@@ -12,6 +12,7 @@ mod model;
 mod runner;
 
 mod agent;
+mod background;
 mod claude;
 mod claude_job;
 mod confined;

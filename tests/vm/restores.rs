@@ -65,6 +65,7 @@ fn talk(factory: &dyn SandboxFactory, config: &SandboxConfig, port: u16) {
         match command.next(Some(deadline)).unwrap() {
             Event::Output(Stream::Stdout, bytes) => count += bytes.len(),
             Event::Output(Stream::Stderr, bytes) => panic!("{}", String::from_utf8_lossy(&bytes)),
+            Event::Ended(_) => {}
             Event::Exit(exit) => break exit,
         }
     };

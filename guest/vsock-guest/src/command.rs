@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   running ──▶ ended: its process is reaped ──▶ done: what its pipes held then is sent
-//!      └─ killed (time-out, cancel) ─┘
+//!      └─ killed (time-out, cancel) ─┘            └─ followed ──▶ done: nobody holds its pipes
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +28,18 @@ pub(crate) struct Command {
     killed: Option<Outcome>,
     /// How its process ended, once it has.
     ended: Option<Ended>,
+    descendants: Descendants,
+}
+
+/// What is done with the output of a command's descendants after its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descendants {
+    /// It is dropped.
+    Ignored,
+    /// It is to be sent.
+    ToFollow,
+    /// It is being sent.
+    Followed,
 }
 
 /// How a command's process ended.
@@ -62,7 +74,17 @@ impl Command {
             deadline: None,
             killed: None,
             ended: None,
+            descendants: Descendants::Ignored,
         }
+    }
+
+    /// Takes note that output of its descendants is to be sent, too. A terminal hangs up with its
+    /// command.
+    pub(crate) fn following(mut self, follow: bool) -> Self {
+        if follow && matches!(self.outputs, Outputs::Pipes(_)) {
+            self.descendants = Descendants::ToFollow;
+        }
+        self
     }
 
     /// Takes note that it was started then, and may run so long.
@@ -218,12 +240,29 @@ impl Command {
         self.ended.is_some()
     }
 
+    /// Whether its end has been told, and what its descendants write is read.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.descendants == Descendants::Followed
+    }
+
+    /// Begins to read what its descendants write, if that is wanted; whether it just began.
+    pub(crate) fn follow(&mut self) -> bool {
+        if self.descendants != Descendants::ToFollow {
+            return false;
+        }
+        self.descendants = Descendants::Followed;
+        if let Outputs::Pipes(both) = &mut self.outputs {
+            both.iter_mut().for_each(Output::follow);
+        }
+        true
+    }
+
     /// What to tell of it, once it has ended and all its output is read.
     pub(crate) fn exit(&self) -> Option<Exit> {
         let ended = self.ended.as_ref()?;
         let mut totals = [StreamTotal::default(); 2];
         for (total, (_, output)) in totals.iter_mut().zip(self.outputs()) {
-            if !output.is_closed() {
+            if !output.is_done() {
                 return None;
             }
             *total = output.total();
@@ -233,8 +272,12 @@ impl Command {
         Some(Exit { outcome: ended.outcome.clone(), stdout, stderr, duration_us, oom_kills })
     }
 
-    /// What outlives it.
-    pub(crate) fn into_remains(self) -> (Child, Option<Cgroup>) {
-        (self.child, self.cgroup)
+    /// What outlives it: of its pipes, those that somebody may still write to.
+    pub(crate) fn into_remains(self) -> (Child, Option<Cgroup>, Vec<OwnedFd>) {
+        let open = match self.outputs {
+            Outputs::Pipes(both) => both.into_iter().filter_map(Output::into_open).collect(),
+            Outputs::Terminal(..) => Vec::new(),
+        };
+        (self.child, self.cgroup, open)
     }
 }

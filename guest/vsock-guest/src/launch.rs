@@ -78,7 +78,8 @@ pub(crate) fn launch(
         command = command.oom_score(0);
     }
     let child = command.spawn().map_err(|error| why(&error, &cwd))?;
-    Ok(Command::new(child, cgroup, input, outputs).started(started, exec.timeout))
+    let command = Command::new(child, cgroup, input, outputs).started(started, exec.timeout);
+    Ok(command.following(exec.follow_descendants))
 }
 
 fn no_streams(errno: Errno) -> Failure {

@@ -23,7 +23,8 @@
 //!
 //! - The loop waits for nothing but `ppoll`; it never blocks on a channel.
 //! - A stream holds at most its window in memory; output is read only while it may be sent.
-//! - When `serve` returns, no command of its connection runs and no unfinished file is left.
+//! - When `serve` returns, no command of its connection runs and no unfinished file is left. Processes
+//!   that outlived their commands live on: their pipes are the [`Service`]'s, read and dropped.
 
 mod account;
 mod authority;
@@ -42,6 +43,7 @@ mod secret;
 mod serve;
 mod service;
 mod state;
+mod survivor;
 mod sys;
 mod terminal;
 mod transfer;

@@ -2,6 +2,11 @@
 //!
 //! INVARIANT: bytes are read only if they can be sent at once or are over the cap. While the
 //! command runs, so long as it is not read it fills its pipe and waits.
+//!
+//! ```text
+//!   open ── the command ended ──▶ its rest is read ──▶ done ── followed ──▶ open, until all close it
+//!     └──────────────── all have closed it ─────────▶ closed
+//! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -17,7 +22,8 @@ pub(crate) struct Output {
     window: SendWindow,
     /// How much may be sent yet, by the stream's cap.
     allowed: Option<u64>,
-    /// How much of what was in the pipe when the command ended is to be read yet.
+    /// How much of what was in the pipe when the command ended is to be read yet. Without it the
+    /// pipe is read until all have closed it.
     rest: Option<u64>,
     total: StreamTotal,
 }
@@ -37,12 +43,23 @@ impl Output {
 
     /// The descriptor, if something should be read from it.
     pub(crate) fn wanted(&self) -> Option<BorrowedFd<'_>> {
-        (self.window.available() > 0 || self.allowed == Some(0))
-            .then_some(self.fd.as_ref()?.as_fd())
+        let is_wanted = self.window.available() > 0 || self.allowed == Some(0);
+        (is_wanted && !self.is_done()).then_some(self.fd.as_ref()?.as_fd())
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.fd.is_none()
+    /// Whether all that the command wrote is read, or all that anybody will write.
+    pub(crate) fn is_done(&self) -> bool {
+        self.fd.is_none() || self.rest == Some(0)
+    }
+
+    /// Reads on what descendants of the command write.
+    pub(crate) fn follow(&mut self) {
+        self.rest = None;
+    }
+
+    /// The descriptor, if somebody may still write to it.
+    pub(crate) fn into_open(self) -> Option<OwnedFd> {
+        Rc::into_inner(self.fd?)
     }
 
     /// Reads no more of it.
@@ -53,13 +70,7 @@ impl Output {
     /// Limits what is read from now on to what is in the pipe now, so that a grandchild that
     /// holds it, or goes on writing to it, delays nothing.
     pub(crate) fn command_ended(&mut self, most: impl FnOnce(BorrowedFd<'_>) -> u64) {
-        if let Some(fd) = &self.fd {
-            let rest = most(fd.as_fd());
-            self.rest = Some(rest);
-            if rest == 0 {
-                self.fd = None;
-            }
-        }
+        self.rest = self.fd.as_ref().map(|fd| most(fd.as_fd()));
     }
 
     /// Reads once, if anything is wanted; returns what is to be sent, if anything is.
@@ -79,8 +90,12 @@ impl Output {
                 &buffer[..kept]
             }
             Err(Errno::EINTR) => &[],
-            Err(Errno::EAGAIN) if self.rest.is_none() => &[],
-            // EAGAIN: all that was there is read. EIO: nobody has the terminal open.
+            Err(Errno::EAGAIN) => {
+                // All that was there is read.
+                self.rest = self.rest.map(|_| 0);
+                &[]
+            }
+            // EIO: nobody has the terminal open.
             Err(_) => {
                 self.fd = None;
                 &[]
@@ -110,9 +125,6 @@ impl Output {
         }
         if let Some(rest) = &mut self.rest {
             *rest -= read;
-            if *rest == 0 {
-                self.fd = None;
-            }
         }
         kept as usize
     }
@@ -169,7 +181,23 @@ mod tests {
         output.command_ended(pipe_content);
         writer.write_all(b"words").unwrap();
         assert_eq!(output.read(&mut [0; 64]), b"last");
-        assert!(output.is_closed());
+        assert!(output.is_done());
+        assert!(output.wanted().is_none());
+    }
+
+    #[test]
+    fn a_grandchild_that_is_followed_is_read_until_it_closes() {
+        let (mut writer, mut output) = pair(None);
+        writer.write_all(b"last").unwrap();
+        output.command_ended(pipe_content);
+        assert_eq!(output.read(&mut [0; 64]), b"last");
+        output.follow();
+        writer.write_all(b"words").unwrap();
+        assert_eq!(output.read(&mut [0; 64]), b"words");
+        assert!(!output.is_done());
+        drop(writer);
+        assert_eq!(output.read(&mut [0; 64]), b"");
+        assert!(output.is_done() && output.into_open().is_none());
     }
 
     #[test]
@@ -184,9 +212,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_pipe_is_closed_at_the_end_though_a_grandchild_holds_it() {
+    fn an_empty_pipe_is_done_at_the_end_and_stays_open_for_a_grandchild_that_holds_it() {
         let (_writer, mut output) = pair(None);
         output.command_ended(pipe_content);
-        assert!(output.is_closed());
+        assert!(output.is_done());
+        assert!(output.into_open().is_some());
     }
 }

@@ -77,6 +77,8 @@ enum Source {
     Pidfd(RequestId),
     Input(RequestId),
     Output(RequestId, Stream),
+    /// A pipe of a process that outlived its command.
+    Survivor(u64),
 }
 
 impl<'a> Server<'a> {
@@ -157,11 +159,16 @@ impl<'a> Server<'a> {
             for (stream, output) in command.outputs().filter(|_| !is_mute) {
                 match output.wanted() {
                     // Only a read can tell that nothing is left: somebody may hold it open.
-                    Some(_) if command.has_ended() => last_words.push(Source::Output(*id, stream)),
+                    Some(_) if command.has_ended() && !command.is_followed() => {
+                        last_words.push(Source::Output(*id, stream))
+                    }
                     Some(fd) => watch(Source::Output(*id, stream), fd, PollFlags::POLLIN),
                     None => {}
                 }
             }
+        }
+        for (key, pipe) in self.service.survivors.pipes() {
+            watch(Source::Survivor(key), pipe, PollFlags::POLLIN);
         }
         self.turn = self.turn.wrapping_add(1);
         let patience = if last_words.is_empty() { self.patience() } else { Some(NO_TIME) };
@@ -215,6 +222,7 @@ impl<'a> Server<'a> {
                 }
             }
             Source::Output(id, stream) => self.read(id, stream)?,
+            Source::Survivor(key) => self.service.survivors.drain(key, &mut self.buffer),
         }
         Ok(None)
     }
@@ -274,13 +282,21 @@ impl<'a> Server<'a> {
         if self.is_silent {
             return Ok(());
         }
-        let Some(exit) = self.commands.get(&id).and_then(Command::exit) else {
+        let Some(command) = self.commands.get_mut(&id) else {
             return Ok(());
         };
+        let Some(exit) = command.exit() else {
+            return Ok(());
+        };
+        if command.follow() {
+            self.link.send(id, GuestBody::Ended(exit))?;
+            return self.finish(id);
+        }
         self.link.send(id, GuestBody::Exit(exit))?;
         if let Some(command) = self.commands.remove(&id) {
-            let (_, cgroup) = command.into_remains();
+            let (_, cgroup, pipes) = command.into_remains();
             self.service.remains.add_cgroup(cgroup);
+            pipes.into_iter().for_each(|pipe| self.service.survivors.add(pipe));
             self.is_untidy = true;
         }
         Ok(())
@@ -350,7 +366,7 @@ impl<'a> Server<'a> {
             }
         }
         for (_, command) in std::mem::take(&mut self.commands) {
-            let (child, cgroup) = command.into_remains();
+            let (child, cgroup, _) = command.into_remains();
             match child.wait_until(deadline) {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => self.service.remains.add_child(child),

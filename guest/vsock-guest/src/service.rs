@@ -8,6 +8,8 @@ use vsock_proto::{BootId, Hello, VERSION};
 
 use crate::remains::Remains;
 use crate::secret::Secret;
+use crate::survivor::Survivors;
+use crate::sys;
 
 /// What a service needs to know of its machine.
 #[derive(Debug, Clone)]
@@ -35,6 +37,7 @@ pub struct Service {
     pub(crate) config: Config,
     pub(crate) remains: Remains,
     pub(crate) secret: Secret,
+    pub(crate) survivors: Survivors,
     /// Whether the kernel spares this process when memory runs out.
     pub(crate) is_spared: bool,
 }
@@ -45,7 +48,9 @@ impl Service {
         let remains = Remains::new(config.cgroups.clone());
         let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         let secret = Secret::kept_in(config.secret.clone());
-        Self { config, remains, secret, is_spared: score.starts_with('-') }
+        // Each command needs some, too.
+        let survivors = Survivors::new(sys::open_files_limit() / 4);
+        Self { config, remains, secret, survivors, is_spared: score.starts_with('-') }
     }
 
     /// How a connection begins.

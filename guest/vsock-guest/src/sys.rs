@@ -42,6 +42,14 @@ pub(crate) fn readable(fd: BorrowedFd<'_>) -> nix::Result<u64> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
+/// How many descriptors this process may have open.
+pub(crate) fn open_files_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes one rlimit, which outlives the call.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    Errno::result(done).ok().and_then(|_| usize::try_from(limit.rlim_cur).ok()).unwrap_or(1024)
+}
+
 /// Sends a signal, which may be a real-time one, to a process group. Never to all processes, nor
 /// to our own group, whatever the number.
 pub(crate) fn signal_group(group: i32, signal: i32) -> nix::Result<()> {

@@ -197,7 +197,7 @@ impl<V: Vmm> Factory<V> {
 fn run_any_command(vm: &Vm, deadline: Instant) -> sandbox::Result<()> {
     let request = ExecRequest { argv: vec!["true".into()], ..ExecRequest::default() };
     let command = vm.exec(&request, deadline)?;
-    while let Event::Output(..) = command.next(Some(deadline))? {}
+    while let Event::Output(..) | Event::Ended(_) = command.next(Some(deadline))? {}
     Ok(())
 }
 

@@ -8,6 +8,8 @@
 //!     control.sock             the control socket, 0600
 //!     console.log vmm.log      output of the guest's console and of the VMM
 //!     output.log runner.log    output of a detached command, and its runner's log
+//!     command.jsonl alive      how that command began and ended; whether its runner lives
+//!     commands/<name>/         the same four of each command of `exec -d`
 //!     vmm/                     the VMM's working folder, owned by its user
 //!         kernel initramfs rootfs   hard links into the image
 //!         disk                 the writable disk
@@ -146,6 +148,11 @@ pub(crate) fn vms(state: &Path) -> PathBuf {
 /// Locks the creation, removal and reclaiming of folders.
 pub(crate) fn lock_all(vms: &Path) -> Result<Flock<File>> {
     lock(&vms.join(".lock"))
+}
+
+/// The same for the folders of all VMs that are beside this one.
+pub fn lock_folders(vm: &VmRecord) -> Result<Flock<File>> {
+    lock_all(vm.folder.parent().unwrap_or(&vm.folder))
 }
 
 fn lock(path: &Path) -> Result<Flock<File>> {

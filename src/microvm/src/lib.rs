@@ -49,7 +49,7 @@ pub use attach::{attach, force_stop};
 pub use check::{Finding, State, check};
 pub use error::{Error, Result};
 pub use factory::{Factory, WarmUp};
-pub use folder::Folder;
+pub use folder::{Folder, lock_folders};
 pub use kvm::{Kvm, probe};
 pub use owner::Owner;
 pub use readiness::{stderr_tail, wait_for_socket};

@@ -86,9 +86,14 @@ impl Running {
 }
 
 impl Execution for Running {
+    fn has_started(&self) -> bool {
+        self.execution.pid().is_some()
+    }
+
     fn next(&self, deadline: Option<Instant>) -> sandbox::Result<Event> {
         match self.execution.next(deadline).map_err(|error| self.lost(error))? {
             vsock_host::Event::Output { stream, data } => Ok(Event::Output(output(stream), data)),
+            vsock_host::Event::Ended(exit) => Ok(Event::Ended(exit_report(exit))),
             vsock_host::Event::Exit(exit) => Ok(Event::Exit(exit_report(exit))),
         }
     }
@@ -239,6 +244,7 @@ fn exec_message(request: &ExecRequest) -> proto::Exec {
         is_partial: false,
         stdout_cap: request.output_cap,
         stderr_cap: request.output_cap,
+        follow_descendants: request.follow_descendants,
     }
 }
 

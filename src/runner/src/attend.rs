@@ -28,7 +28,8 @@ impl Job {
         Self { request, input }
     }
 
-    fn program(&self) -> String {
+    /// The first word of the command.
+    pub(crate) fn program(&self) -> String {
         self.request
             .argv
             .first()
@@ -37,25 +38,50 @@ impl Job {
     }
 }
 
-/// Where output goes.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(Stream, &[u8]) -> io::Result<()>;
+/// What a command does is told to this.
+pub(crate) trait Sink {
+    /// It, or a descendant that is followed, wrote something.
+    fn write(&mut self, stream: Stream, data: &[u8]) -> io::Result<()>;
+
+    /// It ended, and its descendants are followed.
+    fn ended(&mut self, _exit: &Exit) {}
+}
+
+impl<F: FnMut(Stream, &[u8]) -> io::Result<()>> Sink for F {
+    fn write(&mut self, stream: Stream, data: &[u8]) -> io::Result<()> {
+        self(stream, data)
+    }
+}
 
 /// Runs a command to its end. It is an error if it could not start, and if nobody takes its output.
 pub(crate) fn attend(
     sandbox: &dyn Sandbox,
     job: &Job,
     interrupt: &Interrupt,
-    sink: Sink<'_>,
+    sink: &mut dyn Sink,
 ) -> Result<Exit> {
-    let execution = sandbox.exec(&job.request, Instant::now() + HAND_OVER)?;
-    let execution: Arc<dyn Execution> = execution.into();
+    attend_to(&start(sandbox, job)?, job, interrupt, sink)
+}
+
+/// Starts a command. That it could not start is told by its exit.
+pub(crate) fn start(sandbox: &dyn Sandbox, job: &Job) -> Result<Arc<dyn Execution>> {
+    Ok(sandbox.exec(&job.request, Instant::now() + HAND_OVER)?.into())
+}
+
+/// The same as [`attend`], for a command that was started.
+pub(crate) fn attend_to(
+    execution: &Arc<dyn Execution>,
+    job: &Job,
+    interrupt: &Interrupt,
+    sink: &mut dyn Sink,
+) -> Result<Exit> {
     let raw = match job {
         Job { request: ExecRequest { pty: Some(_), .. }, input: Input::Stdin } => Raw::enter()?,
         _ => None,
     };
-    let aimed = interrupt.aim(&execution);
-    let feeder = job.input.feed(&execution)?;
-    let ended = pump(&*execution, sink);
+    let aimed = interrupt.aim(execution);
+    let feeder = job.input.feed(execution)?;
+    let ended = pump(&**execution, sink);
     drop(aimed);
     if matches!(ended, Err(Error::Sandbox(_))) {
         // The guest no longer answers. The thread of the input may wait for it: end that, too.
@@ -76,19 +102,20 @@ pub(crate) fn attend(
 }
 
 /// Passes output on until the command ends. If nobody takes it, the command is cancelled.
-fn pump(execution: &dyn Execution, sink: Sink<'_>) -> Result<Exit> {
+fn pump(execution: &dyn Execution, sink: &mut dyn Sink) -> Result<Exit> {
     let (mut refused, mut deadline) = (None, None);
     loop {
         match execution.next(deadline)? {
             Event::Output(..) if refused.is_some() => {}
             Event::Output(stream, data) => {
-                if let Err(error) = sink(stream, &data) {
+                if let Err(error) = sink.write(stream, &data) {
                     refused = Some(error);
                     let grace = Instant::now() + GRACE;
                     deadline = Some(grace);
                     execution.cancel(grace)?;
                 }
             }
+            Event::Ended(exit) => sink.ended(&exit),
             Event::Exit(exit) => {
                 return refused.map_or(Ok(exit), |source| Err(Error::Output { source }));
             }
@@ -117,7 +144,7 @@ mod tests {
     }
 
     /// Without the threads of signals and input, which belong to a process.
-    fn pumped(factory: &Factory, job: &Job, sink: Sink<'_>) -> Result<Exit> {
+    fn pumped(factory: &Factory, job: &Job, sink: &mut dyn Sink) -> Result<Exit> {
         let sandbox = factory
             .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
@@ -129,7 +156,7 @@ mod tests {
     fn output_is_passed_on_in_order_and_the_exit_comes_back() {
         let factory = Script::default().on("make", &["one ", "two"], 2).factory();
         let mut seen = Vec::new();
-        let mut sink = |stream, data: &[u8]| {
+        let mut sink = |stream: Stream, data: &[u8]| {
             assert_eq!(stream, Stream::Stdout);
             seen.extend_from_slice(data);
             Ok(())
@@ -142,12 +169,35 @@ mod tests {
     }
 
     #[test]
+    fn what_descendants_write_comes_after_the_end_of_the_command() {
+        #[derive(Default)]
+        struct Story(String);
+        impl Sink for Story {
+            fn write(&mut self, _: Stream, data: &[u8]) -> io::Result<()> {
+                self.0 += &String::from_utf8_lossy(data);
+                Ok(())
+            }
+            fn ended(&mut self, exit: &Exit) {
+                self.0 += &format!("ended {} ", exit.outcome.exit_code());
+            }
+        }
+        let factory =
+            Script::default().on("make", &["own "], 3).leave("make", &["later"]).factory();
+        let mut story = Story::default();
+
+        let exit = pumped(&factory, &job("make"), &mut story).unwrap();
+
+        assert_eq!(exit.outcome, Outcome::Exited(3));
+        assert_eq!(story.0, "own ended 3 later");
+    }
+
+    #[test]
     fn a_reader_that_leaves_cancels_the_command_and_is_not_asked_again() {
         let factory = Script::default().on("yes", &["y", "y", "y"], 0).factory();
         let mut asked = 0;
-        let mut sink = |_, _: &[u8]| {
+        let mut sink = |_: Stream, _: &[u8]| {
             asked += 1;
-            Err(io::ErrorKind::BrokenPipe.into())
+            Err(io::Error::from(io::ErrorKind::BrokenPipe))
         };
 
         let error = pumped(&factory, &job("yes"), &mut sink).unwrap_err();

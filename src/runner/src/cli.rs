@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{bench, cp, doctor, exec, gc, image, logs, net, ps, run, start, stop};
+use crate::command::{bench, cp, doctor, exec, gc, image, logs, net, ps, run, start, stop, wait};
 #[cfg(feature = "control")]
 use crate::command::{job, serve};
 use crate::error::Result;
@@ -38,6 +38,7 @@ pub(crate) enum Command {
     Ps(ps::Arguments),
     Cp(cp::Arguments),
     Logs(logs::Arguments),
+    Wait(wait::Arguments),
     Stop(stop::Arguments),
     Image(image::Arguments),
     Start(start::Arguments),
@@ -55,7 +56,7 @@ impl Command {
     /// The exit code when the runner itself fails: 125 where a command's own exit code is passed on, else 1.
     pub(crate) fn failure_code(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Exec(_) => 125,
+            Self::Run(_) | Self::Exec(_) | Self::Wait(_) => 125,
             #[cfg(feature = "control")]
             Self::Job(arguments) if arguments.passes_exit_code_on() => 125,
             _ => 1,
@@ -84,6 +85,7 @@ impl Cli {
             Command::Ps(arguments) => ps::run(global, &arguments),
             Command::Cp(arguments) => cp::run(global, &arguments),
             Command::Logs(arguments) => logs::run(global, &arguments),
+            Command::Wait(arguments) => wait::run(global, &arguments),
             Command::Start(arguments) => start::run(global, &arguments),
             Command::Stop(arguments) => stop::run(global, &arguments),
             Command::Image(arguments) => image::run(global, arguments),

@@ -96,6 +96,19 @@ pub(crate) enum Error {
     NoGuestPrograms { looked: String },
     #[error("VM `{vm}` has no log of a command: it was not started with -d")]
     NoLog { vm: String },
+    #[error("VM `{vm}` was started without a command: name one of `exec -d` with --command")]
+    NoOwnCommand { vm: String },
+    #[error("no command `{name}` in VM `{vm}`: `runner ps {vm}` lists those that there are")]
+    NoSuchCommand { vm: String, name: String },
+    #[error("a command `{name}` runs in VM {vm}")]
+    CommandTaken { vm: String, name: String },
+    #[error(
+        "VM {vm} has {} commands in the background, which is the limit",
+        crate::background::MOST
+    )]
+    TooManyCommands { vm: String },
+    #[error("VM `{vm}`, or the runner that attends to the command, ended before it")]
+    CommandLost { vm: String },
     #[error("{failed} of {total} VMs could not be stopped")]
     NotStopped { failed: usize, total: usize },
 

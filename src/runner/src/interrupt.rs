@@ -294,7 +294,7 @@ mod tests {
     fn outcome(command: &dyn Execution) -> Outcome {
         match command.next(None).unwrap() {
             Event::Exit(exit) => exit.outcome,
-            Event::Output(..) => panic!("output"),
+            Event::Output(..) | Event::Ended(_) => panic!("no exit"),
         }
     }
 

@@ -7,12 +7,13 @@
 //! | how files come and go | [`copy`] |
 //! | what a VM's network may be | [`network`]; when it is intercepted: [`egress`] |
 //! | how jobs of the platform are asked for | `platform`, `command/job` |
-//! | what is behind `-d` | [`detach`] |
+//! | what is behind `-d` | [`detach`], [`background`] |
 //! | the service that takes jobs | [`service`] |
 //! | which virtual machines there are | [`vmm`]: the only file that names a kind |
 
 mod agent;
 mod attend;
+mod background;
 mod cli;
 mod command;
 mod copy;
@@ -21,6 +22,7 @@ mod detach;
 mod disk;
 mod egress;
 mod error;
+mod follow;
 mod host_ca;
 mod image;
 mod input;

@@ -82,7 +82,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
 
-    /// This process is the background runner of `run -d`
+    /// This process is the background runner of `run -d` or `exec -d`
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
 }

@@ -69,6 +69,7 @@ impl CommandArguments {
             pty: self.tty.then(|| terminal::size().unwrap_or(NO_TERMINAL)),
             timeout: self.timeout,
             output_cap: self.output_cap,
+            follow_descendants: false,
         })
     }
 

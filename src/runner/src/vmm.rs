@@ -274,6 +274,11 @@ pub(crate) fn find(state_dir: &Path, name: &str) -> Result<VmRecord> {
     microvm::find(state_dir, name).map_err(vm_error)
 }
 
+/// Keeps the folders of all VMs where they are, until what this returns is dropped.
+pub(crate) fn lock_folders(vm: &VmRecord) -> Result<impl Drop + use<>> {
+    microvm::lock_folders(vm).map_err(vm_error)
+}
+
 /// Whether a VM is there and has an owner.
 pub(crate) fn is_running(state_dir: &Path, id: SandboxId) -> Result<bool> {
     Ok(list(state_dir)?.iter().any(|record| record.id == id && record.alive))

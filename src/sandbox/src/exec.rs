@@ -25,6 +25,9 @@ pub struct ExecRequest {
     pub timeout: Option<Duration>,
     /// How many bytes of each output stream to pass on; the rest is dropped.
     pub output_cap: Option<u64>,
+    /// Whether output of its descendants is passed on after its own end, until none of them holds its
+    /// streams: [`Event::Ended`] then tells that end. Else it is dropped; they live on in both cases.
+    pub follow_descendants: bool,
 }
 
 /// Who runs a command. Names are looked up in the sandbox; a number that is no name there is an id.
@@ -60,6 +63,9 @@ pub struct PtySize {
 
 /// A command that runs. Dropping it before its exit was seen kills it with all its descendants.
 pub trait Execution: Send + Sync {
+    /// Whether it runs, or has run; if not, then its exit says why it could not be started.
+    fn has_started(&self) -> bool;
+
     /// What happens next; blocks until the deadline, or for as long as it takes.
     fn next(&self, deadline: Option<Instant>) -> Result<Event>;
 
@@ -84,6 +90,8 @@ pub trait Execution: Send + Sync {
 pub enum Event {
     /// It wrote these bytes.
     Output(Stream, Vec<u8>),
+    /// It ended, and its descendants are followed: their output may come.
+    Ended(Exit),
     /// It ended; nothing follows.
     Exit(Exit),
 }

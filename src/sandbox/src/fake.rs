@@ -106,6 +106,19 @@ impl Script {
         self
     }
 
+    /// Says what descendants of `program`, which is in the script, print after its end.
+    #[must_use]
+    pub fn leave(mut self, program: &str, output: &[&str]) -> Self {
+        if let Some(events) = self.commands.get_mut(OsStr::new(program))
+            && let Some(Event::Exit(exit)) = events.pop()
+        {
+            let output = output.iter().map(|text| Event::Output(Stream::Stdout, (*text).into()));
+            let ended = [Event::Ended(exit.clone())].into_iter();
+            events.extend(ended.chain(output).chain([Event::Exit(exit)]));
+        }
+        self
+    }
+
     /// Says how many processes of `program`, which is in the script, are killed for want of memory.
     #[must_use]
     pub fn starve(mut self, program: &str, oom_kills: u64) -> Self {
@@ -258,9 +271,14 @@ impl Sandbox for FakeSandbox {
             act(&request, &mut lock(&self.record));
         }
         let events = self.script.commands.get(&program).cloned().unwrap_or_else(missing);
+        let has_started = !matches!(
+            events.first(),
+            Some(Event::Exit(Exit { outcome: Outcome::FailedToStart { .. }, .. }))
+        );
         let ending = Arc::new(Ending { events: Mutex::new(events.into()), more: Condvar::new() });
         lock(&self.running).entry(self.id).or_default().push(Arc::downgrade(&ending));
         Ok(Box::new(FakeExecution {
+            has_started,
             ending,
             manner,
             act: Mutex::new(act),
@@ -323,6 +341,7 @@ impl Drop for FakeSandbox {
 }
 
 struct FakeExecution {
+    has_started: bool,
     ending: Arc<Ending>,
     /// How it ends, if not by itself.
     manner: Option<Manner>,
@@ -346,6 +365,10 @@ impl Ending {
 }
 
 impl Execution for FakeExecution {
+    fn has_started(&self) -> bool {
+        self.has_started
+    }
+
     fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
         if let Some((Act(act), request)) = lock(&self.act).take() {
             act(&request, &mut lock(&self.record));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Exec    Credit* in any place      ─ Started ─ Data* ─ Exit        or Exit alone
+//!           whose descendants are followed:       Data* ─ Ended ─ Data* ─ Exit
 //!   Write   Credit*                                      ─ Done | Failed
 //!   Read    (Entry Data(Stdout)*)*                       ─ Done | Failed
 //!   others                                                 Done | Failed
@@ -17,6 +18,8 @@ pub(crate) struct Answers {
     kind: Kind,
     /// A command has started, or an entry of a tree has come: bytes may follow.
     is_under_way: bool,
+    /// The end of a command may be told before the last of its output comes.
+    may_end_early: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,8 @@ impl Answers {
             HostBody::Read(_) => Kind::Read,
             _ => Kind::Plain,
         };
-        Self { kind, is_under_way: false }
+        let may_end_early = matches!(request, HostBody::Exec(exec) if exec.follow_descendants);
+        Self { kind, is_under_way: false, may_end_early }
     }
 
     /// Whether the request is a command, whose end is an `Exit`.
@@ -49,6 +53,9 @@ impl Answers {
         let is_allowed = match (self.kind, answer) {
             (Kind::Exec, GuestBody::Started(_)) => !std::mem::replace(&mut self.is_under_way, true),
             (Kind::Exec, GuestBody::Data(..)) => self.is_under_way,
+            (Kind::Exec, GuestBody::Ended(_)) => {
+                self.is_under_way && std::mem::replace(&mut self.may_end_early, false)
+            }
             (Kind::Exec, GuestBody::Exit(_)) => true,
             (Kind::Exec | Kind::Write, GuestBody::Credit(count)) => *count > 0,
             (Kind::Read, GuestBody::Entry(_)) => {
@@ -86,6 +93,7 @@ fn name(answer: &GuestBody<'_>) -> &'static str {
         GuestBody::Entry(_) => "`Entry`",
         GuestBody::Credit(_) => "`Credit`",
         GuestBody::Exit(_) => "`Exit`",
+        GuestBody::Ended(_) => "`Ended`",
         GuestBody::Done => "`Done`",
         GuestBody::Failed(_) => "`Failed`",
     }
@@ -93,9 +101,15 @@ fn name(answer: &GuestBody<'_>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use vsock_proto::{Exec, Read};
+    use vsock_proto::{Exec, Exit, Outcome, Read, StreamTotal};
 
     use super::*;
+
+    fn exit() -> Exit {
+        let (stdout, stderr) = (StreamTotal::default(), StreamTotal::default());
+        let outcome = Outcome::Exited { code: 0 };
+        Exit { outcome, stdout, stderr, duration_us: 0, oom_kills: 0 }
+    }
 
     #[test]
     fn output_comes_after_the_start() {
@@ -113,6 +127,23 @@ mod tests {
         let error = answers.accept(&GuestBody::Started(2)).unwrap_err();
         let text = "it broke the protocol: `Started` is not allowed while a command runs";
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn an_early_end_comes_once_and_only_where_descendants_are_followed() {
+        let ended = || GuestBody::Ended(exit());
+        let mut plain = Answers::to(&HostBody::Exec(Exec::default()));
+        plain.accept(&GuestBody::Started(1)).unwrap();
+        assert!(plain.accept(&ended()).is_err());
+
+        let follow = Exec { follow_descendants: true, ..Exec::default() };
+        let mut followed = Answers::to(&HostBody::Exec(follow));
+        assert!(followed.accept(&ended()).is_err());
+        followed.accept(&GuestBody::Started(1)).unwrap();
+        followed.accept(&ended()).unwrap();
+        followed.accept(&GuestBody::Data(Stream::Stdout, b"x")).unwrap();
+        assert!(followed.accept(&ended()).is_err());
+        followed.accept(&GuestBody::Exit(exit())).unwrap();
     }
 
     #[test]

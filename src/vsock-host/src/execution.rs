@@ -37,6 +37,8 @@ pub enum Event {
         /// What; never empty.
         data: Vec<u8>,
     },
+    /// It ended, and all that it wrote itself has been taken; its descendants are followed.
+    Ended(Exit),
     /// It ended, and all its output has been taken.
     Exit(Exit),
 }
@@ -110,6 +112,7 @@ impl Execution {
                 Event::Output { data, .. } if stdout.len() + stderr.len() + data.len() > limit => {
                     return Err(Error::TooMuchOutput { program: self.program.clone(), limit });
                 }
+                Event::Ended(_) => {}
                 Event::Output { stream: Stream::Stdout, data } => stdout.extend(data),
                 Event::Output { stream: Stream::Stderr, data } => stderr.extend(data),
             }
@@ -167,6 +170,7 @@ impl Execution {
     fn event(&self, deadline: &Deadline, phase: impl FnOnce() -> Phase) -> Result<Event> {
         match self.call.next(deadline) {
             Ok(Ok(Item::Output(stream, data))) => Ok(Event::Output { stream, data }),
+            Ok(Ok(Item::Ended(exit))) => Ok(Event::Ended(exit)),
             Ok(Err(End::Exit(exit))) => Ok(Event::Exit(exit)),
             // No other answers are accepted for a command.
             Ok(Ok(Item::Entry(_)) | Err(End::Done | End::Failed(_))) => {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use vsock_proto::{CHUNK, Entry, ReceiveWindow, Stream};
+use vsock_proto::{CHUNK, Entry, Exit, ReceiveWindow, Stream};
 
 /// Beyond so many pieces, bytes go to the newest piece of their stream, though something of the
 /// other stream came between.
@@ -16,6 +16,8 @@ const CHUNKS: usize = 256;
 pub(crate) enum Item {
     Output(Stream, Vec<u8>),
     Entry(Entry),
+    /// The command's own end.
+    Ended(Exit),
 }
 
 #[derive(Debug, Default)]
@@ -49,12 +51,18 @@ impl Queue {
         Ok(())
     }
 
+    /// Takes in the command's own end, which comes once.
+    pub(crate) fn push_end(&mut self, exit: Exit) {
+        self.items.push_back(Item::Ended(exit));
+    }
+
     /// The oldest item, and the credit to grant for it and those before.
     pub(crate) fn pop(&mut self) -> Option<(Item, Option<Grant>)> {
         let item = self.items.pop_front()?;
         let (stream, cost) = match &item {
             Item::Output(stream, bytes) => (*stream, bytes.len() as u64),
             Item::Entry(entry) => (Stream::Stdout, entry.cost()),
+            Item::Ended(_) => return Some((item, None)),
         };
         if self.items.is_empty() {
             self.items = VecDeque::new();
@@ -72,8 +80,8 @@ impl Queue {
                     return (is_full || bytes.len() + count <= CHUNK).then_some(bytes);
                 }
                 Item::Output(..) if is_full => {}
-                // Never past the entry of the next file.
-                Item::Output(..) | Item::Entry(_) => return None,
+                // Never past the entry of the next file, nor past the end of the command.
+                Item::Output(..) | Item::Entry(_) | Item::Ended(_) => return None,
             }
         }
         None
@@ -105,7 +113,7 @@ mod tests {
         items
             .filter_map(|(item, _)| match item {
                 Item::Output(stream, bytes) => Some((stream, bytes.len())),
-                Item::Entry(_) => None,
+                Item::Entry(_) | Item::Ended(_) => None,
             })
             .collect()
     }

@@ -93,6 +93,7 @@ impl State {
             GuestBody::Data(stream, bytes) => self.queue.push_output(stream, bytes)?,
             GuestBody::Entry(entry) => self.queue.push_entry(entry)?,
             GuestBody::Credit(count) => self.input.granted(count)?,
+            GuestBody::Ended(exit) => self.queue.push_end(bounded(exit)),
             GuestBody::Exit(exit) => self.end = Some(End::Exit(bounded(exit))),
             GuestBody::Done => self.end = Some(End::Done),
             GuestBody::Failed(failure) => self.end = Some(End::Failed(failure.into())),

@@ -125,7 +125,8 @@ impl ReadTree {
             Ok(Item::Entry(entry)) => Ok(Some(TreeItem::Entry(entry))),
             Ok(Item::Output(_, data)) => Ok(Some(TreeItem::Data(data))),
             Err(End::Failed(source)) => Err(Error::Refused { phase: phase(), source }),
-            Err(End::Done | End::Exit(_)) => Ok(None),
+            // Of these, `Done` alone is accepted for a tree.
+            Ok(Item::Ended(_)) | Err(End::Done | End::Exit(_)) => Ok(None),
         }
     }
 }

@@ -173,7 +173,7 @@ fn output_that_is_taken_gives_credit_back() {
     let execution = guest.exec(command("yes"), soon()).unwrap();
     let take = || match execution.next(Some(soon())).unwrap() {
         Event::Output { data, .. } => data.len(),
-        Event::Exit(exit) => panic!("{exit:?}"),
+        Event::Ended(exit) | Event::Exit(exit) => panic!("{exit:?}"),
     };
     assert_eq!((0..8).map(|_| take()).sum::<usize>(), 8 * CHUNK);
     drop((execution, guest));

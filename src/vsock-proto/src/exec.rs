@@ -34,6 +34,10 @@ pub struct Exec {
     pub stdout_cap: Option<u64>,
     /// The same for its standard error.
     pub stderr_cap: Option<u64>,
+    /// Whether output of its descendants is sent after its own end, which `Ended` then tells; `Exit`
+    /// comes once nobody holds its pipes. Else `Exit` comes at its end, and what descendants write
+    /// later is read and dropped. A terminal has neither: it hangs up with its command.
+    pub follow_descendants: bool,
 }
 
 /// More arguments and variables of a command: a frame holds fewer than Linux takes.

@@ -20,7 +20,7 @@
 //! | request    | then from the host                    | answers of the guest |
 //! |------------|---------------------------------------|----------------------|
 //! | `Ping`     |                                       | `Done` |
-//! | `Exec`     | [`ExecPart…`](ExecPart), `Data…` `End`, `Credit…`, `Resize`, `Signal`, `Cancel` | `Started`, `Data…`, `Credit…`, `Exit` |
+//! | `Exec`     | [`ExecPart…`](ExecPart), `Data…` `End`, `Credit…`, `Resize`, `Signal`, `Cancel` | `Started`, `Data…`, `Credit…`, [`Ended`, `Data…`], `Exit` |
 //! | `Write`    | (`Entry` `Data…`)… `End`, `Cancel`    | `Credit…`, `Done` or `Failed` |
 //! | `Read`     | `Credit…`, `Cancel`                   | (`Entry` `Data…`)… `Done` or `Failed` |
 //! | `SetState` |                                       | `Done` or `Failed` |

@@ -104,6 +104,8 @@ pub enum GuestBody<'a> {
     Done,
     /// Final: the request failed.
     Failed(Failure),
+    /// The command ended, and all that it wrote itself has been sent; its descendants are followed.
+    Ended(Exit),
 }
 
 /// What a guest says of itself once it can take requests.

@@ -61,6 +61,7 @@ fn exec() -> impl Strategy<Value = Exec> {
                     is_partial,
                     stdout_cap,
                     stderr_cap,
+                    follow_descendants: !is_partial,
                 }
             },
         )
@@ -175,6 +176,7 @@ fn guest_body() -> impl Strategy<Value = GuestBody<'static>> {
         entry().prop_map(GuestBody::Entry),
         any::<u64>().prop_map(GuestBody::Credit),
         exit().prop_map(GuestBody::Exit),
+        exit().prop_map(GuestBody::Ended),
         Just(GuestBody::Done),
         (any::<i32>(), ".{0,20}")
             .prop_map(|(errno, message)| GuestBody::Failed(Failure { errno, message })),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use vsock_guest::Config;
 use vsock_host::{Error, Event};
-use vsock_proto::{Exec, Outcome, PtySize, Timeout};
+use vsock_proto::{Exec, Outcome, PtySize, Stream, Timeout};
 use vsock_test::{Cgroups, Lifeline, Pair, argv, code, config, on_terminal, run, shell, soon};
 
 #[test]
@@ -221,6 +221,22 @@ fn an_orphan_that_holds_the_output_delays_nothing() {
     let orphan = String::from_utf8(output.stdout).unwrap();
     run(&pair.guest, argv(&["kill", "-9", orphan.trim()]));
     assert!(lifeline.is_cut_soon());
+}
+
+#[test]
+fn what_an_orphan_writes_comes_after_the_end_of_its_command_if_it_is_followed() {
+    let pair = Pair::new();
+    let script = "exec 3<&0; echo own; cat <&3 & exit 3";
+    let exec = Exec { stdin: true, follow_descendants: true, ..shell(script) };
+    let execution = pair.guest.exec(exec, soon()).unwrap();
+    let next = || execution.next(Some(soon())).unwrap();
+    let output = |text: &str| Event::Output { stream: Stream::Stdout, data: text.into() };
+    assert_eq!(next(), output("own\n"));
+    assert!(matches!(next(), Event::Ended(exit) if exit.outcome == code(3)));
+    execution.write_stdin(b"later", Some(soon())).unwrap();
+    execution.close_stdin(soon()).unwrap();
+    assert_eq!(next(), output("later"));
+    assert!(matches!(next(), Event::Exit(exit) if exit.outcome == code(3)));
 }
 
 #[test]

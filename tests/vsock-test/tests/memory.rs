@@ -26,6 +26,7 @@ fn a_slow_reader_of_100_mib_costs_no_memory_and_holds_up_no_ping() {
         pair.guest.ping(soon()).unwrap();
         match execution.next(Some(soon())).unwrap() {
             Event::Output { data, .. } => total += data.len(),
+            Event::Ended(_) => {}
             Event::Exit(exit) => break exit,
         }
     };

@@ -5,6 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::Mode;
+use tempfile::TempDir;
+
 use crate::host::{Answer, Host, Run, argv, config, shell};
 use serde_bytes::ByteBuf;
 use vsock_guest::{Config, End, Error};
@@ -123,6 +126,81 @@ fn a_grandchild_that_holds_the_pipe_delays_nothing() {
 fn a_grandchild_that_goes_on_writing_delays_nothing() {
     let run = Host::connected().run(shell("yes & exit 3"));
     assert_eq!(outcome(run), Outcome::Exited { code: 3 });
+}
+
+/// A folder with the pipes `go` and `done`, by which a test and what a command left meet.
+fn meeting_point() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["go", "done"] {
+        nix::unistd::mkfifo(&folder.path().join(name), Mode::S_IRWXU).unwrap();
+    }
+    folder
+}
+
+fn in_folder(folder: &TempDir, script: &str) -> Exec {
+    let cwd = Some(ByteBuf::from(folder.path().as_os_str().as_bytes()));
+    Exec { cwd, ..shell(script) }
+}
+
+#[test]
+fn a_process_that_outlives_its_command_goes_on_writing() {
+    let folder = meeting_point();
+    let mut host = Host::connected();
+    // More than a pipe holds, to either stream.
+    let flood = "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2";
+    let script = format!("(read line < go; {flood}; echo alive > done) &");
+    let run = host.run(in_folder(&folder, &script));
+    assert_eq!(outcome(run), Outcome::Exited { code: 0 });
+    let met = host.run(in_folder(&folder, "echo > go; timeout 10 cat done"));
+    assert_eq!(met.stdout, b"alive\n");
+}
+
+fn followed(folder: &TempDir, script: &str) -> Exec {
+    Exec { follow_descendants: true, ..in_folder(folder, script) }
+}
+
+fn ended(answer: Answer) -> Outcome {
+    let Answer::Ended(exit) = answer else { panic!("{answer:?}") };
+    exit.outcome
+}
+
+#[test]
+fn output_of_a_process_that_is_followed_comes_after_the_end_of_its_command() {
+    let folder = meeting_point();
+    let mut host = Host::connected();
+    let script = "echo own; (read line < go; echo later) & exit 3";
+    let id = host.request(HostBody::Exec(followed(&folder, script)));
+    assert!(matches!(host.answer_to(id), Answer::Started(_)));
+    assert_eq!(host.answer_to(id), Answer::Data(Stream::Stdout, b"own\n".into()));
+    assert_eq!(ended(host.answer_to(id)), Outcome::Exited { code: 3 });
+    std::fs::write(folder.path().join("go"), "\n").unwrap();
+    let run = host.finish(id);
+    assert_eq!(run.stdout, b"later\n");
+    let exit = run.exit.unwrap();
+    assert_eq!(exit.outcome, Outcome::Exited { code: 3 });
+    assert_eq!(exit.stdout.sent, 10);
+}
+
+#[test]
+fn a_command_that_leaves_nobody_ends_at_once_though_it_is_followed() {
+    let folder = meeting_point();
+    let mut host = Host::connected();
+    let id = host.request(HostBody::Exec(followed(&folder, "exec >&- 2>&-; exit 3")));
+    assert!(matches!(host.answer_to(id), Answer::Started(_)));
+    assert_eq!(ended(host.answer_to(id)), Outcome::Exited { code: 3 });
+    assert!(matches!(host.answer_to(id), Answer::Exit(_)));
+}
+
+#[test]
+fn a_cancel_ends_what_is_followed() {
+    let folder = meeting_point();
+    let mut host = Host::connected();
+    let id = host.request(HostBody::Exec(followed(&folder, "cat go & exit 3")));
+    assert!(matches!(host.answer_to(id), Answer::Started(_)));
+    assert_eq!(ended(host.answer_to(id)), Outcome::Exited { code: 3 });
+    host.send(id, HostBody::Cancel);
+    assert!(matches!(host.answer_to(id), Answer::Exit(_)));
+    std::fs::write(folder.path().join("go"), "\n").unwrap();
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub(crate) enum Answer {
     Entry(Entry),
     Credit(u64),
     Exit(Exit),
+    Ended(Exit),
     Done,
     Failed(Failure),
 }
@@ -192,6 +193,7 @@ fn own(body: GuestBody<'_>) -> Answer {
         GuestBody::Entry(entry) => Answer::Entry(entry),
         GuestBody::Credit(count) => Answer::Credit(count),
         GuestBody::Exit(exit) => Answer::Exit(exit),
+        GuestBody::Ended(exit) => Answer::Ended(exit),
         GuestBody::Done => Answer::Done,
         GuestBody::Failed(failure) => Answer::Failed(failure),
     }

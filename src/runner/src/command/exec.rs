@@ -3,25 +3,33 @@
 use std::ffi::OsString;
 
 use rootfs::{Defaults, Store};
+use sandbox::Stream;
 
 use super::ps;
-use crate::attend::{Job, attend};
+use crate::attend::{Job, attend, attend_to, start};
+use crate::background;
+use crate::detach;
 use crate::error::Result;
 use crate::interrupt::{First, Interrupt};
 use crate::options::Global;
 use crate::output::Output;
 use crate::request::CommandArguments;
 use crate::vmm::{self, Host, VmRecord};
-use crate::{shortage, signal};
+use crate::{shortage, signal, value};
 
 const EXAMPLES: &str = "\
 Examples:
   runner exec web -- ps aux
   runner exec -it web -- bash
+  runner exec -d --name tests web -- make test
+  runner logs -f --command tests web; runner wait --command tests web
   tar c . | runner exec -i --user user --workdir /home/user/workspace web -- tar x
 
-The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 if
-its program is not there, 126 if it could not be started, and 125 if the runner itself failed.";
+The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 if its
+program is not there, 126 if it could not be started, and 125 if the runner itself failed.
+
+Processes that the command leaves keep running. Their output is dropped, or with -d logged. A command
+in the background ends with its VM.";
 
 /// Run a command in a running VM
 #[derive(Debug, clap::Args)]
@@ -29,6 +37,14 @@ its program is not there, 126 if it could not be started, and 125 if the runner 
 pub(crate) struct Arguments {
     #[command(flatten)]
     command_arguments: CommandArguments,
+
+    /// Leave the command running in the background, and print its name
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    detach: bool,
+
+    /// Name the command in the background, for `logs --command`, `wait --command` and `ps`
+    #[arg(long, requires = "detach", value_parser = value::name)]
+    name: Option<String>,
 
     /// Name, id, or the beginning of an id
     vm: String,
@@ -40,10 +56,11 @@ pub(crate) struct Arguments {
 
 /// Does it; returns the command's exit code.
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    if arguments.detach {
+        return if global.detached { keep(global, arguments) } else { detach::start() };
+    }
     let signals = signal::block()?;
-    let record = vmm::find(&global.state_dir, &arguments.vm)?;
-    let image = image_of(global, &record);
-    let job = Job::new(arguments.command_arguments.request(arguments.command, &image)?);
+    let (record, job) = understand(global, &arguments)?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
     let mut output = Output::open()?.until(interrupt.called_off());
@@ -52,6 +69,38 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let exit = interrupt.explain(attend(&*sandbox, &job, &interrupt, &mut sink))?;
     shortage::tell(&exit, record.memory_mib);
     Ok(exit.outcome.exit_code())
+}
+
+/// In the background: attends to the command, and to what it leaves, until all of that has ended.
+fn keep(global: &Global, arguments: Arguments) -> Result<u8> {
+    detach::leave_terminal()?;
+    let signals = signal::block()?;
+    let (record, mut job) = understand(global, &arguments)?;
+    job.request.follow_descendants = true;
+    let host = Host::open(&global.state_dir)?;
+    let interrupt = Interrupt::start(signals, First::Cancel, host.cut())?;
+    let sandbox = interrupt.explain(host.attach(&record))?;
+    let mut reserved = background::reserve(&record, arguments.name.as_deref(), &job.program())?;
+    let execution = match start(&*sandbox, &job) {
+        Ok(execution) if execution.has_started() => execution,
+        not_started => {
+            reserved.cancel();
+            let recorded = &mut |_: Stream, _: &[u8]| Ok(());
+            let ended = attend_to(&not_started?, &job, &interrupt, recorded);
+            return interrupt.explain(ended).map(|exit| exit.outcome.exit_code());
+        }
+    };
+    detach::announce(&reserved.name, &reserved.folder)?;
+    let result = attend_to(&execution, &job, &interrupt, &mut reserved.recorder);
+    reserved.recorder.finish(&result);
+    interrupt.explain(result).map(|_| 0)
+}
+
+fn understand(global: &Global, arguments: &Arguments) -> Result<(VmRecord, Job)> {
+    let record = vmm::find(&global.state_dir, &arguments.vm)?;
+    let image = image_of(global, &record);
+    let request = arguments.command_arguments.request(arguments.command.clone(), &image)?;
+    Ok((record, Job::new(request)))
 }
 
 /// What the VM's image says about commands, if it is still there.

@@ -4,15 +4,19 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
+use crate::background::{self, Report};
 use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::output::Output;
-use crate::table;
 use crate::vmm::{self, Phase, PublishedPort, VmRecord};
+use crate::{table, terminal};
 
-/// List running VMs, of whichever runner process
+/// List running VMs of all runner processes, or the commands in the background of one VM
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// List the commands of this VM: that of `run -d`, and those of `exec -d`
+    vm: Option<String>,
+
     /// Print JSON, for programs; VMs whose runner died are in it, too
     #[arg(long)]
     json: bool,
@@ -88,10 +92,14 @@ impl<'a> Row<'a> {
 
 /// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    if let Some(vm) = &arguments.vm {
+        let commands = background::list(&vmm::find(&global.state_dir, vm)?)?;
+        print(&if arguments.json { commands_json(&commands)? } else { commands_table(&commands) })?;
+        return Ok(0);
+    }
     let records = vmm::list(&global.state_dir)?;
     let text = if arguments.json { json(&records)? } else { table(&records) };
-    let mut output = Output::open()?;
-    output.stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
+    print(&text)?;
     let dead = records.iter().filter(|record| !record.alive).count();
     if dead > 0 {
         log::warn!("some runners died and left VMs: `runner gc` removes them; count={dead}");
@@ -99,10 +107,66 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
+fn print(text: &str) -> Result<()> {
+    let mut output = Output::open()?;
+    output.stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })
+}
+
 fn json(records: &[VmRecord]) -> Result<String> {
-    let rows: Vec<_> = records.iter().map(Row::of).collect();
-    let json = serde_json::to_string_pretty(&rows).map_err(|source| Error::Json { source })?;
+    pretty(&records.iter().map(Row::of).collect::<Vec<_>>())
+}
+
+fn pretty(rows: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_string_pretty(rows).map_err(|source| Error::Json { source })?;
     Ok(json + "\n")
+}
+
+/// A command in the background. That of `run -d` has no name.
+#[derive(Serialize)]
+struct CommandRow<'a> {
+    name: Option<&'a str>,
+    program: &'a str,
+    started_unix: u64,
+    ended_unix: Option<u64>,
+    exit_code: Option<u8>,
+    /// Whether it, or a process that it left and that holds its output, runs.
+    attended: bool,
+}
+
+type Commands = [(Option<String>, Report)];
+
+impl<'a> CommandRow<'a> {
+    fn of((name, report): &'a (Option<String>, Report)) -> Self {
+        Self {
+            name: name.as_deref(),
+            program: &report.started.program,
+            started_unix: report.started.unix,
+            ended_unix: report.ended.as_ref().map(|ended| ended.unix),
+            exit_code: report.ended.as_ref().map(|ended| ended.code),
+            attended: report.is_attended,
+        }
+    }
+}
+
+fn commands_json(commands: &Commands) -> Result<String> {
+    pretty(&commands.iter().map(CommandRow::of).collect::<Vec<_>>())
+}
+
+fn commands_table(commands: &Commands) -> String {
+    let mut rows = vec![["NAME", "COMMAND", "STATUS", "AGE"].map(str::to_owned).to_vec()];
+    rows.extend(commands.iter().map(|(name, report)| {
+        vec![
+            name.clone().unwrap_or_else(|| "-".to_owned()),
+            report.started.program.clone(),
+            match (&report.ended, report.is_attended) {
+                (Some(ended), _) => terminal::harmless(&ended.how).replace('\n', " "),
+                (None, true) => "running".to_owned(),
+                (None, false) => "lost".to_owned(),
+            },
+            table::age(report.started.unix),
+        ]
+    }));
+    table::render(&rows)
 }
 
 fn table(records: &[VmRecord]) -> String {
@@ -114,12 +178,13 @@ fn table(records: &[VmRecord]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::background::{Ended, Started};
 
-    fn record(alive: bool) -> VmRecord {
+    pub(crate) fn record(alive: bool) -> VmRecord {
         VmRecord {
             id: "0123456789abcdef".parse().unwrap(),
             name: Some("web".into()),
@@ -149,6 +214,33 @@ mod tests {
     fn a_vm_that_is_nobodys_is_told_from_the_others() {
         let text = table(&[VmRecord { phase: Phase::Parked, ..record(true) }]);
         assert!(text.contains("default   (parked)   qemu"), "{text}");
+    }
+
+    #[test]
+    fn commands_in_the_background_have_a_name_and_a_status() {
+        let report = |ended: Option<u8>, is_attended| Report {
+            started: Started { program: "make".into(), unix: u64::MAX },
+            ended: ended.map(|code| Ended { code, how: format!("exit code {code}"), unix: 1 }),
+            is_attended,
+        };
+        let commands = [
+            (None, report(None, true)),
+            (Some("a".into()), report(Some(3), true)),
+            (Some("b".into()), report(None, false)),
+        ];
+        let text = commands_table(&commands);
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "-      make      running       0s",
+                "a      make      exit code 3   0s",
+                "b      make      lost          0s"
+            ]
+        );
+        let rows: serde_json::Value =
+            serde_json::from_str(&commands_json(&commands).unwrap()).unwrap();
+        assert_eq!((&rows[1]["exit_code"], &rows[1]["attended"]), (&3.into(), &true.into()));
     }
 
     #[test]

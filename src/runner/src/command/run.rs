@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::intercept::{Guard, Record};
-use sandbox::{Cancellation, Outcome, Sandbox};
+use sandbox::{Cancellation, Sandbox};
 
 pub(crate) use arguments::Arguments;
 
@@ -189,17 +189,6 @@ impl Stages {
         for (stage, time) in &self.all {
             output::remark(format_args!("{stage:12} {:9.1} ms", time.as_secs_f64() * 1000.0));
         }
-    }
-}
-
-/// How a command ended, in a word or two.
-fn describe(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Exited(code) => format!("exit code {code}"),
-        Outcome::Signalled { signal, .. } => format!("signal {signal}"),
-        Outcome::TimedOut => "time up".to_owned(),
-        Outcome::Cancelled => "cancelled".to_owned(),
-        Outcome::FailedToStart { message, .. } => message.clone(),
     }
 }
 

@@ -246,7 +246,7 @@ fn attend(execution: &dyn Execution, job: &Job, disk: Disk) -> Result<Ended> {
                 let over = tail.len().saturating_sub(LAST_WORDS);
                 tail.drain(..over);
             }
-            Event::Output(..) => {}
+            Event::Output(..) | Event::Ended(_) => {}
             Event::Exit(exit) => {
                 let memory_mib = job.profile.amount.memory_mib;
                 let of_memory = shortage::describe(&exit, memory_mib)

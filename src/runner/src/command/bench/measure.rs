@@ -169,7 +169,7 @@ fn execute(sandbox: &dyn Sandbox, deadline: Instant) -> Result<()> {
     let command = sandbox.exec(&ExecRequest { argv, ..ExecRequest::default() }, deadline)?;
     loop {
         match command.next(Some(deadline))? {
-            Event::Output(..) => {}
+            Event::Output(..) | Event::Ended(_) => {}
             Event::Exit(exit) if exit.outcome == Outcome::Exited(0) => return Ok(()),
             Event::Exit(exit) => {
                 let (program, code) = ("true".to_owned(), exit.outcome.exit_code());

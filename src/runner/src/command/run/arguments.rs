@@ -183,6 +183,7 @@ impl Run {
         let placeholders = held.iter().map(|one| (one.name.clone(), one.placeholder.clone()));
         let environment = placeholders.map(|(name, value)| (name.into(), value.into()));
         if let Some(job) = &mut job {
+            job.request.follow_descendants = arguments.detach;
             job.request.env.extend(environment);
         }
         let config = arguments.config(&store, &image, job.as_ref())?;

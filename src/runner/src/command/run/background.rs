@@ -4,16 +4,15 @@ use crossbeam_channel::select;
 use sandbox::Sandbox;
 
 use super::arguments::Run;
-use super::describe;
-use crate::attend::attend;
+use crate::attend::{Job, attend};
+use crate::background::Recorder;
 use crate::detach;
 use crate::error::Result;
 use crate::interrupt::Interrupt;
-use crate::journal::{self, Journal};
 use crate::options::Global;
-use crate::{shortage, vmm};
+use crate::vmm;
 
-/// Runs the command if there is one, then waits for the end.
+/// Runs the command if there is one, follows what it leaves, then waits for the end.
 pub(super) fn serve(
     run: &Run,
     sandbox: &dyn Sandbox,
@@ -22,22 +21,13 @@ pub(super) fn serve(
 ) -> Result<u8> {
     let id = sandbox.id().to_string();
     let folder = vmm::find(&global.state_dir, &id)?.folder;
-    let mut journal = Journal::create(&folder.join(journal::OUTPUT))?;
+    let program = run.job.as_ref().map(Job::program);
+    let recorder = program.map(|name| Recorder::create(&folder, &name, run.config.memory_mib));
+    let recorder = recorder.transpose()?;
     detach::announce(run.config.name.as_ref().unwrap_or(&id), &folder)?;
-    if let Some(job) = &run.job {
-        let ended = attend(sandbox, job, interrupt, &mut |_, data| {
-            journal.append(data);
-            Ok(())
-        });
-        match ended {
-            Ok(exit) => {
-                if let Some(shortage) = shortage::describe(&exit, run.config.memory_mib) {
-                    journal.note(&shortage);
-                }
-                journal.note(&format!("the command ended: {}", describe(&exit.outcome)));
-            }
-            Err(error) => journal.note(&format!("the command ended: {}", error.chain())),
-        }
+    if let (Some(job), Some(mut recorder)) = (&run.job, recorder) {
+        let result = attend(sandbox, job, interrupt, &mut recorder);
+        recorder.finish(&result);
     }
     interrupt.idle();
     if !interrupt.is_asked_to_end() {

@@ -6,9 +6,10 @@ use std::time::Instant;
 use sandbox::{Exit, Sandbox, Stream};
 
 use super::arguments::Run;
-use super::{Stages, copy_all_out, describe};
+use super::{Stages, copy_all_out};
 use crate::agent::Printer;
 use crate::attend::{Job, attend};
+use crate::background::describe;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
@@ -53,7 +54,7 @@ fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> R
     }
     let Output { stdout, mut stderr } = output;
     let mut printer = Printer::new(stdout);
-    let mut sink = |stream, data: &[u8]| match stream {
+    let mut sink = |stream: Stream, data: &[u8]| match stream {
         Stream::Stdout => printer.write(data),
         Stream::Stderr => stderr.write_all(data),
     };

@@ -1,0 +1,440 @@
+//! What is kept of a command in the background, in a folder of its own:
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `output.log` | what it and its descendants write; see [`Journal`] |
+//! | `command.jsonl` | a line when it starts, a line when it ends; only appended to |
+//! | `alive` | a FIFO that is open for writing as long as a runner attends to the command |
+//! | `runner.log` | that runner's log |
+//!
+//! The command of `run -d` has the VM's folder, each of `exec -d` has `commands/NAME` in it. All of
+//! that goes with the VM. A runner that was killed has closed its FIFO, whose readers see that at
+//! once, however late they come.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use sandbox::{Exit, Outcome, Stream};
+use serde::{Deserialize, Serialize};
+
+use crate::attend::Sink;
+use crate::error::{Error, Result, file};
+use crate::journal::{self, Journal};
+use crate::shortage;
+use crate::vmm::{self, VmRecord};
+
+/// As many commands of `exec -d` are kept for each VM, those that ended included.
+pub(crate) const MOST: usize = 32;
+
+/// Where they are in the VM's folder.
+const COMMANDS: &str = "commands";
+
+/// What happened to the command.
+const EVENTS: &str = "command.jsonl";
+
+/// The FIFO.
+const ALIVE: &str = "alive";
+
+/// A line of `command.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    Started(Started),
+    Ended(Ended),
+}
+
+/// How a command began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Started {
+    /// Without its arguments, which may be secret.
+    pub(crate) program: String,
+    pub(crate) unix: u64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) code: u8,
+    /// In words.
+    pub(crate) how: String,
+    pub(crate) unix: u64,
+}
+
+/// The folder of a VM's own command, or of one that is named.
+pub(crate) fn folder(vm: &VmRecord, name: Option<&str>) -> PathBuf {
+    match name {
+        Some(name) => vm.folder.join(COMMANDS).join(name),
+        None => vm.folder.clone(),
+    }
+}
+
+/// Keeps what a command writes, and how it ends.
+pub(crate) struct Recorder {
+    path: PathBuf,
+    events: File,
+    journal: Journal,
+    memory_mib: u32,
+    is_over: bool,
+    /// Held, never written to.
+    _alive: File,
+}
+
+impl Recorder {
+    /// Takes note in `folder` that `program` is started.
+    pub(crate) fn create(folder: &Path, program: &str, memory_mib: u32) -> Result<Self> {
+        let alive = folder.join(ALIVE);
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        nix::unistd::mkfifo(&alive, mode).map_err(file("create", &alive))?;
+        // Both ends, so that it opens at once.
+        let opened = File::options().read(true).write(true).open(&alive);
+        let alive = opened.map_err(file("open", &alive))?;
+        let journal = Journal::create(&folder.join(journal::OUTPUT))?;
+        let path = folder.join(EVENTS);
+        let events = journal::append_to(&path)?;
+        let mut recorder =
+            Self { path, events, journal, memory_mib, is_over: false, _alive: alive };
+        let program = program.to_owned();
+        recorder.append(&Line::Started(Started { program, unix: now() }));
+        Ok(recorder)
+    }
+
+    /// Takes note of the end, if that was not known before.
+    pub(crate) fn finish(&mut self, result: &Result<Exit>) {
+        match result {
+            Ok(exit) => self.ended(exit),
+            Err(error) => self.end(error.exit_code().unwrap_or(125), error.chain()),
+        }
+    }
+
+    fn end(&mut self, code: u8, how: String) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        self.journal.note(&format!("the command ended: {how}"));
+        self.append(&Line::Ended(Ended { code, how, unix: now() }));
+    }
+
+    /// In one write, so that a reader sees the line as a whole.
+    fn append(&mut self, line: &Line) {
+        let written = serde_json::to_string(line).map_err(io::Error::from);
+        let written =
+            written.and_then(|text| self.events.write_all(format!("{text}\n").as_bytes()));
+        if let Err(error) = written {
+            log::error!("cannot write {}; error={error}", self.path.display());
+        }
+    }
+}
+
+impl Sink for Recorder {
+    fn write(&mut self, _: Stream, data: &[u8]) -> io::Result<()> {
+        self.journal.append(data);
+        Ok(())
+    }
+
+    fn ended(&mut self, exit: &Exit) {
+        if let Some(shortage) = shortage::describe(exit, self.memory_mib).filter(|_| !self.is_over)
+        {
+            self.journal.note(&shortage);
+        }
+        self.end(exit.outcome.exit_code(), describe(&exit.outcome));
+    }
+}
+
+/// How a command ended, in a word or two.
+pub(crate) fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Exited(code) => format!("exit code {code}"),
+        Outcome::Signalled { signal, .. } => format!("signal {signal}"),
+        Outcome::TimedOut => "time up".to_owned(),
+        Outcome::Cancelled => "cancelled".to_owned(),
+        Outcome::FailedToStart { message, .. } => message.clone(),
+    }
+}
+
+/// A command of `exec -d` whose name is taken, before it runs.
+pub(crate) struct Reserved {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) recorder: Recorder,
+}
+
+impl Reserved {
+    /// Gives the name back.
+    pub(crate) fn cancel(self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            log::warn!("a folder stays; path={} error={error}", self.folder.display());
+        }
+    }
+}
+
+/// Takes a name for a command of `exec -d`: the one that is wanted, which no running command has, or
+/// one that none has. Where there are [`MOST`] commands, the oldest that ended is forgotten.
+pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Result<Reserved> {
+    // Nobody removes the VM's folder, or takes a name in it, meanwhile.
+    let _lock = vmm::lock_folders(vm)?;
+    let all = vm.folder.join(COMMANDS);
+    let taken = named(vm)?;
+    let is_free = |name: &String| !taken.iter().any(|(taken, _)| taken == name);
+    let name = match wanted {
+        Some(name) => name.to_owned(),
+        None => (1..).map(|n| format!("command-{n}")).find(is_free).unwrap_or_default(),
+    };
+    let folder = all.join(&name);
+    match taken.iter().find(|(taken, _)| *taken == name) {
+        Some((_, report)) if report.is_attended => {
+            return Err(Error::CommandTaken { vm: vm.id.to_string(), name });
+        }
+        Some(_) => forget(&folder)?,
+        None if taken.len() >= MOST => {
+            let over = taken.iter().filter(|(_, report)| !report.is_attended);
+            let oldest = over.min_by_key(|(_, report)| report.started.unix);
+            let oldest = oldest.ok_or(Error::TooManyCommands { vm: vm.id.to_string() })?;
+            forget(&all.join(&oldest.0))?;
+        }
+        None => {}
+    }
+    let mut private = DirBuilder::new();
+    private.mode(0o700);
+    match private.create(&all) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // A VM that is gone does not come back by this.
+        made => made.map_err(file("create", &all))?,
+    }
+    // What a runner left that was killed right here.
+    if folder.exists() {
+        forget(&folder)?;
+    }
+    private.create(&folder).map_err(file("create", &folder))?;
+    let recorder = Recorder::create(&folder, program, vm.memory_mib)?;
+    Ok(Reserved { name, folder, recorder })
+}
+
+fn forget(folder: &Path) -> Result<()> {
+    fs::remove_dir_all(folder).map_err(file("remove", folder))
+}
+
+/// What is known of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) started: Started,
+    pub(crate) ended: Option<Ended>,
+    /// Whether a runner attends to it, or to the descendants that it left. A command without an end
+    /// that nobody attends to was lost.
+    pub(crate) is_attended: bool,
+}
+
+/// Reads what happens to a command.
+pub(crate) struct Observer {
+    path: PathBuf,
+    events: File,
+    alive: File,
+}
+
+impl Observer {
+    /// `None` if there is no command in this folder.
+    pub(crate) fn open(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(EVENTS);
+        let events = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(file("open", &path))?,
+        };
+        let alive = folder.join(ALIVE);
+        let mut options = File::options();
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let alive = options.open(&alive).map_err(file("open", &alive))?;
+        Ok(Some(Self { path, events, alive }))
+    }
+
+    /// Hangs up when nobody attends to the command any more.
+    pub(crate) fn alive(&self) -> BorrowedFd<'_> {
+        self.alive.as_fd()
+    }
+
+    /// The file that grows when something happens.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether somebody attends to the command.
+    pub(crate) fn is_attended(&self) -> bool {
+        // Nobody ever writes: without a writer there is an end, with one there is nothing yet.
+        matches!((&self.alive).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// What is known now; `None` before anything is.
+    pub(crate) fn look(&mut self) -> Result<Option<Report>> {
+        // Asked first: who ended has said everything before.
+        let is_attended = self.is_attended();
+        let text = read_all(&mut self.events).map_err(file("read", &self.path))?;
+        let (mut started, mut ended) = (None, None);
+        // One that is not whole yet is not a line yet.
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            match serde_json::from_str(line) {
+                Ok(Line::Started(line)) => started = Some(line),
+                Ok(Line::Ended(line)) => ended = Some(line),
+                Err(source) => return Err(Error::Record { path: self.path.clone(), source }),
+            }
+        }
+        Ok(started.map(|started| Report { started, ended, is_attended }))
+    }
+}
+
+fn read_all(file: &mut File) -> io::Result<String> {
+    use std::io::Seek as _;
+    file.rewind()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The VM's own command, which has no name, and those of `exec -d`, the oldest first.
+pub(crate) fn list(vm: &VmRecord) -> Result<Vec<(Option<String>, Report)>> {
+    let own = report(&vm.folder)?.map(|report| (None, report));
+    let mut named: Vec<_> =
+        named(vm)?.into_iter().map(|(name, report)| (Some(name), report)).collect();
+    named.sort_by(|one, other| (one.1.started.unix, &one.0).cmp(&(other.1.started.unix, &other.0)));
+    Ok(own.into_iter().chain(named).collect())
+}
+
+fn named(vm: &VmRecord) -> Result<Vec<(String, Report)>> {
+    let all = vm.folder.join(COMMANDS);
+    let entries = match fs::read_dir(&all) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(file("list", &all))?,
+    };
+    let mut named = Vec::new();
+    for entry in entries.flatten() {
+        if let Some(report) = report(&entry.path())? {
+            named.push((entry.file_name().to_string_lossy().into_owned(), report));
+        }
+    }
+    Ok(named)
+}
+
+fn report(folder: &Path) -> Result<Option<Report>> {
+    match Observer::open(folder) {
+        Ok(observer) => {
+            observer.map(|mut observer| observer.look()).transpose().map(Option::flatten)
+        }
+        // Forgotten between the opening of its two files.
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::command::ps::tests::record;
+
+    fn exit(code: u8) -> Exit {
+        let outcome = Outcome::Exited(code);
+        Exit { outcome, dropped: 0, duration: Duration::ZERO, oom_kills: 0 }
+    }
+
+    /// A VM whose folder is real.
+    fn vm() -> (tempfile::TempDir, VmRecord) {
+        let vms = tempfile::tempdir().unwrap();
+        let folder = vms.path().join("vm");
+        fs::create_dir(&folder).unwrap();
+        (vms, VmRecord { folder, ..record(true) })
+    }
+
+    fn names(vm: &VmRecord) -> Vec<Option<String>> {
+        list(vm).unwrap().into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_command_is_attended_to_until_its_recorder_goes_and_ends_once() {
+        let (_vms, vm) = vm();
+        let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
+        let mut observer = Observer::open(&vm.folder).unwrap().unwrap();
+        let running = observer.look().unwrap().unwrap();
+        assert_eq!((running.started.program.as_str(), &running.ended), ("make", &None));
+        assert!(running.is_attended);
+
+        recorder.write(Stream::Stdout, b"out\n").unwrap();
+        recorder.ended(&exit(3));
+        recorder.write(Stream::Stderr, b"later\n").unwrap();
+        recorder.finish(&Ok(exit(4)));
+        let ended = observer.look().unwrap().unwrap();
+        assert_eq!(ended.ended.unwrap().code, 3);
+        assert!(ended.is_attended);
+        drop(recorder);
+        assert!(!observer.is_attended());
+        let log = fs::read_to_string(vm.folder.join(journal::OUTPUT)).unwrap();
+        assert_eq!(log, "out\n[runner: the command ended: exit code 3]\nlater\n");
+    }
+
+    #[test]
+    fn a_command_whose_runner_was_killed_has_no_end_and_nobody() {
+        let (_vms, vm) = vm();
+        drop(Recorder::create(&vm.folder, "make", 256).unwrap());
+        let report = Observer::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();
+        assert_eq!((report.ended, report.is_attended), (None, false));
+    }
+
+    #[test]
+    fn half_a_line_is_not_seen() {
+        let (_vms, vm) = vm();
+        let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
+        recorder.events.write_all(b"{\"ended\":{\"co").unwrap();
+        let report = Observer::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();
+        assert_eq!(report.ended, None);
+    }
+
+    #[test]
+    fn a_name_is_free_again_when_its_command_has_ended() {
+        let (_vms, vm) = vm();
+        let first = reserve(&vm, Some("web"), "serve").unwrap();
+        let taken = reserve(&vm, Some("web"), "serve").err().unwrap();
+        assert!(matches!(taken, Error::CommandTaken { name, .. } if name == "web"));
+        drop(first);
+        reserve(&vm, Some("web"), "other").unwrap();
+        assert_eq!(list(&vm).unwrap()[0].1.started.program, "other");
+    }
+
+    #[test]
+    fn a_command_without_a_name_gets_one_and_one_that_did_not_start_leaves_nothing() {
+        let (_vms, vm) = vm();
+        let first = reserve(&vm, None, "serve").unwrap();
+        let second = reserve(&vm, None, "serve").unwrap();
+        assert_eq!((first.name.as_str(), second.name.as_str()), ("command-1", "command-2"));
+        first.cancel();
+        assert_eq!(names(&vm), [Some("command-2".to_owned())]);
+    }
+
+    #[test]
+    fn of_too_many_commands_the_oldest_that_ended_is_forgotten_and_none_that_runs() {
+        let (_vms, vm) = vm();
+        let mut all: Vec<_> = (0..MOST).map(|_| reserve(&vm, None, "serve").unwrap()).collect();
+        let refused = reserve(&vm, None, "serve").err().unwrap();
+        assert!(matches!(refused, Error::TooManyCommands { .. }));
+        drop(all.remove(4));
+        reserve(&vm, Some("one-more"), "serve").unwrap();
+        let names = names(&vm);
+        assert_eq!(names.len(), MOST);
+        assert!(names.contains(&Some("one-more".to_owned())));
+        assert!(!names.contains(&Some("command-5".to_owned())));
+    }
+
+    #[test]
+    fn a_vm_that_is_gone_takes_no_command() {
+        let (_vms, vm) = vm();
+        fs::remove_dir(&vm.folder).unwrap();
+        assert!(reserve(&vm, None, "serve").is_err());
+        assert!(!vm.folder.exists());
+    }
+}

@@ -1,0 +1,108 @@
+//! `runner wait`: the end of a command in the background.
+
+use crate::background::{self, Ended, Observer, Report};
+use crate::error::{Error, Result};
+use crate::follow::Watch;
+use crate::options::Global;
+use crate::value;
+use crate::vmm;
+
+const EXAMPLES: &str = "\
+Examples:
+  runner wait web                        the command of `runner run -d --name web -- …`
+  runner exec -d --name tests web -- make test
+  runner wait web --command tests; echo $?
+
+The exit code is the command's, and 125 if the VM, or the runner that attends to the command, ends
+before the command does. Processes that the command left are not waited for.";
+
+/// Wait for a command in the background to end
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Wait for this command of `exec -d` instead of the one of `run -d`
+    #[arg(long, value_name = "NAME", value_parser = value::name)]
+    command: Option<String>,
+
+    /// Name, id, or the beginning of an id
+    vm: String,
+}
+
+/// Does it; returns the command's exit code.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let record = vmm::find(&global.state_dir, &arguments.vm)?;
+    let name = arguments.command.as_deref();
+    let vm = || arguments.vm.clone();
+    let observer = Observer::open(&background::folder(&record, name))?;
+    let mut observer = observer.ok_or_else(|| match name {
+        Some(name) => Error::NoSuchCommand { vm: vm(), name: name.to_owned() },
+        None => Error::NoOwnCommand { vm: vm() },
+    })?;
+    let ended = end(&mut observer)?.ok_or_else(|| Error::CommandLost { vm: vm() })?;
+    Ok(ended.code)
+}
+
+/// How the command ends; none if nobody is left who could tell.
+fn end(observer: &mut Observer) -> Result<Option<Ended>> {
+    let path = observer.path().to_owned();
+    let watch = Watch::start(&path)?;
+    loop {
+        match observer.look()? {
+            Some(Report { ended: Some(ended), .. }) => return Ok(Some(ended)),
+            Some(Report { is_attended: true, .. }) => {}
+            Some(Report { is_attended: false, .. }) | None => return Ok(None),
+        }
+        watch.sleep_or(observer.alive())?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use sandbox::{Exit, Outcome};
+
+    use super::*;
+    use crate::attend::Sink as _;
+    use crate::background::Recorder;
+
+    /// What a wait brings that begins while the command runs.
+    fn waited(finish: impl FnOnce(Recorder)) -> Option<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::create(folder.path(), "make", 256).unwrap();
+        let mut observer = Observer::open(folder.path()).unwrap().unwrap();
+        let (begun_tx, begun) = mpsc::channel();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(move || {
+                begun_tx.send(()).unwrap();
+                end(&mut observer).unwrap().map(|ended| ended.code)
+            });
+            begun.recv().unwrap();
+            finish(recorder);
+            waiter.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_command_though_its_descendants_are_attended_to() {
+        let exit = Exit {
+            outcome: Outcome::Exited(7),
+            dropped: 0,
+            duration: Duration::ZERO,
+            oom_kills: 0,
+        };
+        let mut kept = None;
+        let code = waited(|mut recorder| {
+            recorder.ended(&exit);
+            kept = Some(recorder);
+        });
+        assert_eq!(code, Some(7));
+    }
+
+    #[test]
+    fn a_wait_ends_when_nobody_attends_to_the_command_any_more() {
+        assert_eq!(waited(drop), None);
+    }
+}
