@@ -3,13 +3,15 @@
 //!
 //! Links are kept as links and never followed; empty folders and modes are kept; what is named
 //! `.vm0` belongs to the platform and is left out. Sockets, FIFOs and devices hold no content: they
-//! are skipped with a warning. What cannot be read is an error.
+//! are skipped with a warning. What cannot be read is an error. Parts of git repositories that are elsewhere are brought.
+
+mod git;
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -37,11 +39,16 @@ pub(crate) fn pack(folder: &Path) -> Result<Packed> {
     let target = tempfile::tempfile().map_err(file("create a file in", &std::env::temp_dir()))?;
     let fail = file("pack", folder);
     let hashing = Hashing { inner: target, hasher: Sha256::new(), size: 0 };
+    let root = fs::canonicalize(folder).map_err(file("read", folder))?;
+    git::tell_repository_above(&root);
     let mut packer = Packer {
+        root,
+        notes: git::Notes::default(),
         builder: Builder::new(GzEncoder::new(hashing, Compression::fast())),
         files: Vec::new(),
     };
     packer.folder(folder, "")?;
+    packer.notes.tell(folder);
     let finished = packer.builder.into_inner().and_then(GzEncoder::finish);
     let rewound = finished.and_then(|mut packed| {
         packed.inner.seek(SeekFrom::Start(0))?;
@@ -52,6 +59,9 @@ pub(crate) fn pack(folder: &Path) -> Result<Packed> {
 }
 
 struct Packer {
+    /// The folder, without links.
+    root: PathBuf,
+    notes: git::Notes,
     builder: Builder<GzEncoder<Hashing<File>>>,
     files: Vec<FileEntry>,
 }
@@ -76,12 +86,13 @@ impl Packer {
     }
 
     fn entry(&mut self, path: &Path, name: &str) -> Result<()> {
+        if path.file_name().is_some_and(|name| name == ".git") && self.git(path, name)? {
+            return Ok(());
+        }
         let metadata = fs::symlink_metadata(path).map_err(file("read", path))?;
         let kind = metadata.file_type();
         if kind.is_dir() {
-            let mut header = header(&metadata, EntryType::Directory, 0);
-            let added = self.builder.append_data(&mut header, format!("{name}/"), io::empty());
-            added.map_err(file("pack", path))?;
+            self.directory(name, &metadata).map_err(file("pack", path))?;
             self.folder(path, &format!("{name}/"))
         } else if kind.is_symlink() {
             let target = fs::read_link(path).map_err(file("read", path))?;
@@ -106,6 +117,23 @@ impl Packer {
         self.builder.append_data(header, name, io::empty())
     }
 
+    fn directory(&mut self, name: &str, metadata: &Metadata) -> io::Result<()> {
+        let mut header = header(metadata, EntryType::Directory, 0);
+        self.builder.append_data(&mut header, format!("{name}/"), io::empty())
+    }
+
+    /// A file of another content than it has on the disk.
+    fn text(&mut self, name: &str, text: &str, metadata: &Metadata) -> Result<()> {
+        let size = text.len() as u64;
+        let mut header = header(metadata, EntryType::Regular, size);
+        header.set_mode(0o644);
+        let added = self.builder.append_data(&mut header, name, text.as_bytes());
+        added.map_err(file("pack", Path::new(name)))?;
+        let hash = hex(&Sha256::digest(text));
+        self.files.push(FileEntry { path: name.to_owned(), hash, size });
+        Ok(())
+    }
+
     fn file(&mut self, path: &Path, name: &str) -> Result<()> {
         let mut options = OpenOptions::new();
         // What is a link or a pipe by now is neither followed nor waited for.
@@ -114,6 +142,7 @@ impl Packer {
         let mut open = options.open(path).map_err(file("open", path))?;
         let metadata = open.metadata().map_err(file("read", path))?;
         let size = metadata.len();
+        self.notes.look(name, &open, size);
         let mut content = Hashing { inner: (&mut open).take(size), hasher: Sha256::new(), size: 0 };
         let mut header = header(&metadata, EntryType::Regular, size);
         let added = self.builder.append_data(&mut header, name, &mut content);
