@@ -216,7 +216,8 @@ fn secrets_that_cannot_be_hidden_are_refused_when_they_are_submitted() {
     let host = Host::start();
     let submission = Submission {
         prompt: "x".into(),
-        secrets: BTreeMap::from([("KEY".into(), "x".repeat(2 << 20))]),
+        // Each of them, and all together, would do as an environment.
+        secrets: (0..11).map(|n| (format!("KEY_{n}"), "x".repeat(100 << 10))).collect(),
         ..Submission::default()
     };
 
