@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use sandbox::{Action, Network, Protocol, Publish, Rule, Service, Watch};
 use crate::drop_log::DropLog;
 use crate::guest;
 use crate::pool::Request;
-use crate::relay::{Registration, Relay, Target};
+use crate::relay::{GuestPorts, Registration, Relay, Target};
 use crate::slot::{Counters, Plan, Slot};
 use crate::{Error, Result};
 
@@ -24,6 +25,10 @@ pub struct Lease {
     // Nothing is passed on any more when the network goes back.
     names: Option<Registration>,
     passed_on: Vec<Registration>,
+    /// By the port in the guest.
+    published: Vec<(u16, Registration)>,
+    /// The guest's own way to its ports, once it is there.
+    guest: Option<Arc<dyn GuestPorts>>,
     /// Who decides about questions for names.
     watch: Option<Arc<dyn Watch>>,
     relay: Arc<Relay>,
@@ -47,8 +52,9 @@ struct Borrowed {
 impl Lease {
     pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &Arc<Relay>) -> Self {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
-        let (names, passed_on, watch) = (None, Vec::new(), None);
-        Self { names, passed_on, watch, relay: Arc::clone(relay), network }
+        let (passed_on, published) = Default::default();
+        let relay = Arc::clone(relay);
+        Self { names: None, passed_on, published, guest: None, watch: None, relay, network }
     }
 
     /// The address that the host sees the VM as.
@@ -97,7 +103,7 @@ impl Lease {
     /// where.
     pub fn publish(&mut self, publish: &Publish) -> Result<SocketAddrV4> {
         let failed = |source| Error::Listen { address: publish.host.into(), source };
-        let listener = TcpListener::bind(publish.host).map_err(failed)?;
+        let listener = bind(publish.host).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let host = match listener.local_addr().map_err(failed)? {
             SocketAddr::V4(address) => address,
@@ -106,8 +112,22 @@ impl Lease {
         let address = SocketAddr::from((guest::ADDRESS, publish.port));
         let namespace = Some(self.network.slot()?.namespace.duplicate()?);
         let registration = self.relay.handle().pass_on(listener, Target { namespace, address })?;
-        self.passed_on.push(registration);
+        self.published.push((publish.port, registration));
+        self.reach_published();
         Ok(host)
+    }
+
+    /// Has published ports lead to what listens on the guest's 127.0.0.1, too, and refuses connections
+    /// to those that nothing in the guest listens to.
+    pub fn reach(&mut self, guest: Arc<dyn GuestPorts>) {
+        self.guest = Some(guest);
+        self.reach_published();
+    }
+
+    fn reach_published(&self) {
+        if let Some(guest) = self.guest.as_ref().filter(|_| !self.published.is_empty()) {
+            self.relay.handle().reach(&self.published, guest);
+        }
     }
 
     /// Lets the VM reach a service of the host by a port of its gateway, whatever its policy says.
@@ -144,6 +164,10 @@ impl Lease {
     pub fn close(&mut self) -> Result<()> {
         (self.names, self.watch) = (None, None);
         self.passed_on.clear();
+        self.published.clear();
+        if let Some(guest) = &self.guest {
+            guest.watch(Vec::new(), Box::new(|_| ()));
+        }
         self.network.slot_mut()?.close()
     }
 
@@ -175,6 +199,18 @@ fn reaches(socket: &SocketAddrV4) -> Rule {
         protocol: Some(Protocol::Tcp),
         ports: Some(socket.port()..=socket.port()),
     }
+}
+
+/// A port that the kernel chooses is bound by its number, so that it stays bound while its socket does
+/// not listen.
+fn bind(address: SocketAddrV4) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    if address.port() != 0 {
+        return Ok(listener);
+    }
+    let chosen = listener.local_addr()?;
+    drop(listener);
+    TcpListener::bind(chosen)
 }
 
 impl Borrowed {

@@ -51,4 +51,5 @@ pub use nft::Count;
 pub use pool::{Config, Pool};
 pub use proxy_filter::ProxyFilter;
 pub use range::Range;
+pub use relay::GuestPorts;
 pub use slot::Counters;

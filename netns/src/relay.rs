@@ -30,8 +30,9 @@ mod reactor;
 mod resolver;
 mod stream;
 
+use std::any::Any;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -68,6 +69,17 @@ pub(crate) struct Registration {
     id: u64,
 }
 
+/// A guest's own way to its ports, which does not need its network.
+pub trait GuestPorts: Send + Sync {
+    /// Joins a connection with a port of the guest's; resets it where nothing listens, on 127.0.0.1
+    /// neither. `kept` is dropped when it has ended. Does not wait.
+    fn connect(&self, port: u16, connection: TcpStream, kept: Box<dyn Any + Send>);
+
+    /// Has `tell` called with those of `ports` that have listeners in the guest, at first and
+    /// whenever that changes. The next call ends it. Does not wait.
+    fn watch(&self, ports: Vec<u16>, tell: Box<dyn Fn(&[u16]) + Send>);
+}
+
 /// Where connections to a port lead.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -82,6 +94,21 @@ enum Request {
     Names(NameSockets, Option<Arc<dyn Watch>>, Sender<u64>),
     Drops(DropLog, Arc<dyn Watch>, Sender<u64>),
     Port(TcpListener, Target, Sender<u64>),
+    /// A port's guest has a way of its own to it.
+    Reach {
+        id: u64,
+        ports: Arc<dyn GuestPorts>,
+        handle: Handle,
+    },
+    /// Take a port's connections, or refuse them.
+    Listen {
+        id: u64,
+        wanted: bool,
+    },
+    /// A connection that went by the guest's own way has ended.
+    Left {
+        id: u64,
+    },
     /// Pass on no more; the sender is dropped when all of it is closed.
     End {
         id: u64,
@@ -141,6 +168,25 @@ impl Handle {
     /// Passes on what connects to `listener`.
     pub(crate) fn pass_on(&self, listener: TcpListener, to: Target) -> Result<Registration> {
         self.register(|reply| Request::Port(listener, to, reply))
+    }
+
+    /// Gives published ports their guest's own way, which tells from now on which of them are listened
+    /// to: the others are refused.
+    pub(crate) fn reach(&self, published: &[(u16, Registration)], guest: &Arc<dyn GuestPorts>) {
+        for (_, registration) in published {
+            let (ports, handle) = (Arc::clone(guest), self.clone());
+            self.ask(Request::Reach { id: registration.id, ports, handle });
+        }
+        let ids: Vec<(u16, u64)> =
+            published.iter().map(|(port, registration)| (*port, registration.id)).collect();
+        let ports = published.iter().map(|(port, _)| *port).collect();
+        let handle = self.clone();
+        let tell = move |listening: &[u16]| {
+            for (port, id) in &ids {
+                handle.ask(Request::Listen { id: *id, wanted: listening.contains(port) });
+            }
+        };
+        guest.watch(ports, Box::new(tell));
     }
 
     fn register(&self, request: impl FnOnce(Sender<u64>) -> Request) -> Result<Registration> {

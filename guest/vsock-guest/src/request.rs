@@ -41,6 +41,8 @@ impl Server<'_> {
             HostBody::Exec(exec) if exec.is_partial => drop(self.partial.insert(id, exec)),
             HostBody::Exec(exec) => self.exec(id, &exec)?,
             HostBody::ExecPart(part) => self.exec_part(id, part)?,
+            HostBody::Connect(request) => self.connect(id, request)?,
+            HostBody::WatchPorts(request) => self.watch_ports(id, &request)?,
             HostBody::Write(request) => {
                 self.transfer(id, move |port| write::write(port, request))?
             }
@@ -55,7 +57,7 @@ impl Server<'_> {
             }
             HostBody::Data(bytes) => self.data(id, bytes)?,
             HostBody::Entry(entry) => self.entry(id, entry)?,
-            HostBody::End => self.end(id),
+            HostBody::End => self.end(id)?,
             HostBody::Credit(stream, count) => self.credit(id, stream, count)?,
             HostBody::Resize(size) => {
                 if let Some(command) = self.commands.get(&id) {
@@ -76,6 +78,8 @@ impl Server<'_> {
         self.commands.contains_key(&id)
             || self.transfers.contains_key(&id)
             || self.partial.contains_key(&id)
+            || self.connections.contains_key(&id)
+            || self.port_watches.contains_key(&id)
     }
 
     /// After a quiesce the host speaks again: what ended meanwhile may be reported.
@@ -201,6 +205,10 @@ impl Server<'_> {
             command.input.receive(bytes)?
         } else if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.receive_data(bytes)?
+        } else if let Some(connection) = self.connections.get_mut(&id) {
+            let grant = connection.receive(bytes)?;
+            self.grant(id, grant)?;
+            return self.go_on(id);
         } else {
             None
         };
@@ -223,12 +231,16 @@ impl Server<'_> {
         }
     }
 
-    fn end(&mut self, id: RequestId) {
+    fn end(&mut self, id: RequestId) -> Result<()> {
         if let Some(command) = self.commands.get_mut(&id) {
             command.input.end();
         } else if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.end();
+        } else if let Some(connection) = self.connections.get_mut(&id) {
+            connection.end();
+            return self.go_on(id);
         }
+        Ok(())
     }
 
     fn credit(&mut self, id: RequestId, stream: Stream, count: u64) -> Result<()> {
@@ -238,6 +250,9 @@ impl Server<'_> {
             }
         } else if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.granted(count)?;
+        } else if let Some(connection) = self.connections.get_mut(&id) {
+            connection.granted(count)?;
+            return self.go_on(id);
         }
         Ok(())
     }
@@ -246,6 +261,12 @@ impl Server<'_> {
         if let Some(command) = self.commands.get_mut(&id) {
             command.kill(Outcome::Cancelled);
             return self.finish(id);
+        }
+        if let Some(connection) = self.connections.remove(&id) {
+            return connection.cancel(id, &mut self.link);
+        }
+        if self.port_watches.remove(&id).is_some() {
+            return self.link.send(id, GuestBody::Done);
         }
         if self.partial.remove(&id).is_some() {
             return self.report_end(id, Outcome::Cancelled);

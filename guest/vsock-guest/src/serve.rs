@@ -18,12 +18,14 @@ use nix::sys::time::TimeSpec;
 use vsock_proto::{CHUNK, Decoder, Exec, GuestBody, Outcome, RequestId, Stream};
 
 use crate::command::Command;
+use crate::connection::Connection;
 use crate::link::{Link, Peer};
+use crate::listeners::PortWatch;
 use crate::transfer::Transfer;
 use crate::{Error, Result, Service};
 
 /// How long the end of a connection may take: to flush the last answer, to stop its threads.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 const NO_TIME: TimeSpec = TimeSpec::from_duration(Duration::ZERO);
 
@@ -54,6 +56,8 @@ pub(crate) struct Server<'a> {
     pub(crate) service: &'a mut Service,
     pub(crate) commands: BTreeMap<RequestId, Command>,
     pub(crate) transfers: BTreeMap<RequestId, Transfer>,
+    pub(crate) connections: BTreeMap<RequestId, Connection>,
+    pub(crate) port_watches: BTreeMap<RequestId, PortWatch>,
     /// Commands whose last part has not come.
     pub(crate) partial: BTreeMap<RequestId, Exec>,
     pub(crate) waker: Arc<EventFd>,
@@ -65,7 +69,7 @@ pub(crate) struct Server<'a> {
     /// Whether there may be something to tidy up.
     pub(crate) is_untidy: bool,
     decoder: Decoder,
-    buffer: Vec<u8>,
+    pub(crate) buffer: Vec<u8>,
     turn: usize,
 }
 
@@ -79,6 +83,7 @@ enum Source {
     Output(RequestId, Stream),
     /// A pipe of a process that outlived its command.
     Survivor(u64),
+    Connection(RequestId),
 }
 
 impl<'a> Server<'a> {
@@ -91,6 +96,8 @@ impl<'a> Server<'a> {
             service,
             commands: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            port_watches: BTreeMap::new(),
             partial: BTreeMap::new(),
             waker: Arc::new(waker),
             is_welcome: false,
@@ -124,6 +131,7 @@ impl<'a> Server<'a> {
             }
             // 4 Time out.
             self.expire();
+            self.look_at_ports()?;
             // 5 Transfer.
             self.pump()?;
         }
@@ -170,6 +178,11 @@ impl<'a> Server<'a> {
         for (key, pipe) in self.service.survivors.pipes() {
             watch(Source::Survivor(key), pipe, PollFlags::POLLIN);
         }
+        for (id, connection) in &self.connections {
+            if let Some((fd, flags)) = connection.wanted(is_mute) {
+                watch(Source::Connection(*id), fd, flags);
+            }
+        }
         self.turn = self.turn.wrapping_add(1);
         let patience = if last_words.is_empty() { self.patience() } else { Some(NO_TIME) };
         match ppoll(&mut fds, patience, None) {
@@ -193,7 +206,7 @@ impl<'a> Server<'a> {
     }
 
     /// Whether output has to wait.
-    fn is_mute(&self) -> bool {
+    pub(crate) fn is_mute(&self) -> bool {
         self.is_silent || self.link.is_congested()
     }
 
@@ -202,7 +215,9 @@ impl<'a> Server<'a> {
         if self.is_untidy && self.link.is_flushed() {
             return Some(NO_TIME);
         }
-        let next = self.commands.values().filter_map(Command::deadline).min()?;
+        let timeouts = self.commands.values().filter_map(Command::deadline);
+        let looks = self.port_watches.values().map(PortWatch::next).filter(|_| !self.is_mute());
+        let next = timeouts.chain(looks).min()?;
         let left = next.saturating_duration_since(Instant::now());
         // The kernel refuses times that its clock cannot hold; then it is as good as never.
         Some(TimeSpec::from_duration(left.min(Duration::from_secs(1 << 30))))
@@ -223,6 +238,7 @@ impl<'a> Server<'a> {
             }
             Source::Output(id, stream) => self.read(id, stream)?,
             Source::Survivor(key) => self.service.survivors.drain(key, &mut self.buffer),
+            Source::Connection(id) => self.go_on(id)?,
         }
         Ok(None)
     }
@@ -339,17 +355,6 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// Asks all commands to end, and gives them a moment to do so.
-    pub(crate) fn ask_to_end(&mut self) {
-        let deadline = Instant::now() + FAREWELL;
-        for command in self.commands.values() {
-            command.signal(libc::SIGTERM as u8);
-        }
-        for command in self.commands.values() {
-            command.wait_until(deadline);
-        }
-    }
-
     /// Ends all that the connection started: first all are told, then waited for.
     fn stop(&mut self) {
         for command in self.commands.values_mut() {
@@ -373,24 +378,5 @@ impl<'a> Server<'a> {
             }
             self.service.remains.add_cgroup(cgroup);
         }
-    }
-
-    /// Sends the last answer; the host is given a moment to take it.
-    pub(crate) fn say_goodbye(&mut self) -> Result<()> {
-        let deadline = Instant::now() + FAREWELL;
-        while self.link.flush() == Peer::Present && !self.link.is_flushed() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let mut fds = [PollFd::new(self.link.as_fd(), PollFlags::POLLOUT)];
-            match ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    return Err(Error::Wait { source: errno.into() });
-                }
-            }
-        }
-        Ok(())
     }
 }

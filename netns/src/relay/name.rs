@@ -19,7 +19,7 @@ use super::door::Door;
 use super::question::{ANSWER, HEADER, Question as Asked};
 use super::reactor::Context;
 use super::resolver::servers;
-use super::stream::Streams;
+use super::stream::{Streams, break_off};
 use crate::guest::GATEWAY;
 use crate::ruleset::DNS;
 use crate::slot::NameSockets;
@@ -65,7 +65,7 @@ impl Names {
         let mut udp = UdpSocket::from_std(sockets.udp);
         let udp_token = context.register(&mut udp, Interest::READABLE);
         let door = Door::open(sockets.tcp, context);
-        let streams = Streams::new(CONNECTIONS);
+        let streams = Streams::default();
         let (questions, deadlines) = (HashMap::new(), VecDeque::new());
         Self { udp, udp_token, door, watch, questions, deadlines, streams }
     }
@@ -77,8 +77,8 @@ impl Names {
             self.take_connections(context);
         } else if self.questions.contains_key(&token) {
             self.take_answer(token, context);
-        } else {
-            self.streams.ready(token, context);
+        } else if let Some(near) = self.streams.ready(token, context) {
+            break_off(&near);
         }
     }
 
@@ -200,14 +200,14 @@ impl Names {
     }
 
     fn take_connections(&mut self, context: &mut Context<'_>) {
-        for near in self.door.take(context) {
+        for near in self.door.take(usize::MAX, context) {
             // What is said by TCP is not looked into.
             if let Some(watch) = &self.watch {
                 let (protocol, address) = (libc::IPPROTO_TCP as u8, GATEWAY.into());
                 watch.dropped(Dropped { protocol, address, port: DNS });
                 continue;
             }
-            if !self.streams.has_room() {
+            if self.streams.count() >= CONNECTIONS {
                 continue;
             }
             let mut servers = servers(context.resolv_conf).into_iter();

@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use super::Request;
 use super::drops::Drops;
 use super::name::Names;
-use super::port::Port;
+use super::port::{Guest, Port};
 use super::stream::BUFFER;
 
 /// Somebody has asked for something.
@@ -130,6 +130,13 @@ impl Reactor {
                 };
                 let _ = reply.send(self.open(port));
             }
+            Request::Reach { id, ports, handle } => {
+                self.with_port(id, |port, _| port.reach(Guest { ports, handle, id }));
+            }
+            Request::Listen { id, wanted } => {
+                self.with_port(id, |port, _| port.set_listening(wanted));
+            }
+            Request::Left { id } => self.with_port(id, Port::left),
             Request::End { id, .. } => {
                 if let Some(service) = self.services.remove(&id) {
                     service.close(&mut self.context(id));
@@ -152,6 +159,14 @@ impl Reactor {
             act(&mut service, &mut self.context(id));
             self.services.insert(id, service);
         }
+    }
+
+    fn with_port(&mut self, id: u64, act: impl FnOnce(&mut Port, &mut Context<'_>)) {
+        self.with(id, |service, context| {
+            if let Service::Port(port) = service {
+                act(port, context);
+            }
+        });
     }
 
     fn context(&mut self, service: u64) -> Context<'_> {

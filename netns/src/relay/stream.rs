@@ -19,13 +19,12 @@ pub(super) const BUFFER: usize = 64 << 10;
 const TURNS: usize = 8;
 
 /// The pairs of a service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Streams {
     pairs: HashMap<u64, Joined>,
     /// Which pair a socket belongs to.
     sides: HashMap<Token, u64>,
     last: u64,
-    most: usize,
 }
 
 #[derive(Debug)]
@@ -35,19 +34,15 @@ struct Joined {
 }
 
 impl Streams {
-    /// For so many pairs at once.
-    pub(super) fn new(most: usize) -> Self {
-        Self { pairs: HashMap::new(), sides: HashMap::new(), last: 0, most }
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.pairs.len()
     }
 
-    /// Whether there may be one more.
-    pub(super) fn has_room(&self) -> bool {
-        self.pairs.len() < self.most
-    }
-
-    /// Passes two connections on to each other.
+    /// Passes two connections on to each other, once the far one is open.
     pub(super) fn add(&mut self, near: TcpStream, far: TcpStream, context: &mut Context<'_>) {
-        let mut pair = Pair { near, far, there: Flow::default(), back: Flow::default() };
+        let (there, back) = Default::default();
+        let mut pair = Pair { near, far, is_open: false, there, back };
         let both = Interest::READABLE | Interest::WRITABLE;
         let tokens = pair.sockets().map(|socket| context.register(socket, both));
         self.last += 1;
@@ -55,14 +50,23 @@ impl Streams {
         self.pairs.insert(self.last, Joined { pair, tokens });
     }
 
-    pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
-        let Some(&id) = self.sides.get(&token) else { return };
-        let Some(joined) = self.pairs.get_mut(&id) else { return };
-        match joined.pair.pump(context.buffer) {
+    /// Goes on with a pair; gives the near connection back if the far one was refused.
+    pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) -> Option<TcpStream> {
+        let &id = self.sides.get(&token)?;
+        let joined = self.pairs.get_mut(&id)?;
+        match joined.pair.advance(context.buffer) {
             Progress::Waits => {}
             Progress::Goes => context.again(token),
-            Progress::Ended => self.remove(id, context),
+            Progress::Ended => drop(self.remove(id, context)),
+            Progress::Broke => {
+                if let Some(pair) = self.remove(id, context) {
+                    break_off(&pair.near);
+                    break_off(&pair.far);
+                }
+            }
+            Progress::Refused => return self.remove(id, context).map(|pair| pair.near),
         }
+        None
     }
 
     /// Breaks all of them off: what was not taken yet is for nobody.
@@ -72,16 +76,17 @@ impl Streams {
             if let Some(joined) = self.pairs.get_mut(&id) {
                 joined.pair.sockets().into_iter().for_each(|socket| break_off(socket));
             }
-            self.remove(id, context);
+            drop(self.remove(id, context));
         }
     }
 
-    fn remove(&mut self, id: u64, context: &mut Context<'_>) {
-        let Some(Joined { mut pair, tokens }) = self.pairs.remove(&id) else { return };
+    fn remove(&mut self, id: u64, context: &mut Context<'_>) -> Option<Pair> {
+        let Joined { mut pair, tokens } = self.pairs.remove(&id)?;
         for (socket, token) in pair.sockets().into_iter().zip(tokens) {
             self.sides.remove(&token);
             context.forget(socket, token);
         }
+        Some(pair)
     }
 }
 
@@ -90,6 +95,8 @@ impl Streams {
 struct Pair {
     near: TcpStream,
     far: TcpStream,
+    /// Whether the far one is open. Nothing is read before.
+    is_open: bool,
     /// From near to far.
     there: Flow,
     back: Flow,
@@ -111,13 +118,43 @@ enum Progress {
     Waits,
     /// It was interrupted for the sake of others.
     Goes,
-    /// Both directions have ended, or something broke.
+    /// Both directions have ended.
     Ended,
+    /// Something broke, and both peers are to learn of it.
+    Broke,
+    /// The far connection did not open.
+    Refused,
 }
 
 impl Pair {
     fn sockets(&mut self) -> [&mut TcpStream; 2] {
         [&mut self.near, &mut self.far]
+    }
+
+    /// Passes on what there is, if the far connection is open by now.
+    fn advance(&mut self, buffer: &mut [u8]) -> Progress {
+        if !self.is_open {
+            match self.opened() {
+                Ok(true) => self.is_open = true,
+                Ok(false) => return Progress::Waits,
+                Err(error) => {
+                    log::debug!("a connection is refused; error={error}");
+                    return Progress::Refused;
+                }
+            }
+        }
+        self.pump(buffer)
+    }
+
+    fn opened(&self) -> io::Result<bool> {
+        if let Some(error) = self.far.take_error()? {
+            return Err(error);
+        }
+        match self.far.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Passes on what there is.
@@ -130,7 +167,7 @@ impl Pair {
             (Ok(_), Ok(_)) => Progress::Waits,
             (Err(error), _) | (_, Err(error)) => {
                 log::trace!("a connection broke; error={error}");
-                Progress::Ended
+                Progress::Broke
             }
         }
     }
@@ -166,7 +203,7 @@ impl Flow {
 }
 
 /// Lets the kernel forget, when the socket is closed, what it still has to send.
-fn break_off(socket: &TcpStream) {
+pub(super) fn break_off(socket: &TcpStream) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     if let Err(errno) = setsockopt(socket, sockopt::Linger, &at_once) {
         log::debug!("a connection may linger; error={errno}");
@@ -200,7 +237,7 @@ mod tests {
         };
         let ((near, client), (far, server)) = (join(), join());
         let (there, back) = (Flow::default(), Flow::default());
-        (Pair { near, far, there, back }, client, server)
+        (Pair { near, far, is_open: true, there, back }, client, server)
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use vsock_host::{Guest, Listener};
+use vsock_host::{Guest, Listener, Ports};
 
 use crate::{Error, Result};
 
@@ -69,6 +69,11 @@ impl Link {
             // Does not wait: the deadline is now.
             None => keep(&mut state, self.listener.accept(Instant::now())),
         }
+    }
+
+    /// The ports of whichever guest is connected.
+    pub(crate) fn ports(&self) -> Ports {
+        self.listener.ports()
     }
 
     /// Closes the connection; calls that wait for it return.

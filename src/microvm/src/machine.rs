@@ -68,7 +68,7 @@ impl Machine {
         let StartRequest { state, config, vmm, reactor, snapshot, deadline, .. } = request;
         let mut clock = StageClock::start();
         let uid = uid(config.id);
-        let (network, published) = request.lease_network()?;
+        let (mut network, published) = request.lease_network()?;
         clock.stage("network");
         let folder = Folder::create(state, request.record(published), uid)?;
         let cgroup = OwnedCgroup(make_cgroup(config.id)?);
@@ -88,6 +88,7 @@ impl Machine {
         log::debug!("disk cloned; method={cloned:?}");
         clock.stage("disk");
         let link = Arc::new(Link::new(listen(&folder, reactor, config.id)?));
+        network.reach(link.ports());
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };
         let launch = Launch {

@@ -8,10 +8,14 @@
 //!    └── a warm or parked VM
 //! ```
 
+use std::any::Any;
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Instant;
 
-use netns::{Lease, Pool};
+use netns::{GuestPorts, Lease, Pool};
 use sandbox::{Interception, Network, Pass, Publish};
+use vsock_host::Ports;
 
 use crate::{Error, Result};
 
@@ -68,6 +72,13 @@ impl Attachment {
         Ok(published)
     }
 
+    /// Has published ports reach what listens on the guest's 127.0.0.1 alone, by way of its service.
+    pub(crate) fn reach(&mut self, ports: Ports) {
+        if let Some(lease) = &mut self.lease {
+            lease.reach(Arc::new(ByService(ports)));
+        }
+    }
+
     /// Stops all traffic.
     pub(crate) fn close(&mut self) -> Result<()> {
         if let Some(lease) = &mut self.lease {
@@ -75,6 +86,24 @@ impl Attachment {
         }
         self.registration = None;
         Ok(())
+    }
+}
+
+/// The guest's own way to its ports: its service connects, over the guest link.
+struct ByService(Ports);
+
+impl GuestPorts for ByService {
+    fn connect(&self, port: u16, connection: TcpStream, kept: Box<dyn Any + Send>) {
+        // Without a reactor the VM is at its end, and the connection with it.
+        if let Err(error) = self.0.connect(port, connection.into(), kept) {
+            log::debug!("a connection to a guest's port fails; port={port} error={error}");
+        }
+    }
+
+    fn watch(&self, ports: Vec<u16>, tell: Box<dyn Fn(&[u16]) + Send>) {
+        if let Err(error) = self.0.watch(ports, tell) {
+            log::debug!("a guest's ports are not watched; error={error}");
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //!           whose descendants are followed:       Data* ─ Ended ─ Data* ─ Exit
 //!   Write   Credit*                                      ─ Done | Failed
 //!   Read    (Entry Data(Stdout)*)*                       ─ Done | Failed
+//!   Connect Credit* in any place      ─ Connected ─ Data(Stdout)* ─ End ─ Done, or Failed anywhere
+//!   WatchPorts                           Listening*                        ─ Done | Failed
 //!   others                                                 Done | Failed
 //! ```
 
@@ -20,6 +22,8 @@ pub(crate) struct Answers {
     is_under_way: bool,
     /// The end of a command may be told before the last of its output comes.
     may_end_early: bool,
+    /// No more bytes may follow.
+    has_ended: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,8 @@ enum Kind {
     Exec,
     Write,
     Read,
+    Connect,
+    Watch,
     Plain,
 }
 
@@ -37,10 +43,12 @@ impl Answers {
             HostBody::Exec(_) => Kind::Exec,
             HostBody::Write(_) => Kind::Write,
             HostBody::Read(_) => Kind::Read,
+            HostBody::Connect(_) => Kind::Connect,
+            HostBody::WatchPorts(_) => Kind::Watch,
             _ => Kind::Plain,
         };
         let may_end_early = matches!(request, HostBody::Exec(exec) if exec.follow_descendants);
-        Self { kind, is_under_way: false, may_end_early }
+        Self { kind, is_under_way: false, may_end_early, has_ended: false }
     }
 
     /// Whether the request is a command, whose end is an `Exit`.
@@ -63,6 +71,19 @@ impl Answers {
                 true
             }
             (Kind::Read, GuestBody::Data(Stream::Stdout, _)) => self.is_under_way,
+            (Kind::Connect, GuestBody::Connected) => {
+                !std::mem::replace(&mut self.is_under_way, true)
+            }
+            (Kind::Connect, GuestBody::Data(Stream::Stdout, _)) => {
+                self.is_under_way && !self.has_ended
+            }
+            (Kind::Connect, GuestBody::End) => {
+                self.is_under_way && !std::mem::replace(&mut self.has_ended, true)
+            }
+            (Kind::Connect, GuestBody::Credit(count)) => self.is_under_way && *count > 0,
+            (Kind::Connect, GuestBody::Done) => self.has_ended,
+            (Kind::Connect, GuestBody::Failed(_)) => true,
+            (Kind::Watch, GuestBody::Listening(_) | GuestBody::Done | GuestBody::Failed(_)) => true,
             (Kind::Write | Kind::Read | Kind::Plain, GuestBody::Done | GuestBody::Failed(_)) => {
                 true
             }
@@ -80,6 +101,8 @@ impl Answers {
             (Kind::Exec, true) => "while a command runs",
             (Kind::Write, _) => "while a tree is written",
             (Kind::Read, _) => "while a tree is read",
+            (Kind::Connect, _) => "about a connection to a port",
+            (Kind::Watch, _) => "while ports are watched",
             (Kind::Plain, _) => "as an answer to a simple request",
         }
     }
@@ -96,6 +119,9 @@ fn name(answer: &GuestBody<'_>) -> &'static str {
         GuestBody::Ended(_) => "`Ended`",
         GuestBody::Done => "`Done`",
         GuestBody::Failed(_) => "`Failed`",
+        GuestBody::Connected => "`Connected`",
+        GuestBody::End => "`End`",
+        GuestBody::Listening(_) => "`Listening`",
     }
 }
 

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Registry, Token};
-use vsock_proto::Decoder;
+use vsock_proto::{CHUNK, Decoder};
 
 use crate::client::Client;
 use crate::farewell::Farewell;
+use crate::forward::Forward;
 use crate::handshake::Handshake;
 use crate::link::Link;
 use crate::reception::Listening;
@@ -38,6 +39,9 @@ pub(crate) struct Engine {
     pub(crate) handshakes: BTreeMap<Token, Handshake>,
     pub(crate) guests: BTreeMap<Token, Link>,
     pub(crate) clients: BTreeMap<Token, Client>,
+    pub(crate) forwards: BTreeMap<Token, Forward>,
+    /// For what is read of a connection that is joined.
+    pub(crate) buffer: Vec<u8>,
     pub(crate) farewells: BTreeMap<Token, Farewell>,
     pub(crate) timers: BTreeSet<(Instant, Token)>,
     /// Those that may have more to read than they could in their turn.
@@ -58,6 +62,8 @@ impl Engine {
             handshakes: BTreeMap::new(),
             guests: BTreeMap::new(),
             clients: BTreeMap::new(),
+            forwards: BTreeMap::new(),
+            buffer: vec![0; CHUNK],
             farewells: BTreeMap::new(),
             timers: BTreeSet::new(),
             unfinished: BTreeSet::new(),
@@ -123,6 +129,8 @@ impl Engine {
             self.read_guest(token);
         } else if self.clients.contains_key(&token) {
             self.read_client(token);
+        } else if self.forwards.contains_key(&token) {
+            self.read_forward(token);
         } else if self.handshakes.contains_key(&token) {
             self.read_handshake(token);
         } else if self.listeners.contains_key(&token) {
@@ -135,6 +143,8 @@ impl Engine {
             self.write_guest(token);
         } else if self.clients.contains_key(&token) {
             self.write_client(token);
+        } else if self.forwards.contains_key(&token) {
+            self.write_forward(token);
         } else if self.farewells.contains_key(&token) {
             self.write_farewell(token);
         }
@@ -149,6 +159,8 @@ impl Engine {
             Command::Adopt { stream, deadline, reply } => self.adopt(stream, deadline, reply),
             Command::Close(token) => self.end_guest(token, Loss::ClosedHere),
             Command::Relay { guest, client } => self.relay(guest, client),
+            Command::Forward(request) => self.forward(request),
+            Command::WatchPorts { listener, watch } => self.watch_ports(listener, watch),
             Command::Stop => {}
             #[cfg(test)]
             Command::Panic => panic!("asked to"),

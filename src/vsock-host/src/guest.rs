@@ -4,13 +4,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use vsock_proto::{BootId, Exec, GuestState, HostBody, Read, Ready, Write};
 
 use crate::call::Call;
 use crate::connection::Handle;
 use crate::deadline::Deadline;
 use crate::error::Halt;
+use crate::forward::{Destination, Failed, ForwardRequest};
 use crate::remote::Command;
 use crate::request::End;
 use crate::{Error, Execution, Phase, ReadTree, Result, WriteTree};
@@ -65,6 +66,30 @@ impl Guest {
     /// Starts to read a tree of files.
     pub fn read(&self, read: Read, deadline: Instant) -> Result<ReadTree> {
         ReadTree::start(&self.handle, read, &Deadline::new(deadline))
+    }
+
+    /// Connects to whatever listens on a TCP port in the guest. The stream is like a connection of
+    /// TCP; it closes when the guest is lost.
+    pub fn connect(&self, port: u16, deadline: Instant) -> Result<UnixStream> {
+        let phase = || Phase::Connect { port };
+        let since = Instant::now();
+        let (ours, theirs) = UnixStream::pair().map_err(|source| Error::Adopt { source })?;
+        let (reply, answer) = bounded(1);
+        // Who no longer waits drops its end, and with that the connection.
+        let opened = Box::new(move |result| drop(reply.send(result)));
+        let to = Destination::Guest(self.handle.connection.token());
+        let kept = Box::new(Arc::clone(&self.handle));
+        let request = ForwardRequest { to, port, socket: theirs.into(), opened, kept };
+        self.handle.remote.send(Command::Forward(request))?;
+        match answer.recv_deadline(deadline) {
+            Ok(Ok(())) => Ok(ours),
+            Ok(Err(Failed::Refused(source))) => Err(Error::Refused { phase: phase(), source }),
+            Ok(Err(Failed::Lost(source))) => Err(Error::Lost { phase: phase(), source }),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(Error::TimedOut { after: since.elapsed(), phase: phase() })
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Stopped),
+        }
     }
 
     /// Sets clock, entropy and names.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use mio::Token;
-use vsock_proto::{Decoder, GuestMessage, RequestId};
+use vsock_proto::{Decoder, GuestBody, GuestMessage, RequestId};
 
 use crate::Loss;
 use crate::client::Fault;
@@ -18,6 +18,10 @@ pub(crate) struct Link {
     pub(crate) connection: Arc<Connection>,
     /// For which client, and which of its requests, a request is relayed.
     pub(crate) relayed: BTreeMap<RequestId, (Token, RequestId)>,
+    /// Which connection of the host's a request is for.
+    pub(crate) forwards: BTreeMap<RequestId, Token>,
+    /// The request that has the guest watch its ports, and for which listener.
+    pub(crate) watched: Option<(RequestId, Token)>,
     decoder: Decoder,
     /// Why nothing can be sent any more. What has come is still read.
     broken: Option<io::Error>,
@@ -26,7 +30,8 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(connection: Arc<Connection>, mut decoder: Decoder) -> Self {
         decoder.release();
-        Self { connection, relayed: BTreeMap::new(), decoder, broken: None }
+        let (relayed, forwards) = Default::default();
+        Self { connection, relayed, forwards, watched: None, decoder, broken: None }
     }
 }
 
@@ -89,6 +94,16 @@ impl Engine {
         let Some(link) = self.guests.get_mut(&token) else {
             return Ok(());
         };
+        if let Some(&forward) = link.forwards.get(&id) {
+            return self.pass_to_forward(forward, connection, body);
+        }
+        if let Some((_, listener)) = link.watched.filter(|(watched, _)| *watched == id) {
+            match body {
+                GuestBody::Listening(listening) => self.tell_ports(listener, &listening.ports),
+                _ => link.watched = None,
+            }
+            return Ok(());
+        }
         let Some(&(client_token, client_id)) = link.relayed.get(&id) else {
             return Ok(());
         };
@@ -123,6 +138,8 @@ impl Engine {
         if link.connection.outbox.backlog() <= HIGH_WATER {
             let waiting = self.clients.iter().filter(|(_, client)| client.waits_for(token));
             self.unfinished.extend(waiting.map(|(token, _)| *token));
+            let waiting = self.forwards.iter().filter(|(_, forward)| forward.waits_for(token));
+            self.unfinished.extend(waiting.map(|(token, _)| *token));
         }
     }
 
@@ -135,6 +152,7 @@ impl Engine {
         log::debug!("a guest's connection ends; reason={loss}");
         connection.fail(loss);
         self.forget_current(token);
+        self.end_forwards(token, &Arc::new(Loss::GuestGone));
         let clients: Vec<Token> = self
             .clients
             .iter()

@@ -12,7 +12,7 @@ use mio::Token;
 use crate::deadline::Deadline;
 use crate::monitor::Monitor;
 use crate::remote::{Command, Remote};
-use crate::{Error, Guest, Phase, Result};
+use crate::{Error, Guest, Phase, Ports, Result};
 
 /// A Unix socket that one guest dials, again and again if it has to. Dropping it closes and
 /// unlinks the socket; a guest that was accepted stays.
@@ -65,6 +65,11 @@ impl Listener {
             Ok(Err(End::Panicked)) => Err(Error::Panicked),
             Err(halt) => Err(halt.during(self.inbox.with(|arrival| arrival.awaited.clone()))),
         }
+    }
+
+    /// The ports of the guest that is connected here.
+    pub fn ports(&self) -> Ports {
+        Ports::new(self.token, self.remote.clone())
     }
 
     /// Stops listening, unlinks the socket and ends every call that waits here.

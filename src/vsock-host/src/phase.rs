@@ -54,6 +54,11 @@ pub enum Phase {
         /// Where the tree is.
         path: String,
     },
+    /// To open a connection to one of its ports.
+    Connect {
+        /// The port.
+        port: u16,
+    },
     /// To set clock, entropy and names.
     SetState,
     /// To flush and be silent.
@@ -79,6 +84,7 @@ impl fmt::Display for Phase {
             Self::Write { path } => write!(formatter, "take files for `{path}`"),
             Self::Complete { path } => write!(formatter, "finish writing `{path}`"),
             Self::Read { path } => write!(formatter, "read `{path}`"),
+            Self::Connect { port } => write!(formatter, "connect to its port {port}"),
             Self::SetState => formatter.write_str("set its state"),
             Self::Quiesce => formatter.write_str("quiesce"),
             Self::Shutdown => formatter.write_str("shut down"),

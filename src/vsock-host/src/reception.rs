@@ -10,6 +10,7 @@ use vsock_proto::LinkSecret;
 use crate::engine::Engine;
 use crate::handshake::{Handshake, Origin};
 use crate::listener::Delivery;
+use crate::ports::PortWatch;
 use crate::throttle::Throttle;
 use crate::watch::Watch;
 use crate::{Error, Guest, Loss, Phase};
@@ -36,11 +37,17 @@ pub(crate) struct Listening {
     /// Whether a service has it.
     is_claimed: bool,
     refusals: Throttle,
+    /// What the guest is to watch, again when it has dialled again.
+    pub(crate) ports: Option<PortWatch>,
     /// The connection that lives.
     current: Option<Token>,
 }
 
 impl Listening {
+    pub(crate) fn current(&self) -> Option<Token> {
+        self.current
+    }
+
     pub(crate) fn secret(&self) -> LinkSecret {
         self.secret
     }
@@ -82,6 +89,7 @@ impl Engine {
             secret,
             is_claimed: false,
             refusals: Throttle::new(Instant::now()),
+            ports: None,
             current: None,
         };
         self.listeners.insert(token, listening);
@@ -183,5 +191,6 @@ impl Engine {
         if let Some(listening) = self.listeners.get(&listener) {
             listening.delivery.put(Ok(guest));
         }
+        self.renew_port_watch(listener);
     }
 }

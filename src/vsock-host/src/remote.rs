@@ -8,7 +8,9 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
+use crate::forward::ForwardRequest;
 use crate::listener::Delivery;
+use crate::ports::PortWatch;
 use crate::{Error, Guest, Result};
 
 /// What the reactor is told. Each caller has at most a few under way, so the channel needs no bound.
@@ -24,6 +26,10 @@ pub(crate) enum Command {
     Close(Token),
     /// Serve a client as if it talked to the guest.
     Relay { guest: Token, client: UnixStream },
+    /// Join a connection with a port in a guest.
+    Forward(ForwardRequest),
+    /// Have a guest watch ports.
+    WatchPorts { listener: Token, watch: PortWatch },
     /// End everything.
     Stop,
     #[cfg(test)]

@@ -98,7 +98,10 @@ impl State {
             GuestBody::Done => self.end = Some(End::Done),
             GuestBody::Failed(failure) => self.end = Some(End::Failed(failure.into())),
             // Never accepted above.
-            GuestBody::Ready(_) => {}
+            GuestBody::Ready(_)
+            | GuestBody::Connected
+            | GuestBody::End
+            | GuestBody::Listening(_) => {}
         }
         Ok(())
     }

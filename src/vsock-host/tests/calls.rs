@@ -304,8 +304,10 @@ fn a_tree_is_read() {
 fn a_request_that_is_too_long_harms_nobody_else() {
     let reactor = Reactor::start().unwrap();
     let (guest, _) = guest(&reactor, |mut script| {
-        let id = script.request();
-        script.send(id, GuestBody::Done);
+        let exec = script.request();
+        script.expect(|id, body| assert_eq!((id, body), (exec, HostBody::Cancel)));
+        let ping = script.request();
+        script.send(ping, GuestBody::Done);
         script.wait_closed();
     });
     let error = guest.exec(command(&"x".repeat(2 << 20)), soon()).unwrap_err();

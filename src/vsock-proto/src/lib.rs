@@ -23,6 +23,8 @@
 //! | `Exec`     | [`ExecPart…`](ExecPart), `Data…` `End`, `Credit…`, `Resize`, `Signal`, `Cancel` | `Started`, `Data…`, `Credit…`, [`Ended`, `Data…`], `Exit` |
 //! | `Write`    | (`Entry` `Data…`)… `End`, `Cancel`    | `Credit…`, `Done` or `Failed` |
 //! | `Read`     | `Credit…`, `Cancel`                   | (`Entry` `Data…`)… `Done` or `Failed` |
+//! | `Connect`  | `Data…` `End`, `Credit…`, `Cancel`    | `Connected`, `Data…`, `Credit…`, `End`, `Done` or `Failed` |
+//! | `WatchPorts` | `Cancel`                            | `Listening…`, `Done` |
 //! | `SetState` |                                       | `Done` or `Failed` |
 //! | `Quiesce`  |                                       | `Done` or `Failed`; silence until the host speaks again |
 //! | `Shutdown` |                                       | `Done`, then the power goes off |
@@ -38,6 +40,7 @@
 //!
 //! [postcard]: https://postcard.jamesmunns.com/wire-format
 
+mod connect;
 mod credit;
 mod error;
 mod exec;
@@ -48,6 +51,7 @@ mod message;
 mod state;
 mod tree;
 
+pub use connect::{Connect, Listening, WatchPorts};
 pub use credit::{ReceiveWindow, SendWindow, WINDOW};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecPart, Exit, Outcome, PtySize, Stream, StreamTotal, Timeout, User};

@@ -7,7 +7,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, Exec, ExecPart, Exit, GuestState, LinkSecret, PtySize, Read, Stream, Write};
+use crate::{
+    Connect, Entry, Exec, ExecPart, Exit, GuestState, LinkSecret, Listening, PtySize, Read, Stream,
+    WatchPorts, Write,
+};
 
 /// Names a request, from its first message to its last. The host counts them up from 1
 /// and never uses one twice on a connection.
@@ -73,6 +76,10 @@ pub enum HostBody<'a> {
     Cancel,
     /// More arguments and variables of an `Exec` that is partial.
     ExecPart(ExecPart),
+    /// Request: open a connection to a port in the guest; `End` ends its way there.
+    Connect(Connect),
+    /// Request: tell which ports have listeners, until it is cancelled.
+    WatchPorts(WatchPorts),
 }
 
 /// A message from the guest to the host, after its hello.
@@ -106,6 +113,12 @@ pub enum GuestBody<'a> {
     Failed(Failure),
     /// The command ended, and all that it wrote itself has been sent; its descendants are followed.
     Ended(Exit),
+    /// The connection that was asked for is open.
+    Connected,
+    /// A connection's way from the guest has ended; its other way may go on.
+    End,
+    /// The ports that have listeners have changed, or are told for the first time.
+    Listening(Listening),
 }
 
 /// What a guest says of itself once it can take requests.
@@ -136,7 +149,9 @@ impl HostBody<'_> {
             | Self::Read(_)
             | Self::SetState(_)
             | Self::Quiesce
-            | Self::Shutdown => true,
+            | Self::Shutdown
+            | Self::Connect(_)
+            | Self::WatchPorts(_) => true,
             Self::Welcome(_)
             | Self::Reject(_)
             | Self::Data(_)

@@ -6,9 +6,9 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 use vsock_proto::{
-    CHUNK, Decoder, Entry, EntryKind, Exec, ExecPart, Exit, Failure, GuestBody, GuestMessage,
-    GuestState, HostBody, HostMessage, LinkSecret, Outcome, Owner, PtySize, Read, Ready, RequestId,
-    Special, Stream, StreamTotal, Timeout, User, Write, encode,
+    CHUNK, Connect, Decoder, Entry, EntryKind, Exec, ExecPart, Exit, Failure, GuestBody,
+    GuestMessage, GuestState, HostBody, HostMessage, LinkSecret, Outcome, Owner, PtySize, Read,
+    Ready, RequestId, Special, Stream, StreamTotal, Timeout, User, Write, encode,
 };
 
 fn bytes() -> impl Strategy<Value = ByteBuf> {
@@ -140,6 +140,9 @@ fn host_body() -> impl Strategy<Value = HostBody<'static>> {
         option::of(any::<[u8; 32]>()).prop_map(|secret| HostBody::Welcome(secret.map(LinkSecret))),
         ".{0,20}".prop_map(HostBody::Reject),
         Just(HostBody::Ping),
+        any::<u16>().prop_map(|port| HostBody::Connect(Connect { port })),
+        vec(any::<u16>(), 0..4)
+            .prop_map(|ports| HostBody::WatchPorts(vsock_proto::WatchPorts { ports })),
         (vec(bytes(), 0..4), vec((bytes(), bytes()), 0..4), any::<bool>())
             .prop_map(|(argv, env, is_last)| HostBody::ExecPart(ExecPart { argv, env, is_last })),
         exec().prop_map(HostBody::Exec),

@@ -36,6 +36,9 @@ pub(crate) enum Answer {
     Ended(Exit),
     Done,
     Failed(Failure),
+    Connected,
+    End,
+    Listening(Vec<u16>),
 }
 
 /// All that a command said.
@@ -196,5 +199,8 @@ fn own(body: GuestBody<'_>) -> Answer {
         GuestBody::Ended(exit) => Answer::Ended(exit),
         GuestBody::Done => Answer::Done,
         GuestBody::Failed(failure) => Answer::Failed(failure),
+        GuestBody::Connected => Answer::Connected,
+        GuestBody::End => Answer::End,
+        GuestBody::Listening(listening) => Answer::Listening(listening.ports),
     }
 }

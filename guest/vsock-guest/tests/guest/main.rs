@@ -7,3 +7,4 @@ mod exec;
 mod file;
 mod host;
 mod link;
+mod port;
