@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   running ──▶ ended: its process is reaped ──▶ done: what its pipes held then is sent
-//!      └─ killed (time-out, cancel) ─┘            └─ followed ──▶ done: nobody holds its pipes
+//!      └─ killed (time-out, cancel) ─┘            └─ followed ──▶ done: no writer is left
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -272,7 +272,7 @@ impl Command {
         Some(Exit { outcome: ended.outcome.clone(), stdout, stderr, duration_us, oom_kills })
     }
 
-    /// What outlives it: of its pipes, those that somebody may still write to.
+    /// What outlives it: of its pipes, those that may have writers.
     pub(crate) fn into_remains(self) -> (Child, Option<Cgroup>, Vec<OwnedFd>) {
         let open = match self.outputs {
             Outputs::Pipes(both) => both.into_iter().filter_map(Output::into_open).collect(),

@@ -47,7 +47,7 @@ impl Output {
         (is_wanted && !self.is_done()).then_some(self.fd.as_ref()?.as_fd())
     }
 
-    /// Whether all that the command wrote is read, or all that anybody will write.
+    /// Whether all that the command wrote is read, or no writer is left.
     pub(crate) fn is_done(&self) -> bool {
         self.fd.is_none() || self.rest == Some(0)
     }
@@ -57,7 +57,7 @@ impl Output {
         self.rest = None;
     }
 
-    /// The descriptor, if somebody may still write to it.
+    /// The descriptor, if it may have writers.
     pub(crate) fn into_open(self) -> Option<OwnedFd> {
         Rc::into_inner(self.fd?)
     }

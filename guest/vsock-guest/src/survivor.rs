@@ -1,7 +1,7 @@
 //! Output of processes that outlived their commands: a server that was left in the background, say.
 //!
-//! It is read and dropped, since whoever writes to a pipe that nobody reads is stopped when it is
-//! full, and killed by SIGPIPE when it is closed.
+//! The service reads it and drops it. A writer to a pipe without a reader gets SIGPIPE, and one to a
+//! full pipe blocks.
 //!
 //! INVARIANT: a bounded number of pipes is open, and none holds up the loop: each is read once a turn.
 
@@ -24,8 +24,8 @@ impl Survivors {
         Self { pipes: BTreeMap::new(), count: 0, most }
     }
 
-    /// Takes over a pipe, read without blocking, that somebody may still write to. If it is one too
-    /// many, then the oldest is closed.
+    /// Takes over the non-blocking reading end of a pipe that may have writers. If it is one too many,
+    /// then the oldest is closed.
     pub(crate) fn add(&mut self, pipe: OwnedFd) {
         self.pipes.insert(self.count, pipe);
         self.count += 1;
@@ -39,7 +39,7 @@ impl Survivors {
         self.pipes.iter().map(|(key, pipe)| (*key, pipe.as_fd()))
     }
 
-    /// Reads once, and closes the pipe if nobody holds it any more.
+    /// Reads once, and closes the pipe if it has no writer.
     pub(crate) fn drain(&mut self, key: u64, buffer: &mut [u8]) {
         let Some(pipe) = self.pipes.get(&key) else {
             return;

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | `output.log` | what it and its descendants write; see [`Journal`] |
 //! | `command.jsonl` | a line when it starts, a line when it ends; only appended to |
-//! | `alive` | a FIFO that is open for writing as long as a runner attends to the command |
+//! | `alive` | a FIFO that the command's runner keeps open for writing |
 //! | `runner.log` | that runner's log |
 //!
 //! The command of `run -d` has the VM's folder, each of `exec -d` has `commands/NAME` in it. All of
-//! that goes with the VM. A runner that was killed has closed its FIFO, whose readers see that at
-//! once, however late they come.
+//! that goes with the VM. The kernel closes the FIFO of a runner that is killed; a reader that opens it
+//! later reads the end of the file.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -176,7 +176,7 @@ impl Reserved {
 /// Takes a name for a command of `exec -d`: the one that is wanted, which no running command has, or
 /// one that none has. Where there are [`MOST`] commands, the oldest that ended is forgotten.
 pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Result<Reserved> {
-    // Nobody removes the VM's folder, or takes a name in it, meanwhile.
+    // Neither the VM's folder is removed nor a name in it taken meanwhile.
     let _lock = vmm::lock_folders(vm)?;
     let all = vm.folder.join(COMMANDS);
     let taken = named(vm)?;
@@ -224,8 +224,8 @@ fn forget(folder: &Path) -> Result<()> {
 pub(crate) struct Report {
     pub(crate) started: Started,
     pub(crate) ended: Option<Ended>,
-    /// Whether a runner attends to it, or to the descendants that it left. A command without an end
-    /// that nobody attends to was lost.
+    /// Whether its runner lives, which it does until the last descendant has closed the output. A
+    /// command without an end and without a runner is lost.
     pub(crate) is_attended: bool,
 }
 
@@ -251,7 +251,7 @@ impl Observer {
         Ok(Some(Self { path, events, alive }))
     }
 
-    /// Hangs up when nobody attends to the command any more.
+    /// A FIFO that hangs up when the command's runner ends.
     pub(crate) fn alive(&self) -> BorrowedFd<'_> {
         self.alive.as_fd()
     }
@@ -261,9 +261,9 @@ impl Observer {
         &self.path
     }
 
-    /// Whether somebody attends to the command.
+    /// Whether the command's runner lives.
     pub(crate) fn is_attended(&self) -> bool {
-        // Nobody ever writes: without a writer there is an end, with one there is nothing yet.
+        // Without a writer a read returns 0, with one it would block: no byte is ever written.
         matches!((&self.alive).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_attended_to_until_its_recorder_goes_and_ends_once() {
+    fn a_command_ends_once_and_its_log_goes_on_until_its_recorder_is_dropped() {
         let (_vms, vm) = vm();
         let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
         let mut observer = Observer::open(&vm.folder).unwrap().unwrap();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_whose_runner_was_killed_has_no_end_and_nobody() {
+    fn a_command_whose_runner_was_killed_has_no_end_and_no_runner() {
         let (_vms, vm) = vm();
         drop(Recorder::create(&vm.folder, "make", 256).unwrap());
         let report = Observer::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();

@@ -107,7 +107,7 @@ pub(crate) enum Error {
         crate::background::MOST
     )]
     TooManyCommands { vm: String },
-    #[error("VM `{vm}`, or the runner that attends to the command, ended before it")]
+    #[error("VM `{vm}`, or the command's runner process, ended before the command")]
     CommandLost { vm: String },
     #[error("{failed} of {total} VMs could not be stopped")]
     NotStopped { failed: usize, total: usize },

@@ -1,7 +1,7 @@
 //! Following files of a VM as they grow, until it, or the command that they are about, is over.
 //!
-//! There is one sleep: until inotify tells that a file grew or that the folder goes, or until a FIFO
-//! hangs up, whose writer is whoever attends to a command.
+//! A follower sleeps in one `poll`: inotify reports that the file grew or that the folder is removed,
+//! and the FIFO `alive` hangs up when the command's runner ends.
 
 use std::fs::File;
 use std::io::{self, Write};

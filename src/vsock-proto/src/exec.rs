@@ -34,9 +34,9 @@ pub struct Exec {
     pub stdout_cap: Option<u64>,
     /// The same for its standard error.
     pub stderr_cap: Option<u64>,
-    /// Whether output of its descendants is sent after its own end, which `Ended` then tells; `Exit`
-    /// comes once nobody holds its pipes. Else `Exit` comes at its end, and what descendants write
-    /// later is read and dropped. A terminal has neither: it hangs up with its command.
+    /// Whether the guest sends output of descendants after the command's end. If so, it sends `Ended` at
+    /// that end, and `Exit` when the pipes have no writer left. If not, it sends `Exit` at that end, and
+    /// reads and drops later output. A terminal hangs up with its command.
     pub follow_descendants: bool,
 }
 

@@ -13,8 +13,8 @@ Examples:
   runner exec -d --name tests web -- make test
   runner wait web --command tests; echo $?
 
-The exit code is the command's, and 125 if the VM, or the runner that attends to the command, ends
-before the command does. Processes that the command left are not waited for.";
+The exit code is the command's; 125 if the VM or the command's runner process ends first.
+Processes that the command left are not waited for.";
 
 /// Wait for a command in the background to end
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     Ok(ended.code)
 }
 
-/// How the command ends; none if nobody is left who could tell.
+/// How the command ends; none if its runner ended before.
 fn end(observer: &mut Observer) -> Result<Option<Ended>> {
     let path = observer.path().to_owned();
     let watch = Watch::start(&path)?;
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_with_the_command_though_its_descendants_are_attended_to() {
+    fn a_wait_ends_with_the_command_though_its_descendants_run() {
         let exit = Exit {
             outcome: Outcome::Exited(7),
             dropped: 0,
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_when_nobody_attends_to_the_command_any_more() {
+    fn a_wait_ends_when_the_runner_of_the_command_is_gone() {
         assert_eq!(waited(drop), None);
     }
 }
