@@ -1,8 +1,9 @@
 //! What VMs reach, and how they are reached.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use netns::testing::{HOST, INTERNET, METADATA, PRIVATE};
 
@@ -77,6 +78,45 @@ fn a_policy_opens_what_it_names() {
     assert!(text(&output.stderr).contains("No route to host"));
 }
 
+/// Connects as tools do that wait for a port: until it is not refused any more.
+fn wait_for_port(address: &str) -> TcpStream {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return stream,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+                assert!(Instant::now() < deadline, "nothing listens");
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_published_port_is_refused_until_something_in_the_vm_listens_be_it_on_127_0_0_1() {
+    let runner = Runner::new();
+    let serve = "use Socket; $| = 1; print qq(up\\n); select(undef, undef, undef, 0.05) until -e '/tmp/go'; \
+        socket(S, PF_INET, SOCK_STREAM, 0); bind(S, sockaddr_in(80, INADDR_LOOPBACK)); listen(S, 9); \
+        while (accept(C, S)) { print C qq(hello\\n); close C }";
+    let arguments = ["run", "--name", "web", "-p", "0:80", "--", "perl", "-e", serve];
+    let mut server = runner.start(&arguments);
+    server.wait_for_line("up");
+    let rows: serde_json::Value = serde_json::from_str(&runner.succeed(&["ps", "--json"])).unwrap();
+    let address = rows[0]["ports"][0]["host"].as_str().unwrap().to_owned();
+    let refusal = TcpStream::connect(&address).unwrap_err();
+    assert_eq!(refusal.kind(), ErrorKind::ConnectionRefused);
+
+    runner.succeed(&["exec", "web", "--", "touch", "/tmp/go"]);
+
+    let mut heard = String::new();
+    wait_for_port(&address).read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "hello\n");
+    runner.succeed(&["stop", "web"]);
+    server.finish();
+}
+
 #[test]
 #[ignore = "needs root and QEMU"]
 fn a_published_port_is_reached_as_long_as_the_vm_runs() {
@@ -91,7 +131,7 @@ fn a_published_port_is_reached_as_long_as_the_vm_runs() {
     let address = rows[0]["ports"][0]["host"].as_str().unwrap().to_owned();
 
     let mut heard = String::new();
-    TcpStream::connect(&address).unwrap().read_to_string(&mut heard).unwrap();
+    wait_for_port(&address).read_to_string(&mut heard).unwrap();
 
     assert_eq!(heard, "hello\n");
     assert!(runner.succeed(&["ps"]).contains(&format!("{address}->80")));

@@ -37,6 +37,13 @@ impl Server<'_> {
         self.look_at_ports()
     }
 
+    /// The same before a command's output goes out, as that may say that a port is ready.
+    pub(crate) fn look_before_output(&mut self) -> Result<()> {
+        let now = Instant::now();
+        self.port_watches.values_mut().for_each(|watch| watch.hasten(now));
+        self.look_at_ports()
+    }
+
     /// Tells the host which ports have listeners, where that has changed.
     pub(crate) fn look_at_ports(&mut self) -> Result<()> {
         if self.is_mute() {

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use vsock_proto::{Listening, WatchPorts};
 
-/// How soon a new listener is seen.
-const SOON: Duration = Duration::from_millis(200);
+/// How soon a new listener is seen; sooner if a command says something.
+const SOON: Duration = Duration::from_millis(100);
+
+/// A command that writes much costs no more than one look in this time.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// How soon the end of a listener is seen, when all ports have one: connections to it fail anyway.
 const LATER: Duration = Duration::from_secs(1);
@@ -64,17 +67,26 @@ fn parse(line: &str) -> Option<SocketAddr> {
 pub(crate) struct PortWatch {
     ports: BTreeSet<u16>,
     told: Option<Vec<u16>>,
+    looked: Option<Instant>,
     next: Instant,
 }
 
 impl PortWatch {
     pub(crate) fn new(request: &WatchPorts, now: Instant) -> Self {
-        Self { ports: request.ports.iter().copied().collect(), told: None, next: now }
+        Self { ports: request.ports.iter().copied().collect(), told: None, looked: None, next: now }
     }
 
     /// When to look next.
     pub(crate) fn next(&self) -> Instant {
         self.next
+    }
+
+    /// A command has output, which may say that it listens now: the host is to know that first.
+    pub(crate) fn hasten(&mut self, now: Instant) {
+        let waits = self.told.as_ref().is_none_or(|told| told.len() < self.ports.len());
+        if waits && self.looked.is_none_or(|looked| now >= looked + AGAIN) {
+            self.next = now;
+        }
     }
 
     /// What to tell, if it is time to look and there is news.
@@ -86,6 +98,7 @@ impl PortWatch {
         let ports: Vec<u16> = self.ports.intersection(&found).copied().collect();
         let pause = if ports.len() == self.ports.len() { LATER } else { SOON };
         self.next = now + pause;
+        self.looked = Some(now);
         if self.told.as_ref() == Some(&ports) {
             return None;
         }
@@ -118,6 +131,23 @@ mod tests {
         let line = "0: 00000000000000000000000001000000:0050 00000000:0000 0A";
         assert_eq!(parse(line), Some("[::1]:80".parse().unwrap()));
         assert_eq!(parse("0: 0100:0050 0:0 0A"), None);
+    }
+
+    #[test]
+    fn output_of_a_command_is_a_reason_to_look_for_ports_that_are_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let now = Instant::now();
+        let mut watch = PortWatch::new(&WatchPorts { ports: vec![port] }, now);
+        watch.look(now);
+        let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        watch.hasten(now + AGAIN / 2);
+        assert_eq!(watch.look(now + AGAIN / 2), None);
+        watch.hasten(now + AGAIN);
+        assert_eq!(watch.look(now + AGAIN), Some(Listening { ports: vec![port] }));
+        watch.hasten(now + 3 * AGAIN);
+        assert_eq!(watch.next(), now + AGAIN + LATER);
     }
 
     #[test]

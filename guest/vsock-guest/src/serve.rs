@@ -266,6 +266,7 @@ impl<'a> Server<'a> {
         if self.is_mute() {
             return Ok(());
         }
+        self.look_before_output()?;
         let Some(command) = self.commands.get_mut(&id) else {
             return Ok(());
         };
