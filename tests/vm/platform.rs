@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use control::{Artifact, Client, Config, Control, RunId, Status, Submission};
-use netns::testing::INTERNET;
+use netns::testing::{HOST, INTERNET, PRIVATE};
 
 use crate::fault::{Fault, Way};
 use crate::host::Host;
@@ -60,7 +60,8 @@ impl Platform {
         let text = format!(
             "[runner]\ncpu_overcommit = 32.0\nmax_concurrent = 2\n\
              [api]\nurl = \"http://{}\"\ntoken_file = \"token\"\n\
-             [profiles.default]\nmemory_mib = 256\nmock_claude = true\n",
+             [profiles.default]\nmemory_mib = 256\nmock_claude = true\n\
+             [profiles.closed]\nmemory_mib = 256\nmock_claude = true\nnetwork = {{ default = \"deny\" }}\n",
             address
         );
         fs::write(&config, text).unwrap();
@@ -68,6 +69,65 @@ impl Platform {
         service.env("RUST_LOG", MOMENTS);
         Running::ready(service)
     }
+}
+
+/// A platform at an address that VMs reach only because it is the platform's; returns how jobs of a profile end
+/// that try another port of the address.
+fn jobs_of_a_platform_at(
+    runner: &Runner,
+    start: impl FnOnce(&Path) -> (Control, std::net::TcpListener),
+    profiles: &[&str],
+) -> Vec<(Status, Option<String>)> {
+    let state = tempfile::tempdir().unwrap();
+    let (control, other) = start(state.path());
+    other.set_nonblocking(true).unwrap();
+    let address = control.addresses()[0];
+    let platform = Platform { state, control, address };
+    let mut service = platform.runner(runner);
+    let (ip, port) = (address.ip(), other.local_addr().unwrap().port());
+    let request = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && head -c 1 <&3";
+    let prompt = format!("(exec 3<>/dev/tcp/{ip}/{port} && {request}); true");
+    let submit = |profile: &&str| {
+        let profile = Some((*profile).to_owned());
+        let submission = Submission { prompt: prompt.clone(), profile, ..Submission::default() };
+        platform.client().submit(&submission).unwrap().run_id
+    };
+    let runs: Vec<_> = profiles.iter().map(submit).collect();
+    let ends = runs.into_iter().map(|run| platform.client().wait(run, None).unwrap());
+    let ends = ends.map(|job| (job.status, job.error)).collect();
+    assert!(other.accept().is_err(), "another port of the platform's address was reached");
+    service.signal(libc::SIGTERM);
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+    ends
+}
+
+#[test]
+#[ignore = "needs root, QEMU and mitmproxy"]
+fn a_platform_at_the_hosts_own_address_is_reached_and_no_other_port_there() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let start = |state: &Path| {
+        let mut config = Config::new(state);
+        config.listen = vec![(HOST, 0).into()];
+        config.stop_grace = Duration::from_millis(100);
+        (Control::start(config).unwrap(), std::net::TcpListener::bind((HOST, 0)).unwrap())
+    };
+    let ends = jobs_of_a_platform_at(&runner, start, &["default", "closed"]);
+    assert_eq!(ends, [(Status::Completed, None), (Status::Completed, None)]);
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root, QEMU and mitmproxy"]
+fn a_platform_on_a_private_network_is_reached_and_no_other_port_there() {
+    let runner = Runner::new();
+    let start = |state: &Path| {
+        let control = serve(&runner, state, (PRIVATE, 0).into());
+        let other = || std::net::TcpListener::bind((PRIVATE, 0)).unwrap();
+        (control, runner.world.on_the_internet(other))
+    };
+    let ends = jobs_of_a_platform_at(&runner, start, &["default"]);
+    assert_eq!(ends, [(Status::Completed, None)]);
 }
 
 fn serve(runner: &Runner, state: &Path, address: SocketAddr) -> Control {

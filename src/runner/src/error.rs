@@ -139,6 +139,18 @@ pub(crate) enum Error {
     NoBypass { name: String },
     #[error("{path} is empty: it is to hold the runner's token")]
     EmptyToken { path: PathBuf },
+    #[error("cannot reach the platform at {url}")]
+    PlatformUnreachable { url: String, source: guest_common::Error },
+    #[error("TLS with the platform at {url} fails")]
+    PlatformTls { url: String, source: guest_common::Error },
+    #[error("the platform at {url} refuses the token in {path}")]
+    PlatformRefuses { url: String, path: PathBuf, source: guest_common::Error },
+    #[error("the platform at {url} fails")]
+    PlatformFails { url: String, source: guest_common::Error },
+    #[error(
+        "VMs cannot reach {url}, the loopback device of the host: let the platform listen at another address of the host, and name that in [api] url"
+    )]
+    PlatformOnLoopback { url: String },
     #[error("cannot subscribe to jobs")]
     Push { source: ably_subscriber::Error },
     #[error("cannot ask the platform")]

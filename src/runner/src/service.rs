@@ -35,6 +35,7 @@ mod config;
 mod context;
 mod delivery;
 mod dispatch;
+mod endpoint;
 mod firewall;
 mod identity;
 mod inbox;
@@ -63,7 +64,7 @@ pub(crate) use leash::{End, Plug};
 pub(crate) use network_log::NetworkLog;
 pub(crate) use pool::size as pool_size;
 pub(crate) use source::Source;
-pub(crate) use source::api::Api;
+pub(crate) use source::api::{Api, probe};
 #[cfg(feature = "control")]
 pub(crate) use source::local::Local;
 pub(crate) use work::blank;

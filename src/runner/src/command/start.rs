@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::service::{
     Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, blank, pool_size,
+    probe,
 };
 use crate::signal::{self, Listener, Wake};
 use crate::value;
@@ -46,7 +47,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
     vmm: Vmm,
 
-    /// Check the configuration, its images and the room for its disks, and exit
+    /// Check the configuration, its images, the room for its disks and the platform, and exit
     #[arg(long)]
     check: bool,
 }
@@ -66,12 +67,20 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
             source: Box::new(source.into()),
         })?;
     }
+    let probed = arguments.probe(&config);
     if arguments.check {
+        probed?;
         output::line("the configuration is good")?;
         return Ok(0);
     }
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
+    }
+    match probed {
+        // It is read once, so this cannot come right.
+        Err(error @ Error::PlatformRefuses { .. }) => return Err(error),
+        Err(error) => log::error!("the platform cannot be used; error={:?}", error.chain()),
+        Ok(()) => {}
     }
     let (_listener, signals) = listen()?;
     let _lock = Lock::take(&global.state_dir)?;
@@ -116,6 +125,14 @@ impl Arguments {
         match config.profiles.iter().find(|(_, profile)| profile.network.is_none()) {
             Some((name, _)) => Err(Error::ProfileWithoutPlatform { name: name.clone() }),
             None => Ok(()),
+        }
+    }
+
+    /// Whether the platform can be used.
+    fn probe(&self, config: &Config) -> Result<()> {
+        match &config.api {
+            Some(api) if !self.is_local() => probe(config, api),
+            _ => Ok(()),
         }
     }
 

@@ -19,6 +19,7 @@ use serde::Deserialize;
 pub(crate) use self::profile::Profile;
 use self::profile::ProfileTable;
 use super::admission::Amount;
+use super::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::value;
 
@@ -56,6 +57,8 @@ pub(crate) struct Api {
     pub(crate) bypass: Option<String>,
     /// By whom jobs may be pushed, if at all.
     pub(crate) push: Option<Hosts>,
+    /// Endpoints that VMs reach besides the platform's, whatever their profile's policy.
+    pub(crate) reachable: Vec<Endpoint>,
 }
 
 /// The embedded platform.
@@ -99,6 +102,8 @@ struct ApiTable {
     bypass_env: Option<String>,
     push: Option<bool>,
     realtime_host: Option<String>,
+    #[serde(default)]
+    reachable: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -189,7 +194,11 @@ impl ApiTable {
         let hosts = self.realtime_host.map(|host| Hosts::new(&host, &host)).transpose();
         let hosts = hosts.map_err(|_| wrong("api.realtime_host", "a host, with or without a port"));
         let push = self.push.unwrap_or(true).then_some(hosts?.unwrap_or_default());
-        Ok(Api { url, token_file, bypass: self.bypass_env, push })
+        let reachable: Option<_> =
+            self.reachable.iter().map(|text| Endpoint::parse(text)).collect();
+        let expected = "a list of HOST or HOST:PORT, where HOST is a name or an IPv4 address";
+        let reachable = reachable.ok_or_else(|| wrong("api.reachable", expected))?;
+        Ok(Api { url, token_file, bypass: self.bypass_env, push, reachable })
     }
 }
 

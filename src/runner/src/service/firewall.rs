@@ -13,13 +13,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use intercept::{Api, Credentials, Firewall, Grants, Guard, Permission, Policy, Record, Secret};
+use intercept::{
+    Api, Credentials, Firewall, Grants, Guard, Permission, Policy, Reachable, Record, Secret,
+};
 use sandbox::Interception;
 use serde::Deserialize;
 use serde_json::Value;
 
 use self::resolver::{Auth, Resolver};
 use super::context::Context;
+use super::endpoint;
 use super::job::Job;
 use super::source::Access;
 use crate::error::{Error, Result};
@@ -66,6 +69,7 @@ struct Held {
 pub(super) fn intercept(
     job: &Job,
     context: &Context,
+    reachable: &[Reachable],
     record: Option<&Path>,
 ) -> Result<(Context, Option<Interception>)> {
     let mut context = context.clone();
@@ -78,7 +82,7 @@ pub(super) fn intercept(
     let hidden: Vec<_> =
         context.secret_values.iter().chain([&context.sandbox_token]).cloned().collect();
     let Pass { policy, held, credentials } =
-        Pass::of(&mut context, &egress.policy, job.crew.source.access())?;
+        Pass::of(&mut context, &egress.policy, job.crew.source.access(), reachable)?;
     let record = record.map(Record::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
     let bodies = context.capture_network_bodies;
     let private = platform_hosts(&context, job.crew.source.access(), authority);
@@ -94,7 +98,12 @@ pub(super) fn intercept(
 impl Pass {
     /// What the profile's policy and the context say together. The values of secrets that are held are
     /// taken out of the context.
-    pub(super) fn of(context: &mut Context, base: &Policy, access: &Access) -> Result<Self> {
+    pub(super) fn of(
+        context: &mut Context,
+        base: &Policy,
+        access: &Access,
+        reachable: &[Reachable],
+    ) -> Result<Self> {
         let mut policy = base.clone();
         let mut auths = Vec::new();
         for entry in std::mem::take(&mut context.firewalls) {
@@ -102,6 +111,8 @@ impl Pass {
         }
         // The job's own platform, and what it has there.
         policy.allow.extend(platform_hosts(context, access, name_and_port));
+        policy.allow.extend(reachable.iter().map(|one| format!("{}:{}", one.host, one.port)));
+        policy.reachable.extend_from_slice(reachable);
         let count = base.firewalls.iter().map(|firewall| firewall.apis.len()).sum();
         let has_auth = auths.iter().any(Option::is_some);
         let credentials = has_auth.then(|| {
@@ -162,12 +173,8 @@ fn platform_hosts(
     access: &Access,
     host_of: fn(&str) -> Option<String>,
 ) -> Vec<String> {
-    let manifest = context.storage_manifest.as_ref().unwrap_or(&Value::Null);
-    let mounts =
-        ["storageMounts", "storages"].into_iter().filter_map(|list| manifest[list].as_array());
-    let archives = mounts.flatten().chain(["artifact", "memory"].map(|name| &manifest[name]));
-    let urls = archives.filter_map(|one| one["archiveUrl"].as_str());
-    let mut hosts: Vec<_> = urls.chain([access.guest_url.as_str()]).filter_map(host_of).collect();
+    let urls = endpoint::archives(context).into_iter().chain([access.guest_url.as_str()]);
+    let mut hosts: Vec<_> = urls.filter_map(host_of).collect();
     hosts.sort();
     hosts.dedup();
     hosts
@@ -215,14 +222,22 @@ mod tests {
     use crate::service::context::tests::least;
 
     fn access(url: &str) -> Access {
-        Access { guest_url: url.into(), url: url.into(), service: None, bypass: None }
+        Access {
+            guest_url: url.into(),
+            url: url.into(),
+            service: None,
+            bypass: None,
+            reachable: Vec::new(),
+        }
     }
 
     fn pass(more: Value, url: &str) -> Result<(Pass, Context)> {
         let mut value = least();
         value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let mut context: Context = serde_json::from_value(value).unwrap();
-        let pass = Pass::of(&mut context, &Policy::none(), &access(url))?;
+        let (host, port) = ("minio.corp".to_owned(), 9000);
+        let reachable = Reachable { host, port, addresses: vec![[10, 1, 2, 3].into()] };
+        let pass = Pass::of(&mut context, &Policy::none(), &access(url), &[reachable])?;
         Ok((pass, context))
     }
 
@@ -250,7 +265,8 @@ mod tests {
         assert_eq!(github.policy.as_ref().unwrap().allow, ["read"]);
         assert_eq!(github.apis[0].base, "https://acme.github.com");
         assert!(github.apis[0].has_credential);
-        assert_eq!(pass.policy.allow, ["platform.example"]);
+        assert_eq!(pass.policy.allow, ["platform.example", "minio.corp:9000"]);
+        assert_eq!(pass.policy.reachable[0].host, "minio.corp");
     }
 
     #[test]

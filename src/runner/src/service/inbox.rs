@@ -184,6 +184,7 @@ mod tests {
             url: "http://here".into(),
             service: None,
             bypass: None,
+            reachable: Vec::new(),
         };
         Inbox::of(&context, &access, mock)
     }

@@ -14,6 +14,7 @@ use sandbox::Image;
 
 use super::config::Profile;
 use super::context::RunId;
+use super::endpoint::Endpoint;
 use super::journal::{Completion, Journal, Record, State};
 use super::leash::Leash;
 use super::network_log::NetworkLog;
@@ -24,6 +25,9 @@ use super::stage::Stages;
 use super::work;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
+
+/// What the agent's error begins with if the platform did not answer its first heartbeat.
+const UNREACHABLE: &str = "cannot reach API at";
 
 /// The longest time that a job may take.
 const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
@@ -136,6 +140,7 @@ impl Job {
         });
         let reason = self.reason(&worked);
         let completion = self.completion(worked, slot.as_ref());
+        self.warn_if_unreachable(&completion);
         let code = completion.exit_code;
         record.state = State::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
         match self.crew.journal.write(&record) {
@@ -164,6 +169,20 @@ impl Job {
         log::info!("job over; run={run} exit_code={code}{reason} {}", stages.line());
         let operations = Operations { run, token, operations: stages.operations() };
         let _ = self.crew.reports.send(Report::Operations(operations));
+    }
+
+    /// Says where to look if the agent could not reach the platform from its VM.
+    fn warn_if_unreachable(&self, completion: &Completion) {
+        let said = completion.error.as_deref();
+        let Some(error) = said.filter(|error| error.contains(UNREACHABLE)) else { return };
+        let url = &self.crew.source.access().guest_url;
+        let addresses = Endpoint::of_url(url).map(|it| it.resolve()).unwrap_or_default();
+        log::error!(
+            "a job cannot reach the platform from its vm; run={} profile={} url={url} \
+             addresses={addresses:?} error={error:?}",
+            self.run,
+            self.profile.name,
+        );
     }
 
     /// Keeps the VM for its session if that is wanted and all went well, or ends it.

@@ -319,8 +319,13 @@ mod tests {
     fn a_record_is_told_to_its_end_and_removed() {
         let state = tempfile::tempdir().unwrap();
         let server = Server::start(|_| Reply::json(&json!({"success": true, "id": "1"})));
-        let access =
-            Access { guest_url: server.url(), url: server.url(), service: None, bypass: None };
+        let access = Access {
+            guest_url: server.url(),
+            url: server.url(),
+            service: None,
+            bypass: None,
+            reachable: Vec::new(),
+        };
         let log = NetworkLog::start(state.path(), access).unwrap();
         let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
         let told = log.tell(run, "token");
@@ -350,8 +355,13 @@ mod tests {
             request.json()["networkLogs"].as_array().unwrap().clone()
         };
         let server = Server::start(move |request| answer(&list(request)));
-        let access =
-            Access { guest_url: server.url(), url: server.url(), service: None, bypass: None };
+        let access = Access {
+            guest_url: server.url(),
+            url: server.url(),
+            service: None,
+            bypass: None,
+            reachable: Vec::new(),
+        };
         let log = NetworkLog::start(state.path(), access).unwrap();
         let told = log.tell(RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap(), "token");
         let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();

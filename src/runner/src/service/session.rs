@@ -169,6 +169,7 @@ mod tests {
             url: url.into(),
             service: None,
             bypass: None,
+            reachable: Vec::new(),
         };
         restore(&*sandbox, &context(session), &access, &Stop::new())?;
         let files = &factory.record().files;
@@ -219,6 +220,7 @@ mod tests {
             url: server.url(),
             service: None,
             bypass: None,
+            reachable: Vec::new(),
         };
         let factory = Script::default().factory();
         let sandbox = factory

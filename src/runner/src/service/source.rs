@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::admission::Amount;
 use super::context::{Context, RunId};
+use super::endpoint::Endpoint;
 use super::journal::{Journal, Record};
 use super::pool::HeldSession;
 use crate::error::{Error, Result};
@@ -190,6 +191,8 @@ pub(crate) struct Access {
     pub(crate) service: Option<sandbox::Service>,
     /// What opens a deployment that is protected.
     pub(crate) bypass: Option<String>,
+    /// What guests reach besides it, whatever their policy.
+    pub(crate) reachable: Vec<Endpoint>,
 }
 
 impl Access {
@@ -213,6 +216,7 @@ mod tests {
             url: "http://127.0.0.1:4000".into(),
             service: None,
             bypass: None,
+            reachable: Vec::new(),
         };
         let there = |url| access.seen_from_here(url).into_owned();
         assert_eq!(there("http://192.168.241.1:8700/blobs/1"), "http://127.0.0.1:4000/blobs/1");

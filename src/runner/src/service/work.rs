@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_common::epoch_ms;
+use intercept::Reachable;
 use sandbox::{
     Event, ExecRequest, Execution, Image, Interception, Network, Outcome, Policy, Sandbox,
     SandboxConfig, SandboxId, Stream, TreeItem, User,
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use super::config::Profile;
 use super::context::Context;
 use super::delivery::Delivery;
+use super::endpoint;
 use super::firewall;
 use super::inbox::{HOME, INBOX, Inbox};
 use super::job::Job;
@@ -55,13 +57,14 @@ pub(super) fn work(
     slot: &mut Option<Taken>,
     stages: &mut Stages,
 ) -> Result<Completion> {
-    let (context, interception) = &firewall::intercept(job, context, network_record)?;
+    let reachable = endpoint::of_job(context, job.crew.source.access());
+    let (context, interception) = &firewall::intercept(job, context, &reachable, network_record)?;
     // 3 start
     if let Some(asked) = context.api_start_time {
         let waited = Duration::from_millis(epoch_ms().saturating_sub(asked));
         stages.add("api_to_vm_start", waited, true);
     }
-    let config = config(job, context, interception)?;
+    let config = config(job, context, interception, &reachable)?;
     let wish = Wish {
         profile: &job.profile.name,
         key: context.reuse_key.as_deref(),
@@ -117,6 +120,7 @@ fn config(
     job: &Job,
     context: &Context,
     interception: &Option<Interception>,
+    reachable: &[Reachable],
 ) -> Result<SandboxConfig> {
     let image = (job.crew.images)(&job.profile)?;
     let service = job.crew.source.access().service;
@@ -126,6 +130,7 @@ fn config(
             let nothing = || Network { policy: Policy::none(), ..Network::default() };
             let mut network = network.clone().unwrap_or_else(nothing);
             network.services.extend(service);
+            network.reachable = endpoint::sockets(reachable);
             network.intercept.clone_from(interception);
             Some(network)
         }

@@ -51,6 +51,8 @@ fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
         let text = refused(&format!("[api]\nurl = \"{url}\"\ntoken_file = \"t\"\n"));
         assert!(text.contains("api.url"), "{url}: {text}");
     }
+    let text = refused("[api]\nurl = \"https://x\"\ntoken_file = \"t\"\nreachable = [\"*.x\"]\n");
+    assert!(text.contains("api.reachable") && text.contains("HOST:PORT"), "{text}");
     let text = refused("[profiles.big]\nmemory_mib = 9000\n");
     assert!(text.contains("profile `big`") && text.contains("9000 MiB"), "{text}");
     let text = refused("[profiles.big]\ndisc = \"8G\"\n");

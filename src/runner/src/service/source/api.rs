@@ -12,6 +12,7 @@
 mod claim;
 mod heartbeat;
 mod poll;
+mod probe;
 mod push;
 mod shared;
 
@@ -28,6 +29,7 @@ use guest_common::{Identity, Kind as Caller, Limits, Platform, Stop};
 
 use self::claim::Claims;
 use self::poll::Due;
+pub(crate) use self::probe::probe;
 use self::shared::Shared;
 use super::{Access, Claim, Demand, Kind, Left, News, Offer, Presence, Source};
 use crate::error::{Error, Result, file};
@@ -167,6 +169,7 @@ fn access(config: &Config) -> Result<Access> {
         url: config.url.clone(),
         service: None,
         bypass: bypass.transpose()?,
+        reachable: config.reachable.clone(),
     })
 }
 

@@ -40,7 +40,13 @@ impl Local {
         let first = control.addresses().first().copied();
         let host = first.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, config.guest_port)));
         let service = Some(Service { port: config.guest_port, host });
-        let access = Access { guest_url, url: format!("http://{host}"), service, bypass: None };
+        let access = Access {
+            guest_url,
+            url: format!("http://{host}"),
+            service,
+            bypass: None,
+            reachable: Vec::new(),
+        };
         Ok(Self { source, access, control: Mutex::new(Some(control)) })
     }
 }

@@ -56,7 +56,8 @@ pub(super) fn source_with(
 ) -> Arc<Api> {
     let token_file = runner.path().join("token");
     fs::write(&token_file, format!("{token}\n")).unwrap();
-    let config = Config { url: url.to_owned(), token_file, bypass: None, push };
+    let config =
+        Config { url: url.to_owned(), token_file, bypass: None, push, reachable: Vec::new() };
     Arc::new(Api::start(runner.path(), &bench.config, &config).unwrap())
 }
 

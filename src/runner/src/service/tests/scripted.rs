@@ -33,7 +33,13 @@ impl Scripted {
     fn new() -> Arc<Self> {
         let platform = Server::start(|_| Reply::json(&json!({"success": true})));
         let url = platform.url();
-        let access = Access { guest_url: url.clone(), url, service: None, bypass: None };
+        let access = Access {
+            guest_url: url.clone(),
+            url,
+            service: None,
+            bypass: None,
+            reachable: Vec::new(),
+        };
         let ((bell, rings), (tell_looks, looks)) = (bounded(1), unbounded());
         Arc::new(Self {
             _platform: platform,

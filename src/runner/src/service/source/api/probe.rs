@@ -1,0 +1,145 @@
+//! Whether the platform can be used at all, asked before jobs are: by a call that changes nothing there.
+
+use std::io::ErrorKind;
+
+use guest_common::{Identity, Kind, Platform, Stop};
+use serde_json::{Value, json};
+
+use super::{access, limits, token};
+use crate::error::{Error, Result};
+use crate::service::config::{Api as Config, Config as Whole};
+use crate::service::endpoint::Endpoint;
+
+/// How long the platform may take to answer, in seconds.
+const ANSWER: u64 = 10;
+/// How long it may take to refuse a poll, which it may hold otherwise, in seconds.
+const REFUSAL: u64 = 3;
+/// A profile that no job has.
+const NO_PROFILE: &str = "runner-check";
+
+/// Asks the platform for a token for pushes, and says what stands in the way: that it cannot be reached, that
+/// TLS fails, that it refuses the runner's token, that it fails itself, or that no VM could reach it.
+pub(crate) fn probe(whole: &Whole, config: &Config) -> Result<()> {
+    let access = access(config)?;
+    let identity = Identity {
+        url: access.url.clone(),
+        token: token(&config.token_file)?,
+        bypass: access.bypass,
+        run_id: uuid::Uuid::nil().to_string(),
+    };
+    let url = || config.url.clone();
+    let platform = Platform::of(Kind::Runner, &identity, limits(ANSWER), &Stop::new())?;
+    let body = json!({"group": whole.group}).to_string();
+    let asked = platform.attempt::<Value>("/api/runners/realtime/token", body.as_bytes());
+    match asked {
+        Err(error) if error.status() == Some(401) => Err(refused(config, error)),
+        // Of this group, or of one that has no pushes: only a poll tells which.
+        Err(error) if error.status() == Some(403) => poll(whole, config, &identity),
+        Err(source) if source.status().is_some_and(|status| status >= 500) => {
+            Err(Error::PlatformFails { url: url(), source })
+        }
+        // Without pushes jobs are polled for.
+        Err(error) if error.status().is_some() => Ok(()),
+        Err(guest_common::Error::Answer { .. }) | Ok(_) => Ok(()),
+        Err(source) if is_tls(&source) => Err(Error::PlatformTls { url: url(), source }),
+        Err(source) => Err(Error::PlatformUnreachable { url: url(), source }),
+    }?;
+    reachable_from_vms(config)
+}
+
+/// Whether a poll is refused. One that is held is not.
+fn poll(whole: &Whole, config: &Config, identity: &Identity) -> Result<()> {
+    let platform = Platform::of(Kind::Runner, identity, limits(REFUSAL), &Stop::new())?;
+    let body = json!({
+        "runnerId": identity.run_id,
+        "group": whole.group,
+        "supportedProfiles": [NO_PROFILE],
+    });
+    let asked = platform.attempt::<Value>("/api/runners/poll", body.to_string().as_bytes());
+    match asked {
+        Err(error) if matches!(error.status(), Some(401 | 403)) => Err(refused(config, error)),
+        _ => Ok(()),
+    }
+}
+
+fn refused(config: &Config, source: guest_common::Error) -> Error {
+    let (url, path) = (config.url.clone(), config.token_file.clone());
+    Error::PlatformRefuses { url, path, source }
+}
+
+fn is_tls(error: &guest_common::Error) -> bool {
+    match error {
+        guest_common::Error::Transport { source, .. } => source.kind() == ErrorKind::InvalidData,
+        _ => false,
+    }
+}
+
+/// The loopback device of the host is not that of a VM.
+fn reachable_from_vms(config: &Config) -> Result<()> {
+    let addresses = Endpoint::of_url(&config.url).map(|it| it.resolve()).unwrap_or_default();
+    match !addresses.is_empty() && addresses.iter().all(|address| address.is_loopback()) {
+        true => Err(Error::PlatformOnLoopback { url: config.url.clone() }),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    use guest_test::{Reply, Server};
+
+    use super::*;
+
+    fn probed(url: &str, folder: &Path) -> String {
+        let token_file = folder.join("token");
+        std::fs::write(&token_file, "the-token").unwrap();
+        let (bypass, push, reachable) = (None, None, Vec::new());
+        let config = Config { url: url.to_owned(), token_file, bypass, push, reachable };
+        let whole = Whole::standard().unwrap();
+        probe(&whole, &config).err().map(|error| error.chain()).unwrap_or_default()
+    }
+
+    fn answered(handler: impl Fn(&guest_test::Request) -> Reply + Send + Sync + 'static) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(handler);
+        probed(&server.url(), folder.path())
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_told_with_its_file() {
+        let text = answered(|_| Reply::refusal(401, "bad token"));
+        assert!(text.contains("refuses the token") && text.contains("/token"), "{text}");
+        assert!(!text.contains("the-token"), "{text}");
+        let text = answered(|_| Reply::refusal(403, "not your group"));
+        assert!(text.contains("refuses the token") && text.contains("not your group"), "{text}");
+    }
+
+    #[test]
+    fn a_platform_that_fails_is_told_and_one_without_pushes_is_good() {
+        let text = answered(|_| Reply::refusal(503, "maintenance"));
+        assert!(text.contains("fails") && text.contains("503"), "{text}");
+        let text = answered(|request| match request.target() {
+            "/api/runners/poll" => Reply::json(&json!({"job": null})),
+            _ => Reply::refusal(403, "no pushes"),
+        });
+        // What is wrong is that tests are on the loopback device.
+        assert!(text.contains("VMs cannot reach"), "{text}");
+        assert!(answered(|_| Reply::refusal(404, "no")).contains("VMs cannot reach"));
+    }
+
+    #[test]
+    fn a_platform_that_is_not_there_or_is_vouched_for_by_nobody_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = probed(&format!("http://{gone}"), folder.path());
+        assert!(text.contains("cannot reach the platform"), "{text}");
+        let stranger = guest_test::Authority::new().vouch_for(&["localhost"]);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _server = Server::serve(listener, Some(&stranger), |_| Reply::json(&json!({})));
+        let text = probed(&format!("https://localhost:{port}"), folder.path());
+        assert!(text.contains("TLS with the platform"), "{text}");
+    }
+}
