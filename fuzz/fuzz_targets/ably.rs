@@ -1,4 +1,4 @@
-//! Whatever bytes a server sends, decoding a frame and its messages neither panics nor hangs.
+//! Decodes arbitrary bytes as a frame and its messages: no panic, no hang.
 
 #![no_main]
 

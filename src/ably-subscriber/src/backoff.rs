@@ -1,4 +1,4 @@
-//! When to try again: at once, unless that was just done; then less and less often, without end.
+//! Exponential back-off with jitter; the first retry is immediate unless the last attempt was recent.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::random;
 pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
-    /// What the next failure costs, if one came already.
+    /// The next wait, after a first failure.
     wait: Option<Duration>,
     last_attempt: Option<Instant>,
 }
@@ -18,17 +18,17 @@ impl Backoff {
         Self { first, longest, wait: None, last_attempt: None }
     }
 
-    /// An attempt begins.
+    /// Records the start of an attempt.
     pub(crate) fn attempt(&mut self, now: Instant) {
         self.last_attempt = Some(now);
     }
 
-    /// An attempt came to what it was for.
+    /// Records a success.
     pub(crate) fn succeed(&mut self) {
         self.wait = None;
     }
 
-    /// When to try again what failed, or what was lost after it had succeeded.
+    /// When to retry after a failure, or after the loss of a connection.
     pub(crate) fn next(&mut self, now: Instant) -> Instant {
         let is_fresh = self.last_attempt.is_none_or(|last| now - last >= self.first);
         let wait = match self.wait {
@@ -36,7 +36,7 @@ impl Backoff {
             wait => wait.unwrap_or(self.first),
         };
         self.wait = Some(if wait.is_zero() { self.first } else { (wait * 2).min(self.longest) });
-        // Those who lost their connection together do not all come back together.
+        // Jitter: clients that lost their connections together do not reconnect together.
         now + wait.mul_f64(1.0 - 0.2 * random::fraction())
     }
 }
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_after_a_while_is_tried_again_at_once() {
+    fn a_connection_that_lasted_is_retried_at_once() {
         let (mut backoff, start) = backoff();
         backoff.attempt(start);
         backoff.succeed();
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_at_once_is_not_tried_again_at_once() {
+    fn a_connection_that_was_lost_at_once_is_retried_after_a_pause() {
         let (mut backoff, start) = backoff();
         backoff.attempt(start);
         backoff.succeed();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_the_longest_and_never_end() {
+    fn waits_double_up_to_the_longest() {
         let (mut backoff, start) = backoff();
         backoff.next(start);
         let waits: Vec<u64> = (0..100)
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_makes_waits_short_again() {
+    fn a_success_resets_the_wait() {
         let (mut backoff, start) = backoff();
         (0..10).for_each(|_| {
             backoff.next(start);

@@ -1,8 +1,8 @@
-//! The channel of a subscription: attached or not, and what was delivered of it.
+//! The channel of a subscription: its state and its last delivered position.
 //!
 //! ```text
 //!             attach              ATTACHED
-//!   Unlinked ────────▶ Attaching ──────────▶ Attached ──┐ ATTACHED
+//!   Disconnected ────────▶ Attaching ──────────▶ Attached ──┐ ATTACHED
 //!       ▲                │  ▲                  │    ▲   │ unasked
 //!       │        DETACHED│  │after a while     │    └───┘
 //!       │                ▼  │                  │
@@ -18,7 +18,7 @@
 use std::time::Instant;
 
 use crate::config::{Config, Timing};
-use crate::error::{Loss, chain};
+use crate::error::{ConnectionError, chain};
 use crate::event::{Event, Failure, Gap};
 use crate::frame::{self, Frame, MODE_SUBSCRIBE, RESUMED};
 use crate::message::messages;
@@ -43,7 +43,7 @@ pub(crate) struct Channel {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    Unlinked,
+    Disconnected,
     Attaching { since: Instant },
     Attached,
     Detached { until: Instant },
@@ -59,22 +59,22 @@ impl Channel {
             was_attached: false,
             recent: Recent::default(),
             detached: None,
-            state: State::Unlinked,
+            state: State::Disconnected,
         }
     }
 
-    /// What to send so that it will be attached, after what was delivered last.
+    /// The ATTACH frame, from the last delivered position.
     pub(crate) fn attach(&mut self, now: Instant) -> Vec<u8> {
         self.state = State::Attaching { since: now };
         frame::attach(&self.name, &self.params, self.serial.as_deref(), self.was_attached)
     }
 
     /// The connection was lost.
-    pub(crate) fn unlink(&mut self) {
-        self.state = State::Unlinked;
+    pub(crate) fn disconnect(&mut self) {
+        self.state = State::Disconnected;
     }
 
-    /// What came after the last frame cannot be delivered, even if it is sent again.
+    /// Skips what follows the last frame: it cannot be delivered, even if it is resent.
     pub(crate) fn skip(&mut self, gap: Gap, queue: &mut Queue) {
         self.serial = None;
         queue.push(Event::Gap(gap));
@@ -94,11 +94,11 @@ impl Channel {
         queue: &mut Queue,
     ) -> Result<(), Failure> {
         if !frame.has(MODE_SUBSCRIBE) {
-            let text = "the channel was attached without leave to subscribe".to_owned();
+            let text = "the channel was attached without the capability to subscribe".to_owned();
             return Err(Failure::new(NOT_ALLOWED, text, &self.name));
         }
         let is_resumed = frame.has(RESUMED);
-        // If it goes on, what is between our serial and the frame's is still to come, so ours counts.
+        // After a resume the messages between our serial and the frame's are still to come.
         if !is_resumed || self.serial.is_none() {
             self.serial = frame.serial.map(str::to_owned);
         }
@@ -130,7 +130,7 @@ impl Channel {
         }
     }
 
-    pub(crate) fn on_detached(&mut self, loss: &Loss, now: Instant, queue: &mut Queue) {
+    pub(crate) fn on_detached(&mut self, loss: &ConnectionError, now: Instant, queue: &mut Queue) {
         let until = match self.state {
             State::Attached => {
                 // At once, unless that was just done.
@@ -140,17 +140,17 @@ impl Channel {
                 if is_again { now + wait } else { now }
             }
             State::Attaching { .. } => now + self.timing.detached_wait,
-            State::Unlinked | State::Detached { .. } => return,
+            State::Disconnected | State::Detached { .. } => return,
         };
         self.state = State::Detached { until };
         queue.disconnected(chain(loss));
     }
 
-    /// What to send now that time has passed.
-    pub(crate) fn tick(&mut self, now: Instant) -> Result<Option<Vec<u8>>, Loss> {
+    /// The frame that is due now, if any.
+    pub(crate) fn tick(&mut self, now: Instant) -> Result<Option<Vec<u8>>, ConnectionError> {
         match self.state {
             State::Attaching { since } if now >= since + self.timing.attach => {
-                Err(Loss::NotAttached { after: now - since })
+                Err(ConnectionError::NotAttached { after: now - since })
             }
             State::Detached { until } if now >= until => Ok(Some(self.attach(now))),
             _ => Ok(None),
@@ -162,7 +162,7 @@ impl Channel {
         match self.state {
             State::Attaching { since } => Some(since + self.timing.attach),
             State::Detached { until } => Some(until),
-            State::Unlinked | State::Attached => None,
+            State::Disconnected | State::Attached => None,
         }
     }
 }

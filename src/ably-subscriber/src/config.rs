@@ -1,4 +1,4 @@
-//! What a subscription is made of.
+//! The configuration of a subscription.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::token::TokenRequest;
 type Fetch = dyn Fn() -> Result<TokenRequest, TokenError> + Send + Sync;
 
 /// A year.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What to subscribe to, and how.
 #[derive(Clone)]
@@ -20,35 +20,35 @@ pub struct Config {
     pub(crate) params: Vec<(String, String)>,
     pub(crate) fetch: Arc<Fetch>,
     pub(crate) hosts: Hosts,
-    pub(crate) most_events: usize,
-    pub(crate) largest_frame: usize,
+    pub(crate) max_events: usize,
+    pub(crate) max_frame_size: usize,
     pub(crate) timing: Timing,
 }
 
-/// How long things may take. The defaults are right but for tests.
+/// Time-outs and intervals. Only tests need other than the defaults.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Timing {
-    /// Connecting, shaking hands and being answered, for each host. 10 s.
+    /// The time-out of connecting, handshakes and the first answer, for each host. 10 s.
     pub connect: Duration,
-    /// Attaching the channel. 30 s.
+    /// The time-out of attaching the channel. 30 s.
     pub attach: Duration,
-    /// Silence beyond what the server announced, until a connection counts as dead. 10 s.
+    /// The silence beyond the server's announced interval after which a connection is dead. 10 s.
     pub grace: Duration,
     /// The first wait between attempts. 1 s.
     pub first_wait: Duration,
     /// Waits double up to this. 15 s.
     pub longest_wait: Duration,
-    /// How long to leave a channel alone that the server does not want to attach. 15 s.
+    /// The wait before a channel that the server detached is attached again. 15 s.
     pub detached_wait: Duration,
     /// How long before a token's end it is renewed. 300 s; half of the life of one with a shorter one.
     pub renew_before: Duration,
 }
 
 impl Config {
-    /// A subscription to `channel`. `fetch` gets a token request whenever a token is needed. It may wait,
-    /// as it is called by a thread of its own, and seldom by two at once; it should end by itself,
-    /// since [`Subscription::close`](crate::Subscription::close) waits 5 s for it and then leaves it.
+    /// A subscription to `channel`. `fetch` gets a token request whenever a token is needed. It may block: it
+    /// runs on a background thread, rarely on two at once. [`Subscription::close`](crate::Subscription::close)
+    /// waits 5 s for it.
     pub fn new(
         channel: impl Into<String>,
         fetch: impl Fn() -> Result<TokenRequest, TokenError> + Send + Sync + 'static,
@@ -58,8 +58,8 @@ impl Config {
             params: Vec::new(),
             fetch: Arc::new(fetch),
             hosts: Hosts::default(),
-            most_events: 256,
-            largest_frame: 1 << 20,
+            max_events: 256,
+            max_frame_size: 1 << 20,
             timing: Timing::default(),
         }
     }
@@ -70,26 +70,26 @@ impl Config {
         self
     }
 
-    /// Other servers than Ably's usual ones.
+    /// Sets other servers than Ably's own.
     pub fn hosts(mut self, hosts: Hosts) -> Self {
         self.hosts = hosts;
         self
     }
 
-    /// How many events wait to be taken, at most; 256 unless said. If there are more, messages are
-    /// dropped, and a [`Gap`](crate::Event::Gap) says so.
-    pub fn most_events(mut self, most: usize) -> Self {
-        self.most_events = most;
+    /// The most undelivered events; 256 by default. When the queue is full, messages are dropped and a
+    /// [`Gap`](crate::Event::Gap) is reported.
+    pub fn max_events(mut self, most: usize) -> Self {
+        self.max_events = most;
         self
     }
 
-    /// How many bytes a frame has, at most; 1 MiB unless said. With [`Config::most_events`] it bounds memory.
-    pub fn largest_frame(mut self, most: usize) -> Self {
-        self.largest_frame = most;
+    /// The largest frame in bytes; 1 MiB by default. With [`Config::max_events`] it bounds memory.
+    pub fn max_frame_size(mut self, most: usize) -> Self {
+        self.max_frame_size = most;
         self
     }
 
-    /// Other times than the usual ones. What is longer than a year is a year.
+    /// Sets the time-outs and intervals, each at most a year.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing.within_reason();
         self
@@ -97,9 +97,9 @@ impl Config {
 }
 
 impl Timing {
-    /// So that no sum overflows, and nobody tries again without any pause.
+    /// Bounds all times, so that no sum overflows and there is a pause between retries.
     fn within_reason(self) -> Self {
-        let at_most = |time: Duration| time.min(LONGEST);
+        let at_most = |time: Duration| time.min(MAX_TIME);
         Self {
             connect: at_most(self.connect),
             attach: at_most(self.attach),
@@ -132,8 +132,8 @@ impl fmt::Debug for Config {
             .field("channel", &self.channel)
             .field("params", &self.params)
             .field("hosts", &self.hosts)
-            .field("most_events", &self.most_events)
-            .field("largest_frame", &self.largest_frame)
+            .field("max_events", &self.max_events)
+            .field("max_frame_size", &self.max_frame_size)
             .field("timing", &self.timing)
             .finish_non_exhaustive()
     }

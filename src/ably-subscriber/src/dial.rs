@@ -1,11 +1,11 @@
-//! From nothing to a WebSocket that said CONNECTED: the work of a dialling thread, which may wait.
+//! Dials: from a token to a WebSocket that has received CONNECTED. Blocks; runs in a background task.
 //!
 //! 1. **Token**, unless there is a good one.
 //! 2. **Name** of the first host, to addresses.
 //! 3. **Connection**, and TLS on it.
 //! 4. **Upgrade** to a WebSocket, and the server's CONNECTED.
 //!
-//! If 2 to 4 fail for a reason that another host may not have, they begin again with that.
+//! If 2 to 4 fail for a reason that may be the host's, they are repeated with the next host.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -18,108 +18,113 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::config::Config;
-use crate::error::Loss;
+use crate::error::ConnectionError;
 use crate::frame::{Action, Frame};
 use crate::host::Host;
-use crate::http::Answer;
+use crate::http::Response;
 use crate::link::{Link, Received, Resume};
 use crate::pipe::{Pipe, trust};
 use crate::random;
 use crate::secret::Secret;
 use crate::signal::Signal;
-use crate::socket::{Patience, Socket};
+use crate::socket::{Socket, WaitLimit};
 use crate::token::{Token, fetch};
 
-/// Who we are, as servers are told.
+/// The agent's name that is sent to servers.
 pub(crate) const AGENT: &str = concat!("ably-subscriber/", env!("CARGO_PKG_VERSION"));
 
-/// What the request is called in errors.
+/// The name of the request in errors.
 const WHAT: &str = "a WebSocket";
 
-/// As much of what a server says is repeated.
-const LONGEST_REMARK: usize = 500;
+/// The most characters of a server's message that are kept.
+const MAX_MESSAGE: usize = 500;
 
-/// As many addresses of one host are tried.
-const MOST_ADDRESSES: usize = 8;
+/// The most addresses of one host that are tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// What a dialling thread needs.
 pub(crate) struct Dialer {
     pub(crate) config: Arc<Config>,
-    /// Ends what waits.
+    /// Stops blocking calls.
     pub(crate) signal: Arc<Signal>,
 }
 
-/// What came of it. A token is worth keeping even if the rest failed.
-pub(crate) struct Dialed {
+/// The result of dialling. The token is kept even if the connection failed.
+pub(crate) struct DialResult {
     pub(crate) token: Option<Token>,
-    /// How to resume, if that was not of use yet.
+    /// How to resume, if that was not used yet.
     pub(crate) resume: Option<Resume>,
-    pub(crate) link: Result<Link, Loss>,
+    pub(crate) link: Result<Link, ConnectionError>,
 }
 
-impl Dialed {
-    /// The thread panicked, which only the callback can make it do.
+impl DialResult {
+    /// The result after a panic of the callback.
     pub(crate) fn panicked() -> Self {
-        Self { token: None, resume: None, link: Err(Loss::Callback) }
+        Self { token: None, resume: None, link: Err(ConnectionError::Callback) }
     }
 }
 
 impl Dialer {
-    /// Makes a connection; one that was lost is resumed by its key.
-    pub(crate) fn dial(&self, token: Option<Token>, resume: Option<Resume>) -> Dialed {
+    /// Connects; resumes a lost connection by its key.
+    pub(crate) fn dial(&self, token: Option<Token>, resume: Option<Resume>) -> DialResult {
         let token = match token.map_or_else(|| fetch(self), Ok) {
             Ok(token) => token,
-            Err(loss) => return Dialed { token: None, resume, link: Err(loss) },
+            Err(loss) => return DialResult { token: None, resume, link: Err(loss) },
         };
         let hosts = self.config.hosts.for_realtime();
         let key = resume.as_ref().map(|resume| &resume.key);
         let link = self.on_each(&hosts, |host| self.open(host, &token, key));
-        Dialed { token: Some(token), resume: resume.filter(|_| link.is_err()), link }
+        DialResult { token: Some(token), resume: resume.filter(|_| link.is_err()), link }
     }
 
-    /// Tries the hosts in turn as long as it may be the host's fault.
+    /// Tries the hosts in turn while the error may be the host's.
     pub(crate) fn on_each<T>(
         &self,
         hosts: &[&Host],
-        mut attempt: impl FnMut(&Host) -> Result<T, Loss>,
-    ) -> Result<T, Loss> {
+        mut attempt: impl FnMut(&Host) -> Result<T, ConnectionError>,
+    ) -> Result<T, ConnectionError> {
         let mut first = None;
         for host in hosts {
             match attempt(host) {
-                Err(loss) if loss.is_of_host() && !self.signal.is_given() => {
+                Err(loss) if loss.is_of_host() && !self.signal.is_stopped() => {
                     log::debug!("a host failed; host={host} error={}", crate::error::chain(&loss));
-                    // What is wrong with the usual host says most.
+                    // The error of the first host says most.
                     first.get_or_insert(loss);
                 }
                 done => return done,
             }
         }
-        Err(first.unwrap_or(Loss::Closed))
+        Err(first.unwrap_or(ConnectionError::Closed))
     }
 
-    /// A connection to a host, with TLS if it is to have it.
-    pub(crate) fn connect(&self, host: &Host) -> Result<(Pipe, Patience), Loss> {
+    /// Connects to a host, with TLS unless it is this machine.
+    pub(crate) fn connect(&self, host: &Host) -> Result<(Pipe, WaitLimit), ConnectionError> {
         let addresses = resolve(host)?;
-        // The resolver has limits of its own.
+        // The resolver has time-outs of its own.
         let deadline = Instant::now() + self.config.timing.connect;
-        let patience = Patience { signal: Arc::clone(&self.signal), deadline };
-        let failed = |source| Loss::Connect { host: host.to_string(), source };
-        let socket = connect_to_any(&addresses, &patience).map_err(failed)?;
+        let limit = WaitLimit { signal: Arc::clone(&self.signal), deadline };
+        let failed = |source| ConnectionError::Connect { host: host.to_string(), source };
+        let socket = connect_to_any(&addresses, &limit).map_err(failed)?;
         if !host.uses_tls() {
-            return Ok((Pipe::plain(socket), patience));
+            return Ok((Pipe::plain(socket), limit));
         }
-        let trust = trust().map_err(|source| Loss::Trust { source })?;
-        let failed = |source| Loss::Tls { host: host.to_string(), source };
-        Ok((Pipe::tls(socket, &host.name, trust).map_err(failed)?, patience))
+        let trust = trust().map_err(|source| ConnectionError::Trust { source })?;
+        let failed = |source| ConnectionError::Tls { host: host.to_string(), source };
+        Ok((Pipe::tls(socket, &host.name, trust).map_err(failed)?, limit))
     }
 
-    fn open(&self, host: &Host, token: &Token, resume: Option<&Secret>) -> Result<Link, Loss> {
-        let (mut pipe, patience) = self.connect(host)?;
+    fn open(
+        &self,
+        host: &Host,
+        token: &Token,
+        resume: Option<&Secret>,
+    ) -> Result<Link, ConnectionError> {
+        let (mut pipe, limit) = self.connect(host)?;
         let rest = upgrade(&mut pipe, host, token, resume)?;
         let mut link = Link::new(pipe, rest, &self.config);
         loop {
-            // The socket looks at the time only when it has to wait, and a flood never lets it.
-            patience.check().map_err(|source| Loss::Socket { source })?;
+            // The socket checks the deadline only before it blocks, which a flood prevents.
+            limit.check().map_err(|source| ConnectionError::Socket { source })?;
             let Received::Frame(bytes) = link.receive()? else {
                 continue;
             };
@@ -129,50 +134,50 @@ impl Dialer {
             match frame.action {
                 Action::Connected => {
                     link.accept(&frame);
-                    link.lose_patience();
+                    link.set_nonblocking();
                     return Ok(link);
                 }
                 Action::Error if frame.channel.is_none() => {
                     return Err(frame.into_refusal(Some(token)));
                 }
                 Action::Disconnected => return Err(frame.into_disconnection(Some(token))),
-                Action::Closed => return Err(Loss::Closed),
+                Action::Closed => return Err(ConnectionError::Closed),
                 _ => {}
             }
         }
     }
 }
 
-/// Each address has its share of the time that is left, so that one that is dead does not use up all.
-fn connect_to_any(addresses: &[SocketAddr], patience: &Patience) -> io::Result<Socket> {
+/// Divides the remaining time among the addresses, so that a dead one does not use up all.
+fn connect_to_any(addresses: &[SocketAddr], limit: &WaitLimit) -> io::Result<Socket> {
     let mut result = Err(io::Error::other("it has no address"));
     let mut left = addresses.len();
     for address in addresses {
         let now = Instant::now();
-        let time = patience.deadline.saturating_duration_since(now);
+        let time = limit.deadline.saturating_duration_since(now);
         let share = time / u32::try_from(left).unwrap_or(1);
         left -= 1;
-        result = Socket::connect(*address, patience, now + share);
-        if result.is_ok() || patience.signal.is_given() {
+        result = Socket::connect(*address, limit, now + share);
+        if result.is_ok() || limit.signal.is_stopped() {
             break;
         }
     }
     result
 }
 
-fn resolve(host: &Host) -> Result<Vec<SocketAddr>, Loss> {
-    let failed = |source| Loss::Resolve { host: host.to_string(), source };
+fn resolve(host: &Host) -> Result<Vec<SocketAddr>, ConnectionError> {
+    let failed = |source| ConnectionError::Resolve { host: host.to_string(), source };
     let found = (host.name.as_str(), host.port()).to_socket_addrs().map_err(failed)?;
-    Ok(found.take(MOST_ADDRESSES).collect())
+    Ok(found.take(MAX_ADDRESSES).collect())
 }
 
-/// Makes a WebSocket of the connection. What came after the answer's head belongs to it.
+/// Upgrades the connection to a WebSocket; returns the bytes after the response's head.
 fn upgrade(
     pipe: &mut Pipe,
     host: &Host,
     token: &Token,
     resume: Option<&Secret>,
-) -> Result<Vec<u8>, Loss> {
+) -> Result<Vec<u8>, ConnectionError> {
     let key = STANDARD.encode(random::bytes::<16>());
     let resume = resume.map(|key| format!("&resume={}", key.expose_encoded())).unwrap_or_default();
     let request = format!(
@@ -182,17 +187,17 @@ fn upgrade(
         token.secret.expose_encoded(),
         utf8_percent_encode(AGENT, NON_ALPHANUMERIC),
     );
-    let failed = |source| Loss::Http { host: host.to_string(), what: WHAT, source };
-    let answer = Answer::to(pipe, request.as_bytes()).map_err(failed)?;
+    let failed = |source| ConnectionError::Http { host: host.to_string(), what: WHAT, source };
+    let answer = Response::to(pipe, request.as_bytes()).map_err(failed)?;
     if answer.status != 101 {
-        return Err(Loss::Status {
+        return Err(ConnectionError::Status {
             host: host.to_string(),
             what: WHAT,
             status: answer.status,
             code: answer.header("x-ably-errorcode").and_then(|code| code.parse().ok()).unwrap_or(0),
             message: answer
                 .header("x-ably-errormessage")
-                .map(|text| shortened(&token.secret.hide_in(text)))
+                .map(|text| shortened(&token.secret.redact(text)))
                 .unwrap_or_default(),
         });
     }
@@ -203,7 +208,7 @@ fn upgrade(
     Ok(answer.into_rest())
 }
 
-/// What a server said, if that is not endless, in one line.
+/// A server's message, truncated, in one line.
 pub(crate) fn shortened(text: &str) -> String {
-    text.chars().take(LONGEST_REMARK).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! What publishers do to data, undone.
+//! Decodes the encodings of publishers.
 //!
 //! `encoding` names the steps in the order in which they were done, as in `json/utf-8/base64`, so they
 //! are undone from the right. A step that is not known or does not fit stops that: it and those before
@@ -23,7 +23,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Decodes data of a message; also tells what could not be.
+/// Decodes a message's data; returns the encodings that are left, too.
 pub(crate) fn decode(
     value: Value<'_>,
     whole: &[u8],
@@ -59,7 +59,7 @@ fn undo(mut data: Data, mut left: &str) -> (Data, Option<String>) {
     (data, None)
 }
 
-/// The data as it was if that does not work.
+/// The unchanged data on failure.
 fn undo_one(data: Data, step: &str) -> Result<Data, Data> {
     match (step, data) {
         ("base64", Data::Text(text)) => {
@@ -104,27 +104,27 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_undone_from_the_right() {
+    fn encoding_steps_are_decoded_from_right_to_left() {
         let decoded = text("eyJhIjoxfQ==", "json/utf-8/base64");
 
         assert_eq!(decoded, (Data::Json(r#"{"a":1}"#.into()), None));
     }
 
     #[test]
-    fn bytes_stay_bytes() {
+    fn bytes_without_an_encoding_stay_bytes() {
         assert_eq!(decode(Value::Binary(&[0, 255]), &[], None), (Data::Binary(vec![0, 255]), None));
         assert_eq!(text("AP8", "base64"), (Data::Binary(vec![0, 255]), None));
     }
 
     #[test]
-    fn what_is_encrypted_stays_so_and_says_it() {
+    fn encrypted_data_stays_encrypted_and_names_its_encoding() {
         let decoded = text("AP8=", "json/utf-8/cipher+aes-256-cbc/base64");
 
         assert_eq!(decoded, (Data::Binary(vec![0, 255]), left("json/utf-8/cipher+aes-256-cbc")));
     }
 
     #[test]
-    fn a_step_that_does_not_fit_leaves_the_data_as_it_was() {
+    fn a_step_that_cannot_be_decoded_leaves_the_data_unchanged() {
         assert_eq!(text("{", "json"), (Data::Text("{".into()), left("json")));
         assert_eq!(text("?", "utf-8/base64"), (Data::Text("?".into()), left("utf-8/base64")));
         assert_eq!(text("/w==", "utf-8/base64"), (Data::Binary(vec![255]), left("utf-8")));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_and_nothing_in_json_are_themselves() {
+    fn json_strings_and_null_are_decoded_to_text_and_nothing() {
         assert_eq!(text(r#" "a\"b" "#, "json"), (Data::Text("a\"b".into()), None));
         assert_eq!(text(r#""AP8=""#, "base64/json"), (Data::Binary(vec![0, 255]), None));
         assert_eq!(text("null ", "json"), (Data::None, None));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_text_nor_bytes_is_kept_as_it_came() {
+    fn data_that_is_neither_text_nor_bytes_is_kept_as_msgpack() {
         assert_eq!(
             decode(Value::Array(0), &[0x90], None),
             (Data::Binary(vec![0x90]), left("msgpack"))

@@ -1,33 +1,25 @@
-//! What can go wrong: for the caller, and on the way to a server.
+//! Errors: those of the caller, and those of a connection.
 //!
-//! INVARIANT: no text holds a token or a URL; what a server said has had them taken out.
+//! INVARIANT: no text contains a token or a URL; servers' messages are redacted.
 
 use std::io;
 use std::time::Duration;
 
-/// Why a subscription could not start, or did not end well. What happens to it in between are
+/// Why a subscription could not start, or ended in an error. In between there are
 /// [events](crate::Event).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are the operands in the messages")]
 pub enum Error {
-    /// It is neither a name nor an address, with or without a port.
-    #[error("`{host}` is no host")]
-    Host {
-        /// What was given.
-        host: String,
-    },
+    /// A host is neither a name nor an address.
+    #[error("`{host}` is not a host")]
+    Host { host: String },
     /// The subscription's thread, or what it needs, could not be made.
     #[error("cannot start a subscription")]
-    Start {
-        /// Why.
-        source: io::Error,
-    },
+    Start { source: io::Error },
     /// The subscription's thread could not wait, and has ended.
     #[error("cannot wait for the connection")]
-    Wait {
-        /// Why.
-        source: io::Error,
-    },
+    Wait { source: io::Error },
     /// The subscription's thread panicked.
     #[error("the subscription's thread panicked")]
     Panicked,
@@ -36,30 +28,25 @@ pub enum Error {
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why there is no token request: what the callback of a [`Config`](crate::Config) answers.
+/// The error of the callback for token requests of a [`Config`](crate::Config).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are the operands in the messages")]
 pub enum TokenError {
-    /// There will never be one, as after HTTP's 403: the subscription fails.
+    /// Final, like HTTP's 403: the subscription fails.
     #[error("the source of token requests refuses")]
-    Refused {
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// There is none now: it is asked again, less and less often.
+    Refused { source: Box<dyn std::error::Error + Send + Sync> },
+    /// Temporary: it is retried with back-off.
     #[error("the source of token requests cannot be reached")]
-    Unavailable {
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// What the source said is no token request. What it is instead is not told: it may be a token.
+    Unavailable { source: Box<dyn std::error::Error + Send + Sync> },
+    /// The source's answer is not a token request. It is not shown, as it may be a token.
     #[error("the source of token requests answered with something else")]
     Malformed,
 }
 
-/// Why there is no connection, or no attached channel.
+/// Why there is no connection or no attached channel.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Loss {
+pub(crate) enum ConnectionError {
     #[error("cannot get a token request")]
     TokenRequest { source: TokenError },
     #[error("the callback for token requests panicked")]
@@ -100,14 +87,14 @@ pub(crate) enum Loss {
     Thread { source: io::Error },
 }
 
-/// What is to be done about a [`Loss`].
+/// What to do about a [`ConnectionError`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Remedy {
     /// Connect again.
     Retry,
     /// Connect again, with another token.
     Renew,
-    /// Nothing: Ably's code for it, as far as there is one.
+    /// Fail, with Ably's code.
     Fail(u32),
 }
 
@@ -117,7 +104,7 @@ const INVALID_CREDENTIALS: u32 = 40102;
 /// Ably's code for a source of token requests that refuses.
 const SOURCE_REFUSED: u32 = 80019;
 
-impl Loss {
+impl ConnectionError {
     pub(crate) fn remedy(&self) -> Remedy {
         match self {
             Self::TokenRequest { source: TokenError::Refused { .. } } => {
@@ -137,7 +124,7 @@ impl Loss {
         }
     }
 
-    /// Ably's code for it, 0 if there is none.
+    /// Ably's code; 0 if there is none.
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::Status { code, .. }
@@ -148,7 +135,7 @@ impl Loss {
         }
     }
 
-    /// Whether another host might do better.
+    /// Whether another host may succeed.
     pub(crate) fn is_of_host(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status >= 500,
@@ -190,8 +177,8 @@ fn code_and_text(code: u32, message: &str) -> String {
 mod tests {
     use super::*;
 
-    fn refused(code: u32) -> Loss {
-        Loss::Refused { code, message: String::new() }
+    fn refused(code: u32) -> ConnectionError {
+        ConnectionError::Refused { code, message: String::new() }
     }
 
     #[test]
@@ -204,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_server_that_disconnects_is_asked_again_whatever_it_says() {
-        let loss = Loss::Disconnected { code: 80_003, message: "later".into() };
+        let loss = ConnectionError::Disconnected { code: 80_003, message: "later".into() };
 
         assert_eq!(loss.remedy(), Remedy::Retry);
         assert_eq!(loss.to_string(), "the server disconnected, code 80003: later");
@@ -215,15 +202,18 @@ mod tests {
         let refused = TokenError::Refused { source: "no".into() };
         let failed = TokenError::Unavailable { source: "no".into() };
 
-        assert_eq!(Loss::TokenRequest { source: refused }.remedy(), Remedy::Fail(80_019));
-        assert_eq!(Loss::TokenRequest { source: failed }.remedy(), Remedy::Retry);
+        assert_eq!(
+            ConnectionError::TokenRequest { source: refused }.remedy(),
+            Remedy::Fail(80_019)
+        );
+        assert_eq!(ConnectionError::TokenRequest { source: failed }.remedy(), Remedy::Retry);
     }
 
     #[test]
-    fn an_error_is_told_with_its_causes() {
+    fn an_error_chain_names_each_cause() {
         let source = TokenError::Unavailable { source: "no route".into() };
 
-        let text = chain(&Loss::TokenRequest { source });
+        let text = chain(&ConnectionError::TokenRequest { source });
 
         assert_eq!(
             text,

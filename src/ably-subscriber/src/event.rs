@@ -1,27 +1,26 @@
-//! What a subscription tells.
+//! The events of a subscription.
 
 use std::fmt;
 
 use crate::message::Message;
 
-/// What happened. After [`Event::Failed`] nothing more comes.
+/// An event. [`Event::Failed`] is the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The channel is attached: what is published from now on will come.
+    /// The channel is attached: messages are delivered from now on.
     Connected,
     /// A message was published.
     Message(Message),
-    /// Messages do not come at present, nor perhaps those that are published meanwhile. It will
-    /// be connected again, unless it fails; told once, however many attempts that takes.
+    /// No messages are delivered until the next [`Event::Connected`]. Reported once, however many attempts
+    /// the reconnect takes.
     Disconnected {
         /// Why.
         reason: String,
     },
-    /// Messages may have been lost, before those that come next. What they would have said is to be
-    /// found out otherwise.
+    /// Messages before the next one may have been lost. The subscriber must get their information elsewhere.
     Gap(Gap),
-    /// The subscription is over, since trying again would be of no use.
+    /// The subscription has ended: a retry would not help.
     Failed(Failure),
 }
 
@@ -29,17 +28,17 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gap {
-    /// The server could not go on where the connection was lost.
+    /// The server could not resume the lost connection.
     NotResumed,
-    /// The events were not taken as fast as they came.
+    /// The queue of events was full.
     Overflow,
     /// A frame was larger than allowed.
     TooLarge,
-    /// What came in the place of a message is none.
+    /// A message could not be decoded.
     Unreadable,
 }
 
-/// Why a subscription is over.
+/// Why a subscription ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
@@ -67,10 +66,10 @@ impl fmt::Display for Failure {
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotResumed => "the server could not go on where the connection was lost",
-            Self::Overflow => "events were not taken as fast as they came",
+            Self::NotResumed => "the server could not resume the lost connection",
+            Self::Overflow => "the queue of events was full",
             Self::TooLarge => "a frame was larger than allowed",
-            Self::Unreadable => "what came in the place of a message is none",
+            Self::Unreadable => "a message could not be decoded",
         })
     }
 }
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_says_what_to_do() {
+    fn a_failure_names_its_remedy() {
         let failure = Failure::new(40_160, "the server refused".into(), "jobs");
 
         assert_eq!(

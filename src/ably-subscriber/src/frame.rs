@@ -1,15 +1,15 @@
 //! Frames of Ably's protocol, version 5, in MessagePack: reading what comes, writing what is sent.
 //!
-//! Whatever is not known is ignored, and so is what is not as it should be. Nothing is copied.
+//! Unknown and malformed fields are ignored. Nothing is copied.
 
 use rmp::encode::{write_map_len, write_str, write_uint};
 
 use crate::dial::shortened;
-use crate::error::Loss;
+use crate::error::ConnectionError;
 use crate::msgpack::{Reader, Value};
 use crate::token::Token;
 
-/// What a frame is about, as far as a subscriber is concerned.
+/// The action of a frame, as far as a subscriber uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Connected,
@@ -20,7 +20,7 @@ pub(crate) enum Action {
     Detached,
     Message,
     Auth,
-    /// A sign of life, or nothing that a subscriber knows.
+    /// A heartbeat, or an action that a subscriber does not use.
     Other,
 }
 
@@ -35,7 +35,7 @@ const CLOSE: u8 = 7;
 const ATTACH: u8 = 10;
 const AUTH: u8 = 17;
 
-/// What came. Fields that are absent and fields that make no sense are None.
+/// A received frame. Absent and malformed fields are `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Frame<'a> {
     pub(crate) action: Action,
@@ -47,7 +47,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) timestamp: Option<u64>,
     pub(crate) flags: u64,
     pub(crate) details: Details<'a>,
-    error: Complaint<'a>,
+    error: ErrorInfo<'a>,
     /// The array of messages, not read yet: so a frame costs no more memory than its bytes.
     pub(crate) messages: Option<&'a [u8]>,
 }
@@ -61,13 +61,13 @@ pub(crate) struct Details<'a> {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Complaint<'a> {
+struct ErrorInfo<'a> {
     code: u32,
     message: &'a str,
 }
 
 impl<'a> Frame<'a> {
-    /// None if the bytes are no frame.
+    /// `None` if the bytes are not a frame.
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut frame = Self {
             action: Action::Other,
@@ -79,7 +79,7 @@ impl<'a> Frame<'a> {
             timestamp: None,
             flags: 0,
             details: Details::default(),
-            error: Complaint::default(),
+            error: ErrorInfo::default(),
             messages: None,
         };
         let mut reader = Reader::new(bytes);
@@ -93,7 +93,7 @@ impl<'a> Frame<'a> {
             "timestamp" => frame.timestamp = value.number(),
             "flags" => frame.flags = value.number().unwrap_or(0),
             "connectionDetails" => frame.details = Details::decode(whole),
-            "error" => frame.error = Complaint::decode(whole),
+            "error" => frame.error = ErrorInfo::decode(whole),
             "messages" => frame.messages = matches!(value, Value::Array(_)).then_some(whole),
             _ => {}
         })?;
@@ -105,22 +105,31 @@ impl<'a> Frame<'a> {
     }
 
     /// ERROR as a loss. The server may repeat the token in it.
-    pub(crate) fn into_refusal(self, token: Option<&Token>) -> Loss {
-        Loss::Refused { code: self.error.code, message: self.error.told(token) }
+    pub(crate) fn into_refusal(self, token: Option<&Token>) -> ConnectionError {
+        ConnectionError::Refused {
+            code: self.error.code,
+            message: self.error.redacted_message(token),
+        }
     }
 
     /// DISCONNECTED as a loss.
-    pub(crate) fn into_disconnection(self, token: Option<&Token>) -> Loss {
-        Loss::Disconnected { code: self.error.code, message: self.error.told(token) }
+    pub(crate) fn into_disconnection(self, token: Option<&Token>) -> ConnectionError {
+        ConnectionError::Disconnected {
+            code: self.error.code,
+            message: self.error.redacted_message(token),
+        }
     }
 
     /// DETACHED as a loss.
-    pub(crate) fn into_detachment(self, token: Option<&Token>) -> Loss {
-        Loss::Detached { code: self.error.code, message: self.error.told(token) }
+    pub(crate) fn into_detachment(self, token: Option<&Token>) -> ConnectionError {
+        ConnectionError::Detached {
+            code: self.error.code,
+            message: self.error.redacted_message(token),
+        }
     }
 }
 
-/// What every message of a frame gets a copy of must not be long, as there may be many.
+/// A field that is copied to every message of a frame must be short.
 fn is_short(text: &&str) -> bool {
     text.len() <= 256
 }
@@ -144,7 +153,7 @@ impl Action {
 impl<'a> Details<'a> {
     fn decode(bytes: &'a [u8]) -> Self {
         let mut details = Self::default();
-        // What is no map has no details.
+        // Anything but a map has no details.
         let _ = Reader::new(bytes).entries(|key, value, _| match key {
             "connectionKey" => details.connection_key = value.text(),
             "connectionStateTtl" => details.state_ttl = value.number(),
@@ -155,23 +164,23 @@ impl<'a> Details<'a> {
     }
 }
 
-impl<'a> Complaint<'a> {
+impl<'a> ErrorInfo<'a> {
     fn decode(bytes: &'a [u8]) -> Self {
-        let mut complaint = Self::default();
-        // What is no map says nothing.
+        let mut info = Self::default();
+        // Anything but a map has no error.
         let _ = Reader::new(bytes).entries(|key, value, _| match key {
             "code" => {
                 let code = value.number().and_then(|code| u32::try_from(code).ok());
-                complaint.code = code.unwrap_or(0);
+                info.code = code.unwrap_or(0);
             }
-            "message" => complaint.message = value.text().unwrap_or_default(),
+            "message" => info.message = value.text().unwrap_or_default(),
             _ => {}
         });
-        complaint
+        info
     }
 
-    fn told(&self, token: Option<&Token>) -> String {
-        let hidden = token.map(|token| token.secret.hide_in(self.message));
+    fn redacted_message(&self, token: Option<&Token>) -> String {
+        let hidden = token.map(|token| token.secret.redact(self.message));
         shortened(&hidden.unwrap_or_else(|| self.message.to_owned()))
     }
 }
@@ -339,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn of_keys_that_are_repeated_the_last_counts() {
+    fn the_last_of_repeated_keys_counts() {
         let bytes = b"\x83\xa6action\x0b\xa5flags\x04\xa6action\x0d";
 
         assert_eq!(Frame::decode(bytes).unwrap().action, Action::Detached);
     }
 
     #[test]
-    fn fields_of_the_wrong_kind_are_as_if_they_were_absent() {
+    fn fields_of_the_wrong_type_are_ignored() {
         let bytes = b"\x83\xa6action\x04\xa7channel\x07\xb1connectionDetails\x90";
         let frame = Frame::decode(bytes).unwrap();
 

@@ -1,4 +1,4 @@
-//! Where Ably is.
+//! Ably's hosts.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ impl Hosts {
         })
     }
 
-    /// What is tried, in any order, when the others cannot be reached.
+    /// Hosts that are tried in random order when the others fail.
     pub fn fallbacks(mut self, hosts: &[&str]) -> Result<Self> {
         self.fallbacks = hosts.iter().map(|host| Host::parse(host)).collect::<Result<_>>()?;
         Ok(self)
@@ -61,7 +61,7 @@ impl Hosts {
     }
 }
 
-/// Ably's own.
+/// Ably's own hosts.
 impl Default for Hosts {
     fn default() -> Self {
         let host = |name: String| Host { name, port: None };
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn an_invalid_host_is_refused() {
         for text in ["", ":1", "a:b", "a/b", "a b", "u@h", "[::1", "[::1]1", "[x]", "a\r\nb:1"] {
             assert!(Host::parse(text).is_err(), "{text:?}");
         }

@@ -1,46 +1,45 @@
-//! As much of HTTP/1.1 as two requests need: a POST, and the one that becomes a WebSocket.
+//! The HTTP/1.1 of two requests: a POST and the WebSocket upgrade.
 //!
-//! It is here, and not a library's, because libraries log what they send and receive, and that has
-//! the token in it.
+//! Not by a library: libraries log what they send and receive, which contains the token.
 
 use std::io::{self, ErrorKind, Read, Write};
 
-/// Head of an answer, at most.
-const LONGEST_HEAD: usize = 16 << 10;
+/// The longest head of a response.
+const MAX_HEAD: usize = 16 << 10;
 
-/// How often an answer may be announced before it comes.
-const MOST_ANNOUNCEMENTS: u32 = 8;
+/// The most interim responses (1xx) before the response.
+const MAX_INTERIM_RESPONSES: u32 = 8;
 
-/// Body of an answer, at most.
-const LONGEST_BODY: usize = 256 << 10;
+/// The longest body of a response.
+const MAX_BODY: usize = 256 << 10;
 
-/// The beginning of an answer, and what came after it.
+/// The head of a response, and the bytes after it.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
     rest: Vec<u8>,
 }
 
-impl Answer {
-    /// Sends a request and reads the beginning of its answer.
+impl Response {
+    /// Sends a request and reads the head of its response.
     pub(crate) fn to(stream: &mut (impl Read + Write), request: &[u8]) -> io::Result<Self> {
         stream.write_all(request)?;
         stream.flush()?;
         let mut bytes = Vec::new();
-        let mut announcements = 0;
+        let mut interim_responses = 0;
         loop {
             match parse(&bytes)? {
-                // Anything but 101 among these only says that the answer comes.
+                // 1xx except 101 is an interim response.
                 Some(answer) if answer.status < 200 && answer.status != 101 => {
-                    announcements += 1;
-                    if announcements > MOST_ANNOUNCEMENTS {
+                    interim_responses += 1;
+                    if interim_responses > MAX_INTERIM_RESPONSES {
                         return Err(bad("the answer is announced without end"));
                     }
                     bytes = answer.rest;
                 }
                 Some(answer) => return Ok(answer),
-                None if bytes.len() > LONGEST_HEAD => {
+                None if bytes.len() > MAX_HEAD => {
                     return Err(bad("the answer's head is too long"));
                 }
                 None => more(stream, &mut bytes)?,
@@ -68,7 +67,7 @@ impl Answer {
             return until_end(stream, self.rest);
         };
         let length: usize = length.parse().map_err(|_| bad("the answer's length is no number"))?;
-        if length > LONGEST_BODY {
+        if length > MAX_BODY {
             return Err(bad("the answer is too long"));
         }
         while self.rest.len() < length {
@@ -79,7 +78,7 @@ impl Answer {
     }
 }
 
-fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
+fn parse(bytes: &[u8]) -> io::Result<Option<Response>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     let parsed = response.parse(bytes).map_err(|_| bad("the answer is no HTTP"))?;
@@ -90,7 +89,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Answer>> {
         .headers
         .iter()
         .map(|header| (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned()));
-    Ok(Some(Answer {
+    Ok(Some(Response {
         status: response.code.unwrap_or(0),
         headers: headers.collect(),
         rest: bytes.get(length..).unwrap_or_default().to_vec(),
@@ -111,7 +110,7 @@ fn chunked(stream: &mut impl Read, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
             return Ok(body);
         }
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if length > LONGEST_BODY - body.len() {
+        if length > MAX_BODY - body.len() {
             return Err(bad("the answer is too long"));
         }
         let end = head + length;
@@ -126,7 +125,7 @@ fn chunked(stream: &mut impl Read, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
 fn until_end(stream: &mut impl Read, mut bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     loop {
         match more(stream, &mut bytes) {
-            Ok(()) if bytes.len() > LONGEST_BODY => return Err(bad("the answer is too long")),
+            Ok(()) if bytes.len() > MAX_BODY => return Err(bad("the answer is too long")),
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(bytes),
             Err(error) => return Err(error),
@@ -178,7 +177,7 @@ mod tests {
 
     fn body_of(pieces: &[&'static [u8]]) -> io::Result<Vec<u8>> {
         let mut script = Script(pieces.to_vec());
-        Answer::to(&mut script, b"")?.body(&mut script)
+        Response::to(&mut script, b"")?.body(&mut script)
     }
 
     #[test]
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_announces_the_answer_is_passed_over() {
+    fn interim_responses_are_skipped() {
         let body = body_of(&[
             b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
         ]);
@@ -211,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_only_announced_is_an_error() {
-        let announcements = vec![&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..]; 100];
+    fn interim_responses_without_end_are_an_error() {
+        let interim_responses = vec![&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..]; 100];
 
-        let error = body_of(&announcements).unwrap_err();
+        let error = body_of(&interim_responses).unwrap_err();
 
         assert_eq!(error.to_string(), "the answer is announced without end");
     }
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_size_is_not_believed() {
+    fn an_announced_size_allocates_no_memory() {
         let huge = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n";
 
         body_of(&[huge]).unwrap_err();

@@ -3,20 +3,20 @@
 //! # Inside
 //!
 //! ```text
-//!   subscriber                     ably                              ably-errand, when needed
+//!   subscriber                     ably                              ably-task, when needed
 //!   ──────────                     ────                              ────────────────────────
 //!   Subscription ── Signal ──────▶ Worker: sleeps in poll            Dialer: token, name, TCP, TLS,
 //!     recv ◀─────── Queue ◀─────── │ Channel: attached? what was     │ WebSocket, CONNECTED
 //!                                  │   delivered?                    │
-//!                                  └ Link ◀──────── Errand ──────────┘
+//!                                  └ Link ◀──────── BackgroundTask ──────────┘
 //! ```
 //!
-//! The thread `ably` waits for the socket, its signal and the next deadline, all in one place. What may
-//! block is done by a thread that lives only as long: so messages are read while a token is fetched.
+//! The thread `ably` waits for the socket, its signal and the next deadline in one place. Blocking work runs
+//! on a short-lived thread, so messages are received while a token is fetched.
 //!
 //! # Invariants
 //!
-//! - No message is lost without [`Event::Gap`], and none comes twice.
+//! - No message is lost without [`Event::Gap`], and none is delivered twice.
 //! - Memory is bounded: by the largest frame, the most events, and nothing that a server announces.
 //! - No text of this crate's, whether error, event or log line, has a token in it. Nor have those of
 //!   its dependencies, since requests and frames are not given to what would log them.
@@ -24,12 +24,12 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("ably-subscriber needs Linux: its threads are woken by eventfd");
 
+mod background_task;
 mod backoff;
 mod channel;
 mod config;
 mod dial;
 mod encoding;
-mod errand;
 mod error;
 mod event;
 mod frame;
@@ -60,7 +60,7 @@ pub use message::{Data, Message};
 pub use subscription::{Subscription, subscribe};
 pub use token::TokenRequest;
 
-/// What a fuzz target does with bytes of a server's. No part of the interface.
+/// Decodes a server's bytes, for a fuzz target. Not part of the interface.
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub fn fuzz_decoder(bytes: &[u8]) {

@@ -1,4 +1,4 @@
-//! Messages of a channel, as they are handed to whoever subscribed.
+//! The messages of a channel.
 
 use serde::de::DeserializeOwned;
 
@@ -10,13 +10,13 @@ use crate::msgpack::{Reader, Value};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Message {
-    /// Unlike any other message's.
+    /// Its unique id.
     pub id: Option<String>,
-    /// What the publisher called it.
+    /// The publisher's name for it.
     pub name: Option<String>,
     /// What was published.
     pub data: Data,
-    /// Who published it, if they said so.
+    /// The publisher's client id, if it has one.
     pub client_id: Option<String>,
     /// The connection that it was published on.
     pub connection_id: Option<String>,
@@ -38,12 +38,12 @@ pub enum Data {
     Text(String),
     /// Bytes.
     Binary(Vec<u8>),
-    /// JSON, checked but not taken apart: see [`Data::parse`].
+    /// JSON, validated and not parsed: see [`Data::parse`].
     Json(String),
 }
 
 impl Data {
-    /// Reads JSON, or a text that is some, as a value of one's own.
+    /// Parses JSON, or text that is JSON, to a type.
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         match self {
             Self::Json(text) | Self::Text(text) => serde_json::from_str(text),
@@ -53,7 +53,7 @@ impl Data {
     }
 }
 
-/// It is an element of the array of messages, but no message.
+/// An element of the array of messages is not a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable;
 

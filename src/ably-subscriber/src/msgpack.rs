@@ -1,6 +1,6 @@
 //! MessagePack, read in place: nothing is copied, and nothing is allocated for what is announced.
 //!
-//! A container's elements follow it as values of their own. Depth costs nothing, as nobody recurses.
+//! A container's elements follow it as values of their own. Depth costs nothing: there is no recursion.
 
 use rmp::Marker;
 
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty()
     }
 
-    /// The next value; None where the bytes are cut or make no sense.
+    /// The next value; `None` if the bytes are truncated or malformed.
     pub(crate) fn value(&mut self) -> Option<Value<'a>> {
         Some(match Marker::from_u8(self.byte()?) {
             Marker::Null => Value::Nil,
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_passed_over_with_all_that_is_in_it() {
+    fn a_value_is_skipped_with_its_content() {
         // [{"a": [1, nil]}, ext], true
         let bytes = [0x92, 0x81, 0xa1, b'a', 0x92, 1, 0xc0, 0xd4, 0, 0, 0xc3];
         let mut reader = Reader::new(&bytes);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deep_value_takes_no_stack() {
+    fn a_deeply_nested_value_is_read_without_recursion() {
         let mut bytes = vec![0x91; 1 << 20];
         bytes.push(0xc0);
 
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_size_is_not_believed() {
+    fn an_announced_size_allocates_no_memory() {
         assert_eq!(Reader::new(&[0xdd, 255, 255, 255, 255, 1]).whole(), None);
         assert_eq!(Reader::new(&[0xdf, 255, 255, 255, 255, 1]).whole(), None);
         assert_eq!(Reader::new(&[0xc6, 255, 255, 255, 255, 1]).whole(), None);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_numbers_however_they_are_written() {
+    fn numbers_are_read_from_every_encoding() {
         assert_eq!(Value::Float(1_700_000_000_000.0).number(), Some(1_700_000_000_000));
         assert_eq!(Value::Signed(5).number(), Some(5));
         assert_eq!(Value::Signed(-5).number(), None);

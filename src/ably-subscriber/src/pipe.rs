@@ -1,4 +1,4 @@
-//! A connection, over TLS or not, with room for what the peer does not take yet.
+//! A connection with or without TLS, and with a buffer for unsent bytes.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use rustls_platform_verifier::BuilderVerifierExt as _;
 
 use crate::socket::Socket;
 
-/// A subscriber says little, so this much means that the peer does not read.
-const MOST_WAITING: usize = 256 << 10;
+/// The largest write buffer. A subscriber sends little: a full buffer means that the peer does not read.
+const MAX_UNSENT: usize = 256 << 10;
 
-/// INVARIANT: whoever writes writes whole frames at once, so two writers do not mix them.
+/// INVARIANT: each write is a whole frame, so frames of two writers do not mix.
 pub(crate) struct Pipe {
     transport: Transport,
-    waiting: Vec<u8>,
+    unsent: Vec<u8>,
 }
 
 enum Transport {
@@ -24,8 +24,8 @@ enum Transport {
     Tls(Box<StreamOwned<ClientConnection, Socket>>),
 }
 
-/// What a server must show to be believed: a certificate that the system's store vouches for. The
-/// store is read anew for each dial, since it may change while a subscription lasts.
+/// The TLS configuration: certificates are verified with the system's store, which is read for each dial,
+/// as it may change during a subscription.
 pub(crate) fn trust() -> Result<Arc<ClientConfig>, rustls::Error> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -39,7 +39,7 @@ impl Pipe {
         Self::new(Transport::Plain(socket))
     }
 
-    /// Shakes hands with `host`, as patiently as the socket is.
+    /// Performs the TLS handshake with `host`, within the socket's limit.
     pub(crate) fn tls(
         mut socket: Socket,
         host: &str,
@@ -55,10 +55,10 @@ impl Pipe {
     }
 
     fn new(transport: Transport) -> Self {
-        Self { transport, waiting: Vec::new() }
+        Self { transport, unsent: Vec::new() }
     }
 
-    /// What is below TLS, or alone.
+    /// The TCP socket.
     pub(crate) fn socket(&self) -> &Socket {
         match &self.transport {
             Transport::Plain(socket) => socket,
@@ -66,7 +66,7 @@ impl Pipe {
         }
     }
 
-    /// See [`Pipe::socket`].
+    /// The TCP socket, to be changed.
     pub(crate) fn socket_mut(&mut self) -> &mut Socket {
         match &mut self.transport {
             Transport::Plain(socket) => socket,
@@ -74,21 +74,21 @@ impl Pipe {
         }
     }
 
-    /// Whether the peer is to take something yet.
+    /// Whether there are unsent bytes.
     pub(crate) fn wants_write(&self) -> bool {
-        let under_way = match &self.transport {
+        let has_tls_bytes = match &self.transport {
             Transport::Plain(_) => false,
             Transport::Tls(stream) => stream.conn.wants_write(),
         };
-        under_way || !self.waiting.is_empty()
+        has_tls_bytes || !self.unsent.is_empty()
     }
 
-    /// Says that nothing more comes, if there is such a word.
+    /// Sends TLS's close_notify, if the connection uses TLS.
     pub(crate) fn end(&mut self) {
         if let Transport::Tls(stream) = &mut self.transport {
             stream.conn.send_close_notify();
         }
-        // Who leaves does not wait for the peer.
+        // The connection is closed anyway.
         let _ = self.flush();
     }
 
@@ -111,23 +111,23 @@ impl Read for Pipe {
 
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.waiting.len() + bytes.len() > MOST_WAITING {
+        if self.unsent.len() + bytes.len() > MAX_UNSENT {
             return Err(io::Error::other("the peer does not read"));
         }
-        self.waiting.extend_from_slice(bytes);
+        self.unsent.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while !self.waiting.is_empty() {
-            let waiting = std::mem::take(&mut self.waiting);
-            let written = self.inner().write(&waiting);
-            self.waiting = waiting;
+        while !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            let written = self.inner().write(&unsent);
+            self.unsent = unsent;
             let count = written?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.waiting.drain(..count);
+            self.unsent.drain(..count);
         }
         self.inner().flush()
     }

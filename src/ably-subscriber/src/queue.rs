@@ -1,8 +1,8 @@
-//! Events on their way to whoever subscribed: bounded, and honest about what did not fit.
+//! The bounded queue of events to the subscriber.
 //!
-//! A thread that reads a socket cannot wait for a slow taker. What does not fit is owed: of messages
-//! only that there were some ([`Gap::Overflow`]), of states only the last. While something is owed, no
-//! message passes it.
+//! The reading thread does not wait for a slow subscriber. When the queue is full, a dropped message
+//! becomes a pending [`Gap::Overflow`], and the last state stays pending. No message overtakes what is
+//! pending.
 
 use std::time::{Duration, Instant};
 
@@ -10,26 +10,26 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::event::{Event, Gap};
 
-/// How soon to look for room again. A channel does not tell who sends that there is some.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The interval between attempts to send what is pending: a full channel does not report free space.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) struct Queue {
     sender: Sender<Event>,
     gap: Option<Gap>,
     state: Option<Event>,
-    look_at: Option<Instant>,
-    /// Which of the two was said last.
+    retry_at: Option<Instant>,
+    /// The last reported state of the channel.
     is_connected: Option<bool>,
 }
 
 impl Queue {
     pub(crate) fn new(most: usize) -> (Self, Receiver<Event>) {
         let (sender, receiver) = bounded(most.max(1));
-        (Self { sender, gap: None, state: None, look_at: None, is_connected: None }, receiver)
+        (Self { sender, gap: None, state: None, retry_at: None, is_connected: None }, receiver)
     }
 
-    /// The channel is attached; said once until it is not any more.
+    /// Reports that the channel is attached, once until it is detached.
     pub(crate) fn connected(&mut self) {
         if self.is_connected != Some(true) {
             self.is_connected = Some(true);
@@ -37,7 +37,7 @@ impl Queue {
         }
     }
 
-    /// The channel is not attached; said once until it is again.
+    /// Reports that the channel is not attached, once until it is attached.
     pub(crate) fn disconnected(&mut self, reason: String) {
         if self.is_connected != Some(false) {
             self.is_connected = Some(false);
@@ -46,17 +46,17 @@ impl Queue {
     }
 
     pub(crate) fn push(&mut self, event: Event) {
-        self.settle();
-        if self.owes_nothing() {
+        self.flush_pending();
+        if self.is_flushed() {
             self.send(event);
         } else {
-            self.owe(event);
+            self.defer(event);
         }
         self.plan();
     }
 
-    /// Sends what is owed as far as there is room.
-    pub(crate) fn settle(&mut self) {
+    /// Sends what is pending, as far as there is room.
+    pub(crate) fn flush_pending(&mut self) {
         if let Some(gap) = self.gap.take() {
             self.send(Event::Gap(gap));
         }
@@ -68,24 +68,24 @@ impl Queue {
         self.plan();
     }
 
-    pub(crate) fn owes_nothing(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         self.gap.is_none() && self.state.is_none()
     }
 
-    /// When to [`settle`](Self::settle), if there is anything.
+    /// When to call [`flush_pending`](Self::flush_pending), if something is pending.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.look_at
+        self.retry_at
     }
 
     fn send(&mut self, event: Event) {
         match self.sender.try_send(event) {
-            // Who does not take events any more misses none.
+            // The subscriber is gone.
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(event)) => self.owe(event),
+            Err(TrySendError::Full(event)) => self.defer(event),
         }
     }
 
-    fn owe(&mut self, event: Event) {
+    fn defer(&mut self, event: Event) {
         match event {
             Event::Message(_) => self.gap = self.gap.or(Some(Gap::Overflow)),
             Event::Gap(gap) => self.gap = self.gap.or(Some(gap)),
@@ -94,7 +94,7 @@ impl Queue {
     }
 
     fn plan(&mut self) {
-        self.look_at = (!self.owes_nothing()).then(|| Instant::now() + LOOK_AGAIN);
+        self.retry_at = (!self.is_flushed()).then(|| Instant::now() + RETRY_INTERVAL);
     }
 }
 
@@ -141,30 +141,30 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_comes_even_if_nothing_follows() {
+    fn a_gap_is_reported_even_if_no_event_follows() {
         let (mut queue, receiver) = queue_of(&[message("a"), message("b")], 1);
         assert!(queue.deadline().is_some());
         assert_eq!(receiver.try_recv(), Ok(message("a")));
 
-        queue.settle();
+        queue.flush_pending();
 
         assert_eq!(receiver.try_recv(), Ok(Event::Gap(Gap::Overflow)));
-        assert!(queue.owes_nothing() && queue.deadline().is_none());
+        assert!(queue.is_flushed() && queue.deadline().is_none());
     }
 
     #[test]
-    fn of_states_that_do_not_fit_the_last_comes() {
+    fn the_last_of_several_pending_states_is_reported() {
         let (mut queue, receiver) =
             queue_of(&[message("a"), lost(), Event::Connected, lost(), Event::Connected], 1);
         assert_eq!(receiver.try_recv(), Ok(message("a")));
 
-        queue.settle();
+        queue.flush_pending();
 
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [Event::Connected]);
     }
 
     #[test]
-    fn a_state_is_told_once() {
+    fn a_state_is_reported_once() {
         let (mut queue, receiver) = Queue::new(9);
         queue.disconnected("a".into());
         queue.disconnected("b".into());
@@ -177,11 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn a_message_after_a_state_that_is_owed_does_not_pass_it() {
+    fn a_message_does_not_overtake_a_pending_state() {
         let (mut queue, receiver) = queue_of(&[message("a"), lost(), message("b")], 2);
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [message("a"), lost()]);
 
-        queue.settle();
+        queue.flush_pending();
 
         assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [Event::Gap(Gap::Overflow)]);
     }

@@ -1,13 +1,13 @@
-//! Which messages came lately: what is sent again after a connection was lost comes once.
+//! The ids of recent messages: a message that the server resends after a reconnect is delivered once.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-/// More than a server sends again of what was already delivered.
-const MOST: usize = 1024;
+/// More ids than a server resends.
+const CAPACITY: usize = 1024;
 
-/// Longer ids are not remembered, so that memory is bounded; Ably's have some thirty bytes.
-const LONGEST: usize = 256;
+/// Longer ids are not stored, so that memory is bounded; Ably's have about thirty bytes.
+const MAX_LENGTH: usize = 256;
 
 /// INVARIANT: both hold the same ids.
 #[derive(Debug, Default)]
@@ -17,15 +17,15 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// Whether it is new; then it is remembered, and what came longest ago may be forgotten.
+    /// Whether an id is new. A new id is stored; at capacity it replaces the oldest.
     pub(crate) fn is_new(&mut self, id: &str) -> bool {
-        if id.len() > LONGEST {
+        if id.len() > MAX_LENGTH {
             return true;
         }
         if self.known.contains(id) {
             return false;
         }
-        if self.order.len() >= MOST
+        if self.order.len() >= CAPACITY
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_new_once() {
+    fn an_id_is_new_only_the_first_time() {
         let mut recent = Recent::default();
 
         assert!(recent.is_new("a"));
@@ -50,19 +50,19 @@ mod tests {
     }
 
     #[test]
-    fn what_came_longest_ago_is_forgotten() {
+    fn the_oldest_id_is_dropped_at_capacity() {
         let mut recent = Recent::default();
-        (0..=MOST).for_each(|n| assert!(recent.is_new(&n.to_string())));
+        (0..=CAPACITY).for_each(|n| assert!(recent.is_new(&n.to_string())));
 
         assert!(!recent.is_new("1"));
         assert!(recent.is_new("0"));
-        assert_eq!((recent.known.len(), recent.order.len()), (MOST, MOST));
+        assert_eq!((recent.known.len(), recent.order.len()), (CAPACITY, CAPACITY));
     }
 
     #[test]
-    fn endless_ids_take_no_memory() {
+    fn overlong_ids_are_not_stored() {
         let mut recent = Recent::default();
-        let id = "x".repeat(LONGEST + 1);
+        let id = "x".repeat(MAX_LENGTH + 1);
 
         assert!(recent.is_new(&id) && recent.is_new(&id));
         assert!(recent.known.is_empty());

@@ -1,10 +1,10 @@
-//! Texts that nobody may read.
+//! Secret texts.
 
 use std::fmt;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// A token, or what could stand for one. It is shown as `***`.
+/// A token or a key. Its `Debug` output is `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -13,18 +13,18 @@ impl Secret {
         Self(text)
     }
 
-    /// For the wire alone.
+    /// The text, only to be sent.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
-    /// As it is in a URL; for the wire alone.
+    /// The URL-encoded text, only to be sent.
     pub(crate) fn expose_encoded(&self) -> String {
         utf8_percent_encode(&self.0, NON_ALPHANUMERIC).to_string()
     }
 
-    /// A text that somebody else wrote, without the secret: servers repeat what they refuse.
-    pub(crate) fn hide_in(&self, text: &str) -> String {
+    /// Redacts the secret in a server's text: servers repeat what they refuse.
+    pub(crate) fn redact(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
         }
@@ -51,7 +51,7 @@ mod tests {
     fn a_secret_is_hidden_in_all_its_forms() {
         let secret = Secret::new("a.b:c+/".into());
 
-        let text = secret.hide_in("no token a.b:c+/ nor a%2Eb%3Ac%2B%2F here");
+        let text = secret.redact("no token a.b:c+/ nor a%2Eb%3Ac%2B%2F here");
 
         assert_eq!(text, "no token *** nor *** here");
     }

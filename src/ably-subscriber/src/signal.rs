@@ -1,4 +1,4 @@
-//! How a thread is told to end, or to look again.
+//! Stops or wakes a thread, by an eventfd.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,44 +7,44 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// One a thread. Its owner gives it; what works for the thread wakes it.
+/// The stop flag and the wake-up of one thread.
 #[derive(Debug)]
 pub(crate) struct Signal {
-    given: AtomicBool,
-    bell: EventFd,
+    stopped: AtomicBool,
+    eventfd: EventFd,
 }
 
 impl Signal {
     pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Arc::new(Self { given: AtomicBool::new(false), bell }))
+        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Arc::new(Self { stopped: AtomicBool::new(false), eventfd }))
     }
 
-    /// Tells the thread to end.
-    pub(crate) fn give(&self) {
-        self.given.store(true, Ordering::Release);
+    /// Stops the thread.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
         self.wake();
     }
 
-    pub(crate) fn is_given(&self) -> bool {
-        self.given.load(Ordering::Acquire)
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
     /// Ends the thread's sleep, or its next one.
     pub(crate) fn wake(&self) {
-        // Fails only if so many rings are not heard yet that it is awake anyway.
-        let _ = self.bell.write(1);
+        // Fails only at the counter's maximum, when the thread is awake anyway.
+        let _ = self.eventfd.write(1);
     }
 
-    /// Takes the rings that were heard.
-    pub(crate) fn hear(&self) {
-        // There may be none.
-        let _ = self.bell.read();
+    /// Resets the eventfd.
+    pub(crate) fn drain(&self) {
+        // EAGAIN if it is reset already.
+        let _ = self.eventfd.read();
     }
 }
 
 impl AsFd for Signal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.eventfd.as_fd()
     }
 }

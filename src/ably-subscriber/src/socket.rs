@@ -1,7 +1,7 @@
-//! A TCP socket that is waited for, first patiently, then not at all.
+//! A TCP socket, first blocking with a limit, then non-blocking.
 //!
-//! A thread that dials waits in each call, until the deadline or its signal: so a handshake is written
-//! from top to bottom. Afterwards the socket is made impatient, and says `WouldBlock`.
+//! While it dials, each call blocks until the deadline or the stop signal, so a handshake is written
+//! sequentially. Afterwards the socket is non-blocking and returns `WouldBlock`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,22 +19,22 @@ use crate::wait::{Interest, wait};
 
 pub(crate) struct Socket {
     tcp: TcpStream,
-    patience: Option<Patience>,
+    limit: Option<WaitLimit>,
     allowance: usize,
 }
 
-/// How long somebody waits, and who may disturb them.
+/// The limit of a blocking call: a deadline and a stop signal.
 #[derive(Clone)]
-pub(crate) struct Patience {
+pub(crate) struct WaitLimit {
     pub(crate) signal: Arc<Signal>,
     pub(crate) deadline: Instant,
 }
 
 impl Socket {
-    /// Connects until `deadline`; all that follows has the whole patience.
+    /// Connects until `deadline`; later calls block until the whole limit.
     pub(crate) fn connect(
         address: SocketAddr,
-        patience: &Patience,
+        limit: &WaitLimit,
         deadline: Instant,
     ) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -43,28 +43,28 @@ impl Socket {
         match start_connect(tcp.as_raw_fd(), &SockaddrStorage::from(address)) {
             Ok(()) => {}
             Err(Errno::EINPROGRESS | Errno::EINTR) => {
-                await_connection(&tcp, &Patience { deadline, ..patience.clone() })?;
+                await_connection(&tcp, &WaitLimit { deadline, ..limit.clone() })?;
             }
             Err(error) => return Err(error.into()),
         }
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp, patience: Some(patience.clone()), allowance: usize::MAX })
+        Ok(Self { tcp, limit: Some(limit.clone()), allowance: usize::MAX })
     }
 
-    /// How much may be read until this is said again; then there is nothing, as far as who reads can
-    /// tell. So no peer can keep somebody reading who looks for the end of something.
+    /// Sets how many bytes may be read until the next call; after that reads return `WouldBlock`. So a
+    /// fast peer cannot keep the reader in its loop.
     pub(crate) fn allow(&mut self, allowance: usize) {
         self.allowance = allowance;
     }
 
-    /// Whether as much was read as was allowed.
-    pub(crate) fn is_used_up(&self) -> bool {
+    /// Whether the allowance is used up.
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.allowance == 0
     }
 
-    /// From now on no call waits.
-    pub(crate) fn lose_patience(&mut self) {
-        self.patience = None;
+    /// Makes all further calls non-blocking.
+    pub(crate) fn set_nonblocking(&mut self) {
+        self.limit = None;
     }
 
     fn retry<T>(
@@ -77,20 +77,18 @@ impl Socket {
                 Err(error) => error,
                 done => return done,
             };
-            match (error.kind(), &self.patience) {
+            match (error.kind(), &self.limit) {
                 (ErrorKind::Interrupted, _) => {}
-                (ErrorKind::WouldBlock, Some(patience)) => {
-                    patience.wait(self.tcp.as_fd(), interest)?
-                }
+                (ErrorKind::WouldBlock, Some(limit)) => limit.wait(self.tcp.as_fd(), interest)?,
                 _ => return Err(error),
             }
         }
     }
 }
 
-fn await_connection(tcp: &TcpStream, patience: &Patience) -> io::Result<()> {
+fn await_connection(tcp: &TcpStream, limit: &WaitLimit) -> io::Result<()> {
     loop {
-        patience.wait(tcp.as_fd(), Interest::Write)?;
+        limit.wait(tcp.as_fd(), Interest::Write)?;
         if let Some(error) = tcp.take_error()? {
             return Err(error);
         }
@@ -101,14 +99,14 @@ fn await_connection(tcp: &TcpStream, patience: &Patience) -> io::Result<()> {
     }
 }
 
-impl Patience {
-    /// Fails when it is over.
+impl WaitLimit {
+    /// An error after the deadline or the stop signal.
     pub(crate) fn check(&self) -> io::Result<()> {
-        if self.signal.is_given() {
+        if self.signal.is_stopped() {
             return Err(io::Error::new(ErrorKind::ConnectionAborted, "the subscription is closed"));
         }
         if Instant::now() >= self.deadline {
-            return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
+            return Err(io::Error::new(ErrorKind::TimedOut, "no answer before the deadline"));
         }
         Ok(())
     }
@@ -116,15 +114,15 @@ impl Patience {
     fn wait(&self, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
         self.check()?;
         wait(&self.signal, Some((fd, interest)), Some(self.deadline))?;
-        // Not after the deadline: what became ready just in time is still good.
-        if self.signal.is_given() { self.check() } else { Ok(()) }
+        // The deadline is not checked again: the descriptor may have become ready just in time.
+        if self.signal.is_stopped() { self.check() } else { Ok(()) }
     }
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = buffer.len().min(self.allowance);
-        let Some(buffer) = buffer.get_mut(..length).filter(|_| !self.is_used_up()) else {
+        let Some(buffer) = buffer.get_mut(..length).filter(|_| !self.is_exhausted()) else {
             return Err(ErrorKind::WouldBlock.into());
         };
         let count = self.retry(Interest::Read, |tcp| tcp.read(buffer))?;

@@ -21,12 +21,12 @@ pub struct Subscription {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// Starts a subscription. It returns at once; what becomes of it, the first connection included, are
-/// events.
+/// Starts a subscription, and returns at once. Everything else, the first connection included, is reported
+/// by events.
 pub fn subscribe(config: Config) -> Result<Subscription> {
     let failed = |source| Error::Start { source };
     let signal = Signal::new().map_err(failed)?;
-    let (queue, events) = Queue::new(config.most_events);
+    let (queue, events) = Queue::new(config.max_events);
     let worker = Worker::new(config, Arc::clone(&signal), queue);
     let thread =
         thread::Builder::new().name("ably".into()).spawn(move || worker.run()).map_err(failed)?;
@@ -34,7 +34,7 @@ pub fn subscribe(config: Config) -> Result<Subscription> {
 }
 
 impl Subscription {
-    /// Waits for the next event. An error means that there will be none any more.
+    /// Waits for the next event. An error means that there are no more events.
     pub fn recv(&self) -> std::result::Result<Event, RecvError> {
         self.events.recv()
     }
@@ -44,18 +44,18 @@ impl Subscription {
         self.events.recv_timeout(timeout)
     }
 
-    /// The events, until there will be none any more.
+    /// Iterates over all events.
     pub fn iter(&self) -> crossbeam_channel::Iter<'_, Event> {
         self.events.iter()
     }
 
-    /// Where the events come, for `select!`.
+    /// The receiver of the events, for `select!`.
     pub fn receiver(&self) -> &Receiver<Event> {
         &self.events
     }
 
-    /// Ends the subscription. It waits for nothing of the server; only a callback that is being called and
-    /// the system's resolver can hold it up, and no longer than 5 s each.
+    /// Ends the subscription without waiting for the server. A running callback or the system's resolver
+    /// can delay it by at most 5 s each.
     pub fn close(mut self) -> Result<()> {
         self.stop()
     }
@@ -64,7 +64,7 @@ impl Subscription {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        self.signal.give();
+        self.signal.stop();
         thread.join().unwrap_or(Err(Error::Panicked))
     }
 }
@@ -81,7 +81,7 @@ impl<'a> IntoIterator for &'a Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
-            log::error!("a subscription did not end well; thread=ably error={error}");
+            log::error!("a subscription ended in an error; thread=ably error={error}");
         }
     }
 }

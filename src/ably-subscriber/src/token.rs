@@ -1,11 +1,11 @@
-//! Tokens: how one is asked for, and how long it is good.
+//! Tokens: how they are requested, and when they expire.
 //!
 //! ```text
 //!   callback ── TokenRequest ──▶ rest host: POST /keys/<keyName>/requestToken ──▶ Token
 //! ```
 //!
-//! The request is signed by whoever has the key, and dated by their clock. How long the token lives is
-//! told by the server's clock alone; ours only measures how much of that has passed.
+//! The signer signs and dates the request. The token's lifetime comes from the server's clock; the local
+//! clock only measures how much of it has passed.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -15,25 +15,25 @@ use serde::Deserialize;
 
 use crate::config::Timing;
 use crate::dial::Dialer;
-use crate::error::{Loss, TokenError};
+use crate::error::{ConnectionError, TokenError};
 use crate::host::Host;
-use crate::http::Answer;
+use crate::http::Response;
 use crate::secret::Secret;
 
-/// What the request is called in errors.
+/// The name of the request in errors.
 const WHAT: &str = "a token";
 
-/// Leave to get one token, signed by whoever has the key of an Ably application.
+/// A signed token request of Ably. The key of the application signs it; each is good for one token.
 #[derive(Clone)]
 pub struct TokenRequest {
     key_name: String,
     json: Vec<u8>,
-    /// What makes it worth something; empty if it has none.
+    /// The signature; empty if there is none.
     mac: Secret,
 }
 
 impl TokenRequest {
-    /// Takes it as whoever signs it sent it: JSON with `keyName`, `timestamp`, `nonce`, `mac` and so on.
+    /// Parses the signer's JSON: `keyName`, `timestamp`, `nonce`, `mac` and others.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -57,7 +57,7 @@ impl fmt::Debug for TokenRequest {
 #[derive(Debug, Clone)]
 pub(crate) struct Token {
     pub(crate) secret: Secret,
-    /// None if the server did not say how long it lives.
+    /// `None` if the server sent no expiry.
     life: Option<Life>,
 }
 
@@ -73,19 +73,24 @@ impl Token {
         self.life.map(|life| life.renew)
     }
 
-    /// Whether it is known to be of no use.
-    pub(crate) fn is_over(&self, now: Instant) -> bool {
+    /// Whether it has expired.
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
         self.life.is_some_and(|life| now >= life.end)
     }
 }
 
-/// Asks the callback for a request and turns it into a token at one of the hosts.
-pub(crate) fn fetch(dialer: &Dialer) -> Result<Token, Loss> {
-    let request = (dialer.config.fetch)().map_err(|source| Loss::TokenRequest { source })?;
+/// Gets a token request from the callback, and exchanges it for a token at one of the hosts.
+pub(crate) fn fetch(dialer: &Dialer) -> Result<Token, ConnectionError> {
+    let request =
+        (dialer.config.fetch)().map_err(|source| ConnectionError::TokenRequest { source })?;
     dialer.on_each(&dialer.config.hosts.for_rest(), |host| exchange(dialer, host, &request))
 }
 
-fn exchange(dialer: &Dialer, host: &Host, request: &TokenRequest) -> Result<Token, Loss> {
+fn exchange(
+    dialer: &Dialer,
+    host: &Host,
+    request: &TokenRequest,
+) -> Result<Token, ConnectionError> {
     let (mut pipe, _) = dialer.connect(host)?;
     let key = utf8_percent_encode(&request.key_name, NON_ALPHANUMERIC);
     let mut message = format!(
@@ -97,8 +102,8 @@ fn exchange(dialer: &Dialer, host: &Host, request: &TokenRequest) -> Result<Toke
     )
     .into_bytes();
     message.extend_from_slice(&request.json);
-    let failed = |source| Loss::Http { host: host.to_string(), what: WHAT, source };
-    let answer = Answer::to(&mut pipe, &message).map_err(failed)?;
+    let failed = |source| ConnectionError::Http { host: host.to_string(), what: WHAT, source };
+    let answer = Response::to(&mut pipe, &message).map_err(failed)?;
     let status = answer.status;
     let body = answer.body(&mut pipe).map_err(failed)?;
     pipe.end();
@@ -135,7 +140,7 @@ fn read(body: &[u8], now: Instant, timing: &Timing) -> Option<Token> {
     is_plain.then(|| Token { secret: Secret::new(details.token), life })
 }
 
-fn refusal(host: &Host, status: u16, body: &[u8], mac: &Secret) -> Loss {
+fn refusal(host: &Host, status: u16, body: &[u8], mac: &Secret) -> ConnectionError {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Body {
@@ -149,8 +154,14 @@ fn refusal(host: &Host, status: u16, body: &[u8], mac: &Secret) -> Loss {
     }
     // The status is what counts; a remark that cannot be read is none.
     let Body { error } = serde_json::from_slice(body).unwrap_or_default();
-    let message = crate::dial::shortened(&mac.hide_in(&error.message));
-    Loss::Status { host: host.to_string(), what: WHAT, status, code: error.code, message }
+    let message = crate::dial::shortened(&mac.redact(&error.message));
+    ConnectionError::Status {
+        host: host.to_string(),
+        what: WHAT,
+        status,
+        code: error.code,
+        message,
+    }
 }
 
 #[cfg(test)]
@@ -169,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_life_is_renewed_five_minutes_before_its_end() {
+    fn a_long_lived_token_is_renewed_five_minutes_before_it_expires() {
         let times = token(r#"{"token":"t","issued":7000000,"expires":10600000}"#).unwrap();
 
         assert_eq!(times, (seconds(3300), seconds(3600)));
     }
 
     #[test]
-    fn a_short_life_is_renewed_at_half_of_it() {
+    fn a_short_lived_token_is_renewed_at_half_its_life() {
         assert_eq!(
             token(r#"{"token":"t","issued":0,"expires":60000}"#).unwrap(),
             (seconds(30), seconds(60))
@@ -184,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_of_no_length_is_not_renewed_without_a_pause() {
+    fn a_token_that_expires_at_once_is_renewed_after_a_pause() {
         let (renew, end) = token(r#"{"token":"t","issued":9,"expires":3}"#).unwrap();
 
         assert_eq!((renew, end), (seconds(1), seconds(0)));
@@ -196,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_none() {
+    fn a_response_without_a_token_is_an_error() {
         assert!(token("{}").is_none());
         assert!(token(r#"{"token":""}"#).is_none());
         assert!(token(r#"{"token":"a b"}"#).is_none());
     }
 
     #[test]
-    fn what_is_no_token_request_is_not_shown() {
+    fn a_malformed_token_request_is_not_shown_in_the_error() {
         let error = TokenRequest::from_json(br#""a-secret-token""#).unwrap_err();
 
         assert!(!format!("{error:?} {}", crate::error::chain(&error)).contains("secret"));
@@ -219,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_without_what_was_signed() {
+    fn a_refusal_is_reported_without_the_signature() {
         let host = crate::Hosts::new("h", "h").unwrap();
         let body = br#"{"error":{"code":40101,"message":"bad mac m4c","statusCode":401}}"#;
 

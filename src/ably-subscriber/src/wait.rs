@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::signal::Signal;
 
-/// What of a socket is waited for.
+/// Which events of a socket to wait for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Interest {
     Read,
@@ -17,22 +17,22 @@ pub(crate) enum Interest {
     Both,
 }
 
-/// Sleeps until the signal rings, the socket is ready, or the deadline has come; it may also return
-/// for no reason.
+/// Sleeps until the signal wakes it, the socket is ready, or the deadline passes. Spurious returns are
+/// possible.
 pub(crate) fn wait(
     signal: &Signal,
     socket: Option<(BorrowedFd<'_>, Interest)>,
     deadline: Option<Instant>,
 ) -> io::Result<()> {
-    let bell = PollFd::new(signal.as_fd(), PollFlags::POLLIN);
-    let timeout = deadline.map_or(PollTimeout::NONE, until);
-    let (polled, rings) = match socket {
+    let wake = PollFd::new(signal.as_fd(), PollFlags::POLLIN);
+    let timeout = deadline.map_or(PollTimeout::NONE, poll_timeout);
+    let (polled, is_woken) = match socket {
         Some((fd, interest)) => {
-            let mut both = [bell, PollFd::new(fd, interest.flags())];
+            let mut both = [wake, PollFd::new(fd, interest.flags())];
             (poll(&mut both, timeout), both[0].any())
         }
         None => {
-            let mut alone = [bell];
+            let mut alone = [wake];
             (poll(&mut alone, timeout), alone[0].any())
         }
     };
@@ -40,8 +40,8 @@ pub(crate) fn wait(
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => return Err(error.into()),
     }
-    if rings == Some(true) {
-        signal.hear();
+    if is_woken == Some(true) {
+        signal.drain();
     }
     Ok(())
 }
@@ -56,8 +56,8 @@ impl Interest {
     }
 }
 
-/// In milliseconds, rounded up: nobody is to wake before the deadline just to sleep again.
-fn until(deadline: Instant) -> PollTimeout {
+/// In milliseconds, rounded up, so that poll does not return just before the deadline.
+fn poll_timeout(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     let rounded = left.as_nanos().div_ceil(1_000_000);
     PollTimeout::try_from(rounded).unwrap_or(PollTimeout::MAX)

@@ -4,20 +4,20 @@
 //!   Waiting ──the wait is over──▶ Dialing ──CONNECTED──▶ Live
 //!      ▲                             │                     │
 //!      └──────── lost, or not made ──┴─────────────────────┤
-//!                                                    Over ◀┘ no use in trying again
+//!                                                Finished ◀┘ a retry would not help
 //! ```
 //!
-//! What may wait, dialling and token requests, is done by [errands](crate::errand).
+//! What may block, dialling and token requests, are [background tasks](crate::background_task).
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::background_task::BackgroundTask;
 use crate::backoff::Backoff;
 use crate::channel::Channel;
 use crate::config::Config;
-use crate::dial::{Dialed, Dialer};
-use crate::errand::Errand;
-use crate::error::{Error, Loss, Remedy, Result, chain};
+use crate::dial::{DialResult, Dialer};
+use crate::error::{ConnectionError, Error, Remedy, Result, chain};
 use crate::event::{Event, Failure, Gap};
 use crate::frame::{self, Action, Frame};
 use crate::link::{Link, Received, Resume};
@@ -27,8 +27,8 @@ use crate::signal::Signal;
 use crate::token::Token;
 use crate::wait::wait;
 
-/// How many frames are read before the thread looks at anything else.
-const TURN: usize = 64;
+/// How many frames are handled before timers and writes get their turn.
+const MAX_FRAMES_PER_STEP: usize = 64;
 
 pub(crate) struct Worker {
     config: Arc<Config>,
@@ -46,19 +46,19 @@ pub(crate) struct Worker {
 
 enum State {
     Waiting { until: Instant },
-    Dialing(Errand<Dialed>),
+    Dialing(BackgroundTask<DialResult>),
     Live(Box<Link>),
-    Over,
+    Finished,
 }
 
-/// Why a connection is not used any more.
+/// Why a connection ends.
 enum End {
-    Lost(Loss),
+    Lost(ConnectionError),
     Failed(Failure),
 }
 
-impl From<Loss> for End {
-    fn from(loss: Loss) -> Self {
+impl From<ConnectionError> for End {
+    fn from(loss: ConnectionError) -> Self {
         Self::Lost(loss)
     }
 }
@@ -80,33 +80,33 @@ impl Worker {
         }
     }
 
-    /// Works until the signal is given, or there is nothing more to do.
+    /// Runs until it is stopped or has finished.
     pub(crate) fn run(mut self) -> Result<()> {
-        while !self.signal.is_given() {
-            self.queue.settle();
+        while !self.signal.is_stopped() {
+            self.queue.flush_pending();
             if self.step(Instant::now()) {
                 continue;
             }
             let socket = match &self.state {
                 State::Live(link) => Some(link.interest()),
-                State::Over if self.queue.owes_nothing() => break,
+                State::Finished if self.queue.is_flushed() => break,
                 _ => None,
             };
             wait(&self.signal, socket, self.deadline()).map_err(|source| Error::Wait { source })?;
         }
-        if let State::Live(link) = std::mem::replace(&mut self.state, State::Over) {
+        if let State::Live(link) = std::mem::replace(&mut self.state, State::Finished) {
             link.close();
         }
         Ok(())
     }
 
-    /// Does what there is to do; true if there may be more already.
+    /// Advances the state machine; true if there may be more to do at once.
     fn step(&mut self, now: Instant) -> bool {
-        match std::mem::replace(&mut self.state, State::Over) {
+        match std::mem::replace(&mut self.state, State::Finished) {
             State::Waiting { until } if now >= until => self.dial(now),
-            State::Dialing(errand) => match errand.result() {
+            State::Dialing(task) => match task.result() {
                 Some(dialed) => self.dialed(dialed, now),
-                None => self.state = State::Dialing(errand),
+                None => self.state = State::Dialing(task),
             },
             State::Live(link) => return self.serve(link, now),
             same => self.state = same,
@@ -120,7 +120,7 @@ impl Worker {
             State::Live(link) => {
                 [link.deadline(), self.channel.deadline(), self.renewal.deadline()]
             }
-            State::Dialing(_) | State::Over => [None; 3],
+            State::Dialing(_) | State::Finished => [None; 3],
         };
         [first, second, third, self.queue.deadline()].into_iter().flatten().min()
     }
@@ -130,21 +130,21 @@ impl Worker {
         if let Some(token) = self.renewal.ready() {
             self.token = Some(token);
         }
-        let token = self.token.take().filter(|token| !token.is_over(now));
+        let token = self.token.take().filter(|token| !token.is_expired(now));
         let resume = self.resume.take().filter(|resume| resume.until > now);
         let config = Arc::clone(&self.config);
-        let errand = Errand::start(&self.signal, move |signal| {
+        let task = BackgroundTask::start(&self.signal, move |signal| {
             let dialer = Dialer { config, signal };
             dialer.dial(token, resume)
         });
-        match errand {
-            Ok(errand) => self.state = State::Dialing(errand),
+        match task {
+            Ok(task) => self.state = State::Dialing(task),
             Err(loss) => self.lost(&loss, now),
         }
     }
 
-    fn dialed(&mut self, dialed: Option<Dialed>, now: Instant) {
-        let Dialed { token, resume, link } = dialed.unwrap_or_else(Dialed::panicked);
+    fn dialed(&mut self, dialed: Option<DialResult>, now: Instant) {
+        let DialResult { token, resume, link } = dialed.unwrap_or_else(DialResult::panicked);
         self.resume = resume;
         self.token = token;
         match link {
@@ -180,12 +180,12 @@ impl Worker {
         }
         link.flush()?;
         let mut is_busy = true;
-        for _ in 0..TURN {
+        for _ in 0..MAX_FRAMES_PER_STEP {
             match link.receive()? {
                 Received::Frame(bytes) => self.receive(&bytes, link, now)?,
-                Received::Noise => {}
-                Received::Part => break,
-                Received::Nothing => {
+                Received::Control => {}
+                Received::Incomplete => break,
+                Received::Empty => {
                     is_busy = false;
                     break;
                 }
@@ -208,19 +208,21 @@ impl Worker {
         now: Instant,
     ) -> std::result::Result<(), End> {
         let Some(frame) = Frame::decode(bytes) else {
-            log::debug!("ignoring what is no frame; bytes={}", bytes.len());
+            log::debug!("a malformed frame is ignored; bytes={}", bytes.len());
             return Ok(());
         };
         let is_ours = self.channel.is_named(frame.channel);
         match frame.action {
             Action::Connected => link.accept(&frame),
-            Action::Disconnected => return Err(frame.into_disconnection(self.hiding()).into()),
-            Action::Closed => return Err(Loss::Closed.into()),
+            Action::Disconnected => {
+                return Err(frame.into_disconnection(self.redacted_token()).into());
+            }
+            Action::Closed => return Err(ConnectionError::Closed.into()),
             Action::Error if frame.channel.is_none() => {
-                return Err(frame.into_refusal(self.hiding()).into());
+                return Err(frame.into_refusal(self.redacted_token()).into());
             }
             Action::Error if is_ours => {
-                let loss = frame.into_refusal(self.hiding());
+                let loss = frame.into_refusal(self.redacted_token());
                 let code = loss.code();
                 return Err(End::Failed(self.failure(code, &loss)));
             }
@@ -229,7 +231,7 @@ impl Worker {
                 self.backoff.succeed();
             }
             Action::Detached if is_ours => {
-                let loss = frame.into_detachment(self.hiding());
+                let loss = frame.into_detachment(self.redacted_token());
                 self.channel.on_detached(&loss, now, &mut self.queue);
             }
             Action::Message if is_ours => self.channel.on_messages(&frame, &mut self.queue),
@@ -240,12 +242,12 @@ impl Worker {
     }
 
     fn end(&mut self, end: End, now: Instant) {
-        if let State::Live(link) = std::mem::replace(&mut self.state, State::Over) {
+        if let State::Live(link) = std::mem::replace(&mut self.state, State::Finished) {
             match &end {
                 End::Failed(_) => link.close(),
-                // The server forgot it.
-                End::Lost(Loss::Closed) => {}
-                End::Lost(Loss::TooLarge { .. }) => {
+                // The server has no state to resume.
+                End::Lost(ConnectionError::Closed) => {}
+                End::Lost(ConnectionError::TooLarge { .. }) => {
                     self.channel.skip(Gap::TooLarge, &mut self.queue)
                 }
                 End::Lost(_) => self.resume = link.resume(),
@@ -257,8 +259,8 @@ impl Worker {
         }
     }
 
-    fn lost(&mut self, loss: &Loss, now: Instant) {
-        self.channel.unlink();
+    fn lost(&mut self, loss: &ConnectionError, now: Instant) {
+        self.channel.disconnect();
         let remedy = loss.remedy();
         if let Remedy::Fail(code) = remedy {
             return self.fail(self.failure(code, loss));
@@ -266,29 +268,29 @@ impl Worker {
         let mut until = None;
         if remedy == Remedy::Renew {
             self.token = None;
-            // Once at once; a token that was refused just before one is no news.
+            // At once, unless the previous token was refused just before.
             let wait = self.config.timing.longest_wait;
             until = self.refused.is_none_or(|refused| now - refused >= wait).then_some(now);
             self.refused = Some(now);
         }
         let until = until.unwrap_or_else(|| self.backoff.next(now));
         let reason = chain(loss);
-        log::debug!("no connection; next_attempt_ms={} reason={reason}", (until - now).as_millis());
+        log::debug!("not connected; next_attempt_ms={} reason={reason}", (until - now).as_millis());
         self.queue.disconnected(reason);
         self.state = State::Waiting { until };
     }
 
     fn fail(&mut self, failure: Failure) {
         self.queue.push(Event::Failed(failure));
-        self.state = State::Over;
+        self.state = State::Finished;
     }
 
-    fn failure(&self, code: u32, loss: &Loss) -> Failure {
+    fn failure(&self, code: u32, loss: &ConnectionError) -> Failure {
         Failure::new(code, chain(loss), &self.config.channel)
     }
 
-    /// What servers may repeat and nobody may read.
-    fn hiding(&self) -> Option<&Token> {
+    /// The token, to be redacted from the server's texts.
+    fn redacted_token(&self) -> Option<&Token> {
         self.token.as_ref()
     }
 }

@@ -37,7 +37,7 @@ fn thread() -> String {
 }
 
 #[test]
-fn an_idle_subscription_wakes_for_heartbeats_alone() {
+fn an_idle_subscription_wakes_only_for_heartbeats() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
     server.say("a");

@@ -61,7 +61,7 @@ fn no_frame_costs_more_than_its_bytes() {
         frame("id", &json_message(&format!("[{}0]", "0,".repeat(many / 2)))),
     ];
     let server = Server::start();
-    let subscriber = Subscriber::connected(server.config().most_events(4));
+    let subscriber = Subscriber::connected(server.config().max_events(4));
     server.say("a");
     subscriber.expect("a");
 

@@ -48,7 +48,7 @@ fn rewinding_brings_what_was_published_before() {
 }
 
 #[test]
-fn what_is_not_for_a_subscriber_is_passed_over() {
+fn frames_that_are_not_for_a_subscriber_are_ignored() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 
@@ -152,7 +152,7 @@ fn a_channel_without_leave_to_subscribe_is_an_error() {
 }
 
 #[test]
-fn a_server_that_does_not_attach_is_left() {
+fn a_server_that_does_not_attach_is_disconnected() {
     let server = Server::start();
     server.set(json!({ "attach": "silence" }));
     let mut timing = timing();

@@ -33,7 +33,7 @@ fn closing_tells_the_server() {
 }
 
 #[test]
-fn dropping_closes() {
+fn dropping_a_subscription_closes_it() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 
@@ -127,7 +127,7 @@ fn closing_does_not_wait_for_the_channel() {
 #[test]
 fn closing_does_not_wait_for_events_to_be_taken() {
     let server = Server::start();
-    let subscriber = Subscriber::start(server.config().most_events(1));
+    let subscriber = Subscriber::start(server.config().max_events(1));
     server.wait("attach", 1);
     ["a", "b", "c"].iter().for_each(|name| server.say(name));
 
@@ -149,9 +149,9 @@ fn closing_waits_for_a_callback_no_longer_than_it_says() {
 }
 
 #[test]
-fn a_failure_is_told_to_those_who_take_events_late() {
+fn a_failure_is_reported_to_a_late_subscriber() {
     let server = Server::start();
-    let subscriber = Subscriber::start(server.config().most_events(1));
+    let subscriber = Subscriber::start(server.config().max_events(1));
     server.wait("attach", 1);
     server.send(json!({ "action": 9, "error": { "code": 40400 } }));
     server.wait("gone", 1);

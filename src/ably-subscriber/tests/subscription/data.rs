@@ -25,7 +25,7 @@ fn a_message_has_all_that_its_publisher_said() {
 }
 
 #[test]
-fn what_a_message_does_not_say_its_frame_does() {
+fn fields_that_a_message_lacks_are_taken_from_its_frame() {
     let message = received(json!([{ "name": "job" }]));
 
     assert_eq!(message.id.as_deref(), Some("publisher:1:0"));
@@ -35,7 +35,7 @@ fn what_a_message_does_not_say_its_frame_does() {
 }
 
 #[test]
-fn objects_come_as_json() {
+fn a_message_of_an_object_is_delivered_as_json() {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Job {
@@ -49,7 +49,7 @@ fn objects_come_as_json() {
 }
 
 #[test]
-fn bytes_come_as_bytes() {
+fn a_message_of_bytes_is_delivered_as_bytes() {
     let message = received(json!([{ "base64": "AP/+gA==" }]));
 
     assert_eq!(message.data, Data::Binary(vec![0, 255, 254, 128]));
@@ -65,7 +65,7 @@ fn a_large_message_comes_whole() {
 }
 
 #[test]
-fn chains_of_encodings_are_undone() {
+fn chained_encodings_are_decoded() {
     let message = received(json!([{ "data": "eyJhIjoxfQ==", "encoding": "json/utf-8/base64" }]));
 
     assert_eq!((message.data, message.encoding), (Data::Json(r#"{"a":1}"#.into()), None));
@@ -81,7 +81,7 @@ fn an_encrypted_message_comes_as_it_is() {
 }
 
 #[test]
-fn what_is_no_message_among_messages_is_a_gap() {
+fn a_malformed_message_among_messages_is_a_gap() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 
@@ -96,7 +96,7 @@ fn what_is_no_message_among_messages_is_a_gap() {
 #[test]
 fn events_that_are_not_taken_leave_a_gap() {
     let server = Server::start();
-    let subscriber = Subscriber::connected(server.config().most_events(4));
+    let subscriber = Subscriber::connected(server.config().max_events(4));
     for name in ["0", "1", "2", "3", "4", "5"] {
         server.say(name);
     }
@@ -113,7 +113,7 @@ fn events_that_are_not_taken_leave_a_gap() {
 #[test]
 fn a_frame_that_is_too_large_is_a_gap_and_not_asked_for_again() {
     let server = Server::start();
-    let subscriber = Subscriber::connected(server.config().largest_frame(4096));
+    let subscriber = Subscriber::connected(server.config().max_frame_size(4096));
     server.publish(json!([{ "name": "large", "data": "x".repeat(8192) }]));
 
     subscriber.expect_gap(Gap::TooLarge);

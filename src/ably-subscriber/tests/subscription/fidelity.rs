@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::server::{Server, installed};
 
 #[test]
-fn ably_s_own_client_is_content_with_the_server() {
+fn ablys_own_client_works_with_the_test_server() {
     let server = Server::start();
     let mut client = Command::new("node")
         .arg(installed().join("client.js"))

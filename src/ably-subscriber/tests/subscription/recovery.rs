@@ -86,7 +86,7 @@ fn a_connection_that_is_too_old_is_made_anew_but_the_channel_goes_on() {
 }
 
 #[test]
-fn what_is_sent_again_comes_once() {
+fn a_resent_message_is_delivered_once() {
     let server = Server::start();
     server.set(json!({ "repeat": 3 }));
     let subscriber = Subscriber::connected(server.config());
@@ -128,7 +128,7 @@ fn a_server_that_closes_the_connection_is_connected_anew() {
 }
 
 #[test]
-fn a_websocket_that_is_closed_is_opened_again() {
+fn a_closed_websocket_is_reopened() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 
@@ -139,7 +139,7 @@ fn a_websocket_that_is_closed_is_opened_again() {
 }
 
 #[test]
-fn a_server_that_falls_silent_is_left() {
+fn a_silent_server_is_disconnected() {
     let server = Server::start();
     server.set(json!({ "details": { "maxIdleInterval": 1 } }));
     let mut timing = timing();
@@ -211,7 +211,7 @@ fn a_server_that_comes_up_late_is_found() {
 #[test]
 fn ten_thousand_messages_through_fifty_lost_connections() {
     let server = Server::start();
-    let subscriber = Subscriber::connected(server.config().most_events(20_000));
+    let subscriber = Subscriber::connected(server.config().max_events(20_000));
     server.command(&json!({ "op": "flood", "count": 10_000, "every": 200, "way": "destroy" }));
     server.say("end");
 
@@ -233,7 +233,7 @@ fn ten_thousand_messages_through_fifty_lost_connections() {
 #[test]
 fn after_a_gap_messages_are_neither_doubled_nor_out_of_order() {
     let server = Server::start();
-    let subscriber = Subscriber::connected(server.config().most_events(20_000));
+    let subscriber = Subscriber::connected(server.config().max_events(20_000));
     for round in 0..10 {
         server.command(&json!({ "op": "flood", "count": 100, "every": 30, "way": "destroy" }));
         server.forget();

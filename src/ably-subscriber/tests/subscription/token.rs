@@ -99,7 +99,7 @@ fn clocks_that_differ_by_days_do_not_matter() {
 }
 
 #[test]
-fn a_token_that_is_over_is_replaced_and_the_channel_goes_on() {
+fn an_expired_token_is_replaced_and_the_channel_continues() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
     server.say("a");

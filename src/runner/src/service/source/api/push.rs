@@ -49,7 +49,7 @@ pub(super) fn subscribe(group: &str, hosts: &Hosts, platform: Platform) -> Resul
     let fetch = move || token_request(&platform, body.as_bytes());
     let config = Config::new(format!("runner-group:{group}"), fetch)
         .hosts(hosts.clone())
-        .most_events(MOST_EVENTS);
+        .max_events(MOST_EVENTS);
     ably_subscriber::subscribe(config).map_err(|source| Error::Push { source })
 }
 
