@@ -24,7 +24,7 @@ use netns::testing::{Guest, INTERNET, World};
 use netns::{Lease, Pool};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use sandbox::{Dropped, Interceptor, Network, Pass, Watch};
+use sandbox::{Dropped, EgressObserver, Interceptor, Network, Registration};
 
 const NAME: &str = "api.example.com";
 /// Where mitmproxy without our addon listens.
@@ -134,7 +134,7 @@ fn admit(proxy: &Arc<Proxy>, figures: &mut BTreeMap<String, f64>) {
             .map(|_| {
                 let guard = Guard::new(proxy, api());
                 let begun = Instant::now();
-                let pass = guard.admit([10, 9, 9, 9].into(), soon()).unwrap();
+                let pass = guard.register([10, 9, 9, 9].into(), soon()).unwrap();
                 let time = begun.elapsed();
                 drop(pass);
                 time.as_secs_f64() * 1e6
@@ -143,11 +143,11 @@ fn admit(proxy: &Arc<Proxy>, figures: &mut BTreeMap<String, f64>) {
         median(&mut times)
     };
     // The first waits for Python to start.
-    drop(Guard::new(proxy, api()).admit([10, 9, 9, 9].into(), soon()).unwrap());
+    drop(Guard::new(proxy, api()).register([10, 9, 9, 9].into(), soon()).unwrap());
     figures.insert("let in, the only vm, us".into(), time());
     let address = |n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 0)) + n);
     let others: Vec<_> =
-        (0..MANY).map(|n| Guard::new(proxy, api()).admit(address(n), soon()).unwrap()).collect();
+        (0..MANY).map(|n| Guard::new(proxy, api()).register(address(n), soon()).unwrap()).collect();
     figures.insert(format!("let in, besides {MANY}, us"), time());
     drop(others);
 }
@@ -178,7 +178,7 @@ fn api() -> Policy {
 struct Client {
     guest: Guest,
     tls: Arc<ClientConfig>,
-    _pass: Option<Box<dyn Pass>>,
+    _pass: Option<Box<dyn Registration>>,
     _lease: Lease,
 }
 
@@ -191,8 +191,8 @@ impl Client {
 
     fn behind(pool: &Pool, proxy: &Arc<Proxy>, policy: Policy, roots: &Path) -> Self {
         let mut lease = intercepted(pool);
-        let pass = Guard::new(proxy, policy).admit(lease.address().unwrap(), soon()).unwrap();
-        lease.intercept(pass.port(), pass.watch()).unwrap();
+        let pass = Guard::new(proxy, policy).register(lease.address().unwrap(), soon()).unwrap();
+        lease.intercept(pass.port(), pass.observer()).unwrap();
         Self::of(lease, Some(pass), roots)
     }
 
@@ -202,7 +202,7 @@ impl Client {
         Self::of(lease, None, roots)
     }
 
-    fn of(lease: Lease, pass: Option<Box<dyn Pass>>, roots: &Path) -> Self {
+    fn of(lease: Lease, pass: Option<Box<dyn Registration>>, roots: &Path) -> Self {
         let mut store = RootCertStore::empty();
         store.add(CertificateDer::from_pem_file(roots).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -234,7 +234,7 @@ fn intercepted(pool: &Pool) -> Lease {
 /// Whom nothing is told that matters here.
 struct Deaf;
 
-impl Watch for Deaf {
+impl EgressObserver for Deaf {
     fn may_ask(&self, _name: &str) -> bool {
         true
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use netns::testing::{Guest, INTERNET, World, frame};
 use netns::{Config, Lease, Pool, guest};
-use sandbox::{Dropped, Watch};
+use sandbox::{Dropped, EgressObserver};
 
 /// Networks made at once.
 const MANY: usize = 256;
@@ -257,7 +257,7 @@ fn throughput(world: &World, figures: &mut Figures) {
 /// Whom nothing is told that matters here.
 struct Deaf;
 
-impl Watch for Deaf {
+impl EgressObserver for Deaf {
     fn may_ask(&self, _name: &str) -> bool {
         true
     }

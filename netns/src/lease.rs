@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use ipnet::Ipv4Net;
-use sandbox::{Action, Network, Protocol, Publish, Rule, Service, Watch};
+use sandbox::{Action, EgressObserver, Network, Protocol, Publish, Rule, Service};
 
 use crate::drop_log::DropLog;
 use crate::guest;
@@ -30,7 +30,7 @@ pub struct Lease {
     /// The guest's own way to its ports, once it is there.
     guest: Option<Arc<dyn GuestPorts>>,
     /// Who decides about questions for names.
-    watch: Option<Arc<dyn Watch>>,
+    watch: Option<Arc<dyn EgressObserver>>,
     relay: Arc<Relay>,
     network: Borrowed,
 }
@@ -147,7 +147,7 @@ impl Lease {
 
     /// Has all TCP arrive at a port of the host, and what does not arrive there told to `watch`, which
     /// decides about names, too. To be called before anything is let pass.
-    pub fn intercept(&mut self, port: u16, watch: Arc<dyn Watch>) -> Result<()> {
+    pub fn intercept(&mut self, port: u16, watch: Arc<dyn EgressObserver>) -> Result<()> {
         self.network.slot_mut()?.redirect(port)?;
         let slot = self.network.slot()?;
         let log = slot.namespace.within(DropLog::open)?;

@@ -39,7 +39,7 @@ use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::{Poll, Waker};
-use sandbox::Watch;
+use sandbox::EgressObserver;
 
 use crate::drop_log::DropLog;
 use crate::namespace::Namespace;
@@ -91,8 +91,8 @@ pub(crate) struct Target {
 /// What the thread is asked for.
 enum Request {
     /// Pass on from now on; the number to end it by is sent back.
-    Names(NameSockets, Option<Arc<dyn Watch>>, Sender<u64>),
-    Drops(DropLog, Arc<dyn Watch>, Sender<u64>),
+    Names(NameSockets, Option<Arc<dyn EgressObserver>>, Sender<u64>),
+    Drops(DropLog, Arc<dyn EgressObserver>, Sender<u64>),
     Port(TcpListener, Target, Sender<u64>),
     /// A port's guest has a way of its own to it.
     Reach {
@@ -154,14 +154,18 @@ impl Handle {
     pub(crate) fn answer_names(
         &self,
         sockets: &NameSockets,
-        watch: Option<Arc<dyn Watch>>,
+        watch: Option<Arc<dyn EgressObserver>>,
     ) -> Result<Registration> {
         let sockets = sockets.duplicate()?;
         self.register(|reply| Request::Names(sockets, watch, reply))
     }
 
     /// Tells of what is dropped.
-    pub(crate) fn tell_drops(&self, log: DropLog, watch: Arc<dyn Watch>) -> Result<Registration> {
+    pub(crate) fn tell_drops(
+        &self,
+        log: DropLog,
+        watch: Arc<dyn EgressObserver>,
+    ) -> Result<Registration> {
         self.register(|reply| Request::Drops(log, watch, reply))
     }
 

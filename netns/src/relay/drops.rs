@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
-use sandbox::Watch;
+use sandbox::EgressObserver;
 
 use super::reactor::Context;
 use crate::drop_log::DropLog;
@@ -13,11 +13,15 @@ use crate::drop_log::DropLog;
 pub(super) struct Drops {
     log: DropLog,
     token: Token,
-    watch: Arc<dyn Watch>,
+    watch: Arc<dyn EgressObserver>,
 }
 
 impl Drops {
-    pub(super) fn open(log: DropLog, watch: Arc<dyn Watch>, context: &mut Context<'_>) -> Self {
+    pub(super) fn open(
+        log: DropLog,
+        watch: Arc<dyn EgressObserver>,
+        context: &mut Context<'_>,
+    ) -> Self {
         let token = context.register(&mut SourceFd(&log.as_raw_fd()), Interest::READABLE);
         Self { log, token, watch }
     }

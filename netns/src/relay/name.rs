@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpStream, UdpSocket};
 use mio::{Interest, Token};
-use sandbox::{Dropped, REFUSED, Watch};
+use sandbox::{Dropped, EgressObserver, SINKHOLE};
 
 use super::door::Door;
 use super::question::{ANSWER, HEADER, Question as Asked};
@@ -39,7 +39,7 @@ pub(super) struct Names {
     udp_token: Token,
     door: Door,
     /// Who decides which names may be asked for.
-    watch: Option<Arc<dyn Watch>>,
+    watch: Option<Arc<dyn EgressObserver>>,
     questions: HashMap<Token, Question>,
     /// When patience with each ends; all wait equally long.
     deadlines: VecDeque<(Instant, Token)>,
@@ -59,7 +59,7 @@ struct Question {
 impl Names {
     pub(super) fn open(
         sockets: NameSockets,
-        watch: Option<Arc<dyn Watch>>,
+        watch: Option<Arc<dyn EgressObserver>>,
         context: &mut Context<'_>,
     ) -> Self {
         let mut udp = UdpSocket::from_std(sockets.udp);
@@ -138,7 +138,7 @@ impl Names {
                 return self.answer(&question.nothing(&message), guest);
             }
             if !may_ask {
-                return self.answer(&question.answer(&message, REFUSED), guest);
+                return self.answer(&question.answer(&message, SINKHOLE), guest);
             }
         }
         let servers = servers(context.resolv_conf).into();

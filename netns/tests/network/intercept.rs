@@ -8,7 +8,7 @@ use std::sync::Arc;
 use netns::guest::{ADDRESS, GATEWAY, MAC};
 use netns::testing::{Guest, INTERNET, METADATA, PRIVATE, frame, original_destination};
 use netns::{Lease, Pool};
-use sandbox::{Policy, REFUSED};
+use sandbox::{Policy, SINKHOLE};
 
 use crate::scene::{Scene, Witness, connect, is_forbidden, lease_with, passes};
 
@@ -44,7 +44,7 @@ fn every_port_of_tcp_leads_to_the_proxy() {
     let guest = Guest::behind(&lease);
     let _servers = [22, 443, 853].map(|port| scene.server(INTERNET, port));
 
-    for (address, port) in [(INTERNET, 22), (INTERNET, 443), (INTERNET, 853), (REFUSED, 1)] {
+    for (address, port) in [(INTERNET, 22), (INTERNET, 443), (INTERNET, 853), (SINKHOLE, 1)] {
         let client = guest.run(|| connect(address, port)).unwrap();
         let (peer, _) = proxy.accept().unwrap();
         assert_eq!(original_destination(&peer), SocketAddrV4::new(address, port));
@@ -123,7 +123,7 @@ fn a_name_that_may_not_be_asked_for_leads_to_where_it_is_told_why() {
     let answer = ask(&Guest::behind(&lease), GATEWAY, QUESTION);
 
     assert_eq!(answer[6..8], [0, 1]);
-    assert!(answer.ends_with(&REFUSED.octets()));
+    assert!(answer.ends_with(&SINKHOLE.octets()));
     assert_eq!(witness.next(), "a.org");
     assert!(server.recv(&mut [0]).is_err());
 }
@@ -179,11 +179,11 @@ fn the_way_to_the_proxy_can_be_tried_without_a_guest_on_a_host_of_nobodys() {
     let meant = netns::apart(move || {
         let pool = Pool::start(config).unwrap();
         let (lease, proxy, _) = intercepted(&pool, true);
-        let to = SocketAddrV4::new(REFUSED, 80);
+        let to = SocketAddrV4::new(SINKHOLE, 80);
         let client = lease.connect(to, std::time::Duration::from_secs(20)).unwrap();
         let (peer, _) = proxy.accept().unwrap();
         assert!(passes(&client, &peer) && passes(&peer, &client));
         original_destination(&peer)
     });
-    assert_eq!(meant.unwrap(), SocketAddrV4::new(REFUSED, 80));
+    assert_eq!(meant.unwrap(), SocketAddrV4::new(SINKHOLE, 80));
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use netns::testing::World;
 use netns::{Config, Lease, Pool};
-use sandbox::{Action, Dropped, Network, Policy, Protocol, Rule, Watch};
+use sandbox::{Action, Dropped, EgressObserver, Network, Policy, Protocol, Rule};
 use tempfile::TempDir;
 
 /// A host, and where its runners agree on networks.
@@ -127,7 +127,7 @@ impl Witness {
     }
 }
 
-impl Watch for Witness {
+impl EgressObserver for Witness {
     fn may_ask(&self, name: &str) -> bool {
         self.told.send(name.to_owned()).unwrap();
         self.may_ask

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sandbox::{Cause, HostFilter, Interceptor, Pass};
+use sandbox::{Cause, HostFilter, Interceptor, Registration};
 
 use crate::{Authority, Config, Guard, Policy, Proxy};
 
@@ -17,9 +17,9 @@ pub fn trial(
     address: Ipv4Addr,
     host_filter: Arc<dyn HostFilter>,
     deadline: Instant,
-) -> Result<Box<dyn Pass>, Cause> {
+) -> Result<Box<dyn Registration>, Cause> {
     let authority = Authority::open(place)?;
     let runtime_dir = place.join("run");
     let proxy = Proxy::start(Config { program, runtime_dir, authority, roots: None, host_filter })?;
-    Guard::new(&Arc::new(proxy), Policy::none()).admit(address, deadline)
+    Guard::new(&Arc::new(proxy), Policy::none()).register(address, deadline)
 }

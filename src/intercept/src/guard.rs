@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sandbox::{Cause, Interceptor, Pass, Watch};
+use sandbox::{Cause, EgressObserver, Interceptor};
 
 use crate::credential::Credentials;
 use crate::masked::MaskedRecord;
@@ -84,7 +84,11 @@ impl Guard {
 }
 
 impl Interceptor for Guard {
-    fn admit(&self, address: Ipv4Addr, deadline: Instant) -> Result<Box<dyn Pass>, Cause> {
+    fn register(
+        &self,
+        address: Ipv4Addr,
+        deadline: Instant,
+    ) -> Result<Box<dyn sandbox::Registration>, Cause> {
         let pass = Registration {
             policy: self.policy.clone(),
             secrets: self.secrets.clone(),
@@ -113,13 +117,13 @@ struct Entered {
     lookout: Arc<Lookout>,
 }
 
-impl Pass for Entered {
+impl sandbox::Registration for Entered {
     fn port(&self) -> u16 {
         self.proxy.port()
     }
 
-    fn watch(&self) -> Arc<dyn Watch> {
-        Arc::clone(&self.lookout) as Arc<dyn Watch>
+    fn observer(&self) -> Arc<dyn EgressObserver> {
+        Arc::clone(&self.lookout) as Arc<dyn EgressObserver>
     }
 }
 

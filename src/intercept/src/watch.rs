@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sandbox::{Dropped, Watch};
+use sandbox::{Dropped, EgressObserver};
 use serde::Deserialize;
 
 use crate::masked::MaskedRecord;
@@ -37,7 +37,7 @@ fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-impl Watch for Lookout {
+impl EgressObserver for Lookout {
     fn may_ask(&self, name: &str) -> bool {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let is_allowed = self.names.may_ask(&name);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use netns::{GuestPorts, Lease, Pool};
-use sandbox::{Interception, Network, Pass, Publish};
+use sandbox::{Interception, Network, Publish, Registration};
 use vsock_host::Ports;
 
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 #[derive(Default)]
 pub(crate) struct Attachment {
     /// The interceptor's registration of the VM; dropped before the lease.
-    registration: Option<Box<dyn Pass>>,
+    registration: Option<Box<dyn Registration>>,
     lease: Option<Lease>,
 }
 
@@ -112,9 +112,9 @@ fn intercept(
     lease: &mut Lease,
     interceptor: &Interception,
     deadline: Instant,
-) -> Result<Box<dyn Pass>> {
+) -> Result<Box<dyn Registration>> {
     let address = lease.address().map_err(Error::Network)?;
-    let registration = interceptor.admit(address, deadline).map_err(Error::Intercept)?;
-    lease.intercept(registration.port(), registration.watch()).map_err(Error::Network)?;
+    let registration = interceptor.register(address, deadline).map_err(Error::Intercept)?;
+    lease.intercept(registration.port(), registration.observer()).map_err(Error::Network)?;
     Ok(registration)
 }

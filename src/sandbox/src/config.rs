@@ -1,4 +1,4 @@
-//! What a sandbox is to be, and how its start went.
+//! The configuration of a sandbox, and the report of its start.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use crate::{Network, SandboxId};
 
-/// What a sandbox is to be.
+/// The configuration of a sandbox.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
-    /// Its name on this host; must be fresh.
+    /// Its id on this host; must be unused.
     pub id: SandboxId,
-    /// A name for people, unique among those that run.
+    /// A name, unique among running sandboxes.
     pub name: Option<String>,
-    /// Facts to show in a list: the image's name, the command.
+    /// Labels to list: the image's name, the command.
     pub labels: BTreeMap<String, String>,
-    /// What is in it.
+    /// Its image.
     pub image: Image,
-    /// Processors.
+    /// Number of vCPUs.
     pub vcpus: u32,
     /// Memory, in MiB.
     pub memory_mib: u32,
-    /// How fast its disks are.
+    /// Its disk limits.
     pub disk_limits: DiskLimits,
-    /// Its network; it has none at all if none.
+    /// Its network; `None` means no network card.
     pub network: Option<Network>,
     /// Its host name.
     pub hostname: String,
@@ -33,17 +33,16 @@ pub struct SandboxConfig {
     pub host_authorities: Vec<String>,
 }
 
-/// How much a sandbox may ask of its host's disk in a second, reads and writes together; as much as
-/// there is where nothing is said.
+/// A sandbox's disk limits per second, for reads and writes together; `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DiskLimits {
     /// Bytes.
     pub bytes_per_second: Option<u64>,
-    /// Operations, large and small ones.
+    /// Operations of any size.
     pub operations_per_second: Option<u64>,
 }
 
-/// The files that a sandbox starts from. They are only read.
+/// The files of an image. They are only read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// An uncompressed kernel (`vmlinux`).
@@ -52,15 +51,15 @@ pub struct Image {
     pub initramfs: PathBuf,
     /// The root file system, a squashfs.
     pub rootfs: PathBuf,
-    /// An empty ext4 file system, copied for each sandbox to hold its changes.
+    /// An empty ext4 file system, cloned for each sandbox's changes.
     pub disk_template: PathBuf,
 }
 
 /// How a sandbox started.
 #[derive(Debug, Clone, Default)]
 pub struct StartReport {
-    /// The release of the kernel that runs in it.
+    /// The release of its kernel.
     pub kernel: String,
-    /// Each stage of the start and how long it took, in order.
+    /// The duration of each stage, in order.
     pub stages: Vec<(&'static str, Duration)>,
 }

@@ -1,84 +1,44 @@
-//! What can go wrong with a sandbox.
+//! The errors of sandboxes.
 
 use std::io;
 use std::time::Duration;
 
-/// See each variant. A kind of sandbox reports its own errors as the sources of these.
+/// An error of a sandbox. The errors of one kind of sandbox are the sources of these.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are the operands in the messages")]
 pub enum Error {
-    /// No randomness for an id.
+    /// Random bytes for an id could not be read.
     #[error("cannot read random bytes")]
-    Entropy {
-        /// Why.
-        source: io::Error,
-    },
-    /// A text is not a sandbox's id.
+    Entropy { source: io::Error },
+    /// A text is not a sandbox id.
     #[error("`{text}` is not a sandbox id (16 hexadecimal digits)")]
-    InvalidId {
-        /// The text.
-        text: String,
-    },
+    InvalidId { text: String },
     /// A sandbox did not start.
     #[error("cannot start sandbox {id}")]
-    Start {
-        /// Its name.
-        id: String,
-        /// Why.
-        source: Cause,
-    },
-    /// A sandbox did not end as it should.
+    Start { id: String, source: Cause },
+    /// A sandbox did not end in order.
     #[error("cannot stop sandbox {id}")]
-    Stop {
-        /// Its name.
-        id: String,
-        /// Why.
-        source: Cause,
-    },
-    /// A sandbox that was ready did not become somebody's.
+    Stop { id: String, source: Cause },
+    /// A warm or parked sandbox could not be assigned.
     #[error("cannot assign sandbox {id}")]
-    Assign {
-        /// Its name.
-        id: String,
-        /// Why.
-        source: Cause,
-    },
-    /// A sandbox could not be put aside.
+    Assign { id: String, source: Cause },
+    /// A sandbox could not be parked.
     #[error("cannot park sandbox {id}")]
-    Park {
-        /// Its name.
-        id: String,
-        /// Why.
-        source: Cause,
-    },
-    /// A command could not be handed to the sandbox, or was lost with it.
+    Park { id: String, source: Cause },
+    /// A command could not be started, or was lost with its sandbox.
     #[error("cannot run `{program}`")]
-    Exec {
-        /// The command's program.
-        program: String,
-        /// Why.
-        source: Cause,
-    },
-    /// Files could not be moved.
+    Exec { program: String, source: Cause },
+    /// Files could not be copied.
     #[error("cannot copy {path}")]
-    Copy {
-        /// The path in the sandbox.
-        path: String,
-        /// Why.
-        source: Cause,
-    },
-    /// Something did not happen in time.
+    Copy { path: String, source: Cause },
+    /// An operation timed out; `phase` is what was being done.
     #[error("timed out after {after:.1?} {phase}")]
-    TimedOut {
-        /// What was being done: "waiting for the guest's hello".
-        phase: String,
-        /// For how long.
-        after: Duration,
-    },
+    TimedOut { phase: String, after: Duration },
 }
 
 /// An error of some kind of sandbox.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// The result of a sandbox's calls.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;

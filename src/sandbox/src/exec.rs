@@ -61,21 +61,21 @@ pub struct PtySize {
     pub columns: u16,
 }
 
-/// A command that runs. Dropping it before its exit was seen kills it with all its descendants.
+/// A running command. Dropping it before its exit kills it with all its descendants.
 pub trait Execution: Send + Sync {
-    /// Whether it runs, or has run; if not, then its exit says why it could not be started.
+    /// Whether it has started. If not, its exit says why.
     fn has_started(&self) -> bool;
 
-    /// What happens next; blocks until the deadline, or for as long as it takes.
+    /// The next event; blocks until the deadline, or without limit.
     fn next(&self, deadline: Option<Instant>) -> Result<Event>;
 
     /// Writes all of `data` to its standard input; what it no longer reads is dropped.
     fn write_stdin(&self, data: &[u8], deadline: Option<Instant>) -> Result<()>;
 
-    /// Ends its standard input.
+    /// Closes its standard input.
     fn close_stdin(&self) -> Result<()>;
 
-    /// Tells its terminal a new size.
+    /// Resizes its terminal.
     fn resize(&self, size: PtySize) -> Result<()>;
 
     /// Sends it a signal. Only a guest that reads nothing makes it wait, at most until the deadline.
@@ -85,14 +85,14 @@ pub trait Execution: Send + Sync {
     fn cancel(&self, deadline: Instant) -> Result<()>;
 }
 
-/// What a running command does.
+/// An event of a running command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// It wrote these bytes.
     Output(Stream, Vec<u8>),
-    /// It ended, and its descendants are followed: their output may come.
+    /// It ended. Output of its descendants may follow.
     Ended(Exit),
-    /// It ended; nothing follows.
+    /// It ended. This is the last event.
     Exit(Exit),
 }
 
@@ -114,8 +114,7 @@ pub struct Exit {
     pub dropped: u64,
     /// How long it ran.
     pub duration: Duration,
-    /// How many of its processes, descendants included, were killed since the sandbox had no more
-    /// memory.
+    /// How many of its processes, descendants included, the OOM killer killed.
     pub oom_kills: u64,
 }
 
@@ -131,7 +130,7 @@ pub enum Outcome {
         /// Whether it left a core dump.
         core_dumped: bool,
     },
-    /// Its time was up.
+    /// Its time-out passed.
     TimedOut,
     /// [`Execution::cancel`] was called.
     Cancelled,

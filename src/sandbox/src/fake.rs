@@ -44,9 +44,9 @@ pub enum Manner {
 
 /// What a command does when it starts.
 #[derive(Clone)]
-struct Act(Arc<Deed>);
+struct Act(Arc<Effect>);
 
-type Deed = dyn Fn(&ExecRequest, &mut Record) + Send + Sync;
+type Effect = dyn Fn(&ExecRequest, &mut Record) + Send + Sync;
 
 impl fmt::Debug for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! The name of a sandbox on its host.
+//! The id of a sandbox on its host.
 
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct SandboxId(u64);
 
 impl SandboxId {
-    /// A fresh one.
+    /// A random id.
     pub fn random() -> Result<Self> {
         let mut bytes = [0; 8];
         File::open("/dev/urandom")
@@ -27,7 +27,7 @@ impl SandboxId {
         self.0
     }
 
-    /// The first eight digits: short enough for a thread's name, long enough for people.
+    /// The first eight digits, which fit into a thread's name.
     pub fn short(self) -> String {
         format!("{:08x}", self.0 >> 32)
     }
@@ -57,14 +57,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_comes_back_from_its_text() {
+    fn an_id_is_parsed_from_its_text() {
         let id = SandboxId::random().unwrap();
         assert_eq!(id.to_string().parse::<SandboxId>().unwrap(), id);
         assert!(id.to_string().starts_with(&id.short()));
     }
 
     #[test]
-    fn only_sixteen_lower_case_digits_are_an_id() {
+    fn only_sixteen_lower_case_hexadecimal_digits_are_an_id() {
         assert!("0123456789abcdeF".parse::<SandboxId>().is_err());
         assert!("../../etc/passwd".parse::<SandboxId>().is_err());
         assert!("+123456789abcdef".parse::<SandboxId>().is_err());

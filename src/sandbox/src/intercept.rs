@@ -1,4 +1,4 @@
-//! Who stands between a sandbox and the internet, and what it has to know of it.
+//! The interface of an interceptor: a proxy between a sandbox and the internet.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,35 +8,40 @@ use std::time::Instant;
 
 use crate::Cause;
 
-/// Where names lead that a sandbox may not ask for: its interceptor tells why.
-pub const REFUSED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The DNS sinkhole: the address of names that a sandbox may not resolve. Its interceptor answers requests
+/// there with the reason.
+pub const SINKHOLE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// The user IDs of interceptors' processes are those with these bits under [`PROXY_UID_MASK`].
 pub const PROXY_UID: u32 = 0x7000_0000;
-/// See [`PROXY_UID`].
+/// The mask of [`PROXY_UID`].
 pub const PROXY_UID_MASK: u32 = 0xf800_0000;
 
-/// Takes all that one sandbox sends: each sandbox has its own, with its policy.
+/// Intercepts the traffic of one sandbox. Each sandbox has its own, with its policy.
 pub trait Interceptor: Send + Sync {
-    /// Lets an address in, until the pass is dropped. Nothing may come from the address before.
-    fn admit(&self, address: Ipv4Addr, deadline: Instant) -> Result<Box<dyn Pass>, Cause>;
+    /// Registers an address until the registration is dropped. The address must not send before.
+    fn register(
+        &self,
+        address: Ipv4Addr,
+        deadline: Instant,
+    ) -> Result<Box<dyn Registration>, Cause>;
 
-    /// The certificate of the authority that the sandbox has to trust, as PEM.
+    /// The CA certificate that the sandbox must trust, as PEM.
     fn certificate(&self) -> &str;
 }
 
-/// The right of an address to send. Dropping it ends all of its connections.
-pub trait Pass: Send + Sync {
-    /// The host's port where its TCP is to arrive.
+/// The registration of an address. Dropping it closes all of its connections.
+pub trait Registration: Send + Sync {
+    /// The host's port to which its TCP connections are redirected.
     fn port(&self) -> u16;
 
-    /// Who is told of what does not arrive there.
-    fn watch(&self) -> Arc<dyn Watch>;
+    /// The observer of traffic that is not redirected.
+    fn observer(&self) -> Arc<dyn EgressObserver>;
 }
 
-/// Decides about names, and hears of packets. Must not block.
-pub trait Watch: Send + Sync {
-    /// Whether a question for a name is to be answered.
+/// Decides which names may be resolved, and observes dropped packets. Must not block.
+pub trait EgressObserver: Send + Sync {
+    /// Whether a name may be resolved.
     fn may_ask(&self, name: &str) -> bool;
 
     /// A packet was dropped.
@@ -72,12 +77,12 @@ pub struct HostSocket {
     pub port: Option<u16>,
 }
 
-/// An [`Interceptor`] that several hold.
+/// A shared [`Interceptor`].
 #[derive(Clone)]
 pub struct Interception(Arc<dyn Interceptor>);
 
 impl Interception {
-    /// This one.
+    /// Shares an interceptor.
     pub fn new(interceptor: Arc<dyn Interceptor>) -> Self {
         Self(interceptor)
     }
@@ -91,7 +96,7 @@ impl std::ops::Deref for Interception {
     }
 }
 
-/// It knows secrets.
+/// Without details: an interceptor holds secrets.
 impl fmt::Debug for Interception {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Interception")

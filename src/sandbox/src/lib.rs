@@ -1,12 +1,12 @@
-//! What a sandbox is: the trait and its vocabulary.
+//! The traits of a sandbox, and their types.
 //!
 //! A [`SandboxFactory`] starts sandboxes, a [`Sandbox`] runs commands ([`Sandbox::exec`]) and
-//! moves files ([`Sandbox::write`], [`Sandbox::read`]). Everything blocks, with a deadline, and
-//! may be called from several threads at once. Whoever holds a sandbox owns it: dropping it ends
-//! it and all that belongs to it.
+//! moves files ([`Sandbox::write`], [`Sandbox::read`]). All calls block, with a deadline, and
+//! may be made from several threads at once. The holder of a sandbox owns it: dropping it ends it and
+//! releases its resources.
 //!
-//! No crate of ours is beneath this one, and no kind of virtual machine is named in it. With the
-//! feature `fake` it brings a scripted sandbox for tests.
+//! This crate depends on no other crate of the project and knows no kind of virtual machine. The feature
+//! `fake` adds a scripted sandbox for tests.
 
 mod cancellation;
 mod config;
@@ -29,15 +29,15 @@ pub use error::{Cause, Error, Result};
 pub use exec::{Event, ExecRequest, Execution, Exit, Outcome, PtySize, Stream, User};
 pub use id::SandboxId;
 pub use intercept::{
-    Dropped, HostFilter, HostSocket, Interception, Interceptor, PROXY_UID, PROXY_UID_MASK, Pass,
-    REFUSED, Watch,
+    Dropped, EgressObserver, HostFilter, HostSocket, Interception, Interceptor, PROXY_UID,
+    PROXY_UID_MASK, Registration, SINKHOLE,
 };
 pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule, Service};
 pub use tree::{Entry, EntryKind, Owner, Special, TreeItem, TreeReader, TreeWriter, WriteRequest};
 
 /// Starts sandboxes of one kind.
 pub trait SandboxFactory: Send + Sync {
-    /// What kind: `qemu`, `firecracker`.
+    /// The kind: `qemu`, `firecracker`.
     fn kind(&self) -> &'static str;
 
     /// Starts a sandbox, which takes commands when this returns. A failed start leaves nothing.
@@ -79,31 +79,29 @@ pub trait Sandbox: Send + Sync {
     /// How it started.
     fn start_report(&self) -> &StartReport;
 
-    /// Starts a command. A command that cannot start is no error here: its exit says so.
+    /// Starts a command. If the command cannot start, its exit reports that.
     fn exec(&self, request: &ExecRequest, deadline: Instant) -> Result<Box<dyn Execution>>;
 
-    /// Begins to write a tree of files.
+    /// Starts writing a tree of files.
     fn write(&self, request: &WriteRequest, deadline: Instant) -> Result<Box<dyn TreeWriter>>;
 
-    /// Begins to read the tree of files at an absolute path.
+    /// Starts reading the tree of files at an absolute path.
     fn read(&self, path: &std::path::Path, deadline: Instant) -> Result<Box<dyn TreeReader>>;
 
-    /// Makes one that was prepared or parked what distinguishes it: name, labels, network, host name
-    /// and time zone are those of `config`, the time is right, and its randomness is its own. It keeps
-    /// its id. After an error it is only good to be ended.
+    /// Gives a prepared or parked sandbox its identity from `config` (name, labels, network, host name,
+    /// time zone), sets its clock and reseeds its RNG. The id stays. After an error it can only be ended.
     fn assign(&self, config: &SandboxConfig, deadline: Instant) -> Result<()>;
 
-    /// Puts it aside until it is assigned again: it reaches nothing and nothing reaches it, its
-    /// processors stand still, and memory that it can spare goes back to the host. What is in it stays.
-    /// After an error it is only good to be ended.
+    /// Parks it until it is assigned again: its network is closed, its vCPUs are paused, and spare memory
+    /// is returned to the host. Its content stays. After an error it can only be ended.
     fn park(&self, deadline: Instant) -> Result<()>;
 
-    /// Disconnects when the sandbox has ended, for whatever reason.
+    /// Disconnects when the sandbox has ended, for any reason.
     fn ended(&self) -> Receiver<()>;
 
-    /// Ends it in an orderly way, or by force at the deadline. Nothing is left afterwards.
+    /// Shuts it down, or kills it at the deadline. Releases its resources.
     fn stop(self: Box<Self>, deadline: Instant) -> Result<()>;
 
-    /// Ends it at once, as pulling a plug does. Nothing is left afterwards.
+    /// Kills it at once. Releases its resources.
     fn kill(self: Box<Self>) -> Result<()>;
 }

@@ -1,38 +1,38 @@
-//! What a sandbox may reach, and what reaches it.
+//! The network of a sandbox: policy, limits, published ports, services.
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
-use crate::{Interception, REFUSED};
+use crate::{Interception, SINKHOLE};
 
-/// The network of a sandbox. One that has none at all has no `Network`.
+/// The network of a sandbox. A sandbox without a network card has no `Network`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
-    /// What it may reach.
+    /// Which destinations it may reach.
     pub policy: Policy,
-    /// How much of it.
+    /// Its bandwidth and connections.
     pub limits: Limits,
-    /// Its ports that the host's users reach.
+    /// Its ports that are published on the host.
     pub publish: Vec<Publish>,
-    /// What it reaches of the host, whatever the policy: by ports of its gateway.
+    /// The host's services that it reaches by ports of its gateway, whatever the policy.
     pub services: Vec<Service>,
     /// TCP sockets that it reaches whatever the policy: at private addresses, or at the host's own.
     pub reachable: Vec<SocketAddrV4>,
-    /// Who stands between it and what its policy lets it reach, if anybody does.
+    /// Its interceptor, if its traffic is intercepted.
     pub intercept: Option<Interception>,
 }
 
 /// Which destinations a sandbox may reach.
 ///
-/// The host, private and link-local networks (the cloud's metadata service among them), and whatever
-/// else is not the public internet are out of reach unless a rule names a network within them.
+/// Destinations outside the public internet (the host, private and link-local networks, the cloud's metadata
+/// service) are refused unless a rule names a network within them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Tried in order; the first that fits decides.
+    /// The first matching rule decides.
     pub rules: Vec<Rule>,
-    /// What is done where no rule fits.
+    /// The action if no rule matches.
     pub default: Action,
     /// Whether names are resolved.
     pub dns: bool,
@@ -49,11 +49,11 @@ impl Policy {
         Self { rules: Vec::new(), default: Action::Deny, dns: false }
     }
 
-    /// What an interceptor decides about: TCP to the public internet and to these networks.
+    /// The policy below an interceptor: TCP to the public internet and to `internal`.
     pub fn intercepted(internal: &[Ipv4Net]) -> Self {
         let tcp =
             |to| Rule { action: Action::Allow, to, protocol: Some(Protocol::Tcp), ports: None };
-        let everywhere = [Ipv4Net::default(), Ipv4Net::from(REFUSED)];
+        let everywhere = [Ipv4Net::default(), Ipv4Net::from(SINKHOLE)];
         let rules = everywhere.iter().chain(internal).copied().map(tcp).collect();
         Self { rules, default: Action::Deny, dns: true }
     }
@@ -66,29 +66,29 @@ impl Default for Policy {
     }
 }
 
-/// What is done with connections to some destinations.
+/// A rule for connections to some destinations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What.
+    /// The action.
     pub action: Action,
-    /// To which network.
+    /// The destination network.
     pub to: Ipv4Net,
-    /// By which protocol; any if none.
+    /// The protocol; `None` matches any.
     pub protocol: Option<Protocol>,
-    /// To which ports of TCP or UDP; any if none.
+    /// The TCP or UDP ports; `None` matches any.
     pub ports: Option<RangeInclusive<u16>>,
 }
 
-/// What is done with a connection.
+/// The action of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// It passes.
     Allow,
-    /// It is refused, and the sandbox is told so.
+    /// It is rejected with an ICMP error.
     Deny,
 }
 
-/// A protocol that rules tell apart.
+/// A protocol in a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// TCP.
@@ -99,14 +99,14 @@ pub enum Protocol {
     Icmp,
 }
 
-/// How much a sandbox may use.
+/// The network limits of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bits per second from the sandbox; as fast as it goes if none.
+    /// Bits per second from the sandbox; `None` means no limit.
     pub upload: Option<u64>,
-    /// Bits per second to the sandbox; as fast as it goes if none.
+    /// Bits per second to the sandbox; `None` means no limit.
     pub download: Option<u64>,
-    /// How many connections may be open at once.
+    /// The most open connections.
     pub connections: u32,
 }
 
@@ -116,16 +116,16 @@ impl Default for Limits {
     }
 }
 
-/// A service of the host that the sandbox reaches by a port of its gateway.
+/// A service of the host, reached by a port of the sandbox's gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Service {
-    /// The gateway's TCP port, in every sandbox the same.
+    /// The gateway's TCP port, the same in every sandbox.
     pub port: u16,
     /// Where the service listens on the host.
     pub host: SocketAddr,
 }
 
-/// A port of the sandbox that is reached by one of the host.
+/// A sandbox's port that is published on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publish {
     /// The host's address and port.

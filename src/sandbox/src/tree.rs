@@ -1,4 +1,4 @@
-//! Moving files: a tree is a sequence of entries, each file's entry followed by its bytes.
+//! Trees of files: a sequence of entries, each file's entry followed by its bytes.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use crate::Result;
 
-/// What to write where.
+/// A request to write a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriteRequest {
-    /// What the entries' paths are relative to; absolute.
+    /// The absolute path to which the entries' paths are relative.
     pub target: PathBuf,
     /// If given and `target` is a folder, then the tree goes to this name in it.
     pub name: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub struct WriteRequest {
 pub struct Entry {
     /// Relative to the tree's top; empty for the top itself.
     ///
-    /// What comes out of a sandbox is hostile: it may hold `..` or be absolute.
+    /// A sandbox's paths are hostile: they may contain `..` or be absolute.
     pub path: PathBuf,
     /// What it is.
     pub kind: EntryKind,
@@ -108,13 +108,13 @@ pub trait TreeWriter: Send {
     /// More bytes of the file whose entry came last.
     fn data(&mut self, data: &[u8], deadline: Instant) -> Result<()>;
 
-    /// Waits until all of it is in place.
+    /// Waits until the tree is complete.
     fn finish(self: Box<Self>, deadline: Instant) -> Result<()>;
 }
 
 /// Reads a tree out of a sandbox.
 pub trait TreeReader: Send {
-    /// What comes next, or `None` at the end.
+    /// The next item; `None` at the end.
     fn next(&mut self, deadline: Instant) -> Result<Option<TreeItem>>;
 }
 

