@@ -1,12 +1,12 @@
 //! Firecracker's API: HTTP/1.1 over a Unix socket, one connection for all calls.
 //!
-//! Each call blocks until its reply, or its deadline. Firecracker does one thing after the other,
-//! so there is never more than one call under way.
+//! Each call blocks until its reply or its deadline. Firecracker handles requests sequentially, so there is
+//! only one call at a time.
 //!
 //! | file | what |
 //! |---|---|
 //! | this one | the connection |
-//! | `request.rs` | what can be asked for |
+//! | `request.rs` | the requests |
 //! | `reply.rs` | an HTTP response, bounded |
 
 mod reply;
@@ -29,20 +29,20 @@ pub use request::{
 use self::reply::{Parsed, Reply};
 use crate::{Error, Result};
 
-/// Replies are some hundred bytes; longer ones are refused.
-const LIMIT: usize = 64 << 10;
-/// So much of a fault's text is passed on.
-const FAULT: usize = 1024;
+/// The longest reply. Usual ones have some hundred bytes.
+const MAX_REPLY: usize = 64 << 10;
+/// The longest fault message.
+const MAX_FAULT: usize = 1024;
 
 /// A connection to Firecracker's API.
 ///
-/// INVARIANT: after a call without a whole reply it is broken: what comes next would be taken for
-/// the reply to another call.
+/// INVARIANT: after a call without a complete reply it is broken: a late reply would be taken for that of
+/// another call.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
     is_broken: bool,
-    /// What was received and not used.
+    /// Received bytes that are not parsed yet.
     received: Vec<u8>,
 }
 
@@ -54,7 +54,7 @@ impl Client {
         Ok(Self { stream, is_broken: false, received: Vec::new() })
     }
 
-    /// Asks for something, and waits until it is done.
+    /// Sends a request, and waits for its reply.
     pub fn send<R: Request>(&mut self, request: &R, deadline: Instant) -> Result<()> {
         let name = format!("{} {}", R::METHOD, request.path());
         let body = serde_json::to_vec(request)
@@ -62,12 +62,12 @@ impl Client {
         self.call(&name, &body, deadline).map(drop)
     }
 
-    /// What Firecracker says of itself.
+    /// Firecracker's own description.
     pub fn instance_info(&mut self, deadline: Instant) -> Result<InstanceInfo> {
         self.get("GET /", deadline)
     }
 
-    /// What the VM's balloon says of itself.
+    /// The statistics of the VM's balloon.
     pub fn balloon(&mut self, deadline: Instant) -> Result<BalloonStatistics> {
         self.get("GET /balloon/statistics", deadline)
     }
@@ -96,17 +96,19 @@ impl Client {
         self.write(name, body, deadline)
             .map_err(|error| failed(error, |request, source| Error::Send { request, source }))?;
         loop {
-            match reply::parse(&self.received, LIMIT) {
-                Parsed::Whole(reply, length) => {
+            match reply::parse(&self.received, MAX_REPLY) {
+                Parsed::Complete(reply, length) => {
                     self.received.drain(..length);
                     self.is_broken = false;
-                    return judge(name, reply);
+                    return check_status(name, reply);
                 }
-                Parsed::Nonsense(reason) => {
+                Parsed::Malformed(reason) => {
                     return Err(Error::Garbled { request: request(), reason });
                 }
-                Parsed::TooLong => return Err(Error::TooLong { request: request(), limit: LIMIT }),
-                Parsed::Part => {}
+                Parsed::TooLong => {
+                    return Err(Error::TooLong { request: request(), limit: MAX_REPLY });
+                }
+                Parsed::Incomplete => {}
             }
             let count = self.read(deadline).map_err(|error| {
                 failed(error, |request, source| Error::Receive { request, source })
@@ -117,7 +119,7 @@ impl Client {
         }
     }
 
-    /// A request fits into the socket's buffer, so it is written at once or never.
+    /// Writes a request, which fits into the socket's buffer.
     fn write(&mut self, name: &str, body: &[u8], deadline: Instant) -> io::Result<()> {
         let mut bytes = format!("{name} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
         if !body.is_empty() {
@@ -147,7 +149,7 @@ impl Client {
     }
 }
 
-fn judge(name: &str, reply: Reply) -> Result<Reply> {
+fn check_status(name: &str, reply: Reply) -> Result<Reply> {
     match reply.status {
         200..=299 => Ok(reply),
         status => {
@@ -157,11 +159,11 @@ fn judge(name: &str, reply: Reply) -> Result<Reply> {
     }
 }
 
-/// The `fault_message` of a reply, or what there is in its place; fit for a terminal.
+/// The `fault_message` of a reply, or its body; without control characters.
 fn fault(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = json.as_ref().and_then(|json| json.get("fault_message")?.as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
     let clean = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(FAULT).map(clean).collect::<String>().trim().to_owned()
+    text.chars().take(MAX_FAULT).map(clean).collect::<String>().trim().to_owned()
 }

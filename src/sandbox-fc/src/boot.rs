@@ -1,13 +1,13 @@
-//! A cold boot: what Firecracker is told, in this order.
+//! The requests of a cold boot, in this order.
 //!
-//! 1. which version it is, and whether that will do
+//! 1. the version, which is checked
 //! 2. processors and memory
 //! 3. kernel, initramfs and command line
 //! 4. disks, in the order in which the guest names them: `vda` read-only, `vdb`
 //! 5. network card, vsock, entropy, balloon
-//! 6. to boot
+//! 6. the start
 //!
-//! Log and metrics are on its command line, so that nothing is lost before.
+//! Log and metrics are command-line options, so that nothing is lost before.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::api::{
 use crate::version::{Verdict, Version};
 use crate::{Error, Result};
 
-/// The guest's vsock address. Nobody but its own monitor knows it, so it is the same in every VM.
+/// The guest's vsock CID. It is local to the monitor, so it is the same in every VM.
 const GUEST_CID: u32 = 3;
 
 /// What differs from VM to VM.
@@ -34,7 +34,7 @@ pub struct Boot<'a> {
     pub command_line: &'a str,
     /// Whether it has a network card.
     pub has_network: bool,
-    /// How fast its disks are, each of the two: Firecracker cannot limit them together.
+    /// The limits of each of its disks: Firecracker cannot limit them together.
     pub disk_limits: DiskLimits,
 }
 
@@ -77,24 +77,24 @@ pub fn boot(client: &mut Client, boot: &Boot<'_>, deadline: Instant) -> Result<(
     client.send(&Action::InstanceStart, deadline)
 }
 
-/// Refuses a version that must not be used; returns what is known of one that may.
+/// An error for a version that must not be used; else its verdict.
 pub(crate) fn check_version(client: &mut Client, deadline: Instant) -> Result<Verdict> {
     let text = client.instance_info(deadline)?.vmm_version;
     let verdict = Version::parse(&text).map_or(Verdict::Unknown, Version::judge);
     match verdict {
         Verdict::Good => {}
         Verdict::Weak(reason) => {
-            log::warn!("firecracker is of a weak version; version={text} reason={reason:?}");
+            log::warn!("firecracker's version has known faults; version={text} reason={reason:?}");
         }
         Verdict::Unknown => {
-            log::warn!("firecracker is of an unknown version; version={text:?}");
+            log::warn!("firecracker's version is unknown; version={text:?}");
         }
         Verdict::Unfit(reason) => return Err(Error::Version { version: text, reason }),
     }
     Ok(verdict)
 }
 
-/// A VM's disk goes with it, so nobody waits for the host's.
+/// Writes are not synced to the host's disk: a VM's disk is removed with it.
 fn drive(name: &str, is_read_only: bool) -> Drive<'_> {
     Drive {
         drive_id: name,
@@ -106,7 +106,7 @@ fn drive(name: &str, is_read_only: bool) -> Drive<'_> {
     }
 }
 
-/// None without a limit: a bucket of nothing would be one without an end.
+/// `None` without a limit: Firecracker takes a bucket of size 0 as unlimited.
 fn rate_limiter(limits: DiskLimits) -> Option<RateLimiter> {
     let each_second = |size| TokenBucket { size, refill_time: 1000 };
     let limiter = RateLimiter {

@@ -1,4 +1,4 @@
-//! What a host has of Firecracker.
+//! Checks a host's Firecracker.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::{Jailer, Program};
 const RELEASES: &str =
     "get 1.15.1 or later from github.com/firecracker-microvm/firecracker/releases";
 
-/// Looks for Firecracker, at `path` if one is named. It is never missing: QEMU takes its place.
+/// Checks Firecracker, at `path` if it is given. It is never reported as missing: QEMU replaces it.
 pub fn check(path: Option<&Path>) -> Finding {
     let Some(program) = Program::find(path) else {
-        return weak("not found: VMs are run by QEMU, without snapshots", RELEASES);
+        return weak("not found: QEMU runs the VMs, without snapshots", RELEASES);
     };
     let version = match program.version() {
         Ok(version) => version,
@@ -32,13 +32,13 @@ pub fn check(path: Option<&Path>) -> Finding {
             Kvm::Works => Finding { state: State::Good, remedy: None, ..weak(detail, RELEASES) },
             Kvm::Missing { .. } => weak(
                 format!("{detail}, cannot be used without KVM"),
-                "see KVM above; until then VMs are run by QEMU",
+                "see KVM above; until then QEMU runs the VMs",
             ),
         },
     }
 }
 
-/// Looks at the jailer at `path`, with which Firecracker is to be run.
+/// Checks the jailer at `path`.
 pub fn check_jailer(path: &Path, firecracker: Option<&Path>) -> Finding {
     let remedy = Some("name the `jailer` of Firecracker's own release, or none".to_owned());
     let finding = |state, detail, remedy| Finding { subject: "jailer", state, detail, remedy };

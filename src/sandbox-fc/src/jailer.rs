@@ -1,13 +1,12 @@
-//! Firecracker's own `jailer`, for whoever would rather have what comes with Firecracker.
+//! Firecracker's own `jailer`, as an alternative to our confinement.
 //!
-//! It is spawned as Firecracker is without it, into the VM's cgroup and network namespace, but as
-//! root and on the host's files. It makes the root folder, takes the VM's user, and becomes
-//! Firecracker by exec: one process all the time. In the VM's folder:
+//! It is spawned into the VM's cgroup and network namespace, as root and with the host's files. It creates
+//! the root folder, drops to the VM's user, and executes Firecracker in the same process. In the VM's folder:
 //!
 //! ```text
-//!     jail/<program>/<id>/root   leads to vmm/: where the jailer wants the root to be
+//!     jail/<program>/<id>/root   symbolic link to vmm/: the jailer's root
 //!     vmm/<program>              its copy of the program
-//!     vmm/<program>.pid dev/ run/    what else it makes; as the copy, it goes with the folder
+//!     vmm/<program>.pid dev/ run/    its other files, removed with the folder
 //! ```
 
 use std::ffi::{OsStr, OsString};
@@ -24,14 +23,14 @@ use crate::{Error, Result};
 /// The program's name.
 pub(crate) const JAILER: &str = "jailer";
 
-/// Where the jailer is. It is opened anew for each VM, as Firecracker is.
+/// The path of the jailer, which is opened for each VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jailer {
     program: Program,
 }
 
 impl Jailer {
-    /// The one at `path`, which must have come with `firecracker`: each knows the other's arguments.
+    /// The jailer at `path`. It must be of the same release as `firecracker`.
     pub fn find(path: &Path, firecracker: &Program) -> Result<Self> {
         let missing = || Error::NoJailer { path: path.to_owned() };
         let program = Program::find(Some(path)).ok_or_else(missing)?;
@@ -43,7 +42,7 @@ impl Jailer {
         Ok(Self { program })
     }
 
-    /// The jailer's program, and what it is told but for Firecracker's own arguments, which follow.
+    /// The jailer's program, and its own arguments; Firecracker's arguments follow.
     pub(crate) fn prepare(
         &self,
         firecracker: &Program,
@@ -54,17 +53,16 @@ impl Jailer {
             return Err(Error::Dynamic { path: firecracker.path().to_owned() });
         }
         let id = launch.config.id.to_string();
-        let (program, base) = make_way(launch.folder.path(), firecracker.path(), &id)?;
+        let (program, base) = link_root(launch.folder.path(), firecracker.path(), &id)?;
         let (uid, gid) = (launch.credentials.uid, launch.credentials.gid);
         Ok((self.program.open()?.file, arguments(&program, &base, &id, (uid, gid))))
     }
 }
 
-/// Has the jailer come upon `vmm/` where it would make a folder; returns the program's real path and
-/// the jailer's base folder.
-fn make_way(folder: &Path, program: &Path, id: &str) -> Result<(PathBuf, PathBuf)> {
+/// Links the jailer's root folder to `vmm/`; returns the program's real path and the jailer's base folder.
+fn link_root(folder: &Path, program: &Path, id: &str) -> Result<(PathBuf, PathBuf)> {
     let failed = |source| Error::Program { path: program.to_owned(), source };
-    // The jailer goes by the name that links lead to.
+    // The jailer uses the name of the link's target.
     let program = fs::canonicalize(program).map_err(failed)?;
     let base = folder.join("jail");
     let above = base.join(program.file_name().unwrap_or(OsStr::new("firecracker"))).join(id);
@@ -89,8 +87,8 @@ fn arguments(program: &Path, base: &Path, id: &str, (uid, gid): (u32, u32)) -> V
         ("--chroot-base-dir", base.as_ref()),
         ("--resource-limit", limit.as_ref()),
     ];
-    let told = pairs.iter().flat_map(|(name, value)| [OsStr::new(name), value]);
-    told.chain([OsStr::new("--")]).map(OsStr::to_owned).collect()
+    let arguments = pairs.iter().flat_map(|(name, value)| [OsStr::new(name), value]);
+    arguments.chain([OsStr::new("--")]).map(OsStr::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -98,17 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_jailer_is_told_who_the_vm_is_and_where_its_folder_is() {
-        let told = arguments(
+    fn the_jailers_arguments_have_the_vms_id_user_and_folder() {
+        let passed = arguments(
             Path::new("/opt/firecracker-v1.15.1"),
             Path::new("/state/vms/00000000000000aa/jail"),
             "00000000000000aa",
             (2013265921, 2013265922),
         );
 
-        let told: Vec<_> = told.iter().map(|argument| argument.to_str().unwrap()).collect();
+        let passed: Vec<_> = passed.iter().map(|argument| argument.to_str().unwrap()).collect();
         assert_eq!(
-            told.join(" "),
+            passed.join(" "),
             "--id 00000000000000aa --exec-file /opt/firecracker-v1.15.1 --uid 2013265921 \
              --gid 2013265922 --chroot-base-dir /state/vms/00000000000000aa/jail \
              --resource-limit no-file=2048 --"
@@ -116,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn the_root_that_it_makes_is_the_folder_that_is_there() {
+    fn the_jailers_root_is_the_vms_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         fs::create_dir(path.join("vmm")).unwrap();
         fs::write(path.join("firecracker-v1"), "").unwrap();
         symlink(path.join("firecracker-v1"), path.join("firecracker")).unwrap();
 
-        let (program, base) = make_way(path, &path.join("firecracker"), "00aa").unwrap();
+        let (program, base) = link_root(path, &path.join("firecracker"), "00aa").unwrap();
 
         let name = program.file_name().unwrap();
         assert_eq!(name, "firecracker-v1");

@@ -1,18 +1,18 @@
-//! Sandboxes as Firecracker microVMs: production, where KVM works.
+//! Sandboxes as Firecracker microVMs: for production, on hosts with KVM.
 //!
-//! A VM is one process. It is spawned directly, into its cgroup, its network's namespace and a root
-//! folder of its own (the VM's `vmm/`), as a user that only it is, and without a way to gain privileges:
-//! what Firecracker's `jailer` does, without copying the program or leaving folders; or else by that. All
-//! paths that it is told are names in that folder, so they mean the same in every VM.
+//! A VM is one process. It is spawned into its cgroup, its network's namespace and its own root folder
+//! (the VM's `vmm/`), under its own UID, with `no_new_privs`: as Firecracker's `jailer` does, without
+//! copying the program. The `jailer` can be used instead. All paths in requests are relative to the root
+//! folder, so they are the same in every VM.
 //!
 //! | to know | read |
 //! |---|---|
 //! | how the process is confined | `monitor.rs` |
-//! | how its own `jailer` does that instead | `jailer.rs` |
-//! | what it is told, in which order | `boot.rs` |
-//! | how a VM is saved, and goes on | `snapshot.rs` |
-//! | its API | `api.rs`; what is asked of it while a VM runs: `remote.rs` |
-//! | which versions are good | `version.rs` |
+//! | the use of Firecracker's `jailer` | `jailer.rs` |
+//! | the requests of a boot | `boot.rs` |
+//! | how a VM is saved and restored | `snapshot.rs` |
+//! | its API | `api.rs`; its use while a VM runs: `remote.rs` |
+//! | supported versions | `version.rs` |
 
 pub mod api;
 pub mod boot;
@@ -39,14 +39,14 @@ pub use version::{Verdict, Version};
 use self::boot::Boot;
 use self::monitor::Monitor;
 
-/// How Firecracker is to be run.
+/// How to run Firecracker.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The program.
     pub program: Program,
-    /// What confines it, if that is not us.
+    /// Firecracker's jailer, if it is to confine the process.
     pub jailer: Option<Jailer>,
-    /// Whether it filters its own system calls. A build for glibc cannot.
+    /// Firecracker's built-in seccomp filter. Must be off for glibc builds.
     pub seccomp: bool,
 }
 
@@ -88,14 +88,14 @@ impl Vmm for Firecracker {
     }
 
     fn snapshot_identity(&self) -> Option<SnapshotIdentity> {
-        // A VM that talks more for once is the same.
+        // Debug output does not make another kind of VM.
         let text = command_line().replace(" sandbox.debug", "");
         Some(SnapshotIdentity { text, files: vec![self.config.program.path().to_owned()] })
     }
 }
 
-/// A guest's `reboot` ends Firecracker (`reboot=k`): there is no other way to power off. And no time is
-/// spent on looking for a mouse.
+/// `reboot=k` makes a guest's reboot end Firecracker: there is no other way to power off. The `i8042`
+/// parameters skip the probe for a mouse.
 fn command_line() -> String {
     let devices = "reboot=k i8042.noaux i8042.nomux i8042.dumbkbd";
     format!("{} {devices}", microvm::kernel_command_line())

@@ -1,11 +1,11 @@
-//! Firecracker's process: how it is confined, by us or by its `jailer`, and what it says.
+//! Firecracker's process: its confinement, by us or by its `jailer`, and its output.
 //!
 //! In its folder, besides what every VM has:
 //!
 //! ```text
 //!     api.sock      its API
-//!     log           a pipe: its log, and what it says as it dies
-//!     metrics       what it counts, a line of JSON a minute
+//!     log           a pipe: its log and its standard error
+//!     metrics       its counters, a line of JSON a minute
 //! ```
 
 use std::fs::File;
@@ -26,12 +26,12 @@ use crate::{Config, Error, Result};
 
 const SOCKET: &str = "api.sock";
 const LOG: &str = "log";
-/// The files that it may have open.
+/// The limit of its open files.
 pub(crate) const FILES: u64 = 2048;
-/// How long one that broke its connection may take to end.
-const DEATH: Duration = Duration::from_secs(1);
+/// How long to wait for the exit of a process that closed its connection.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A Firecracker that runs, without a VM in it yet.
+/// A running Firecracker without a VM.
 pub(crate) struct Monitor {
     member: Member,
     console: OwnedFd,
@@ -63,7 +63,7 @@ impl Monitor {
         Ok(Self { member, console: console.into(), errors: errors.into() })
     }
 
-    /// Connects to its API, as soon as that listens.
+    /// Connects to its API once it listens.
     pub(crate) fn connect(&self, launch: &Launch<'_>) -> microvm::Result<Client> {
         let socket = launch.folder.vmm_file(SOCKET);
         wait_for_socket(launch, &self.member, SOCKET, &self.errors, || {
@@ -71,12 +71,12 @@ impl Monitor {
         })
     }
 
-    /// What a failed call means: if Firecracker has died of it, then that.
+    /// The error of a failed call: that Firecracker ended, if it did.
     pub(crate) fn explain(&self, error: Error) -> microvm::Error {
         if !error.is_loss() {
             return of(error);
         }
-        match self.member.child.wait_until(Instant::now() + DEATH) {
+        match self.member.child.wait_until(Instant::now() + EXIT_TIMEOUT) {
             Ok(Some(status)) => {
                 let (program, output) = (FIRECRACKER, stderr_tail(&self.errors));
                 microvm::Error::Ended { program, status, output }
@@ -92,7 +92,7 @@ impl Monitor {
     }
 }
 
-/// Firecracker's arguments, but for the VM's id, which the jailer adds itself.
+/// Firecracker's arguments, without the VM's id, which the jailer adds itself.
 fn arguments(config: &Config) -> Vec<&'static str> {
     let level = if log::log_enabled!(log::Level::Debug) { "Info" } else { "Warning" };
     let mut arguments = vec!["--api-sock", SOCKET, "--log-path", LOG];
@@ -103,7 +103,7 @@ fn arguments(config: &Config) -> Vec<&'static str> {
     arguments
 }
 
-/// By us. A program that needs other files cannot run where there are none.
+/// Confined by us: in the VM's root folder if the program is static, else on the host's files.
 fn confined<'a>(config: &Config, launch: &Launch<'a>) -> Result<Command<'a>> {
     let program = config.program.open()?;
     let command = limited(FIRECRACKER, program.file, launch);
@@ -118,13 +118,13 @@ fn confined<'a>(config: &Config, launch: &Launch<'a>) -> Result<Command<'a>> {
     Ok(command.credentials(credentials).cwd(launch.folder.working_folder()))
 }
 
-/// By the jailer, which gives up root itself. The signal at its parent's death goes with that.
+/// Confined by the jailer, which drops root itself. This clears the parent-death signal.
 fn jailed<'a>(config: &Config, jailer: &Jailer, launch: &Launch<'a>) -> Result<Command<'a>> {
     let (file, arguments) = jailer.prepare(&config.program, launch)?;
     Ok(limited(JAILER, file, launch).args(arguments))
 }
 
-/// What holds whoever gives up root and enters the root folder.
+/// What both ways have in common.
 fn limited<'a>(name: &str, program: File, launch: &Launch<'a>) -> Command<'a> {
     Command::opened(name, program)
         .cgroup(launch.cgroup)
@@ -135,19 +135,19 @@ fn limited<'a>(name: &str, program: File, launch: &Launch<'a>) -> Command<'a> {
         .limit(Resource::OpenFiles, FILES, FILES)
 }
 
-/// A pipe with a name, so that Firecracker opens it as its log, and its standard error is the same.
+/// A named pipe, which Firecracker opens as its log and has as its standard error.
 fn make_log(launch: &Launch<'_>) -> io::Result<(File, File)> {
     let path = launch.folder.vmm_file(LOG);
     nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
     let uid = launch.credentials.uid;
     chown(&path, Some(uid), Some(uid))?;
-    // The reader first: a writer without one would wait for it.
+    // The reader first: opening the writer blocks without one.
     let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
     let writer = File::options().write(true).open(&path)?;
     Ok((reader, writer))
 }
 
-/// An error of Firecracker's, as that of any monitor.
+/// Wraps an error of Firecracker.
 pub(crate) fn of(error: Error) -> microvm::Error {
     microvm::Error::Monitor(error.into())
 }

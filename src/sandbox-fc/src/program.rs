@@ -1,4 +1,4 @@
-//! The program: where it is, which version, and whether it can run in a root folder of its own.
+//! Firecracker's program: its path, its version, and whether it is static.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,12 +14,12 @@ use crate::{Error, Result};
 
 /// The program's name.
 pub(crate) const FIRECRACKER: &str = "firecracker";
-/// How long it may take to say its version.
+/// The time-out of `--version`.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// More than it says of its version.
+/// The most output of `--version` that is read.
 const LIMIT: u64 = 4096;
 
-/// Where Firecracker is. It is opened anew for each VM, so that it can be replaced.
+/// The path of Firecracker, which is opened for each VM, so that it can be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     path: PathBuf,
@@ -28,12 +28,12 @@ pub struct Program {
 /// Firecracker's program, opened.
 pub(crate) struct Opened {
     pub(crate) file: File,
-    /// Whether it needs no other file to run.
+    /// Whether it is statically linked.
     pub(crate) is_static: bool,
 }
 
 impl Program {
-    /// That at `path`, if one is named, else the one that is found as programs are.
+    /// The program at `path` if it is given, else the one that is installed.
     pub fn find(path: Option<&Path>) -> Option<Self> {
         let path = match path {
             Some(path) => path.is_file().then(|| path.to_owned()),
@@ -42,12 +42,12 @@ impl Program {
         path.map(|path| Self { path })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it says of its version.
+    /// Its version.
     pub fn version(&self) -> Result<Version> {
         let failed = |source| Error::Program { path: self.path.clone(), source };
         let (printed, printed_tx) = std::io::pipe().map_err(failed)?;
@@ -57,7 +57,7 @@ impl Program {
             .parent_death_signal(libc::SIGKILL)
             .spawn()
             .map_err(Error::Process)?;
-        // It prints less than a pipe holds, so it ends before it is read.
+        // It prints less than a pipe's buffer, so it ends before the pipe is read.
         child.wait_until(Instant::now() + PATIENCE).map_err(Error::Process)?;
         drop(child);
         let mut text = String::new();
@@ -73,7 +73,7 @@ impl Program {
     }
 }
 
-/// Whether an ELF program of 64 bits asks for no interpreter.
+/// Whether a 64-bit ELF program has no interpreter.
 fn is_static(file: &File) -> std::io::Result<bool> {
     const INTERPRETER: u32 = 3;
     const HEADER: usize = 56;

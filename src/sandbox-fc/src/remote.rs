@@ -1,4 +1,4 @@
-//! Firecracker's API, as a running VM's thread uses it.
+//! The use of Firecracker's API while a VM runs.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::api::{BalloonSize, Client, VmState};
 use crate::monitor::of;
 use crate::snapshot;
 
-/// The connection by which the VM was started: a hostile monitor can put no other in its place.
+/// The connection on which the VM was started: a hostile monitor cannot replace it.
 pub(crate) struct Api(pub(crate) Client);
 
 impl Remote for Api {

@@ -1,7 +1,7 @@
-//! Pausing a VM, saving it, and going on from what was saved.
+//! Pauses, saves and restores a VM.
 //!
-//! What is saved names its disks, its tap and its sockets as it knew them: `rootfs`, `disk`, `tap0`,
-//! `v.sock`. These are names in the VM's own root folder and namespace, so they are right in every VM.
+//! A snapshot has the paths of its disks, tap and sockets: `rootfs`, `disk`, `tap0`, `v.sock`. They are
+//! relative to the VM's own root folder and namespace, so they are the same in every VM.
 
 use std::time::Instant;
 
@@ -14,17 +14,17 @@ use crate::boot::check_version;
 use crate::version::Verdict;
 use crate::{Error, Result};
 
-/// Becomes the saved VM. Its guest runs when this returns, and finds its connections reset.
+/// Restores a saved VM. Its guest runs when this returns; its connections are reset.
 pub(crate) fn restore(client: &mut Client, deadline: Instant) -> Result<()> {
     let memory = MemoryBackend { backend_type: BackendType::File, backend_path: SNAPSHOT_MEMORY };
     let load = SnapshotLoad { snapshot_path: SNAPSHOT_STATE, mem_backend: memory, resume_vm: true };
     client.send(&load, deadline)
 }
 
-/// Saves the VM. It does not run any more.
+/// Saves the VM, which does not run afterwards.
 pub(crate) fn save(client: &mut Client, deadline: Instant) -> Result<()> {
     pause(client, deadline)?;
-    // The file gets holes where the guest never was: most of its memory.
+    // Memory that the guest never touched, which is most of it, becomes holes.
     let create = SnapshotCreate {
         snapshot_type: SnapshotType::Diff,
         snapshot_path: SNAPSHOT_STATE,
@@ -33,9 +33,9 @@ pub(crate) fn save(client: &mut Client, deadline: Instant) -> Result<()> {
     client.send(&create, deadline)
 }
 
-/// Stops the VM's processors, where a guest is none the worse for it.
+/// Pauses the vCPUs; an error for versions whose guests do not survive it.
 pub(crate) fn pause(client: &mut Client, deadline: Instant) -> Result<()> {
-    // What is saved is used by the same program only, so this holds for going on, too.
+    // A snapshot is restored by the same program, so this covers restores, too.
     if let Verdict::Weak(reason) = check_version(client, deadline)? {
         return Err(Error::NoPause { reason });
     }

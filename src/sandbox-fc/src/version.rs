@@ -1,8 +1,8 @@
-//! Versions of Firecracker, and what is known of them.
+//! Versions of Firecracker, and their known faults.
 
 use std::fmt;
 
-/// A version; that of a build between releases counts as the release's that it leads to.
+/// A version. A development build counts as the release that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     major: u16,
@@ -10,16 +10,16 @@ pub struct Version {
     patch: u16,
 }
 
-/// Whether a version will do.
+/// The verdict on a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It will.
+    /// Supported.
     Good,
-    /// For some things; why not for all.
+    /// Supported with a known fault.
     Weak(&'static str),
-    /// It will not, and why.
+    /// Must not be used, with the reason.
     Unfit(&'static str),
-    /// Nobody knows.
+    /// Unknown.
     Unknown,
 }
 
@@ -39,7 +39,7 @@ impl Version {
         })
     }
 
-    /// Whether it will do.
+    /// The verdict on this version.
     pub fn judge(self) -> Verdict {
         match (self.major, self.minor, self.patch) {
             (0, ..) | (1, ..14, _) | (1, 14, ..4) | (1, 15, 0) => Verdict::Unfit(OLD),

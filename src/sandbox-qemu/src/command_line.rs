@@ -7,10 +7,10 @@ use std::ffi::OsString;
 use microvm::Launch;
 use sandbox::DiskLimits;
 
-/// A guest's `reboot` ends QEMU (`-no-reboot`): `microvm` has no other way to power off.
+/// Makes a guest's reboot end QEMU (with `-no-reboot`): `microvm` has no other way to power off.
 const REBOOT: &str = "reboot=t";
 
-/// The descriptors that QEMU is given, in this order: its end of QMP, the tap.
+/// QEMU's inherited descriptors: its end of QMP, the tap.
 const QMP_FD: u32 = 3;
 const TAP_FD: u32 = 4;
 
@@ -53,7 +53,7 @@ pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<O
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
     arguments.pair("-name", format!("vm-{}", config.id));
-    // The device on the other side of vhost-user maps the guest's memory: a shared memfd.
+    // A shared memfd, as the vhost-user device maps the guest's memory.
     let memory = format!("{}M", config.memory_mib);
     arguments.pair("-M", "microvm,pcie=off,memory-backend=mem0");
     arguments.pair("-object", format!("memory-backend-memfd,id=mem0,size={memory},share=on"));
@@ -75,7 +75,7 @@ pub(crate) fn arguments(launch: &Launch<'_>, accelerator: &Accelerator) -> Vec<O
         arguments.pair("-device", format!("virtio-net-device,netdev=net,mac={mac}"));
     }
     arguments.pair("-device", "virtio-rng-device");
-    // A guest without memory takes back what it gave.
+    // Out of memory, the guest deflates the balloon.
     arguments.pair("-device", "virtio-balloon-device,deflate-on-oom=on");
     arguments.pair("-chardev", format!("socket,id=qmp,fd={QMP_FD}"));
     arguments.pair("-mon", "chardev=qmp,mode=control");
@@ -105,7 +105,7 @@ impl Arguments {
     }
 }
 
-/// Of a group, which both disks share. Without a limit they have none.
+/// The throttling group that both disks share; none without limits.
 fn throttling(limits: DiskLimits) -> String {
     let limit = |name, rate: Option<u64>| {
         rate.map(|rate| format!(",throttling.{name}={rate}")).unwrap_or_default()

@@ -1,10 +1,8 @@
-//! Sandboxes as QEMU `microvm` machines: real VMs wherever QEMU runs, with KVM if it works, else
-//! emulated.
+//! Sandboxes as QEMU `microvm` machines: with KVM if it works, else emulated (TCG).
 //!
-//! A VM is two processes: QEMU, and `vhost-device-vsock`, which is its vsock device by the
-//! vhost-user protocol: a guest's connection to CID 2, port P, arrives at the Unix socket
-//! `v.sock_P`, just as with Firecracker. Both run in the VM's folder, as its user, in its cgroup,
-//! in an empty network namespace, and without a way to gain privileges.
+//! A VM is two processes: QEMU, and its vsock device `vhost-device-vsock` (vhost-user). A guest's
+//! connection to CID 2, port P, arrives at the Unix socket `v.sock_P`, as with Firecracker. Both run in the
+//! VM's folder, under its UID, in its cgroup, in an empty network namespace, with `no_new_privs`.
 
 mod command_line;
 mod qmp;
@@ -75,7 +73,7 @@ impl Vmm for Qemu {
             .args(command_line::arguments(launch, &self.accelerator()))
             .stdout(console_tx)
             .stderr(errors_tx);
-        // The tap is all that QEMU has of a network: its own namespace stays empty.
+        // QEMU gets only the tap's descriptor: its own namespace stays empty.
         if let Some(network) = launch.network {
             monitor = monitor.descriptor(network.open_tap().map_err(microvm::Error::Network)?);
         }
@@ -89,13 +87,13 @@ impl Vmm for Qemu {
         })
     }
 
-    /// An emulator's translated code takes 256, and vhost-device-vsock its buffers.
+    /// TCG's translation buffer takes 256 MiB; the rest is for vhost-device-vsock and QEMU itself.
     fn overhead_mib(&self) -> u32 {
         640
     }
 }
 
-/// What every process of a VM has in common.
+/// The confinement of each process of a VM.
 fn confined<'a>(command: Command<'a>, launch: &Launch<'a>, needs_kvm: bool) -> Command<'a> {
     let mut credentials = launch.credentials.clone();
     if needs_kvm {

@@ -1,7 +1,7 @@
-//! QEMU's monitor protocol, QMP: a line of JSON each way, over a pair of sockets that QEMU inherited.
+//! QEMU's monitor protocol, QMP: lines of JSON over an inherited socket pair.
 //!
-//! QEMU says a greeting first, and events at any time. Nobody reads them until something is asked, so
-//! what a guest can make QEMU say stays in the socket, which holds little.
+//! QEMU sends a greeting first, and events at any time. They are read only during a call, so events that a
+//! guest causes stay in the socket's small buffer.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,15 +10,15 @@ use std::time::Instant;
 use microvm::{Error, Remote, Result, time_left};
 use serde_json::{Value, json};
 
-/// A reply is some hundred bytes, and so is an event.
-const LONGEST_LINE: usize = 64 << 10;
-/// How many of its lines may be of no use before a reply comes.
-const MOST_EVENTS: usize = 4096;
+/// The longest line. Usual replies and events have some hundred bytes.
+const MAX_LINE: usize = 64 << 10;
+/// The most lines before a reply.
+const MAX_EVENTS: usize = 4096;
 
-/// Our end.
+/// Our end of the connection.
 ///
-/// INVARIANT: after a call without its reply it is broken: what comes next would be taken for the reply
-/// to another call.
+/// INVARIANT: after a call without its reply it is broken: a late reply would be taken for that of another
+/// call.
 pub(crate) struct Qmp {
     stream: UnixStream,
     received: Vec<u8>,
@@ -26,26 +26,26 @@ pub(crate) struct Qmp {
     is_broken: bool,
 }
 
-/// What can go wrong between QEMU and us.
+/// An error of QMP.
 #[derive(Debug, thiserror::Error)]
 enum QmpError {
     #[error("QEMU does not answer `{command}`")]
     Silent { command: String, source: io::Error },
     #[error("QEMU refuses `{command}`: {reason}")]
     Refused { command: String, reason: String },
-    #[error("QEMU's answer to `{command}` makes no sense")]
+    #[error("QEMU's answer to `{command}` is malformed")]
     Garbled { command: String },
     #[error("`{command}` is not sent: QEMU did not answer before")]
     Broken { command: String },
 }
 
 impl Qmp {
-    /// Speaks to the QEMU that has the other end.
+    /// Uses the socket whose other end QEMU has.
     pub(crate) fn new(stream: UnixStream) -> Self {
         Self { stream, received: Vec::new(), is_ready: false, is_broken: false }
     }
 
-    /// Has QEMU do something, and waits for its reply.
+    /// Executes a command, and waits for its reply.
     fn call(&mut self, command: &str, arguments: &Value, deadline: Instant) -> Result<Value> {
         if !self.is_ready {
             self.ask("qmp_capabilities", &Value::Null, deadline).map_err(of)?;
@@ -75,7 +75,7 @@ impl Qmp {
             .set_write_timeout(Some(time_left(deadline).map_err(silent)?))
             .map_err(silent)?;
         self.stream.write_all(line.as_bytes()).map_err(silent)?;
-        for _ in 0..MOST_EVENTS {
+        for _ in 0..MAX_EVENTS {
             let line = self.line(deadline).map_err(silent)?;
             let mut said: Value =
                 serde_json::from_slice(&line).map_err(|_| QmpError::Garbled { command: name() })?;
@@ -97,7 +97,7 @@ impl Qmp {
             if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
                 return Ok(self.received.drain(..=end).collect());
             }
-            if self.received.len() > LONGEST_LINE {
+            if self.received.len() > MAX_LINE {
                 return Err(io::Error::new(ErrorKind::InvalidData, "a line without an end"));
             }
             let mut buffer = [0; 4096];
@@ -116,7 +116,7 @@ fn of(error: QmpError) -> Error {
     Error::Monitor(error.into())
 }
 
-/// The VM, whose memory is that large.
+/// A running VM.
 pub(crate) struct Vm {
     pub(crate) qmp: Qmp,
     pub(crate) memory_mib: u32,
@@ -131,7 +131,7 @@ impl Remote for Vm {
         self.qmp.call("cont", &Value::Null, deadline).map(drop)
     }
 
-    /// QEMU counts what is left to the guest.
+    /// QEMU's balloon value is the memory that the guest keeps.
     fn set_balloon(&mut self, mib: u32, deadline: Instant) -> Result<()> {
         let left = u64::from(self.memory_mib.saturating_sub(mib)) << 20;
         self.qmp.call("balloon", &json!({"value": left}), deadline).map(drop)
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_qemus_words() {
+    fn a_refusal_has_qemus_own_message() {
         let said = format!(
             "{GREETING}{{\"error\": {{\"class\": \"X\", \"desc\": \"No balloon device\"}}}}\n"
         );

@@ -1,4 +1,4 @@
-//! The programs that a QEMU VM is made of, and where to get them.
+//! The programs of a QEMU VM, and how to install them.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -10,16 +10,16 @@ pub(crate) const QEMU: &str =
     if cfg!(target_arch = "aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
 pub(crate) const VSOCK_DEVICE: &str = "vhost-device-vsock";
 
-/// A program that is not there.
+/// A program that is not installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MissingTool {
     /// The program.
     pub program: &'static str,
-    /// The command that brings it.
+    /// The command that installs it.
     pub remedy: &'static str,
 }
 
-/// The programs that are not there.
+/// The programs that are not installed.
 pub fn missing_tools() -> Vec<MissingTool> {
     [QEMU, VSOCK_DEVICE]
         .into_iter()
@@ -28,7 +28,7 @@ pub fn missing_tools() -> Vec<MissingTool> {
         .collect()
 }
 
-/// An opened program. A VM's user can run it even where it may not enter the folders above it.
+/// An opened program. A VM's user can run it even without permission on its parent folders.
 pub(crate) struct Tool {
     name: &'static str,
     file: File,

@@ -1,7 +1,7 @@
 //! The rate of the processor's time-stamp counter.
 //!
-//! An emulated kernel measures it against an emulated timer, and on a busy host that fails: the
-//! kernel then hangs early, in about every second boot. So it is told.
+//! An emulated kernel calibrates it against an emulated timer. On a busy host this fails, and about every
+//! second boot hangs early. So the rate is passed on the kernel's command line.
 
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ impl Tsc {
         Self { counter: sys::time_stamp_counter(), clock: Instant::now() }
     }
 
-    /// The rate since this was read, in kHz; the longer ago, the better. `None` where there is no
-    /// such counter, or it was read a moment ago.
+    /// The rate since this reading, in kHz; more precise with time. `None` without a counter, or within 1 ms
+    /// of the reading.
     pub(crate) fn rate_khz(&self) -> Option<u64> {
         let now = Self::read();
         let nanoseconds = u64::try_from((now.clock - self.clock).as_nanos()).ok()?;

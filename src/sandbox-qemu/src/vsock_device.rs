@@ -13,8 +13,8 @@ const SOCKET: &str = "vhost.sock";
 /// The flag of a listening socket in `/proc/net/unix`.
 const LISTENING: &str = "00010000";
 
-/// Starts the device; it listens when this returns. What it says goes to `errors_tx`, and is read
-/// from `errors` only if it ends at once.
+/// Starts the device, which listens when this returns. Its standard error is `errors_tx`; `errors` is read
+/// only if it ends at once.
 pub(crate) fn start(launch: &Launch<'_>, errors: &OwnedFd, errors_tx: OwnedFd) -> Result<Member> {
     let tool = Tool::find(tool::VSOCK_DEVICE)?;
     let child = confined(tool.command(), launch, false)
@@ -28,7 +28,7 @@ pub(crate) fn start(launch: &Launch<'_>, errors: &OwnedFd, errors_tx: OwnedFd) -
     Ok(device)
 }
 
-/// By the kernel's list of the device's network namespace, in which nobody else is.
+/// Reads the socket list of the device's own network namespace.
 fn is_listening(pid: u32) -> bool {
     let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
     sockets.lines().any(|line| {

@@ -1,57 +1,57 @@
-//! An HTTP response, out of bytes that may be anything.
+//! Parses an HTTP response from hostile bytes.
 
 /// The longest head: a status line and a few headers.
 const HEAD: usize = 4 << 10;
 const HEADERS: usize = 32;
 
-/// A whole response.
+/// A complete response.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) body: Vec<u8>,
 }
 
-/// What the bytes so far are.
+/// The result of parsing the bytes so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// A reply, and how many of the bytes it takes.
-    Whole(Reply, usize),
+    /// A reply, and its length in bytes.
+    Complete(Reply, usize),
     /// The beginning of a reply.
-    Part,
-    /// No reply, and why.
-    Nonsense(String),
-    /// A reply with a body, or a head, that nobody wants to wait for.
+    Incomplete,
+    /// Not a reply, with the reason.
+    Malformed(String),
+    /// A reply whose head or body is too long.
     TooLong,
 }
 
-/// Looks for a reply at the beginning of `bytes`, whose body has at most `limit` bytes.
+/// Parses a reply at the beginning of `bytes`. Its body has at most `limit` bytes.
 pub(super) fn parse(bytes: &[u8], limit: usize) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let head = match response.parse(bytes) {
         Ok(httparse::Status::Complete(head)) if head <= HEAD => head,
-        Ok(httparse::Status::Partial) if bytes.len() <= HEAD => return Parsed::Part,
+        Ok(httparse::Status::Partial) if bytes.len() <= HEAD => return Parsed::Incomplete,
         Ok(_) => return Parsed::TooLong,
-        Err(error) => return Parsed::Nonsense(error.to_string()),
+        Err(error) => return Parsed::Malformed(error.to_string()),
     };
     let Some(status) = response.code else {
-        return Parsed::Nonsense("no status".into());
+        return Parsed::Malformed("no status".into());
     };
     let length = match length(response.headers) {
         Ok(length) => length,
-        Err(reason) => return Parsed::Nonsense(reason),
+        Err(reason) => return Parsed::Malformed(reason),
     };
     if length > limit {
         return Parsed::TooLong;
     }
     let end = head + length;
     match bytes.get(head..end) {
-        Some(body) => Parsed::Whole(Reply { status, body: body.to_vec() }, end),
-        None => Parsed::Part,
+        Some(body) => Parsed::Complete(Reply { status, body: body.to_vec() }, end),
+        None => Parsed::Incomplete,
     }
 }
 
-/// Of the body. Firecracker always says it, but for replies that have none.
+/// The length of the body. Firecracker sends it unless there is no body.
 fn length(headers: &[httparse::Header<'_>]) -> Result<usize, String> {
     let mut length = None;
     for header in headers {
@@ -82,16 +82,16 @@ mod tests {
     #[test]
     fn a_reply_without_a_body_is_whole_at_its_empty_line() {
         let bytes = b"HTTP/1.1 204 \r\nServer: Firecracker API\r\n\r\nHTTP";
-        assert_eq!(parse(bytes, 10), Parsed::Whole(reply(204, ""), bytes.len() - 4));
+        assert_eq!(parse(bytes, 10), Parsed::Complete(reply(204, ""), bytes.len() - 4));
     }
 
     #[test]
     fn a_reply_is_a_part_until_all_of_its_body_is_there() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
         for end in 0..bytes.len() {
-            assert_eq!(parse(&bytes[..end], 10), Parsed::Part);
+            assert_eq!(parse(&bytes[..end], 10), Parsed::Incomplete);
         }
-        assert_eq!(parse(bytes, 10), Parsed::Whole(reply(200, "body"), bytes.len()));
+        assert_eq!(parse(bytes, 10), Parsed::Complete(reply(200, "body"), bytes.len()));
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
     fn a_length_that_is_none_is_nonsense() {
         for length in ["-1", "ten", "99999999999999999999999", "1\r\nContent-Length: 2"] {
             let bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
-            assert!(matches!(parse(bytes.as_bytes(), 10), Parsed::Nonsense(_)), "{length}");
+            assert!(matches!(parse(bytes.as_bytes(), 10), Parsed::Malformed(_)), "{length}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked of Firecracker. Paths are relative to its working folder.
+//! The requests of Firecracker's API. Paths are relative to its working folder.
 
 use serde::{Deserialize, Serialize};
 
