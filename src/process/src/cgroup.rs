@@ -1,7 +1,7 @@
 //! A cgroup of version 2, for one process and all its descendants.
 //!
-//! INVARIANT: whoever made a cgroup kills what is in it and removes it; a descendant cannot
-//! leave it, whatever session, process group or parent it takes.
+//! INVARIANT: the creator of a cgroup kills its processes and removes it. A descendant cannot leave it,
+//! whatever session, process group or parent it has.
 
 use std::fs;
 use std::io::{self, Seek};
@@ -14,16 +14,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{Error, Result, poll_timeout};
 
-/// The file that tells whether a cgroup has processes, and reports when that changes.
+/// The file that reports whether a cgroup has processes.
 const EVENTS: &str = "cgroup.events";
 
-/// The file that counts what happened for want of memory.
+/// The file that counts OOM events.
 const MEMORY_EVENTS: &str = "memory.events";
 
 /// The files that a user writes to whom a cgroup is delegated.
 const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
 
-/// A cgroup. Dropping the one who made it removes it if it is empty.
+/// A cgroup. Dropping its creator's handle removes it if it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -31,12 +31,12 @@ pub struct Cgroup {
     is_ours: bool,
 }
 
-/// How often there was too little memory for a cgroup or one below it.
+/// The OOM events of a cgroup and its descendants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryEvents {
-    /// A limit of theirs was reached, and nothing could be reclaimed.
+    /// How often a memory limit was reached and nothing could be reclaimed.
     pub limit_reached: u64,
-    /// The kernel killed a process, whether for that reason or because the whole machine had no more.
+    /// How many processes the OOM killer killed, for a limit or for the whole machine.
     pub oom_kills: u64,
 }
 
@@ -56,7 +56,7 @@ pub fn mount_point() -> Result<PathBuf> {
 }
 
 impl Cgroup {
-    /// Makes `name` below `parent`, which is made too if it is missing.
+    /// Creates `name` below `parent`, which is created if it is missing.
     pub fn create(parent: &Path, name: &str) -> Result<Self> {
         let path = parent.join(name);
         match fs::create_dir(&path) {
@@ -69,7 +69,7 @@ impl Cgroup {
         Self::open_path(path, true)
     }
 
-    /// Opens `name` below `parent`, if it exists: somebody else's, unless it is destroyed.
+    /// Opens `name` below `parent`, if it exists. Dropping the handle does not remove it.
     pub fn open(parent: &Path, name: &str) -> Result<Option<Self>> {
         match Self::open_path(parent.join(name), false) {
             Err(Error::Cgroup { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -110,14 +110,14 @@ impl Cgroup {
         })
     }
 
-    /// What happened for want of memory; the memory controller must be enabled for it.
+    /// Its OOM events; needs the memory controller.
     pub fn memory_events(&self) -> Result<MemoryEvents> {
         let path = self.path.join(MEMORY_EVENTS);
         let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
         Ok(MemoryEvents::parse(&text))
     }
 
-    /// Kills every process in it, at once and whole.
+    /// Kills all its processes at once.
     pub fn kill(&self) -> Result<()> {
         self.write("cgroup.kill", "1")
     }
@@ -148,7 +148,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Removes it with the cgroups that its processes made below it. It must be empty.
+    /// Removes it with its descendant cgroups. It must be empty.
     pub fn remove(&self) -> Result<()> {
         remove_tree(&self.path)
     }
@@ -167,7 +167,7 @@ impl Drop for Cgroup {
         if self.is_ours
             && let Err(error) = remove_tree(&self.path)
         {
-            log::debug!("cgroup stays; path={} error={error}", self.path.display());
+            log::debug!("cannot remove a cgroup; path={} error={error}", self.path.display());
         }
     }
 }
@@ -188,7 +188,7 @@ fn is_populated(mut events: &fs::File, path: &Path) -> Result<bool> {
     Ok(text.lines().any(|line| line == "populated 1"))
 }
 
-/// Depth first; what is gone already is no error.
+/// Removes depth first; a missing cgroup is no error.
 fn remove_tree(path: &Path) -> Result<()> {
     let children = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_whose_names_begin_alike_are_told_apart() {
+    fn counters_with_a_common_prefix_are_distinguished() {
         let text = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 1\n";
         let events = MemoryEvents { limit_reached: 2, oom_kills: 3 };
         assert_eq!(MemoryEvents::parse(text), events);

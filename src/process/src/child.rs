@@ -1,4 +1,4 @@
-//! A running process that somebody owns.
+//! A running child process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -115,7 +115,7 @@ impl Drop for Child {
         }
         let ended = self.signal(libc::SIGKILL).and_then(|()| self.wait());
         if let Err(error) = ended {
-            log::warn!("a process may be left; pid={} error={error}", self.pid);
+            log::warn!("a process may still run; pid={} error={error}", self.pid);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a process is to be.
+//! The description of a process to be started.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Child, Jail, Result, spawn};
 
-/// A process to be. It inherits nothing that is not named here: its environment starts empty,
+/// A process to be started. It inherits only what is named here: its environment starts empty,
 /// its standard streams are `/dev/null`, every other descriptor is closed, all signals have
 /// their default actions.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Command<'a> {
     pub(crate) oom_score: Option<i32>,
 }
 
-/// Who a process runs as.
+/// The UID, GID and groups of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// User id.
@@ -43,12 +43,12 @@ pub struct Credentials {
     pub groups: Vec<u32>,
 }
 
-/// What can be limited.
+/// A resource that can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
-    /// How many files may be open.
+    /// Open files.
     OpenFiles,
-    /// How large a core dump may be, in bytes.
+    /// The size of a core dump in bytes.
     CoreDump,
 }
 
@@ -63,12 +63,12 @@ pub(crate) struct Limit {
 /// The network namespace of a process.
 #[derive(Debug, Default)]
 pub enum Network<'a> {
-    /// That of its parent.
+    /// The parent's namespace.
     #[default]
     Inherited,
-    /// A new one, with nothing in it but a loopback device that is down.
+    /// A new namespace with only a loopback device, which is down.
     Empty,
-    /// This one.
+    /// An existing namespace.
     Namespace(BorrowedFd<'a>),
 }
 
@@ -98,13 +98,12 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Runs an opened program, which is called `name`: also where no path leads to it. A script
-    /// cannot be run so.
+    /// Runs an opened program, called `name`, by its descriptor. Does not work for scripts.
     pub fn opened(name: impl AsRef<OsStr>, program: File) -> Self {
         Self { file: Some(program), ..Self::new(name) }
     }
 
-    /// The program's name as it sees itself, and as error texts have it, if not its path.
+    /// Sets the program's `argv[0]`, which is also its name in errors.
     #[must_use]
     pub fn shown_as(mut self, name: impl AsRef<OsStr>) -> Self {
         self.shown_as = Some(name.as_ref().to_owned());
@@ -160,64 +159,63 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// One more descriptor to have, behind the standard streams: the first is number 3.
+    /// Passes one more descriptor; the first is number 3.
     #[must_use]
     pub fn descriptor(mut self, descriptor: impl Into<OwnedFd>) -> Self {
         self.descriptors.push(descriptor.into());
         self
     }
 
-    /// The cgroup to be born into.
+    /// The cgroup into which it is cloned.
     #[must_use]
     pub fn cgroup(mut self, cgroup: &'a crate::Cgroup) -> Self {
         self.cgroup = Some(cgroup.descriptor());
         self
     }
 
-    /// Who to run as.
+    /// Its UID, GID and groups.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
         self
     }
 
-    /// Which network to see.
+    /// Its network namespace.
     #[must_use]
     pub fn network(mut self, network: Network<'a>) -> Self {
         self.network = network;
         self
     }
 
-    /// See a root folder of its own and nothing else; needs root. Paths from here on, the working
-    /// folder's too, are those in it.
+    /// Its root folder; needs root. All paths, also the working folder's, are relative to it.
     #[must_use]
     pub fn jail(mut self, jail: Jail) -> Self {
         self.jail = Some(jail);
         self
     }
 
-    /// Lead a session of its own.
+    /// Makes it the leader of a new session.
     #[must_use]
     pub fn new_session(mut self) -> Self {
         self.session = true;
         self
     }
 
-    /// Lead a session of its own, whose terminal is standard input.
+    /// Makes it the leader of a new session with standard input as its terminal.
     #[must_use]
     pub fn controlling_terminal(mut self) -> Self {
         (self.session, self.terminal) = (true, true);
         self
     }
 
-    /// Never gain privileges, by set-user-id programs or otherwise.
+    /// Sets `no_new_privs`.
     #[must_use]
     pub fn no_new_privileges(mut self) -> Self {
         self.no_new_privileges = true;
         self
     }
 
-    /// Get `signal` when the *thread* that spawns it ends.
+    /// Sends it `signal` when the *thread* that spawned it ends.
     #[must_use]
     pub fn parent_death_signal(mut self, signal: i32) -> Self {
         self.parent_death_signal = Some(signal);
@@ -231,8 +229,7 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// How much rather than others it is to be killed when memory runs out, from -1000 to 1000;
-    /// as much as its parent if nothing is said.
+    /// Its `oom_score_adj`, from -1000 to 1000; inherited by default.
     #[must_use]
     pub fn oom_score(mut self, adjustment: i32) -> Self {
         self.oom_score = Some(adjustment);

@@ -1,11 +1,10 @@
-//! Deadlines, as poll(2) wants them.
+//! Converts deadlines to time-outs of poll(2).
 
 use std::time::Instant;
 
 use nix::poll::PollTimeout;
 
-/// The time-out of a poll that is to end at `deadline`; zero once that is over. Rounded up to the
-/// next millisecond, so that nobody spins through the last one.
+/// The time until `deadline`, rounded up to a millisecond so that the caller does not spin; zero after it.
 pub fn poll_timeout(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)

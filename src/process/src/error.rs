@@ -1,98 +1,52 @@
-//! What can go wrong with a process.
+//! The errors of processes and cgroups.
 
 use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// See each variant.
+/// An error of a process or a cgroup.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the fields are the operands in the messages")]
 pub enum Error {
     /// An argument, variable or path holds a zero byte.
     #[error("a zero byte in `{text}`")]
-    ZeroByte {
-        /// The text, made readable.
-        text: String,
-    },
-    /// The kernel gave no new process.
+    ZeroByte { text: String },
+    /// clone3 failed.
     #[error("cannot fork for `{program}`")]
-    Fork {
-        /// What was to run.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The new process could not become what it was to be.
+    Fork { program: String, source: io::Error },
+    /// The new process failed between fork and exec.
     #[error("cannot start `{program}`: {stage}")]
-    Start {
-        /// What was to run.
-        program: String,
-        /// What it failed at.
-        stage: Stage,
-        /// Why.
-        source: io::Error,
-    },
-    /// A pipe or a descriptor for a new process could not be made.
+    Start { program: String, stage: Stage, source: io::Error },
+    /// A pipe or descriptor for a new process could not be created.
     #[error("cannot prepare descriptors for `{program}`")]
-    Descriptors {
-        /// What was to run.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
+    Descriptors { program: String, source: io::Error },
     /// A root folder for a new process could not be prepared.
     #[error("cannot prepare {path} for a jail")]
-    Jail {
-        /// The folder or device.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Jail { path: PathBuf, source: io::Error },
     /// A process could not be signalled.
     #[error("cannot send signal {signal} to process {pid}")]
-    Signal {
-        /// The process.
-        pid: u32,
-        /// The signal's number.
-        signal: i32,
-        /// Why.
-        source: io::Error,
-    },
+    Signal { pid: u32, signal: i32, source: io::Error },
     /// A process could not be waited for.
     #[error("cannot wait for process {pid}")]
-    Wait {
-        /// The process.
-        pid: u32,
-        /// Why.
-        source: io::Error,
-    },
+    Wait { pid: u32, source: io::Error },
     /// There is no cgroup v2 file system.
     #[error("no cgroup v2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup")]
     NoCgroup2,
     /// A cgroup operation failed.
     #[error("cannot {operation} {path}")]
-    Cgroup {
-        /// What was tried.
-        operation: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Killed processes of a cgroup are still there.
+    Cgroup { operation: &'static str, path: PathBuf, source: io::Error },
+    /// Killed processes of a cgroup did not exit in time.
     #[error("processes in {path} did not end in time")]
-    CgroupBusy {
-        /// The cgroup.
-        path: PathBuf,
-    },
+    CgroupBusy { path: PathBuf },
 }
 
-/// The result of this crate's calls.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The error number beneath, if there is one.
+    /// The error number of its cause, if there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::ZeroByte { .. } => Some(libc::EINVAL),
@@ -108,13 +62,13 @@ impl Error {
     }
 }
 
-/// What a new process does between fork and exec, in this order.
+/// The steps of a new process between fork and exec, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stage {
     /// Put its standard streams and other descriptors in place.
     Stdio = 1,
-    /// Say how much rather than others it is to be killed when memory runs out.
+    /// Set its OOM score.
     OomScore,
     /// Become the leader of a session.
     Session,
@@ -124,11 +78,11 @@ pub enum Stage {
     Network,
     /// Enter a root folder of its own.
     Jail,
-    /// Become its user.
+    /// Set its UID, GID and groups.
     Credentials,
-    /// Tie its life to its parent's.
+    /// Set its parent-death signal.
     ParentDeath,
-    /// Give up gaining privileges.
+    /// Set `no_new_privs`.
     NoNewPrivileges,
     /// Set its resource limits.
     Limits,

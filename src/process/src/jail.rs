@@ -1,7 +1,6 @@
-//! A root folder of its own for a process: whatever it is made to do, it sees no other file.
+//! Confines a process to a root folder (`pivot_root`): it sees no other file.
 //!
-//! It is entered in a mount namespace that nobody else has, which the kernel takes down with the
-//! process. So a jail needs no clearing up but for its folder.
+//! The process has its own mount namespace, which ends with it. So only the folder must be removed.
 //!
 //! ```text
 //!   <folder>/        the root, without programs that run or devices that open
@@ -36,12 +35,12 @@ pub(crate) struct Plan {
 }
 
 impl Jail {
-    /// `folder`, an absolute path, is to be the root. A program in it must not change it before.
+    /// Makes `folder`, an absolute path, the root. No other program may change it before.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), devices: Vec::new() }
     }
 
-    /// With a device of the host's `/dev`, by the same path, for the process's user alone.
+    /// Adds a device of the host's `/dev` under the same path, owned by the process's user.
     #[must_use]
     pub fn device(mut self, path: impl Into<PathBuf>) -> Self {
         self.devices.push(path.into());

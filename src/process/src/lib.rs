@@ -1,12 +1,12 @@
-//! Processes born into a cgroup, watched by pidfd, killed whole.
+//! Processes that are cloned into a cgroup, watched by pidfd, and killed with all descendants.
 //!
 //! Both ends use it: the host for virtual machine monitors, the guest for commands.
 //!
-//! - [`Command`] says what a process is to be: nothing is inherited that it does not name, neither
-//!   environment nor descriptors. Identity, session, namespaces and limits are set between fork
-//!   and exec, and the process is in its [`Cgroup`] from its first instruction on.
+//! - [`Command`] describes a process. It inherits only what is named, of environment and descriptors.
+//!   Credentials, session, namespaces and limits are set between fork and exec; the process is in its
+//!   [`Cgroup`] from its first instruction.
 //! - [`Child`] owns the process: its pidfd cannot be recycled, and dropping it kills it.
-//! - [`Cgroup`] owns all descendants, even those that left their session: killing it kills them.
+//! - [`Cgroup`] contains all descendants, also those that left their session: killing it kills them.
 
 mod cgroup;
 mod child;

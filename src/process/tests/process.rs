@@ -32,7 +32,7 @@ fn an_exit_code_is_seen() {
 }
 
 #[test]
-fn a_descriptor_that_is_named_is_the_next_number_and_no_other_is_there() {
+fn a_passed_descriptor_has_number_3_and_no_other_is_open() {
     let (mut rx, tx) = std::io::pipe().unwrap();
     let script = "echo passed >&3; ls /proc/self/fd | tr '\\n' ' '";
     let command = Command::new("sh").args(["-c", script]).descriptor(OwnedFd::from(tx));
@@ -66,7 +66,7 @@ fn a_signal_to_an_ended_process_is_no_error() {
 }
 
 #[test]
-fn waiting_ends_at_the_deadline() {
+fn a_wait_ends_at_its_deadline() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
     let status = child.wait_until(Instant::now() + Duration::from_millis(5)).unwrap();
     assert_eq!(status, None);
@@ -95,7 +95,7 @@ fn only_the_standard_streams_are_open() {
 }
 
 #[test]
-fn standard_input_is_passed_on() {
+fn standard_input_is_passed_to_the_process() {
     let (rx, mut tx) = std::io::pipe().unwrap();
     tx.write_all(b"hello").unwrap();
     drop(tx);
@@ -110,7 +110,7 @@ fn a_missing_program_is_named_with_its_cause() {
 }
 
 #[test]
-fn a_file_that_may_not_run_is_told_from_one_that_is_missing() {
+fn a_file_that_is_not_executable_is_distinguished_from_a_missing_one() {
     let error = Command::new("/etc/passwd").spawn().unwrap_err();
     assert_eq!(error.errno(), Some(libc::EACCES));
 }
@@ -145,7 +145,7 @@ fn limits_and_the_out_of_memory_score_are_set_before_the_program_runs() {
 
 #[test]
 #[ignore = "needs root"]
-fn identity_is_complete() {
+fn a_process_has_exactly_its_credentials() {
     let who = Credentials { uid: 1234, gid: 2345, groups: vec![3456] };
     let ids = output(Command::new("id").credentials(who).no_new_privileges());
     assert_eq!(ids, "uid=1234 gid=2345 groups=2345,3456\n");
@@ -159,7 +159,7 @@ fn an_empty_network_has_only_loopback() {
 }
 
 #[test]
-fn an_opened_program_runs_whatever_path_leads_to_it() {
+fn an_opened_program_runs_without_a_path() {
     let program = File::open("/bin/echo").unwrap();
     assert_eq!(output(Command::opened("echo", program).arg("hi")), "hi\n");
 }
@@ -189,7 +189,7 @@ fn a_jail_has_its_folder_and_devices_and_nothing_of_the_host() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_named() {
+fn a_missing_device_is_named_in_the_error() {
     let folder = tempfile::tempdir().unwrap();
     let jail = Jail::new(folder.path()).device("/dev/no-such-device");
     let error = Command::new("true").jail(jail).spawn().unwrap_err();
@@ -198,7 +198,7 @@ fn a_device_that_is_not_there_is_named() {
 
 #[test]
 #[ignore = "needs root and cgroup v2"]
-fn a_cgroup_kills_what_left_its_session() {
+fn a_killed_cgroup_kills_a_process_that_left_its_session() {
     let parent = process::mount_point().unwrap().join("process-test");
     let name = format!("setsid-{}", std::process::id());
     let cgroup = Cgroup::create(&parent, &name).unwrap();
