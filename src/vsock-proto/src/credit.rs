@@ -1,4 +1,4 @@
-//! Flow control: how many bytes of a stream may be under way.
+//! Credit-based flow control of a stream.
 //!
 //! ```text
 //!   sender                                   receiver
@@ -34,13 +34,13 @@ impl SendWindow {
         self.available
     }
 
-    /// Takes note that `count` bytes are sent. What has no credit must not be sent;
-    /// a single message that is costlier than the whole window takes all of it.
+    /// Records that `count` bytes were sent. Bytes without credit must not be sent; a message that costs more
+    /// than the window takes all of it.
     pub fn sent(&mut self, count: u64) {
         self.available = self.available.saturating_sub(count);
     }
 
-    /// Takes note of a grant.
+    /// Records a grant.
     pub fn granted(&mut self, count: u64) -> Result<()> {
         match self.available.checked_add(count) {
             Some(sum) if sum <= WINDOW => {
@@ -66,7 +66,7 @@ impl Default for ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// Takes note that `count` bytes came; an error if the sender had no credit for them.
+    /// Records that `count` bytes were received; an error if the sender had no credit for them.
     pub fn received(&mut self, count: u64) -> Result<()> {
         match self.allowed.checked_sub(count) {
             Some(rest) => {
@@ -77,8 +77,8 @@ impl ReceiveWindow {
         }
     }
 
-    /// Takes note that the reader has taken `count` bytes, and returns the credit to
-    /// grant now, if it is enough to be worth a message.
+    /// Records that the reader consumed `count` bytes; returns the credit to grant, once it is a quarter of
+    /// the window.
     pub fn consumed(&mut self, count: u64) -> Option<u64> {
         self.consumed += count;
         if self.consumed < WINDOW / 4 {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_that_nobody_spent_is_an_overgrant() {
+    fn a_grant_beyond_the_window_is_an_overgrant() {
         assert!(matches!(SendWindow::default().granted(1), Err(Error::Overgrant { .. })));
         assert!(matches!(SendWindow::default().granted(u64::MAX), Err(Error::Overgrant { .. })));
     }

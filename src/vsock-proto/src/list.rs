@@ -1,7 +1,7 @@
-//! Lists whose announced length is not believed.
+//! Deserializes lists without allocating by their announced length.
 //!
-//! serde reserves room for as many elements as a list announces, up to a megabyte:
-//! from a few bytes of a hostile guest. These grow only as elements are decoded.
+//! serde allocates for the announced number of elements, up to a megabyte, from a few bytes of a hostile
+//! guest. These lists grow only as elements are decoded.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,4 +1,4 @@
-//! All messages, by direction. The crate's page has the table of who answers what.
+//! All messages, by direction. The crate's page has the table of requests and answers.
 //!
 //! A variant's position is its number on the wire: new ones go to the end, and any other
 //! change needs a new [`VERSION`](crate::VERSION).
@@ -18,7 +18,7 @@ use crate::{
 pub struct RequestId(pub u64);
 
 impl RequestId {
-    /// For messages about the link itself.
+    /// The id of messages about the link itself.
     pub const LINK: Self = Self(0);
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for RequestId {
 pub struct HostMessage<'a> {
     /// The request that it starts or is about.
     pub id: RequestId,
-    /// What it says.
+    /// Its content.
     #[serde(borrow)]
     pub body: HostBody<'a>,
 }
@@ -66,7 +66,7 @@ pub enum HostBody<'a> {
     Entry(Entry),
     /// Standard input, or the tree, is complete.
     End,
-    /// So many bytes more may be sent on a stream of this request.
+    /// Grants more credit, in bytes, for a stream of this request.
     Credit(Stream, u64),
     /// The size of the command's terminal changed.
     Resize(PtySize),
@@ -87,7 +87,7 @@ pub enum HostBody<'a> {
 pub struct GuestMessage<'a> {
     /// The request that it is about.
     pub id: RequestId,
-    /// What it says.
+    /// Its content.
     #[serde(borrow)]
     pub body: GuestBody<'a>,
 }
@@ -103,7 +103,7 @@ pub enum GuestBody<'a> {
     Data(Stream, #[serde(borrow, with = "serde_bytes")] &'a [u8]),
     /// The next entry of a `Read`.
     Entry(Entry),
-    /// So many bytes more may be sent to this request.
+    /// Grants more credit, in bytes, to this request.
     Credit(u64),
     /// Final: the command ended; all its output has been sent.
     Exit(Exit),
@@ -121,7 +121,7 @@ pub enum GuestBody<'a> {
     Listening(Listening),
 }
 
-/// What a guest says of itself once it can take requests.
+/// The guest's description, sent once it takes requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ready {
     /// The running kernel's release.

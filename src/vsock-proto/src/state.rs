@@ -1,12 +1,11 @@
-//! What a guest must be told before it may run a job.
+//! The state of a guest: what it must have before it runs a job.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// What differs from VM to VM and from restore to restore, all in one message.
-/// What is `None` or empty stays as it is.
+/// What is particular to a VM or a restore, in one message. `None` and empty fields change nothing.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GuestState {
     /// The time, in nanoseconds since 1970.
