@@ -15,7 +15,7 @@ pub enum Event {
     /// No messages are delivered until the next [`Event::Connected`]. Reported once, however many attempts
     /// the reconnect takes.
     Disconnected {
-        /// Why.
+        /// The reason, for people.
         reason: String,
     },
     /// Messages before the next one may have been lost. The subscriber must get their information elsewhere.

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_looked_at_more_often_the_less_is_free() {
+    fn a_disk_is_checked_more_often_the_less_space_is_free() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut growth = Growth::of(file.path()).unwrap();
         assert_eq!(growth.note(RESERVE + 2 * MAX_GROWTH_RATE, 0).unwrap(), Duration::from_secs(2));

@@ -1,7 +1,7 @@
-//! From a [`Command`] to a [`Child`].
+//! Starts a [`Command`] as a [`Child`].
 //!
 //! Everything that allocates happens here, before the fork; [`sys`] then only makes system
-//! calls. A pipe that exec closes tells the parent how it went:
+//! calls. A close-on-exec pipe reports the result to the parent:
 //!
 //! ```text
 //!   parent  ── clone3 ──▶ child: stdio, session, …, execve
@@ -64,7 +64,7 @@ pub(crate) fn spawn(command: Command<'_>) -> Result<Child> {
     }
 }
 
-/// What the child says it failed at, or nothing if it runs its program.
+/// The stage at which the child failed; `None` if it runs its program.
 fn read_report(report: &mut File) -> io::Result<Option<(Stage, io::Error)>> {
     let mut bytes = Vec::with_capacity(8);
     report.read_to_end(&mut bytes)?;

@@ -39,7 +39,7 @@ pub(crate) struct Plan {
     pub(crate) oom_score: Option<String>,
 }
 
-/// Takes a descriptor that was just made and that nobody else has.
+/// Takes ownership of a new descriptor.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the callers pass what fcntl(F_DUPFD_CLOEXEC) or clone3 returned a moment ago.
     unsafe { OwnedFd::from_raw_fd(fd) }
@@ -169,7 +169,7 @@ unsafe fn default_signals() {
 /// As long as it may: the kernel asks for privileges to lower it.
 ///
 /// # Safety
-/// For a child between fork and exec only: nobody closes the descriptor but exec.
+/// For a child between fork and exec only: the descriptor stays open until exec.
 unsafe fn set_oom_score(score: &str) -> Result<(), (Stage, c_int)> {
     // SAFETY: the path ends with a zero byte; `score` is alive and as long as stated.
     unsafe {

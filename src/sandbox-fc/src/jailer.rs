@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jailer_that_is_not_there_is_named() {
+    fn a_missing_jailer_is_named_in_the_error() {
         let firecracker = Program::find(Some(Path::new("/proc/self/exe"))).unwrap();
         let error = Jailer::find(Path::new("/no/such/jailer"), &firecracker).unwrap_err();
         assert_eq!(error.to_string(), "there is no jailer at /no/such/jailer");

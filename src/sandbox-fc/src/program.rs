@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// The program's name.
 pub(crate) const FIRECRACKER: &str = "firecracker";
 /// The time-out of `--version`.
-const PATIENCE: Duration = Duration::from_secs(10);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most output of `--version` that is read.
 const LIMIT: u64 = 4096;
 
@@ -58,7 +58,7 @@ impl Program {
             .spawn()
             .map_err(Error::Process)?;
         // It prints less than a pipe's buffer, so it ends before the pipe is read.
-        child.wait_until(Instant::now() + PATIENCE).map_err(Error::Process)?;
+        child.wait_until(Instant::now() + VERSION_TIMEOUT).map_err(Error::Process)?;
         drop(child);
         let mut text = String::new();
         printed.take(LIMIT).read_to_string(&mut text).map_err(failed)?;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_named_and_not_there_is_not_looked_for_elsewhere() {
+    fn a_missing_program_at_a_given_path_is_not_searched_elsewhere() {
         assert_eq!(Program::find(Some(Path::new("/no/such/firecracker"))), None);
     }
 }

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_found_in_what_the_program_prints() {
+    fn a_version_is_parsed_from_the_programs_output() {
         let printed =
             "Firecracker v1.15.1\n\n2026-01-01T00:00:00 [anonymous-instance:main] Exiting";
         assert_eq!(Version::parse(printed).unwrap().to_string(), "1.15.1");

@@ -166,7 +166,7 @@ mod tests {
         let reply = vm.balloon(deadline);
         drop(vm);
         let mut asked = String::new();
-        // Whoever leaves something unread resets the connection.
+        // Unread data would reset the connection.
         let _ = qemus.read_to_string(&mut asked);
         (reply, asked)
     }
@@ -174,7 +174,7 @@ mod tests {
     const GREETING: &str = "{\"QMP\": {}}\r\n{\"return\": {}}\r\n";
 
     #[test]
-    fn what_is_left_to_a_guest_says_how_large_its_balloon_is() {
+    fn the_balloon_size_is_computed_from_the_guests_memory() {
         let said = format!("{GREETING}{{\"return\": {{\"actual\": 402653184}}}}\r\n");
         let (mib, asked) = balloon(&said);
         assert_eq!(mib.unwrap(), 128);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_left_what_the_balloon_does_not_take() {
+    fn a_guest_keeps_the_memory_that_the_balloon_does_not_take() {
         let (ours, mut qemus) = UnixStream::pair().unwrap();
         qemus.write_all(format!("{GREETING}{{\"return\": {{}}}}\n").as_bytes()).unwrap();
         let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512 };

@@ -15,7 +15,7 @@ pub struct ExecRequest {
     pub env: Vec<(OsString, OsString)>,
     /// Where it starts; in its user's home if nothing is said.
     pub cwd: Option<PathBuf>,
-    /// Who runs it; root if nobody is named.
+    /// Its user; root by default.
     pub user: Option<User>,
     /// Whether its standard input will be written; else that is empty.
     pub stdin: bool,

@@ -1,4 +1,4 @@
-//! A sandbox that follows a script: for tests of what is built on sandboxes.
+//! A scripted sandbox, for tests of code that uses sandboxes.
 //!
 //! ```
 //! use sandbox::fake::Script;
@@ -20,7 +20,7 @@ use crate::{
     TreeWriter, WriteRequest,
 };
 
-/// What the fake sandboxes do.
+/// The script of fake sandboxes.
 #[derive(Debug, Default, Clone)]
 pub struct Script {
     commands: HashMap<OsString, Vec<Event>>,
@@ -33,7 +33,7 @@ pub struct Script {
 /// The signal's number, the same on every architecture of Linux.
 const SIGKILL: u8 = 9;
 
-/// How a command ends that does not end by itself.
+/// How a held command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// By any signal.
@@ -42,7 +42,7 @@ pub enum Manner {
     Deaf,
 }
 
-/// What a command does when it starts.
+/// The effect of a command on the record.
 #[derive(Clone)]
 struct Act(Arc<Effect>);
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Act {
     }
 }
 
-/// What was asked of the fake sandboxes, and the files in them.
+/// The recorded calls of fake sandboxes, and their files.
 #[derive(Debug, Default)]
 pub struct Record {
     /// Every command, in order.
@@ -63,7 +63,7 @@ pub struct Record {
     pub stdin: Vec<u8>,
     /// Signals sent to commands.
     pub signals: Vec<u8>,
-    /// What was to be written where, in order.
+    /// Write requests, in order.
     pub writes: Vec<WriteRequest>,
     /// The files, folders and links that were written, in order.
     pub entries: Vec<Entry>,
@@ -73,7 +73,7 @@ pub struct Record {
     pub started: usize,
     /// Sandboxes that were prepared.
     pub prepared: usize,
-    /// Sandboxes that were assigned, in order, and to what name.
+    /// Sandboxes that were assigned, in order, with their names.
     pub assigned: Vec<(SandboxId, Option<String>)>,
     /// Sandboxes that were parked, in order.
     pub parked: Vec<SandboxId>,
@@ -90,14 +90,14 @@ pub struct Factory {
     ends: Arc<Mutex<Ends>>,
 }
 
-/// What tells of each sandbox's end when it is dropped.
+/// The senders that signal each sandbox's end when they are dropped.
 type Ends = HashMap<SandboxId, Sender<()>>;
 
 /// The commands that were started, by sandbox.
 type Running = HashMap<SandboxId, Vec<Weak<Ending>>>;
 
 impl Script {
-    /// Says what `program` prints and returns. A program that is not in the script is not there.
+    /// Sets the output and the exit code of `program`. Programs that are not in the script do not exist.
     #[must_use]
     pub fn on(mut self, program: &str, output: &[&str], code: u8) -> Self {
         let output = output.iter().map(|text| Event::Output(Stream::Stdout, (*text).into()));
@@ -119,7 +119,7 @@ impl Script {
         self
     }
 
-    /// Says how many processes of `program`, which is in the script, are killed for want of memory.
+    /// Sets how many processes of `program`, which is in the script, the OOM killer kills.
     #[must_use]
     pub fn starve(mut self, program: &str, oom_kills: u64) -> Self {
         let events = self.commands.get_mut(OsStr::new(program));
@@ -129,7 +129,7 @@ impl Script {
         self
     }
 
-    /// Says that `program` prints nothing and runs until it is ended.
+    /// Makes `program` print nothing and run until it is ended.
     #[must_use]
     pub fn hold(mut self, program: &str, manner: Manner) -> Self {
         self.commands.insert(program.into(), Vec::new());
@@ -149,28 +149,28 @@ impl Script {
         self
     }
 
-    /// Says what a read of `path` brings, sensible or not.
+    /// Sets the items of a read of `path`, valid or not.
     #[must_use]
     pub fn tree(mut self, path: impl Into<PathBuf>, items: Vec<TreeItem>) -> Self {
         self.trees.insert(path.into(), items);
         self
     }
 
-    /// Says that no sandbox can be assigned.
+    /// Makes every assign fail.
     #[must_use]
     pub fn stubborn(mut self) -> Self {
         self.is_stubborn = true;
         self
     }
 
-    /// A factory of sandboxes that follow this script.
+    /// A factory of sandboxes with this script.
     pub fn factory(self) -> Factory {
         Factory { script: self, ..Factory::default() }
     }
 }
 
 impl Factory {
-    /// What was asked so far.
+    /// The record so far.
     pub fn record(&self) -> MutexGuard<'_, Record> {
         lock(&self.record)
     }
@@ -350,7 +350,7 @@ struct FakeExecution {
     record: Arc<Mutex<Record>>,
 }
 
-/// What a command still does.
+/// The remaining events of a command.
 #[derive(Debug)]
 struct Ending {
     events: Mutex<VecDeque<Event>>,
@@ -439,7 +439,7 @@ impl TreeWriter for FakeWriter {
     }
 }
 
-/// What is left to be read, last first.
+/// The remaining items, last first.
 struct FakeReader(Vec<TreeItem>);
 
 impl TreeReader for FakeReader {

@@ -20,7 +20,7 @@ pub struct Exec {
     pub env: Vec<(ByteBuf, ByteBuf)>,
     /// The folder to start in; the user's home, else `/`, where there is none given.
     pub cwd: Option<ByteBuf>,
-    /// Who runs it; root if nobody is named.
+    /// Its user; root by default.
     pub user: Option<User>,
     /// Whether `Data` and `End` will follow for its standard input; else that is empty.
     pub stdin: bool,
@@ -119,7 +119,7 @@ impl Packer {
     }
 }
 
-/// A length of time that is never zero: 0 is neither "at once" nor "never".
+/// A time-out, never zero: 0 is neither "at once" nor "never".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeout {
     milliseconds: NonZeroU64,
@@ -212,7 +212,7 @@ pub enum Outcome {
         /// Its exit code.
         code: u8,
     },
-    /// A signal that nobody here sent ended it.
+    /// A signal ended it that was not sent by this protocol's time-out or cancel.
     Signalled {
         /// The signal's number.
         signal: u8,
@@ -223,7 +223,7 @@ pub enum Outcome {
     TimedOut,
     /// `Cancel` came; it and all its descendants were killed.
     Cancelled,
-    /// It never ran.
+    /// It did not start.
     FailedToStart {
         /// Whether the program is not there. Whatever else is missing (its folder, its user) is another
         /// failure: shells tell the two apart by their exit codes.

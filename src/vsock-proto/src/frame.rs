@@ -1,7 +1,7 @@
 //! Framing: a 32-bit little-endian length, then one postcard message.
 //!
 //! INVARIANT: the decoder's memory is at most twice the bytes it holds plus two
-//! [`CHUNK`]s; what a header announces is believed only as the bytes arrive.
+//! [`CHUNK`]s: memory is allocated as bytes arrive, not by the announced length.
 
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use crate::{Error, Result};
 /// The longest message, in bytes, without the frame's header.
 pub const MAX_FRAME: usize = 1 << 20;
 
-/// The usual size of one `Data` message's bytes: large enough to be cheap, small
-/// enough that a ping behind a few of them is not late.
+/// The usual payload of a `Data` message: large enough to be cheap, small enough that a ping behind a few
+/// of them is not delayed.
 pub const CHUNK: usize = 64 << 10;
 
 const HEADER: usize = size_of::<u32>();
@@ -59,7 +59,7 @@ impl Flavor for Append<'_> {
     }
 }
 
-/// Turns a stream of bytes, however it is cut, into messages.
+/// Decodes messages from a stream of bytes in pieces of any size.
 ///
 /// Read into [`space`](Self::space), say how much with [`filled`](Self::filled), then
 /// call [`next`](Self::next) until it has no more. An error is final: the stream has
@@ -73,7 +73,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder that has seen nothing and holds no memory.
+    /// An empty decoder without a buffer.
     pub fn new() -> Self {
         Self::default()
     }
@@ -100,12 +100,12 @@ impl Decoder {
         &mut self.buffer[self.end..]
     }
 
-    /// Takes note that `count` bytes were read into [`space`](Self::space).
+    /// Records that `count` bytes were read into [`space`](Self::space).
     pub fn filled(&mut self, count: usize) {
         self.end = (self.end + count).min(self.buffer.len());
     }
 
-    /// Takes note of `bytes`, for those who have them already.
+    /// Appends `bytes`.
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let space = self.space();

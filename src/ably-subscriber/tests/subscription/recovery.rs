@@ -259,7 +259,7 @@ fn after_a_gap_messages_are_neither_doubled_nor_out_of_order() {
     }
 }
 
-/// Where nobody listens, as far as one can know.
+/// An address without a listener.
 fn unused_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_that_times_out_is_told_from_one_that_breaks() {
+    fn a_restore_that_times_out_is_distinguished_from_one_that_breaks() {
         let phase = vsock_host::Phase::Hello;
         let late = no_hello(vsock_host::Error::TimedOut { after: Duration::ZERO, phase });
         let broken = no_hello(vsock_host::Error::ListenerClosed);

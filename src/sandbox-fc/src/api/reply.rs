@@ -80,13 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_a_body_is_whole_at_its_empty_line() {
+    fn a_reply_without_a_body_is_complete_at_its_empty_line() {
         let bytes = b"HTTP/1.1 204 \r\nServer: Firecracker API\r\n\r\nHTTP";
         assert_eq!(parse(bytes, 10), Parsed::Complete(reply(204, ""), bytes.len() - 4));
     }
 
     #[test]
-    fn a_reply_is_a_part_until_all_of_its_body_is_there() {
+    fn a_reply_is_incomplete_until_its_whole_body_is_received() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
         for end in 0..bytes.len() {
             assert_eq!(parse(&bytes[..end], 10), Parsed::Incomplete);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_over_the_limit_is_not_waited_for() {
+    fn a_body_over_the_limit_is_refused_at_once() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n";
         assert_eq!(parse(bytes, 10), Parsed::TooLong);
         let bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", usize::MAX);
@@ -103,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn a_head_without_an_end_is_not_waited_for() {
+    fn a_head_without_an_end_is_refused() {
         let mut bytes = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
         bytes.resize(HEAD + 1, b'x');
         assert_eq!(parse(&bytes, 10), Parsed::TooLong);
     }
 
     #[test]
-    fn a_length_that_is_none_is_nonsense() {
+    fn an_invalid_content_length_is_malformed() {
         for length in ["-1", "ten", "99999999999999999999999", "1\r\nContent-Length: 2"] {
             let bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
             assert!(matches!(parse(bytes.as_bytes(), 10), Parsed::Malformed(_)), "{length}");

@@ -86,7 +86,7 @@ fn a_disk_without_limits_has_no_limiter() {
 }
 
 #[test]
-fn a_version_that_guests_escape_from_is_told_nothing() {
+fn a_version_that_guests_escape_from_receives_no_request() {
     let (booted, asked) = asked(vec![version("1.14.0")], false);
     let error = booted.unwrap_err().to_string();
     assert!(error.starts_with("Firecracker 1.14.0 must not be used"), "{error}");
@@ -94,7 +94,7 @@ fn a_version_that_guests_escape_from_is_told_nothing() {
 }
 
 #[test]
-fn what_is_refused_ends_the_boot_there() {
+fn a_refused_request_ends_the_boot() {
     let fault = r#"{"fault_message":"The kernel file cannot be opened"}"#.to_owned();
     let answers = vec![version("1.15.1"), Answer::Done, Answer::Json(400, fault)];
     let (booted, asked) = asked(answers, false);

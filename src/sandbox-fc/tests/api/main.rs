@@ -44,7 +44,7 @@ fn calls_go_out_in_order_on_one_connection() {
 }
 
 #[test]
-fn what_firecracker_says_of_itself_is_read() {
+fn the_instance_info_of_firecracker_is_parsed() {
     let json =
         r#"{"id":"x","state":"Not started","vmm_version":"1.15.1","app_name":"Firecracker"}"#;
     let fake = Fake::start([Answer::Json(200, json.into())]);
@@ -53,7 +53,7 @@ fn what_firecracker_says_of_itself_is_read() {
 }
 
 #[test]
-fn a_fault_is_told_in_firecrackers_words_and_the_connection_goes_on() {
+fn a_fault_has_firecrackers_message_and_the_connection_stays_usable() {
     let fault = r#"{"fault_message":"The kernel file cannot be opened: No such file"}"#;
     let fake = Fake::start([Answer::Json(400, fault.into()), Answer::Done]);
     let mut client = Client::connect(fake.socket()).unwrap();
@@ -104,7 +104,7 @@ fn a_call_after_its_deadline_is_not_sent() {
 }
 
 #[test]
-fn a_dropped_connection_is_told_at_once() {
+fn a_dropped_connection_is_an_error_at_once() {
     assert!(matches!(error_of(Answer::HangUp), Error::Closed { .. }));
     assert!(matches!(error_of(Answer::Raw("HTTP/1.1 204 ".into())), Error::Closed { .. }));
 }
@@ -115,7 +115,7 @@ fn garbage_is_no_reply() {
 }
 
 #[test]
-fn a_huge_reply_is_refused_before_it_has_come() {
+fn a_huge_reply_is_refused_before_it_is_received() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n";
     assert!(matches!(error_of(Answer::Raw(head.into())), Error::TooLong { .. }));
     let endless = format!("HTTP/1.1 200 OK\r\nX-Pad: {}", "x".repeat(100_000));
