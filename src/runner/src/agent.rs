@@ -1,7 +1,7 @@
-//! Agents: how one is run, and how its events look to people.
+//! Runs an agent's CLI and prints its events as readable text.
 //!
-//! The prompt goes in as a message on standard input, so it has no length limit, is seen by no
-//! `ps`, and is never taken for a flag. Events come out as JSON, one a line.
+//! The prompt is sent as a JSON message on standard input: it has no length limit, does not appear in `ps`,
+//! and cannot be parsed as a flag. Events arrive as JSON, one per line.
 
 mod codex;
 
@@ -34,7 +34,7 @@ impl Agent {
         }
     }
 
-    /// The agent, working on `prompt`. Environment, time limit and output cap are those of `base`.
+    /// A job that runs the agent on `prompt`, with environment, time limit and output cap of `base`.
     pub(crate) fn job(self, prompt: &str, base: ExecRequest) -> Job {
         let flags = [
             self.program(),
@@ -59,26 +59,26 @@ impl Agent {
     }
 }
 
-/// Shows events to people. Takes the agent's output in pieces of any size, or one event at a time.
+/// Prints events as text. Accepts the agent's output in chunks of any size, or single events.
 pub(crate) struct Printer<W> {
     out: W,
     line: Vec<u8>,
-    /// The line is over the limit: the rest of it is left out.
-    cut: bool,
-    /// When calls of tools came, in milliseconds, for as long as they have no result.
+    /// The current line exceeds the limit, and the rest of it is dropped.
+    is_truncated: bool,
+    /// The start times in milliseconds of tool calls without a result, by ID.
     #[cfg(feature = "control")]
     calls: HashMap<String, i64>,
 }
 
-/// The longest event that is shown.
+/// The largest event that is printed, in bytes.
 const LONGEST: usize = 1 << 20;
 #[cfg(feature = "control")]
-/// How many calls of tools are remembered.
+/// The largest number of open tool calls that are tracked.
 const MOST_CALLS: usize = 1000;
 #[cfg(feature = "control")]
-/// How long a call of a tool takes that its duration is worth showing, in milliseconds.
-const NOTABLE: i64 = 1000;
-/// How many lines of a tool's result are shown.
+/// The shortest duration of a tool call that is printed, in milliseconds.
+const SHOWN_DURATION: i64 = 1000;
+/// How many lines of a tool's result are printed.
 const RESULT_LINES: usize = 40;
 const TOO_LONG: &str = "(an event that is too long to be shown)\n";
 
@@ -87,13 +87,13 @@ impl<W: Write> Printer<W> {
         Self {
             out,
             line: Vec::new(),
-            cut: false,
+            is_truncated: false,
             #[cfg(feature = "control")]
             calls: HashMap::new(),
         }
     }
 
-    /// Shows an event that came at some time, in milliseconds.
+    /// Prints an event that arrived at `at`, in milliseconds.
     #[cfg(feature = "control")]
     pub(crate) fn event(&mut self, json: &str, at: i64) -> io::Result<()> {
         if json.len() > LONGEST {
@@ -106,12 +106,12 @@ impl<W: Write> Printer<W> {
         self.note(&text)
     }
 
-    /// Shows something that is no event.
+    /// Prints text that is not an event.
     pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(harmless(text).as_bytes())
     }
 
-    /// How long the calls of tools took whose results an event has, if that is worth showing.
+    /// The durations of the tool calls whose results an event contains, if they are long.
     #[cfg(feature = "control")]
     fn durations(&mut self, event: &Value, at: i64) -> String {
         let blocks = event["message"]["content"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -125,7 +125,7 @@ impl<W: Write> Printer<W> {
                 Some("tool_result") => {
                     let begun = self.calls.remove(&id("tool_use_id"));
                     let took = begun.map_or(0, |begun| at.saturating_sub(begun));
-                    if took >= NOTABLE {
+                    if took >= SHOWN_DURATION {
                         text.push_str(&format!("  ({:.1} s)\n", took as f64 / 1000.0));
                     }
                 }
@@ -140,7 +140,7 @@ impl<W: Write> Printer<W> {
             let room = LONGEST - self.line.len();
             let (kept, over) = piece.split_at(piece.len().min(room));
             self.line.extend_from_slice(kept);
-            self.cut |= !over.is_empty();
+            self.is_truncated |= !over.is_empty();
             if piece.ends_with(b"\n") {
                 self.finish()?;
             }
@@ -148,22 +148,22 @@ impl<W: Write> Printer<W> {
         Ok(())
     }
 
-    /// Shows what is left of a last line without an end.
+    /// Prints a last line without a line feed.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         let text = match serde_json::from_slice(&self.line) {
-            Ok(event) if !self.cut => readable(&event),
-            _ if self.cut => TOO_LONG.to_owned(),
+            Ok(event) if !self.is_truncated => readable(&event),
+            _ if self.is_truncated => TOO_LONG.to_owned(),
             _ if self.line.trim_ascii().is_empty() => String::new(),
-            // What the agent says outside of its protocol is all the more worth reading.
+            // Output outside of the protocol is usually an error message.
             _ => format!("{}\n", String::from_utf8_lossy(self.line.trim_ascii_end())),
         };
         self.line.clear();
-        self.cut = false;
+        self.is_truncated = false;
         self.note(&text)
     }
 }
 
-/// An event as lines of text; nothing for one that says nothing to people.
+/// An event as lines of text; empty for an event without readable content.
 fn readable(event: &Value) -> String {
     match event["type"].as_str() {
         Some("system") if event["subtype"] == "init" => {
@@ -196,14 +196,14 @@ fn block(block: &Value) -> String {
     }
 }
 
-/// A tool's result, indented: a text, or blocks of text.
+/// A tool's result, indented. It is a string, or a list of text blocks.
 fn result_lines(content: &Value) -> String {
-    let of_blocks = || {
+    let joined = || {
         let blocks = content.as_array().map(Vec::as_slice).unwrap_or_default();
         let texts = blocks.iter().filter_map(|block| block["text"].as_str());
         texts.collect::<Vec<_>>().join("\n")
     };
-    let text = content.as_str().map_or_else(of_blocks, str::to_owned);
+    let text = content.as_str().map_or_else(joined, str::to_owned);
     let lines: Vec<_> = text.lines().collect();
     let mut shown: String =
         lines.iter().take(RESULT_LINES).map(|line| format!("  {line}\n")).collect();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_a_message_on_standard_input_and_nowhere_else() {
+    fn a_prompt_is_sent_on_standard_input_and_not_as_an_argument() {
         let prompt = "say \"hi\"\n--help";
         let job = Agent::Mock.job(prompt, ExecRequest::default());
 
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_reads_as_a_short_story() {
+    fn a_turn_is_printed_as_session_text_commands_and_result() {
         let events = [
             r#"{"type":"system","subtype":"init","session_id":"s1","model":"m"}"#,
             r#"{"type":"assistant","message":{"content":[{"type":"text","text":"Executing"}]}}"#,
@@ -266,14 +266,14 @@ mod tests {
             r#"{"type":"result","subtype":"success","is_error":false,"duration_ms":100,"num_turns":1}"#,
         ];
         let text = events.join("\n") + "\n";
-        let story = "session s1  model m\nExecuting\n$ ls\n  a\n  b\ndone in 0.1 s, 1 turn\n";
-        assert_eq!(shown(&[&text]), story);
+        let expected = "session s1  model m\nExecuting\n$ ls\n  a\n  b\ndone in 0.1 s, 1 turn\n";
+        assert_eq!(shown(&[&text]), expected);
         let (first, second) = text.split_at(77);
-        assert_eq!(shown(&[first, second]), story);
+        assert_eq!(shown(&[first, second]), expected);
     }
 
     #[test]
-    fn what_it_cost_and_why_it_failed_is_told() {
+    fn a_failed_result_shows_cost_and_reason() {
         let event = r#"{"type":"result","is_error":true,"duration_ms":2000,"num_turns":3,
             "total_cost_usd":0.01234,"result":"no credit"}"#;
         assert_eq!(
@@ -284,7 +284,7 @@ mod tests {
 
     #[cfg(feature = "control")]
     #[test]
-    fn a_tool_that_took_long_says_how_long() {
+    fn a_long_tool_call_shows_its_duration() {
         let call = r#"{"type":"assistant","message":{"content":[
             {"type":"tool_use","id":"t","name":"Read","input":{"file":"a"}}]}}"#;
         let result = r#"{"type":"user","message":{"content":[
@@ -301,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_shown_as_it_is_but_harmless() {
+    fn output_that_is_no_event_is_printed_with_control_characters_escaped() {
         assert_eq!(shown(&["\x1b[2Jpanic: x\n"]), "\\x1b[2Jpanic: x\n");
         assert_eq!(shown(&["no line end"]), "no line end\n");
     }
 
     #[test]
-    fn a_line_without_end_costs_no_more_than_the_limit() {
+    fn a_line_without_end_is_truncated_at_the_limit() {
         let mut printer = Printer::new(Vec::new());
         for _ in 0..40 {
             printer.write(&[b'x'; 64 << 10]).unwrap();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_result_is_abridged() {
+    fn a_long_tool_result_is_abridged() {
         let content = "line\\n".repeat(RESULT_LINES + 3);
         let event = format!(
             r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","content":"{content}"}}]}}}}"#

@@ -2,7 +2,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `output.log` | what it and its descendants write; see [`Journal`] |
+//! | `output.log` | what it and its descendants write; see [`OutputLog`] |
 //! | `command.jsonl` | a line when it starts, a line when it ends; only appended to |
 //! | `alive` | a FIFO that the command's runner keeps open for writing |
 //! | `runner.log` | that runner's log |
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attend::Sink;
 use crate::error::{Error, Result, file};
-use crate::journal::{self, Journal};
+use crate::output_log::{self, OutputLog};
 use crate::shortage;
 use crate::vmm::{self, VmRecord};
 
@@ -78,7 +78,7 @@ pub(crate) fn folder(vm: &VmRecord, name: Option<&str>) -> PathBuf {
 pub(crate) struct Recorder {
     path: PathBuf,
     events: File,
-    journal: Journal,
+    output: OutputLog,
     memory_mib: u32,
     is_over: bool,
     /// Held, never written to.
@@ -94,11 +94,10 @@ impl Recorder {
         // Both ends, so that it opens at once.
         let opened = File::options().read(true).write(true).open(&alive);
         let alive = opened.map_err(file("open", &alive))?;
-        let journal = Journal::create(&folder.join(journal::OUTPUT))?;
+        let output = OutputLog::create(&folder.join(output_log::OUTPUT))?;
         let path = folder.join(EVENTS);
-        let events = journal::append_to(&path)?;
-        let mut recorder =
-            Self { path, events, journal, memory_mib, is_over: false, _alive: alive };
+        let events = output_log::append_to(&path)?;
+        let mut recorder = Self { path, events, output, memory_mib, is_over: false, _alive: alive };
         let program = program.to_owned();
         recorder.append(&Line::Started(Started { program, unix: now() }));
         Ok(recorder)
@@ -116,7 +115,7 @@ impl Recorder {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
-        self.journal.note(&format!("the command ended: {how}"));
+        self.output.note(&format!("the command ended: {how}"));
         self.append(&Line::Ended(Ended { code, how, unix: now() }));
     }
 
@@ -133,14 +132,14 @@ impl Recorder {
 
 impl Sink for Recorder {
     fn write(&mut self, _: Stream, data: &[u8]) -> io::Result<()> {
-        self.journal.append(data);
+        self.output.append(data);
         Ok(())
     }
 
     fn ended(&mut self, exit: &Exit) {
         if let Some(shortage) = shortage::describe(exit, self.memory_mib).filter(|_| !self.is_over)
         {
-            self.journal.note(&shortage);
+            self.output.note(&shortage);
         }
         self.end(exit.outcome.exit_code(), describe(&exit.outcome));
     }
@@ -374,7 +373,7 @@ mod tests {
         assert!(ended.is_attended);
         drop(recorder);
         assert!(!observer.is_attended());
-        let log = fs::read_to_string(vm.folder.join(journal::OUTPUT)).unwrap();
+        let log = fs::read_to_string(vm.folder.join(output_log::OUTPUT)).unwrap();
         assert_eq!(log, "out\n[runner: the command ended: exit code 3]\nlater\n");
     }
 

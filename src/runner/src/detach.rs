@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::error::{Error, Result};
-use crate::{journal, output, signal};
+use crate::{output, output_log, signal};
 
 /// The flag of the runner in the background: alone on its command line, before all that it is told.
 const FLAG: &str = "--detached";
@@ -96,7 +96,7 @@ pub(crate) fn leave_terminal() -> Result<()> {
 
 /// In the background: steps 4 and 6. From here on, nobody watches.
 pub(crate) fn announce(name: &str, folder: &Path) -> Result<()> {
-    let log = journal::append_to(&folder.join(journal::RUNNER))?;
+    let log = output_log::append_to(&folder.join(output_log::RUNNER))?;
     tell(name, &log).map_err(|source| Error::Detach { source })
 }
 

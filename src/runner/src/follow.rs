@@ -94,12 +94,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::journal;
+    use crate::output_log;
 
     #[test]
     fn following_shows_what_is_there_what_is_added_and_what_came_last() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(journal::OUTPUT);
+        let path = folder.path().join(output_log::OUTPUT);
         fs::write(&path, "one ").unwrap();
         let mut log = File::open(&path).unwrap();
         let mut writer = File::options().append(true).open(&path).unwrap();

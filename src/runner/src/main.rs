@@ -27,12 +27,13 @@ mod host_ca;
 mod image;
 mod input;
 mod interrupt;
-mod journal;
+mod label;
 mod logging;
 mod mount;
 mod network;
 mod options;
 mod output;
+mod output_log;
 #[cfg(feature = "control")]
 mod platform;
 mod progress;

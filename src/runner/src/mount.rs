@@ -1,20 +1,20 @@
-//! Where in a VM a job's folders may be.
+//! Validates the mount paths of a job's folders.
 
 use std::path::{Component, Path};
 
 use crate::value::Refused;
 
-/// What the system lives in, or what is only seen as files.
+/// Folders of the operating system and pseudo file systems.
 const SYSTEM: [&str; 14] = [
     "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/root",
     "/run", "/sbin", "/sys", "/usr",
 ];
-/// Those of it that are nobody's, by tradition.
+/// Folders below [`SYSTEM`] that the operating system leaves to its users.
 const FREE: [&str; 2] = ["/usr/src", "/usr/local/src"];
-/// Folders that others live in.
+/// Folders that hold folders of several users or programs.
 const SHARED: [&str; 6] = ["/", "/home", "/tmp", "/usr/src", "/usr/local/src", "/var"];
 
-/// Whether a folder may be there: the agent's user becomes its owner.
+/// Checks that a folder may be mounted at `path`, which the agent's user will own.
 pub(crate) fn check(path: &str) -> Result<(), Refused> {
     let path = Path::new(path);
     let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
@@ -22,12 +22,12 @@ pub(crate) fn check(path: &str) -> Result<(), Refused> {
         return Err("expected an absolute path in the VM, without `..`");
     }
     if path.components().any(|part| part == Component::Normal(".vm0".as_ref())) {
-        return Err("`.vm0` is the runner's own: no folder of a job can be there");
+        return Err("`.vm0` is reserved for the runner");
     }
     let is_below = |all: &[&str]| all.iter().any(|one| path.starts_with(one));
     let is_shared = SHARED.iter().any(|one| path == Path::new(one));
     if is_shared || (is_below(&SYSTEM) && !is_below(&FREE)) {
-        return Err("the system's own folders cannot be a job's: take one like /srv/NAME");
+        return Err("this is a system folder: use one like /srv/NAME");
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_jobs_folder_is_not_one_of_the_systems() {
+    fn a_mount_path_may_not_be_a_system_or_shared_folder() {
         for path in ["/srv", "/srv/repo", "/home/user", "/home/user/workspace/app", "/workspace"] {
             assert_eq!(check(path), Ok(()), "{path}");
         }

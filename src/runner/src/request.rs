@@ -1,4 +1,4 @@
-//! The flags that say how a command is run, in a new VM or in one that runs.
+//! The flags of `run` and `exec` that describe how a command runs.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -16,10 +16,10 @@ use crate::error::{Error, Result, file};
 use crate::terminal;
 use crate::value::{self, Variable};
 
-/// The size of a terminal if ours is none.
-const NO_TERMINAL: PtySize = PtySize { rows: 24, columns: 80 };
+/// The terminal size for the command if the runner has no terminal.
+const DEFAULT_SIZE: PtySize = PtySize { rows: 24, columns: 80 };
 
-/// How a command is run.
+/// How a command runs.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct CommandArguments {
     /// Set an environment variable; NAME alone takes its value from this process
@@ -30,7 +30,7 @@ pub(crate) struct CommandArguments {
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
-    /// Run as this user, in its groups or in the one that is named; names or numbers
+    /// Run as this user, in its own groups or in GROUP only; names or numbers
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = value::user)]
     user: Option<User>,
 
@@ -38,11 +38,11 @@ pub(crate) struct CommandArguments {
     #[arg(short, long, value_name = "DIR", value_parser = value::os(value::guest_path))]
     workdir: Option<PathBuf>,
 
-    /// Pass standard input on
+    /// Forward standard input
     #[arg(short, long)]
     interactive: bool,
 
-    /// Give the command a terminal
+    /// Allocate a terminal for the command
     #[arg(short, long)]
     tty: bool,
 
@@ -56,7 +56,7 @@ pub(crate) struct CommandArguments {
 }
 
 impl CommandArguments {
-    /// What is to run, after the image's own wishes and the flags.
+    /// The request for `argv`. Flags override the image's defaults.
     pub(crate) fn request(&self, argv: Vec<OsString>, image: &Defaults) -> Result<ExecRequest> {
         let env = self.variables(image)?;
         check_length(&argv, &env)?;
@@ -66,21 +66,21 @@ impl CommandArguments {
             cwd: self.workdir.clone().or_else(|| image.workdir.clone().map(PathBuf::from)),
             user: self.user(image),
             stdin: self.interactive,
-            pty: self.tty.then(|| terminal::size().unwrap_or(NO_TERMINAL)),
+            pty: self.tty.then(|| terminal::size().unwrap_or(DEFAULT_SIZE)),
             timeout: self.timeout,
             output_cap: self.output_cap,
             follow_descendants: false,
         })
     }
 
-    /// The user that is asked for, else the image's.
+    /// The user of `--user`, else the image's default.
     fn user(&self, image: &Defaults) -> Option<User> {
-        // In images `name:` is said for `name`, too.
-        let of_image = || value::user(image.user.as_deref()?.trim_end_matches(':')).ok();
-        self.user.clone().or_else(of_image)
+        // Some images write `name:` for `name`.
+        let default = || value::user(image.user.as_deref()?.trim_end_matches(':')).ok();
+        self.user.clone().or_else(default)
     }
 
-    /// Later ones override earlier ones: the image's, `TERM`, those of files, those of flags.
+    /// The environment. Later sources override earlier ones: image, `TERM`, files, flags.
     fn variables(&self, image: &Defaults) -> Result<Vec<(OsString, OsString)>> {
         let mut all = BTreeMap::new();
         let mut set = |variable: Variable| {
@@ -105,7 +105,7 @@ impl CommandArguments {
     }
 }
 
-/// What the guest's kernel would refuse is refused here, by its name.
+/// Checks execve(2)'s limits here, so that the error names the argument or variable that exceeds them.
 fn check_length(argv: &[OsString], env: &[(OsString, OsString)]) -> Result<()> {
     let arguments = argv.iter().map(|argument| argument.as_bytes());
     let variables = env.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
@@ -121,10 +121,10 @@ fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let refused = || Error::EnvFile { path: path.to_owned(), line: index + 1 };
-        let variable = value::variable(line).named().ok_or_else(refused)?;
+        let invalid = || Error::EnvFile { path: path.to_owned(), line: index + 1 };
+        let variable = value::variable(line).named().ok_or_else(invalid)?;
         if variable.name.as_bytes().iter().any(u8::is_ascii_whitespace) {
-            return Err(refused());
+            return Err(invalid());
         }
         variables.push(variable);
     }
@@ -144,7 +144,7 @@ pub(crate) mod tests {
         arguments: CommandArguments,
     }
 
-    /// For fakes, which look at nothing of it.
+    /// A configuration for fake sandboxes, which ignore it.
     pub(crate) fn config() -> SandboxConfig {
         let none = PathBuf::new;
         let image =
@@ -236,19 +236,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_image_says_who_and_where_unless_a_flag_does() {
+    fn user_and_folder_are_the_images_unless_a_flag_names_others() {
         let image = Defaults {
             user: Some("app:staff".into()),
             workdir: Some("/app".into()),
             ..Defaults::default()
         };
-        let said = request(&[], &image).unwrap();
+        let defaults = request(&[], &image).unwrap();
         let user = User::InGroup { user: "app".into(), group: "staff".into() };
-        assert_eq!(said.user, Some(user));
-        assert_eq!(said.cwd, Some("/app".into()));
+        assert_eq!(defaults.user, Some(user));
+        assert_eq!(defaults.cwd, Some("/app".into()));
 
-        let told = request(&["--user", "5:6", "--workdir", "/tmp"], &image).unwrap();
-        assert_eq!(told.user, Some(User::Ids { uid: 5, gid: 6 }));
-        assert_eq!(told.cwd, Some("/tmp".into()));
+        let given = request(&["--user", "5:6", "--workdir", "/tmp"], &image).unwrap();
+        assert_eq!(given.user, Some(User::Ids { uid: 5, gid: 6 }));
+        assert_eq!(given.cwd, Some("/tmp".into()));
     }
 }

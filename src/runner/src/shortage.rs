@@ -1,4 +1,4 @@
-//! What is said where a VM had less memory or disk than its command wanted.
+//! Messages for a VM that ran out of memory or disk.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use sandbox::Exit;
 
 use crate::output;
 
-/// Why processes of a command were killed, if they were for want of memory.
+/// Says how many processes of a command the OOM killer ended; `None` if it ended none.
 pub(crate) fn describe(exit: &Exit, memory_mib: u32) -> Option<String> {
     let processes = match exit.oom_kills {
         0 => return None,
@@ -16,19 +16,22 @@ pub(crate) fn describe(exit: &Exit, memory_mib: u32) -> Option<String> {
     Some(format!("the VM ran out of memory ({memory_mib} MiB) and its kernel killed {processes}"))
 }
 
-/// That a VM's disk is full, and what to do about it; its size may not be known.
-pub(crate) fn of_disk(mib: Option<u64>) -> String {
+/// Says that a VM's disk is full, with its size if known, and the remedy.
+pub(crate) fn disk_full(mib: Option<u64>) -> String {
     let size = mib.map_or_else(String::new, |mib| format!(" ({mib} MiB)"));
     format!("the disk is full{size}: give it more with `disk`")
 }
 
-/// That the host's disk is full, where it has this path.
-pub(crate) fn of_host(path: &Path) -> String {
-    format!("the host's disk is full, which VMs' disks are on: make room below {}", path.display())
+/// Says that the host's disk which holds `path` is full.
+pub(crate) fn host_disk_full(path: &Path) -> String {
+    format!(
+        "the host's disk, which holds the VMs' disks, is full: free space below {}",
+        path.display()
+    )
 }
 
-/// Tells who ran the command, and what to do about it.
-pub(crate) fn tell(exit: &Exit, memory_mib: u32) {
+/// Prints what [`describe`] says to standard error, with the remedy.
+pub(crate) fn print(exit: &Exit, memory_mib: u32) {
     if let Some(text) = describe(exit, memory_mib) {
         output::remark(format_args!("runner: {text}: give it more with --memory"));
     }
@@ -43,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn killed_processes_are_counted_and_none_is_no_shortage() {
+    fn processes_killed_for_memory_are_counted_and_none_is_no_shortage() {
         let exit = |oom_kills| Exit {
             outcome: Outcome::Exited(0),
             dropped: 0,

@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use rootfs::{Defaults, Store};
 use sandbox::Stream;
 
-use super::ps;
 use crate::attend::{Job, attend, attend_to, start};
 use crate::background;
 use crate::detach;
 use crate::error::Result;
 use crate::interrupt::{First, Interrupt};
+use crate::label;
 use crate::options::Global;
 use crate::output::Output;
 use crate::request::CommandArguments;
@@ -67,7 +67,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let sandbox = interrupt.explain(host.attach(&record))?;
     let mut sink = |stream, data: &[u8]| output.write(stream, data);
     let exit = interrupt.explain(attend(&*sandbox, &job, &interrupt, &mut sink))?;
-    shortage::tell(&exit, record.memory_mib);
+    shortage::print(&exit, record.memory_mib);
     Ok(exit.outcome.exit_code())
 }
 
@@ -105,7 +105,7 @@ fn understand(global: &Global, arguments: &Arguments) -> Result<(VmRecord, Job)>
 
 /// What the VM's image says about commands, if it is still there.
 fn image_of(global: &Global, record: &VmRecord) -> Defaults {
-    let name = record.labels.get(ps::IMAGE);
+    let name = record.labels.get(label::IMAGE);
     let image = name.and_then(|name| Store::open(&global.state_dir).ok()?.get(name).ok());
     image.map(|image| image.description.defaults).unwrap_or_default()
 }

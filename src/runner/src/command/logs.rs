@@ -12,9 +12,9 @@ use sandbox::SandboxId;
 use crate::background::{self, Observer};
 use crate::error::{Error, Result, file};
 use crate::follow::{Watch, follow, show};
-use crate::journal;
 use crate::options::Global;
 use crate::output::Output;
+use crate::output_log;
 use crate::terminal::harmless;
 use crate::value;
 use crate::vmm::{self, VmRecord};
@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 }
 
 fn of_vm(global: &Global, arguments: &Arguments, record: &VmRecord) -> Result<u8> {
-    let name = if arguments.console { journal::CONSOLE } else { journal::OUTPUT };
+    let name = if arguments.console { output_log::CONSOLE } else { output_log::OUTPUT };
     let path = record.folder.join(name);
     let mut log = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -88,7 +88,7 @@ fn of_command(arguments: &Arguments, record: &VmRecord, name: &str) -> Result<u8
     let folder = background::folder(record, Some(name));
     let observer = Observer::open(&folder)?
         .ok_or_else(|| Error::NoSuchCommand { vm: arguments.vm.clone(), name: name.to_owned() })?;
-    let path = folder.join(journal::OUTPUT);
+    let path = folder.join(output_log::OUTPUT);
     let mut log = File::open(&path).map_err(file("open", &path))?;
     let mut output = Output::open()?;
     if arguments.follow {

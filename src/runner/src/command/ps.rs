@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::background::{self, Report};
 use crate::error::{Error, Result};
+use crate::label::{COMMAND, IMAGE};
 use crate::options::Global;
 use crate::output::Output;
 use crate::vmm::{self, Phase, PublishedPort, VmRecord};
@@ -21,11 +22,6 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
 }
-
-/// The label with the name of a VM's image.
-pub(crate) const IMAGE: &str = "image";
-/// The label with the program that a VM was started for.
-pub(crate) const COMMAND: &str = "command";
 
 #[derive(Serialize)]
 struct Row<'a> {

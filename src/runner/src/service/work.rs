@@ -25,9 +25,8 @@ use super::journal::Completion;
 use super::pool::{Taken, Wish};
 use super::stage::Stages;
 use super::{mount, session};
-use crate::command::ps;
 use crate::error::{Error, Result};
-use crate::shortage;
+use crate::{label, shortage};
 
 /// How long a guest may take to accept a command.
 const HAND_OVER: Duration = Duration::from_secs(60);
@@ -104,7 +103,7 @@ pub(crate) fn blank(profile: &Profile, image: Image) -> Result<SandboxConfig> {
     Ok(SandboxConfig {
         id: SandboxId::random()?,
         name: None,
-        labels: BTreeMap::from([(ps::IMAGE.to_owned(), profile.image.clone())]),
+        labels: BTreeMap::from([(label::IMAGE.to_owned(), profile.image.clone())]),
         image,
         vcpus: profile.amount.vcpus,
         memory_mib: profile.amount.memory_mib,
@@ -137,7 +136,7 @@ fn config(
     };
     let name = format!("job-{}", job.run.short());
     let mut config = blank(&job.profile, image)?;
-    config.labels.insert(ps::COMMAND.to_owned(), AGENT.to_owned());
+    config.labels.insert(label::COMMAND.to_owned(), AGENT.to_owned());
     Ok(SandboxConfig {
         name: Some(name.clone()),
         network,
@@ -228,7 +227,7 @@ impl Disk {
     /// That it is full, if a program says that it is and no more.
     fn shortage(self, text: &str) -> Option<String> {
         let is_full = text.contains("os error 28") && !text.contains("give it more with `disk`");
-        is_full.then(|| shortage::of_disk(self.mib))
+        is_full.then(|| shortage::disk_full(self.mib))
     }
 }
 
@@ -256,7 +255,8 @@ fn attend(execution: &dyn Execution, job: &Job, disk: Disk) -> Result<Ended> {
                 let memory_mib = job.profile.amount.memory_mib;
                 let of_memory = shortage::describe(&exit, memory_mib)
                     .map(|text| format!("{text}: give it more with `memory_mib`"));
-                let of_host = job.crew.journal.full_disk().map(|path| shortage::of_host(&path));
+                let of_host =
+                    job.crew.journal.full_disk().map(|path| shortage::host_disk_full(&path));
                 let shortage = of_memory.or(of_host);
                 return Ok(Ended { outcome: exit.outcome, said: last_line(&tail), shortage, disk });
             }

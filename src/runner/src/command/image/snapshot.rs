@@ -12,9 +12,9 @@ use sandbox::{
 };
 
 use crate::attend::{Job, attend};
-use crate::command::ps;
 use crate::error::{Error, Result};
 use crate::interrupt::{First, Interrupt};
+use crate::label;
 use crate::options::Global;
 use crate::output::{self, Output};
 use crate::service::Config;
@@ -115,7 +115,7 @@ impl Arguments {
         Ok(SandboxConfig {
             id,
             name: None,
-            labels: BTreeMap::from([(ps::IMAGE.to_owned(), image.name.clone())]),
+            labels: BTreeMap::from([(label::IMAGE.to_owned(), image.name.clone())]),
             image: image::files(&store, &image, size.disk_mib)?,
             vcpus: size.vcpus,
             memory_mib: size.memory_mib,
@@ -167,7 +167,7 @@ impl Arguments {
         let mut output = Output::open()?;
         let mut sink = |_: Stream, data: &[u8]| output.write(Stream::Stderr, data);
         let exit = attend(sandbox, &job, interrupt, &mut sink)?;
-        shortage::tell(&exit, memory_mib);
+        shortage::print(&exit, memory_mib);
         match exit.outcome {
             Outcome::Exited(0) => Ok(()),
             other => Err(Error::WarmUp {

@@ -11,10 +11,10 @@ use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
-use crate::command::ps;
 use crate::egress::{self, Egress, For};
 use crate::error::{Error, Result};
 use crate::host_ca::HostCa;
+use crate::label;
 use crate::options::Global;
 use crate::request::CommandArguments;
 use crate::value::{self, CopyIn, CopyOut, NetworkChoice, Variable};
@@ -275,10 +275,10 @@ impl Arguments {
 
 /// Only the program of the command: its arguments may be anything, and a record is not secret.
 fn labels(image: &rootfs::Image, job: Option<&Job>) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::from([(ps::IMAGE.to_owned(), image.name.clone())]);
+    let mut labels = BTreeMap::from([(label::IMAGE.to_owned(), image.name.clone())]);
     let program = job.and_then(|job| job.request.argv.first()).map(Path::new);
     if let Some(name) = program.and_then(Path::file_name) {
-        labels.insert(ps::COMMAND.to_owned(), name.to_string_lossy().into_owned());
+        labels.insert(label::COMMAND.to_owned(), name.to_string_lossy().into_owned());
     }
     labels
 }
@@ -350,7 +350,7 @@ mod tests {
         let job = run.job(&Defaults::default()).unwrap();
         let config =
             run.config(&Store::open(Path::new("/")).unwrap(), &image(), job.as_ref()).unwrap();
-        assert_eq!(config.labels[ps::COMMAND], "curl");
+        assert_eq!(config.labels[label::COMMAND], "curl");
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.hostname, "web");
     }

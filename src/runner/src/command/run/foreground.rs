@@ -26,7 +26,7 @@ pub(super) fn work(
     let begun = Instant::now();
     let exit = show(run, job, sandbox, interrupt)?;
     stages.add("command", begun.elapsed());
-    shortage::tell(&exit, run.config.memory_mib);
+    shortage::print(&exit, run.config.memory_mib);
     log::info!(
         "the command ended; how={:?} ms={}",
         describe(&exit.outcome),

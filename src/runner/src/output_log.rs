@@ -1,4 +1,4 @@
-//! What a command in the background writes: kept in a file of bounded size.
+//! The output of a background command, in a log file of bounded size.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,23 +14,22 @@ pub(crate) const CONSOLE: &str = "console.log";
 /// The log of the runner that owns the VM, in the same place.
 pub(crate) const RUNNER: &str = "runner.log";
 
-/// How much is kept.
+/// The size limit of the log, in bytes.
 const LIMIT: u64 = 16 << 20;
 
-/// A file that takes so much and no more, and says so.
-pub(crate) struct Journal {
+/// A log file with a size limit. A note at its end marks output that was dropped.
+pub(crate) struct OutputLog {
     path: PathBuf,
     file: File,
     room: u64,
 }
 
-impl Journal {
+impl OutputLog {
     pub(crate) fn create(path: &Path) -> Result<Self> {
         Ok(Self { path: path.to_owned(), file: append_to(path)?, room: LIMIT })
     }
 
-    /// Keeps `data` as far as there is room. A disk without room costs the journal, not the
-    /// command.
+    /// Appends `data` up to the size limit. A failed write ends the log, not the command.
     pub(crate) fn append(&mut self, data: &[u8]) {
         let fits = usize::try_from(self.room).unwrap_or(usize::MAX).min(data.len());
         if fits == 0 {
@@ -45,7 +44,7 @@ impl Journal {
         self.check(kept);
     }
 
-    /// Adds a line of ours, even where there is no more room.
+    /// Appends a line of the runner's, even beyond the size limit.
     pub(crate) fn note(&mut self, text: &str) {
         let written = self.file.write_all(format!("[runner: {text}]\n").as_bytes());
         self.check(written);
@@ -54,12 +53,15 @@ impl Journal {
     fn check(&mut self, written: io::Result<()>) {
         if let Err(error) = written {
             self.room = 0;
-            log::error!("output is no longer kept; path={} error={error}", self.path.display());
+            log::error!(
+                "cannot write the output log, and no more is kept; path={} error={error}",
+                self.path.display()
+            );
         }
     }
 }
 
-/// Opens a log that only we may read.
+/// Opens a log for appending, readable by its owner only.
 pub(crate) fn append_to(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600);
@@ -71,14 +73,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_cut_with_a_note_and_the_end_is_still_told() {
+    fn output_beyond_the_limit_is_replaced_by_a_note_and_the_end_is_still_noted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OUTPUT);
-        let mut journal = Journal::create(&path).unwrap();
+        let mut log = OutputLog::create(&path).unwrap();
         for _ in 0..20 {
-            journal.append(&vec![b'x'; 1 << 20]);
+            log.append(&vec![b'x'; 1 << 20]);
         }
-        journal.note("the command ended");
+        log.note("the command ended");
 
         let kept = std::fs::read(&path).unwrap();
 
