@@ -132,7 +132,7 @@ fn a_user_who_is_not_root_is_told_in_one_line() {
     };
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
-    assert!(stderr(&output).ends_with("takes root: use sudo\n"), "{}", stderr(&output));
+    assert!(stderr(&output).ends_with("requires root: use sudo\n"), "{}", stderr(&output));
     assert_eq!(stderr(&output).lines().count(), 1);
 }
 
@@ -237,7 +237,7 @@ fn there_is_nothing_to_remove_where_nothing_died() {
     let _world = World::enter();
     let output = run(&state(), &["gc"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(stderr(&output), "removed 0 dead VMs, 0 networks and 0 useless snapshots\n");
+    assert_eq!(stderr(&output), "removed 0 dead VMs, 0 networks and 0 stale snapshots\n");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::terminal::harmless;
 /// An agent's command-line interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Agent {
-    /// A stand-in that runs its prompt with bash
+    /// Stand-in for an agent: runs the prompt with bash
     Mock,
 }
 

@@ -193,7 +193,8 @@ pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Res
         None if taken.len() >= MOST => {
             let over = taken.iter().filter(|(_, report)| !report.is_attended);
             let oldest = over.min_by_key(|(_, report)| report.started.unix);
-            let oldest = oldest.ok_or(Error::TooManyCommands { vm: vm.id.to_string() })?;
+            let oldest =
+                oldest.ok_or(Error::TooManyCommands { vm: vm.id.to_string(), limit: MOST })?;
             forget(&all.join(&oldest.0))?;
         }
         None => {}

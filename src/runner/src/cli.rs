@@ -1,4 +1,4 @@
-//! The command line: the sub-commands, and what each does.
+//! The command line: the list of sub-commands, and the function that each one calls.
 
 use clap::{Parser, Subcommand};
 
@@ -10,16 +10,16 @@ use crate::options::Global;
 
 const EXAMPLES: &str = "\
 Examples:
-  runner image build default                     make the image that VMs start from
+  runner image build default                     build the image that VMs start from
   runner run -- uname -a                         run a command in a fresh VM
   runner run -it -- bash                         a shell in a fresh VM
   runner run --agent mock -- 'make test'         run an agent in a fresh VM
   runner run -d --name web -- ./serve            leave a VM running
-  runner exec -it web -- bash                    a shell in a VM that runs
+  runner exec -it web -- bash                    a shell in a running VM
   runner start --local                           take agent jobs from the queue of this host
-  runner doctor                                  find out what this host lacks
+  runner doctor                                  check whether this host can run VMs
 
-Most commands need root: microVMs have cgroups, users and namespaces of their own.";
+Most commands need root, for cgroups, users and namespaces.";
 
 /// Runs AI-agent jobs, each in its own microVM
 #[derive(Debug, Parser)]
@@ -53,7 +53,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The exit code when the runner itself fails: 125 where a command's own exit code is passed on, else 1.
+    /// The exit code of a failure of the runner itself: 125 for sub-commands that return another command's exit code, else 1.
     pub(crate) fn failure_code(&self) -> u8 {
         match self {
             Self::Run(_) | Self::Exec(_) | Self::Wait(_) => 125,
@@ -63,10 +63,10 @@ impl Command {
         }
     }
 
-    /// The default log filter. A service runs unattended, so it logs its jobs.
-    pub(crate) fn logs(&self) -> &'static str {
+    /// The default log filter. Services run unattended, so they log their jobs.
+    pub(crate) fn log_filter(&self) -> &'static str {
         match self {
-            // The service logs each job itself, whatever the platform.
+            // The service itself logs each job; the embedded platform would repeat that.
             Self::Start(_) => "info,control=warn",
             #[cfg(feature = "control")]
             Self::Serve(_) => "info",
@@ -113,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn the_state_folder_does_not_depend_on_where_a_runner_goes() {
+    fn a_relative_state_folder_becomes_absolute() {
         let cli = Cli::try_parse_from(["runner", "--state-dir", "state", "ps"]).unwrap();
         assert_eq!(cli.global.state_dir, std::env::current_dir().unwrap().join("state"));
     }
 
     #[test]
-    fn everything_behind_the_command_belongs_to_it() {
+    fn flags_after_the_command_are_its_arguments() {
         let cli = Cli::try_parse_from(["runner", "run", "ls", "-l", "--name"]).unwrap();
         let Command::Run(arguments) = cli.command else { panic!("not run") };
         assert_eq!(arguments.command, ["ls", "-l", "--name"]);

@@ -36,7 +36,7 @@ use serde::Deserialize;
 pub(crate) use self::gate::Gate;
 pub(crate) use self::held::{For, hold, values};
 pub(crate) use self::trial::check;
-use crate::error::{Error, Result};
+use crate::error::{Result, Usage};
 
 /// What is let pass of a VM, as far as it is known before there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Egress {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(crate::error::file("read", path))?;
         let parsed = toml::from_str::<File>(&text);
-        let file = parsed.map_err(|source| Error::Policy { path: path.to_owned(), source })?;
+        let file = parsed.map_err(|source| Usage::Policy { path: path.to_owned(), source })?;
         Ok(Self { policy: file.understand() })
     }
 

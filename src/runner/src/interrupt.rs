@@ -131,7 +131,7 @@ impl Interrupt {
     /// nobody read.
     pub(crate) fn explain<T>(&self, result: Result<T>) -> Result<T> {
         let state = self.shared.lock();
-        let called_off = result.as_ref().is_err_and(Error::is_called_off);
+        let called_off = result.as_ref().is_err_and(Error::is_cancelled_output);
         match state.signal {
             Some(signal) if state.pulled || called_off => Err(Error::Interrupted { signal }),
             _ => result,

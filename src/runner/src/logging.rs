@@ -18,7 +18,7 @@ const SILENT: [&str; 2] = ["ureq", "rustls"];
 
 /// Starts logging: what the command is said to log, unless `RUST_LOG` or a flag says otherwise.
 pub(crate) fn start(cli: &Cli) {
-    let mut builder = Builder::from_env(Env::default().default_filter_or(cli.command.logs()));
+    let mut builder = Builder::from_env(Env::default().default_filter_or(cli.command.log_filter()));
     if cli.global.quiet {
         builder.filter_level(LevelFilter::Error);
     }

@@ -26,7 +26,7 @@ use sandbox::{Action, Limits, Network, Policy, Protocol, Rule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 use crate::value;
 
 /// As many rules as a policy may come to.
@@ -96,7 +96,7 @@ pub(crate) fn read(path: &Path) -> Result<Network> {
         path: path.to_owned(),
         source,
     })?;
-    parse(&text).map_err(|source| Error::Policy { path: path.to_owned(), source })
+    parse(&text).map_err(|source| Usage::Policy { path: path.to_owned(), source }.into())
 }
 
 fn parse(text: &str) -> std::result::Result<Network, toml::de::Error> {

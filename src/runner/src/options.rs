@@ -33,7 +33,7 @@ pub(crate) struct Global {
     )]
     pub(crate) network_range: Range,
 
-    /// Folder of the network locks that all runners of this host share
+    /// Folder of network locks; all runners of a host must use the same one
     #[arg(
         long,
         global = true,
@@ -45,7 +45,7 @@ pub(crate) struct Global {
     )]
     pub(crate) runtime_dir: PathBuf,
 
-    /// Firecracker's binary; default: `firecracker` in PATH
+    /// Firecracker binary [default: `firecracker` in PATH]
     #[arg(
         long,
         global = true,
@@ -56,7 +56,7 @@ pub(crate) struct Global {
     )]
     pub(crate) firecracker: Option<PathBuf>,
 
-    /// Confine Firecracker with its own jailer, this binary; default: the runner confines it
+    /// Confine Firecracker with this jailer binary instead of the runner's own sandbox
     #[arg(
         long,
         global = true,

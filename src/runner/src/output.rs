@@ -38,7 +38,7 @@ impl Output {
     }
 
     /// A write that would wait for a reader fails from when `called_off` is raised; the others are
-    /// done all the same. See [`Error::is_called_off`].
+    /// done all the same. See [`Error::is_cancelled_output`].
     pub(crate) fn until(self, called_off: &Arc<EventFd>) -> Self {
         Self { stdout: self.stdout.until(called_off), stderr: self.stderr.until(called_off) }
     }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_reading_holds_nobody_up_once_the_run_is_called_off() {
+    fn a_reader_that_stops_reading_holds_nobody_up_once_the_run_is_cancelled_output() {
         let (_rx, mut descriptor, called_off) = pipe();
         thread::scope(|scope| {
             let writer = scope.spawn(move || descriptor.write_all(&vec![b'y'; 1 << 20]));
@@ -178,7 +178,7 @@ mod tests {
 
             let error = writer.join().unwrap().unwrap_err();
 
-            assert!(Error::Output { source: error }.is_called_off());
+            assert!(Error::Output { source: error }.is_cancelled_output());
         });
     }
 
@@ -193,7 +193,7 @@ mod tests {
 
             let error = writer.join().unwrap().unwrap_err();
 
-            assert!(Error::Output { source: error }.is_called_off());
+            assert!(Error::Output { source: error }.is_cancelled_output());
         });
     }
 

@@ -12,7 +12,7 @@ use base::exec_limit;
 use rootfs::Defaults;
 use sandbox::{ExecRequest, PtySize, User};
 
-use crate::error::{Error, Result, file};
+use crate::error::{Result, Usage, file};
 use crate::terminal;
 use crate::value::{self, Variable};
 
@@ -22,23 +22,23 @@ const DEFAULT_SIZE: PtySize = PtySize { rows: 24, columns: 80 };
 /// How a command runs.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct CommandArguments {
-    /// Set an environment variable; NAME alone takes its value from this process
+    /// Set an environment variable; NAME alone copies the value from this process
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
     env: Vec<Variable>,
 
-    /// Set the variables that a file lists, one NAME[=VALUE] a line, `#` for comments
+    /// Read environment variables from a file: one NAME[=VALUE] per line, `#` starts a comment
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
-    /// Run as this user, in its own groups or in GROUP only; names or numbers
+    /// User to run as, and optionally its group; names or numbers
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = value::user)]
     user: Option<User>,
 
-    /// Start in this folder instead of the user's home
+    /// Working directory [default: the image's, else the user's home]
     #[arg(short, long, value_name = "DIR", value_parser = value::os(value::guest_path))]
     workdir: Option<PathBuf>,
 
-    /// Forward standard input
+    /// Forward standard input to the command
     #[arg(short, long)]
     interactive: bool,
 
@@ -46,11 +46,11 @@ pub(crate) struct CommandArguments {
     #[arg(short, long)]
     tty: bool,
 
-    /// Kill the command after a time, like 30 (seconds), 1.5s or 5m; the exit code is then 124
+    /// Kill the command after this time (30, 1.5s, 5m); the exit code is then 124
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     timeout: Option<Duration>,
 
-    /// Drop what the command writes beyond this many bytes, for each stream: 64K, 10M
+    /// Limit stdout and stderr to this many bytes each (64K, 10M); the rest is dropped
     #[arg(long, value_name = "BYTES", value_parser = value::bytes)]
     output_cap: Option<u64>,
 }
@@ -99,7 +99,7 @@ impl CommandArguments {
             }
         }
         for variable in &self.env {
-            set(variable.clone().named().ok_or(Error::NamelessVariable)?);
+            set(variable.clone().named().ok_or(Usage::NamelessVariable)?);
         }
         Ok(all.into_iter().collect())
     }
@@ -110,7 +110,7 @@ fn check_length(argv: &[OsString], env: &[(OsString, OsString)]) -> Result<()> {
     let arguments = argv.iter().map(|argument| argument.as_bytes());
     let variables = env.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     exec_limit::check(arguments, variables, exec_limit::TOTAL)
-        .map_err(|source| Error::CommandTooLong { source })
+        .map_err(|source| Usage::CommandTooLong { source }.into())
 }
 
 fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
@@ -121,10 +121,10 @@ fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        let invalid = || Error::EnvFile { path: path.to_owned(), line: index + 1 };
+        let invalid = || Usage::EnvFile { path: path.to_owned(), line: index + 1 };
         let variable = value::variable(line).named().ok_or_else(invalid)?;
         if variable.name.as_bytes().iter().any(u8::is_ascii_whitespace) {
-            return Err(invalid());
+            return Err(invalid().into());
         }
         variables.push(variable);
     }
@@ -177,7 +177,7 @@ pub(crate) mod tests {
     #[test]
     fn a_variable_without_a_name_is_refused_and_its_value_not_repeated() {
         let error = request(&["--env", "=hunter2"], &Defaults::default()).unwrap_err();
-        assert!(matches!(error, Error::NamelessVariable));
+        assert!(matches!(error, crate::error::Error::Usage(Usage::NamelessVariable)));
         assert_eq!(error.exit_code(), Some(2));
         assert!(!error.chain().contains("hunter2"));
     }

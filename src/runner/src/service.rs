@@ -55,7 +55,6 @@ mod stage;
 mod tests;
 mod work;
 
-pub(crate) use admission::Amount;
 pub(crate) use config::{Config, Profile};
 pub(crate) use dispatch::{Hands, Service};
 pub(crate) use identity::Lock;

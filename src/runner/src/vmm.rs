@@ -28,14 +28,14 @@ const SAVE: Duration = Duration::from_secs(600);
 /// How long another runner's VM may take to answer.
 const ATTACH: Duration = Duration::from_secs(10);
 
-/// What to run VMs with.
+/// The monitor that a command line asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Vmm {
-    /// Firecracker where it is installed and KVM works, else QEMU
+    /// Firecracker if it is installed and KVM works, else QEMU
     Auto,
-    /// Firecracker, which needs KVM
+    /// Firecracker; needs KVM
     Firecracker,
-    /// QEMU's microvm machine, with KVM if it works, else emulated
+    /// QEMU's microvm machine, with KVM or emulated
     Qemu,
 }
 

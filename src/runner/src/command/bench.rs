@@ -1,4 +1,4 @@
-//! `runner bench`: how long VMs take to start on this host, and whether that has changed.
+//! `runner bench`: measures how long VMs take to start, and compares measurements.
 
 mod compare;
 mod measure;
@@ -22,10 +22,9 @@ Examples:
   runner bench --start cold --json > before.json
   runner bench compare before.json after.json";
 
-/// Start VMs, run `true` in each, and say how long each stage took
+/// Measure VM starts: start VMs, run `true` in each, and print the time of each stage
 ///
-/// What VMs start from decides what is measured: with a snapshot of the image (`runner image
-/// snapshot`) they go on from it.
+/// If the image has a snapshot (`runner image snapshot`), VMs are restored from it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
@@ -38,66 +37,66 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say whether two measurements differ by more than chance, stage by stage
+    /// Test, stage by stage, whether two measurements differ significantly
     ///
-    /// By a rank test (Mann-Whitney), so that a few slow starts of a noisy machine prove nothing.
+    /// Uses the Mann-Whitney rank test, which outliers of a noisy machine barely affect.
     Compare {
-        /// What `runner bench --json` printed before
+        /// Output of `runner bench --json`
         before: PathBuf,
-        /// And after
+        /// Output of a later `runner bench --json`
         after: PathBuf,
     },
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Measure {
-    /// How many VMs to start
+    /// Number of VMs to start
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) count: u32,
 
-    /// How many of them at once
+    /// Number of VMs that start at the same time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(super) concurrency: u32,
 
-    /// What the VMs start from
+    /// Image of the VMs
     #[arg(long, default_value = "default")]
     pub(super) image: String,
 
-    /// Processors of each
+    /// Virtual CPUs of each VM
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) vcpus: u32,
 
-    /// Memory of each, in MiB
+    /// Memory of each VM, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
     pub(super) memory: u32,
 
-    /// The network of each; `none` is none
+    /// Network of each VM
     #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
     pub(super) network: NetworkChoice,
 
-    /// How they start
+    /// What to measure
     #[arg(long, value_enum, default_value_t = Start::Usual)]
     pub(super) start: Start,
 
-    /// What to run the VMs with
+    /// Virtual machine monitor
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
     pub(super) vmm: Vmm,
 
-    /// Print JSON, with every single time, for `runner bench compare`
+    /// Print JSON with every measured time, for `runner bench compare`
     #[arg(long)]
     json: bool,
 }
 
-/// How a VM starts.
+/// The kind of start that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Start {
-    /// From a snapshot if there is one
+    /// Restore from a snapshot if there is one, else boot
     Usual,
-    /// By a boot
+    /// Always boot
     Cold,
-    /// Before they are measured: until they are somebody's
+    /// Assignment of a VM that was prepared beforehand
     Warm,
-    /// Once: then they are parked, and go on, again and again
+    /// Parking and resuming of the same VM
     Parked,
 }
 

@@ -1,4 +1,4 @@
-//! `runner cp`: files between a running VM and this host.
+//! `runner cp`: copies files between a running VM and this host.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use sandbox::{Owner, Sandbox, User};
 use crate::copy::{
     CopyEvent, Ownership, Target, copy_in, copy_out, copy_stream_in, copy_stream_out, owner,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 use crate::interrupt::{First, Interrupt};
 use crate::options::Global;
 use crate::output::Output;
@@ -20,37 +20,36 @@ use crate::vmm::{self, Host};
 const EXAMPLES: &str = "\
 Examples:
   runner cp ./site web:/srv                  a file or a folder into the folder /srv
-  runner cp ./site/. web:/srv                what is in a folder, into /srv
+  runner cp ./site/. web:/srv                the contents of a folder into /srv
   runner cp web:/var/log/app.log .           out of the VM
   runner cp web:/etc/passwd - | wc -l        a file to standard output
-  runner cp --archive web:/etc/app ./backup  owners and modes as they are in the VM
+  runner cp --archive web:/etc/app ./backup  keep the owners and modes of the VM
 
-An existing folder as DST takes SRC under its own name; otherwise DST is the new name, and one that
-ends with / must be a folder. Modes, times, links, hard links, holes and empty folders are kept;
-sockets, FIFOs and devices in a folder are skipped with a warning. A link given as SRC is followed.
+If DST is an existing folder, SRC is copied into it; otherwise DST is the new name, and must be a
+folder if it ends with /. Modes, times, symbolic and hard links, holes and empty folders are kept.
+Sockets, FIFOs and devices in a folder are skipped with a warning. A symbolic link as SRC is followed.
 
-What is new belongs to the owner of the folder that it is made in; a file that is there keeps its
-owner and mode. On this host, copies of other users than root are their own. A device, FIFO or socket
-is never replaced. What comes out of a VM never has setuid, setgid or sticky bits, and never lands
-outside of DST.";
+New files belong to the owner of their folder; replaced files keep owner and mode. On this host, only
+root can create files of other users. Devices, FIFOs and sockets are never replaced. Files from a VM
+lose setuid, setgid and sticky bits, and are never written outside of DST.";
 
 /// Copy files and folders between a running VM and this host
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// VM:PATH, a path, or - for standard input
+    /// VM:PATH, a local path, or - for standard input
     #[arg(value_parser = value::os(value::place))]
     src: Place,
 
-    /// VM:PATH, a path, or - for standard output
+    /// VM:PATH, a local path, or - for standard output
     #[arg(value_parser = value::os(value::place))]
     dst: Place,
 
-    /// Give what is copied to a user of the destination: a name or number, perhaps with :GROUP
+    /// Owner of the copies: a user (and group) of the destination, by name or number
     #[arg(long, value_name = "USER[:GROUP]", value_parser = value::user, conflicts_with = "archive")]
     owner: Option<User>,
 
-    /// Keep the owners of the source, by number, and give files that are there its owners and modes
+    /// Keep numeric owners, and apply the source's owners and modes to existing files too
     #[arg(short, long)]
     archive: bool,
 }
@@ -63,9 +62,11 @@ enum Copy<'a> {
 
 impl Arguments {
     fn validate(&self) -> Result<Copy<'_>> {
-        let local = |place: &'_ Place| match place {
-            Place::Local(_) | Place::Stream => Ok(()),
-            Place::Guest { .. } => Err(Error::CopySides),
+        let local = |place: &Place| -> Result<()> {
+            match place {
+                Place::Local(_) | Place::Stream => Ok(()),
+                Place::Guest { .. } => Err(Usage::CopySides.into()),
+            }
         };
         match (&self.src, &self.dst) {
             (source, Place::Guest { vm, path }) => {
@@ -75,7 +76,7 @@ impl Arguments {
             (Place::Guest { vm, path }, destination) => {
                 Ok(Copy::Out { vm, source: path, destination: destination.path() })
             }
-            _ => Err(Error::CopySides),
+            _ => Err(Usage::CopySides.into()),
         }
     }
 

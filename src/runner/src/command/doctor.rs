@@ -1,4 +1,4 @@
-//! `runner doctor`: what this host lacks, all at once.
+//! `runner doctor`: checks what this host needs to run VMs, and prints a remedy for each problem.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,12 +18,12 @@ use crate::vmm::{self, Finding, State};
 const ROOM_MIB: u64 = 4096;
 const DEFAULT_IMAGE: &str = "default";
 
-/// Find out what this host lacks, with the command that mends each
+/// Check whether this host can run VMs, and print how to fix each problem
 ///
-/// The exit code is 0 if VMs can run and there is an image, or one can be built.
+/// The exit code is 0 if VMs can run and an image exists or can be built.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `runner exec`: a command in a VM that runs.
+//! `runner exec`: runs a command in a running VM.
 
 use std::ffi::OsString;
 
@@ -25,11 +25,11 @@ Examples:
   runner logs -f --command tests web; runner wait --command tests web
   tar c . | runner exec -i --user user --workdir /home/user/workspace web -- tar x
 
-The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 if its
-program is not there, 126 if it could not be started, and 125 if the runner itself failed.
+The exit code is the command's. 128+n: signal n ended it. 124: timeout. 127: program not found.
+126: it could not be started. 125 if the runner itself failed.
 
-Processes that the command leaves keep running. Their output is dropped, or with -d logged. A command
-in the background ends with its VM.";
+Child processes that outlive the command keep running; their output is dropped, or logged with -d.
+Background commands end with their VM.";
 
 /// Run a command in a running VM
 #[derive(Debug, clap::Args)]
@@ -38,18 +38,18 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     command_arguments: CommandArguments,
 
-    /// Leave the command running in the background, and print its name
+    /// Run the command in the background and print its name
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     detach: bool,
 
-    /// Name the command in the background, for `logs --command`, `wait --command` and `ps`
+    /// Name of the background command, for `logs --command`, `wait --command` and `ps`
     #[arg(long, requires = "detach", value_parser = value::name)]
     name: Option<String>,
 
-    /// Name, id, or the beginning of an id
+    /// Name or id of the VM; a unique prefix of the id is enough
     vm: String,
 
-    /// The command and its arguments, as they are: no shell sees them
+    /// Command and arguments, run without a shell
     #[arg(required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }

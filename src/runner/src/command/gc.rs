@@ -1,14 +1,14 @@
-//! `runner gc`: removes what dead runners left.
+//! `runner gc`: removes resources of dead runners, and stale snapshots.
 
 use crate::error::Result;
 use crate::options::Global;
 use crate::output;
 use crate::vmm;
 
-/// Remove what runners that died left behind: VMs, their processes, files, cgroups and networks
+/// Remove VMs, processes, files, cgroups and networks of dead runners, and stale snapshots
 ///
-/// Every command that starts a VM does this first; it is never necessary to do it by hand. Snapshots
-/// that nothing can go on from any more, as what they depend on has changed, are removed here alone.
+/// Every command that starts a VM cleans up after dead runners first. Stale snapshots, which no
+/// VM can be restored from any more, are removed by this command only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {}
 
@@ -29,7 +29,7 @@ pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
     if !global.quiet {
         let (vms, networks, snapshots) = (reclaimed.len(), networks.len(), snapshots.len());
         output::remark(format_args!(
-            "removed {vms} dead VMs, {networks} networks and {snapshots} useless snapshots"
+            "removed {vms} dead VMs, {networks} networks and {snapshots} stale snapshots"
         ));
     }
     Ok(0)

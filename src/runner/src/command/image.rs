@@ -1,4 +1,4 @@
-//! `runner image`: what VMs start from.
+//! `runner image`: builds, lists and removes the images that VMs start from.
 
 mod snapshot;
 
@@ -19,13 +19,13 @@ Examples:
   runner image build default
   runner image build claude                           Claude Code, git, node, python3, ripgrep
   runner image build tools --package git --package ripgrep
-  runner image build mine --from ./image.tar          as docker save, crane, buildah and others write it
-  runner image build mine --from ./all.tar --tag v2   one of several images
-  runner image snapshot mine                          VMs go on from a saved one, rather than boot
+  runner image build mine --from ./image.tar          an OCI or `docker save` archive
+  runner image build mine --from ./all.tar --tag v2   one image of an archive with several
+  runner image snapshot mine                          restore later VMs instead of booting them
   runner image ls
   runner image rm mine";
 
-/// Build, save, list and remove the images that VMs start from
+/// Build, snapshot, list and remove the images that VMs start from
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
@@ -39,59 +39,59 @@ enum Command {
     Snapshot(snapshot::Arguments),
     /// List images
     Ls {
-        /// Print JSON, for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Remove images; VMs that run from them go on
+    /// Remove images; running VMs are not affected
     Rm {
-        /// The images' names
+        /// Names of the images
         #[arg(required = true)]
         name: Vec<String>,
     },
 }
 
-/// Build an image, in place of one that has the same name
+/// Build an image; replaces an image of the same name
 ///
-/// It holds a kernel of the distribution, the source's files, and the guest programs. Parts that
-/// were built before come from a cache.
+/// An image consists of the distribution's kernel, the files of the source, and the guest programs.
+/// Unchanged parts come from a cache.
 #[derive(Debug, clap::Args)]
 struct BuildArguments {
-    /// Its name; `runner run` takes `default` if none is given
+    /// Name of the image; `runner run` uses `default`
     name: String,
 
-    /// debian:SUITE, recipe:NAME, or a path: of an image as docker save, crane, ko, kaniko, jib,
-    /// buildah and skopeo write it, an archive or unpacked; or of a root file system, a tar or folder
+    /// Source: debian:SUITE, recipe:NAME, or the path of a container image or root file system
     ///
-    /// Registries are not asked: save an image to a file first.
-    /// If it is not given: the recipe with the image's name, or debian:bookworm. The recipe
-    /// `claude` is Debian with Claude Code, git, node, python3 and ripgrep; its commands run as
-    /// `user` in /home/user/workspace.
+    /// A container image is an archive or folder in OCI or `docker save` layout, as docker, crane,
+    /// ko, kaniko, jib, buildah and skopeo write it. A root file system is a tar archive or a
+    /// folder. Registries are not supported: save the image to a file first. The default is the
+    /// recipe with the image's name, else debian:bookworm. The recipe `claude` is Debian with
+    /// Claude Code, git, node, python3 and ripgrep; its commands run as `user` in
+    /// /home/user/workspace.
     #[arg(long, value_name = "SOURCE")]
     from: Option<String>,
 
-    /// Which image of a source that holds several: its tag, or its whole name
+    /// Tag or full name of the image to use, if the source contains several
     #[arg(long, value_name = "TAG", requires = "from")]
     tag: Option<String>,
 
-    /// Add a Debian package; for debian:SUITE and recipes only
+    /// Add a Debian package (debian:SUITE and recipes only)
     #[arg(long, value_name = "NAME")]
     package: Vec<String>,
 
-    /// Leave out sudo, with which the user `user` runs commands as root without a password; for
-    /// debian:SUITE and recipes only
+    /// Do not install passwordless sudo for the user `user` (debian:SUITE and recipes only)
     #[arg(long)]
     no_sudo: bool,
 
-    /// Where guest-init and the other static guest programs are, as scripts/build-guest makes them
+    /// Folder of guest-init and the other guest programs, as built by scripts/build-guest
     #[arg(long, value_name = "DIR", env = "RUNNER_GUEST_DIR")]
     guest_dir: Option<PathBuf>,
 
-    /// Size of the disk that VMs have for their changes, unless they are given another
+    /// Default size of the writable disk of VMs
     #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = value::disk)]
     disk: u64,
 
-    /// Build all parts anew
+    /// Rebuild all parts
     #[arg(long)]
     no_cache: bool,
 }

@@ -1,7 +1,7 @@
-//! `runner logs`: what a command in the background wrote, or the guest's console.
+//! `runner logs`: the output of a background command, or the guest's console.
 //!
-//! The end of a VM has come when its folder goes, or when the owner's lock in it is closed, which the
-//! kernel does for an owner that was killed.
+//! A VM has ended when its folder is gone or the lock of its owner is free. The kernel releases the
+//! lock of an owner that was killed.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
@@ -19,24 +19,25 @@ use crate::terminal::harmless;
 use crate::value;
 use crate::vmm::{self, VmRecord};
 
-/// Show what a command in the background has written
+/// Print the output of a background command
 ///
-/// That is the command of `run -d`, or with --command one of `exec -d`, and the processes that it left.
+/// The command is that of `run -d`, or with --command one of `exec -d`. Output of its child processes
+/// is included.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Go on until the VM ends; with --command until the command and all that it left has ended
+    /// Follow the output until the VM ends; with --command, until the command and its children end
     #[arg(short, long)]
     follow: bool,
 
-    /// Show what this command of `exec -d` has written
+    /// Name of a command of `exec -d`
     #[arg(long, value_name = "NAME", value_parser = value::name, conflicts_with = "console")]
     command: Option<String>,
 
-    /// Show the guest's console instead: its kernel and init
+    /// Print the guest's console (kernel and init) instead
     #[arg(long)]
     console: bool,
 
-    /// Name, id, or the beginning of an id
+    /// Name or id of the VM; a unique prefix of the id is enough
     vm: String,
 }
 

@@ -1,4 +1,4 @@
-//! `runner net`: the networks of VMs.
+//! `runner net bench`: measures the network pool.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::vmm::{self, Lease, Networks};
 /// How long a network may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Look into the networks of VMs
+/// Inspect the networks of VMs
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -25,16 +25,16 @@ enum Command {
     Bench(Bench),
 }
 
-/// Measure how long networks take on this host, and print that as JSON
+/// Measure creation, lease and return of VM networks; prints JSON
 ///
-/// They are made, leased and given back as for VMs, beside those of VMs that run.
+/// Running VMs are not affected.
 #[derive(Debug, clap::Args)]
 struct Bench {
-    /// How many networks to have ready
+    /// Size of the pool of ready networks
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
     networks: u32,
 
-    /// How many leases to take
+    /// Number of leases to measure
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     leases: u32,
 }

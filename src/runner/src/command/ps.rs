@@ -1,4 +1,4 @@
-//! `runner ps`: the VMs that run on this host.
+//! `runner ps`: lists the VMs of this host, or the background commands of one VM.
 
 use std::io::Write as _;
 
@@ -12,13 +12,13 @@ use crate::output::Output;
 use crate::vmm::{self, Phase, PublishedPort, VmRecord};
 use crate::{table, terminal};
 
-/// List running VMs of all runner processes, or the commands in the background of one VM
+/// List the running VMs of all runner processes, or the background commands of one VM
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// List the commands of this VM: that of `run -d`, and those of `exec -d`
+    /// List the background commands of this VM: that of `run -d` and those of `exec -d`
     vm: Option<String>,
 
-    /// Print JSON, for programs; VMs whose runner died are in it, too
+    /// Print JSON; includes VMs whose runner died
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `runner run`: a command in a fresh VM, or a VM that stays.
+//! `runner run`: runs a command in a fresh VM, or leaves a VM running in the background.
 //!
 //! ```text
 //! 1 what was typed   → Run: image, command, files, limits

@@ -1,4 +1,4 @@
-//! `runner start`: the service, until it is told to leave.
+//! `runner start`: runs the service until a signal ends it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rootfs::Store;
 use sandbox::Image;
 
 use crate::egress::Gate;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 use crate::options::Global;
 use crate::service::{
     Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, blank, pool_size,
@@ -23,31 +23,31 @@ use crate::{image, output};
 const EXAMPLES: &str = "\
 Examples:
   runner start --local                            take jobs from the queue of this host
-  runner start --config /etc/runner.toml          take jobs from the platform that it names
-  runner start --config runner.toml --check       only say whether it could start
+  runner start --config /etc/runner.toml          take jobs from the platform in [api]
+  runner start --config runner.toml --check       validate the configuration and exit
 
-SIGTERM and SIGINT let jobs end and take no more, then the runner exits; a second one ends the jobs.
-SIGUSR1 takes no more jobs, SIGUSR2 takes them again. examples/runner.toml has all that can be
-configured.";
+SIGTERM and SIGINT drain: running jobs finish, no new ones are taken, then the runner exits. A second
+one cancels the jobs. SIGUSR1 pauses taking jobs, SIGUSR2 resumes. examples/runner.toml documents
+every configuration key.";
 
-/// Take jobs from a platform, and run each in a VM of its own
+/// Take jobs from a platform and run each in its own VM
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// What the service is to be; without it, everything is as its default
+    /// Configuration file [default: all defaults]
     #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
     config: Option<PathBuf>,
 
-    /// Serve the platform as well, with its queue in the state folder
+    /// Run the embedded platform in this process, with its queue in the state folder
     #[cfg(feature = "control")]
     #[arg(long)]
     local: bool,
 
-    /// What to run VMs with
+    /// Virtual machine monitor
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
     vmm: Vmm,
 
-    /// Check the configuration, its images, the room for its disks and the platform, and exit
+    /// Check configuration, images, disk space and platform, then exit
     #[arg(long)]
     check: bool,
 }
@@ -120,10 +120,10 @@ impl Arguments {
             return Ok(());
         }
         if config.api.is_none() {
-            return Err(Error::NoPlatform);
+            return Err(Usage::NoPlatform.into());
         }
         match config.profiles.iter().find(|(_, profile)| profile.network.is_none()) {
-            Some((name, _)) => Err(Error::ProfileWithoutPlatform { name: name.clone() }),
+            Some((name, _)) => Err(Usage::ProfileWithoutNetwork { name: name.clone() }.into()),
             None => Ok(()),
         }
     }
@@ -149,7 +149,7 @@ impl Arguments {
             let local = crate::service::Local::start(&global.state_dir, &config.local)?;
             return Ok(Arc::new(local));
         }
-        let api = config.api.as_ref().ok_or(Error::NoPlatform)?;
+        let api = config.api.as_ref().ok_or(Usage::NoPlatform)?;
         Ok(Arc::new(Api::start(&global.state_dir, config, api)?))
     }
 }

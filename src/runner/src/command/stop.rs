@@ -1,4 +1,4 @@
-//! `runner stop`: ends running VMs.
+//! `runner stop`: stops running VMs.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use crate::vmm::{self, Host};
 
 /// Stop running VMs
 ///
-/// Everything of a VM is gone when this returns. Prints the name of each that was stopped.
+/// Prints the name of each stopped VM, after all of its resources are gone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How long a VM may take to shut down before it is killed
+    /// Time to shut down before a VM is killed
     #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "10s")]
     timeout: Duration,
 
-    /// Name, id, or the beginning of an id
+    /// Names or ids of the VMs; a unique prefix of an id is enough
     #[arg(required = true)]
     vm: Vec<String>,
 }

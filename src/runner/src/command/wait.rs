@@ -1,4 +1,4 @@
-//! `runner wait`: the end of a command in the background.
+//! `runner wait`: waits for a background command and returns its exit code.
 
 use crate::background::{self, Ended, Observer, Report};
 use crate::error::{Error, Result};
@@ -14,17 +14,17 @@ Examples:
   runner wait web --command tests; echo $?
 
 The exit code is the command's; 125 if the VM or the command's runner process ends first.
-Processes that the command left are not waited for.";
+Child processes that outlive the command are not waited for.";
 
-/// Wait for a command in the background to end
+/// Wait for a background command to end, and return its exit code
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Wait for this command of `exec -d` instead of the one of `run -d`
+    /// Name of a command of `exec -d` [default: the command of `run -d`]
     #[arg(long, value_name = "NAME", value_parser = value::name)]
     command: Option<String>,
 
-    /// Name, id, or the beginning of an id
+    /// Name or id of the VM; a unique prefix of the id is enough
     vm: String,
 }
 

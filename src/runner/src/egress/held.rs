@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use intercept::Secret;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, Usage};
 use crate::value::{Refused, Variable};
 
 /// `[NAME=]HOST`: whom a secret is for.
@@ -34,11 +34,11 @@ impl For {
 pub(crate) fn values(variables: &[Variable]) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for secret in variables {
-        let secret = secret.clone().named().ok_or(Error::NamelessVariable)?;
+        let secret = secret.clone().named().ok_or(Usage::NamelessVariable)?;
         let name = secret.name.to_string_lossy().into_owned();
         let value = secret.value.or_else(|| std::env::var_os(&secret.name));
         let value = value.and_then(|value| value.into_string().ok());
-        let value = value.ok_or_else(|| Error::SecretNotSet { name: name.clone() })?;
+        let value = value.ok_or_else(|| Usage::SecretNotSet { name: name.clone() })?;
         all.insert(name, value);
     }
     Ok(all)
@@ -49,9 +49,9 @@ pub(crate) fn hold(secrets: &mut BTreeMap<String, String>, for_: &[For]) -> Resu
     let mut hosts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for one in for_ {
         let only = || (secrets.len() == 1).then(|| secrets.keys().next().cloned()).flatten();
-        let name = one.name.clone().or_else(only).ok_or(Error::ForWhich)?;
+        let name = one.name.clone().or_else(only).ok_or(Usage::ForWithoutSecret)?;
         if !secrets.contains_key(&name) {
-            return Err(Error::NoSuchSecret { name });
+            return Err(Usage::NoSuchSecret { name }.into());
         }
         hosts.entry(name).or_default().push(one.host.clone());
     }

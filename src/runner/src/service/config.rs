@@ -20,7 +20,7 @@ pub(crate) use self::profile::Profile;
 use self::profile::ProfileTable;
 use super::admission::Amount;
 use super::endpoint::Endpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 use crate::value;
 
 /// The profile of jobs that name none.
@@ -126,7 +126,7 @@ impl Config {
         })?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let file = toml::from_str(&text)
-            .map_err(|source| Error::Config { path: path.to_owned(), source })?;
+            .map_err(|source| Usage::Config { path: path.to_owned(), source })?;
         Self::understand(file, folder, &Machine::look())
     }
 
@@ -157,7 +157,12 @@ impl Config {
         for (name, profile) in &profiles {
             if !budget.covers(profile.amount) {
                 let (name, needed) = (name.clone(), profile.amount);
-                return Err(Error::ProfileTooLarge { name, needed, budget });
+                return Err(Usage::ProfileTooLarge {
+                    name,
+                    needed: needed.to_string(),
+                    budget: budget.to_string(),
+                }
+                .into());
             }
         }
         let least = profiles.values().map(|profile| budget.times(profile.amount)).max();
@@ -203,7 +208,7 @@ impl ApiTable {
 }
 
 fn wrong(key: &str, expected: &'static str) -> Error {
-    Error::ConfigValue { key: key.to_owned(), expected }
+    Usage::ConfigValue { key: key.to_owned(), expected }.into()
 }
 
 /// `scope/name`.

@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn a_platform_cannot_have_the_systems_folders_given_away() {
         let error = of(json!({"artifacts": [{"mountPath": "/etc/sudoers.d"}]})).unwrap_err();
-        assert!(error.chain().starts_with("a folder of the job cannot be at /etc/sudoers.d: "));
+        assert!(error.chain().starts_with("a job folder cannot be at /etc/sudoers.d: "));
         assert!(of(json!({"storages": [{"mountPath": "/srv/../etc"}]})).is_err());
     }
 }

@@ -20,11 +20,12 @@ pub(super) mod push;
 mod reuse;
 mod scripted;
 
+use super::admission::Amount;
 use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
 use super::source::local::Local;
 use super::source::{Found, Kind, Offer};
-use super::{Amount, Hands, NetworkLog, Service, Source};
+use super::{Hands, NetworkLog, Service, Source};
 use crate::egress::Gate;
 use crate::error::Result;
 
@@ -202,7 +203,7 @@ fn what_keeps_a_job_from_running_is_that_jobs_failure_alone() {
 
     assert_eq!((job.status, other.status), (Status::Failed, Status::Failed));
     let error = job.error.unwrap();
-    assert_eq!(error, "the agent ended with exit code 127 and left no outcome: not in the script");
+    assert_eq!(error, "the agent exited with code 127 and reported no outcome: not in the script");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
         for number in 0..wanted.concurrency.min(wanted.count) {
             let name = format!("bench-{number}");
             let spawned = Builder::new().name(name).spawn_scoped(scope, work);
-            spawned.map_err(|source| Error::BenchThread { source })?;
+            spawned.map_err(|source| Error::Thread { name: "bench", source })?;
         }
         Ok::<(), Error>(())
     })?;

@@ -1,4 +1,4 @@
-//! `runner image snapshot`: a booted VM, saved for others to go on from.
+//! `runner image snapshot`: saves a booted VM, from which later VMs are restored.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,17 +28,17 @@ Examples:
   runner image snapshot claude --vcpus 2 --memory 2048 --warm claude --version
   runner image snapshot claude --config /etc/runner.toml --profile default";
 
-/// Save a booted VM, from which later ones of the same size go on rather than boot
+/// Save a snapshot of a booted VM, from which later VMs of the same size are restored
 ///
-/// VMs use it by themselves: those with this image, this size, these limits, and a network or none. When any of
-/// that, the host's kernel or processor, or the monitor changes, it is used no more.
+/// A VM is restored from the snapshot if image, size, disk limits and the presence of a network are
+/// the same. A change of the host's kernel, CPU or monitor makes the snapshot stale.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The image
+    /// Name of the image
     name: String,
 
-    /// Processors
+    /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     vcpus: u32,
 
@@ -46,31 +46,31 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
     memory: u32,
 
-    /// The disk for what changes, like 20G; the image's own unless given
+    /// Size of the writable disk, like 20G [default: the image's]
     #[arg(long, value_name = "SIZE", value_parser = value::disk)]
     disk: Option<u64>,
 
-    /// How much VMs may read and write in a second: bytes, operations, or both
+    /// Disk limits per second: bytes, operations, or both
     #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = disk::limits)]
     disk_limit: Option<DiskLimits>,
 
-    /// `none` is for VMs without a network
+    /// Network of the VMs
     #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
     network: NetworkChoice,
 
-    /// Take size and network from a profile of the service
+    /// Take size, limits and network from this profile of the service
     #[arg(long, value_name = "NAME", requires = "config", conflicts_with_all = ["vcpus", "memory", "disk", "disk_limit", "network"])]
     profile: Option<String>,
 
-    /// The service's configuration
+    /// Configuration of the service
     #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
     config: Option<PathBuf>,
 
-    /// What to run the VM with
+    /// Virtual machine monitor
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
     vmm: Vmm,
 
-    /// Run a command before, which brings what VMs need into memory; all that follows belongs to it
+    /// Command to run before the snapshot, to warm up caches; takes all remaining arguments
     #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
     warm: Vec<OsString>,
 }

@@ -67,7 +67,7 @@ pub(super) fn secret_file(text: &[u8]) -> std::result::Result<SecretFile, Refuse
 pub(super) fn environment(variables: &[Variable]) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for variable in variables {
-        let variable = variable.clone().named().ok_or(crate::error::Error::NamelessVariable)?;
+        let variable = variable.clone().named().ok_or(crate::error::Usage::NamelessVariable)?;
         let name = name_of(&variable.name)?;
         if let Some(value) = variable.value.or_else(|| env::var_os(&variable.name)) {
             let value = text(value, || format!("the value of variable {name}"))?;

@@ -21,7 +21,7 @@ use super::given::{self, Folder, SecretFile};
 use super::tell_waiting;
 use super::wait::conclude;
 use crate::egress::{self, For};
-use crate::error::{Error, Result, file};
+use crate::error::{Error, Result, Usage, file};
 use crate::options::Global;
 use crate::output::{self, Output};
 use crate::platform::{Patience, Platform, Watch, json_line, print};
@@ -252,7 +252,7 @@ impl Arguments {
                 read.map_err(|source| Error::Stdin { source })?;
             }
         }
-        String::from_utf8(bytes).map_err(|_| Error::PromptNotText)
+        String::from_utf8(bytes).map_err(|_| Usage::PromptNotText.into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! What was typed, and what it means.
+//! The arguments of `runner run`, and their validated form [`Run`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId};
 use crate::agent::Agent;
 use crate::attend::Job;
 use crate::egress::{self, Egress, For};
-use crate::error::{Error, Result};
+use crate::error::{Result, Usage};
 use crate::host_ca::HostCa;
 use crate::label;
 use crate::options::Global;
@@ -32,21 +32,21 @@ Examples:
   runner run -d --name web -- python3 -m http.server
   runner run --network intercept --secret GITHUB_TOKEN --for '*.github.com' -- ./release
 
-The exit code is the command's, 128+n if signal n ended it, 124 if its time was up, 127 if
-its program is not there, 126 if it could not be started, and 125 if the runner itself failed. Ctrl-C goes to the command; a second
-one kills it.";
+The exit code is the command's. 128+n: signal n ended it. 124: timeout. 127: program not found.
+126: it could not be started. 125 if the runner itself failed.
+The first Ctrl-C goes to the command, the second kills it.";
 
 /// Run a command in a fresh microVM
 ///
-/// The VM and all that is in it goes when the command ends, unless -d leaves it running.
+/// The VM and its disk are removed when the command ends, unless -d leaves it running.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// What the VM starts from; `runner image ls` lists what there is
+    /// Image of the VM, see `runner image ls`
     #[arg(long, default_value = "default")]
     image: String,
 
-    /// Processors
+    /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     vcpus: u32,
 
@@ -54,72 +54,72 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(96..))]
     memory: u32,
 
-    /// Size of the disk for what the VM changes, like 512M or 20G; the image's own if none is given.
-    /// It is sparse: it takes room on the host as it is filled, and may be larger than what is free
+    /// Size of the writable disk, like 512M or 20G [default: the image's]. The disk is sparse: it uses
+    /// host space only for written data
     #[arg(long, value_name = "SIZE", value_parser = value::disk)]
     disk: Option<u64>,
 
-    /// How much the VM may read and write in a second: bytes, operations, or both
+    /// Disk limits per second: bytes, operations, or both
     #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = disk::limits)]
     disk_limit: Option<DiskLimits>,
 
     #[command(flatten)]
     command_arguments: CommandArguments,
 
-    /// Copy a file or folder into the VM before the command runs, for its user; as `runner cp` does
+    /// Copy a file or folder into the VM before the command runs; it belongs to the command's user
     #[arg(long, value_name = "SRC:DST", value_parser = value::os(value::copy_in))]
     copy_in: Vec<CopyIn>,
 
-    /// Copy a file or folder out of the VM after the command has ended, also if it failed
+    /// Copy a file or folder out of the VM after the command ends, even if it fails
     #[arg(long, value_name = "SRC:DST", value_parser = value::os(value::copy_out), conflicts_with = "detach")]
     copy_out: Vec<CopyOut>,
 
-    /// Leave the VM running in the background, with the command if one is given
+    /// Run the VM in the background and print its name; a command is optional
     #[arg(short, long, conflicts_with_all = ["interactive", "tty", "stats"])]
     pub(super) detach: bool,
 
-    /// Name the VM, for the other sub-commands
+    /// Name of the VM, for other sub-commands
     #[arg(long, value_parser = value::name)]
     name: Option<String>,
 
-    /// Host name in the VM; the VM's name or id if none is given
+    /// Host name in the VM [default: the VM's name or id]
     #[arg(long, value_name = "NAME", value_parser = value::name)]
     hostname: Option<String>,
 
-    /// Time zone in the VM, like Europe/Berlin; UTC if none is given
+    /// Time zone in the VM, like Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE", value_parser = value::timezone)]
     tz: Option<String>,
 
-    /// What the VM may reach: `open` is the public internet, `none` is no network at all;
-    /// policy=FILE names addresses and ports; `intercept` is the public internet through the proxy,
-    /// intercept=FILE what a policy of names and requests allows, see README.md
+    /// Network of the VM. `open`: the public internet. `none`: no network. policy=FILE: addresses and
+    /// ports. `intercept`: the public internet through the proxy. intercept=FILE: host names and
+    /// HTTP requests. README.md describes the files
     #[arg(long, value_name = "open|none|policy=FILE|intercept[=FILE]", default_value = "open", value_parser = value::os(value::network))]
     network: NetworkChoice,
 
-    /// Hold a secret: the VM has a placeholder of it in a variable of this name, and the proxy sends
-    /// the value instead, to the hosts of --for; NAME alone takes its value from this process, and
-    /// =VALUE is seen by others in `ps`
+    /// Keep a secret out of the VM: its environment variable NAME holds a placeholder, which the proxy
+    /// replaces in requests to the hosts of --for. NAME alone copies the value from this process;
+    /// other users can see =VALUE in `ps`
     #[arg(long, value_name = "NAME[=VALUE]", requires = "for_", value_parser = value::os(|text| Ok(value::variable(text))))]
     secret: Vec<Variable>,
 
-    /// Whom a secret is for, over HTTPS; *.HOST is all below it
+    /// Host that may receive the secret (HTTPS only); `*.HOST` matches subdomains
     #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", requires = "secret", value_parser = For::parse)]
     for_: Vec<For>,
 
-    /// Put on record, one JSON object a line, what the intercepted VM sends
+    /// Record the intercepted requests to FILE, one JSON object per line
     #[arg(long, value_name = "FILE")]
     network_record: Option<PathBuf>,
 
-    /// Put the first 16 KiB of requests' and answers' bodies on record, too, without held secrets
+    /// Also record the first 16 KiB of request and response bodies, with secrets masked
     #[arg(long, requires = "network_record")]
     network_bodies: bool,
 
-    /// Reach a TCP port of the VM by a port of this host, at ADDRESS or else 127.0.0.1; 0 takes any
-    /// port that is free, and 0.0.0.0 is every address of this host: other machines reach it, too
+    /// Forward a TCP port of this host to the VM. ADDRESS defaults to 127.0.0.1; 0.0.0.0 also accepts
+    /// other machines. HOST 0 chooses a free port
     #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST", value_parser = value::publish)]
     publish: Vec<Publish>,
 
-    /// Whether the VM trusts the certificate authorities that this host's administrator added
+    /// Let the VM trust the certificate authorities that were added to this host's trust store
     #[arg(
         long,
         value_enum,
@@ -129,24 +129,24 @@ pub(crate) struct Arguments {
     )]
     host_ca: HostCa,
 
-    /// What to run the VM with
+    /// Virtual machine monitor
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
     vmm: Vmm,
 
-    /// Run an agent in /home/user/workspace, as `user`; the command is its prompt
+    /// Run an agent as `user` in /home/user/workspace, with the command as its prompt
     #[arg(long, value_enum, value_name = "AGENT", requires = "command",
         conflicts_with_all = ["interactive", "tty", "user", "workdir"])]
     agent: Option<Agent>,
 
-    /// Print the agent's events as they are, JSON, one a line; so it is without a terminal
+    /// Print the agent's events as JSON, one per line; the default without a terminal
     #[arg(long, requires = "agent")]
     json: bool,
 
-    /// Print how long each stage took
+    /// Print the time of each stage
     #[arg(long)]
     stats: bool,
 
-    /// The command and its arguments, as they are: no shell sees them; without one, the image's own
+    /// Command and arguments, run without a shell [default: the image's command]
     #[arg(trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
 }
@@ -178,7 +178,7 @@ impl Run {
         let egress = arguments.egress()?;
         let held = egress::hold(&mut egress::values(&arguments.secret)?, &arguments.for_)?;
         if egress.is_none() && !(held.is_empty() && arguments.network_record.is_none()) {
-            return Err(Error::NotHeld);
+            return Err(Usage::NotIntercepted.into());
         }
         let placeholders = held.iter().map(|one| (one.name.clone(), one.placeholder.clone()));
         let environment = placeholders.map(|(name, value)| (name.into(), value.into()));
@@ -209,7 +209,7 @@ impl Arguments {
     fn job(&self, image: &Defaults) -> Result<Option<Job>> {
         if let Some(agent) = self.agent {
             let words: Option<Vec<_>> = self.command.iter().map(|word| word.to_str()).collect();
-            let prompt = words.ok_or(Error::PromptNotText)?.join(" ");
+            let prompt = words.ok_or(Usage::PromptNotText)?.join(" ");
             let base = self.command_arguments.request(Vec::new(), image)?;
             return Ok(Some(agent.job(&prompt, base)));
         }
@@ -219,7 +219,7 @@ impl Arguments {
             true => image.entrypoint.iter().chain(&image.command).map(OsString::from).collect(),
         };
         if argv.is_empty() {
-            return Err(Error::NoCommand { image: self.image.clone() });
+            return Err(Usage::NoCommand { image: self.image.clone() }.into());
         }
         Ok(Some(Job::new(self.command_arguments.request(argv, image)?)))
     }
@@ -233,7 +233,7 @@ impl Arguments {
                 Network { policy: policy.unwrap_or(Policy::none()), ..Network::default() }
             }
             NetworkChoice::None if self.publish.is_empty() => return Ok(None),
-            NetworkChoice::None => return Err(Error::NothingToPublish),
+            NetworkChoice::None => return Err(Usage::NothingToPublish.into()),
         };
         Ok(Some(Network { publish: self.publish.clone(), ..network }))
     }
@@ -291,6 +291,7 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::error::Error;
     use crate::input::Input;
 
     fn arguments(line: &[&str]) -> Arguments {
@@ -333,7 +334,7 @@ mod tests {
     #[test]
     fn without_any_command_only_a_vm_in_the_background_makes_sense() {
         let none = Defaults::default();
-        assert!(matches!(job(&[], &none), Err(Error::NoCommand { .. })));
+        assert!(matches!(job(&[], &none), Err(Error::Usage(Usage::NoCommand { .. }))));
         assert_eq!(job(&["-d"], &none).unwrap(), None);
     }
 

@@ -8,7 +8,7 @@ use crate::host_ca::HostCa;
 const MACHINE: fn() -> Machine = || Machine { name: "box".into(), vcpus: 4, memory_mib: 8192 };
 
 fn read(text: &str) -> Result<Config> {
-    let source = |source| Error::Config { path: "runner.toml".into(), source };
+    let source = |source| crate::error::Usage::Config { path: "runner.toml".into(), source };
     Config::understand(toml::from_str(text).map_err(source)?, Path::new("/etc"), &MACHINE())
 }
 

@@ -110,16 +110,16 @@ mod tests {
     #[test]
     fn a_token_that_is_refused_is_told_with_its_file() {
         let text = answered(|_| Reply::refusal(401, "bad token"));
-        assert!(text.contains("refuses the token") && text.contains("/token"), "{text}");
+        assert!(text.contains("rejected the token") && text.contains("/token"), "{text}");
         assert!(!text.contains("the-token"), "{text}");
         let text = answered(|_| Reply::refusal(403, "not your group"));
-        assert!(text.contains("refuses the token") && text.contains("not your group"), "{text}");
+        assert!(text.contains("rejected the token") && text.contains("not your group"), "{text}");
     }
 
     #[test]
     fn a_platform_that_fails_is_told_and_one_without_pushes_is_good() {
         let text = answered(|_| Reply::refusal(503, "maintenance"));
-        assert!(text.contains("fails") && text.contains("503"), "{text}");
+        assert!(text.contains("failed") && text.contains("503"), "{text}");
         let text = answered(|request| match request.target() {
             "/api/runners/poll" => Reply::json(&json!({"job": null})),
             _ => Reply::refusal(403, "no pushes"),
