@@ -113,8 +113,8 @@ fn folder_becomes_an_image_with_our_account_and_programs() {
 #[ignore = "needs apt and squashfs-tools"]
 fn second_build_takes_all_from_the_cache_and_gives_the_same_image() {
     let host = Host::new();
-    fs::create_dir(host.path("root")).unwrap();
-    fs::write(host.path("root/a"), "1").unwrap();
+    fs::create_dir_all(host.path("root/etc")).unwrap();
+    fs::write(host.path("root/etc/a"), "1").unwrap();
     let archive = host.path("root.tar.gz");
     run(Command::new("tar").arg("-C").arg(host.path("root")).arg("-czf").arg(&archive).arg("."));
     let (first, _) = host.build(archive.to_str().unwrap());

@@ -86,10 +86,10 @@ fn a_copy_without_a_destination_is_a_usage_error() {
 }
 
 #[test]
-fn a_time_without_a_unit_is_a_usage_error() {
-    let output = run(&state(), &["run", "--timeout", "30", "--", "true"]);
+fn a_time_with_an_unknown_unit_is_a_usage_error() {
+    let output = run(&state(), &["run", "--timeout", "30x", "--", "true"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("30s"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1.5s"), "{}", stderr(&output));
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn wrong_flags_are_usage_errors_with_what_was_expected() {
     let wrong: [(&[&str], &str); 6] = [
         (&["submit"], "--prompt"),
         (&["submit", "--prompt", "x", "--artifact", "here"], "expected DIR:MOUNT"),
-        (&["submit", "--prompt", "x", "--timeout", "30"], "30s"),
+        (&["submit", "--prompt", "x", "--timeout", "30x"], "1.5s"),
         (&["submit", "--prompt", "x", "--agent", "nobody"], "mock"),
         (&["submit", "--promt", "x"], "--prompt"),
         (&["artifact", "get"], "<JOB>"),

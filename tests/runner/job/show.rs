@@ -62,7 +62,7 @@ fn what_a_guest_says_cannot_reach_the_terminal_as_more_than_text() {
     let run = host.submit(&[]);
     host.take().says(0, "\u{1b}]0;owned\u{7}\u{1b}[2J");
     let shown = host.ok(&["job", "events", &run]);
-    assert_eq!(shown, " ]0;owned  [2J\n");
+    assert_eq!(shown, "\\x1b]0;owned\\x07\\x1b[2J\n");
 }
 
 #[test]

@@ -175,6 +175,11 @@ impl Landing {
         } else {
             self.rules.given(entry.owner)
         };
+        // At once: what is created inside inherits it.
+        if let Some(Owner { uid, gid }) = owner {
+            fchown(&fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(file("set up", &shown))?;
+        }
         let mode = Mode::from_bits_truncate(entry.mode & 0o777);
         let finish = Some(Finish { owner, mode, modified: entry.modified });
         let is_top = entry.path.as_os_str().is_empty();

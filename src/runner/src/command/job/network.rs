@@ -84,7 +84,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             line(&entry),
-            "10:11:12.345 DENY   GET        403      7         -         -  https://x/ [2J  x is unknown\n"
+            "10:11:12.345 DENY   GET        403      7         -         -  https://x/\\x1b[2J  x is unknown\n"
         );
     }
 }

@@ -101,8 +101,10 @@ mod tests {
 
     #[test]
     fn a_failure_that_kept_something_says_how_to_go_on() {
-        let failed =
-            job("failed", json!({"exitCode": 3, "error": "it broke", "checkpointPartial": true}));
+        let failed = job(
+            "failed",
+            json!({"exitCode": 3, "error": "it broke", "checkpointPartial": true, "sessionId": "s"}),
+        );
         let remarks = remarks(&failed, 3);
         assert!(remarks[0].ends_with(" failed, exit code 3: it broke"), "{remarks:?}");
         assert!(remarks[1].contains("--resume 01234567-"), "{remarks:?}");
