@@ -44,7 +44,7 @@ fn main() {
     let folder =
         tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o711)).tempdir().unwrap();
     let (world, folder) = (World::enter(), folder.path());
-    world.know(folder, &[(NAME, INTERNET)]);
+    world.set_hosts(folder, &[(NAME, INTERNET)]);
     let internet = guest_test::Authority::new();
     let roots = folder.join("roots.pem");
     internet.install(&roots);

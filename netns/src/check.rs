@@ -1,61 +1,50 @@
-//! What a host has and lacks for networks, looked at without changing it.
+//! Checks whether a host can have networks, without changing it.
 
 use std::path::Path;
 
-use crate::error::chain;
 use crate::host::{self, Host};
 use crate::membership::leftovers;
 use crate::namespace::Namespace;
 use crate::nft::Transaction;
 use crate::ruleset;
-use crate::slot::Plan;
+use crate::slot::TrafficConfig;
 use crate::{Error, Range, Result, guest, tap};
+use base::error::chain;
 
-/// Something that was looked at.
+/// A finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum Check {
     /// Networks can be made.
     Works,
     /// Networks cannot be made.
-    Fails {
-        /// Why.
-        reason: String,
-    },
+    Fails { reason: String },
     /// The range cannot be used.
-    RangeTaken {
-        /// Why.
-        reason: String,
-    },
-    /// The host will be made to pass packets on when the first VM needs it.
+    RangeTaken { reason: String },
+    /// IP forwarding is off. The first pool will enable it.
     NotForwarding,
-    /// Others' rules on the host forget what VMs send, whatever ours say.
-    Closed {
-        /// Their chains.
-        chains: Vec<String>,
-    },
-    /// Dead runners have left something.
-    Leftovers {
-        /// The networks.
-        networks: Vec<String>,
-    },
+    /// Chains of others drop forwarded packets, regardless of our rules.
+    ForwardDropped { chains: Vec<String> },
+    /// Dead runners have left garbage.
+    Leftovers { networks: Vec<String> },
 }
 
-/// Looks at this host. A trial network is made in a namespace of its own, and is gone afterwards.
+/// Checks this host. A trial network is made in a temporary namespace.
 pub fn check(lock_path: &Path, range: Range) -> Vec<Check> {
     let mut checks = Vec::new();
-    match try_out() {
+    match probe() {
         Ok(()) => checks.push(Check::Works),
         Err(error) => checks.push(Check::Fails { reason: chain(&error) }),
     }
-    match Host::open().and_then(|mut host| host.refuse_overlap(range)) {
+    match Host::open().and_then(|mut host| host.check_overlap(range)) {
         Err(error @ Error::RangeOverlaps { .. }) => {
             checks.push(Check::RangeTaken { reason: chain(&error) });
         }
         Ok(()) if !host::is_forwarding() => checks.push(Check::NotForwarding),
         _ => {}
     }
-    match Host::open().and_then(|mut host| host.closed_forwarders()) {
-        Ok(chains) if !chains.is_empty() => checks.push(Check::Closed { chains }),
+    match Host::open().and_then(|mut host| host.dropping_forward_chains()) {
+        Ok(chains) if !chains.is_empty() => checks.push(Check::ForwardDropped { chains }),
         Ok(_) => {}
         Err(error) => log::debug!("{}", chain(&error)),
     }
@@ -71,18 +60,18 @@ pub fn check(lock_path: &Path, range: Range) -> Vec<Check> {
     checks
 }
 
-/// Does something on a host that is nobody's: a namespace that is gone afterwards, with all that was
+/// Runs `work` as on a host of its own: in a new network namespace, which ends with everything that was
 /// started in it.
-pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+pub fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
     Namespace::make(|| Ok(work())).map(|(_, done)| done)
 }
 
-/// All that a network takes, but for the link to the host.
-fn try_out() -> Result<()> {
+/// Makes a whole network, except the link to the host.
+fn probe() -> Result<()> {
     Namespace::make(|| {
         tap::make(guest::TAP)?;
-        host::try_out()?;
-        let Plan { policy, limits } = Plan::default();
+        host::probe()?;
+        let TrafficConfig { policy, limits } = TrafficConfig::default();
         let rules: Transaction = ruleset::make(guest::ADDRESS, &policy, &limits, 1);
         host::commit_rules(&rules)
     })

@@ -1,10 +1,10 @@
-//! The connections that the kernel remembers.
+//! The kernel's connection tracking table.
 
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 
-use crate::netlink::{Attributes, Message, Reader, Refusal, Socket};
+use crate::netlink::{Attributes, Message, NetlinkError, Reader, Socket};
 
 const GET: u16 = 1;
 const DELETE: u16 = 2;
@@ -14,30 +14,30 @@ const SOURCE: u16 = 1;
 const FILTER: u16 = 25;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
-/// Which part of an address pair a filter looks at.
+/// A filter that compares the source address.
 const BY_SOURCE: u32 = 1;
-/// The length of the header that netfilter's messages have in common.
+/// The length of the header that all netfilter messages share.
 const HEADER: usize = 4;
 
-/// Forgets every connection of the socket's namespace.
-pub(crate) fn forget_all(socket: &mut Socket) -> Result<(), Refusal> {
+/// Deletes every entry of the socket's namespace.
+pub(crate) fn flush(socket: &mut Socket) -> Result<(), NetlinkError> {
     socket.request(&[message(DELETE, 0)])
 }
 
-/// Forgets the connections that came from an address.
-pub(crate) fn forget(socket: &mut Socket, source: Ipv4Addr) -> Result<(), Refusal> {
+/// Deletes the entries with this source.
+pub(crate) fn delete(socket: &mut Socket, source: Ipv4Addr) -> Result<(), NetlinkError> {
     let tuple = Attributes::new().bytes(SOURCE, &source.octets());
     let filter = Attributes::new().u32(FILTER_ORIGINAL, BY_SOURCE).u32(FILTER_REPLY, 0);
     let attributes = Attributes::new().nest(ORIGINAL, &Attributes::new().nest(IP, &tuple));
     match socket.request(&[message(DELETE, 0).with(&attributes.nest(FILTER, &filter))]) {
-        // A kernel before Linux 6.10 takes the filter for half of one connection's description.
-        Err(refusal) if refusal.errno == Errno::EINVAL => forget_each(socket, source),
+        // Kernels before Linux 6.10 do not know the filter and reject the incomplete tuple.
+        Err(error) if error.errno == Errno::EINVAL => delete_each(socket, source),
         other => other,
     }
 }
 
-/// The same, one after the other.
-fn forget_each(socket: &mut Socket, source: Ipv4Addr) -> Result<(), Refusal> {
+/// Deletes the entries one by one.
+fn delete_each(socket: &mut Socket, source: Ipv4Addr) -> Result<(), NetlinkError> {
     for entry in socket.list(&message(GET, libc::NLM_F_DUMP))? {
         let Some((_, attributes)) = entry.split(HEADER) else { continue };
         let Some(original) = attributes.get(ORIGINAL) else { continue };
@@ -46,16 +46,16 @@ fn forget_each(socket: &mut Socket, source: Ipv4Addr) -> Result<(), Refusal> {
         }
         let which = Attributes::new().nest_bytes(ORIGINAL, original);
         match socket.request(&[message(DELETE, 0).with(&which)]) {
-            // It ended by itself.
-            Err(refusal) if refusal.errno == Errno::ENOENT => {}
+            // The entry has expired meanwhile.
+            Err(error) if error.errno == Errno::ENOENT => {}
             other => other?,
         }
     }
     Ok(())
 }
 
-/// Where each connection of the socket's namespace came from.
-pub(crate) fn sources(socket: &mut Socket) -> Result<Vec<Ipv4Addr>, Refusal> {
+/// The source of each entry of the socket's namespace.
+pub(crate) fn sources(socket: &mut Socket) -> Result<Vec<Ipv4Addr>, NetlinkError> {
     let entries = socket.list(&message(GET, libc::NLM_F_DUMP))?;
     Ok(entries.iter().filter_map(|entry| source_of(entry.split(HEADER)?.1)).collect())
 }

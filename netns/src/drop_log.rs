@@ -1,4 +1,4 @@
-//! What the rules of a namespace have dropped, packet by packet: the kernel's log of them.
+//! Reports of packets that a namespace's rules dropped, by the kernel's packet log (nfnetlink_log).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,17 +9,17 @@ use crate::error::kernel;
 use crate::netlink::{Attributes, Message, Socket};
 use crate::{Error, Result};
 
-/// The length of the header that netfilter's messages have in common.
+/// The length of the header that all netfilter messages share.
 const HEADER: usize = 4;
 /// The length of the fixed header of IPv6.
 const IPV6_HEADER: usize = 40;
 
-/// A socket that hears of each packet that a rule tells of.
+/// A socket that receives the packets of rules with a `log` statement.
 #[derive(Debug)]
 pub(crate) struct DropLog(Socket);
 
 impl DropLog {
-    /// In this thread's namespace, which has one at most.
+    /// Opens it in this thread's namespace. A namespace can have one.
     pub(crate) fn open() -> Result<Self> {
         const CONFIG: u16 = 1;
         const COMMAND: u16 = 1;
@@ -30,7 +30,7 @@ impl DropLog {
         const LENGTH: [u8; 4] = 64_u32.to_be_bytes();
         let failed = |source| Error::Socket { kind: "log", source };
         let mut socket = Socket::netfilter().map_err(failed)?;
-        // The group is number 0, in the header of the message.
+        // Group 0, in the header of the message.
         let message = || Message::netfilter(libc::NFNL_SUBSYS_ULOG, CONFIG, 0, 0);
         let bind = Attributes::new().bytes(COMMAND, &[BIND]);
         let [a, b, c, d] = LENGTH;
@@ -41,13 +41,13 @@ impl DropLog {
         Ok(Self(socket))
     }
 
-    /// What was dropped since the last time.
+    /// The packets since the last call.
     pub(crate) fn take(&self) -> Vec<Dropped> {
         const HEAD: u16 = 1;
         const PAYLOAD: u16 = 9;
-        let notices = self.0.notices();
-        let read = notices.iter().filter_map(|notice| {
-            let (_, attributes) = notice.split(HEADER)?;
+        let notifications = self.0.notifications();
+        let read = notifications.iter().filter_map(|notification| {
+            let (_, attributes) = notification.split(HEADER)?;
             let kind = attributes.get(HEAD)?.first_chunk::<2>()?;
             read(i32::from(u16::from_be_bytes(*kind)), attributes.get(PAYLOAD)?)
         });
@@ -61,7 +61,7 @@ impl AsRawFd for DropLog {
     }
 }
 
-/// Reads the beginning of a packet, which is a guest's; none if it is no IP packet.
+/// Reads the beginning of a guest's packet; `None` unless it is IPv4 or IPv6.
 fn read(kind: i32, packet: &[u8]) -> Option<Dropped> {
     let (protocol, address, payload) = match kind {
         libc::ETH_P_IP => {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_is_read_as_far_as_it_goes() {
+    fn a_truncated_packet_is_read_without_a_panic() {
         let mut packet = [0; 28];
         (packet[0], packet[9]) = (0x45, 17);
         packet[16..20].copy_from_slice(&[9, 8, 7, 6]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ip_packet_has_no_address_to_be_told() {
+    fn other_packets_than_ip_are_not_reported() {
         assert_eq!(read(libc::ETH_P_ARP, &[0; 64]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A network in use: whoever has the lease has it alone, until the lease is dropped.
+//! A network in use by one VM, until the lease is dropped.
 
 use std::fmt;
 use std::fs::File;
@@ -13,25 +13,25 @@ use ipnet::Ipv4Net;
 use sandbox::{Action, EgressObserver, Network, Protocol, Publish, Rule, Service};
 
 use crate::drop_log::DropLog;
+use crate::forwarder::{Forwarder, Forwarding, GuestPorts, Target};
 use crate::guest;
-use crate::pool::Request;
-use crate::relay::{GuestPorts, Registration, Relay, Target};
-use crate::slot::{Counters, Plan, Slot};
+use crate::pool::PoolRequest;
+use crate::slot::{Counters, Slot, TrafficConfig};
 use crate::{Error, Result};
 
-/// A leased network. It is to be dropped only when its monitor has ended: a network that is still in
-/// use then is given to nobody else, but removed.
+/// A leased network. Drop it only after its monitor has ended: a network that is still in use then is
+/// removed and not reused.
 pub struct Lease {
-    // Nothing is passed on any more when the network goes back.
-    names: Option<Registration>,
-    passed_on: Vec<Registration>,
-    /// By the port in the guest.
-    published: Vec<(u16, Registration)>,
-    /// The guest's own way to its ports, once it is there.
+    // Forwardings end before the network goes back to the pool.
+    dns: Option<Forwarding>,
+    forwardings: Vec<Forwarding>,
+    /// With the port in the guest.
+    published: Vec<(u16, Forwarding)>,
+    /// The path to the guest's ports that does not use its network, once it is known.
     guest: Option<Arc<dyn GuestPorts>>,
-    /// Who decides about questions for names.
-    watch: Option<Arc<dyn EgressObserver>>,
-    relay: Arc<Relay>,
+    /// Decides about DNS queries.
+    observer: Option<Arc<dyn EgressObserver>>,
+    forwarder: Arc<Forwarder>,
     network: Borrowed,
 }
 
@@ -41,57 +41,61 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// The network, which goes back to the pool.
+/// A network that goes back to the pool when dropped.
 #[derive(Debug)]
 struct Borrowed {
-    /// None only while it is dropped.
+    /// `None` only during the drop.
     slot: Option<Box<Slot>>,
-    back: Sender<Request>,
+    back: Sender<PoolRequest>,
 }
 
 impl Lease {
-    pub(crate) fn new(slot: Box<Slot>, back: &Sender<Request>, relay: &Arc<Relay>) -> Self {
+    pub(crate) fn new(
+        slot: Box<Slot>,
+        back: &Sender<PoolRequest>,
+        forwarder: &Arc<Forwarder>,
+    ) -> Self {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
-        let (passed_on, published) = Default::default();
-        let relay = Arc::clone(relay);
-        Self { names: None, passed_on, published, guest: None, watch: None, relay, network }
+        let (forwardings, published) = Default::default();
+        let forwarder = Arc::clone(forwarder);
+        Self { dns: None, forwardings, published, guest: None, observer: None, forwarder, network }
     }
 
-    /// The address that the host sees the VM as.
+    /// The VM's address as the host sees it.
     pub fn address(&self) -> Result<Ipv4Addr> {
         Ok(self.network.slot()?.addresses.namespace())
     }
 
-    /// The name of the host's link to it.
+    /// The name of the host's end of the link.
     pub fn link(&self) -> Result<String> {
         Ok(self.network.slot()?.addresses.link())
     }
 
-    /// Opens the tap that the monitor is to serve as the VM's network card.
+    /// Opens the tap for a monitor to serve.
     pub fn open_tap(&self) -> Result<File> {
         self.network.slot()?.open_tap()
     }
 
-    /// Lets a monitor that runs as `uid` open the tap by its name; returns the namespace that it is
-    /// to be in for that.
+    /// Lets a monitor that runs as `uid` open the tap by its name; returns the namespace that the monitor
+    /// has to enter for that.
     pub fn give_tap(&self, uid: u32) -> Result<BorrowedFd<'_>> {
         let slot = self.network.slot()?;
         slot.give_tap(uid)?;
         Ok(slot.namespace.as_fd())
     }
 
-    /// Puts a policy and limits in force, for the open connections too: all of the policy at once.
-    /// After an error it is not to be used any more.
+    /// Applies a policy and limits atomically, also to open connections. After an error the lease must not
+    /// be used.
     pub fn apply(&mut self, network: &Network) -> Result<()> {
         let mut policy = network.policy.clone();
         policy.rules.splice(0..0, network.reachable.iter().map(reaches));
-        let plan = Plan { policy, limits: network.limits };
+        let traffic = TrafficConfig { policy, limits: network.limits };
         let slot = self.network.slot_mut()?;
         slot.reach(&network.reachable)?;
-        slot.apply(&plan)?;
-        self.names = match (network.policy.dns, self.names.take()) {
+        slot.apply(&traffic)?;
+        self.dns = match (network.policy.dns, self.dns.take()) {
             (true, None) => {
-                Some(self.relay.handle().answer_names(&slot.names, self.watch.clone())?)
+                Some(self.forwarder.handle().forward_dns(&slot.names, self.observer.clone())?)
             }
             (true, served) => served,
             (false, _) => None,
@@ -99,8 +103,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Lets those who are on the host reach a port of the VM, as long as the lease lives; returns
-    /// where.
+    /// Publishes a port of the VM on the host as long as the lease lives; returns the host's address.
     pub fn publish(&mut self, publish: &Publish) -> Result<SocketAddrV4> {
         let failed = |source| Error::Listen { address: publish.host.into(), source };
         let listener = bind(publish.host).map_err(failed)?;
@@ -111,14 +114,15 @@ impl Lease {
         };
         let address = SocketAddr::from((guest::ADDRESS, publish.port));
         let namespace = Some(self.network.slot()?.namespace.duplicate()?);
-        let registration = self.relay.handle().pass_on(listener, Target { namespace, address })?;
+        let registration =
+            self.forwarder.handle().forward_tcp(listener, Target { namespace, address })?;
         self.published.push((publish.port, registration));
         self.reach_published();
         Ok(host)
     }
 
-    /// Has published ports lead to what listens on the guest's 127.0.0.1, too, and refuses connections
-    /// to those that nothing in the guest listens to.
+    /// Lets published ports also reach listeners on the guest's 127.0.0.1, and refuses connections to ports
+    /// without a listener in the guest.
     pub fn reach(&mut self, guest: Arc<dyn GuestPorts>) {
         self.guest = Some(guest);
         self.reach_published();
@@ -126,11 +130,11 @@ impl Lease {
 
     fn reach_published(&self) {
         if let Some(guest) = self.guest.as_ref().filter(|_| !self.published.is_empty()) {
-            self.relay.handle().reach(&self.published, guest);
+            self.forwarder.handle().reach(&self.published, guest);
         }
     }
 
-    /// Lets the VM reach a service of the host by a port of its gateway, whatever its policy says.
+    /// Lets the VM reach a service of the host by a port of its gateway, regardless of its policy.
     pub fn serve(&mut self, service: &Service) -> Result<()> {
         let address = SocketAddr::from((guest::GATEWAY, service.port));
         let listener = self.network.slot()?.namespace.within(|| {
@@ -141,29 +145,30 @@ impl Lease {
         })?;
         self.network.slot_mut()?.serve(service.port)?;
         let target = Target { namespace: None, address: service.host };
-        self.passed_on.push(self.relay.handle().pass_on(listener, target)?);
+        self.forwardings.push(self.forwarder.handle().forward_tcp(listener, target)?);
         Ok(())
     }
 
-    /// Has all TCP arrive at a port of the host, and what does not arrive there told to `watch`, which
-    /// decides about names, too. To be called before anything is let pass.
-    pub fn intercept(&mut self, port: u16, watch: Arc<dyn EgressObserver>) -> Result<()> {
+    /// Redirects all TCP to a port of the host. `observer` gets the packets that are dropped, and decides
+    /// about DNS queries. Call this before `apply`.
+    pub fn intercept(&mut self, port: u16, observer: Arc<dyn EgressObserver>) -> Result<()> {
         self.network.slot_mut()?.redirect(port)?;
         let slot = self.network.slot()?;
         let log = slot.namespace.within(DropLog::open)?;
-        self.passed_on.push(self.relay.handle().tell_drops(log, Arc::clone(&watch))?);
-        self.watch = Some(watch);
-        if self.names.take().is_some() {
-            self.names = Some(self.relay.handle().answer_names(&slot.names, self.watch.clone())?);
+        self.forwardings.push(self.forwarder.handle().report_drops(log, Arc::clone(&observer))?);
+        self.observer = Some(observer);
+        if self.dns.take().is_some() {
+            self.dns =
+                Some(self.forwarder.handle().forward_dns(&slot.names, self.observer.clone())?);
         }
         Ok(())
     }
 
-    /// Lets nothing pass any more, whatever was in force, published or served; the VM may run on, and be
-    /// given another policy. After an error it is not to be used any more.
+    /// Closes the network: no traffic, no published ports, no services. The VM may continue to run, and
+    /// `apply` opens the network again. After an error the lease must not be used.
     pub fn close(&mut self) -> Result<()> {
-        (self.names, self.watch) = (None, None);
-        self.passed_on.clear();
+        (self.dns, self.observer) = (None, None);
+        self.forwardings.clear();
         self.published.clear();
         if let Some(guest) = &self.guest {
             guest.watch(Vec::new(), Box::new(|_| ()));
@@ -171,27 +176,26 @@ impl Lease {
         self.network.slot_mut()?.close()
     }
 
-    /// Connects from where the guest would be behind, past the rules for what it may send: to try the
-    /// way out.
-    pub fn connect(&self, to: SocketAddrV4, patience: Duration) -> Result<TcpStream> {
+    /// Connects from the namespace, bypassing the rules for the guest: to test the path to the proxy.
+    pub fn connect(&self, to: SocketAddrV4, timeout: Duration) -> Result<TcpStream> {
         let failed = |source| Error::Connect { address: to.into(), source };
         let namespace = &self.network.slot()?.namespace;
-        namespace.within(|| TcpStream::connect_timeout(&to.into(), patience).map_err(failed))
+        namespace.within(|| TcpStream::connect_timeout(&to.into(), timeout).map_err(failed))
     }
 
-    /// How many connections the network remembers.
+    /// The number of conntrack entries in the namespace.
     #[cfg(feature = "testing")]
     pub fn count_connections(&mut self) -> Result<usize> {
         self.network.slot_mut()?.count_connections()
     }
 
-    /// What the network has counted since it was leased.
+    /// The counters since the lease began.
     pub fn counters(&mut self) -> Result<Counters> {
         self.network.slot_mut()?.counters()
     }
 }
 
-/// The rule that lets a VM reach a socket, whatever network it is in.
+/// The rule that lets a VM reach a socket, even on an internal network.
 fn reaches(socket: &SocketAddrV4) -> Rule {
     Rule {
         action: Action::Allow,
@@ -201,8 +205,8 @@ fn reaches(socket: &SocketAddrV4) -> Rule {
     }
 }
 
-/// A port that the kernel chooses is bound by its number, so that it stays bound while its socket does
-/// not listen.
+/// If the kernel chooses the port, binds once more by number: a socket bound to port 0 loses its port when
+/// it stops listening.
 fn bind(address: SocketAddrV4) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     if address.port() != 0 {
@@ -226,8 +230,8 @@ impl Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            // Where the pool is gone, the network takes itself down.
-            drop(self.back.send(Request::Clean(slot)));
+            // If the pool is gone, the network is dropped, which removes it.
+            drop(self.back.send(PoolRequest::Reset(slot)));
         }
     }
 }

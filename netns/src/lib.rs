@@ -1,26 +1,28 @@
-//! The network of a VM, ready before it is asked for.
+//! Networks of VMs, made in advance.
 //!
-//! A [`Pool`] keeps networks ready; a [`Lease`] is one in use. A network is a namespace with a tap
-//! that a monitor serves as the VM's network card, joined to the host by a pair of links, with rules
-//! that let pass what the VM's policy allows. The VM finds the same in each ([`guest`]).
+//! A [`Pool`] keeps networks ready; a [`Lease`] is a network in use. A network is a namespace with a tap,
+//! which a monitor serves as the VM's network card. A veth pair joins the namespace to the host, and
+//! nftables rules enforce the VM's policy. Every network looks the same from inside the VM ([`guest`]).
 //!
-//! Everything is done by netlink: no program is run, and nothing is left on the host that the next
-//! pool would not find by its name.
+//! Everything is configured by netlink; no program is run. Leftovers of a killed runner are found by
+//! their names, and the next pool removes them.
 //!
 //! | to know | read |
 //! |---|---|
-//! | what a network consists of, in which order it comes and goes | `slot.rs` |
-//! | what a guest may send, and why a packet is refused | `ruleset.rs` |
-//! | what the host's namespace has, which does not grow with VMs | `host.rs` |
-//! | how networks become ready, and ready again | `pool.rs` |
-//! | who has which network, of all runners | `lock.rs`; what the dead left: `membership.rs`, `remains.rs` |
-//! | names, and published ports | `relay.rs` |
-//! | the kernel's language | `netlink.rs`, `nft.rs`, `link.rs`, `conntrack.rs`, `drop_log.rs` |
+//! | what a network consists of, and in which order it is made and removed | `slot.rs` |
+//! | what a guest may send, and why a packet is rejected | `ruleset.rs` |
+//! | what is shared in the host's namespace, independent of the number of VMs | `host.rs` |
+//! | how networks are made, leased and reset | `pool.rs` |
+//! | which runner owns which network | `lock.rs`; leftovers of dead runners: `membership.rs`, `garbage.rs` |
+//! | DNS, and published ports | `forwarder.rs` |
+//! | the netlink protocols | `netlink.rs`, `nft.rs`, `link.rs`, `conntrack.rs`, `drop_log.rs` |
 
 mod check;
 mod conntrack;
 mod drop_log;
 mod error;
+mod forwarder;
+mod garbage;
 pub mod guest;
 mod host;
 mod lease;
@@ -33,8 +35,6 @@ mod nft;
 mod pool;
 mod proxy_filter;
 mod range;
-mod relay;
-mod remains;
 mod ruleset;
 mod slot;
 mod sys;
@@ -42,14 +42,14 @@ mod tap;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use check::{Check, apart, check};
+pub use check::{Check, check, in_new_namespace};
 pub use error::{Error, Result};
+pub use forwarder::{GuestPorts, ListenerCallback};
 pub use lease::Lease;
 pub use membership::{LOCK_PATH, Leftovers, leftovers, reclaim};
-pub use netlink::Refusal;
+pub use netlink::NetlinkError;
 pub use nft::Count;
 pub use pool::{Config, Pool};
 pub use proxy_filter::ProxyFilter;
 pub use range::Range;
-pub use relay::GuestPorts;
 pub use slot::Counters;

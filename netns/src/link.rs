@@ -1,36 +1,36 @@
-//! Links, their addresses and routes, and the queues that shape what leaves by them.
+//! Links, their addresses and routes, and the queueing disciplines that limit their rate.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::netlink::{Attributes, Message, Reader, Refusal, Socket};
+use crate::netlink::{Attributes, Message, NetlinkError, Reader, Socket};
 
 const IFF_UP: u32 = libc::IFF_UP as u32;
 const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 const INET: u8 = libc::AF_INET as u8;
 
 const VETH_INFO_PEER: u16 = 1;
-/// How a link gets an IPv6 address by itself: not at all.
+/// The mode in which the kernel generates IPv6 addresses.
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
 
-/// The length of the header of requests about links.
+/// The length of `ifinfomsg`, the header of requests about links.
 const IFINFO: usize = 16;
-/// Of those about addresses.
+/// The length of `ifaddrmsg`, the header of requests about addresses.
 const IFADDR: usize = 8;
-/// Of those about routes.
+/// The length of `rtmsg`, the header of requests about routes.
 const RTMSG: usize = 12;
 
 /// A hardware address.
 pub(crate) type Mac = [u8; 6];
 
-/// A link that is there.
+/// A link as the kernel reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
-    /// `veth`, `tun`; nothing for a physical one.
+    /// `veth`, `tun`; empty for a physical link.
     pub(crate) kind: String,
     pub(crate) group: u32,
     pub(crate) is_up: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Route {
     pub(crate) link: Option<u32>,
 }
 
-/// A pair of links: `here` in the socket's namespace, `there` in another one.
+/// Makes a veth pair: `here` in the socket's namespace, `there` in another one.
 pub(crate) fn make_pair(here: &str, group: u32, there: &str, namespace: u32) -> Message {
     let peer = Attributes::new().text(libc::IFLA_IFNAME, there);
     let peer = peer.u32(libc::IFLA_NET_NS_FD, namespace);
@@ -70,7 +70,7 @@ pub(crate) fn set_up(index: u32) -> Message {
     Message::new(libc::RTM_SETLINK, 0, &header(index, IFF_UP))
 }
 
-/// Sets a link up that is to have no IPv6 address.
+/// Sets a link up without an IPv6 link-local address.
 pub(crate) fn set_up_without_ipv6(index: u32) -> Message {
     let inet6 = Attributes::new().bytes(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_MODE_NONE]);
     let families = Attributes::new().nest(libc::AF_INET6 as u16, &inet6);
@@ -88,19 +88,19 @@ pub(crate) fn remove(index: u32) -> Message {
     Message::new(libc::RTM_DELLINK, 0, &header(index, 0))
 }
 
-/// Puts a link into a group, so that many can be removed as one.
+/// Changes the group of a link, so that many links can be removed with one request.
 pub(crate) fn regroup(index: u32, group: u32) -> Message {
     let group = Attributes::new().u32(libc::IFLA_GROUP, group);
     Message::new(libc::RTM_SETLINK, 0, &header(index, 0)).with(&group)
 }
 
-/// Removes all links of a group, in hardly more time than one takes.
+/// Removes all links of a group.
 pub(crate) fn remove_group(group: u32) -> Message {
     let group = Attributes::new().u32(libc::IFLA_GROUP, group);
     Message::new(libc::RTM_DELLINK, 0, &header(0, 0)).with(&group)
 }
 
-/// `ifinfomsg`: family, type, number, flags, and which of those are meant.
+/// `ifinfomsg`: family, type, index, flags, and the mask of flags to change.
 fn header(index: u32, flags: u32) -> [u8; IFINFO] {
     let mut header = [0; IFINFO];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -119,7 +119,7 @@ pub(crate) fn assign(index: u32, address: Ipv4Addr, prefix: u8) -> Message {
     Message::new(libc::RTM_NEWADDR, NEW, &header).with(&attributes)
 }
 
-/// Sends all that no other route takes to a gateway.
+/// Adds a default route.
 pub(crate) fn default_route(gateway: Ipv4Addr, index: u32) -> Message {
     let table = libc::RT_TABLE_MAIN;
     let (boot, universe, unicast) = (libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
@@ -128,15 +128,15 @@ pub(crate) fn default_route(gateway: Ipv4Addr, index: u32) -> Message {
     Message::new(libc::RTM_NEWROUTE, NEW, &header).with(&attributes.u32(libc::RTA_OIF, index))
 }
 
-/// Lets no more than `rate` bits per second leave by a link.
+/// Limits the rate at which packets leave by a link, with a token bucket filter, in bits per second.
 pub(crate) fn shape(index: u32, rate: u64) -> Message {
     const TCA_TBF_PARMS: u16 = 1;
     const TCA_TBF_RATE64: u16 = 4;
     const TCA_TBF_BURST: u16 = 6;
     const ETHERNET: u8 = 1;
-    /// What may leave at once: some hundredths of a second, and never less than a large packet.
+    /// The burst: 20 ms, at least one large packet.
     const LEAST_BURST: u64 = 128 << 10;
-    /// What may wait: a tenth of a second.
+    /// The queue: 100 ms.
     const LEAST_QUEUE: u64 = 256 << 10;
     let bytes = (rate / 8).max(1);
     let burst = u32::try_from((bytes / 50).max(LEAST_BURST)).unwrap_or(u32::MAX);
@@ -155,12 +155,12 @@ pub(crate) fn shape(index: u32, rate: u64) -> Message {
         .with(&attributes.nest(libc::TCA_OPTIONS, &options))
 }
 
-/// Takes back what [`shape`] did.
+/// Removes the token bucket filter.
 pub(crate) fn unshape(index: u32) -> Message {
     Message::new(libc::RTM_DELQDISC, 0, &queue_header(index))
 }
 
-/// `tcmsg`: family, number, handle, parent (the root), info.
+/// `tcmsg`: family, index, handle, parent (the root), info.
 fn queue_header(index: u32) -> [u8; 20] {
     let mut header = [0; 20];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -169,19 +169,19 @@ fn queue_header(index: u32) -> [u8; 20] {
 }
 
 /// The links of a namespace.
-pub(crate) fn links(socket: &mut Socket) -> Result<Vec<Link>, Refusal> {
+pub(crate) fn links(socket: &mut Socket) -> Result<Vec<Link>, NetlinkError> {
     let all = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; IFINFO]);
     let entries = socket.list(&all)?;
     Ok(entries.iter().filter_map(|entry| read_link(entry.split(IFINFO)?)).collect())
 }
 
-/// The link of a name, if there is one.
-pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Refusal> {
+/// The link with this name.
+pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
     let attributes = Attributes::new().text(libc::IFLA_IFNAME, name);
     let one = Message::new(libc::RTM_GETLINK, 0, &[0; IFINFO]).with(&attributes);
     match socket.list(&one) {
-        Err(refusal) if refusal.errno == nix::errno::Errno::ENODEV => Ok(None),
-        Err(refusal) => Err(refusal),
+        Err(error) if error.errno == nix::errno::Errno::ENODEV => Ok(None),
+        Err(error) => Err(error),
         Ok(entries) => Ok(entries.first().and_then(|entry| read_link(entry.split(IFINFO)?))),
     }
 }
@@ -200,7 +200,7 @@ fn read_link((header, attributes): (&[u8], Reader<'_>)) -> Option<Link> {
 }
 
 /// The IPv4 addresses of a namespace.
-pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<Assigned>, Refusal> {
+pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<Assigned>, NetlinkError> {
     let header: [u8; IFADDR] = [INET, 0, 0, 0, 0, 0, 0, 0];
     let entries = socket.list(&Message::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &header))?;
     let read = |(header, attributes): (&[u8], Reader<'_>)| {
@@ -212,7 +212,7 @@ pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<Assigned>, Refusal> {
 }
 
 /// The IPv4 routes of a namespace's main table.
-pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<Route>, Refusal> {
+pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     let mut header = [0; RTMSG];
     header[0] = INET;
     let entries = socket.list(&Message::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &header))?;
@@ -237,8 +237,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// Forgets who was seen behind a link.
-pub(crate) fn forget_neighbours(socket: &mut Socket, index: u32) -> Result<(), Refusal> {
+/// Deletes the entries of a link in the neighbour table (the ARP cache).
+pub(crate) fn forget_neighbours(socket: &mut Socket, index: u32) -> Result<(), NetlinkError> {
     const NDMSG: usize = 12;
     const DESTINATION: u16 = 1;
     let mut header = [0; NDMSG];

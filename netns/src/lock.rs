@@ -1,13 +1,13 @@
-//! Which networks are in use, of all runners on this host: locks on the bytes of one file.
+//! Ownership of networks among all runners of this host: locks on single bytes of one file.
 //!
-//! Byte n stands for the network whose addresses begin with the number n, so ranges that differ or
-//! overlap make no difference. The kernel lets go of a lock when its owner dies.
+//! Byte n stands for the network with the base address n, so ranges may differ and overlap. The kernel
+//! releases a lock when its owner dies.
 //!
-//! | byte | held |
+//! | byte | lock |
 //! |---|---|
-//! | a network's number | exclusively by the pool that has it, as long as it has it |
-//! | `USERS` | shared by each pool as long as it lives; exclusively by the one that is alone |
-//! | `SETUP` | exclusively while a pool comes, goes, or clears up |
+//! | a network's base address | exclusive, by the pool that owns the network |
+//! | `USERS` | shared by each living pool; exclusive to find out that no pool is alive |
+//! | `SETUP` | exclusive, while a pool starts, stops or collects garbage |
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -26,14 +26,14 @@ use crate::range::Addresses;
 const USERS: i64 = 1 << 40;
 const SETUP: i64 = USERS + 1;
 
-/// The file of locks, opened. Clones are the same owner; opening it once more is another.
+/// The open lock file. Clones are the same owner of locks; opening the file again is another owner.
 #[derive(Debug, Clone)]
 pub(crate) struct Locks {
     file: Arc<File>,
     path: PathBuf,
 }
 
-/// The lock on one byte. Dropping it lets go.
+/// The lock on one byte, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
     locks: Locks,
@@ -46,28 +46,28 @@ impl Locks {
         Ok(Self { file: Arc::new(opened), path: path.to_owned() })
     }
 
-    /// Takes a network, unless some pool has it, this one included.
-    pub(crate) fn take(&self, addresses: Addresses) -> Result<Option<Lock>> {
-        if self.is_taken(addresses)? {
+    /// Locks a network; `None` if a pool owns it, also if that is this pool.
+    pub(crate) fn try_lock(&self, addresses: Addresses) -> Result<Option<Lock>> {
+        if self.is_locked(addresses)? {
             return Ok(None);
         }
-        // Opened once more, since who has a lock may take it again.
+        // A new open of the file, since one owner could lock the same byte twice.
         Self::open(&self.path)?.lock(addresses.number().into(), libc::F_WRLCK)
     }
 
-    /// Whether some pool has a network.
-    pub(crate) fn is_taken(&self, addresses: Addresses) -> Result<bool> {
+    /// Whether a pool owns a network.
+    pub(crate) fn is_locked(&self, addresses: Addresses) -> Result<bool> {
         let mut probe = record(libc::F_WRLCK, addresses.number().into());
         fcntl(&*self.file, FcntlArg::F_OFD_GETLK(&mut probe)).map_err(|e| self.failed(e))?;
         Ok(probe.l_type != libc::F_UNLCK as libc::c_short)
     }
 
-    /// Waits until nobody else comes, goes, or clears up. All of that takes milliseconds.
-    pub(crate) fn set_up(&self) -> Result<Lock> {
+    /// Waits until no pool starts, stops or collects garbage, which takes milliseconds.
+    pub(crate) fn lock_setup(&self) -> Result<Lock> {
         self.wait(SETUP, libc::F_WRLCK)
     }
 
-    /// What tells this file from every other.
+    /// The device and inode number of the file.
     pub(crate) fn identity(&self) -> Result<[u8; 16]> {
         let metadata = self.file.metadata().map_err(file("examine", &self.path))?;
         let mut identity = [0; 16];
@@ -90,13 +90,13 @@ impl Locks {
         }
     }
 
-    /// Becomes one of the users. Waits for who looks whether there are any.
+    /// Becomes a user. Waits while another pool holds the exclusive lock.
     pub(crate) fn join(&self) -> Result<Lock> {
         self.wait(USERS, libc::F_RDLCK)
     }
 
-    /// Becomes the only user, unless there are others.
-    pub(crate) fn be_alone(&self) -> Result<Option<Lock>> {
+    /// The exclusive lock on `USERS`; `None` if another pool is alive.
+    pub(crate) fn try_exclusive(&self) -> Result<Option<Lock>> {
         self.lock(USERS, libc::F_WRLCK)
     }
 
@@ -122,7 +122,7 @@ impl Drop for Lock {
         let nothing = record(libc::F_UNLCK, self.byte);
         if let Err(errno) = fcntl(&*self.locks.file, FcntlArg::F_OFD_SETLK(&nothing)) {
             let fd = self.locks.file.as_raw_fd();
-            log::error!("a lock stays until this process ends; fd={fd} error={errno}");
+            log::error!("cannot release a lock before this process ends; fd={fd} error={errno}");
         }
     }
 }
@@ -160,13 +160,13 @@ mod tests {
         let (ours, theirs) = (Locks::open(&path).unwrap(), Locks::open(&path).unwrap());
         let slot = Range::default().slot(7);
 
-        let lock = ours.take(slot).unwrap().unwrap();
+        let lock = ours.try_lock(slot).unwrap().unwrap();
 
-        assert!(theirs.take(slot).unwrap().is_none());
-        assert!(theirs.is_taken(slot).unwrap());
-        assert!(!theirs.is_taken(Range::default().slot(8)).unwrap());
+        assert!(theirs.try_lock(slot).unwrap().is_none());
+        assert!(theirs.is_locked(slot).unwrap());
+        assert!(!theirs.is_locked(Range::default().slot(8)).unwrap());
         drop(lock);
-        assert!(theirs.take(slot).unwrap().is_some());
+        assert!(theirs.try_lock(slot).unwrap().is_some());
     }
 
     #[test]
@@ -178,10 +178,10 @@ mod tests {
         let us = ours.join().unwrap();
         let them = theirs.join().unwrap();
 
-        assert!(ours.be_alone().unwrap().is_none());
+        assert!(ours.try_exclusive().unwrap().is_none());
         drop(them);
-        let alone = ours.be_alone().unwrap();
-        assert!(alone.is_some() && theirs.be_alone().unwrap().is_none());
+        let alone = ours.try_exclusive().unwrap();
+        assert!(alone.is_some() && theirs.try_exclusive().unwrap().is_none());
         drop((us, alone));
     }
 }

@@ -1,24 +1,23 @@
-//! A network namespace that has no name: it lives as long as somebody has it open, and the kernel
-//! takes all that is in it down when nobody has. So a killed runner leaves none.
+//! A network namespace without a name. It ends, with everything in it, when its last file descriptor is
+//! closed; so a killed runner leaves none.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::thread::{self, Builder};
+use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{Error, Result};
 
-/// An opened network namespace.
+/// An open network namespace.
 #[derive(Debug)]
 pub(crate) struct Namespace(File);
 
-/// The name of the threads that enter one.
 const THREAD: &str = "netns-enter";
 
 impl Namespace {
-    /// Makes a new one, and does `work` in it.
+    /// Makes a namespace and runs `work` in it.
     pub(crate) fn make<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<(Self, T)> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed("make", errno.into()))?;
@@ -27,18 +26,18 @@ impl Namespace {
         })
     }
 
-    /// That of this thread.
+    /// The namespace of this thread.
     pub(crate) fn current() -> Result<Self> {
         let path = "/proc/thread-self/ns/net";
         File::open(path).map(Self).map_err(|source| failed("open", source))
     }
 
-    /// Opens it once more.
+    /// Another descriptor of the same namespace.
     pub(crate) fn duplicate(&self) -> Result<Self> {
         self.0.try_clone().map(Self).map_err(|source| failed("duplicate", source))
     }
 
-    /// Does `work` in it, on a thread that ends with it: no other is ever in the wrong place.
+    /// Runs `work` in it, on a temporary thread: no other thread ever changes its namespace.
     pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_thread(|| {
             setns(&self.0, CloneFlags::CLONE_NEWNET)
@@ -56,7 +55,7 @@ impl AsFd for Namespace {
 
 fn on_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let thread = Builder::new().name(THREAD.to_owned()).spawn_scoped(scope, work);
+        let thread = base::thread::spawn_scoped(scope, THREAD, work);
         let thread = thread.map_err(|source| Error::Thread { name: THREAD, source })?;
         thread.join().unwrap_or(Err(Error::Panicked { name: THREAD }))
     })

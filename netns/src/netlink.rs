@@ -15,5 +15,5 @@ mod socket;
 
 pub(crate) use attribute::{Attributes, Reader};
 pub(crate) use message::Message;
-pub use socket::Refusal;
-pub(crate) use socket::{Entry, Socket};
+pub use socket::NetlinkError;
+pub(crate) use socket::{Reply, Socket};

@@ -2,17 +2,17 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `rule.rs` | a rule: what it looks at, and what it does |
-//! | `transaction.rs` | changes, all of which take effect or none |
-//! | `state.rs` | what there is, and what rules have counted |
+//! | `rule.rs` | a rule: its matches and its statement |
+//! | `transaction.rs` | atomic changes |
+//! | `query.rs` | what the kernel has: counters, set elements, the generation of the ruleset |
 
+mod query;
 mod rule;
-mod state;
 mod transaction;
 
-pub(crate) use rule::{INVALID, KNOWN, Rule};
-pub use state::Count;
-pub(crate) use state::{closed_forwarders, counters, elements, generation, note};
+pub use query::Count;
+pub(crate) use query::{counters, dropping_forward_chains, elements, generation, userdata};
+pub(crate) use rule::{ESTABLISHED_OR_RELATED, INVALID, Rule};
 pub(crate) use transaction::{Chain, Hook, SetKind, Table, Transaction};
 
 /// A netfilter family.
@@ -22,7 +22,7 @@ pub(crate) enum Family {
     Inet,
     /// IPv4.
     Ip,
-    /// All that comes in by one link, before anything else sees it.
+    /// The ingress hook of one link, before all other hooks.
     Netdev,
 }
 

@@ -1,22 +1,22 @@
-//! The pool: networks that are ready before they are asked for.
+//! The pool: networks made in advance.
 //!
 //! ```text
 //!            make                lease                 drop of the lease
 //!  missing ───────▶ ready ─────────────────▶ leased ─────────────────────▶ returned
 //!     ▲               ▲                                                        │
-//!     │               └────────────── clean ───────────────────────────────────┤
+//!     │               └────────────── reset ───────────────────────────────────┤
 //!     └────────────── remove: damaged, or its monitor still runs ◀─────────────┘
 //! ```
 //!
-//! All but the lease itself is done by the thread `netns`: a lease is one receive from a channel.
+//! The thread `netns` does everything except the lease itself, which is one receive from a channel.
 //!
-//! INVARIANT: a network is ready only in the state in which it was made, with the pool's own plan in
-//! force. It becomes missing only with nothing left of it.
+//! INVARIANT: a ready network is in the state in which it was made, with the pool's own traffic
+//! configuration in force. A missing one has left nothing on the host.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::thread::{self, Builder, JoinHandle};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::{
@@ -24,33 +24,33 @@ use crossbeam_channel::{
 };
 use sandbox::{Limits, Policy};
 
-use crate::error::chain;
+use crate::forwarder::Forwarder;
 use crate::host::Host;
 use crate::membership::{LOCK_PATH, Membership};
 use crate::range::Range;
-use crate::relay::Relay;
-use crate::slot::{Plan, Slot};
+use crate::slot::{Slot, TrafficConfig};
 use crate::{Error, Lease, Result};
+use base::error::chain;
 
 const THREAD: &str = "netns";
-const MAKER: &str = "netns-make";
-/// As many are made at once: the kernel does most of it one by one.
-const MAKERS: usize = 2;
+const FACTORY_THREAD: &str = "netns-make";
+/// Threads that make networks in parallel. More would not help: the kernel serializes most of it.
+const FACTORY_THREADS: usize = 2;
 
-/// What a pool is to be.
+/// The configuration of a pool.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How many networks.
+    /// The number of networks.
     pub size: usize,
-    /// Where their addresses are from.
+    /// The range of their addresses.
     pub range: Range,
-    /// What is in force in each when it is leased.
+    /// The policy of a network when it is leased.
     pub policy: Policy,
-    /// Likewise.
+    /// The limits of a network when it is leased.
     pub limits: Limits,
-    /// Where the pools of this host agree on who has which network.
+    /// The lock file, by which the pools of this host divide the networks.
     pub lock_path: PathBuf,
-    /// Where the host's name servers are named.
+    /// The file that names the host's DNS servers.
     pub resolv_conf: PathBuf,
 }
 
@@ -67,42 +67,42 @@ impl Default for Config {
     }
 }
 
-/// Networks that are ready. Dropping it removes those that are not leased; the others go when their
-/// leases do.
+/// A pool of ready networks. Dropping it removes those that are not leased. A leased network is removed
+/// when its lease is dropped.
 #[derive(Debug)]
 pub struct Pool {
     size: usize,
     ready: Receiver<Result<Box<Slot>>>,
-    requests: Sender<Request>,
+    requests: Sender<PoolRequest>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    relay: Arc<Relay>,
-    /// Held by this, by the thread, and by each network.
+    forwarder: Arc<Forwarder>,
+    /// Also held by the thread and by each network.
     membership: Arc<Membership>,
 }
 
-/// What the thread is asked for.
+/// A request to the thread.
 #[derive(Debug)]
-pub(crate) enum Request {
-    /// Make a network that was given back ready again.
-    Clean(Box<Slot>),
-    /// Somebody waits: try again to make what could not be made.
-    Want,
+pub(crate) enum PoolRequest {
+    /// Reset a returned network and make it ready again.
+    Reset(Box<Slot>),
+    /// A lease is waiting: retry a network that could not be made.
+    RetryMissing,
 }
 
 impl Pool {
-    /// Removes what dead runners left, sets the host up, and begins to make networks. The calling
-    /// thread's namespace is the host's.
+    /// Removes the garbage of dead runners, sets the host up, and begins to make networks. The host's
+    /// namespace is that of the calling thread.
     pub fn start(config: Config) -> Result<Self> {
         let membership = Membership::join(&config.lock_path, config.range)?;
-        let relay = Arc::new(Relay::start(config.resolv_conf)?);
+        let forwarder = Arc::new(Forwarder::start(config.resolv_conf)?);
         let (ready_tx, ready) = unbounded();
         let (requests, requests_rx) = unbounded();
         let (stop, stop_rx) = bounded(0);
         let size = config.size;
-        let keeper = Keeper {
-            plan: Plan { policy: config.policy, limits: config.limits },
-            maker: Maker {
+        let replenisher = Replenisher {
+            traffic: TrafficConfig { policy: config.policy, limits: config.limits },
+            factory: SlotFactory {
                 range: config.range,
                 next: AtomicU32::new(0),
                 membership: Arc::clone(&membership),
@@ -112,23 +112,21 @@ impl Pool {
             requests: requests_rx,
             stop: stop_rx,
         };
-        let thread = Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(move || keeper.run(size))
+        let thread = base::thread::spawn(THREAD, move || replenisher.run(size))
             .map_err(|source| Error::Thread { name: THREAD, source })?;
         let (stop, thread) = (Some(stop), Some(thread));
-        Ok(Self { size, ready, requests, stop, thread, relay, membership })
+        Ok(Self { size, ready, requests, stop, thread, forwarder, membership })
     }
 
-    /// Takes a network that is ready. Waits if there is none, unless there will be none: then it says
-    /// why.
+    /// Takes a ready network. Waits for one until `deadline`; fails at once if the pool has no network
+    /// and cannot make one.
     pub fn lease(&self, deadline: Instant) -> Result<Lease> {
-        // What another one was told is nothing to us.
+        // Errors in the channel are answers to earlier leases.
         if let Some(slot) = self.ready.try_iter().find_map(Result::ok) {
             return Ok(self.leased(slot));
         }
         let (asked, mut failed) = (Instant::now(), None);
-        let _ = self.requests.send(Request::Want);
+        let _ = self.requests.send(PoolRequest::RetryMissing);
         loop {
             match self.ready.recv_deadline(deadline) {
                 Ok(Ok(slot)) => return Ok(self.leased(slot)),
@@ -143,16 +141,16 @@ impl Pool {
         }
     }
 
-    /// How many networks are ready, or could not be made and nobody has asked why.
+    /// The number of networks that are ready, and of failures that no lease has received yet.
     pub fn ready(&self) -> usize {
         self.ready.len()
     }
 
     fn leased(&self, slot: Box<Slot>) -> Lease {
-        Lease::new(slot, &self.requests, &self.relay)
+        Lease::new(slot, &self.requests, &self.forwarder)
     }
 
-    /// Whether there is any network, ready or not: each keeps the host set up.
+    /// Whether the pool has any network: each one holds a reference to the membership.
     fn has_networks(&self) -> bool {
         const OTHERS: usize = 2;
         Arc::strong_count(&self.membership) > OTHERS
@@ -162,69 +160,67 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("{}", Error::Panicked { name: THREAD });
+        if let Some(thread) = self.thread.take() {
+            base::thread::join(thread);
         }
         let ready: Vec<_> = self.ready.try_iter().flatten().collect();
         Slot::remove(ready);
     }
 }
 
-/// The thread's own.
-struct Keeper {
-    plan: Plan,
-    maker: Maker,
-    /// How many could not be made.
+/// The state of the thread.
+struct Replenisher {
+    traffic: TrafficConfig,
+    factory: SlotFactory,
+    /// Networks that could not be made.
     missing: usize,
     ready: Sender<Result<Box<Slot>>>,
-    requests: Receiver<Request>,
+    requests: Receiver<PoolRequest>,
     stop: Receiver<()>,
 }
 
-impl Keeper {
+impl Replenisher {
     fn run(mut self, size: usize) {
         self.fill(size);
-        if let Err(error) = self.maker.membership.forget_dead(self.maker.range) {
-            log::warn!("connections of dead runners stay; error={}", chain(&error));
+        if let Err(error) = self.factory.membership.forget_dead_connections(self.factory.range) {
+            log::warn!("cannot delete connections of dead runners; error={}", chain(&error));
         }
         loop {
             select! {
                 recv(self.stop) -> _ => break,
                 recv(self.requests) -> request => match request {
-                    Ok(Request::Clean(slot)) => self.clean(slot),
-                    Ok(Request::Want) => self.make_up(),
+                    Ok(PoolRequest::Reset(slot)) => self.reset(slot),
+                    Ok(PoolRequest::RetryMissing) => self.make_missing(),
                     Err(_) => break,
                 },
             }
         }
-        let given_back = self.requests.try_iter().filter_map(|request| match request {
-            Request::Clean(slot) => Some(slot),
-            Request::Want => None,
+        let returned = self.requests.try_iter().filter_map(|request| match request {
+            PoolRequest::Reset(slot) => Some(slot),
+            PoolRequest::RetryMissing => None,
         });
-        Slot::remove(given_back.collect());
+        Slot::remove(returned.collect());
     }
 
-    /// Makes all networks, and passes each on as soon as it is ready.
+    /// Makes all networks, and delivers each as soon as it is ready.
     fn fill(&mut self, size: usize) {
         let (begun, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let make = || {
             while begun.fetch_add(1, Ordering::Relaxed) < size && !self.is_stopped() {
                 match self.make() {
-                    Ok(slot) => self.pass_on(Ok(slot)),
+                    Ok(slot) => self.deliver(Ok(slot)),
                     Err(error) => {
-                        log::warn!("a network is missing; reason={}", chain(&error));
+                        log::warn!("cannot make a network; error={}", chain(&error));
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
         };
         thread::scope(|scope| {
-            for _ in 1..MAKERS.min(size) {
-                let helper = Builder::new().name(MAKER.to_owned()).spawn_scoped(scope, make);
+            for _ in 1..FACTORY_THREADS.min(size) {
+                let helper = base::thread::spawn_scoped(scope, FACTORY_THREAD, make);
                 if let Err(error) = helper {
-                    log::debug!("networks are made by one thread alone; error={error}");
+                    log::debug!("cannot start a thread to make networks; error={error}");
                 }
             }
             make();
@@ -232,42 +228,42 @@ impl Keeper {
         self.missing = failed.into_inner();
     }
 
-    /// Makes one of those that are missing; what is in the way is told to who waits.
-    fn make_up(&mut self) {
+    /// Makes one missing network, and delivers it or the error to the waiting lease.
+    fn make_missing(&mut self) {
         if self.missing > 0 {
             let made = self.make();
             self.missing -= usize::from(made.is_ok());
-            self.pass_on(made);
+            self.deliver(made);
         }
     }
 
     fn make(&self) -> Result<Box<Slot>> {
         let begun = Instant::now();
-        let slot = self.maker.make(&mut Host::open()?, &self.plan)?;
+        let slot = self.factory.make(&mut Host::open()?, &self.traffic)?;
         let (link, us) = (slot.addresses.link(), begun.elapsed().as_micros());
         log::debug!("network made; link={link} us={us}");
         Ok(slot)
     }
 
-    fn clean(&mut self, mut slot: Box<Slot>) {
+    fn reset(&mut self, mut slot: Box<Slot>) {
         let (begun, link) = (Instant::now(), slot.addresses.link());
-        let cleaned = Host::open().and_then(|mut host| slot.clean(&mut host, &self.plan));
-        match cleaned {
+        let reset = Host::open().and_then(|mut host| slot.reset(&mut host, &self.traffic));
+        match reset {
             Ok(()) => {
-                log::debug!("network cleaned; link={link} us={}", begun.elapsed().as_micros());
-                self.pass_on(Ok(slot));
+                log::debug!("network reset; link={link} us={}", begun.elapsed().as_micros());
+                self.deliver(Ok(slot));
             }
             Err(error) => {
-                log::warn!("network replaced; link={link} reason={}", chain(&error));
+                log::warn!("network replaced; link={link} error={}", chain(&error));
                 drop(slot);
                 self.missing += 1;
-                self.make_up();
+                self.make_missing();
             }
         }
     }
 
-    fn pass_on(&self, made: Result<Box<Slot>>) {
-        // Where nobody is any more, a network takes itself down.
+    fn deliver(&self, made: Result<Box<Slot>>) {
+        // If the pool is gone, the network is dropped, which removes it.
         drop(self.ready.send(made));
     }
 
@@ -276,21 +272,21 @@ impl Keeper {
     }
 }
 
-/// Makes networks with addresses that nobody has.
-struct Maker {
+/// Makes networks with free addresses.
+struct SlotFactory {
     range: Range,
-    /// Where to look for addresses next: those given back last are taken last.
+    /// The next addresses to try. Addresses that were freed last are reused last.
     next: AtomicU32,
     membership: Arc<Membership>,
 }
 
-impl Maker {
-    fn make(&self, host: &mut Host, plan: &Plan) -> Result<Box<Slot>> {
+impl SlotFactory {
+    fn make(&self, host: &mut Host, traffic: &TrafficConfig) -> Result<Box<Slot>> {
         for _ in 0..self.range.size() {
             let addresses = self.range.slot(self.next.fetch_add(1, Ordering::Relaxed));
-            let Some(lock) = self.membership.locks().take(addresses)? else { continue };
+            let Some(lock) = self.membership.locks().try_lock(addresses)? else { continue };
             let keys = (lock, Arc::clone(&self.membership));
-            match Slot::make(host, addresses, plan, keys) {
+            match Slot::make(host, addresses, traffic, keys) {
                 Err(error @ Error::NameTaken { .. }) => log::warn!("{}", chain(&error)),
                 other => return other,
             }

@@ -1,4 +1,4 @@
-//! What keeps the processes of proxies from the host's own addresses, in the kernel.
+//! The kernel's filter that keeps proxies from connecting to the host's addresses.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use sandbox::{Cause, HostFilter, HostSocket};
 
 use crate::host::Host;
 
-/// The rules of the host's table that match the user IDs of proxies, in the namespace of the calling
-/// thread. They are there as long as the table is; this changes their exceptions.
+/// The filter in the host's table, in the namespace of the calling thread. It matches the user IDs of
+/// proxies. It exists as long as the table; this sets its exceptions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProxyFilter;
 

@@ -1,7 +1,7 @@
-//! The addresses of the host that networks use: of each /30 in a range the first is the host's end,
-//! the second the namespace's.
+//! The host's address range for networks. Each network uses a /30: the first address is the host's end of
+//! the link, the second one the namespace's.
 //!
-//! A network is named after its /30 all over the host, whatever range it was taken from:
+//! A network is named after its /30, regardless of the range that it was taken from:
 //! `sr-0ac80004` is the link of 10.200.0.4/30.
 
 use std::net::Ipv4Addr;
@@ -11,20 +11,20 @@ use ipnet::Ipv4Net;
 
 use crate::{Error, Result};
 
-/// What the names of our links on the host begin with.
+/// The prefix of the names of our links on the host.
 pub(crate) const LINK_PREFIX: &str = "sr-";
 
-/// A range of addresses for networks.
+/// An address range for networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range(Ipv4Net);
 
 impl Range {
-    /// How many networks it has room for.
+    /// The number of networks.
     pub fn size(self) -> u32 {
         1 << (Self::SLOT_BITS - self.0.prefix_len())
     }
 
-    /// The addresses of one of its networks, from 0.
+    /// The addresses of the network with this index, modulo the size.
     pub(crate) fn slot(self, index: u32) -> Addresses {
         Addresses(u32::from(self.0.network()) + 4 * (index % self.size()))
     }
@@ -60,7 +60,7 @@ impl FromStr for Range {
 pub(crate) struct Addresses(u32);
 
 impl Addresses {
-    /// As bits per address, of the link between host and namespace.
+    /// The prefix length of the link between host and namespace.
     pub(crate) const PREFIX: u8 = 30;
 
     /// The host's end of the link.
@@ -68,17 +68,17 @@ impl Addresses {
         Ipv4Addr::from(self.0 + 1)
     }
 
-    /// The namespace's end: what the host sees the VM as.
+    /// The namespace's end: the VM's address as the host sees it.
     pub(crate) fn namespace(self) -> Ipv4Addr {
         Ipv4Addr::from(self.0 + 2)
     }
 
-    /// The name of the host's end.
+    /// The name of the host's end of the link.
     pub(crate) fn link(self) -> String {
         format!("{LINK_PREFIX}{:08x}", self.0)
     }
 
-    /// By the name of a link; none if it is not one of ours.
+    /// The network of a link, by its name; `None` if the link is not one of ours.
     pub(crate) fn of_link(name: &str) -> Option<Self> {
         let digits = name.strip_prefix(LINK_PREFIX)?;
         let base = u32::from_str_radix(digits, 16).ok()?;
@@ -86,12 +86,12 @@ impl Addresses {
         (base % 4 == 0 && addresses.link() == name).then_some(addresses)
     }
 
-    /// Whose address it is.
+    /// The network that an address belongs to.
     pub(crate) fn containing(address: Ipv4Addr) -> Self {
         Self(u32::from(address) & !3)
     }
 
-    /// As a number that no other network of this host has.
+    /// The base address as a number, unique among the networks of this host.
     pub(crate) fn number(self) -> u32 {
         self.0
     }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_known_by_its_name() {
+    fn a_links_name_identifies_its_network() {
         let addresses = Range::default().slot(1);
         assert_eq!(addresses.link(), "sr-0ac80004");
         assert_eq!(Addresses::of_link("sr-0ac80004"), Some(addresses));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_refused() {
+    fn other_text_than_a_range_is_refused() {
         for text in ["10.200.0.1/16", "10.0.0.0/31", "0.0.0.0/0", "10.0.0.0", "fd00::/64", "x"] {
             let error = text.parse::<Range>().unwrap_err().to_string();
             assert!(error.contains(text) && error.contains("expected"), "{error}");

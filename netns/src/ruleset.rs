@@ -1,19 +1,19 @@
-//! The rules inside of a namespace: who may send what.
+//! The nftables rules in a namespace: what a guest may send.
 //!
 //! ```text
 //!             tap0                                             uplink
-//!  guest ──▶ [guard: is it the guest at all?] ──▶ forward ──▶ [come from the slot's address] ──▶ host
+//!  guest ──▶ [ingress: the guest's own address?] ──▶ forward ──▶ [snat to the slot's address] ──▶ host
 //!  guest ◀────────────────────────────────────── forward ◀─────────────────────────────── host
 //!                       │ to the gateway itself
 //!                       ▼
-//!                     input, output: the sockets of the relay
+//!                     input, output: the sockets of the forwarder
 //! ```
 //!
-//! In the chain `forward` each connection is decided about once, by the chain `decide`, and carries
-//! the number of the policy as its mark from then on. A new policy has a new number: so it decides
-//! about the open connections too, with one transaction and nothing to sweep.
+//! The chain `forward` decides about a connection once, by the chain `decide`, and sets the number of the
+//! policy as the connection's mark. A new policy has a new number. So one transaction also revokes open
+//! connections, without a search for them.
 //!
-//! INVARIANT: a packet passes only if the policy in force has let its connection pass.
+//! INVARIANT: a packet passes only if the policy in force has accepted its connection.
 
 use std::net::Ipv4Addr;
 
@@ -21,23 +21,25 @@ use ipnet::Ipv4Net;
 use sandbox::{Action, Limits, Policy, Protocol};
 
 use crate::guest::{ADDRESS, GATEWAY, MAC, TAP};
-use crate::nft::{Chain, Family, Hook, INVALID, KNOWN, Rule, SetKind, Table, Transaction};
+use crate::nft::{
+    Chain, ESTABLISHED_OR_RELATED, Family, Hook, INVALID, Rule, SetKind, Table, Transaction,
+};
 
 /// The link of the namespace that leads to the host.
 pub(crate) const UPLINK: &str = "uplink";
 
-/// What comes in by the tap.
-pub(crate) const GUARD: Table = Table { family: Family::Netdev, name: "guard" };
-/// All else.
-pub(crate) const GATE: Table = Table { family: Family::Ip, name: "gate" };
+/// Packets that arrive by the tap.
+pub(crate) const INGRESS_TABLE: Table = Table { family: Family::Netdev, name: "ingress" };
+/// All other packets.
+pub(crate) const POLICY_TABLE: Table = Table { family: Family::Ip, name: "policy" };
 
-/// Not the public internet: the networks that a policy opens only by naming them.
+/// Networks that are not on the public internet. A policy opens them only by naming them.
 const INTERNAL: [&str; 14] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
-    // Where one cloud tells its secrets though it be public by its number.
+    // Azure's metadata service, although the address is public.
     "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
@@ -49,7 +51,6 @@ const INTERNAL: [&str; 14] = [
     "203.0.113.0/24",
     "224.0.0.0/3",
 ];
-/// The set of them.
 const INTERNAL_SET: &str = "internal";
 
 /// The counters; see [`Counters`](crate::Counters).
@@ -62,30 +63,30 @@ pub(crate) const OVER_LIMIT: &str = "over_limit";
 
 const FORWARD: Chain = filter("forward", libc::NF_INET_FORWARD);
 const INPUT: Chain = filter("input", libc::NF_INET_LOCAL_IN);
-/// What ends at the limit.
+/// Connections beyond the limit.
 const LIMIT: Chain = Chain { name: "limit", hook: None };
 const DECIDE: Chain = Chain { name: "decide", hook: None };
 const ADMIT: Chain = Chain { name: "admit", hook: None };
-const REFUSE: Chain = Chain { name: "refuse", hook: None };
-/// What becomes of questions for names.
-const NAMES: Chain = Chain { name: "names", hook: None };
+const REJECT: Chain = Chain { name: "reject", hook: None };
+/// DNS queries.
+const DNS_CHAIN: Chain = Chain { name: "dns", hook: None };
 const OUTPUT: Chain = filter("output", libc::NF_INET_LOCAL_OUT);
 
-/// The ports of the gateway by which the guest reaches services of the host.
-const SERVICES: &str = "services";
-/// As many connections to the gateway may be open at once.
-const TO_GATEWAY: u32 = 512;
+/// The set of ports of the gateway that lead to services of the host.
+const SERVICE_PORTS: &str = "services";
+/// The limit of open connections to the gateway.
+const GATEWAY_CONNECTIONS: u32 = 512;
 
-/// The port of name servers.
+/// The port of DNS servers.
 pub(crate) const DNS: u16 = 53;
 
-/// As many refusals a second are told; more are dropped in silence.
-const TOLD: u64 = 50;
-/// As many questions for names a second are taken, each from a port of its own.
-const QUESTIONS: u64 = 500;
-/// As many pings a second are answered.
+/// Reported rejects per second. More are dropped without a report.
+const REPORTED: u64 = 50;
+/// DNS queries per second, each from a port of its own.
+const QUERIES: u64 = 500;
+/// Answered pings per second.
 const ECHO: u64 = 20;
-/// As many ARP messages a second are answered.
+/// Answered ARP messages per second.
 const ARP: u64 = 50;
 
 const fn filter(name: &'static str, number: libc::c_int) -> Chain {
@@ -95,34 +96,37 @@ const fn filter(name: &'static str, number: libc::c_int) -> Chain {
     }
 }
 
-/// All of it, in one transaction.
+/// All rules, in one transaction.
 pub(crate) fn make(slot: Ipv4Addr, policy: &Policy, limits: &Limits, number: u32) -> Transaction {
-    let transaction = guard(Transaction::on(GUARD));
-    let transaction = gate(transaction.and_on(GATE), slot);
-    let transaction = transaction.rule(LIMIT.name, &over(limits.connections));
-    decide(transaction, policy, number)
+    let transaction = add_ingress_table(Transaction::on(INGRESS_TABLE));
+    let transaction = add_policy_table(transaction.then_on(POLICY_TABLE), slot);
+    let transaction = transaction.add_rule(LIMIT.name, &connection_limit(limits.connections));
+    add_policy(transaction, policy, number)
 }
 
-/// Another policy and another limit instead of what was there, in one transaction. `number` was never
-/// used before here.
-pub(crate) fn change(policy: &Policy, limits: &Limits, had: &Limits, number: u32) -> Transaction {
-    let mut emptied = [FORWARD, ADMIT, DECIDE, NAMES]
+/// Replaces the policy and the limits in one transaction. `number` must be new in this namespace.
+pub(crate) fn change(policy: &Policy, limits: &Limits, old: &Limits, number: u32) -> Transaction {
+    let mut emptied = [FORWARD, ADMIT, DECIDE, DNS_CHAIN]
         .iter()
-        .fold(Transaction::on(GATE), |transaction, chain| transaction.empty(chain.name));
-    // The connections that are open stay counted, unless they are counted to another number.
-    if limits.connections != had.connections {
-        emptied = emptied.empty(LIMIT.name).rule(LIMIT.name, &over(limits.connections));
+        .fold(Transaction::on(POLICY_TABLE), |transaction, chain| {
+            transaction.flush_chain(chain.name)
+        });
+    // The chain counts open connections, so it is kept unless the limit changes.
+    if limits.connections != old.connections {
+        emptied = emptied
+            .flush_chain(LIMIT.name)
+            .add_rule(LIMIT.name, &connection_limit(limits.connections));
     }
-    decide(emptied, policy, number)
+    add_policy(emptied, policy, number)
 }
 
-/// Closes all ports of the gateway that were opened.
+/// Closes all ports of the gateway.
 pub(crate) fn close_services() -> Transaction {
-    Transaction::on(GATE).empty_set(SERVICES)
+    Transaction::on(POLICY_TABLE).flush_set(SERVICE_PORTS)
 }
 
-/// Lets in only what the guest may send at all: in its own name, and of IPv4 or ARP.
-fn guard(transaction: Transaction) -> Transaction {
+/// Accepts only packets from the guest's own address, of IPv4 or ARP.
+fn add_ingress_table(transaction: Transaction) -> Transaction {
     let ingress = Chain {
         name: "ingress",
         hook: Some(Hook {
@@ -134,26 +138,31 @@ fn guard(transaction: Transaction) -> Transaction {
         }),
     };
     let rules = [
-        Rule::new().sender_is_not(MAC).count(SPOOFED).drop(),
-        // A kernel's own chatter, which nobody has asked for, is counted and not told.
-        Rule::new().ether_type(libc::ETH_P_IP).ether_daddr_is_group().count(MULTICAST).drop(),
-        Rule::new().ether_type(libc::ETH_P_IPV6).ether_daddr_is_group().count(MULTICAST).drop(),
-        Rule::new().ether_type(libc::ETH_P_IP).source(ADDRESS).count(SENT).accept(),
-        Rule::new().ether_type(libc::ETH_P_ARP).arp_sender(MAC, ADDRESS).at_most(ARP).accept(),
-        // The sender of IPv6 gets no answer: there is none.
-        Rule::new().count(SPOOFED),
-        Rule::new().ether_type(libc::ETH_P_IP).at_most(TOLD).log().drop(),
-        Rule::new().ether_type(libc::ETH_P_IPV6).at_most(TOLD).log().drop(),
+        Rule::new().ether_saddr_not(MAC).counter(SPOOFED).drop(),
+        // A guest's kernel sends these by itself, so they are counted and not reported.
+        Rule::new().meta_protocol(libc::ETH_P_IP).ether_daddr_is_group().counter(MULTICAST).drop(),
+        Rule::new()
+            .meta_protocol(libc::ETH_P_IPV6)
+            .ether_daddr_is_group()
+            .counter(MULTICAST)
+            .drop(),
+        Rule::new().meta_protocol(libc::ETH_P_IP).ip_saddr(ADDRESS).counter(SENT).accept(),
+        Rule::new().meta_protocol(libc::ETH_P_ARP).arp_saddr(MAC, ADDRESS).limit_rate(ARP).accept(),
+        // IPv6 is dropped without a reject: nothing in the namespace could answer.
+        Rule::new().counter(SPOOFED),
+        Rule::new().meta_protocol(libc::ETH_P_IP).limit_rate(REPORTED).log().drop(),
+        Rule::new().meta_protocol(libc::ETH_P_IPV6).limit_rate(REPORTED).log().drop(),
         Rule::new().drop(),
     ];
     let counters = [SENT, SPOOFED, MULTICAST];
-    let transaction = transaction.make_table();
-    let transaction = counters.into_iter().fold(transaction, Transaction::counter).chain(ingress);
-    rules.iter().fold(transaction, |transaction, rule| transaction.rule(ingress.name, rule))
+    let transaction = transaction.create_table();
+    let transaction =
+        counters.into_iter().fold(transaction, Transaction::add_counter).add_chain(ingress);
+    rules.iter().fold(transaction, |transaction, rule| transaction.add_rule(ingress.name, rule))
 }
 
-/// Everything but what the policy decides.
-fn gate(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
+/// The rules that do not depend on the policy.
+fn add_policy_table(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
     let hook = Hook {
         kind: "nat",
         number: libc::NF_INET_POST_ROUTING,
@@ -161,102 +170,111 @@ fn gate(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
         device: None,
         accepts: true,
     };
-    let leave = Chain { name: "leave", hook: Some(hook) };
+    let postrouting = Chain { name: "postrouting", hook: Some(hook) };
     let internal: Vec<Ipv4Net> = internal().collect();
-    let mut transaction = transaction.make_table().set(INTERNAL_SET, SetKind::Networks);
+    let mut transaction = transaction.create_table().add_set(INTERNAL_SET, SetKind::Networks);
     transaction = transaction.add_networks(INTERNAL_SET, &internal);
-    transaction = transaction.set(SERVICES, SetKind::Ports);
+    transaction = transaction.add_set(SERVICE_PORTS, SetKind::Ports);
     for counter in [RECEIVED, REFUSED, OVER_LIMIT] {
-        transaction = transaction.counter(counter);
+        transaction = transaction.add_counter(counter);
     }
-    for chain in [LIMIT, DECIDE, ADMIT, REFUSE, NAMES, FORWARD, INPUT, OUTPUT, leave] {
-        transaction = transaction.chain(chain);
+    for chain in [LIMIT, DECIDE, ADMIT, REJECT, DNS_CHAIN, FORWARD, INPUT, OUTPUT, postrouting] {
+        transaction = transaction.add_chain(chain);
     }
-    let to_gateway = || Rule::new().input(TAP).destination(Ipv4Net::from(GATEWAY));
+    let to_gateway = || Rule::new().iifname(TAP).ip_daddr(Ipv4Net::from(GATEWAY));
     transaction
-        .rule(REFUSE.name, &Rule::new().count(REFUSED).at_most(TOLD).log().refuse_ipv4())
-        .rule(REFUSE.name, &Rule::new().drop())
-        .rule(INPUT.name, &Rule::new().input(TAP).state(KNOWN).accept())
-        // Answers to what the namespace itself has asked for.
-        .rule(INPUT.name, &Rule::new().input(UPLINK).state(KNOWN).accept())
-        .rule(INPUT.name, &Rule::new().state(INVALID).drop())
-        // What is refused is not remembered: a guest cannot fill the kernel's memory with it.
-        .rule(INPUT.name, &over(TO_GATEWAY))
-        .rule(INPUT.name, &to_gateway().jump(NAMES.name))
-        .rule(INPUT.name, &to_gateway().protocol(libc::IPPROTO_TCP).port_in(SERVICES).accept())
-        .rule(INPUT.name, &to_gateway().protocol(libc::IPPROTO_ICMP).at_most(ECHO).accept())
-        .rule(INPUT.name, &Rule::new().input(TAP).go_to(REFUSE.name))
-        // What a closed connection of an earlier guest still has to say is not for this one: its
-        // connection was forgotten.
-        .rule(OUTPUT.name, &Rule::new().state(INVALID).drop())
-        .rule(OUTPUT.name, &Rule::new().accept())
-        .rule(leave.name, &Rule::new().output(UPLINK).come_from(slot))
+        .add_rule(
+            REJECT.name,
+            &Rule::new().counter(REFUSED).limit_rate(REPORTED).log().reject_ipv4(),
+        )
+        .add_rule(REJECT.name, &Rule::new().drop())
+        .add_rule(INPUT.name, &Rule::new().iifname(TAP).ct_state(ESTABLISHED_OR_RELATED).accept())
+        // Replies to connections of the namespace itself.
+        .add_rule(
+            INPUT.name,
+            &Rule::new().iifname(UPLINK).ct_state(ESTABLISHED_OR_RELATED).accept(),
+        )
+        .add_rule(INPUT.name, &Rule::new().ct_state(INVALID).drop())
+        // A rejected packet leaves no conntrack entry, so a guest cannot fill the kernel's table.
+        .add_rule(INPUT.name, &connection_limit(GATEWAY_CONNECTIONS))
+        .add_rule(INPUT.name, &to_gateway().jump(DNS_CHAIN.name))
+        .add_rule(
+            INPUT.name,
+            &to_gateway().l4proto(libc::IPPROTO_TCP).th_dport_in(SERVICE_PORTS).accept(),
+        )
+        .add_rule(INPUT.name, &to_gateway().l4proto(libc::IPPROTO_ICMP).limit_rate(ECHO).accept())
+        .add_rule(INPUT.name, &Rule::new().iifname(TAP).goto(REJECT.name))
+        // Late segments of an earlier guest's connections, whose conntrack entries were deleted, must not reach
+        // this guest.
+        .add_rule(OUTPUT.name, &Rule::new().ct_state(INVALID).drop())
+        .add_rule(OUTPUT.name, &Rule::new().accept())
+        .add_rule(postrouting.name, &Rule::new().oifname(UPLINK).snat(slot))
 }
 
-/// What the policy decides.
-fn decide(transaction: Transaction, policy: &Policy, number: u32) -> Transaction {
-    let known = || Rule::new().state(KNOWN).mark(number);
+/// The rules of the policy.
+fn add_policy(transaction: Transaction, policy: &Policy, number: u32) -> Transaction {
+    let accepted = || Rule::new().ct_state(ESTABLISHED_OR_RELATED).ct_mark(number);
     let mut transaction = transaction
-        .rule(FORWARD.name, &known().output(TAP).count(RECEIVED).accept())
-        .rule(FORWARD.name, &known().input(TAP).accept())
-        .rule(FORWARD.name, &Rule::new().output(TAP).drop())
-        .rule(FORWARD.name, &Rule::new().state(INVALID).drop())
-        .rule(FORWARD.name, &Rule::new().input(TAP).jump(LIMIT.name))
-        .rule(FORWARD.name, &Rule::new().input(TAP).go_to(DECIDE.name))
-        .rule(ADMIT.name, &Rule::new().set_mark(number).accept());
+        .add_rule(FORWARD.name, &accepted().oifname(TAP).counter(RECEIVED).accept())
+        .add_rule(FORWARD.name, &accepted().iifname(TAP).accept())
+        .add_rule(FORWARD.name, &Rule::new().oifname(TAP).drop())
+        .add_rule(FORWARD.name, &Rule::new().ct_state(INVALID).drop())
+        .add_rule(FORWARD.name, &Rule::new().iifname(TAP).jump(LIMIT.name))
+        .add_rule(FORWARD.name, &Rule::new().iifname(TAP).goto(DECIDE.name))
+        .add_rule(ADMIT.name, &Rule::new().set_ct_mark(number).accept());
     if policy.dns {
         for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_TCP] {
-            let question = Rule::new().protocol(protocol).port(&(DNS..=DNS));
-            transaction = transaction.rule(NAMES.name, &question.at_most(QUESTIONS).accept());
+            let query = Rule::new().l4proto(protocol).th_dport(&(DNS..=DNS));
+            transaction = transaction.add_rule(DNS_CHAIN.name, &query.limit_rate(QUERIES).accept());
         }
     }
     for rule in policy.rules.iter().flat_map(rules) {
-        transaction = transaction.rule(DECIDE.name, &rule);
+        transaction = transaction.add_rule(DECIDE.name, &rule);
     }
     match policy.default {
         Action::Allow => transaction
-            .rule(DECIDE.name, &Rule::new().destination_in(INTERNAL_SET).go_to(REFUSE.name))
-            .rule(DECIDE.name, &Rule::new().go_to(ADMIT.name)),
-        Action::Deny => transaction.rule(DECIDE.name, &Rule::new().go_to(REFUSE.name)),
+            .add_rule(DECIDE.name, &Rule::new().ip_daddr_in(INTERNAL_SET).goto(REJECT.name))
+            .add_rule(DECIDE.name, &Rule::new().goto(ADMIT.name)),
+        Action::Deny => transaction.add_rule(DECIDE.name, &Rule::new().goto(REJECT.name)),
     }
 }
 
-/// One connection too many.
-fn over(connections: u32) -> Rule {
-    Rule::new().input(TAP).over(connections).count(OVER_LIMIT).refuse_ipv4()
+/// Rejects connections beyond the limit.
+fn connection_limit(connections: u32) -> Rule {
+    Rule::new().iifname(TAP).ct_count_over(connections).counter(OVER_LIMIT).reject_ipv4()
 }
 
 /// Opens a port of the gateway.
 pub(crate) fn serve(port: u16) -> Transaction {
-    Transaction::on(GATE).add_element(SERVICES, &port.to_be_bytes())
+    Transaction::on(POLICY_TABLE).add_element(SERVICE_PORTS, &port.to_be_bytes())
 }
 
-/// What a policy's rule is in the kernel's terms.
+/// Translates a rule of a policy.
 fn rules(rule: &sandbox::Rule) -> Vec<Rule> {
     let names_internal = internal().any(|net| net.contains(&rule.to));
     let chain = match rule.action {
         Action::Allow => ADMIT,
-        Action::Deny => REFUSE,
+        Action::Deny => REJECT,
     };
     let destination = || {
-        let destination = Rule::new().destination(rule.to);
+        let destination = Rule::new().ip_daddr(rule.to);
         match rule.action {
-            Action::Allow if !names_internal => destination.destination_outside(INTERNAL_SET),
+            Action::Allow if !names_internal => destination.ip_daddr_not_in(INTERNAL_SET),
             _ => destination,
         }
     };
     let by = |number| match &rule.ports {
-        Some(ports) => destination().protocol(number).port(ports).go_to(chain.name),
-        None => destination().protocol(number).go_to(chain.name),
+        Some(ports) => destination().l4proto(number).th_dport(ports).goto(chain.name),
+        None => destination().l4proto(number).goto(chain.name),
     };
     match (rule.protocol, &rule.ports) {
         (Some(Protocol::Tcp), _) => vec![by(libc::IPPROTO_TCP)],
         (Some(Protocol::Udp), _) => vec![by(libc::IPPROTO_UDP)],
         (Some(Protocol::Icmp), _) => {
-            vec![destination().protocol(libc::IPPROTO_ICMP).go_to(chain.name)]
+            vec![destination().l4proto(libc::IPPROTO_ICMP).goto(chain.name)]
         }
         (None, Some(_)) => vec![by(libc::IPPROTO_TCP), by(libc::IPPROTO_UDP)],
-        (None, None) => vec![destination().go_to(chain.name)],
+        (None, None) => vec![destination().goto(chain.name)],
     }
 }
 
@@ -269,12 +287,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_internal_network_is_one() {
+    fn every_internal_network_parses() {
         assert_eq!(internal().count(), INTERNAL.len());
     }
 
     #[test]
-    fn ports_without_a_protocol_are_those_of_tcp_and_udp() {
+    fn a_rule_with_ports_and_no_protocol_applies_to_tcp_and_udp() {
         let rule = sandbox::Rule {
             action: Action::Allow,
             to: "1.2.3.0/24".parse().unwrap(),

@@ -5,19 +5,17 @@
 //!  sr-0ac80004  10.200.0.5/30 ◀──veth──▶ uplink 10.200.0.6/30    tap0 192.168.241.1/29 ◀── monitor
 //! ```
 //!
-//! The namespace has no name: nothing of it outlives the process that has it open. What is on the
-//! host besides (the link, connections that the kernel remembers, elements of the host's sets) is
-//! found by the network's addresses.
-
+//! The namespace has no name, so it ends with the process that has it open. The rest is on the host: the
+//! link, conntrack entries, elements of the host's sets. It is found by the network's addresses.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | this one | how a network comes, in its order, and goes |
-//! | `inside.rs` | what is made inside of the namespace |
-//! | `upkeep.rs` | what is in force, what was counted, how it becomes as new |
+//! | this one | making and removing a network |
+//! | `namespace_parts.rs` | the parts inside of the namespace |
+//! | `runtime.rs` | applying a policy, counters, reset |
 
-mod inside;
-mod upkeep;
+mod namespace_parts;
+mod runtime;
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -25,11 +23,14 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use sandbox::{Limits, Policy};
 
-use self::inside::Inside;
-pub(crate) use self::inside::NameSockets;
-pub use self::upkeep::Counters;
-use self::upkeep::Picture;
-use crate::error::{chain, kernel};
+pub(crate) use self::namespace_parts::DnsSockets;
+use self::namespace_parts::NamespaceParts;
+pub use self::runtime::Counters;
+use self::runtime::NetworkState;
+use base::error::chain;
+
+use crate::error::kernel;
+use crate::garbage::{self, Garbage};
 use crate::guest;
 use crate::host::{self, Host};
 use crate::link;
@@ -38,39 +39,38 @@ use crate::membership::Membership;
 use crate::namespace::Namespace;
 use crate::netlink::Socket;
 use crate::range::Addresses;
-use crate::remains::{self, Remains};
 use crate::ruleset::{self, UPLINK};
 use crate::{Error, Result};
 
-/// A network that is ready, or in use.
+/// A network that is ready or leased.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) addresses: Addresses,
     pub(crate) namespace: Namespace,
-    pub(crate) names: NameSockets,
-    /// Sockets of the namespace.
+    pub(crate) names: DnsSockets,
+    /// Netlink sockets of the namespace.
     route: Socket,
     netfilter: Socket,
     links: Links,
-    plan: Plan,
-    /// Of the policy in force.
+    traffic: TrafficConfig,
+    /// The number of the policy in force.
     number: u32,
-    is_redirected: bool,
-    /// A port of the gateway leads somewhere.
+    has_host_elements: bool,
+    /// A port of the gateway is open.
     is_serving: bool,
-    /// Half of a change is in force: it is not to be used again.
+    /// A change failed halfway: the network must be removed.
     is_damaged: bool,
-    /// Nothing of it is left on the host.
+    /// The garbage on the host was collected.
     is_removed: bool,
-    made: Picture,
-    // These go last, when nothing of it is left.
+    made: NetworkState,
+    // Dropped last, when nothing is left on the host.
     _lock: Lock,
     _membership: Arc<Membership>,
 }
 
-/// What a network lets pass.
+/// The policy and the limits of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Plan {
+pub(crate) struct TrafficConfig {
     pub(crate) policy: Policy,
     pub(crate) limits: Limits,
 }
@@ -82,28 +82,27 @@ struct Links {
     tap: u32,
 }
 
-/// Making one, and taking it down.
 impl Slot {
     /// Makes a network, in this order:
     ///
     /// 1. the namespace, its settings, its tap
     /// 2. the pair of links, down
     /// 3. addresses, links up, the default route
-    /// 4. the rules, before anything of a guest could pass
+    /// 4. the rules, before the guest can send anything
     ///
-    /// When it fails, nothing of it is left.
+    /// A failure leaves nothing behind.
     pub(crate) fn make(
         host: &mut Host,
         addresses: Addresses,
-        plan: &Plan,
+        traffic: &TrafficConfig,
         (lock, membership): (Lock, Arc<Membership>),
     ) -> Result<Box<Self>> {
-        // A dead owner's redirection must not become ours.
-        if host.redirected()?.contains(&addresses) {
+        // Set elements of a dead owner must not apply to this network.
+        if host.networks_with_elements()?.contains(&addresses) {
             host.restore(addresses.namespace())?;
         }
         // 1
-        let (namespace, mut inside) = Namespace::make(Inside::make)?;
+        let (namespace, mut inside) = Namespace::make(NamespaceParts::make)?;
         // 2
         let links = Links {
             host: join(host, addresses, &namespace)?,
@@ -117,22 +116,22 @@ impl Slot {
             route: inside.route,
             netfilter: inside.netfilter,
             links,
-            plan: Plan::default(),
+            traffic: TrafficConfig::default(),
             number: 0,
-            is_redirected: false,
+            has_host_elements: false,
             is_serving: false,
             is_damaged: false,
             is_removed: false,
-            made: Picture::default(),
+            made: NetworkState::default(),
             _lock: lock,
             _membership: membership,
         });
         // 3, 4
-        slot.furnish(host, plan)?;
+        slot.configure(host, traffic)?;
         Ok(slot)
     }
 
-    fn furnish(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
+    fn configure(&mut self, host: &mut Host, traffic: &TrafficConfig) -> Result<()> {
         let Self { addresses, links, .. } = *self;
         let prefix = Addresses::PREFIX;
         let outside = [
@@ -151,66 +150,66 @@ impl Slot {
         host.route().request(&outside).map_err(failed())?;
         self.route.request(&inside).map_err(failed())?;
         self.number = 1;
-        let rules = ruleset::make(addresses.namespace(), &plan.policy, &plan.limits, self.number);
+        let rules =
+            ruleset::make(addresses.namespace(), &traffic.policy, &traffic.limits, self.number);
         rules.commit(&mut self.netfilter).map_err(kernel("make rules for", addresses.link()))?;
-        self.plan = plan.clone();
-        self.shape(Limits::default(), plan.limits)?;
-        self.made = self.picture()?;
+        self.traffic = traffic.clone();
+        self.shape(Limits::default(), traffic.limits)?;
+        self.made = self.state()?;
         Ok(())
     }
 
-    /// Takes networks down, as many as there are in about the time of one.
+    /// Removes networks together, in about the time of one.
     #[expect(clippy::vec_box, reason = "so they come, and moving one is moving a page")]
     pub(crate) fn remove(mut slots: Vec<Box<Self>>) {
-        let remains: Vec<_> = slots.iter().map(|slot| slot.remains()).collect();
-        if !remains.is_empty() {
-            remove(&remains);
+        let garbage: Vec<_> = slots.iter().map(|slot| slot.garbage()).collect();
+        if !garbage.is_empty() {
+            remove(&garbage);
         }
         for slot in &mut slots {
             slot.is_removed = true;
         }
     }
 
-    fn remains(&self) -> Remains {
-        let Self { addresses, is_redirected, .. } = *self;
-        Remains { addresses, link: Some(self.links.host), is_redirected }
+    fn garbage(&self) -> Garbage {
+        let Self { addresses, has_host_elements, .. } = *self;
+        Garbage { addresses, link: Some(self.links.host), has_host_elements }
     }
 }
 
-/// However it goes, nothing of it is left.
 impl Drop for Slot {
     fn drop(&mut self) {
         if !self.is_removed {
-            remove(&[self.remains()]);
+            remove(&[self.garbage()]);
         }
     }
 }
 
-fn remove(remains: &[Remains]) {
-    let removed = Host::open().and_then(|mut host| remains::remove(&mut host, remains));
+fn remove(garbage: &[Garbage]) {
+    let removed = Host::open().and_then(|mut host| garbage::collect(&mut host, garbage));
     if let Err(error) = removed {
-        log::error!("networks stay; count={} error={}", remains.len(), chain(&error));
+        log::error!("cannot remove networks; count={} error={}", garbage.len(), chain(&error));
     }
 }
 
-/// The number of the loopback device, in every namespace.
+/// The index of the loopback device in every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Joins a namespace to the host; returns the number of the host's end. A link that a dead runner
-/// left in its place goes: whoever has the lock on the addresses has the name.
+/// Makes the veth pair; returns the index of the host's end. Removes a dead runner's link of the same
+/// name, which the lock on the addresses allows.
 fn join(host: &mut Host, addresses: Addresses, namespace: &Namespace) -> Result<u32> {
     let name = addresses.link();
     let fd = namespace.as_fd().as_raw_fd() as u32;
     let pair = [link::make_pair(&name, host::GROUP, UPLINK, fd)];
     match host.route().request(&pair) {
-        Err(refusal) if refusal.errno == Errno::EEXIST => {
+        Err(error) if error.errno == Errno::EEXIST => {
             let left = link::find(host.route(), &name).map_err(kernel("look for", &name))?;
             if let Some(left) = left {
                 if !host::is_ours(&left) {
                     return Err(Error::NameTaken { name });
                 }
                 let link = Some(left.index);
-                remains::remove(host, &[Remains { addresses, link, is_redirected: false }])?;
+                garbage::collect(host, &[Garbage { addresses, link, has_host_elements: false }])?;
             }
             host.route().request(&pair).map_err(kernel("make the link", &name))?;
         }
@@ -219,9 +218,9 @@ fn join(host: &mut Host, addresses: Addresses, namespace: &Namespace) -> Result<
     find(host.route(), &name)
 }
 
-/// The number of a link that was just made.
+/// The index of a link that was just made.
 fn find(socket: &mut Socket, name: &str) -> Result<u32> {
     let found = link::find(socket, name).map_err(kernel("look for", name))?;
-    let gone = || Error::Damaged { what: format!("the link {name} went as it came") };
+    let gone = || Error::Damaged { what: format!("the link {name} disappeared after it was made") };
     found.map(|link| link.index).ok_or_else(gone)
 }

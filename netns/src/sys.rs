@@ -6,14 +6,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// An attribute of refusals: the kernel's words. Not in libc.
+/// The attribute for the text of an extended acknowledgement. Not in libc.
 pub(crate) const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// Opens the tap of this name in the namespace of the thread that opened `device`, which is
-/// `/dev/net/tun`; it is made if there is none. It has a header for offloads before each frame,
-/// as monitors expect.
+/// Attaches `device`, an open `/dev/net/tun`, to the tap of this name in the namespace of the opening
+/// thread. Creates the tap if it is absent. Frames are preceded by a virtio-net header, as monitors expect.
 pub(crate) fn attach_tap(device: &File, name: &str) -> io::Result<()> {
-    // SAFETY: an ifreq is integers and bytes, for which zero is a value.
+    // SAFETY: an ifreq has only integers and bytes, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let room = request.ifr_name.len() - 1;
     for (target, byte) in request.ifr_name.iter_mut().zip(name.bytes().take(room)) {
@@ -25,13 +24,13 @@ pub(crate) fn attach_tap(device: &File, name: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })
 }
 
-/// Lets the tap live on when nobody has it open.
+/// Keeps the tap when its last descriptor is closed.
 pub(crate) fn persist_tap(device: &File) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes an integer by value.
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST as _, 1) })
 }
 
-/// Lets a user without privileges open the tap by its name.
+/// Lets an unprivileged user open the tap by its name.
 pub(crate) fn give_tap(device: &File, uid: u32) -> io::Result<()> {
     // SAFETY: TUNSETOWNER takes an integer by value.
     check(unsafe {
@@ -39,24 +38,24 @@ pub(crate) fn give_tap(device: &File, uid: u32) -> io::Result<()> {
     })
 }
 
-/// Lets the kernel hand over large frames whose sums are not made yet, as a VM's card does.
+/// Enables checksum and segmentation offload, as a VM's card does.
 #[cfg(feature = "testing")]
 pub(crate) fn offload_tap(device: &File) -> io::Result<()> {
-    // Sums, and segments of TCP over IPv4 and IPv6.
+    // Checksums, and segmentation of TCP over IPv4 and IPv6.
     let all: libc::c_ulong = 1 | 2 | 4;
     // SAFETY: TUNSETOFFLOAD takes an integer by value.
     check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD as _, all) })
 }
 
-/// Makes room for long requests, and asks the kernel for words, for answers without a copy of the question, and for lists of just
-/// what was asked for.
+/// Enlarges the send buffer, and enables extended acknowledgements, acknowledgements without the request,
+/// and strict filtering of dumps.
 pub(crate) fn set_netlink_options(socket: &OwnedFd) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // A transaction is sent as a whole, and a policy may have thousands of rules.
+    // A transaction is one datagram, and a policy may have thousands of rules.
     let room: libc::c_int = 64 << 20;
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     let value = (&raw const room).cast();
-    // SAFETY: as below. Who may not raise it may not change rules either, and is told so then.
+    // SAFETY: as below. The result is ignored: without the privilege, the first change of rules fails too.
     unsafe {
         let (level, option) = (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
         libc::setsockopt(socket.as_raw_fd(), level, option, value, length);

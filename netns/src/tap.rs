@@ -1,4 +1,4 @@
-//! Taps: links whose other end is a descriptor, for a monitor to serve as a VM's network card.
+//! Taps: links whose other end is a file descriptor, which a monitor serves as a VM's network card.
 
 use std::fs::File;
 use std::io;
@@ -10,14 +10,14 @@ use crate::{Result, sys};
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// Makes a tap that stays in this thread's namespace.
+/// Makes a persistent tap in this thread's namespace.
 pub(crate) fn make(name: &str) -> Result<()> {
     let device = open_device()?;
     sys::attach_tap(&device, name).map_err(file("make a tap with", DEVICE))?;
     sys::persist_tap(&device).map_err(file("keep the tap of", DEVICE))
 }
 
-/// Opens a tap of this thread's namespace; none if somebody has it open.
+/// Opens a tap of this thread's namespace; `None` if it is open elsewhere.
 pub(crate) fn open(name: &str) -> Result<Option<File>> {
     let device = open_device()?;
     match sys::attach_tap(&device, name) {
@@ -27,7 +27,7 @@ pub(crate) fn open(name: &str) -> Result<Option<File>> {
     }
 }
 
-/// Lets a user open this tap by its name, whoever could before.
+/// Makes a user the owner of the tap, who may open it by its name.
 pub(crate) fn give(tap: &File, uid: u32) -> Result<()> {
     sys::give_tap(tap, uid).map_err(file("give away the tap of", DEVICE))
 }

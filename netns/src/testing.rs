@@ -1,12 +1,11 @@
-//! A host, an internet and guests, all of them namespaces: what networks are tested with.
+//! A host, an internet and guests for tests, each of them a network namespace.
 //!
 //! ```text
 //!  guest: eth0 ◀─ pump ─▶ tap0 :network: uplink ◀──▶ sr-… :host: wan ◀──▶ wan :internet
 //! ```
 //!
-//! The test's own thread is on the host, and so are the threads and processes that it starts. A
-//! guest's card is a tap, too, and a thread carries the frames from one tap to the other, as a
-//! monitor does.
+//! The test's own thread is on the host, and so are the threads and processes that it starts. A guest's
+//! card is a tap as well: a thread copies frames between the two taps, as a monitor does.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
 
@@ -29,13 +28,13 @@ use crate::netlink::{Message, Socket};
 use crate::nft::{Chain, Family, Hook, Table, Transaction};
 use crate::{conntrack, host};
 
-/// The host's address on the way to the internet.
+/// The host's address in the internet.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(100, 0, 0, 1);
 /// An address on the internet.
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(100, 0, 0, 2);
-/// Addresses that are not to be reached without permission, which this internet has, too.
+/// A private address, which this internet also has.
 pub const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 3);
-/// Where clouds tell their secrets.
+/// The metadata service of clouds.
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 const WAN: &str = "wan";
@@ -47,13 +46,13 @@ pub struct World {
 }
 
 impl World {
-    /// Moves this thread to a new host: a network and a mount namespace of its own, so that neither
-    /// other runners nor others' named network namespaces (which are mounts) are seen.
+    /// Moves this thread to a new host: to new network and mount namespaces, so that neither other runners
+    /// nor named network namespaces (which are mounts) are visible.
     pub fn enter() -> Self {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        // Otherwise it is as the machine's.
+        // A new namespace inherits the machine's setting.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let mut route = Socket::route().unwrap();
         let (internet, ()) = Namespace::make(|| Ok(())).unwrap();
@@ -81,9 +80,9 @@ impl World {
         world
     }
 
-    /// Lets this thread, and what it starts from now on, know hosts by these names and no others. The
-    /// name server is [`INTERNET`].
-    pub fn know(&self, folder: &Path, hosts: &[(&str, Ipv4Addr)]) {
+    /// Replaces the hosts file and the DNS server ([`INTERNET`]) for this thread and the threads and processes
+    /// that it starts from now on.
+    pub fn set_hosts(&self, folder: &Path, hosts: &[(&str, Ipv4Addr)]) {
         let none = None::<&str>;
         let lines = hosts.iter().map(|(name, address)| format!("{address} {name}\n"));
         for (file, text) in
@@ -95,32 +94,32 @@ impl World {
         }
     }
 
-    /// Does something on the internet. Sockets that are returned stay there.
+    /// Runs `work` on the internet. Sockets that it returns stay there.
     pub fn on_the_internet<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.internet.within(|| Ok(work())).unwrap()
     }
 
-    /// See [`picture`].
-    pub fn picture(&self) -> Vec<String> {
-        picture()
+    /// See [`inventory`].
+    pub fn inventory(&self) -> Vec<String> {
+        inventory()
     }
 
-    /// Removes the table of the host, as somebody does who flushes all rules.
+    /// Deletes the host's table, as a flush of all rules does.
     pub fn flush_rules(&self) {
         host::flush(&mut Socket::netfilter().unwrap());
     }
 
-    /// Gives the host one more address.
+    /// Adds an address to the host.
     pub fn add_host_address(&self, address: Ipv4Addr) {
         let assigned = [link::assign(index(WAN), address, 32)];
         Socket::route().unwrap().request(&assigned).unwrap();
     }
 
-    /// Does something with sockets that the kernel takes for those of a user.
+    /// Runs `work` with the file-system user ID `uid`, which is the owner of the sockets that it opens.
     pub fn as_user<T: Send>(&self, uid: u32, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let work = move || {
-                // It is the thread's own, and that of the files it opens.
+                // The file-system user ID belongs to the thread.
                 nix::unistd::setfsuid(nix::unistd::Uid::from_raw(uid));
                 work()
             };
@@ -128,19 +127,19 @@ impl World {
         })
     }
 
-    /// Gives the internet one more address.
+    /// Adds an address to the internet.
     pub fn add_address(&self, address: Ipv4Addr) {
         self.on_the_internet(|| {
             Socket::route().unwrap().request(&[link::assign(index(WAN), address, 32)]).unwrap();
         });
     }
 
-    /// How many rules the host has.
+    /// The number of rules on the host.
     pub fn count_rules(&self) -> usize {
         count_rules(&mut Socket::netfilter().unwrap())
     }
 
-    /// Makes a chain on the host, as others do, that drops all that is passed on.
+    /// Creates a chain on the host that drops forwarded packets, as other programs do.
     pub fn close_forwarding(&self) {
         let table = Table { family: Family::Ip, name: "foreign" };
         let hook = Hook {
@@ -151,7 +150,7 @@ impl World {
             accepts: false,
         };
         let chain = Chain { name: "FORWARD", hook: Some(hook) };
-        let made = Transaction::on(table).make_table().chain(chain);
+        let made = Transaction::on(table).create_table().add_chain(chain);
         made.commit(&mut Socket::netfilter().unwrap()).unwrap();
     }
 
@@ -166,19 +165,19 @@ impl World {
         Socket::route().unwrap().request(&[link::make_pair(name, 0, name, fd)]).unwrap();
     }
 
-    /// How many connections from an address the host remembers.
+    /// The number of conntrack entries on the host with this source.
     pub fn count_connections(&self, from: Ipv4Addr) -> usize {
         let sources = conntrack::sources(&mut Socket::netfilter().unwrap()).unwrap();
         sources.iter().filter(|source| **source == from).count()
     }
 }
 
-/// What networks could leave on the host that this thread is on, to be compared: links, tables, the
-/// connections of VMs.
-pub fn picture() -> Vec<String> {
+/// Everything that networks could leave on this thread's host, to be compared: links, tables, rules, set
+/// elements, conntrack entries of VMs.
+pub fn inventory() -> Vec<String> {
     let (mut route, mut netfilter) = (Socket::route().unwrap(), Socket::netfilter().unwrap());
     let links = link::links(&mut route).unwrap();
-    let mut picture: Vec<_> = links.iter().map(|link| format!("link {}", link.name)).collect();
+    let mut inventory: Vec<_> = links.iter().map(|link| format!("link {}", link.name)).collect();
     let tables = Message::netfilter(
         libc::NFNL_SUBSYS_NFTABLES,
         libc::NFT_MSG_GETTABLE as u16,
@@ -186,22 +185,22 @@ pub fn picture() -> Vec<String> {
         0,
     );
     let tables = netfilter.list(&tables).unwrap();
-    picture.extend(
+    inventory.extend(
         tables.iter().map(|table| {
             format!("table {}", table.split(4).unwrap().1.text(1).unwrap_or_default())
         }),
     );
-    picture.push(format!("{} rules", count_rules(&mut netfilter)));
-    picture
+    inventory.push(format!("{} rules", count_rules(&mut netfilter)));
+    inventory
         .extend(host::elements(&mut netfilter).into_iter().map(|element| format!("{element:?}")));
     let sources = conntrack::sources(&mut netfilter).unwrap();
-    picture.extend(
+    inventory.extend(
         sources
             .iter()
             .filter(|source| source.is_private())
             .map(|source| format!("connection from {source}")),
     );
-    picture
+    inventory
 }
 
 fn count_rules(netfilter: &mut Socket) -> usize {
@@ -214,13 +213,13 @@ fn count_rules(netfilter: &mut Socket) -> usize {
     netfilter.list(&rules).unwrap().len()
 }
 
-/// Where a redirected connection was to go.
+/// The destination of a redirected connection before the redirection.
 pub fn original_destination(stream: &TcpStream) -> SocketAddrV4 {
     let address = getsockopt(stream, sockopt::OriginalDst).unwrap();
     SocketAddrV4::new(u32::from_be(address.sin_addr.s_addr).into(), u16::from_be(address.sin_port))
 }
 
-/// The number of a link of this thread's namespace.
+/// The index of a link in this thread's namespace.
 fn index(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
 }

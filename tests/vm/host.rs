@@ -21,7 +21,7 @@ impl Host {
         let cgroups = process::mount_point().unwrap().join("sandbox-runner");
         Self {
             mounts: host_test::mounts(),
-            network: netns::testing::picture(),
+            network: netns::testing::inventory(),
             cgroups: names(&cgroups).intersection(&ids).cloned().collect(),
             processes: processes(&state.to_string_lossy()),
         }

@@ -26,7 +26,7 @@ impl Internet {
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let known: Vec<_> = hosts.iter().map(|name| (*name, INTERNET)).collect();
-        runner.world.know(runner.state(), &known);
+        runner.world.set_hosts(runner.state(), &known);
         let authority = Authority::new();
         let roots = runner.state().join("roots.pem");
         authority.install(&roots);

@@ -1,13 +1,13 @@
-//! Attributes: length, kind, value, padded to four bytes; values may be attributes again.
+//! Netlink attributes: length, type, value, padded to four bytes. A value may be attributes again.
 
 use std::ffi::CStr;
 
 const HEADER: usize = 4;
-/// The kinds' upper bits say that a value is nested, or in network byte order.
+/// Upper bits of the type: the value is nested, or in network byte order.
 const NESTED: u16 = libc::NLA_F_NESTED as u16;
 const KIND: u16 = libc::NLA_TYPE_MASK as u16;
 
-/// Attributes in the order in which they were put.
+/// A list of attributes to send.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Attributes(Vec<u8>);
 
@@ -16,10 +16,10 @@ impl Attributes {
         Self::default()
     }
 
-    /// One of any value.
+    /// An attribute with any value.
     pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let length = HEADER + value.len();
-        // Longer than a length can say only by a mistake of ours: the kernel refuses what is cut.
+        // No value of ours exceeds 64 KiB; the kernel would reject a wrong length.
         self.0.extend((length as u16).to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
         self.0.extend(value);
@@ -27,17 +27,17 @@ impl Attributes {
         self
     }
 
-    /// A number in the machine's byte order.
+    /// A number in host byte order.
     pub(crate) fn u32(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
-    /// A number in the machine's byte order.
+    /// A number in host byte order.
     pub(crate) fn u64(self, kind: u16, value: u64) -> Self {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
-    /// A number in network byte order, as nf_tables has them.
+    /// A number in network byte order, as in nf_tables.
     pub(crate) fn be32(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_be_bytes())
     }
@@ -47,17 +47,17 @@ impl Attributes {
         self.bytes(kind, &value.to_be_bytes())
     }
 
-    /// A text, which ends with a zero byte.
+    /// A text with a terminating zero.
     pub(crate) fn text(self, kind: u16, value: &str) -> Self {
         self.bytes(kind, &[value.as_bytes(), b"\0"].concat())
     }
 
-    /// Attributes within one.
+    /// Nested attributes.
     pub(crate) fn nest(self, kind: u16, value: &Self) -> Self {
         self.bytes(kind | NESTED, &value.0)
     }
 
-    /// Attributes within one, as the kernel sent them.
+    /// Nested attributes, as received from the kernel.
     pub(crate) fn nest_bytes(self, kind: u16, value: &[u8]) -> Self {
         self.bytes(kind | NESTED, value)
     }
@@ -67,7 +67,7 @@ impl Attributes {
     }
 }
 
-/// Reads attributes; ends at the first that does not fit.
+/// Reads attributes up to the first malformed one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
@@ -76,12 +76,12 @@ impl<'a> Reader<'a> {
         Self(bytes)
     }
 
-    /// The value of the first attribute of a kind.
+    /// The value of the first attribute of this type.
     pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.into_iter().find_map(|(found, value)| (found == kind).then_some(value))
     }
 
-    /// The attributes within one.
+    /// The nested attributes of the first attribute of this type.
     pub(crate) fn nested(self, kind: u16) -> Option<Reader<'a>> {
         self.get(kind).map(Reader)
     }
@@ -133,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_ends_the_reading() {
+    fn reading_ends_at_a_truncated_attribute() {
         let whole = Attributes::new().u32(1, 1).u32(2, 2);
         for length in 0..whole.as_bytes().len() {
             let reader = Reader::new(&whole.as_bytes()[..length]);
             assert_eq!(reader.count(), length / 8);
         }
-        // Shorter than its own header: it would be read for ever.
+        // An attribute shorter than its header would not advance the reader.
         assert_eq!(Reader::new(&[0, 0, 1, 0, 9, 9, 9, 9]).count(), 0);
     }
 }

@@ -1,9 +1,9 @@
 //! A netlink socket.
 //!
-//! It belongs to the network namespace of the thread that opened it, and may be used from any: so
-//! whoever keeps a socket of a namespace need never enter that again.
+//! It belongs to the namespace of the thread that opened it, and works from any thread. So a namespace need
+//! not be entered again once it has a socket.
 //!
-//! The kernel handles a request while it is being sent: its answer is there when `send` returns.
+//! The kernel handles a request during `send`: the reply can be received at once.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use super::message::HEADER;
 use super::{Message, Reader};
 use crate::sys;
 
-/// The largest datagram that the kernel answers with.
+/// The largest datagram that the kernel sends.
 const DATAGRAM: usize = 32 << 10;
 
 /// A netlink socket of one network namespace.
@@ -28,41 +28,41 @@ pub(crate) struct Socket {
     sequence: u32,
 }
 
-/// Why the kernel refused a request.
+/// The kernel's reply to a rejected request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct NetlinkError {
     /// The error number.
     pub errno: Errno,
-    /// The kernel's own words, if it had any.
-    pub words: Option<String>,
-    /// Which request of several, from 0.
+    /// The kernel's explanation (extended acknowledgement), if there is one.
+    pub extack: Option<String>,
+    /// The index of the rejected request among those that were sent together.
     pub(crate) index: usize,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for NetlinkError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.words {
-            Some(words) => write!(formatter, "{} ({words})", self.errno.desc()),
+        match &self.extack {
+            Some(extack) => write!(formatter, "{} ({extack})", self.errno.desc()),
             None => formatter.write_str(self.errno.desc()),
         }
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for NetlinkError {}
 
-impl From<Errno> for Refusal {
+impl From<Errno> for NetlinkError {
     fn from(errno: Errno) -> Self {
-        Self { errno, words: None, index: 0 }
+        Self { errno, extack: None, index: 0 }
     }
 }
 
 impl Socket {
-    /// For links, addresses, routes and queues of this thread's namespace.
+    /// A socket for links, addresses, routes and queues.
     pub(crate) fn route() -> io::Result<Self> {
         Self::open(SockProtocol::NetlinkRoute)
     }
 
-    /// For rules and connections of this thread's namespace.
+    /// A socket for rules, connections and the packet log.
     pub(crate) fn netfilter() -> io::Result<Self> {
         Self::open(SockProtocol::NetlinkNetFilter)
     }
@@ -74,64 +74,64 @@ impl Socket {
         Ok(Self { fd, sequence: 0 })
     }
 
-    /// Carries out requests, each by itself, up to the first that is refused.
-    pub(crate) fn request(&mut self, messages: &[Message]) -> Result<(), Refusal> {
+    /// Sends requests one by one, up to the first that is rejected.
+    pub(crate) fn request(&mut self, messages: &[Message]) -> Result<(), NetlinkError> {
         for (index, message) in messages.iter().enumerate() {
             let sequences = self.send(&[message.clone().acknowledged()])?;
             self.receive(sequences, sequences.last)
-                .map_err(|refusal| Refusal { index, ..refusal })?;
+                .map_err(|error| NetlinkError { index, ..error })?;
         }
         Ok(())
     }
 
-    /// Carries out a batch as one transaction.
-    pub(crate) fn transact(&mut self, messages: &[Message]) -> Result<(), Refusal> {
+    /// Sends a batch, which takes effect as a whole.
+    pub(crate) fn transact(&mut self, messages: &[Message]) -> Result<(), NetlinkError> {
         let Some((last, others)) = messages.split_last() else {
             return Ok(());
         };
         let mut batch = vec![Message::batch(libc::NFNL_MSG_BATCH_BEGIN)];
         batch.extend_from_slice(others);
-        // The others answer only if they are refused, which keeps the queue short.
+        // The others have replies only if they are rejected, which keeps the receive queue short.
         batch.push(last.clone().acknowledged());
         batch.push(Message::batch(libc::NFNL_MSG_BATCH_END));
         let sequences = self.send(&batch)?;
         let acknowledged = sequences.last.wrapping_sub(1);
-        self.receive(sequences, acknowledged).map(drop).map_err(|refusal| {
-            // The first of the batch is its opening.
-            Refusal { index: refusal.index.saturating_sub(1), ..refusal }
+        self.receive(sequences, acknowledged).map(drop).map_err(|error| {
+            // The first message of the batch is its begin marker.
+            NetlinkError { index: error.index.saturating_sub(1), ..error }
         })
     }
 
-    /// Asks for a list. One that changed while it was read is read again.
-    pub(crate) fn list(&mut self, message: &Message) -> Result<Vec<Entry>, Refusal> {
+    /// Requests a dump. If the kernel's data changed during the dump, requests it again.
+    pub(crate) fn list(&mut self, message: &Message) -> Result<Vec<Reply>, NetlinkError> {
         const TRIES: usize = 16;
         for _ in 0..TRIES {
             let sequences = self.send(&[message.clone().acknowledged()])?;
             match self.receive(sequences, sequences.last) {
-                Err(refusal) if refusal.errno == Errno::EINTR => {}
+                Err(error) if error.errno == Errno::EINTR => {}
                 other => return other,
             }
         }
         Err(Errno::EBUSY.into())
     }
 
-    /// What has come unasked.
-    pub(crate) fn notices(&self) -> Vec<Entry> {
-        let mut notices = Vec::new();
+    /// Received messages that are not replies.
+    pub(crate) fn notifications(&self) -> Vec<Reply> {
+        let mut notifications = Vec::new();
         let mut buffer = vec![0; DATAGRAM];
         while let Ok(count) = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             let mut rest = buffer.get(..count).unwrap_or_default();
-            while let Some(notice) = Answer::take(&mut rest) {
-                if i32::from(notice.kind) >= libc::NLMSG_MIN_TYPE {
-                    notices.push(Entry { body: notice.body.to_vec() });
+            while let Some(notification) = ReplyMessage::take(&mut rest) {
+                if i32::from(notification.kind) >= libc::NLMSG_MIN_TYPE {
+                    notifications.push(Reply { body: notification.body.to_vec() });
                 }
             }
         }
-        notices
+        notifications
     }
 
-    fn send(&mut self, messages: &[Message]) -> Result<Sequences, Refusal> {
-        // Answers that an earlier failure left must not be taken for ours.
+    fn send(&mut self, messages: &[Message]) -> Result<Sequences, NetlinkError> {
+        // Discard late replies to an earlier request that failed.
         while recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::empty()).is_ok() {}
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
@@ -143,27 +143,27 @@ impl Socket {
         Ok(Sequences { first, last: self.sequence })
     }
 
-    /// Takes answers until `last` is acknowledged or one of ours is refused.
-    fn receive(&self, ours: Sequences, last: u32) -> Result<Vec<Entry>, Refusal> {
+    /// Receives replies until `last` is acknowledged or a request is rejected.
+    fn receive(&self, ours: Sequences, last: u32) -> Result<Vec<Reply>, NetlinkError> {
         let mut entries = Vec::new();
         let mut was_interrupted = false;
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let count = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
-            // So it says how long an answer is, though it be longer than there is room.
+            // With MSG_TRUNC the count is the full length, even if that exceeds the buffer.
             let Some(mut rest) = buffer.get(..count) else { return Err(Errno::EMSGSIZE.into()) };
-            while let Some(answer) = Answer::take(&mut rest) {
+            while let Some(answer) = ReplyMessage::take(&mut rest) {
                 was_interrupted |= answer.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match answer.kind.into() {
-                    // A list that could not be made ends with the reason.
+                    // The end of a dump may carry an error.
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
-                        if let Some(refusal) = answer.refusal(ours.first) {
-                            return Err(refusal);
+                        if let Some(error) = answer.error(ours.first) {
+                            return Err(error);
                         }
                     }
                     libc::NLMSG_NOOP => {}
                     _ => {
-                        entries.push(Entry { body: answer.body.to_vec() });
+                        entries.push(Reply { body: answer.body.to_vec() });
                         continue;
                     }
                 }
@@ -182,35 +182,35 @@ impl AsRawFd for Socket {
     }
 }
 
-/// The numbers of the requests that were sent together.
+/// The sequence numbers of requests that were sent together.
 #[derive(Debug, Clone, Copy)]
 struct Sequences {
     first: u32,
     last: u32,
 }
 
-/// An entry of a list.
+/// The body of a reply.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Reply {
     body: Vec<u8>,
 }
 
-impl Entry {
-    /// The family's header, `length` bytes of it, and the attributes behind.
+impl Reply {
+    /// Splits it into the family's header of this length and the attributes.
     pub(crate) fn split(&self, length: usize) -> Option<(&[u8], Reader<'_>)> {
         let (header, attributes) = self.body.split_at_checked(length)?;
         Some((header, Reader::new(attributes)))
     }
 }
 
-struct Answer<'a> {
+struct ReplyMessage<'a> {
     kind: u16,
     flags: u16,
     sequence: u32,
     body: &'a [u8],
 }
 
-impl<'a> Answer<'a> {
+impl<'a> ReplyMessage<'a> {
     fn take(bytes: &mut &'a [u8]) -> Option<Self> {
         let (header, _) = bytes.split_at_checked(HEADER)?;
         let u16_at = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
@@ -221,19 +221,19 @@ impl<'a> Answer<'a> {
         Some(Self { kind: u16_at(4), flags: u16_at(6), sequence: u32_at(8), body })
     }
 
-    /// What an answer of the kind "error" says, unless that all is well.
-    fn refusal(&self, first: u32) -> Option<Refusal> {
+    /// The error in a message of the type `NLMSG_ERROR` or `NLMSG_DONE`; `None` on success.
+    fn error(&self, first: u32) -> Option<NetlinkError> {
         let code = i32::from_ne_bytes(self.body.first_chunk().copied()?);
         if code == 0 {
             return None;
         }
         let has_words = self.flags & libc::NLM_F_ACK_TLVS as u16 != 0;
-        // After the code comes the header of what was refused, and nothing more of that.
-        let words = self.body.get(4 + HEADER..).filter(|_| has_words);
-        let words = words.and_then(|bytes| Reader::new(bytes).text(sys::NLMSGERR_ATTR_MSG));
-        Some(Refusal {
+        // The code is followed by the header of the rejected request, without its body.
+        let extack = self.body.get(4 + HEADER..).filter(|_| has_words);
+        let extack = extack.and_then(|bytes| Reader::new(bytes).text(sys::NLMSGERR_ATTR_MSG));
+        Some(NetlinkError {
             errno: Errno::from_raw(-code),
-            words: words.map(str::to_owned),
+            extack: extack.map(str::to_owned),
             index: self.sequence.wrapping_sub(first) as usize,
         })
     }
@@ -244,17 +244,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_the_kernel_says() {
+    fn an_error_has_the_errno_and_text_of_the_kernel() {
         let mut socket = Socket::route().unwrap();
-        // A link without a name or number cannot be found.
+        // A request for a link without a name or index is invalid.
         let message = Message::new(libc::RTM_GETLINK, 0, &[0; 16]);
-        let refusal = socket.request(&[message]).unwrap_err();
-        assert_eq!(refusal.errno, Errno::EINVAL);
-        assert!(!refusal.to_string().is_empty());
+        let error = socket.request(&[message]).unwrap_err();
+        assert_eq!(error.errno, Errno::EINVAL);
+        assert!(!error.to_string().is_empty());
     }
 
     #[test]
-    fn a_list_comes_whole() {
+    fn a_dump_is_complete() {
         let mut socket = Socket::route().unwrap();
         let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; 16]);
         let entries = socket.list(&message).unwrap();
@@ -266,9 +266,9 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_the_kernel_refuses_is_not_an_empty_one() {
+    fn a_rejected_dump_is_an_error() {
         let mut socket = Socket::route().unwrap();
-        // No link has such a type, and a header that says so is not to be had.
+        // No link has this type, and the kernel rejects such a header.
         let mut header = [0; 16];
         header[2] = 1;
         let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &header);
@@ -276,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_cut_short_is_none() {
+    fn a_truncated_reply_is_ignored() {
         let mut bytes: &[u8] = &[40, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert!(Answer::take(&mut bytes).is_none());
+        assert!(ReplyMessage::take(&mut bytes).is_none());
     }
 }

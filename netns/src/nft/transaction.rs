@@ -1,18 +1,18 @@
-//! Changes of tables, all of which take effect at once or none.
+//! Atomic changes of tables.
 
 use nix::errno::Errno;
 
 use super::rule::COUNTER;
 use super::{Family, Rule};
-use crate::netlink::{Attributes, Message, Refusal, Socket};
+use crate::netlink::{Attributes, Message, NetlinkError, Socket};
 
 const CREATE: i32 = libc::NLM_F_CREATE;
 const APPEND: i32 = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
 const LIST_ELEM: u16 = 1;
 const DATA_VALUE: u16 = 1;
 
-/// A note on a table.
-pub(super) const NOTE: u16 = 6;
+/// The attribute for userdata of a table.
+pub(super) const USERDATA: u16 = 6;
 
 /// A table of ours.
 #[derive(Debug, Clone, Copy)]
@@ -25,42 +25,42 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
-    /// Where packets enter it; if nowhere, rules lead to it.
+    /// The hook of a base chain; other chains are reached by `jump` and `goto`.
     pub(crate) hook: Option<Hook>,
 }
 
-/// Where packets enter a chain.
+/// The hook of a base chain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hook {
     /// `filter` or `nat`.
     pub(crate) kind: &'static str,
     pub(crate) number: i32,
-    /// Lower ones come first.
+    /// Chains with lower priority run first.
     pub(crate) priority: i32,
-    /// Of the family [`Family::Netdev`]: the link.
+    /// The link, for the family [`Family::Netdev`].
     pub(crate) device: Option<&'static str>,
-    /// What happens to a packet that no rule decides about.
+    /// The chain's policy: accept or drop packets without a verdict.
     pub(crate) accepts: bool,
 }
 
-/// What the elements of a set are.
+/// The type of a set's elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SetKind {
-    /// Networks of IPv4.
+    /// IPv4 networks.
     Networks,
     /// Ports.
     Ports,
-    /// An address of IPv4 and a port.
+    /// IPv4 address and port.
     AddressesAndPorts,
-    /// For an address of IPv4, a port.
+    /// A map from IPv4 address to port.
     PortsByAddress,
-    /// Two addresses of IPv4 and a port.
+    /// Two IPv4 addresses and a port.
     AddressesAndSockets,
-    /// A user ID, an address of IPv4 and a port.
+    /// User ID, IPv4 address and port.
     UsersAndSockets,
 }
 
-/// Changes in the making.
+/// A transaction under construction.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     table: Table,
@@ -72,33 +72,33 @@ impl Transaction {
         Self { table, messages: Vec::new() }
     }
 
-    /// From here on, changes of another table.
-    pub(crate) fn and_on(mut self, table: Table) -> Self {
+    /// Selects the table of the following changes.
+    pub(crate) fn then_on(mut self, table: Table) -> Self {
         self.table = table;
         self
     }
 
-    /// Makes the table. If there is one already, nothing of this takes effect.
-    pub(crate) fn make_table(self) -> Self {
+    /// Creates the table. The transaction fails if it exists.
+    pub(crate) fn create_table(self) -> Self {
         let flags = CREATE | libc::NLM_F_EXCL;
         let name = self.name(1);
         self.push(libc::NFT_MSG_NEWTABLE, flags, &name)
     }
 
-    /// As [`make_table`](Self::make_table), with a note of ours on it.
-    pub(crate) fn make_table_with(self, note: &[u8]) -> Self {
+    /// As [`create_table`](Self::create_table), with userdata.
+    pub(crate) fn create_table_with_userdata(self, userdata: &[u8]) -> Self {
         let flags = CREATE | libc::NLM_F_EXCL;
-        let attributes = self.name(1).bytes(NOTE, note);
+        let attributes = self.name(1).bytes(USERDATA, userdata);
         self.push(libc::NFT_MSG_NEWTABLE, flags, &attributes)
     }
 
-    /// Removes the table.
-    pub(crate) fn remove_table(self) -> Self {
+    /// Deletes the table.
+    pub(crate) fn delete_table(self) -> Self {
         let name = self.name(1);
         self.push(libc::NFT_MSG_DELTABLE, 0, &name)
     }
 
-    pub(crate) fn chain(self, chain: Chain) -> Self {
+    pub(crate) fn add_chain(self, chain: Chain) -> Self {
         const TABLE: u16 = 1;
         const NAME: u16 = 3;
         const HOOK: u16 = 4;
@@ -121,8 +121,8 @@ impl Transaction {
         self.push(libc::NFT_MSG_NEWCHAIN, CREATE, &attributes)
     }
 
-    /// Adds a rule to the end of a chain.
-    pub(crate) fn rule(self, chain: &str, rule: &Rule) -> Self {
+    /// Appends a rule to a chain.
+    pub(crate) fn add_rule(self, chain: &str, rule: &Rule) -> Self {
         const TABLE: u16 = 1;
         const CHAIN: u16 = 2;
         const EXPRESSIONS: u16 = 4;
@@ -131,15 +131,15 @@ impl Transaction {
         self.push(libc::NFT_MSG_NEWRULE, APPEND, &attributes)
     }
 
-    /// Removes all rules of a chain.
-    pub(crate) fn empty(self, chain: &str) -> Self {
+    /// Deletes all rules of a chain.
+    pub(crate) fn flush_chain(self, chain: &str) -> Self {
         const TABLE: u16 = 1;
         const CHAIN: u16 = 2;
         let attributes = self.name(TABLE).text(CHAIN, chain);
         self.push(libc::NFT_MSG_DELRULE, 0, &attributes)
     }
 
-    pub(crate) fn counter(self, name: &str) -> Self {
+    pub(crate) fn add_counter(self, name: &str) -> Self {
         const TABLE: u16 = 1;
         const NAME: u16 = 2;
         const TYPE: u16 = 3;
@@ -152,8 +152,8 @@ impl Transaction {
         self.push(libc::NFT_MSG_NEWOBJ, CREATE, &attributes)
     }
 
-    /// Makes a set. Its elements are added afterwards, or at any time.
-    pub(crate) fn set(self, name: &str, kind: SetKind) -> Self {
+    /// Creates an empty set.
+    pub(crate) fn add_set(self, name: &str, kind: SetKind) -> Self {
         const TABLE: u16 = 1;
         const NAME: u16 = 2;
         const FLAGS: u16 = 3;
@@ -162,7 +162,7 @@ impl Transaction {
         const DATA_TYPE: u16 = 6;
         const DATA_LENGTH: u16 = 7;
         const ID: u16 = 10;
-        // As `nft` numbers types, so that it shows them well.
+        // The numbers of types in `nft`, so that it can display the set.
         const ADDRESS: u32 = 7;
         const PORT: u32 = 13;
         const USER: u32 = 24;
@@ -184,21 +184,21 @@ impl Transaction {
         self.push(libc::NFT_MSG_NEWSET, CREATE, &attributes)
     }
 
-    /// Removes all elements of a set.
-    pub(crate) fn empty_set(self, set: &str) -> Self {
+    /// Deletes all elements of a set.
+    pub(crate) fn flush_set(self, set: &str) -> Self {
         const TABLE: u16 = 1;
         const SET: u16 = 2;
         let attributes = self.name(TABLE).text(SET, set);
         self.push(libc::NFT_MSG_DELSETELEM, 0, &attributes)
     }
 
-    /// Adds networks to a set of them; one that it has already is no error.
+    /// Adds networks to a set. Existing elements are not an error.
     pub(crate) fn add_networks(self, set: &str, nets: &[ipnet::Ipv4Net]) -> Self {
         const FLAGS: u16 = 3;
         let mut elements = Attributes::new();
         for net in nets {
             elements = elements.nest(LIST_ELEM, &key(&net.network().octets()));
-            // An interval ends before its end; the last one of all does not end.
+            // The end of an interval is exclusive; the interval up to the last address has no end.
             if let Some(after) = u32::from(net.broadcast()).checked_add(1) {
                 let end = key(&after.to_be_bytes());
                 let end = end.be32(FLAGS, libc::NFT_SET_ELEM_INTERVAL_END as u32);
@@ -213,8 +213,8 @@ impl Transaction {
         self.elements(libc::NFT_MSG_NEWSETELEM, set, &elements)
     }
 
-    /// Adds to a map.
-    pub(crate) fn add_pair(self, map: &str, element: &[u8], value: &[u8]) -> Self {
+    /// Adds an element to a map.
+    pub(crate) fn add_map_element(self, map: &str, element: &[u8], value: &[u8]) -> Self {
         const DATA: u16 = 2;
         let value = Attributes::new().bytes(DATA_VALUE, value);
         let pair = key(element).nest(DATA, &value);
@@ -222,19 +222,19 @@ impl Transaction {
         self.elements(libc::NFT_MSG_NEWSETELEM, map, &elements)
     }
 
-    /// Removes from a set or map what is there.
-    pub(crate) fn remove_element(self, set: &str, element: &[u8]) -> Self {
+    /// Deletes an element of a set or map.
+    pub(crate) fn delete_element(self, set: &str, element: &[u8]) -> Self {
         let elements = Attributes::new().nest(LIST_ELEM, &key(element));
         self.elements(libc::NFT_MSG_DELSETELEM, set, &elements)
     }
 
-    /// Makes it so.
-    pub(crate) fn commit(&self, socket: &mut Socket) -> Result<(), Refusal> {
+    /// Commits the transaction.
+    pub(crate) fn commit(&self, socket: &mut Socket) -> Result<(), NetlinkError> {
         const TRIES: usize = 8;
         for _ in 0..TRIES {
             match socket.transact(&self.messages) {
-                // Somebody else's change was quicker.
-                Err(refusal) if matches!(refusal.errno, Errno::EAGAIN | Errno::EINTR) => {}
+                // Another transaction came first: try again.
+                Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::EINTR) => {}
                 other => return other,
             }
         }
@@ -249,7 +249,7 @@ impl Transaction {
         self.push(kind, CREATE, &attributes)
     }
 
-    /// The table's name as an attribute.
+    /// The attribute with the table's name.
     fn name(&self, kind: u16) -> Attributes {
         Attributes::new().text(kind, self.table.name)
     }

@@ -1,4 +1,4 @@
-//! Frames as a guest's root can make them, with the header for offloads that taps want before each.
+//! Frames that a guest's root user can send, preceded by the virtio-net header of taps.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
 
@@ -13,18 +13,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const OFFLOADS: usize = 10;
 const GATEWAY_MAC: [u8; 6] = crate::guest::GATEWAY_MAC;
 
-/// What datagrams carry.
+/// The payload of datagrams.
 pub const PAYLOAD: &[u8] = b"payload";
 
 /// A datagram with [`PAYLOAD`].
 pub fn udp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
     let length = (8 + PAYLOAD.len()) as u16;
-    // Without a sum, which IPv4 allows.
+    // Without a checksum, which IPv4 allows.
     let header = [9u16.to_be_bytes(), port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
     ip(mac, from, to, libc::IPPROTO_UDP, &[&header, PAYLOAD].concat())
 }
 
-/// A datagram of a guest from a port of its own.
+/// A datagram from this port of the guest.
 pub fn udp_from(from: u16, to: Ipv4Addr, port: u16) -> Vec<u8> {
     let length = (8 + PAYLOAD.len()) as u16;
     let header = [from.to_be_bytes(), port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
@@ -32,7 +32,7 @@ pub fn udp_from(from: u16, to: Ipv4Addr, port: u16) -> Vec<u8> {
     ip(crate::guest::MAC, crate::guest::ADDRESS, to, libc::IPPROTO_UDP, &datagram)
 }
 
-/// The first packet of a connection from a port, to port 80.
+/// A SYN from this port of the guest to port 80.
 pub fn syn(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
     let mut segment = [0; 20];
     segment[..2].copy_from_slice(&port.to_be_bytes());
@@ -47,14 +47,14 @@ pub fn syn(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
     ip(crate::guest::MAC, from, to, libc::IPPROTO_TCP, &segment)
 }
 
-/// A question for a hardware address.
+/// An ARP request.
 pub fn arp(mac: [u8; 6], from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let fixed = [0, 1, 8, 0, 6, 4, 0, 1];
     let body = [&fixed[..], &mac, &from.octets(), &[0; 6], &to.octets()].concat();
     ethernet([0xff; 6], mac, 0x0806, &body)
 }
 
-/// The first packet of a connection by IPv6, cut short behind its ports.
+/// A TCP packet of IPv6, truncated after its ports.
 pub fn ipv6(to: Ipv6Addr, port: u16) -> Vec<u8> {
     let mut packet = [0; 60];
     packet[0] = 0x60;
@@ -75,12 +75,12 @@ pub fn multicast(to: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-/// One of any type.
+/// A frame of this Ethernet type.
 pub fn of_type(mac: [u8; 6], kind: u16) -> Vec<u8> {
     ethernet(GATEWAY_MAC, mac, kind, &[0; 46])
 }
 
-/// The frames that come out of a tap.
+/// Receives frames from a tap.
 pub fn listen(mut tap: &File, time: Duration) -> Vec<Vec<u8>> {
     let deadline = Instant::now() + time;
     let mut frames = Vec::new();
@@ -114,10 +114,10 @@ fn ethernet(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
     [&[0; OFFLOADS][..], &to, &from, &kind.to_be_bytes(), payload].concat()
 }
 
-/// The sum that IPv4 and TCP have, of an even number of bytes.
+/// The checksum of IPv4 and TCP, for an even number of bytes.
 fn sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks_exact(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-    let mut sum: u32 = words.sum();
+    let extack = bytes.chunks_exact(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let mut sum: u32 = extack.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

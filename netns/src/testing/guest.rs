@@ -27,13 +27,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots one, so to speak, behind a lease.
+    /// A guest behind a leased network.
     pub fn behind(lease: &Lease) -> Self {
         Self::serve(lease.open_tap().unwrap(), guest::ADDRESS, guest::PREFIX, Some(guest::GATEWAY))
     }
 
-    /// One behind a tap of this thread's namespace that nothing else is behind; returns the address
-    /// of this end.
+    /// A guest behind a bare tap in this thread's namespace, without a network; returns the address of this
+    /// end.
     pub fn bare() -> (Self, Ipv4Addr) {
         let (near, far) = (Ipv4Addr::new(100, 0, 1, 1), Ipv4Addr::new(100, 0, 1, 2));
         tap::make("bare").unwrap();
@@ -46,7 +46,7 @@ impl Guest {
 
     fn serve(outer: File, address: Ipv4Addr, prefix: u8, gateway: Option<Ipv4Addr>) -> Self {
         let (namespace, inner) = Namespace::make(|| {
-            // Not yet there in a new namespace's older kernels.
+            // Older kernels lack the file in a new namespace.
             let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
             tap::make(CARD)?;
             let card = tap::open(CARD)?.unwrap();
@@ -70,12 +70,12 @@ impl Guest {
         Self { namespace, stop, pump: Some(pump) }
     }
 
-    /// Stops its machine: no frame goes in or out any more.
+    /// Stops the guest: frames pass in neither direction any more.
     pub fn stop(&self) {
         self.stop.write(1).unwrap();
     }
 
-    /// Does something in the guest. Sockets that are returned stay there.
+    /// Runs `work` in the guest. Sockets that it returns stay there.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.namespace.within(|| Ok(work())).unwrap()
     }
@@ -90,7 +90,7 @@ impl Drop for Guest {
     }
 }
 
-/// Carries frames between two taps until it is told to stop.
+/// Copies frames between two taps until `stop` is set.
 fn pump(outer: File, inner: File, stop: &EventFd) {
     for tap in [&outer, &inner] {
         sys::offload_tap(tap).unwrap();
@@ -115,7 +115,7 @@ fn pump(outer: File, inner: File, stop: &EventFd) {
 fn carry(mut from: &File, mut to: &File, frame: &mut [u8]) {
     for _ in 0..64 {
         match from.read(frame) {
-            // A frame that the other end does not take is lost, as frames are.
+            // A frame that the other tap does not accept is lost.
             Ok(count) => drop(to.write(&frame[..count])),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
             Err(error) => panic!("{error}"),

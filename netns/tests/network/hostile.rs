@@ -1,4 +1,4 @@
-//! Guests that want more than they may.
+//! Hostile guests: spoofed addresses and floods.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -7,16 +7,16 @@ use netns::guest::{ADDRESS, GATEWAY, MAC};
 use netns::testing::{Guest, INTERNET, frame};
 use sandbox::{Limits, Network};
 
-use crate::scene::{Scene, connect, lease};
+use crate::fixture::{Fixture, connect, lease};
 
 #[test]
 #[ignore = "needs root"]
-fn nothing_passes_in_another_address_or_hardware_address() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn packets_with_a_spoofed_address_or_mac_are_dropped() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let mut tap = lease.open_tap().unwrap();
-    let server = scene.world.on_the_internet(|| UdpSocket::bind((INTERNET, 9)).unwrap());
+    let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 9)).unwrap());
     let foreign = Ipv4Addr::new(192, 168, 241, 3);
     let mac = [2, 0, 0, 0, 0, 9];
 
@@ -29,7 +29,7 @@ fn nothing_passes_in_another_address_or_hardware_address() {
     assert_eq!(lease.counters().unwrap().spoofed.packets, 6);
     tap.write_all(&frame::udp(MAC, ADDRESS, INTERNET, 9)).unwrap();
 
-    // Only the last one arrives.
+    // Only this packet arrives.
     let mut buffer = [0; 64];
     let (count, _) = server.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..count], frame::PAYLOAD);
@@ -39,9 +39,9 @@ fn nothing_passes_in_another_address_or_hardware_address() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_flood_of_arp_is_answered_in_part() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_flood_of_arp_is_rate_limited() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let mut tap = lease.open_tap().unwrap();
 
@@ -52,16 +52,16 @@ fn a_flood_of_arp_is_answered_in_part() {
     let dropped = lease.counters().unwrap().spoofed.packets;
     assert!(dropped > 15_000, "{dropped}");
     drop(tap);
-    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_flood_of_connections_ends_at_the_limit_and_leaves_others_alone() {
+fn a_flood_of_connections_stops_at_the_limit_without_effect_on_other_vms() {
     const FLOOD: u32 = 100_000;
-    let scene = Scene::new();
-    let pool = scene.pool(2);
+    let fixture = Fixture::new();
+    let pool = fixture.pool(2);
     let (mut hostile, good) = (lease(&pool), lease(&pool));
     let limits = Limits { connections: 1000, ..Limits::default() };
     hostile.apply(&Network { limits, ..Network::default() }).unwrap();
@@ -73,20 +73,20 @@ fn a_flood_of_connections_ends_at_the_limit_and_leaves_others_alone() {
     }
 
     let counters = hostile.counters().unwrap();
-    let remembered = scene.world.count_connections(hostile.address().unwrap());
+    let remembered = fixture.world.count_connections(hostile.address().unwrap());
     assert_eq!(counters.sent.packets, u64::from(FLOOD));
     assert!(counters.over_limit.packets >= u64::from(FLOOD) - 1000, "{counters:?}");
     assert!(remembered <= 1000, "{remembered}");
-    let (guest, _server) = (Guest::behind(&good), scene.server(INTERNET, 80));
+    let (guest, _server) = (Guest::behind(&good), fixture.server(INTERNET, 80));
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_flood_of_the_gateway_is_not_remembered() {
+fn a_flood_of_the_gateway_does_not_fill_the_conntrack_table() {
     const FLOOD: u16 = 60_000;
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     lease.apply(&Network::default()).unwrap();
     let mut tap = lease.open_tap().unwrap();

@@ -1,4 +1,4 @@
-//! Guests all of whose traffic is to go through a proxy.
+//! Guests whose traffic is redirected to a proxy.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,18 +10,18 @@ use netns::testing::{Guest, INTERNET, METADATA, PRIVATE, frame, original_destina
 use netns::{Lease, Pool};
 use sandbox::{Policy, SINKHOLE};
 
-use crate::scene::{Scene, Witness, connect, is_forbidden, lease_with, passes};
+use crate::fixture::{Fixture, RecordingObserver, connect, is_forbidden, lease_with, passes};
 
-/// A question for `a.org`.
+/// A query for `a.org`.
 const QUESTION: &[u8] = b"\x07\x09\x01\0\0\x01\0\0\0\0\0\0\x01a\x03org\0\0\x01\0\x01";
 
-fn intercepted(pool: &Pool, may_ask: bool) -> (Lease, TcpListener, Arc<Witness>) {
+fn intercepted(pool: &Pool, may_ask: bool) -> (Lease, TcpListener, Arc<RecordingObserver>) {
     let mut lease = lease_with(pool, Policy::intercepted(&[]));
     let proxy = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    let witness = Witness::new(may_ask);
-    let watch = Arc::clone(&witness);
+    let observer = RecordingObserver::new(may_ask);
+    let watch = Arc::clone(&observer);
     lease.intercept(proxy.local_addr().unwrap().port(), watch).unwrap();
-    (lease, proxy, witness)
+    (lease, proxy, observer)
 }
 
 fn ask(guest: &Guest, to: Ipv4Addr, question: &[u8]) -> Vec<u8> {
@@ -38,11 +38,11 @@ fn ask(guest: &Guest, to: Ipv4Addr, question: &[u8]) -> Vec<u8> {
 #[test]
 #[ignore = "needs root"]
 fn every_port_of_tcp_leads_to_the_proxy() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let (lease, proxy, _) = intercepted(&pool, true);
     let guest = Guest::behind(&lease);
-    let _servers = [22, 443, 853].map(|port| scene.server(INTERNET, port));
+    let _servers = [22, 443, 853].map(|port| fixture.server(INTERNET, port));
 
     for (address, port) in [(INTERNET, 22), (INTERNET, 443), (INTERNET, 853), (SINKHOLE, 1)] {
         let client = guest.run(|| connect(address, port)).unwrap();
@@ -54,88 +54,90 @@ fn every_port_of_tcp_leads_to_the_proxy() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_internal_is_refused_before_the_proxy_and_told() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
-    let (lease, _proxy, witness) = intercepted(&pool, true);
+fn connections_to_internal_networks_are_rejected_and_reported() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
+    let (lease, _proxy, observer) = intercepted(&pool, true);
     let guest = Guest::behind(&lease);
 
     for address in [PRIVATE, METADATA] {
         assert!(is_forbidden(&guest.run(|| connect(address, 80))));
-        witness.wait_for(&format!("6 {address}:80"));
+        observer.wait_for(&format!("6 {address}:80"));
     }
 }
 
 #[test]
 #[ignore = "needs root"]
-fn datagrams_go_nowhere_and_are_told() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
-    let (lease, _proxy, witness) = intercepted(&pool, true);
-    let server = scene.world.on_the_internet(|| UdpSocket::bind((INTERNET, 443)).unwrap());
+fn datagrams_are_dropped_and_reported() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
+    let (lease, _proxy, observer) = intercepted(&pool, true);
+    let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 443)).unwrap());
     server.set_nonblocking(true).unwrap();
     let mut tap = lease.open_tap().unwrap();
 
     for port in [443, 53, 853] {
         tap.write_all(&frame::udp(MAC, ADDRESS, INTERNET, port)).unwrap();
-        assert_eq!(witness.next(), format!("17 {INTERNET}:{port}"));
+        assert_eq!(observer.next(), format!("17 {INTERNET}:{port}"));
     }
-    // As another, and by IPv6.
+    // From a spoofed address, and by IPv6.
     tap.write_all(&frame::udp(MAC, Ipv4Addr::new(192, 168, 241, 3), INTERNET, 9)).unwrap();
-    assert_eq!(witness.next(), format!("17 {INTERNET}:9"));
+    assert_eq!(observer.next(), format!("17 {INTERNET}:9"));
     tap.write_all(&frame::ipv6("2001:db8::1".parse().unwrap(), 443)).unwrap();
-    assert_eq!(witness.next(), "6 [2001:db8::1]:443");
+    assert_eq!(observer.next(), "6 [2001:db8::1]:443");
 
     assert!(server.recv(&mut [0]).is_err());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn multicast_and_what_is_no_ip_packet_are_counted_and_not_told() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
-    let (mut lease, _proxy, witness) = intercepted(&pool, true);
+fn multicast_and_other_protocols_than_ip_are_counted_and_not_reported() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
+    let (mut lease, _proxy, observer) = intercepted(&pool, true);
     let mut tap = lease.open_tap().unwrap();
     let all_nodes = "ff02::1".parse().unwrap();
 
-    // What a kernel sends by itself: multicast listener reports, router solicitations, IGMP.
+    // Packets that a kernel sends by itself: multicast listener reports, router solicitations, IGMP.
     tap.write_all(&frame::ipv6(all_nodes, 0)).unwrap();
     tap.write_all(&frame::multicast(Ipv4Addr::new(224, 0, 0, 22))).unwrap();
     tap.write_all(&frame::of_type(MAC, 0x88cc)).unwrap();
     tap.write_all(&frame::udp(MAC, ADDRESS, INTERNET, 443)).unwrap();
 
-    assert_eq!(witness.next(), format!("17 {INTERNET}:443"));
-    assert!(witness.has_heard_nothing());
+    assert_eq!(observer.next(), format!("17 {INTERNET}:443"));
+    assert!(observer.has_no_event());
     let counters = lease.counters().unwrap();
     assert_eq!((counters.multicast.packets, counters.spoofed.packets), (2, 1));
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_name_that_may_not_be_asked_for_leads_to_where_it_is_told_why() {
-    let scene = Scene::new();
-    fs::write(scene.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n")).unwrap();
-    let pool = scene.pool(1);
-    let (lease, _proxy, witness) = intercepted(&pool, false);
-    let server = scene.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
+fn a_forbidden_name_resolves_to_the_sinkhole() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n"))
+        .unwrap();
+    let pool = fixture.pool(1);
+    let (lease, _proxy, observer) = intercepted(&pool, false);
+    let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
     server.set_nonblocking(true).unwrap();
 
     let answer = ask(&Guest::behind(&lease), GATEWAY, QUESTION);
 
     assert_eq!(answer[6..8], [0, 1]);
     assert!(answer.ends_with(&SINKHOLE.octets()));
-    assert_eq!(witness.next(), "a.org");
+    assert_eq!(observer.next(), "a.org");
     assert!(server.recv(&mut [0]).is_err());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_name_that_may_be_asked_for_is_asked_of_the_hosts_name_server() {
-    let scene = Scene::new();
-    fs::write(scene.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n")).unwrap();
-    let pool = scene.pool(1);
-    let (lease, _proxy, witness) = intercepted(&pool, true);
-    let server = scene.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
+fn an_allowed_name_is_resolved_by_the_hosts_dns_server() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n"))
+        .unwrap();
+    let pool = fixture.pool(1);
+    let (lease, _proxy, observer) = intercepted(&pool, true);
+    let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
 
     let answer = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -148,17 +150,18 @@ fn a_name_that_may_be_asked_for_is_asked_of_the_hosts_name_server() {
     });
 
     assert_eq!(answer[2], 0x81);
-    assert_eq!(witness.next(), "a.org");
-    assert!(witness.has_heard_nothing());
+    assert_eq!(observer.next(), "a.org");
+    assert!(observer.has_no_event());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn questions_by_tcp_and_for_hidden_names_are_not_asked() {
-    let scene = Scene::new();
-    fs::write(scene.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n")).unwrap();
-    let pool = scene.pool(1);
-    let (lease, _proxy, witness) = intercepted(&pool, true);
+fn queries_by_tcp_and_for_https_records_are_not_forwarded() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n"))
+        .unwrap();
+    let pool = fixture.pool(1);
+    let (lease, _proxy, observer) = intercepted(&pool, true);
     let guest = Guest::behind(&lease);
     let https = [&QUESTION[..QUESTION.len() - 4], &[0, 65, 0, 1]].concat();
 
@@ -166,17 +169,17 @@ fn questions_by_tcp_and_for_hidden_names_are_not_asked() {
     let mut client = guest.run(|| connect(GATEWAY, 53)).unwrap();
 
     assert_eq!((answer[3] & 0xf, answer[7]), (0, 0));
-    assert_eq!(witness.next(), "a.org");
+    assert_eq!(observer.next(), "a.org");
     assert!(client.read(&mut [0]).map_or(true, |count| count == 0));
-    assert_eq!(witness.next(), format!("6 {GATEWAY}:53"));
+    assert_eq!(observer.next(), format!("6 {GATEWAY}:53"));
 }
 
 #[test]
 #[ignore = "needs root"]
-fn the_way_to_the_proxy_can_be_tried_without_a_guest_on_a_host_of_nobodys() {
-    let scene = Scene::new();
-    let config = scene.config(1);
-    let meant = netns::apart(move || {
+fn the_path_to_the_proxy_can_be_tested_without_a_guest() {
+    let fixture = Fixture::new();
+    let config = fixture.config(1);
+    let meant = netns::in_new_namespace(move || {
         let pool = Pool::start(config).unwrap();
         let (lease, proxy, _) = intercepted(&pool, true);
         let to = SocketAddrV4::new(SINKHOLE, 80);

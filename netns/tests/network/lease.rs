@@ -1,4 +1,4 @@
-//! Networks come, are used, go back and come again.
+//! The life of a network: lease, use, reset, removal.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -8,16 +8,16 @@ use netns::testing::{Guest, HOST, INTERNET, frame};
 use netns::{Config, Counters, Error, Pool};
 use sandbox::{Limits, Network, Policy, Publish};
 
-use crate::scene::{Scene, connect, is_forbidden, lease, passes, soon};
+use crate::fixture::{Fixture, connect, is_forbidden, lease, passes, soon};
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_reaches_the_internet_as_the_host() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_guest_reaches_the_internet_from_the_hosts_address() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let lease = lease(&pool);
     let guest = Guest::behind(&lease);
-    let server = scene.server(INTERNET, 80);
+    let server = fixture.server(INTERNET, 80);
 
     let client = guest.run(|| connect(INTERNET, 80)).unwrap();
 
@@ -28,11 +28,11 @@ fn a_guest_reaches_the_internet_as_the_host() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_network_that_was_given_back_is_as_new() {
-    let scene = Scene::new();
-    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
+fn a_returned_network_is_reset() {
+    let fixture = Fixture::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..fixture.config(1) };
     let pool = Pool::start(config).unwrap();
-    let server = scene.server(INTERNET, 80);
+    let server = fixture.server(INTERNET, 80);
     let mut first = lease(&pool);
     let guest = Guest::behind(&first);
     first.apply(&Network { policy: Policy::none(), ..Network::default() }).unwrap();
@@ -43,14 +43,16 @@ fn a_network_that_was_given_back_is_as_new() {
     assert!(is_forbidden(&refused) && passes(&client, &peer));
     let used = first.counters().unwrap();
     assert!(used.sent.packets > 0 && used.received.packets > 0 && used.refused.packets > 0);
-    assert!(scene.world.picture().iter().any(|entry| entry.starts_with("connection from 10.200.")));
+    assert!(
+        fixture.world.inventory().iter().any(|entry| entry.starts_with("connection from 10.200."))
+    );
     drop((guest, first));
 
     let mut second = lease(&pool);
 
     assert_eq!(second.counters().unwrap(), Counters::default());
     assert!(
-        !scene.world.picture().iter().any(|entry| entry.starts_with("connection from 10.200."))
+        !fixture.world.inventory().iter().any(|entry| entry.starts_with("connection from 10.200."))
     );
     let guest = Guest::behind(&second);
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
@@ -58,12 +60,12 @@ fn a_network_that_was_given_back_is_as_new() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_network_that_is_closed_lets_nothing_pass_until_somebody_has_it_again() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_closed_network_passes_nothing_until_a_policy_is_applied() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let guest = Guest::behind(&lease);
-    let server = scene.server(INTERNET, 80);
+    let server = fixture.server(INTERNET, 80);
     let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let published = lease.publish(&Publish { host, port: 8080 }).unwrap();
     let client = guest.run(|| connect(INTERNET, 80)).unwrap();
@@ -82,9 +84,9 @@ fn a_network_that_is_closed_lets_nothing_pass_until_somebody_has_it_again() {
 
 #[test]
 #[ignore = "needs root"]
-fn networks_are_used_again_for_ever() {
-    let scene = Scene::new();
-    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
+fn a_network_is_reused_many_times() {
+    let fixture = Fixture::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..fixture.config(1) };
     let pool = Pool::start(config).unwrap();
     let links: Vec<_> = (0..50).map(|_| lease(&pool).link().unwrap()).collect();
     assert!(links.iter().all(|link| link == "sr-0ac80000"));
@@ -92,9 +94,9 @@ fn networks_are_used_again_for_ever() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_network_whose_monitor_still_runs_is_given_to_nobody_else() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_network_whose_monitor_still_runs_is_not_reused() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let first = lease(&pool);
     let link = first.link().unwrap();
     let monitor = first.open_tap().unwrap();
@@ -103,23 +105,23 @@ fn a_network_whose_monitor_still_runs_is_given_to_nobody_else() {
 
     let second = lease(&pool);
     assert_ne!(second.link().unwrap(), link);
-    assert!(!scene.world.picture().contains(&format!("link {link}")));
+    assert!(!fixture.world.inventory().contains(&format!("link {link}")));
     drop(monitor);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_network_that_somebody_changed_is_replaced() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_network_that_was_changed_is_replaced() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let first = lease(&pool);
     let link = first.link().unwrap();
-    scene.world.remove_link(&link);
+    fixture.world.remove_link(&link);
 
     drop(first);
 
     let second = lease(&pool);
-    let (guest, _server) = (Guest::behind(&second), scene.server(INTERNET, 80));
+    let (guest, _server) = (Guest::behind(&second), fixture.server(INTERNET, 80));
     assert_ne!(second.link().unwrap(), link);
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
 }
@@ -127,26 +129,26 @@ fn a_network_that_somebody_changed_is_replaced() {
 #[test]
 #[ignore = "needs root"]
 fn nothing_is_left_when_the_pool_and_its_leases_are_gone() {
-    let scene = Scene::new();
-    let before = scene.world.picture();
-    let pool = scene.pool(4);
+    let fixture = Fixture::new();
+    let before = fixture.world.inventory();
+    let pool = fixture.pool(4);
     let leases = [lease(&pool), lease(&pool)];
     drop(pool);
     let left: Vec<_> =
         leases.iter().map(|lease| format!("link {}", lease.link().unwrap())).collect();
-    let during = scene.world.picture();
+    let during = fixture.world.inventory();
     assert!(left.iter().all(|link| during.contains(link)) && during.len() == before.len() + 3);
 
     drop(leases);
 
-    assert_eq!(scene.world.picture(), before);
+    assert_eq!(fixture.world.inventory(), before);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn who_asks_for_more_than_there_is_waits_until_the_deadline() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_lease_from_an_empty_pool_waits_until_the_deadline() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let held = lease(&pool);
     let error = pool.lease(Instant::now()).unwrap_err();
     assert!(matches!(error, Error::NoneReady { size: 1, .. }), "{error}");
@@ -156,9 +158,9 @@ fn who_asks_for_more_than_there_is_waits_until_the_deadline() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_range_without_room_is_named() {
-    let scene = Scene::new();
-    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(2) };
+fn an_exhausted_range_is_an_error_with_its_name() {
+    let fixture = Fixture::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..fixture.config(2) };
     let other = Pool::start(config.clone()).unwrap();
     let held = lease(&other);
     let pool = Pool::start(config).unwrap();
@@ -173,13 +175,13 @@ fn a_range_without_room_is_named() {
 
 #[test]
 #[ignore = "needs root"]
-fn one_connection_more_than_allowed_is_refused() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn connections_beyond_the_limit_are_rejected() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let limits = Limits { connections: 4, ..Limits::default() };
     lease.apply(&Network { limits, ..Network::default() }).unwrap();
-    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
 
     let within: Vec<TcpStream> =
         (0..4).map(|_| guest.run(|| connect(INTERNET, 80)).unwrap()).collect();
@@ -192,15 +194,15 @@ fn one_connection_more_than_allowed_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn more_than_the_rate_does_not_pass_in_either_direction() {
+fn the_rate_is_limited_in_both_directions() {
     const BYTES: usize = 512 << 10;
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
-    // What is sent at once (128 KiB) comes on top.
+    // The burst (128 KiB) is not limited.
     let limits = Limits { upload: Some(4_000_000), download: Some(4_000_000), ..Limits::default() };
     lease.apply(&Network { limits, ..Network::default() }).unwrap();
-    let (guest, server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
     let mut client = guest.run(|| connect(INTERNET, 80)).unwrap();
     let (mut peer, _) = server.accept().unwrap();
     let least = Duration::from_millis(700);
@@ -227,26 +229,26 @@ fn time(work: impl FnOnce()) -> Duration {
 
 #[test]
 #[ignore = "needs root"]
-fn a_pool_that_ends_while_a_lease_does_leaves_nothing() {
-    let scene = Scene::new();
-    let before = scene.world.picture();
+fn dropping_a_pool_and_its_leases_together_leaves_nothing() {
+    let fixture = Fixture::new();
+    let before = fixture.world.inventory();
     for _ in 0..20 {
-        let pool = scene.pool(2);
+        let pool = fixture.pool(2);
         let leases = [lease(&pool), lease(&pool)];
         std::thread::scope(|scope| {
             scope.spawn(|| drop(leases));
             drop(pool);
         });
-        assert_eq!(scene.world.picture(), before);
+        assert_eq!(fixture.world.inventory(), before);
     }
 }
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_guest_was_owed_is_not_for_the_next_one() {
+fn packets_for_an_earlier_guest_do_not_reach_the_next_one() {
     const SECRET: &[u8] = b"for the first guest alone";
-    let scene = Scene::new();
-    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..scene.config(1) };
+    let fixture = Fixture::new();
+    let config = Config { range: "10.200.0.0/30".parse().unwrap(), ..fixture.config(1) };
     let pool = Pool::start(config).unwrap();
     let mut first = lease(&pool);
     let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
@@ -255,7 +257,7 @@ fn what_a_guest_was_owed_is_not_for_the_next_one() {
     let server = guest.run(|| TcpListener::bind(("0.0.0.0", 80)).unwrap());
     let mut client = connect(*address.ip(), address.port()).unwrap();
     let (peer, _) = server.accept().unwrap();
-    // Its machine stops before it hears it.
+    // The guest stops before it receives it.
     guest.stop();
     client.write_all(SECRET).unwrap();
     drop((peer, server, guest, client, first));
@@ -263,7 +265,7 @@ fn what_a_guest_was_owed_is_not_for_the_next_one() {
     let second = lease(&pool);
 
     let tap = second.open_tap().unwrap();
-    let heard = frame::listen(&tap, Duration::from_secs(2));
+    let received = frame::listen(&tap, Duration::from_secs(2));
     let has_secret = |frame: &Vec<u8>| frame.windows(SECRET.len()).any(|part| part == SECRET);
-    assert!(!heard.iter().any(has_secret), "{} frames", heard.len());
+    assert!(!received.iter().any(has_secret), "{} frames", received.len());
 }

@@ -1,14 +1,14 @@
-//! Networks on a host of namespaces: real links, real rules, real traffic.
+//! Networks on a host of namespaces, with real links, rules and traffic.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod dns;
+mod fixture;
 mod host;
+mod host_address;
 mod hostile;
 mod intercept;
 mod lease;
-mod name;
-mod own;
 mod policy;
 mod port;
 mod reclaim;
-mod scene;

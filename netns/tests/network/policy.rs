@@ -1,21 +1,21 @@
-//! Who may be reached.
+//! Policies: which destinations a guest reaches.
 
 use netns::testing::{Guest, HOST, INTERNET, METADATA, PRIVATE};
 use sandbox::{Action, Limits, Network, Policy, Rule};
 
-use crate::scene::{
-    Scene, allow, connect, deny, is_forbidden, lease, lease_with, network, only, passes, tcp,
+use crate::fixture::{
+    Fixture, allow, connect, deny, is_forbidden, lease, lease_with, network, only, passes, tcp,
 };
 
 #[test]
 #[ignore = "needs root"]
 fn private_networks_metadata_and_the_host_are_out_of_reach() {
-    let scene = Scene::new();
-    let pool = scene.pool(2);
+    let fixture = Fixture::new();
+    let pool = fixture.pool(2);
     let lease = lease_with(&pool, Policy::open());
     let other = lease_with(&pool, Policy::open());
     let guest = Guest::behind(&lease);
-    let _servers = [PRIVATE, METADATA, INTERNET].map(|address| scene.server(address, 80));
+    let _servers = [PRIVATE, METADATA, INTERNET].map(|address| fixture.server(address, 80));
     let _host = std::net::TcpListener::bind((HOST, 80)).unwrap();
     let neighbour = other.address().unwrap();
 
@@ -32,11 +32,11 @@ fn private_networks_metadata_and_the_host_are_out_of_reach() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_without_permission_reaches_nothing_and_is_told_at_once() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_guest_without_permission_reaches_nothing_and_is_rejected_at_once() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease_with(&pool, Policy::none());
-    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
 
     let result = guest.run(|| connect(INTERNET, 80));
     let names = guest.run(|| connect(netns::guest::GATEWAY, 53));
@@ -48,15 +48,15 @@ fn a_guest_without_permission_reaches_nothing_and_is_told_at_once() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_first_rule_that_fits_decides() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn the_first_matching_rule_decides() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let rules =
         vec![tcp(deny("100.0.0.2/32"), 81), tcp(allow("100.0.0.0/24"), 80), allow("10.1.2.3/32")];
     let lease = lease_with(&pool, only(rules));
     let guest = Guest::behind(&lease);
-    let _servers = [80, 81, 82].map(|port| scene.server(INTERNET, port));
-    let _private = scene.server(PRIVATE, 82);
+    let _servers = [80, 81, 82].map(|port| fixture.server(INTERNET, port));
+    let _private = fixture.server(PRIVATE, 82);
 
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
     assert!(is_forbidden(&guest.run(|| connect(INTERNET, 81))));
@@ -67,12 +67,12 @@ fn the_first_rule_that_fits_decides() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_internal_opens_only_by_its_name() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn internal_networks_open_only_if_a_rule_names_them() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let lease = lease_with(&pool, only(vec![allow("0.0.0.0/0")]));
     let guest = Guest::behind(&lease);
-    let _servers = [PRIVATE, METADATA, INTERNET].map(|address| scene.server(address, 80));
+    let _servers = [PRIVATE, METADATA, INTERNET].map(|address| fixture.server(address, 80));
 
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
     assert!(is_forbidden(&guest.run(|| connect(METADATA, 80))));
@@ -81,23 +81,23 @@ fn what_is_internal_opens_only_by_its_name() {
 
 #[test]
 #[ignore = "needs root"]
-fn rules_that_deny_precede_what_is_open() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn deny_rules_precede_an_open_default() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let policy = Policy { rules: vec![deny("100.0.0.0/8")], default: Action::Allow, dns: true };
     let lease = lease_with(&pool, policy);
-    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
 
     assert!(is_forbidden(&guest.run(|| connect(INTERNET, 80))));
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_new_policy_holds_for_open_connections() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_new_policy_applies_to_open_connections() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
-    let (guest, server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
     let client = guest.run(|| connect(INTERNET, 80)).unwrap();
     let (peer, _) = server.accept().unwrap();
     assert!(passes(&client, &peer));
@@ -112,21 +112,21 @@ fn a_new_policy_holds_for_open_connections() {
 
     lease.apply(&network(Policy::open())).unwrap();
     peer.set_read_timeout(None).unwrap();
-    let mut heard = [0; 5];
-    std::io::Read::read_exact(&mut &peer, &mut heard).unwrap();
-    assert_eq!(&heard, b"hello");
+    let mut received = [0; 5];
+    std::io::Read::read_exact(&mut &peer, &mut received).unwrap();
+    assert_eq!(&received, b"hello");
 }
 
 #[test]
 #[ignore = "needs root"]
 fn a_policy_may_have_thousands_of_rules() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
-    // Each is one for TCP and one for UDP.
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
+    // Each becomes a rule for TCP and a rule for UDP.
     let rule = |port| Rule { ports: Some(port..=port), ..allow("100.0.0.2/32") };
     let lease = lease_with(&pool, only((1..=4096).map(rule).collect()));
     let guest = Guest::behind(&lease);
-    let _servers = [4096, 4097].map(|port| scene.server(INTERNET, port));
+    let _servers = [4096, 4097].map(|port| fixture.server(INTERNET, port));
 
     assert!(guest.run(|| connect(INTERNET, 4096)).is_ok());
     assert!(is_forbidden(&guest.run(|| connect(INTERNET, 4097))));
@@ -134,14 +134,14 @@ fn a_policy_may_have_thousands_of_rules() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_new_policy_does_not_count_from_zero() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_new_policy_keeps_the_count_of_open_connections() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let limits = Limits { connections: 4, ..Limits::default() };
     let network = |rules| Network { limits, policy: only(rules), ..Network::default() };
     lease.apply(&network(vec![allow("100.0.0.0/24")])).unwrap();
-    let (guest, server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
+    let (guest, server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
     let open: Vec<_> = (0..4).map(|_| guest.run(|| connect(INTERNET, 80)).unwrap()).collect();
     let peers: Vec<_> = (0..4).map(|_| server.accept().unwrap().0).collect();
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use netns::guest::GATEWAY;
 use netns::testing::Guest;
-use netns::{GuestPorts, Lease};
+use netns::{GuestPorts, Lease, ListenerCallback};
 use sandbox::{Policy, Publish};
 
-use crate::scene::{Scene, connect, lease, lease_with, passes};
+use crate::fixture::{Fixture, connect, lease, lease_with, passes};
 
 fn any_port() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)
@@ -18,9 +18,9 @@ fn any_port() -> SocketAddrV4 {
 
 #[test]
 #[ignore = "needs root"]
-fn who_is_on_the_host_reaches_a_published_port() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_published_port_is_reached_from_the_host() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let guest = Guest::behind(&lease);
     let server = guest.run(|| TcpListener::bind(("0.0.0.0", 8080)).unwrap());
@@ -40,9 +40,9 @@ fn who_is_on_the_host_reaches_a_published_port() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_guest_without_permission_still_reaches_what_the_host_serves_it() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_guest_without_permission_still_reaches_services_of_the_host() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease_with(&pool, Policy::none());
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let guest = Guest::behind(&lease);
@@ -58,9 +58,9 @@ fn a_guest_without_permission_still_reaches_what_the_host_serves_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_connection_to_a_port_where_nothing_listens_is_reset() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_connection_to_a_port_without_a_listener_is_reset() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let _guest = Guest::behind(&lease);
 
@@ -70,42 +70,45 @@ fn a_connection_to_a_port_where_nothing_listens_is_reset() {
     assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
-/// A guest that says what listens, and keeps what is connected its own way.
+/// The port, the connection, and the guard of its end.
+type Connection = (u16, TcpStream, Box<dyn Any + Send>);
+
+/// Reports listeners as the test says, and keeps the connections that it gets.
 #[derive(Default)]
 struct Service {
-    tell: Mutex<Option<Box<dyn Fn(&[u16]) + Send>>>,
-    connections: Mutex<Vec<(u16, TcpStream, Box<dyn Any + Send>)>>,
+    notify: Mutex<Option<ListenerCallback>>,
+    connections: Mutex<Vec<Connection>>,
 }
 
 impl GuestPorts for Service {
-    fn connect(&self, port: u16, connection: TcpStream, kept: Box<dyn Any + Send>) {
-        self.connections.lock().unwrap().push((port, connection, kept));
+    fn connect(&self, port: u16, connection: TcpStream, guard: Box<dyn Any + Send>) {
+        self.connections.lock().unwrap().push((port, connection, guard));
     }
 
-    fn watch(&self, _ports: Vec<u16>, tell: Box<dyn Fn(&[u16]) + Send>) {
-        *self.tell.lock().unwrap() = Some(tell);
+    fn watch(&self, _ports: Vec<u16>, notify: ListenerCallback) {
+        *self.notify.lock().unwrap() = Some(notify);
     }
 }
 
 impl Service {
-    /// Says which ports are listened to.
-    fn tell(&self, ports: &[u16]) {
-        let tell = self.tell.lock().unwrap();
-        tell.as_ref().unwrap()(ports);
+    /// Reports the ports with listeners.
+    fn notify(&self, ports: &[u16]) {
+        let notify = self.notify.lock().unwrap();
+        notify.as_ref().unwrap()(ports);
     }
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_port_refuses_connections_until_something_in_the_guest_listens_and_after_that() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_port_refuses_connections_while_nothing_in_the_guest_listens() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let guest = Guest::behind(&lease);
     let service = Arc::new(Service::default());
     let address = lease.publish(&Publish { host: any_port(), port: 8080 }).unwrap();
     lease.reach(service.clone());
-    // What the relay is asked is done in its order: this ends after what came before.
+    // The forwarder handles requests in order: when this one is done, so are all earlier ones.
     let settle = |lease: &mut Lease| drop(lease.publish(&Publish { host: any_port(), port: 1 }));
     settle(&mut lease);
     let error = connect(*address.ip(), address.port()).unwrap_err();
@@ -113,13 +116,13 @@ fn a_port_refuses_connections_until_something_in_the_guest_listens_and_after_tha
     assert!(TcpListener::bind(address).is_err());
 
     let server = guest.run(|| TcpListener::bind(("0.0.0.0", 8080)).unwrap());
-    service.tell(&[8080]);
+    service.notify(&[8080]);
     settle(&mut lease);
     let client = connect(*address.ip(), address.port()).unwrap();
     let (peer, _) = server.accept().unwrap();
     assert!(passes(&client, &peer));
 
-    service.tell(&[]);
+    service.notify(&[]);
     settle(&mut lease);
     assert!(connect(*address.ip(), address.port()).is_err());
     assert!(passes(&client, &peer));
@@ -127,17 +130,17 @@ fn a_port_refuses_connections_until_something_in_the_guest_listens_and_after_tha
 
 #[test]
 #[ignore = "needs root"]
-fn what_the_network_does_not_reach_goes_by_the_guests_own_way() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn a_connection_that_the_network_refuses_is_handed_to_the_guest_ports() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let _guest = Guest::behind(&lease);
     let service = Arc::new(Service::default());
     let address = lease.publish(&Publish { host: any_port(), port: 8080 }).unwrap();
     lease.reach(service.clone());
-    service.tell(&[8080]);
+    service.notify(&[8080]);
     drop(lease.publish(&Publish { host: any_port(), port: 1 }));
-    service.tell(&[8080]);
+    service.notify(&[8080]);
     drop(lease.publish(&Publish { host: any_port(), port: 2 }));
 
     let mut client = connect(*address.ip(), address.port()).unwrap();
@@ -153,9 +156,9 @@ fn what_the_network_does_not_reach_goes_by_the_guests_own_way() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_port_that_is_taken_is_named() {
-    let scene = Scene::new();
-    let pool = scene.pool(1);
+fn publishing_a_taken_port_is_an_error_with_its_address() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
     let mut lease = lease(&pool);
     let first = lease.publish(&Publish { host: any_port(), port: 80 }).unwrap();
 

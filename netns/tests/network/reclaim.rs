@@ -1,4 +1,4 @@
-//! What dead runners left, whatever they were doing.
+//! Garbage of dead runners, killed at any step.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
@@ -12,11 +12,11 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::scene::{Scene, Witness, connect, lease};
+use crate::fixture::{Fixture, RecordingObserver, connect, lease};
 
 const LOCK: &str = "VICTIM_LOCK";
 
-/// Runs as a process of its own, to be killed: all of a network's life, once it is told to begin.
+/// Runs in a process of its own, to be killed: the whole life of a network, after it reads a line.
 #[test]
 #[ignore = "is run by the tests below"]
 fn victim() {
@@ -26,12 +26,12 @@ fn victim() {
     let config = Config { size: 2, lock_path: lock_path.into(), ..Config::default() };
     let pool = Pool::start(config).unwrap();
     let mut lease = lease(&pool);
-    lease.intercept(1000, Witness::new(true)).unwrap();
+    lease.intercept(1000, RecordingObserver::new(true)).unwrap();
     let guest = Guest::behind(&lease);
     let socket = guest.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     socket.send_to(b"x", (INTERNET, 9)).unwrap();
     if line.trim() == "stay" {
-        eprintln!("here");
+        eprintln!("ready");
         std::io::stdin().read_line(&mut line).unwrap();
     }
 }
@@ -49,21 +49,21 @@ impl Victim {
         Self { child: command.spawn().unwrap() }
     }
 
-    fn tell(&mut self, line: &str) {
+    fn send_line(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
         stdin.write_all(line.as_bytes()).unwrap();
     }
 
-    fn wait_until_it_is_here(&mut self) {
+    fn wait_until_ready(&mut self) {
         let stderr = BufReader::new(self.child.stderr.as_mut().unwrap());
-        assert!(stderr.lines().any(|line| line.unwrap() == "here"));
+        assert!(stderr.lines().any(|line| line.unwrap() == "ready"));
     }
 
-    /// Lets it go on for so many entries to and returns from the kernel, and kills it then; false if
-    /// it ended before.
+    /// Lets it run for this number of system call entries and exits, and kills it; `false` if it ended
+    /// before.
     fn run_for(&mut self, stops: usize) -> bool {
         self.trace();
-        self.tell("go\n");
+        self.send_line("go\n");
         let mut left = stops;
         while let Some(status) = next_event() {
             match status {
@@ -80,12 +80,12 @@ impl Victim {
         left == 0
     }
 
-    /// Stops each of its threads at its next entry to the kernel.
+    /// Stops each of its threads at the next system call.
     fn trace(&self) {
         let options = ptrace::Options::PTRACE_O_TRACESYSGOOD
             | ptrace::Options::PTRACE_O_TRACECLONE
             | ptrace::Options::PTRACE_O_EXITKILL;
-        // It waits for its line once its stack of threads is complete.
+        // While it reads its line it starts no threads.
         self.wait_until_it_reads();
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         for task in tasks {
@@ -117,7 +117,7 @@ impl Drop for Victim {
     }
 }
 
-/// What the threads that this thread traces do next; none if there are none.
+/// The next event of the threads that this thread traces; `None` without threads.
 fn next_event() -> Option<WaitStatus> {
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     match waitpid(None, Some(flags)) {
@@ -138,10 +138,10 @@ fn range() -> Range {
 #[test]
 #[ignore = "needs root"]
 fn a_runner_killed_at_any_step_leaves_nothing_that_is_not_reclaimed() {
-    let scene = Scene::new();
-    let lock_path = scene.folder.path().join("network.lock");
-    let before = scene.world.picture();
-    // Another seventh of the steps each time.
+    let fixture = Fixture::new();
+    let lock_path = fixture.folder.path().join("network.lock");
+    let before = fixture.world.inventory();
+    // The residue modulo 7 of the tested steps differs between runs.
     let mut stops = std::process::id() as usize % 7;
     let mut dirty = 0;
     loop {
@@ -149,10 +149,10 @@ fn a_runner_killed_at_any_step_leaves_nothing_that_is_not_reclaimed() {
         let was_killed = victim.run_for(stops);
         drop(victim);
 
-        dirty += usize::from(scene.world.picture() != before);
+        dirty += usize::from(fixture.world.inventory() != before);
         reclaim(&lock_path, range()).unwrap();
 
-        assert_eq!(scene.world.picture(), before, "after {stops} stops");
+        assert_eq!(fixture.world.inventory(), before, "after {stops} stops");
         assert_eq!(leftovers(&lock_path, range()).unwrap(), Leftovers::default());
         if !was_killed {
             break;
@@ -165,50 +165,50 @@ fn a_runner_killed_at_any_step_leaves_nothing_that_is_not_reclaimed() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_a_living_runner_has_is_not_touched() {
-    let scene = Scene::new();
-    let lock_path = scene.folder.path().join("network.lock");
-    let pool = scene.pool(1);
+fn networks_of_a_living_runner_are_not_reclaimed() {
+    let fixture = Fixture::new();
+    let lock_path = fixture.folder.path().join("network.lock");
+    let pool = fixture.pool(1);
     let lease = lease(&pool);
-    let (guest, _server) = (Guest::behind(&lease), scene.server(INTERNET, 80));
-    let before = links(&scene.world);
+    let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
+    let before = links(&fixture.world);
     let mut victim = Victim::spawn(&lock_path);
-    victim.tell("stay\n");
-    victim.wait_until_it_is_here();
+    victim.send_line("stay\n");
+    victim.wait_until_ready();
     drop(victim);
 
     reclaim(&lock_path, range()).unwrap();
 
-    assert_eq!(links(&scene.world), before);
+    assert_eq!(links(&fixture.world), before);
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
-    let left: Vec<_> = scene.world.picture();
+    let left: Vec<_> = fixture.world.inventory();
     let own = format!("connection from {}", lease.address().unwrap());
     assert!(left.iter().all(|entry| !entry.starts_with("connection") || *entry == own), "{left:?}");
 }
 
 #[test]
 #[ignore = "needs root"]
-fn the_next_pool_reclaims_by_itself() {
-    let scene = Scene::new();
-    let lock_path = scene.folder.path().join("network.lock");
+fn the_next_pool_reclaims_when_it_starts() {
+    let fixture = Fixture::new();
+    let lock_path = fixture.folder.path().join("network.lock");
     let mut victim = Victim::spawn(&lock_path);
-    victim.tell("stay\n");
-    victim.wait_until_it_is_here();
+    victim.send_line("stay\n");
+    victim.wait_until_ready();
     drop(victim);
     let before = leftovers(&lock_path, range()).unwrap();
 
-    let pool = scene.pool(1);
+    let pool = fixture.pool(1);
 
     let first = lease(&pool);
     assert!(before.table && !before.networks.is_empty(), "{before:?}");
     assert_eq!(first.link().unwrap(), "sr-0ac80000");
-    let (guest, _server) = (Guest::behind(&first), scene.server(INTERNET, 80));
-    // The dead one's redirection is gone.
+    let (guest, _server) = (Guest::behind(&first), fixture.server(INTERNET, 80));
+    // The dead owner's redirection is gone.
     assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
 }
 
 fn links(world: &World) -> Vec<String> {
-    let mut links = world.picture();
+    let mut links = world.inventory();
     links.retain(|entry| entry.starts_with("link"));
     links
 }

@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use netns::{GuestPorts, Lease, Pool};
+use netns::{GuestPorts, Lease, ListenerCallback, Pool};
 use sandbox::{Interception, Network, Publish, Registration};
 use vsock_host::Ports;
 
@@ -93,15 +93,15 @@ impl Attachment {
 struct ByService(Ports);
 
 impl GuestPorts for ByService {
-    fn connect(&self, port: u16, connection: TcpStream, kept: Box<dyn Any + Send>) {
+    fn connect(&self, port: u16, connection: TcpStream, guard: Box<dyn Any + Send>) {
         // Without a reactor the VM is at its end, and the connection with it.
-        if let Err(error) = self.0.connect(port, connection.into(), kept) {
+        if let Err(error) = self.0.connect(port, connection.into(), guard) {
             log::debug!("a connection to a guest's port fails; port={port} error={error}");
         }
     }
 
-    fn watch(&self, ports: Vec<u16>, tell: Box<dyn Fn(&[u16]) + Send>) {
-        if let Err(error) = self.0.watch(ports, tell) {
+    fn watch(&self, ports: Vec<u16>, notify: ListenerCallback) {
+        if let Err(error) = self.0.watch(ports, notify) {
             log::debug!("a guest's ports are not watched; error={error}");
         }
     }

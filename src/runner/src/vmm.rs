@@ -327,7 +327,7 @@ pub(crate) fn on_a_trial_network<T: Send>(
     deadline: Instant,
     work: impl FnOnce(&mut Lease) -> std::result::Result<T, Cause> + Send,
 ) -> std::result::Result<T, Cause> {
-    netns::apart(|| {
+    netns::in_new_namespace(|| {
         let lock_path = folder.join("network.lock");
         let networks = Networks::start(netns::Config { lock_path, ..netns::Config::default() })?;
         work(&mut networks.lease(deadline)?)

@@ -55,7 +55,7 @@ impl Scene {
         let world = World::enter();
         let inside = netns::testing::PRIVATE;
         let hosts = [(API, INTERNET), (OTHER, INTERNET), (INSIDE, inside), (OWN, HOST)];
-        world.know(folder.path(), &hosts);
+        world.set_hosts(folder.path(), &hosts);
         let internet = guest_test::Authority::new();
         let roots = folder.path().join("roots.pem");
         internet.install(&roots);

@@ -19,7 +19,7 @@ pub(super) fn of(check: &netns::Check) -> Finding {
                 "the host does not pass packets on; the first VM with a network changes that";
             (State::Good, detail.to_owned(), None)
         }
-        netns::Check::Closed { chains } => {
+        netns::Check::ForwardDropped { chains } => {
             let detail = format!(
                 "the host drops what VMs send, in {}: only services of the host are reached",
                 chains.join(", ")

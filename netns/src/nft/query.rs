@@ -1,31 +1,30 @@
-//! What there is, what rules have counted, and whether anybody has changed them.
+//! Queries: counters, set elements, chains, and the generation of the ruleset.
 
 use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 
 use super::Table;
-use super::transaction::NOTE;
-use crate::netlink::{Attributes, Entry, Message, Reader, Refusal, Socket};
+use super::transaction::USERDATA;
+use crate::netlink::{Attributes, Message, NetlinkError, Reader, Reply, Socket};
 
-/// The length of the header that netfilter's messages have in common.
+/// The length of the header that all netfilter messages share.
 const HEADER: usize = 4;
 
-/// So much of something.
+/// The value of a counter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
 pub struct Count {
-    /// Packets.
     pub packets: u64,
-    /// Their bytes.
     pub bytes: u64,
 }
 
-/// The counters of a table by their names, and from zero again if `reset`.
+/// The counters of a table by name. With `reset` they start again from zero.
 pub(crate) fn counters(
     socket: &mut Socket,
     table: Table,
     reset: bool,
-) -> Result<BTreeMap<String, Count>, Refusal> {
+) -> Result<BTreeMap<String, Count>, NetlinkError> {
     const TABLE: u16 = 1;
     const NAME: u16 = 2;
     const DATA: u16 = 4;
@@ -36,7 +35,7 @@ pub(crate) fn counters(
     let message = Message::netfilter(subsystem, kind as u16, flags, table.family.number());
     let message = message.with(&Attributes::new().text(TABLE, table.name));
     let entries = socket.list(&message)?;
-    let read = |entry: &Entry| {
+    let read = |entry: &Reply| {
         let (_, attributes) = entry.split(HEADER)?;
         let data = attributes.nested(DATA)?;
         let count = Count { packets: data.be64(PACKETS)?, bytes: data.be64(BYTES)? };
@@ -45,32 +44,32 @@ pub(crate) fn counters(
     Ok(entries.iter().filter_map(read).collect())
 }
 
-/// A number that grows with each transaction in the socket's namespace, whoever commits it.
-pub(crate) fn generation(socket: &mut Socket) -> Result<Option<u32>, Refusal> {
+/// The generation of the ruleset: a number that grows with each transaction in the namespace.
+pub(crate) fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
     const ID: u16 = 1;
     let (subsystem, kind) = (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETGEN as u16);
     let entries = socket.list(&Message::netfilter(subsystem, kind, 0, 0))?;
     Ok(entries.iter().find_map(|entry| entry.split(HEADER)?.1.be32(ID)))
 }
 
-/// The note on a table, which may be empty; none if there is no such table.
-pub(crate) fn note(socket: &mut Socket, table: Table) -> Result<Option<Vec<u8>>, Refusal> {
+/// The userdata of a table, which may be empty; `None` if there is no such table.
+pub(crate) fn userdata(socket: &mut Socket, table: Table) -> Result<Option<Vec<u8>>, NetlinkError> {
     const NAME: u16 = 1;
     let (subsystem, kind) = (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETTABLE as u16);
     let message = Message::netfilter(subsystem, kind, 0, table.family.number());
     match socket.list(&message.with(&Attributes::new().text(NAME, table.name))) {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(None),
-        Err(refusal) => Err(refusal),
+        Err(error) if error.errno == Errno::ENOENT => Ok(None),
+        Err(error) => Err(error),
         Ok(entries) => {
-            let note = entries.iter().find_map(|entry| entry.split(HEADER)?.1.get(NOTE));
-            Ok(Some(note.unwrap_or_default().to_vec()))
+            let userdata = entries.iter().find_map(|entry| entry.split(HEADER)?.1.get(USERDATA));
+            Ok(Some(userdata.unwrap_or_default().to_vec()))
         }
     }
 }
 
-/// The tables of others that forget what they do not know among the packets that are passed on:
-/// their verdict is final, whatever ours is.
-pub(crate) fn closed_forwarders(socket: &mut Socket) -> Result<Vec<String>, Refusal> {
+/// Chains of others at the hook `forward` that drop by default: their verdict holds even if our rules
+/// accept.
+pub(crate) fn dropping_forward_chains(socket: &mut Socket) -> Result<Vec<String>, NetlinkError> {
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
     const HOOK: u16 = 4;
@@ -78,7 +77,7 @@ pub(crate) fn closed_forwarders(socket: &mut Socket) -> Result<Vec<String>, Refu
     const NUMBER: u16 = 1;
     let (subsystem, kind) = (libc::NFNL_SUBSYS_NFTABLES, libc::NFT_MSG_GETCHAIN as u16);
     let entries = socket.list(&Message::netfilter(subsystem, kind, libc::NLM_F_DUMP, 0))?;
-    let read = |entry: &Entry| {
+    let read = |entry: &Reply| {
         let (header, chain) = entry.split(HEADER)?;
         let family = i32::from(*header.first()?);
         let is_ours = [libc::NFPROTO_INET, libc::NFPROTO_IPV4].contains(&family);
@@ -90,12 +89,12 @@ pub(crate) fn closed_forwarders(socket: &mut Socket) -> Result<Vec<String>, Refu
     Ok(entries.iter().filter_map(read).collect())
 }
 
-/// The elements of a set, or those that a map has values for.
+/// The elements of a set, or the keys of a map.
 pub(crate) fn elements(
     socket: &mut Socket,
     table: Table,
     set: &str,
-) -> Result<Vec<Vec<u8>>, Refusal> {
+) -> Result<Vec<Vec<u8>>, NetlinkError> {
     const TABLE: u16 = 1;
     const SET: u16 = 2;
     const ELEMENTS: u16 = 3;

@@ -1,4 +1,4 @@
-//! A network in use: what is in force in it, what it has counted, and how it becomes as new.
+//! A network in use: its policy, its counters, and its reset for the next VM.
 
 use std::fmt;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 
 use sandbox::{Limits, Policy};
 
-use super::{Plan, Slot};
+use super::{Slot, TrafficConfig};
 use crate::error::kernel;
 use crate::guest::TAP;
 use crate::host::Host;
@@ -14,25 +14,25 @@ use crate::link::{self, Assigned, Link, Route};
 use crate::nft::{self, Count, Transaction};
 use crate::{Error, Result, conntrack, ruleset, tap};
 
-/// What a network has counted since it was leased.
+/// The counters of a network since the beginning of its lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Sent by the guest in its own name, whatever became of it.
+    /// Sent by the guest from its own address, whether accepted or not.
     pub sent: Count,
-    /// Passed on to the guest.
+    /// Forwarded to the guest.
     pub received: Count,
-    /// Refused by the policy.
+    /// Rejected by the policy.
     pub refused: Count,
-    /// Sent by the guest in another's name, or neither IPv4 nor ARP.
+    /// Sent by the guest from another address, or neither IPv4 nor ARP.
     pub spoofed: Count,
     /// Sent by the guest to a multicast or broadcast address, and dropped.
     pub multicast: Count,
-    /// Refused as one connection too many.
+    /// Rejected because of the limit of connections.
     pub over_limit: Count,
 }
 
 impl fmt::Display for Counters {
-    /// As packets, for the log.
+    /// As packet counts, for the log.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let packets = |count: Count| count.packets;
         let (sent, received) = (packets(self.sent), packets(self.received));
@@ -43,18 +43,18 @@ impl fmt::Display for Counters {
     }
 }
 
-/// What a namespace looks like, to be compared.
+/// The configuration of a namespace, to detect changes by others.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Picture {
+pub(super) struct NetworkState {
     links: Vec<Link>,
     addresses: Vec<Assigned>,
     routes: Vec<Route>,
-    /// Of the rules.
+    /// The generation of the ruleset.
     generation: Option<u32>,
 }
 
 impl Slot {
-    /// Opens the tap, for a monitor.
+    /// Opens the tap for a monitor.
     pub(crate) fn open_tap(&self) -> Result<File> {
         let opened = self.namespace.within(|| tap::open(TAP))?;
         opened.ok_or_else(|| Error::Damaged {
@@ -62,30 +62,30 @@ impl Slot {
         })
     }
 
-    /// Lets a user open the tap by its name, for a monitor that opens it itself.
+    /// Lets a user open the tap by its name.
     pub(crate) fn give_tap(&self, uid: u32) -> Result<()> {
         tap::give(&self.open_tap()?, uid)
     }
 
-    /// Puts another plan in force, for the open connections too.
-    pub(crate) fn apply(&mut self, plan: &Plan) -> Result<()> {
-        if *plan == self.plan {
+    /// Applies another configuration, also to open connections.
+    pub(crate) fn apply(&mut self, traffic: &TrafficConfig) -> Result<()> {
+        if *traffic == self.traffic {
             return Ok(());
         }
         let number = self.next_number();
-        let had = self.plan.limits;
-        self.commit(&ruleset::change(&plan.policy, &plan.limits, &had, number))?;
-        self.plan = plan.clone();
-        // From here on nothing but all of it will do.
+        let had = self.traffic.limits;
+        self.commit(&ruleset::change(&traffic.policy, &traffic.limits, &had, number))?;
+        self.traffic = traffic.clone();
+        // Until the limits are applied as well, the network is half configured.
         self.is_damaged = true;
-        if had != plan.limits {
-            self.shape(had, plan.limits)?;
+        if had != traffic.limits {
+            self.shape(had, traffic.limits)?;
         }
         self.is_damaged = false;
         Ok(())
     }
 
-    /// Lets the guest reach a port of its gateway.
+    /// Opens a port of the gateway to the guest.
     pub(crate) fn serve(&mut self, port: u16) -> Result<()> {
         self.is_serving = true;
         self.commit(&ruleset::serve(port))
@@ -94,18 +94,18 @@ impl Slot {
     /// Redirects all TCP to a port of the host.
     pub(crate) fn redirect(&mut self, port: u16) -> Result<()> {
         let mut host = Host::open()?;
-        if std::mem::replace(&mut self.is_redirected, true) {
+        if std::mem::replace(&mut self.has_host_elements, true) {
             host.restore(self.addresses.namespace())?;
         }
         host.redirect(self.addresses.namespace(), port)
     }
 
-    /// Lets the guest reach these sockets of the host, and no others.
+    /// Lets the guest connect to these sockets of the host, and to no others.
     pub(crate) fn reach(&mut self, sockets: &[SocketAddrV4]) -> Result<()> {
-        if sockets.is_empty() && !self.is_redirected {
+        if sockets.is_empty() && !self.has_host_elements {
             return Ok(());
         }
-        self.is_redirected = true;
+        self.has_host_elements = true;
         Host::open()?.reach(self.addresses.namespace(), sockets)
     }
 
@@ -125,37 +125,37 @@ impl Slot {
         self.count(false)
     }
 
-    /// Makes it as new for the next VM; an error if it is not as it was made, or still in use.
-    pub(crate) fn clean(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
-        // That nobody has the tap open says that the monitor is gone.
+    /// Resets it for the next VM. Fails if it was changed by others or is still in use.
+    pub(crate) fn reset(&mut self, host: &mut Host, traffic: &TrafficConfig) -> Result<()> {
+        // Fails if a monitor has the tap open.
         drop(self.open_tap()?);
         self.verify(host)?;
-        self.forget(host, plan)
+        self.clear(host, traffic)
     }
 
-    /// Lets nothing pass, and forgets all that did; the VM may run on.
+    /// Stops all traffic and deletes all connections. The VM may continue to run.
     pub(crate) fn close(&mut self) -> Result<()> {
-        let plan = Plan { policy: Policy::none(), ..Plan::default() };
-        self.forget(&mut Host::open()?, &plan)
+        let traffic = TrafficConfig { policy: Policy::none(), ..TrafficConfig::default() };
+        self.clear(&mut Host::open()?, &traffic)
     }
 
-    fn forget(&mut self, host: &mut Host, plan: &Plan) -> Result<()> {
-        // Before anything that stands between a guest and the world is taken away.
-        self.apply(plan)?;
-        if std::mem::take(&mut self.is_redirected) {
+    fn clear(&mut self, host: &mut Host, traffic: &TrafficConfig) -> Result<()> {
+        // First the policy, then what it protects.
+        self.apply(traffic)?;
+        if std::mem::take(&mut self.has_host_elements) {
             host.restore(self.addresses.namespace())?;
         }
         if std::mem::take(&mut self.is_serving) {
             self.commit(&ruleset::close_services())?;
         }
-        // Packets may wait in a queue.
-        self.shape(plan.limits, plan.limits)?;
+        // New queues: the old ones may hold packets.
+        self.shape(traffic.limits, traffic.limits)?;
         let link = self.addresses.link();
-        conntrack::forget_all(&mut self.netfilter)
+        conntrack::flush(&mut self.netfilter)
             .map_err(kernel("forget the connections of", &link))?;
         let counters = self.counters()?;
         if counters != Counters::default() {
-            log::debug!("what a network counted; link={link} {counters}");
+            log::debug!("counters of a network; link={link} {counters}");
         }
         if counters.sent.packets > 0 {
             host.forget(&[self.addresses])?;
@@ -166,12 +166,12 @@ impl Slot {
         self.count(true).map(drop)
     }
 
-    /// Compares it with what it was when it was made.
+    /// Fails if the network differs from what was made.
     fn verify(&mut self, host: &mut Host) -> Result<()> {
         let link = self.addresses.link();
         if self.is_damaged {
             return Err(Error::Damaged {
-                what: format!("half of a change is in force for {link}"),
+                what: format!("an earlier change of {link} failed halfway"),
             });
         }
         let outer = link::find(host.route(), &link).map_err(kernel("look for", &link))?;
@@ -179,15 +179,17 @@ impl Slot {
         if !is_there {
             return Err(Error::Damaged { what: format!("the link {link} is gone or down") });
         }
-        if self.picture()? != self.made {
-            return Err(Error::Damaged { what: format!("somebody changed the network of {link}") });
+        if self.state()? != self.made {
+            return Err(Error::Damaged {
+                what: format!("the network of {link} was changed by another program"),
+            });
         }
         Ok(())
     }
 
-    pub(super) fn picture(&mut self) -> Result<Picture> {
+    pub(super) fn state(&mut self) -> Result<NetworkState> {
         let failed = || kernel("look at", self.addresses.link());
-        Ok(Picture {
+        Ok(NetworkState {
             links: link::links(&mut self.route).map_err(failed())?,
             addresses: link::addresses(&mut self.route).map_err(failed())?,
             routes: link::routes(&mut self.route).map_err(failed())?,
@@ -200,8 +202,8 @@ impl Slot {
         generation.map_err(kernel("look at the rules of", self.addresses.link()))
     }
 
-    /// Makes new queues where there were limits or are to be some. What is sent to the guest leaves
-    /// by the tap, what the guest sends by the uplink.
+    /// Replaces the queues of limits. Packets to the guest leave by the tap, packets from the guest by the
+    /// uplink.
     pub(super) fn shape(&mut self, had: Limits, wanted: Limits) -> Result<()> {
         let queues = [
             (self.links.tap, had.download, wanted.download),
@@ -228,8 +230,8 @@ impl Slot {
             let counters = nft::counters(&mut self.netfilter, table, reset);
             counters.map_err(kernel("read the counters of", self.addresses.link()))
         };
-        let mut all = read(ruleset::GUARD)?;
-        all.append(&mut read(ruleset::GATE)?);
+        let mut all = read(ruleset::INGRESS_TABLE)?;
+        all.append(&mut read(ruleset::POLICY_TABLE)?);
         let count = |name| all.get(name).copied().unwrap_or_default();
         Ok(Counters {
             sent: count(ruleset::SENT),

@@ -1,4 +1,4 @@
-//! What most tests begin with, and what guests do in them.
+//! What most tests share: a host with a pool, policies, and connections of guests.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,13 +11,13 @@ use netns::{Config, Lease, Pool};
 use sandbox::{Action, Dropped, EgressObserver, Network, Policy, Protocol, Rule};
 use tempfile::TempDir;
 
-/// A host, and where its runners agree on networks.
-pub(crate) struct Scene {
+/// A host, and the folder with its lock file.
+pub(crate) struct Fixture {
     pub(crate) world: World,
     pub(crate) folder: TempDir,
 }
 
-impl Scene {
+impl Fixture {
     pub(crate) fn new() -> Self {
         Self { world: World::enter(), folder: tempfile::tempdir().unwrap() }
     }
@@ -35,13 +35,13 @@ impl Scene {
         Pool::start(self.config(size)).unwrap()
     }
 
-    /// Something on the internet that takes connections.
+    /// A listener on the internet.
     pub(crate) fn server(&self, address: Ipv4Addr, port: u16) -> TcpListener {
         self.world.on_the_internet(|| TcpListener::bind((address, port)).unwrap())
     }
 }
 
-/// When to give up what should take no time.
+/// A deadline for what should take no time.
 pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
@@ -79,62 +79,64 @@ pub(crate) fn tcp(rule: Rule, port: u16) -> Rule {
 
 /// Connects from this thread's namespace.
 pub(crate) fn connect(to: impl Into<IpAddr>, port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::new(to.into(), port), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&SocketAddr::new(to.into(), port), TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 
-/// Longer than anything takes that comes at all.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A time-out that only a failure exceeds.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whether a connection was refused by the rules, rather than lost or refused by its peer.
 pub(crate) fn is_forbidden<T>(result: &io::Result<T>) -> bool {
     matches!(result, Err(error) if error.raw_os_error() == Some(libc::EHOSTUNREACH))
 }
 
-/// Says something on one end and hears it on the other.
+/// Sends on one end and receives on the other.
 pub(crate) fn passes(mut from: &TcpStream, mut to: &TcpStream) -> bool {
-    let mut heard = [0; 5];
-    from.write_all(b"hello").is_ok() && to.read_exact(&mut heard).is_ok() && &heard == b"hello"
+    let mut received = [0; 5];
+    from.write_all(b"hello").is_ok()
+        && to.read_exact(&mut received).is_ok()
+        && &received == b"hello"
 }
 
-/// Remembers what it was told.
-pub(crate) struct Witness {
+/// Records its events: names of DNS queries, and dropped packets.
+pub(crate) struct RecordingObserver {
     may_ask: bool,
-    told: Sender<String>,
-    heard: Receiver<String>,
+    events_tx: Sender<String>,
+    events: Receiver<String>,
 }
 
-impl Witness {
+impl RecordingObserver {
     pub(crate) fn new(may_ask: bool) -> Arc<Self> {
-        let (told, heard) = unbounded();
-        Arc::new(Self { may_ask, told, heard })
+        let (events_tx, events) = unbounded();
+        Arc::new(Self { may_ask, events_tx, events })
     }
 
-    /// What it is told next.
+    /// The next event.
     pub(crate) fn next(&self) -> String {
-        self.heard.recv_deadline(soon()).unwrap()
+        self.events.recv_deadline(soon()).unwrap()
     }
 
-    /// Waits until it is told this. A SYN that is refused while its sender is still busy with it goes
-    /// out once more, and is told once more.
+    /// Waits for this event. A SYN that is rejected while its sender is busy with it is sent and reported once
+    /// more.
     pub(crate) fn wait_for(&self, wanted: &str) {
         while self.next() != wanted {}
     }
 
-    pub(crate) fn has_heard_nothing(&self) -> bool {
-        self.heard.is_empty()
+    pub(crate) fn has_no_event(&self) -> bool {
+        self.events.is_empty()
     }
 }
 
-impl EgressObserver for Witness {
+impl EgressObserver for RecordingObserver {
     fn may_ask(&self, name: &str) -> bool {
-        self.told.send(name.to_owned()).unwrap();
+        self.events_tx.send(name.to_owned()).unwrap();
         self.may_ask
     }
 
     fn dropped(&self, packet: Dropped) {
         let Dropped { protocol, address, port } = packet;
-        self.told.send(format!("{protocol} {}", SocketAddr::new(address, port))).unwrap();
+        self.events_tx.send(format!("{protocol} {}", SocketAddr::new(address, port))).unwrap();
     }
 }

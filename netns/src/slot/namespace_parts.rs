@@ -1,4 +1,4 @@
-//! What is made inside of a network's namespace, by a thread that is in it.
+//! The parts of a network inside of its namespace, made by a thread that has entered it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,8 +12,8 @@ use crate::guest::TAP;
 use crate::netlink::Socket;
 use crate::{Error, Result, ruleset, tap};
 
-/// What the namespace's kernel is told: to pass packets on, to leave IPv6 alone, and to tell each
-/// refusal (the rules bound their number).
+/// Enables IP forwarding, disables IPv6, and lifts the kernel's rate limit of ICMP errors, which the rules
+/// limit themselves.
 const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv6/conf/all/disable_ipv6", "1"),
     ("net/ipv6/conf/default/disable_ipv6", "1"),
@@ -21,30 +21,30 @@ const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv4/icmp_ratemask", "0"),
 ];
 
-/// And that a packet in the middle of no connection that it knows begins none. The host's rules track
-/// connections, so the kernel can.
+/// No conntrack entry begins in the middle of a TCP connection. The file exists only if conntrack is in
+/// use, which the host's rules ensure.
 const STRICT: (&str, &str) = ("net/netfilter/nf_conntrack_tcp_loose", "0");
 
-/// Where the guest's questions for names arrive.
+/// The sockets that receive the guest's DNS queries.
 #[derive(Debug)]
-pub(crate) struct NameSockets {
+pub(crate) struct DnsSockets {
     pub(crate) udp: UdpSocket,
     pub(crate) tcp: TcpListener,
 }
 
-/// What a new namespace has.
-pub(super) struct Inside {
+/// The parts of a new namespace.
+pub(super) struct NamespaceParts {
     pub(super) route: Socket,
     pub(super) netfilter: Socket,
-    pub(super) names: NameSockets,
+    pub(super) names: DnsSockets,
     pub(super) tap: u32,
 }
 
-impl Inside {
+impl NamespaceParts {
     pub(super) fn make() -> Result<Self> {
         for setting in SETTINGS {
             match set(setting) {
-                // A kernel without IPv6 has nothing to leave alone.
+                // A kernel without IPv6 needs no such setting.
                 Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
                 other => other?,
             }
@@ -57,13 +57,13 @@ impl Inside {
         Ok(Self {
             route: Socket::route().map_err(failed("routing"))?,
             netfilter: Socket::netfilter().map_err(failed("netfilter"))?,
-            names: NameSockets::bind()?,
+            names: DnsSockets::bind()?,
             tap,
         })
     }
 }
 
-impl NameSockets {
+impl DnsSockets {
     fn bind() -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, ruleset::DNS));
         let failed = |source| Error::Listen { address, source };
@@ -74,7 +74,7 @@ impl NameSockets {
         Ok(Self { udp, tcp })
     }
 
-    /// Forgets questions and connections that nobody has taken.
+    /// Discards queries and connections that were not handled yet.
     pub(super) fn drain(&self) {
         while self.udp.recv(&mut [0]).is_ok() {}
         while self.tcp.accept().is_ok() {}

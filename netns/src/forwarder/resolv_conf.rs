@@ -1,20 +1,20 @@
-//! The host's name servers, from its `/etc/resolv.conf`.
+//! The host's DNS servers, from its `/etc/resolv.conf`.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-/// As many as libc asks.
-const SERVERS: usize = 3;
+/// The limit of the resolver in libc (MAXNS).
+const MAX_SERVERS: usize = 3;
 const PORT: u16 = 53;
 
-/// The servers, in the order in which they are to be asked. The file is read for each question, so
-/// that a host that moves to another network is followed.
-pub(super) fn servers(file: &Path) -> Vec<SocketAddr> {
+/// The DNS servers in order of preference. The file is read for each query, since it changes when the
+/// host moves to another network.
+pub(super) fn dns_servers(file: &Path) -> Vec<SocketAddr> {
     match fs::read_to_string(file) {
         Ok(text) => parse(&text),
         Err(error) => {
-            log::warn!("no name servers are known; file={} error={error}", file.display());
+            log::warn!("no DNS servers are known; file={} error={error}", file.display());
             Vec::new()
         }
     }
@@ -26,7 +26,7 @@ fn parse(text: &str) -> Vec<SocketAddr> {
         let address = (words.next() == Some("nameserver")).then(|| words.next())??;
         Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, PORT))
     });
-    servers.take(SERVERS).collect()
+    servers.take(MAX_SERVERS).collect()
 }
 
 #[cfg(test)]
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_servers_are_read() {
+    fn other_lines_than_nameserver_are_ignored() {
         let text = "# nameserver 1.1.1.1\nsearch x\nnameserver 127.0.0.53\nnameserver ::1\n\
             nameserver\nnameserver fe80::1%eth0\noptions ndots:1\nnameserver 9.9.9.9 # last\n";
         let found: Vec<_> = parse(text).iter().map(SocketAddr::to_string).collect();

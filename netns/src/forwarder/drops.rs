@@ -1,4 +1,4 @@
-//! What was dropped in the namespace of a guest.
+//! Reports the packets that a guest's namespace drops.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -7,34 +7,35 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use sandbox::EgressObserver;
 
-use super::reactor::Context;
+use super::context::Context;
 use crate::drop_log::DropLog;
 
-pub(super) struct Drops {
+/// Passes each dropped packet to an observer.
+pub(super) struct DropReporter {
     log: DropLog,
     token: Token,
-    watch: Arc<dyn EgressObserver>,
+    observer: Arc<dyn EgressObserver>,
 }
 
-impl Drops {
+impl DropReporter {
     pub(super) fn open(
         log: DropLog,
-        watch: Arc<dyn EgressObserver>,
+        observer: Arc<dyn EgressObserver>,
         context: &mut Context<'_>,
     ) -> Self {
         let token = context.register(&mut SourceFd(&log.as_raw_fd()), Interest::READABLE);
-        Self { log, token, watch }
+        Self { log, token, observer }
     }
 
     pub(super) fn ready(&mut self) {
         for dropped in self.log.take() {
-            self.watch.dropped(dropped);
+            self.observer.dropped(dropped);
         }
     }
 
     pub(super) fn close(mut self, context: &mut Context<'_>) {
-        // What is there was dropped while it was watched.
+        // Packets in the log were dropped before the end.
         self.ready();
-        context.forget(&mut SourceFd(&self.log.as_raw_fd()), self.token);
+        context.deregister(&mut SourceFd(&self.log.as_raw_fd()), self.token);
     }
 }

@@ -1,4 +1,4 @@
-//! Names are resolved by the host's own name servers.
+//! DNS queries are forwarded to the host's DNS servers.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use netns::guest::GATEWAY;
 use netns::testing::{Guest, INTERNET};
 use sandbox::Policy;
 
-use crate::scene::{Scene, connect, lease_with, network};
+use crate::fixture::{Fixture, connect, lease_with, network};
 
 const QUESTION: [u8; 17] = [7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
 
@@ -20,7 +20,7 @@ fn answer(question: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// Asks from a guest; the answer.
+/// Sends a query from a guest; returns the response.
 fn ask(guest: &Guest) -> Vec<u8> {
     guest.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -35,16 +35,16 @@ fn ask(guest: &Guest) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs root"]
-fn the_second_server_is_asked_where_the_first_is_silent() {
-    let scene = Scene::new();
+fn the_second_server_is_asked_if_the_first_does_not_respond() {
+    let fixture = Fixture::new();
     let servers = format!("nameserver 100.0.0.9\nnameserver {INTERNET}\n");
-    fs::write(scene.folder.path().join("resolv.conf"), servers).unwrap();
-    let pool = scene.pool(1);
+    fs::write(fixture.folder.path().join("resolv.conf"), servers).unwrap();
+    let pool = fixture.pool(1);
     let lease = lease_with(&pool, Policy::open());
     let guest = Guest::behind(&lease);
-    let server = scene.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
+    let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
 
-    let heard = std::thread::scope(|scope| {
+    let received = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut buffer = [0; 512];
             let (count, from) = server.recv_from(&mut buffer).unwrap();
@@ -53,30 +53,31 @@ fn the_second_server_is_asked_where_the_first_is_silent() {
         ask(&guest)
     });
 
-    assert_eq!(heard, answer(&QUESTION));
+    assert_eq!(received, answer(&QUESTION));
 }
 
 #[test]
 #[ignore = "needs root"]
-fn without_a_server_the_guest_is_told_so() {
-    let scene = Scene::new();
-    fs::write(scene.folder.path().join("resolv.conf"), "# none\n").unwrap();
-    let pool = scene.pool(1);
+fn without_a_server_the_response_is_servfail() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), "# none\n").unwrap();
+    let pool = fixture.pool(1);
     let lease = lease_with(&pool, Policy::open());
 
-    let heard = ask(&Guest::behind(&lease));
+    let received = ask(&Guest::behind(&lease));
 
-    assert_eq!(heard[..4], [7, 9, 0x81, 2]);
+    assert_eq!(received[..4], [7, 9, 0x81, 2]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_long_answer_comes_by_tcp() {
-    let scene = Scene::new();
-    fs::write(scene.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n")).unwrap();
-    let pool = scene.pool(1);
+fn a_long_response_passes_by_tcp() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n"))
+        .unwrap();
+    let pool = fixture.pool(1);
     let lease = lease_with(&pool, Policy::open());
-    let (guest, server) = (Guest::behind(&lease), scene.server(INTERNET, 53));
+    let (guest, server) = (Guest::behind(&lease), fixture.server(INTERNET, 53));
 
     let mut client = guest.run(|| connect(GATEWAY, 53)).unwrap();
 
@@ -87,17 +88,17 @@ fn a_long_answer_comes_by_tcp() {
     assert_eq!(asked, QUESTION);
     peer.write_all(&[1; 100_000]).unwrap();
     drop(peer);
-    let mut heard = Vec::new();
-    client.read_to_end(&mut heard).unwrap();
-    assert_eq!(heard, [1; 100_000]);
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert_eq!(received, [1; 100_000]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn names_come_and_go_with_the_policy() {
-    let scene = Scene::new();
-    fs::write(scene.folder.path().join("resolv.conf"), "").unwrap();
-    let pool = scene.pool(1);
+fn dns_is_switched_by_the_policy() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), "").unwrap();
+    let pool = fixture.pool(1);
     let mut lease = lease_with(&pool, Policy::none());
     let guest = Guest::behind(&lease);
     let before = guest.run(|| connect(GATEWAY, 53)).is_ok();
