@@ -206,7 +206,10 @@ impl Engine {
 
     /// Breaks off all connections to a guest that is lost.
     pub(crate) fn end_forwards(&mut self, guest: Token, loss: &Arc<Loss>) {
-        for (_, mut forward) in self.forwards.extract_if(.., |_, forward| forward.guest == guest) {
+        let of_guest = self.forwards.iter().filter(|(_, forward)| forward.guest == guest);
+        let tokens: Vec<Token> = of_guest.map(|(token, _)| *token).collect();
+        for token in tokens {
+            let Some(mut forward) = self.forwards.remove(&token) else { continue };
             break_off(&forward.socket);
             forward.watch.forget(&forward.socket);
             if let Some(opened) = forward.opened.take() {
