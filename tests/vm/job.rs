@@ -215,7 +215,7 @@ fn jobs_that_fail_or_are_cancelled_keep_what_another_goes_on_from() {
     let job = end(&runner, next);
     assert_eq!((job.status, job.error), (Status::Completed, None), "{}", log(&runner));
     assert!(events(&runner, next).contains("one\\nhalf"));
-    let gone = "artifact repo: nothing is kept: /home/user/workspace is no folder any more";
+    let gone = "artifact repo: saved as empty: /home/user/workspace is no longer a folder";
     assert_eq!(job.warnings, [gone]);
     leave(service);
 }

@@ -1,20 +1,20 @@
-//! What a run leaves: the session's history and the artifacts, all at once, and then one call that
-//! makes them a checkpoint.
+//! Checkpoints: uploads the session's history and the artifacts concurrently, then makes one call that
+//! turns them into a checkpoint.
 //!
-//! A run that succeeds makes a whole one. Any other, and one whose whole one fails, makes a *partial*
-//! one of what can be kept, by calls that a platform may refuse: it is asked first, so that a platform
-//! without them gets nothing of a run that failed.
+//! A run that succeeds makes a whole checkpoint. A run that fails, or whose whole checkpoint fails,
+//! makes a *partial* checkpoint of the parts that could be saved. Platforms may lack the calls for it,
+//! so a prepare call asks first: a platform without them receives nothing of a failed run.
 //!
 //! | thread | does |
 //! |---|---|
 //! | `checkpoint` | waits for the others, makes the call |
 //! | `history` | finds, hashes and uploads the history |
-//! | `keep-N`, up to 3 | packs, uploads and commits artifacts, one after the other |
+//! | `save-N`, up to 3 | packs, uploads and commits artifacts, one after the other |
 
 mod artifact;
 mod content_hash;
-mod gap;
 mod history;
+mod omission;
 mod pack;
 mod shape;
 mod walk;
@@ -22,9 +22,10 @@ mod walk;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, Builder, ScopedJoinHandle};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
+use base::thread;
 use guest_common::{Client, Limits, OperationLog, Platform, Retry, RunFolder, Stop, chain};
 use mask::Masker;
 use serde::de::DeserializeOwned;
@@ -39,46 +40,46 @@ const PREPARE_PARTIAL: &str = "/api/webhooks/agent/checkpoints/partial/prepare";
 const PARTIAL: &str = "/api/webhooks/agent/checkpoints/partial";
 const WARNINGS: &str = "/api/webhooks/agent/warnings";
 
-/// How many artifacts are kept at once.
-const KEEPERS: usize = 3;
+/// How many artifacts are saved at once.
+const SAVE_THREADS: usize = 3;
 
-/// A checkpoint to be made.
+/// Makes the checkpoint of a run.
 pub(crate) struct Checkpoint {
     pub(crate) config: Arc<Config>,
     pub(crate) platform: Platform,
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) operations: Arc<OperationLog>,
-    /// The CLI's, with its links followed.
+    /// The CLI's, with symbolic links resolved.
     pub(crate) working_dir: PathBuf,
     pub(crate) masker: Arc<Masker>,
-    /// Ends it at once.
+    /// Cancels all requests and packing.
     pub(crate) stop: Stop,
 }
 
-/// What became of a checkpoint.
+/// The checkpoint that was made, if any.
 #[derive(Debug, Default)]
-pub(crate) struct Made {
-    /// The id of the whole one.
+pub(crate) struct CheckpointResult {
+    /// The id of the whole checkpoint.
     pub(crate) whole: Option<String>,
-    /// The id of the partial one.
+    /// The id of the partial checkpoint.
     pub(crate) partial: Option<String>,
-    /// Why there is no whole one, if one was to be made.
+    /// Why a whole checkpoint failed.
     pub(crate) failure: Option<Error>,
-    /// What was not kept, masked.
+    /// Masked warnings about data that was not saved.
     pub(crate) warnings: Vec<String>,
 }
 
-/// What was kept of a run before anything is made of it.
+/// The parts of a run that were uploaded and committed.
 #[derive(Default)]
-struct Kept {
+struct SavedParts {
     session: Option<Session>,
     snapshots: Vec<Snapshot>,
     warnings: Vec<String>,
-    /// The first that failed.
+    /// The first failure.
     failure: Option<Error>,
 }
 
-/// A session whose history the platform has.
+/// A session whose history was uploaded.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Session {
@@ -86,7 +87,7 @@ struct Session {
     history_hash: String,
 }
 
-/// An artifact as the platform is told of it.
+/// A committed version of an artifact.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Snapshot {
@@ -97,7 +98,7 @@ struct Snapshot {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Request<'a> {
+struct CheckpointRequest<'a> {
     run_id: &'a str,
     cli_agent_type: &'a str,
     cli_agent_session_id: &'a str,
@@ -108,7 +109,7 @@ struct Request<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct PartialRequest<'a> {
+struct PartialCheckpointRequest<'a> {
     run_id: &'a str,
     cli_agent_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,196 +118,205 @@ struct PartialRequest<'a> {
     artifact_snapshots: &'a [Snapshot],
 }
 
-/// What a platform that takes partial checkpoints answers when it is asked.
 #[derive(Deserialize)]
-struct Accepted {
+struct PreparePartialReply {
     accepted: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Reply {
+struct CheckpointReply {
     checkpoint_id: String,
 }
 
 impl Checkpoint {
-    /// Makes a whole one; if that fails, a partial one of what was kept. The shapes are those that the
-    /// artifacts had at the beginning; `notes` are warnings, too.
+    /// Makes a whole checkpoint; if that fails, a partial one of the saved parts. `shapes` are those of
+    /// the artifacts when the run began. `notes` are added to the warnings.
     pub(crate) fn whole(
         &self,
         session: Option<&str>,
         shapes: &[Shape],
         notes: Vec<String>,
-    ) -> Made {
-        let mut kept = Kept::default();
+    ) -> CheckpointResult {
+        let mut saved = SavedParts::default();
         let made = self.timed("checkpoint_total", || {
-            kept = self.keep_all(session, shapes)?;
-            self.make_whole(&mut kept)
+            saved = self.save_all(session, shapes)?;
+            self.make_whole(&mut saved)
         });
         let made = match made {
-            Ok(id) => Made { whole: Some(id), ..Made::default() },
+            Ok(id) => CheckpointResult { whole: Some(id), ..CheckpointResult::default() },
             Err(error) => {
-                let partial = if self.is_partial_taken() { self.make_partial(&kept) } else { None };
-                Made { partial, failure: Some(error), ..Made::default() }
+                let partial =
+                    if self.is_partial_accepted() { self.make_partial(&saved) } else { None };
+                CheckpointResult { partial, failure: Some(error), ..CheckpointResult::default() }
             }
         };
-        self.warned(made, kept, notes)
+        self.send_warnings(made, saved, notes)
     }
 
-    /// Makes a partial one, if the platform takes it.
+    /// Makes a partial checkpoint, if the platform accepts one.
     pub(crate) fn partial(
         &self,
         session: Option<&str>,
         shapes: &[Shape],
         notes: Vec<String>,
-    ) -> Made {
-        if !self.is_partial_taken() {
-            return Made::default();
+    ) -> CheckpointResult {
+        if !self.is_partial_accepted() {
+            return CheckpointResult::default();
         }
-        let kept = self.keep_all(session, shapes).unwrap_or_else(|error| {
-            log::error!("nothing is kept; error={}", chain(&error));
-            Kept::default()
+        let saved = self.save_all(session, shapes).unwrap_or_else(|error| {
+            log::error!("cannot save any part of the run; error={}", chain(&error));
+            SavedParts::default()
         });
-        let partial = self.make_partial(&kept);
-        self.warned(Made { partial, ..Made::default() }, kept, notes)
+        let partial = self.make_partial(&saved);
+        self.send_warnings(
+            CheckpointResult { partial, ..CheckpointResult::default() },
+            saved,
+            notes,
+        )
     }
 
-    fn make_whole(&self, kept: &mut Kept) -> Result<String> {
-        if let Some(error) = kept.failure.take() {
+    fn make_whole(&self, saved: &mut SavedParts) -> Result<String> {
+        if let Some(error) = saved.failure.take() {
             return Err(error);
         }
-        let session = kept.session.as_ref().ok_or(Error::NoSession)?;
-        let request = Request {
+        let session = saved.session.as_ref().ok_or(Error::NoSession)?;
+        let request = CheckpointRequest {
             run_id: &self.config.run_id,
             cli_agent_type: self.config.agent.name(),
             cli_agent_session_id: &session.id,
             cli_agent_session_history_hash: &session.history_hash,
-            artifact_snapshots: &kept.snapshots,
+            artifact_snapshots: &saved.snapshots,
         };
         self.timed("checkpoint_api_call", || {
-            let reply: Reply = self.post(WHOLE, &request)?;
+            let reply: CheckpointReply = self.post(WHOLE, &request)?;
             Ok(reply.checkpoint_id)
         })
     }
 
-    fn make_partial(&self, kept: &Kept) -> Option<String> {
-        if kept.session.is_none() && kept.snapshots.is_empty() {
+    fn make_partial(&self, saved: &SavedParts) -> Option<String> {
+        if saved.session.is_none() && saved.snapshots.is_empty() {
             return None;
         }
-        let request = PartialRequest {
+        let request = PartialCheckpointRequest {
             run_id: &self.config.run_id,
             cli_agent_type: self.config.agent.name(),
-            session: kept.session.as_ref(),
-            artifact_snapshots: &kept.snapshots,
+            session: saved.session.as_ref(),
+            artifact_snapshots: &saved.snapshots,
         };
         let made = self.timed("partial_checkpoint_api_call", || {
-            let reply: Reply = self.post(PARTIAL, &request)?;
+            let reply: CheckpointReply = self.post(PARTIAL, &request)?;
             Ok(reply.checkpoint_id)
         });
-        made.inspect_err(|error| log::warn!("no partial checkpoint; error={}", chain(error))).ok()
+        made.inspect_err(|error| {
+            log::warn!("cannot make a partial checkpoint; error={}", chain(error));
+        })
+        .ok()
     }
 
-    /// Asks the platform whether it takes a partial one. Most do not know the call.
-    fn is_partial_taken(&self) -> bool {
+    /// Asks the platform whether it accepts a partial checkpoint. Most platforms lack the call.
+    fn is_partial_accepted(&self) -> bool {
         let request = serde_json::json!({ "runId": self.config.run_id });
-        match self.platform.post::<Accepted>(PREPARE_PARTIAL, &request) {
+        match self.platform.post::<PreparePartialReply>(PREPARE_PARTIAL, &request) {
             Ok(answer) => answer.accepted,
             Err(error) => {
-                log::debug!("no partial checkpoint is taken; error={}", chain(&error));
+                log::debug!("the platform accepts no partial checkpoint; error={}", chain(&error));
                 false
             }
         }
     }
 
-    /// Tells the platform what was not kept. One that does not know the call goes without.
-    fn warned(&self, made: Made, kept: Kept, notes: Vec<String>) -> Made {
-        let warnings = notes.into_iter().chain(kept.warnings);
+    /// Sends the warnings to the platform. A platform may lack the call; that is no error.
+    fn send_warnings(
+        &self,
+        made: CheckpointResult,
+        saved: SavedParts,
+        notes: Vec<String>,
+    ) -> CheckpointResult {
+        let warnings = notes.into_iter().chain(saved.warnings);
         let warnings: Vec<String> =
             warnings.map(|text| self.masker.mask(&text).into_owned()).collect();
         warnings.iter().for_each(|text| log::warn!("{text}"));
         if !warnings.is_empty() {
             let request = serde_json::json!({ "runId": self.config.run_id, "warnings": warnings });
-            let told = self.platform.post::<serde_json::Value>(WARNINGS, &request);
-            if let Err(error) = told {
-                log::debug!("no warnings are taken; error={}", chain(&error));
+            let sent = self.platform.post::<serde_json::Value>(WARNINGS, &request);
+            if let Err(error) = sent {
+                log::debug!("the platform accepts no warnings; error={}", chain(&error));
             }
         }
-        Made { warnings, ..made }
+        CheckpointResult { warnings, ..made }
     }
 
-    /// Keeps the history and all artifacts, each for itself.
-    fn keep_all(&self, session: Option<&str>, shapes: &[Shape]) -> Result<Kept> {
+    /// Saves the history and all artifacts concurrently. One that fails does not stop the others.
+    fn save_all(&self, session: Option<&str>, shapes: &[Shape]) -> Result<SavedParts> {
         let next = AtomicUsize::new(0);
-        let keep = || self.keep_some(&next, shapes);
-        thread::scope(|scope| {
-            let start = |name: &'static str| {
-                let builder = Builder::new().name(name.into());
-                builder.spawn_scoped(scope, keep).map_err(|source| Error::Thread { name, source })
-            };
-            let history = Builder::new()
-                .name("history".into())
-                .spawn_scoped(scope, || self.keep_session(session))
+        let save = || self.save_artifacts(&next, shapes);
+        std::thread::scope(|scope| {
+            let history = thread::spawn_scoped(scope, "history", || self.save_session(session))
                 .map_err(|source| Error::Thread { name: "history", source })?;
-            let count = self.config.artifacts.len().min(KEEPERS);
-            let keepers: Vec<_> =
-                ["keep-1", "keep-2", "keep-3"].into_iter().take(count).map(start).collect();
-            let mut kept = Kept::default();
-            match joined("history", history).and_then(|kept| kept) {
-                Ok((session, flaw)) => {
-                    kept.session = Some(session);
-                    kept.warnings.extend(flaw);
+            let count = self.config.artifacts.len().min(SAVE_THREADS);
+            let start = |number| {
+                thread::spawn_scoped(scope, &format!("save-{number}"), save)
+                    .map_err(|source| Error::Thread { name: "save", source })
+            };
+            let savers: Vec<_> = (1..=count).map(start).collect();
+            let mut saved = SavedParts::default();
+            match joined("history", history).and_then(|saved| saved) {
+                Ok((session, truncation)) => {
+                    saved.session = Some(session);
+                    saved.warnings.extend(truncation);
                 }
-                Err(error) => kept.fail("the session", error),
+                Err(error) => saved.fail("the session", error),
             }
             let mut artifacts = Vec::new();
-            for keeper in keepers {
-                artifacts.extend(joined("keep", keeper?)?);
+            for saver in savers {
+                artifacts.extend(joined("save", saver?)?);
             }
             artifacts.sort_by_key(|(index, _)| *index);
             for (index, artifact) in artifacts {
                 match artifact {
                     Ok(artifact) => {
-                        kept.snapshots.push(artifact.snapshot);
-                        kept.warnings.extend(artifact.warnings);
+                        saved.snapshots.push(artifact.snapshot);
+                        saved.warnings.extend(artifact.warnings);
                     }
                     Err(error) => {
-                        kept.fail(
+                        saved.fail(
                             &format!("artifact {}", self.config.artifacts[index].name),
                             error,
                         );
                     }
                 }
             }
-            Ok(kept)
+            Ok(saved)
         })
     }
 
-    fn keep_session(&self, session: Option<&str>) -> Result<(Session, Option<String>)> {
+    fn save_session(&self, session: Option<&str>) -> Result<(Session, Option<String>)> {
         let session = session.filter(|id| is_file_name(id)).ok_or(Error::NoSession)?;
-        let (history_hash, flaw) = history::keep(self, session)?;
-        Ok((Session { id: session.to_owned(), history_hash }, flaw))
+        let (history_hash, truncation) = history::save(self, session)?;
+        Ok((Session { id: session.to_owned(), history_hash }, truncation))
     }
 
-    /// Keeps artifacts that nobody else has taken yet, until none is left.
-    fn keep_some(
+    /// Saves the next artifact, by the shared counter, until none is left.
+    fn save_artifacts(
         &self,
         next: &AtomicUsize,
         shapes: &[Shape],
-    ) -> Vec<(usize, Result<artifact::Kept>)> {
-        let mut kept = Vec::new();
+    ) -> Vec<(usize, Result<artifact::SavedArtifact>)> {
+        let mut saved = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(artifact) = self.config.artifacts.get(index) else { return kept };
-            kept.push((index, artifact::keep(self, index, artifact, shapes.get(index))));
+            let Some(artifact) = self.config.artifacts.get(index) else { return saved };
+            saved.push((index, artifact::save(self, index, artifact, shapes.get(index))));
         }
     }
 
-    /// Calls the platform, through any outage that a run outlives.
+    /// Calls the platform. Retries through an outage of up to three minutes.
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         Ok(self.platform.post_again(&Retry::through_outage(), path, body)?)
     }
 
-    /// Does something, and notes how long it took.
+    /// Does `work` and records how long it took.
     fn timed<T>(&self, action: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let began = Instant::now();
         let result = work();
@@ -315,17 +325,17 @@ impl Checkpoint {
         result
     }
 
-    /// A client for uploads: each says for itself how long it may take.
+    /// A client for uploads. Each upload sets its own time limit.
     fn uploader(&self) -> Client {
         let silence = std::time::Duration::from_secs(60);
         Client::new(Limits { whole: None, silence, redirects: 0 }, &self.stop)
     }
 }
 
-impl Kept {
-    /// Something is not kept at all.
+impl SavedParts {
+    /// Records that `what` could not be saved.
     fn fail(&mut self, what: &str, error: Error) {
-        self.warnings.push(format!("{what} is not kept: {}", chain(&error)));
+        self.warnings.push(format!("{what} was not saved: {}", chain(&error)));
         self.failure.get_or_insert(error);
     }
 }
@@ -334,7 +344,7 @@ fn joined<T>(name: &'static str, thread: ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|_| Error::Panic { name })
 }
 
-/// INVARIANT: a session's id is part of paths, so it leads nowhere else.
+/// INVARIANT: a session's id is part of paths, so it must not lead out of its folder.
 fn is_file_name(id: &str) -> bool {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=128).contains(&id.len()) && id.bytes().all(safe)

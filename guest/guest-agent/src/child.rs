@@ -1,4 +1,4 @@
-//! The CLI as a process, and the pipes to it.
+//! The CLI's process and its non-blocking pipes.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
@@ -12,10 +12,10 @@ use process::{Child, Command, Status};
 use crate::config::Config;
 use crate::{Error, Result, cli};
 
-/// How much is read at once: what a pipe holds.
-pub(crate) const PIPE: usize = 64 << 10;
+/// The kernel's default capacity of a pipe.
+pub(crate) const PIPE_CAPACITY: usize = 64 << 10;
 
-/// A CLI that was started.
+/// A started CLI.
 pub(crate) struct Cli {
     pub(crate) process: Child,
     pub(crate) input: Input,
@@ -23,27 +23,26 @@ pub(crate) struct Cli {
     pub(crate) stderr: Output,
 }
 
-/// What is still to be written to its standard input; closed when all of it is.
+/// The CLI's standard input, closed once the prompt is written.
 pub(crate) struct Input {
     pipe: Option<File>,
     bytes: Vec<u8>,
     written: usize,
 }
 
-/// The other end of its standard output or error.
+/// The CLI's standard output or error.
 pub(crate) struct Output {
-    /// None from its end on.
+    /// `None` after its end.
     pipe: Option<File>,
 }
 
 impl Cli {
-    /// Starts it: in a session of its own, with an environment of its own, and so that it does not
-    /// outlive this process.
+    /// Starts the CLI in its own session and environment. The kernel kills it if this process dies.
     pub(crate) fn start(config: &Config, folder: &RunFolder, working_dir: &Path) -> Result<Self> {
         let (program, arguments) = cli::arguments(config, folder, working_dir)?;
-        let (stdin, input) = pipe_in()?;
-        let (stdout_pipe, stdout) = pipe_out()?;
-        let (stderr_pipe, stderr) = pipe_out()?;
+        let (stdin, input) = input_pipe()?;
+        let (stdout_pipe, stdout) = output_pipe()?;
+        let (stderr_pipe, stderr) = output_pipe()?;
         let mut command = Command::new(program)
             .args(arguments)
             .cwd(working_dir)
@@ -61,26 +60,26 @@ impl Cli {
         Ok(Self { process, input, stdout, stderr })
     }
 
-    /// Sends it a signal.
+    /// Sends the CLI a signal.
     pub(crate) fn signal(&self, signal: i32) {
         if let Err(error) = self.process.signal(signal) {
             log::error!("{}", guest_common::chain(&error));
         }
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the CLI has exited.
     pub(crate) fn status(&self) -> Result<Option<Status>> {
         self.process.try_wait().map_err(|source| Error::Process { source })
     }
 }
 
 impl Input {
-    /// The pipe, as long as there is something to write to it.
-    pub(crate) fn waiting(&self) -> Option<BorrowedFd<'_>> {
+    /// The pipe, while part of the prompt is not written.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(File::as_fd)
     }
 
-    /// Writes what the pipe takes.
+    /// Writes as much as the pipe takes.
     pub(crate) fn write(&mut self) {
         let Some(pipe) = &mut self.pipe else { return };
         while self.written < self.bytes.len() {
@@ -89,8 +88,8 @@ impl Input {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // It may have read enough; what it makes of that, it says itself.
-                    log::warn!("the agent takes no more of its prompt; error={error}");
+                    // Not an error of the run: the CLI itself reports a prompt that it could not read.
+                    log::warn!("the agent closed its standard input early; error={error}");
                     break;
                 }
             }
@@ -101,12 +100,12 @@ impl Input {
 }
 
 impl Output {
-    /// The pipe, as long as more may come.
-    pub(crate) fn waiting(&self) -> Option<BorrowedFd<'_>> {
+    /// The pipe, until its end.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(File::as_fd)
     }
 
-    /// Reads what is there; zero if there is nothing now, or never again.
+    /// Reads what the pipe holds. Zero if it is empty or at its end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let Some(pipe) = &mut self.pipe else { return Ok(0) };
         loop {
@@ -124,19 +123,19 @@ impl Output {
     }
 }
 
-/// A pipe to the child: its end, and ours, which does not block.
-fn pipe_in() -> Result<(PipeReader, File)> {
+/// A pipe to the child: the child's end, and ours, which does not block.
+fn input_pipe() -> Result<(PipeReader, File)> {
     let (theirs, ours) = io::pipe().map_err(|source| Error::Pipe { source })?;
-    Ok((theirs, unblocked(ours)?))
+    Ok((theirs, nonblocking(ours)?))
 }
 
-/// A pipe from the child: ours, which does not block, and its end.
-fn pipe_out() -> Result<(File, PipeWriter)> {
+/// A pipe from the child: our end, which does not block, and the child's.
+fn output_pipe() -> Result<(File, PipeWriter)> {
     let (ours, theirs) = io::pipe().map_err(|source| Error::Pipe { source })?;
-    Ok((unblocked(ours)?, theirs))
+    Ok((nonblocking(ours)?, theirs))
 }
 
-fn unblocked(pipe: impl Into<OwnedFd>) -> Result<File> {
+fn nonblocking(pipe: impl Into<OwnedFd>) -> Result<File> {
     let pipe = pipe.into();
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map_err(|errno| Error::Pipe { source: errno.into() })?;

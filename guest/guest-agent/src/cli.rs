@@ -1,4 +1,4 @@
-//! The agents' command lines, what they find in their environment, and how they take the prompt.
+//! The command line, environment and standard input of each agent's CLI.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::Result;
 use crate::config::{Agent, Config};
 
-/// What keeps the CLI from doing what nobody in here needs.
+/// Variables that turn off telemetry, updates and terminal features of Claude Code.
 const QUIET: [&str; 6] = [
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
     "DISABLE_AUTOUPDATER",
@@ -19,15 +19,15 @@ const QUIET: [&str; 6] = [
     "DISABLE_INSTALLATION_CHECKS",
 ];
 
-/// The files of the run in which the CLI finds what is no argument.
+/// Files in the run's folder that are passed to the CLI by path.
 const SETTINGS: &str = "settings.json";
 const SYSTEM_PROMPT: &str = "system-prompt.txt";
 
-/// A system prompt that is longer goes by a file.
+/// A longer system prompt is passed as a file.
 const LONG: usize = 64 << 10;
 
 impl Agent {
-    /// What the platform calls it.
+    /// Its name in the platform's API.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Agent::Claude { .. } => "claude-code",
@@ -36,7 +36,7 @@ impl Agent {
     }
 }
 
-/// The program and its arguments. The prompt is none of them: see [`input`].
+/// The program and its arguments. The prompt goes to standard input: see [`input`].
 pub(crate) fn arguments(
     config: &Config,
     folder: &RunFolder,
@@ -63,7 +63,7 @@ fn claude(config: &Config, folder: &RunFolder) -> Result<Vec<OsString>> {
     if let Some(id) = &config.resume {
         arguments.extend(["--resume".into(), id.into()]);
     }
-    // No argument may be longer than 128 KiB.
+    // The kernel limits an argument to 128 KiB.
     match &config.append_system_prompt {
         Some(text) if text.len() > LONG => {
             folder.write(SYSTEM_PROMPT, text.as_bytes())?;
@@ -79,7 +79,7 @@ fn claude(config: &Config, folder: &RunFolder) -> Result<Vec<OsString>> {
         arguments.extend(names.iter().map(OsString::from));
     }
     if let Some(settings) = &config.settings {
-        // They may hold tokens, and every process may read an argument.
+        // Settings may hold tokens, and every process can read the arguments.
         folder.write(SETTINGS, settings.as_bytes())?;
         arguments.extend(["--settings".into(), folder.path().join(SETTINGS).into()]);
     }
@@ -103,7 +103,7 @@ fn codex(config: &Config, model: Option<&str>, working_dir: &Path) -> Vec<OsStri
     arguments
 }
 
-/// What goes to the CLI's standard input: no limit on its length, and nothing that could be a flag.
+/// The CLI's standard input: the prompt. Its length is not limited and it cannot be taken for a flag.
 pub(crate) fn input(config: &Config) -> Vec<u8> {
     match config.agent {
         Agent::Claude { .. } => {
@@ -114,7 +114,7 @@ pub(crate) fn input(config: &Config) -> Vec<u8> {
     }
 }
 
-/// All that the CLI finds in its environment: nothing of this process's that is not named.
+/// The CLI's whole environment. System variables override the user's; nothing else is inherited.
 pub(crate) fn environment(config: &Config) -> Vec<(OsString, OsString)> {
     let user = config.user_environment.iter().filter(|(name, value)| {
         let usable = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
@@ -125,18 +125,18 @@ pub(crate) fn environment(config: &Config) -> Vec<(OsString, OsString)> {
     let system = system.map(|(name, value)| (OsString::from(name), value.clone()));
     let quiet = QUIET.into_iter().map(|name| (name.into(), "1".into()));
     let system: Vec<_> = system.chain(quiet).collect();
-    let loses = |name: &OsString| system.iter().any(|(known, _)| known == name);
-    let mut environment: Vec<_> = user.filter(|(name, _)| !loses(name)).collect();
+    let is_overridden = |name: &OsString| system.iter().any(|(known, _)| known == name);
+    let mut environment: Vec<_> = user.filter(|(name, _)| !is_overridden(name)).collect();
     environment.extend(system);
     environment
 }
 
-/// Where the CLI may keep a session's history: the first that exists is it.
+/// Folders where Claude Code may keep a session's history, in the order to look in.
 pub(crate) fn history_folders(home: &Path, working_dir: &Path) -> Vec<PathBuf> {
     let projects = home.join(".claude/projects");
     let name = working_dir.to_string_lossy();
     let dashes = name.replace('/', "-");
-    // Later versions replace more than slashes.
+    // Newer versions replace more than slashes.
     let strict = name.replace(|char: char| !char.is_ascii_alphanumeric(), "-");
     [dashes, strict].map(|name| projects.join(name)).into()
 }

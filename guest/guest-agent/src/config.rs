@@ -1,4 +1,4 @@
-//! What the environment says, and what it means. It is read once, before any thread starts.
+//! The configuration of a run, read from environment variables once, before any thread starts.
 
 mod variable;
 
@@ -27,10 +27,10 @@ const CERTIFICATES: [&str; 7] = [
     "CODEX_CA_CERTIFICATE",
 ];
 
-/// A run.
+/// The configuration of a run.
 pub struct Config {
     pub(crate) run_id: String,
-    /// None in local mode: no HTTP at all.
+    /// `None` in local mode, which makes no HTTP request.
     pub(crate) platform: Option<Identity>,
     pub(crate) agent: Agent,
     pub(crate) prompt: String,
@@ -41,41 +41,41 @@ pub struct Config {
     pub(crate) settings: Option<String>,
     pub(crate) working_dir: PathBuf,
     pub(crate) home: PathBuf,
-    /// Where the run's files go instead of into the home.
+    /// The run's folder, if it is not below the home.
     pub(crate) runtime_dir: Option<PathBuf>,
-    /// What the user wants in the CLI's environment.
+    /// The user's variables for the CLI's environment.
     pub(crate) user_environment: BTreeMap<String, String>,
-    /// What is in it whatever the user wants.
+    /// Variables that override the user's.
     pub(crate) system_environment: Vec<(&'static str, OsString)>,
     pub(crate) secrets: Vec<Vec<u8>>,
     pub(crate) artifacts: Vec<Artifact>,
-    /// Names that no artifact holds.
+    /// Names of files and folders that are left out of artifacts.
     pub(crate) excluded: Vec<String>,
     pub(crate) limits: Limits,
-    /// The size of the VM's disk, as its user asked for it.
+    /// The size of the VM's disk as the user requested it.
     pub(crate) disk_mib: Option<u64>,
-    /// When the platform was asked for the run, in milliseconds since 1970.
+    /// When the platform received the request for the run, in milliseconds since 1970.
     pub(crate) api_start: Option<u64>,
 }
 
-/// Which CLI it is.
+/// Which CLI to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Agent {
     Claude { program: OsString },
     Codex { model: Option<String> },
 }
 
-/// A mount that is kept at the end.
+/// A folder that is saved at the end of the run.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Artifact {
     #[serde(alias = "vasStorageName")]
     pub(crate) name: String,
     pub(crate) mount_path: PathBuf,
-    /// The newer form has it; the older one knows the storage by name and type.
+    /// Only in the newer form; the older one identifies the storage by name and type.
     pub(crate) storage_id: Option<String>,
     #[serde(skip)]
-    pub(crate) kind: Kind,
+    pub(crate) kind: StorageType,
     #[serde(alias = "vasVersionId")]
     pub(crate) version_id: Option<String>,
     #[serde(default)]
@@ -84,13 +84,13 @@ pub(crate) struct Artifact {
 
 /// The type of a storage in the older form.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum StorageType {
     #[default]
     Artifact,
     Memory,
 }
 
-/// What it means that a mount is not there at the end.
+/// What to save if the folder does not exist at the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum MissingRoot {
@@ -100,8 +100,8 @@ pub(crate) enum MissingRoot {
 }
 
 impl Config {
-    /// Reads this process's environment, and the files that it names. Files with secrets are removed
-    /// then: the CLI runs as the same user.
+    /// Reads this process's environment and the files that it names. Removes files with secrets, since
+    /// the CLI runs as the same user.
     pub fn from_env() -> Result<Self> {
         Self::read(&Variables::of_process())
     }
@@ -116,7 +116,7 @@ impl Config {
         let platform = match token {
             None => None,
             Some(token) => Some(Identity {
-                url: variables.needed("VM0_API_URL")?,
+                url: variables.required("VM0_API_URL")?,
                 run_id: run_id.clone().ok_or(Error::Missing { name: "VM0_RUN_ID" })?,
                 token,
                 bypass,
@@ -126,7 +126,7 @@ impl Config {
             run_id: run_id.unwrap_or_else(|| "local".to_owned()),
             platform,
             agent: agent(variables)?,
-            prompt: variables.needed("VM0_PROMPT")?,
+            prompt: variables.required("VM0_PROMPT")?,
             append_system_prompt: variables.text("VM0_APPEND_SYSTEM_PROMPT")?,
             resume: variables.text("VM0_RESUME_SESSION_ID")?,
             tools: variables.list("VM0_TOOLS")?,
@@ -154,9 +154,10 @@ fn agent(variables: &Variables) -> Result<Agent> {
         None | Some("claude-code") => {
             let mock = variables.text("USE_MOCK_CLAUDE")?.as_deref() == Some("true");
             let named = variables.raw("VM0_MOCK_CLAUDE_PATH").filter(|path| !path.is_empty());
-            let program = match mock {
-                true => named.unwrap_or_else(|| "guest-mock-claude".into()),
-                false => "claude".into(),
+            let program = if mock {
+                named.unwrap_or_else(|| "guest-mock-claude".into())
+            } else {
+                "claude".into()
             };
             Ok(Agent::Claude { program })
         }
@@ -182,10 +183,13 @@ fn artifacts(variables: &Variables) -> Result<Vec<Artifact>> {
     };
     let older = [
         (
-            Kind::Artifact,
+            StorageType::Artifact,
             ["VM0_ARTIFACT_MOUNT_PATH", "VM0_ARTIFACT_VOLUME_NAME", "VM0_ARTIFACT_VERSION_ID"],
         ),
-        (Kind::Memory, ["VM0_MEMORY_MOUNT_PATH", "VM0_MEMORY_NAME", "VM0_MEMORY_VERSION_ID"]),
+        (
+            StorageType::Memory,
+            ["VM0_MEMORY_MOUNT_PATH", "VM0_MEMORY_NAME", "VM0_MEMORY_VERSION_ID"],
+        ),
     ];
     for (kind, [mount_path, name, version_id]) in older {
         let (Some(mount_path), Some(name)) = (variables.path(mount_path)?, variables.text(name)?)
@@ -228,7 +232,7 @@ fn limits(variables: &Variables) -> Result<Limits> {
     Ok(Limits {
         tool: seconds("VM0_STUCK_TOOL_TIMEOUT_SECS", 300)?,
         silence: seconds("VM0_POST_RESULT_SIGTERM_GRACE_SECS", 10)?,
-        farewell: seconds("VM0_POST_RESULT_TOTAL_CAP_SECS", 120)?,
+        exit: seconds("VM0_POST_RESULT_TOTAL_CAP_SECS", 120)?,
         kill: seconds("VM0_POST_RESULT_SIGKILL_GRACE_SECS", 5)?,
         cancel: seconds("VM0_CANCEL_GRACE_SECS", 90)?,
     })
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_what_is_missing_is_named() {
+    fn a_token_requires_the_url_and_the_run_id() {
         let error = read(&[("VM0_API_TOKEN", "t")]).err().unwrap();
         assert_eq!(error.to_string(), "VM0_API_URL is not set");
         let error = read(&[("VM0_API_TOKEN", "t"), ("VM0_API_URL", "u")]).err().unwrap();
@@ -286,7 +290,10 @@ mod tests {
         let artifacts = read(&pairs).unwrap().artifacts;
         assert_eq!(artifacts[0].storage_id.as_deref(), Some("i"));
         assert_eq!(artifacts[0].missing_root_policy, MissingRoot::PreserveParentVersion);
-        assert_eq!((artifacts[1].kind, artifacts[1].name.as_str()), (Kind::Memory, "memory"));
+        assert_eq!(
+            (artifacts[1].kind, artifacts[1].name.as_str()),
+            (StorageType::Memory, "memory")
+        );
     }
 
     #[test]
@@ -297,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mock_stands_in_where_it_is_asked_for() {
+    fn the_mock_replaces_claude_only_if_it_is_enabled() {
         let config = read(&[("USE_MOCK_CLAUDE", "true")]).unwrap();
         assert_eq!(config.agent, Agent::Claude { program: "guest-mock-claude".into() });
         let config = read(&[("VM0_MOCK_CLAUDE_PATH", "/m")]).unwrap();

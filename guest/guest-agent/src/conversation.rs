@@ -1,20 +1,20 @@
-//! The CLI from its start to its end: its prompt in, its events out, its limits kept.
+//! The conversation with the CLI: writes its prompt, reads its events, enforces its time limits.
 //!
 //! The main thread sleeps in one `poll`:
 //!
 //! | readable or writable | then |
 //! |---|---|
-//! | the signalfd | end the CLI; the second time at once |
-//! | the bell | room in the spool; or the heart stopped: end the CLI |
-//! | the pidfd | the CLI has exited: take what is in the pipes, which is all it wrote; the end |
-//! | its stdin | more of the prompt |
-//! | its stdout, while the sink has room | events |
-//! | its stderr | a line for the log |
-//! | our stdout, in local mode | more of the events |
-//! | – the next limit | SIGTERM, and some time later SIGKILL |
+//! | the signalfd | terminate the CLI; the second time, kill it |
+//! | the waker | read on if the spool has room; terminate the CLI if the heartbeat failed |
+//! | the pidfd | the CLI has exited: read the rest of its pipes and return |
+//! | its stdin | write more of the prompt |
+//! | its stdout, while the sink has room | read events |
+//! | its stderr | log its lines |
+//! | our stdout, in local mode | print more events |
+//! | – a time limit passes | SIGTERM, later SIGKILL |
 //!
-//! The end of the CLI is the end of its process, not of its pipes: what it left may hold them for
-//! ever, and is ended next.
+//! The conversation ends when the CLI's process exits, not at the end of its pipes: processes that it
+//! left may hold the pipes open. They are killed next.
 
 use std::fmt;
 use std::os::fd::AsFd as _;
@@ -25,27 +25,26 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use process::Status;
 
-use crate::bell::Bell;
-use crate::child::{Cli, PIPE};
-use crate::event::{Event, Verdict};
-use crate::limit::{Limits, Overdue, Part, Watch};
+use crate::child::{Cli, PIPE_CAPACITY};
+use crate::event::{CliResult, Event};
+use crate::limit::{LimitTracker, Limits, Overdue, Phase};
 use crate::line::{Line, Lines};
 use crate::signal::Signals;
 use crate::sink::{Sink, stdout};
+use crate::waker::Waker;
 use crate::{Error, Result};
 
-/// The longest event.
-const LONGEST_EVENT: usize = 16 << 20;
-/// The longest line of stderr, and how much of its end is kept to say why the CLI failed.
-const LONGEST_REMARK: usize = 64 << 10;
-const LAST_WORDS: usize = 2048;
+const MAX_EVENT_LENGTH: usize = 16 << 20;
+const MAX_STDERR_LINE: usize = 64 << 10;
+/// How much of the end of stderr goes into the error of a failed run.
+const STDERR_TAIL: usize = 2048;
 
-/// Why we ended the CLI.
+/// Why this process terminated the CLI.
 #[derive(Debug)]
 pub(crate) enum Cause {
     Signal(i32),
     Overdue(Overdue),
-    /// Something that the run cannot do without failed: this is why.
+    /// A service failed that the run needs, with this error.
     Failed(String),
 }
 
@@ -53,53 +52,53 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Signal(signal) => write!(f, "signal {signal}"),
-            Cause::Overdue(Overdue::Tool(name)) => write!(f, "{name} does not return"),
-            Cause::Overdue(Overdue::Farewell) => f.write_str("it is done but does not go"),
+            Cause::Overdue(Overdue::Tool(name)) => write!(f, "{name} did not return in time"),
+            Cause::Overdue(Overdue::Exit) => f.write_str("it did not exit after its result"),
             Cause::Failed(text) => f.write_str(text),
         }
     }
 }
 
-/// What came of it.
-pub(crate) struct Report {
+/// How the CLI ended.
+pub(crate) struct CliReport {
     pub(crate) status: Status,
-    /// Why we ended it, if we did.
+    /// Why this process terminated it; `None` if it exited by itself.
     pub(crate) cause: Option<Cause>,
-    /// When the run was asked to end, or failed.
-    pub(crate) asked: Option<Instant>,
+    /// When a signal or a failure asked the run to end.
+    pub(crate) end_requested: Option<Instant>,
     pub(crate) session: Option<String>,
-    pub(crate) verdict: Option<Verdict>,
+    pub(crate) result: Option<CliResult>,
     /// The end of its stderr, masked.
-    pub(crate) last_words: String,
-    /// What the disk has none left of, if anything.
+    pub(crate) stderr_tail: String,
+    /// That the disk is full, if it is.
     pub(crate) shortage: Option<String>,
 }
 
-impl Report {
-    /// All that it said about how it went.
-    pub(crate) fn said(&self) -> String {
-        let verdict = self.verdict.as_ref().and_then(|verdict| verdict.text.as_deref());
-        format!("{}\n{}", verdict.unwrap_or_default(), self.last_words)
+impl CliReport {
+    /// The CLI's result text and the end of its stderr.
+    pub(crate) fn messages(&self) -> String {
+        let result = self.result.as_ref().and_then(|result| result.text.as_deref());
+        format!("{}\n{}", result.unwrap_or_default(), self.stderr_tail)
     }
 }
 
-/// A conversation that goes on.
+/// A conversation with a running CLI.
 pub(crate) struct Conversation<'a> {
     cli: Cli,
     sink: &'a mut Sink,
     masker: &'a Masker,
     limits: Limits,
-    watch: Watch,
+    tracker: LimitTracker,
     lines: Lines,
-    remarks: Stream<'a>,
-    remark_lines: Lines,
-    last_words: String,
+    stderr: Stream<'a>,
+    stderr_lines: Lines,
+    stderr_tail: String,
     session: Option<String>,
     cause: Option<Cause>,
     kill_at: Option<Instant>,
-    asked: Option<Instant>,
-    /// Since when nothing is read, as there is no room for it.
-    deaf_since: Option<Instant>,
+    end_requested: Option<Instant>,
+    /// When reading paused because the sink was full.
+    paused_since: Option<Instant>,
 }
 
 impl<'a> Conversation<'a> {
@@ -109,45 +108,45 @@ impl<'a> Conversation<'a> {
             sink,
             masker,
             limits,
-            watch: Watch::new(limits, Instant::now()),
-            lines: Lines::new(LONGEST_EVENT),
-            remarks: Stream::new(masker),
-            remark_lines: Lines::new(LONGEST_REMARK),
-            last_words: String::new(),
+            tracker: LimitTracker::new(limits, Instant::now()),
+            lines: Lines::new(MAX_EVENT_LENGTH),
+            stderr: Stream::new(masker),
+            stderr_lines: Lines::new(MAX_STDERR_LINE),
+            stderr_tail: String::new(),
             session: None,
             cause: None,
             kill_at: None,
-            asked: None,
-            deaf_since: None,
+            end_requested: None,
+            paused_since: None,
         }
     }
 
-    /// Lasts until the CLI has ended. `failure` is asked when the bell rings; `begun` is called when
-    /// the CLI names its session.
+    /// Runs until the CLI exits. Polls `failure` after each wake-up. Calls `begun` once, when the CLI
+    /// announces its session.
     pub(crate) fn run(
         mut self,
         signals: &Signals,
-        bell: &Bell,
+        waker: &Waker,
         mut failure: impl FnMut() -> Option<Error>,
         mut begun: impl FnMut(),
-    ) -> Result<Report> {
+    ) -> Result<CliReport> {
         let mut had_session = false;
         loop {
-            self.sleep(signals, bell)?;
-            bell.hush();
+            self.sleep(signals, waker)?;
+            waker.drain();
             if let Some(signal) = signals.next(Some(self.cli.process.pid())) {
                 self.cancel(signal);
             }
             if let Some(error) = failure().filter(|_| self.cause.is_none()) {
-                self.ask(Cause::Failed(guest_common::chain(&error)));
+                self.request_end(Cause::Failed(guest_common::chain(&error)));
             }
             self.cli.input.write();
             self.print();
-            // Before the pipes are read: what comes after this is not the CLI's any more.
+            // Read the status before the pipes: output that comes after the exit is not the CLI's.
             let status = self.cli.status()?;
-            self.read_stderr(PIPE)?;
+            self.read_stderr(PIPE_CAPACITY)?;
             if self.has_room() || status.is_some() {
-                self.read_stdout(PIPE)?;
+                self.read_stdout(PIPE_CAPACITY)?;
             }
             if self.session.is_some() && !std::mem::replace(&mut had_session, true) {
                 begun();
@@ -155,47 +154,45 @@ impl<'a> Conversation<'a> {
             if let Some(status) = status {
                 return self.finish(status);
             }
-            self.keep_limits();
+            self.enforce_limits();
         }
     }
 
-    /// Sleeps until there is something to do.
-    fn sleep(&mut self, signals: &Signals, bell: &Bell) -> Result<()> {
+    /// Sleeps until a descriptor is ready or the next time limit passes.
+    fn sleep(&mut self, signals: &Signals, waker: &Waker) -> Result<()> {
         let room = self.has_room();
-        let printing = matches!(&*self.sink, Sink::Local(printer) if printer.waiting() > 0);
+        let printing = matches!(&*self.sink, Sink::Local(printer) if printer.pending() > 0);
         let cli = &self.cli;
         let mut fds = vec![
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(bell.as_fd(), PollFlags::POLLIN),
+            PollFd::new(waker.as_fd(), PollFlags::POLLIN),
             PollFd::new(cli.process.pidfd(), PollFlags::POLLIN),
         ];
-        fds.extend(cli.input.waiting().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
-        fds.extend(cli.stderr.waiting().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        fds.extend(
-            cli.stdout.waiting().filter(|_| room).map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
-        );
+        fds.extend(cli.input.fd().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        fds.extend(cli.stderr.fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(cli.stdout.fd().filter(|_| room).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(printing.then(|| PollFd::new(stdout(), PollFlags::POLLOUT)));
         let limit = self.kill_at.or_else(|| match self.cause {
-            None if room => self.watch.next().map(|(at, _)| at),
+            None if room => self.tracker.next().map(|(at, _)| at),
             _ => None,
         });
-        let timeout = limit.map_or(PollTimeout::NONE, process::poll_timeout);
+        let timeout = limit.map_or(PollTimeout::NONE, base::deadline::poll_timeout);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(Error::Wait { source: errno.into() }),
         }
     }
 
-    /// Whether there is room for what the CLI says. While there is none it is not listened to, so its
-    /// limits stand still: a result that it had in time may wait in the pipe.
+    /// Whether the sink has room. While it has none, reading pauses and the time limits are extended: a
+    /// result that came in time may be waiting in the pipe.
     fn has_room(&mut self) -> bool {
         let now = Instant::now();
         let has_room = !self.sink.is_full();
-        match (has_room, self.deaf_since) {
-            (false, None) => self.deaf_since = Some(now),
+        match (has_room, self.paused_since) {
+            (false, None) => self.paused_since = Some(now),
             (true, Some(since)) => {
-                self.watch.stand_still(now - since);
-                self.deaf_since = None;
+                self.tracker.extend(now - since);
+                self.paused_since = None;
             }
             _ => {}
         }
@@ -205,73 +202,73 @@ impl<'a> Conversation<'a> {
     fn print(&mut self) {
         if let Sink::Local(printer) = self.sink {
             let mut fds = [PollFd::new(stdout(), PollFlags::POLLOUT)];
-            while printer.waiting() > 0 && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
+            while printer.pending() > 0 && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0) {
                 printer.print();
             }
         }
     }
 
-    fn read_stdout(&mut self, most: usize) -> Result<()> {
-        let mut buffer = vec![0; most];
+    fn read_stdout(&mut self, max: usize) -> Result<()> {
+        let mut buffer = vec![0; max];
         let count = self.cli.stdout.read(&mut buffer)?;
         if count == 0 {
             return Ok(());
         }
         let now = Instant::now();
-        self.watch.sign_of_life(now);
-        let (masker, sink, watch) = (self.masker, &mut *self.sink, &mut self.watch);
+        self.tracker.output_seen(now);
+        let (masker, sink, tracker) = (self.masker, &mut *self.sink, &mut self.tracker);
         let session = &mut self.session;
-        self.lines.push(&buffer[..count], |line| take(line, masker, sink, watch, session));
+        self.lines.push(&buffer[..count], |line| handle_line(line, masker, sink, tracker, session));
         Ok(())
     }
 
-    fn read_stderr(&mut self, most: usize) -> Result<()> {
-        let mut buffer = vec![0; most];
+    fn read_stderr(&mut self, max: usize) -> Result<()> {
+        let mut buffer = vec![0; max];
         let count = self.cli.stderr.read(&mut buffer)?;
         let mut masked = Vec::new();
-        self.remarks.push(&buffer[..count], &mut masked);
-        self.remark(&masked);
+        self.stderr.push(&buffer[..count], &mut masked);
+        self.log_stderr(&masked);
         Ok(())
     }
 
-    /// Takes what the CLI said on stderr, masked.
-    fn remark(&mut self, masked: &[u8]) {
-        let last_words = &mut self.last_words;
+    /// Logs lines of the CLI's stderr, which are masked already, and keeps the last of them.
+    fn log_stderr(&mut self, masked: &[u8]) {
+        let tail = &mut self.stderr_tail;
         let mut take = |line: Line<'_>| {
             let Line::Whole(line) = line else {
-                return log::warn!("the agent wrote a line to stderr that is too long");
+                return log::warn!("a line of the agent's stderr is too long to be logged");
             };
             if line.trim_ascii().is_empty() {
                 return;
             }
             let line = String::from_utf8_lossy(line);
             log::info!("agent: {line}");
-            last_words.push_str(&line);
-            last_words.push('\n');
-            let over = last_words.len().saturating_sub(LAST_WORDS);
-            let whole = |at: &usize| last_words.is_char_boundary(*at);
-            let start = (over..=last_words.len()).find(whole).unwrap_or(0);
-            last_words.drain(..start);
+            tail.push_str(&line);
+            tail.push('\n');
+            let excess = tail.len().saturating_sub(STDERR_TAIL);
+            let is_boundary = |at: &usize| tail.is_char_boundary(*at);
+            let start = (excess..=tail.len()).find(is_boundary).unwrap_or(0);
+            tail.drain(..start);
         };
-        self.remark_lines.push(masked, &mut take);
+        self.stderr_lines.push(masked, &mut take);
     }
 
-    /// Takes what is left in the pipes, which hold all that the CLI wrote and nobody read yet.
-    fn finish(mut self, status: Status) -> Result<Report> {
-        let mut left = Vec::new();
-        self.remarks.finish(&mut left);
-        left.push(b'\n');
-        self.remark(&left);
-        let (masker, sink, watch) = (self.masker, &mut *self.sink, &mut self.watch);
+    /// Ends the last lines of stdout and stderr, and reports how the CLI ended.
+    fn finish(mut self, status: Status) -> Result<CliReport> {
+        let mut rest = Vec::new();
+        self.stderr.finish(&mut rest);
+        rest.push(b'\n');
+        self.log_stderr(&rest);
+        let (masker, sink, tracker) = (self.masker, &mut *self.sink, &mut self.tracker);
         let session = &mut self.session;
-        self.lines.finish(|line| take(line, masker, sink, watch, session));
-        Ok(Report {
+        self.lines.finish(|line| handle_line(line, masker, sink, tracker, session));
+        Ok(CliReport {
             status,
             cause: self.cause,
-            asked: self.asked,
+            end_requested: self.end_requested,
             session: self.session,
-            verdict: self.watch.verdict().cloned(),
-            last_words: self.last_words.trim_end().to_owned(),
+            result: self.tracker.result().cloned(),
+            stderr_tail: self.stderr_tail.trim_end().to_owned(),
             shortage: None,
         })
     }
@@ -279,25 +276,25 @@ impl<'a> Conversation<'a> {
     fn cancel(&mut self, signal: i32) {
         match self.cause {
             Some(Cause::Signal(_)) => self.kill_at = Some(Instant::now()),
-            _ => self.ask(Cause::Signal(signal)),
+            _ => self.request_end(Cause::Signal(signal)),
         }
     }
 
-    /// The whole run is to end.
-    fn ask(&mut self, cause: Cause) {
-        self.asked.get_or_insert_with(Instant::now);
-        self.end(cause, self.limits.until(Part::Cli));
+    /// Ends the whole run.
+    fn request_end(&mut self, cause: Cause) {
+        self.end_requested.get_or_insert_with(Instant::now);
+        self.terminate(cause, self.limits.phase_end(Phase::Cli));
     }
 
-    /// Asks the CLI to end, and lets it no more than `grace` for that.
-    fn end(&mut self, cause: Cause, grace: Duration) {
-        log::warn!("the agent is ended; cause={cause}");
+    /// Sends the CLI SIGTERM, and SIGKILL if it has not exited after `grace`.
+    fn terminate(&mut self, cause: Cause, grace: Duration) {
+        log::warn!("terminating the agent; cause={cause}");
         self.cause = Some(cause);
         self.cli.signal(nix::libc::SIGTERM);
         self.kill_at = Some(Instant::now() + grace);
     }
 
-    fn keep_limits(&mut self) {
+    fn enforce_limits(&mut self) {
         let now = Instant::now();
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
@@ -305,30 +302,30 @@ impl<'a> Conversation<'a> {
         }
         if self.cause.is_none()
             && self.has_room()
-            && let Some((at, overdue)) = self.watch.next()
+            && let Some((at, overdue)) = self.tracker.next()
             && at <= now
         {
-            self.end(Cause::Overdue(overdue), self.limits.kill);
+            self.terminate(Cause::Overdue(overdue), self.limits.kill);
         }
     }
 }
 
-/// Takes a line of the CLI's stdout.
-fn take(
+/// Handles a line of the CLI's stdout.
+fn handle_line(
     line: Line<'_>,
     masker: &Masker,
     sink: &mut Sink,
-    watch: &mut Watch,
+    tracker: &mut LimitTracker,
     session: &mut Option<String>,
 ) {
     let Line::Whole(line) = line else { return sink.push_too_long() };
     let Some(event) = Event::read(line, masker) else {
         if !line.trim_ascii().is_empty() {
-            log::info!("agent said what is no event: {}", String::from_utf8_lossy(line));
+            log::info!("a line of the agent is no event: {}", String::from_utf8_lossy(line));
         }
         return;
     };
-    watch.note(&event.head, Instant::now());
+    tracker.observe(&event.head, Instant::now());
     if let Some(id) = event.head.session() {
         *session = Some(id.to_owned());
     }

@@ -1,11 +1,12 @@
-//! Events to the platform: in order, each batch again until it is acknowledged.
+//! The `events` thread: sends events to the platform in order, and retries each batch until the
+//! platform acknowledges it.
 //!
-//! A batch that the platform refuses is halved until the one event is found that it does not want;
-//! only that is lost. What refuses the run itself (401, 403, 404) ends the delivery at once, and so
-//! the run: whoever looks at a delivery that has ended before its spool was closed finds a loss.
+//! A batch that the platform rejects is bisected down to the one rejected event; only that event is
+//! lost. A status that rejects the run itself (401, 403, 404) ends the delivery at once, which ends
+//! the run: a delivery that ends before its spool is closed always reports a loss.
 //!
-//! The number of the last event that was acknowledged is on disk before the next batch is sent, so
-//! that it is known even if this process is killed.
+//! The number of the last acknowledged event is on disk before the next batch is sent, so the runner
+//! can read it even if this process is killed.
 
 use std::fs::File;
 use std::ops::RangeInclusive;
@@ -15,18 +16,18 @@ use std::time::Duration;
 use guest_common::{Identity, Platform, Retry, RunFolder, Stop, allocate, chain};
 use serde::Deserialize;
 
-use crate::spool::{Numbered, Outlet};
+use crate::spool::{NumberedEvent, SpoolReader};
 use crate::{Error, Result};
 
 const PATH: &str = "/api/webhooks/agent/events";
 
-/// The file with the number of the last event such that it and all before it are acknowledged.
+/// The file that holds the number of the last acknowledged event before which none is missing.
 const ACKNOWLEDGED: &str = "acknowledged";
 
-/// A number and the end of its line.
+/// The length of [`ACKNOWLEDGED`]: a number and a line feed.
 const ROOM: u64 = 21;
 
-/// How often a batch is tried again: until the run gives up.
+/// Retries a batch until the run gives up.
 const UNTIL_STOPPED: Retry = Retry {
     attempts: None,
     deadline: None,
@@ -35,17 +36,17 @@ const UNTIL_STOPPED: Retry = Retry {
     longest_wait: Duration::from_secs(10),
 };
 
-/// What became of the events.
+/// Which events the platform has acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    /// The highest number such that it and all before it are acknowledged.
+    /// The last acknowledged event before which none is missing.
     pub(crate) last: Option<u64>,
-    /// Those that are lost for good, and why the first of them is.
+    /// The events that are lost, and why the first of them is.
     pub(crate) lost: Vec<RangeInclusive<u64>>,
     pub(crate) reason: Option<String>,
 }
 
-/// The events of one run on their way.
+/// Sends the events of one run.
 pub(crate) struct Delivery {
     platform: Platform,
     run_id: String,
@@ -54,10 +55,9 @@ pub(crate) struct Delivery {
     so_far: Delivered,
 }
 
-/// What the platform answers.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Receipt {
+struct EventsReply {
     #[serde(rename = "received")]
     _received: u64,
     #[serde(rename = "firstSequence")]
@@ -67,7 +67,7 @@ struct Receipt {
 }
 
 impl Delivery {
-    /// When `stop` is given what is not acknowledged is lost.
+    /// `stop` ends the delivery. Events that are not acknowledged by then are lost.
     pub(crate) fn new(identity: &Identity, stop: &Stop, folder: &RunFolder) -> Result<Self> {
         let acknowledged = folder.create(ACKNOWLEDGED)?;
         allocate(&acknowledged, ROOM);
@@ -80,8 +80,8 @@ impl Delivery {
         })
     }
 
-    /// Sends all that the spool has until it is closed, or until nothing more can ever be sent.
-    pub(crate) fn run(mut self, spool: &Outlet) -> Delivered {
+    /// Sends events until the spool is closed or the platform rejects the run.
+    pub(crate) fn run(mut self, spool: &SpoolReader) -> Delivered {
         let mut refused: Option<String> = None;
         loop {
             let batch = match spool.take() {
@@ -99,15 +99,15 @@ impl Delivery {
                     None => refused = self.send(part).err(),
                 }
             }
-            // Who gave up wants to know what is lost; a run that is refused is to end now.
+            // After `stop`, go on to find out which events are lost. A rejected run ends now.
             if let Some(reason) = refused.as_ref().filter(|_| !self.stop.is_given()) {
                 return self.lose_the_rest(reason);
             }
         }
     }
 
-    /// Sends a batch; an error says why nothing of the run will ever be taken.
-    fn send(&mut self, batch: &[Numbered]) -> std::result::Result<(), String> {
+    /// Sends a batch. An error says why the platform will take no more events of this run.
+    fn send(&mut self, batch: &[NumberedEvent]) -> std::result::Result<(), String> {
         let error = match self.send_whole(batch) {
             Ok(_) => {
                 self.acknowledge(batch);
@@ -137,31 +137,31 @@ impl Delivery {
         self.send(second)
     }
 
-    fn send_whole(&self, batch: &[Numbered]) -> guest_common::Result<Receipt> {
+    fn send_whole(&self, batch: &[NumberedEvent]) -> guest_common::Result<EventsReply> {
         let body = body(&self.run_id, batch);
         UNTIL_STOPPED.run(&self.stop, || self.platform.attempt(PATH, &body))
     }
 
-    fn acknowledge(&mut self, batch: &[Numbered]) {
+    fn acknowledge(&mut self, batch: &[NumberedEvent]) {
         let Some((last, _)) = batch.last() else { return };
-        // After a loss there is no such number any more.
+        // After a loss the number stays: later events have one missing before them.
         if !self.so_far.lost.is_empty() {
             return;
         }
         self.so_far.last = Some(*last);
         let text = format!("{last:020}\n");
         if let Err(error) = self.acknowledged.write_all_at(text.as_bytes(), 0) {
-            log::warn!("what is acknowledged is not noted; last={last} error={error}");
+            log::warn!("cannot record the acknowledged event; last={last} error={error}");
         }
     }
 
-    fn lose_batch(&mut self, batch: &[Numbered], reason: &str) {
+    fn lose_batch(&mut self, batch: &[NumberedEvent], reason: &str) {
         if let (Some((first, _)), Some((last, _))) = (batch.first(), batch.last()) {
             self.lose(*first, *last, reason);
         }
     }
 
-    /// The end: nothing after what was sent and what was lost so far will ever arrive.
+    /// Ends the delivery: all events that are neither acknowledged nor lost yet are lost.
     fn lose_the_rest(mut self, reason: &str) -> Delivered {
         let lost = self.so_far.lost.last().map(|range| *range.end());
         let next = self.so_far.last.max(lost).map_or(0, |last| last.saturating_add(1));
@@ -182,7 +182,7 @@ impl Delivery {
 }
 
 impl Delivered {
-    /// Which events are lost and why, if any are.
+    /// Which events are lost and why, if any.
     pub(crate) fn loss(&self) -> Option<Error> {
         let reason = self.reason.clone()?;
         let ranges = self.lost.iter().take(10).map(|range| match (range.start(), range.end()) {
@@ -194,7 +194,7 @@ impl Delivered {
     }
 }
 
-fn body(run_id: &str, batch: &[Numbered]) -> Vec<u8> {
+fn body(run_id: &str, batch: &[NumberedEvent]) -> Vec<u8> {
     let length: usize = batch.iter().map(|(_, json)| json.len() + 1).sum();
     let mut body = Vec::with_capacity(length + 100);
     body.extend_from_slice(b"{\"runId\":");
@@ -215,11 +215,11 @@ mod tests {
     use guest_test::FakePlatform;
 
     use super::*;
-    use crate::bell::Bell;
     use crate::spool::spool;
+    use crate::waker::Waker;
 
     #[test]
-    fn a_spool_that_cannot_be_read_ends_the_delivery_before_it_is_closed() {
+    fn a_read_error_of_the_spool_ends_the_delivery_before_the_spool_is_closed() {
         let home = tempfile::tempdir().unwrap();
         let folder = RunFolder::open(home.path(), "r").unwrap();
         let fake = FakePlatform::start();
@@ -230,19 +230,16 @@ mod tests {
             run_id: "r".into(),
         };
         let file = home.path().join("events");
-        // It can be written to, but not read.
-        let (mut inlet, outlet) =
-            spool(File::create(&file).unwrap(), &Bell::new().unwrap()).unwrap();
+        // Open for writing only.
+        let (mut writer, reader) =
+            spool(File::create(&file).unwrap(), &Waker::new().unwrap()).unwrap();
         let event =
             |number| format!("{{\"sequenceNumber\":{number},\"x\":\"{}\"}}", "x".repeat(100_000));
-        (0..20).for_each(|number| inlet.push((number, event(number).into_bytes())));
+        (0..20).for_each(|number| writer.push((number, event(number).into_bytes())));
         let delivery = Delivery::new(&identity, &Stop::new(), &folder).unwrap();
-        let delivered = delivery.run(&outlet);
+        let delivered = delivery.run(&reader);
         let loss = delivered.loss().unwrap().to_string();
-        assert!(
-            loss.contains("and all after it are lost: cannot use the file of events"),
-            "{loss}"
-        );
-        drop(inlet);
+        assert!(loss.contains("and all after it are lost: cannot use the spool file"), "{loss}");
+        drop(writer);
     }
 }

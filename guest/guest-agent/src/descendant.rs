@@ -1,5 +1,5 @@
-//! Everything that the CLI started and left. As a subreaper this process gets all of it as children,
-//! whatever sessions and groups they made, and so can end all of it.
+//! Processes that the CLI leaves behind. This process is a child subreaper: orphaned descendants
+//! become its children, in whatever session or process group they are, so it can kill all of them.
 
 use std::fs;
 
@@ -8,45 +8,44 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-/// More rounds than any chain of parents and children that is not made to grow for ever.
+/// Limits the rounds of killing. Only a fork bomb needs more: each round reaches one generation deeper.
 const ROUNDS: usize = 1000;
 
-/// From now on orphans of this process's descendants become its children.
+/// Makes this process the subreaper of its descendants.
 pub(crate) fn adopt_orphans() {
     if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
-        log::warn!("what the agent leaves behind may stay; error={errno}");
+        log::warn!("cannot become a subreaper, processes of the agent may stay; error={errno}");
     }
 }
 
-/// Ends all children and what becomes a child by that.
+/// Kills all children, and the orphans that become children by that.
 ///
-/// INVARIANT: the CLI itself is reaped before this, so that no pid here belongs to a `Child`. A
-/// child that is not reaped yet keeps its number, so a signal meets nobody else.
+/// INVARIANT: the CLI itself is reaped before this, so no pid here belongs to a `Child`. A child that
+/// is not reaped keeps its pid, so the signal cannot reach another process.
 pub(crate) fn end_all() {
     for _ in 0..ROUNDS {
         let children = children();
         if children.is_empty() {
             return;
         }
-        // It may have exited already.
+        // ESRCH counts as killed: it is a zombie, which the wait below reaps.
         let kill = |pid: &Pid| !matches!(kill(*pid, Signal::SIGKILL), Err(Errno::EPERM));
         let (ended, others): (Vec<_>, Vec<_>) = children.into_iter().partition(kill);
         for pid in &ended {
-            // Killed, so this waits for the kernel only.
+            // It was killed, so only the kernel delays this.
             while let Err(Errno::EINTR) = waitpid(*pid, None) {}
         }
-        // Another user's, which we have no right to end: waiting for it would have no limit.
+        // Processes of other users, which this one may not kill. Waiting for them would have no limit.
         if ended.is_empty() {
             return log::warn!("processes of other users stay; count={}", others.len());
         }
     }
-    log::warn!("the agent's processes come faster than they go");
+    log::warn!("the agent's processes fork faster than they can be killed");
 }
 
-/// Takes the status of orphans that have exited, so that they do not stay as zombies; not that of
-/// the CLI, whose pid is `but`.
-pub(crate) fn reap(but: Option<u32>) {
-    for pid in children().into_iter().filter(|pid| Some(pid.as_raw() as u32) != but) {
+/// Reaps orphans that have exited, so that no zombies stay. Does not reap the CLI, whose pid is `cli`.
+pub(crate) fn reap(cli: Option<u32>) {
+    for pid in children().into_iter().filter(|pid| Some(pid.as_raw() as u32) != cli) {
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
     }
 }

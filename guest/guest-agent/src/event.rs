@@ -1,8 +1,7 @@
-//! A line of the CLI: what it says to us, and how it leaves, masked and numbered.
+//! Parses a line of the CLI's output, and masks and numbers it for sending.
 //!
-//! Strings are masked as what they mean, not as they are escaped, and so are keys; a number that
-//! holds a secret becomes a string. All else stays as it was written. The line is read in one pass,
-//! and nothing is kept of it but what is sent.
+//! Strings and keys are unescaped before they are masked; a number that holds a secret becomes a
+//! string. Everything else stays as it was written. Parsing takes one pass and builds no tree.
 
 mod head;
 mod text;
@@ -14,19 +13,18 @@ use serde::de::{DeserializeSeed, Deserializer as _, MapAccess, Visitor};
 use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
-pub(crate) use self::head::{Head, Verdict};
+pub(crate) use self::head::{CliResult, Head};
 
-/// An event that can leave.
+/// A masked event.
 #[derive(Debug)]
 pub(crate) struct Event {
-    /// What it says to us.
     pub(crate) head: Head,
-    /// The event as JSON without its braces: `"type":"assistant",…`.
+    /// The masked JSON without its braces: `"type":"assistant",…`.
     inside: Vec<u8>,
 }
 
 impl Event {
-    /// Reads a line; none if it is no JSON object.
+    /// Parses and masks a line. `None` if it is no JSON object.
     pub(crate) fn read(line: &[u8], masker: &Masker) -> Option<Event> {
         let line = String::from_utf8_lossy(line);
         let mut event = Event { head: Head::default(), inside: Vec::with_capacity(line.len()) };
@@ -36,7 +34,7 @@ impl Event {
         Some(event)
     }
 
-    /// The event, with its number if it has one.
+    /// The event as JSON, with its sequence number if there is one.
     pub(crate) fn into_json(self, sequence: Option<u64>) -> Vec<u8> {
         let mut json = Vec::with_capacity(self.inside.len() + 40);
         json.push(b'{');
@@ -50,7 +48,7 @@ impl Event {
     }
 }
 
-/// The key of the number that we give. The CLI's own of that name is left out.
+/// The key of the sequence number. An entry of the CLI with this key is dropped.
 const SEQUENCE: &str = "sequenceNumber";
 
 struct Entries<'a> {
@@ -84,7 +82,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
     }
 }
 
-/// A key.
+/// Deserializes a key.
 struct Text;
 
 impl<'de> DeserializeSeed<'de> for Text {
@@ -109,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_leaves_as_it_came_with_its_number() {
+    fn an_event_without_secrets_changes_only_by_its_number() {
         let sent = sent(&[], r#"{"type" : "x", "n":[1, 2.50,{"a":null}], "s":"\u0041\/"}"#);
         assert_eq!(
             sent,
@@ -118,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clis_own_number_does_not_count() {
+    fn a_sequence_number_of_the_cli_is_dropped() {
         let line = r#"{"sequenceNumber":99,"type":"x","sequenceNumber":98}"#;
         assert_eq!(sent(&[], line), r#"{"sequenceNumber":7,"type":"x"}"#);
         assert_eq!(sent(&[], r#"{"sequenceNumber":9}"#), r#"{"sequenceNumber":7}"#);
@@ -153,27 +151,27 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_does_no_harm() {
+    fn a_string_with_half_a_surrogate_pair_is_masked() {
         let event =
             Event::read(br#"{"y":"\ud800 secret"}"#, &Masker::new(["secret"]).unwrap()).unwrap();
         assert_eq!(event.into_json(None), br#"{"y":"\ud800 ***"}"#);
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_replaced() {
+    fn bytes_that_are_not_utf8_are_replaced() {
         let event = Event::read(b"{\"x\":\"\xff\"}", &Masker::default()).unwrap();
         assert_eq!(event.into_json(None), "{\"x\":\"\u{fffd}\"}".as_bytes());
     }
 
     #[test]
-    fn what_is_no_object_is_no_event() {
+    fn a_line_that_is_no_json_object_is_no_event() {
         for line in ["", "text", "[1]", "12", "{\"a\":1", "{\"a\":1} x", "{\"a\":1}{}", "{a:1}"] {
             assert!(Event::read(line.as_bytes(), &Masker::default()).is_none(), "{line}");
         }
     }
 
     #[test]
-    fn endless_nesting_does_no_harm() {
+    fn deep_nesting_does_not_overflow_the_stack() {
         let line = format!("{{\"x\":{}{}}}", "[".repeat(500_000), "]".repeat(500_000));
         let event = Event::read(line.as_bytes(), &Masker::new(["secret"]).unwrap()).unwrap();
         assert_eq!(event.into_json(None), line.as_bytes());

@@ -1,4 +1,5 @@
-//! Tells the platform that the run lives, and the run that the platform does.
+//! The `heartbeat` thread: tells the platform that the run is alive, and ends the run if the platform
+//! is unreachable or does not know the run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -6,51 +7,51 @@ use std::time::{Duration, Instant};
 use guest_common::{Platform, Retry, Stop};
 use serde_json::{Value, json};
 
-use crate::bell::Bell;
+use crate::waker::Waker;
 use crate::{Error, Result};
 
 const PATH: &str = "/api/webhooks/agent/heartbeat";
 
-/// How long the first one is tried, and how long it is from one to the next.
-pub(crate) const RHYTHM: Rhythm =
-    Rhythm { patience: Duration::from_secs(30), interval: Duration::from_secs(60) };
+/// The timing of heartbeats outside of tests.
+pub(crate) const TIMING: Timing =
+    Timing { first_timeout: Duration::from_secs(30), interval: Duration::from_secs(60) };
 
-/// So many failures in a row end the run.
-const FAILURES: u32 = 3;
+/// This many failures in a row end the run.
+const MAX_FAILURES: u32 = 3;
 
-/// The heart of a run.
-pub(crate) struct Heart {
+/// Sends the heartbeats of a run.
+pub(crate) struct Heartbeat {
     pub(crate) platform: Platform,
     pub(crate) run_id: String,
     pub(crate) stop: Stop,
-    pub(crate) rhythm: Rhythm,
+    pub(crate) timing: Timing,
 }
 
-/// How patient and how frequent it is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rhythm {
-    patience: Duration,
+pub(crate) struct Timing {
+    /// How long the first heartbeat is retried.
+    first_timeout: Duration,
     interval: Duration,
 }
 
-impl Heart {
-    /// Beats until it is stopped, which is the good end. Once the first beat was heard `beating` is
-    /// set and the bell rings.
-    pub(crate) fn run(&self, beating: &AtomicBool, bell: &Bell) -> Result<()> {
+impl Heartbeat {
+    /// Sends heartbeats until `stop`, then returns `Ok`. When the platform answers the first one, sets
+    /// `is_reachable` and wakes the main thread.
+    pub(crate) fn run(&self, is_reachable: &AtomicBool, waker: &Waker) -> Result<()> {
         let body = json!({ "runId": self.run_id });
         let first = serde_json::to_vec(&body).unwrap_or_default();
-        let until = Retry::until(Instant::now() + self.rhythm.patience);
-        let heard = until.run(&self.stop, || self.platform.attempt::<Value>(PATH, &first));
+        let retry = Retry::until(Instant::now() + self.timing.first_timeout);
+        let answer = retry.run(&self.stop, || self.platform.attempt::<Value>(PATH, &first));
         if self.stop.is_given() {
             return Ok(());
         }
-        heard
+        answer
             .map_err(|source| Error::Unreachable { url: self.platform.url().to_owned(), source })?;
-        beating.store(true, Ordering::Release);
-        bell.ring();
+        is_reachable.store(true, Ordering::Release);
+        waker.wake();
         let mut failures = 0;
         loop {
-            if self.stop.wait_until(Instant::now() + self.rhythm.interval) {
+            if self.stop.wait_until(Instant::now() + self.timing.interval) {
                 return Ok(());
             }
             match self.platform.post::<Value>(PATH, &body) {
@@ -63,7 +64,7 @@ impl Heart {
                         "a heartbeat failed; count={failures} error={}",
                         guest_common::chain(&source)
                     );
-                    if failures == FAILURES {
+                    if failures == MAX_FAILURES {
                         return Err(Error::Heartbeat { count: failures, source });
                     }
                 }
@@ -79,49 +80,49 @@ mod tests {
 
     use super::*;
 
-    /// A heart that is in a hurry.
-    fn heart(url: String, stop: &Stop) -> Heart {
+    /// Heartbeats without delays.
+    fn heartbeat(url: String, stop: &Stop) -> Heartbeat {
         let identity = Identity { url, token: "t".into(), bypass: None, run_id: "r".into() };
-        let rhythm = Rhythm { patience: Duration::ZERO, interval: Duration::from_millis(1) };
+        let timing = Timing { first_timeout: Duration::ZERO, interval: Duration::from_millis(1) };
         let platform = Platform::new(&identity, stop).unwrap();
-        Heart { platform, run_id: "r".into(), stop: stop.clone(), rhythm }
+        Heartbeat { platform, run_id: "r".into(), stop: stop.clone(), timing }
     }
 
     #[test]
-    fn a_platform_that_is_not_there_is_named() {
+    fn the_error_of_an_unreachable_platform_has_its_url() {
         let fake = FakePlatform::start();
         let url = fake.server.url();
         drop(fake);
-        let beating = AtomicBool::new(false);
-        let heart = heart(url.clone(), &Stop::new());
-        let error = heart.run(&beating, &Bell::new().unwrap()).unwrap_err();
+        let is_reachable = AtomicBool::new(false);
+        let heartbeat = heartbeat(url.clone(), &Stop::new());
+        let error = heartbeat.run(&is_reachable, &Waker::new().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot reach API at {url}"));
-        assert!(!beating.into_inner());
+        assert!(!is_reachable.into_inner());
     }
 
     #[test]
-    fn a_refusal_of_the_run_is_the_end_at_once() {
+    fn a_status_that_rejects_the_run_ends_the_heartbeats_at_once() {
         for status in [401, 403, 404] {
             let fake = FakePlatform::start();
             fake.answer("heartbeat", Reply::json(&json!({ "ok": true })));
             fake.answer("heartbeat", Reply::refusal(status, "it is lost"));
-            let heart = heart(fake.server.url(), &Stop::new());
-            let error = heart.run(&AtomicBool::new(false), &Bell::new().unwrap()).unwrap_err();
+            let heartbeat = heartbeat(fake.server.url(), &Stop::new());
+            let error = heartbeat.run(&AtomicBool::new(false), &Waker::new().unwrap()).unwrap_err();
             assert!(matches!(error, Error::Refused { .. }), "{error}");
             assert_eq!(fake.calls("heartbeat").len(), 2);
         }
     }
 
     #[test]
-    fn three_failures_in_a_row_are_the_end_and_two_are_not() {
+    fn three_failures_in_a_row_end_the_heartbeats_and_two_do_not() {
         let fake = FakePlatform::start();
         fake.answer("heartbeat", Reply::json(&json!({ "ok": true })));
         for status in [400, 400, 200, 400, 400, 400] {
             fake.answer("heartbeat", Reply::json(&json!({})).but_status(status));
         }
-        let beating = AtomicBool::new(false);
-        let heart = heart(fake.server.url(), &Stop::new());
-        let error = heart.run(&beating, &Bell::new().unwrap()).unwrap_err();
+        let is_reachable = AtomicBool::new(false);
+        let heartbeat = heartbeat(fake.server.url(), &Stop::new());
+        let error = heartbeat.run(&is_reachable, &Waker::new().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "3 heartbeats in a row failed");
         assert_eq!(fake.calls("heartbeat").len(), 7);
         assert_eq!(fake.bodies("heartbeat")[0], json!({ "runId": "r" }));

@@ -1,13 +1,13 @@
-//! Runs an agent's CLI in the guest, for a platform or for somebody on this machine.
+//! Runs an agent's CLI in the guest, for a platform or in local mode.
 //!
 //! # A run
 //!
-//! 1. **Begin**: the environment is read, the run's folder made, the first heartbeat heard.
-//! 2. **Converse**: the CLI gets its prompt and says what it does; see `conversation`.
-//! 3. **Deliver**: events that are still on their way arrive; see `delivery`.
-//! 4. **Keep**: the session's history and the artifacts become a checkpoint, a partial one if the run
-//!    did not succeed; see `checkpoint`.
-//! 5. **End**: the last telemetry, `outcome.json`, the exit code.
+//! 1. **Begin**: read the environment, make the run's folder, wait for the first heartbeat's answer.
+//! 2. **Converse**: write the CLI's prompt, read its events; see `conversation`.
+//! 3. **Deliver**: send the remaining events; see `delivery`.
+//! 4. **Save**: make a checkpoint of the session's history and the artifacts, a partial one if the run
+//!    failed; see `checkpoint`.
+//! 5. **End**: send the last telemetry, write `outcome.json`, exit.
 //!
 //! # Threads
 //!
@@ -15,27 +15,25 @@
 //!             ┌ main: signals, CLI, limits ┐  spool   ┌ events ┐
 //!    CLI ◀──▶ │                            │ ───────▶ │        │ ──┐
 //!             └────────────────────────────┘          └────────┘   │
-//!               ▲ bell      ┌ heartbeat ┐  ┌ telemetry ┐           ▼
+//!               ▲ waker     ┌ heartbeat ┐  ┌ telemetry ┐           ▼
 //!               └────────── │           │  │           │ ─────▶ platform
 //!                           └───────────┘  └───────────┘           ▲
-//!                           ┌ checkpoint: history, keep-N ┐ ───────┘
+//!                           ┌ checkpoint: history, save-N ┐ ───────┘
 //!                           └─────────────────────────────┘
 //! ```
 //!
-//! The main thread never waits for the network, so the CLI does not either.
+//! The main thread never blocks on the network, so a slow platform does not slow the CLI.
 //!
 //! # Invariants
 //!
-//! - What leaves is masked; the history and the archives are not, as they must come back as they
-//!   were.
-//! - The CLI, and all that it started, has ended before a checkpoint is made.
-//! - The CLI finds none of this process's environment, nor can it read it: this process is not
-//!   dumpable.
-//! - Whatever ends the CLI, what it leaves is kept as far as it can be read, within a time that a
-//!   cancellation bounds. Memory and disk that the CLI has used up do not keep it from that.
-//! - A run ends: everything that waits has a limit.
+//! - Secrets are masked in all data that leaves, except in the history and the archives: those are
+//!   restored byte for byte.
+//! - The CLI and all its descendants have ended before a checkpoint is made.
+//! - The CLI neither inherits this process's environment nor can read it: this process is not dumpable.
+//! - However the CLI ends, its readable files are saved, within a bounded time if the run is cancelled,
+//!   even if the CLI has exhausted memory or disk.
+//! - Every wait has a limit, so every run ends.
 
-mod bell;
 mod checkpoint;
 mod child;
 mod cli;
@@ -43,9 +41,9 @@ mod config;
 mod conversation;
 mod delivery;
 mod descendant;
-mod ending;
 mod error;
 mod event;
+mod failure;
 mod heartbeat;
 mod hosted;
 mod limit;
@@ -62,6 +60,7 @@ mod sink;
 mod spool;
 mod sys;
 mod telemetry;
+mod waker;
 mod worker;
 
 pub use config::Config;

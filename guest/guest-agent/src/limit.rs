@@ -1,119 +1,120 @@
-//! When the CLI has to be ended: a tool that does not return, or a CLI that does not go though it
-//! is done. Only the rules; what time it is, is said by the caller.
+//! Time limits of the CLI: for tools that do not return, and for a CLI that does not exit after its
+//! result. Pure rules: the caller passes the current time.
 
 use std::time::{Duration, Instant};
 
-use crate::event::{Head, Verdict};
+use crate::event::{CliResult, Head};
 
-/// The tools that reach out to the network and were seen to hang.
-const WATCHED: [&str; 2] = ["WebSearch", "WebFetch"];
+/// Network tools that were seen to hang.
+const LIMITED_TOOLS: [&str; 2] = ["WebSearch", "WebFetch"];
 
-/// The most tools that are watched at once: a CLI that calls more is not sane.
-const MOST_TOOLS: usize = 1000;
+/// The most concurrent tool calls that are tracked. A sane CLI makes fewer.
+const MAX_TOOL_CALLS: usize = 1000;
 
 /// The limits of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// For a watched tool to return.
+    /// How long a limited tool may run.
     pub(crate) tool: Duration,
-    /// Of silence after the verdict.
+    /// How long the CLI may write nothing after its result.
     pub(crate) silence: Duration,
-    /// For all after the verdict.
-    pub(crate) farewell: Duration,
-    /// Between SIGTERM and SIGKILL.
+    /// How long the CLI may run after its result.
+    pub(crate) exit: Duration,
+    /// The time between SIGTERM and SIGKILL.
     pub(crate) kill: Duration,
-    /// For the whole run to end once it was asked to.
+    /// How long a cancelled run may take to end.
     pub(crate) cancel: Duration,
 }
 
-/// The ninths of [`Limits::cancel`] by whose end each part of a cancelled run is over. The last is for
-/// the outcome's way to the platform.
+/// The phases of a cancelled run. Each number is the phase's end, in ninths of [`Limits::cancel`]. The
+/// last ninth is for the runner, which reports the outcome to the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum Phase {
     /// The CLI has ended.
     Cli = 1,
     /// Its events have arrived.
     Delivery = 3,
-    /// What it leaves is kept.
+    /// The checkpoint is made.
     Checkpoint = 6,
     /// The last report is sent.
     Report = 8,
 }
 
 impl Limits {
-    /// How long after it was asked to end a run may be in this part.
-    pub(crate) fn until(&self, part: Part) -> Duration {
-        self.cancel * part as u32 / 9
+    /// When a phase has to end, counted from the cancellation.
+    pub(crate) fn phase_end(&self, phase: Phase) -> Duration {
+        self.cancel * phase as u32 / 9
     }
 }
 
-/// Why the CLI has to be ended.
+/// The limit that the CLI has exceeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Overdue {
-    /// A tool of this name did not return.
+    /// The tool of this name did not return.
     Tool(String),
-    /// It said that it is done, and stayed.
-    Farewell,
+    /// The CLI did not exit after its result.
+    Exit,
 }
 
-/// What is known of the CLI's doings.
+/// Tracks the CLI's tool calls, result and output against the limits.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct LimitTracker {
     limits: Limits,
     tools: Vec<(String, String, Instant)>,
-    verdict: Option<(Verdict, Instant)>,
-    last_sign: Instant,
+    result: Option<(CliResult, Instant)>,
+    last_output: Instant,
 }
 
-impl Watch {
+impl LimitTracker {
     pub(crate) fn new(limits: Limits, now: Instant) -> Self {
-        Self { limits, tools: Vec::new(), verdict: None, last_sign: now }
+        Self { limits, tools: Vec::new(), result: None, last_output: now }
     }
 
-    /// The CLI wrote something.
-    pub(crate) fn sign_of_life(&mut self, now: Instant) {
-        self.last_sign = now;
+    /// Records that the CLI wrote output.
+    pub(crate) fn output_seen(&mut self, now: Instant) {
+        self.last_output = now;
     }
 
-    /// For so long nobody listened: nothing that the CLI may have said meanwhile is known.
-    pub(crate) fn stand_still(&mut self, pause: Duration) {
+    /// Extends all limits by a pause in which the CLI's output was not read.
+    pub(crate) fn extend(&mut self, pause: Duration) {
         self.tools.iter_mut().for_each(|(.., at)| *at += pause);
-        self.last_sign += pause;
-        if let Some((_, since)) = &mut self.verdict {
+        self.last_output += pause;
+        if let Some((_, since)) = &mut self.result {
             *since += pause;
         }
     }
 
-    /// The CLI said this.
-    pub(crate) fn note(&mut self, head: &Head, now: Instant) {
+    /// Records the tool calls and the result of an event.
+    pub(crate) fn observe(&mut self, head: &Head, now: Instant) {
         self.tools.retain(|(id, ..)| !head.returns.contains(id));
-        for (id, name) in head.calls.iter().filter(|(_, name)| WATCHED.contains(&name.as_str())) {
-            if self.tools.len() < MOST_TOOLS {
+        let is_limited = |name: &str| LIMITED_TOOLS.contains(&name);
+        for (id, name) in head.calls.iter().filter(|(_, name)| is_limited(name)) {
+            if self.tools.len() < MAX_TOOL_CALLS {
                 self.tools.push((id.clone(), name.clone(), now + self.limits.tool));
             }
         }
-        if let Some(verdict) = head.verdict() {
-            // Who has come to a verdict waits for no tool.
+        if let Some(result) = head.result() {
+            // After its result the CLI waits for no tool.
             self.tools.clear();
-            let since = self.verdict.as_ref().map_or(now, |(_, since)| *since);
-            self.verdict = Some((verdict, since));
+            let since = self.result.as_ref().map_or(now, |(_, since)| *since);
+            self.result = Some((result, since));
         }
     }
 
-    /// The last verdict.
-    pub(crate) fn verdict(&self) -> Option<&Verdict> {
-        self.verdict.as_ref().map(|(verdict, _)| verdict)
+    /// The last result.
+    pub(crate) fn result(&self) -> Option<&CliResult> {
+        self.result.as_ref().map(|(result, _)| result)
     }
 
-    /// When something will be overdue, and what.
+    /// The next limit: when it passes, and which it is.
     pub(crate) fn next(&self) -> Option<(Instant, Overdue)> {
         let tool = self.tools.iter().min_by_key(|(.., at)| *at);
         let tool = tool.map(|(_, name, at)| (*at, Overdue::Tool(name.clone())));
-        let farewell = self.verdict.as_ref().map(|(_, since)| {
-            let silent = self.last_sign.max(*since) + self.limits.silence;
-            (silent.min(*since + self.limits.farewell), Overdue::Farewell)
+        let exit = self.result.as_ref().map(|(_, since)| {
+            let silent = self.last_output.max(*since) + self.limits.silence;
+            (silent.min(*since + self.limits.exit), Overdue::Exit)
         });
-        tool.into_iter().chain(farewell).min_by_key(|(at, _)| *at)
+        tool.into_iter().chain(exit).min_by_key(|(at, _)| *at)
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         tool: Duration::from_secs(300),
         silence: Duration::from_secs(10),
-        farewell: Duration::from_secs(120),
+        exit: Duration::from_secs(120),
         kill: Duration::from_secs(5),
         cancel: Duration::from_secs(90),
     };
@@ -151,53 +152,53 @@ mod tests {
     #[test]
     fn a_tool_that_does_not_return_is_overdue_and_one_that_does_is_not() {
         let now = Instant::now();
-        let mut watch = Watch::new(LIMITS, now);
-        watch.note(&call("a", "WebFetch"), now);
-        watch.note(&call("b", "WebSearch"), now + SECOND);
-        assert_eq!(watch.next(), Some((now + 300 * SECOND, Overdue::Tool("WebFetch".into()))));
-        watch.note(&result_of("a"), now + 2 * SECOND);
-        assert_eq!(watch.next(), Some((now + 301 * SECOND, Overdue::Tool("WebSearch".into()))));
-        watch.note(&result_of("b"), now + 3 * SECOND);
-        assert_eq!(watch.next(), None);
+        let mut tracker = LimitTracker::new(LIMITS, now);
+        tracker.observe(&call("a", "WebFetch"), now);
+        tracker.observe(&call("b", "WebSearch"), now + SECOND);
+        assert_eq!(tracker.next(), Some((now + 300 * SECOND, Overdue::Tool("WebFetch".into()))));
+        tracker.observe(&result_of("a"), now + 2 * SECOND);
+        assert_eq!(tracker.next(), Some((now + 301 * SECOND, Overdue::Tool("WebSearch".into()))));
+        tracker.observe(&result_of("b"), now + 3 * SECOND);
+        assert_eq!(tracker.next(), None);
     }
 
     #[test]
-    fn limits_stand_still_while_nobody_listens() {
+    fn a_pause_in_reading_extends_all_limits() {
         let now = Instant::now();
-        let mut watch = Watch::new(LIMITS, now);
-        watch.note(&call("a", "WebFetch"), now);
-        watch.stand_still(1000 * SECOND);
-        assert_eq!(watch.next().unwrap().0, now + 1300 * SECOND);
-        watch.note(&head(r#"{"type":"result","is_error":false}"#), now + 1000 * SECOND);
-        watch.stand_still(500 * SECOND);
-        assert_eq!(watch.next(), Some((now + 1510 * SECOND, Overdue::Farewell)));
+        let mut tracker = LimitTracker::new(LIMITS, now);
+        tracker.observe(&call("a", "WebFetch"), now);
+        tracker.extend(1000 * SECOND);
+        assert_eq!(tracker.next().unwrap().0, now + 1300 * SECOND);
+        tracker.observe(&head(r#"{"type":"result","is_error":false}"#), now + 1000 * SECOND);
+        tracker.extend(500 * SECOND);
+        assert_eq!(tracker.next(), Some((now + 1510 * SECOND, Overdue::Exit)));
     }
 
     #[test]
-    fn other_tools_take_as_long_as_they_take() {
+    fn tools_that_do_not_use_the_network_have_no_limit() {
         let now = Instant::now();
-        let mut watch = Watch::new(LIMITS, now);
-        watch.note(&call("a", "Bash"), now);
-        assert_eq!(watch.next(), None);
+        let mut tracker = LimitTracker::new(LIMITS, now);
+        tracker.observe(&call("a", "Bash"), now);
+        assert_eq!(tracker.next(), None);
     }
 
     #[test]
-    fn after_the_verdict_silence_is_short_and_talk_not_endless() {
+    fn after_its_result_the_cli_may_neither_be_silent_nor_write_for_long() {
         let now = Instant::now();
-        let mut watch = Watch::new(LIMITS, now);
-        watch.note(&call("a", "WebFetch"), now);
-        watch.note(&head(r#"{"type":"result","is_error":false}"#), now);
-        assert_eq!(watch.next(), Some((now + 10 * SECOND, Overdue::Farewell)));
-        watch.sign_of_life(now + 9 * SECOND);
-        assert_eq!(watch.next(), Some((now + 19 * SECOND, Overdue::Farewell)));
-        watch.sign_of_life(now + 119 * SECOND);
-        assert_eq!(watch.next(), Some((now + 120 * SECOND, Overdue::Farewell)));
+        let mut tracker = LimitTracker::new(LIMITS, now);
+        tracker.observe(&call("a", "WebFetch"), now);
+        tracker.observe(&head(r#"{"type":"result","is_error":false}"#), now);
+        assert_eq!(tracker.next(), Some((now + 10 * SECOND, Overdue::Exit)));
+        tracker.output_seen(now + 9 * SECOND);
+        assert_eq!(tracker.next(), Some((now + 19 * SECOND, Overdue::Exit)));
+        tracker.output_seen(now + 119 * SECOND);
+        assert_eq!(tracker.next(), Some((now + 120 * SECOND, Overdue::Exit)));
     }
 
     #[test]
-    fn the_parts_of_a_cancelled_run_are_shares_of_its_time() {
-        let until = |part| LIMITS.until(part).as_secs();
-        let parts = [Part::Cli, Part::Delivery, Part::Checkpoint, Part::Report].map(until);
+    fn each_phase_of_a_cancelled_run_ends_at_its_share_of_the_time() {
+        let until = |part| LIMITS.phase_end(part).as_secs();
+        let parts = [Phase::Cli, Phase::Delivery, Phase::Checkpoint, Phase::Report].map(until);
         assert_eq!(parts, [10, 30, 60, 80]);
     }
 }

@@ -1,14 +1,14 @@
-//! Lines out of bytes that come in pieces of any size.
+//! Splits a byte stream into lines.
 
-/// Cuts lines; one that is too long is given up, so that memory is bounded.
+/// Splits chunks of any size into lines. Discards a line that is too long, so that memory is bounded.
 pub(crate) struct Lines {
-    longest: usize,
+    max_length: usize,
     line: Vec<u8>,
-    /// The rest of the current line is of one that is too long.
+    /// The current line is too long; its rest is skipped.
     skips: bool,
 }
 
-/// A line without its end.
+/// A line without its line feed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line<'a> {
     Whole(&'a [u8]),
@@ -16,18 +16,18 @@ pub(crate) enum Line<'a> {
 }
 
 impl Lines {
-    pub(crate) fn new(longest: usize) -> Self {
-        Self { longest, line: Vec::new(), skips: false }
+    pub(crate) fn new(max_length: usize) -> Self {
+        Self { max_length, line: Vec::new(), skips: false }
     }
 
-    /// Takes a piece and hands each line that it ends to `take`.
+    /// Takes a chunk and passes each line that it completes to `take`.
     pub(crate) fn push(&mut self, piece: &[u8], mut take: impl FnMut(Line<'_>)) {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             let (part, ends) = match part.strip_suffix(b"\n") {
                 Some(part) => (part, true),
                 None => (part, false),
             };
-            if ends && self.line.is_empty() && !self.skips && part.len() <= self.longest {
+            if ends && self.line.is_empty() && !self.skips && part.len() <= self.max_length {
                 take(Line::Whole(part));
                 continue;
             }
@@ -38,7 +38,7 @@ impl Lines {
         }
     }
 
-    /// The end: what is left is a line, too.
+    /// Passes the rest as a last line.
     pub(crate) fn finish(&mut self, mut take: impl FnMut(Line<'_>)) {
         if self.skips {
             take(Line::TooLong);
@@ -47,12 +47,12 @@ impl Lines {
         }
         self.skips = false;
         self.line.clear();
-        // What one long line needed is not kept for all the short ones.
+        // Free the memory of an unusually long line.
         self.line.shrink_to(64 << 10);
     }
 
     fn add(&mut self, part: &[u8]) {
-        if self.skips || self.line.len() + part.len() > self.longest {
+        if self.skips || self.line.len() + part.len() > self.max_length {
             self.skips = true;
             self.line = Vec::new();
         } else {
@@ -79,13 +79,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_cut_wherever_the_pieces_are() {
+    fn lines_are_split_wherever_the_chunks_end() {
         assert_eq!(lines(&["a\nb", "c\n", "d"]), ["a", "bc", "d"]);
         assert_eq!(lines(&["", "a", "", "\n"]), ["a"]);
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_given_up_and_the_next_one_is_not() {
+    fn a_line_that_is_too_long_is_discarded_and_the_next_one_is_not() {
         assert_eq!(lines(&["12345678\n123456789\nok\n"]), ["12345678", "(too long)", "ok"]);
         assert_eq!(lines(&["12345", "678", "9", "0\nok"]), ["(too long)", "ok"]);
         assert_eq!(lines(&["1234567890"]), ["(too long)"]);

@@ -1,8 +1,7 @@
-//! The run's log: each line masked, into the run's file, which goes to the platform, and to standard
-//! error as long as that takes it.
+//! The run's log: masked lines, written to a file that the telemetry sends, and to standard error.
 //!
-//! INVARIANT: only our own lines, since the HTTP library would log tokens; nothing before it is
-//! masked; and nobody waits for a reader of standard error.
+//! INVARIANT: only lines of our own crates are logged, since the HTTP library logs tokens. Lines are
+//! masked before they are written. Writing to standard error never blocks.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -20,18 +19,18 @@ use crate::Result;
 /// The file's name in the run's folder.
 pub(crate) const LOG: &str = "system.log";
 
-/// The longest log.
-const LONGEST: u64 = 64 << 20;
+/// The largest log file.
+const MAX_LENGTH: u64 = 64 << 20;
 
-/// The longest line; and as much as a pipe that takes anything takes at once.
-const LONGEST_LINE: usize = 4096;
+/// `PIPE_BUF`: a writable pipe takes a line of this length without blocking.
+const MAX_LINE: usize = 4096;
 
-/// Starts logging for a run. Lines before this are not kept.
+/// Starts logging for a run. Earlier lines are dropped.
 pub(crate) fn start(folder: &RunFolder, masker: &Arc<Masker>) -> Result<()> {
     let file = folder.append(LOG)?;
     let logger = RunLog { file, masker: Arc::clone(masker), length: AtomicU64::new(0) };
     log::set_max_level(LevelFilter::Info);
-    // A second run in one process, in a test, keeps the first one's log.
+    // In a test with several runs in one process, later runs use the first run's log.
     let _ = log::set_boxed_logger(Box::new(logger));
     Ok(())
 }
@@ -58,26 +57,26 @@ impl Log for RunLog {
         let text: String =
             text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let mut line = format!("{} {level:5} {name:10} {text}", iso_now());
-        crate::outcome::shorten(&mut line, LONGEST_LINE - 1);
+        crate::outcome::shorten(&mut line, MAX_LINE - 1);
         line.push('\n');
         let before = self.length.fetch_add(line.len() as u64, Ordering::Relaxed);
-        if before < LONGEST {
-            // In one call, so that lines do not mix. A full disk ends no run.
+        if before < MAX_LENGTH {
+            // In one call, so that lines do not mix. A full disk must not end the run.
             let _ = (&self.file).write_all(line.as_bytes());
         }
-        write_if_read(line.as_bytes());
+        write_stderr(line.as_bytes());
     }
 
     fn flush(&self) {}
 }
 
-/// Writes to standard error unless that would wait for its reader.
-pub(crate) fn write_if_read(line: &[u8]) {
+/// Writes to standard error unless that would block.
+pub(crate) fn write_stderr(line: &[u8]) {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     let ready = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0);
     if ready && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT)) {
-        // Whoever has closed it wants no log.
+        // An error means that standard error is closed: there is no other place for this line.
         let _ = nix::unistd::write(stderr.as_fd(), line);
     }
 }

@@ -1,10 +1,10 @@
-//! Runs an agent's CLI in the guest, as the environment says.
+//! Runs an agent's CLI in the guest. Environment variables configure the run.
 //!
 //! | exit code | when |
 //! |---|---|
-//! | the CLI's; 128+n for a signal | it ended by itself |
-//! | 0 | it succeeded and, unless the run is local, its checkpoint is made |
-//! | 1 | events are lost, no checkpoint, no heartbeat, a tool that hung, a bad environment |
+//! | 0 | the CLI succeeded and, unless the run is local, its checkpoint was made |
+//! | the CLI's; 128+n for signal n | the CLI failed |
+//! | 1 | lost events, no checkpoint, no heartbeat, a tool past its limit, a bad environment |
 //! | 128+n | signal n ended the run |
 
 use std::process::ExitCode;

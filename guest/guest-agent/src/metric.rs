@@ -1,4 +1,4 @@
-//! How busy the machine is.
+//! CPU, memory and disk usage of the VM.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use guest_common::iso_now;
 use serde::Serialize;
 
-/// One look at the machine.
+/// One sample.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Metric {
     ts: String,
-    /// Percent of all processors since the last look.
+    /// Percent of all CPUs since the last sample.
     cpu: f64,
     mem_used: u64,
     mem_total: u64,
@@ -18,21 +18,21 @@ pub(crate) struct Metric {
     disk_total: u64,
 }
 
-/// Looks at the machine.
-pub(crate) struct Meter {
-    /// The folder whose disk counts.
+/// Takes samples.
+pub(crate) struct Sampler {
+    /// A folder on the disk to measure.
     folder: PathBuf,
     busy: u64,
     total: u64,
 }
 
-impl Meter {
+impl Sampler {
     pub(crate) fn new(folder: PathBuf) -> Self {
         let (busy, total) = processor_time(&read("/proc/stat"));
         Self { folder, busy, total }
     }
 
-    pub(crate) fn look(&mut self) -> Metric {
+    pub(crate) fn sample(&mut self) -> Metric {
         let (busy, total) = processor_time(&read("/proc/stat"));
         let cpu = percent(busy.saturating_sub(self.busy), total.saturating_sub(self.total));
         (self.busy, self.total) = (busy, total);
@@ -49,19 +49,19 @@ impl Meter {
 }
 
 fn read(path: &str) -> String {
-    // A file that is not there makes a figure zero.
+    // A missing file makes its figures zero.
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// With two decimals.
+/// Rounded to two decimals.
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 10_000.0).round() / 100.0 }
 }
 
-/// How long the processors were busy and how long they were there, in ticks.
+/// The busy and the total time of all CPUs, in ticks.
 fn processor_time(stat: &str) -> (u64, u64) {
     let line = stat.lines().next().unwrap_or_default();
-    // Guest time, the last two, is in user time already.
+    // The last two fields, guest time, are included in user time.
     let ticks = line.split_whitespace().skip(1).take(8);
     let ticks: Vec<u64> = ticks.map(|number| number.parse().unwrap_or(0)).collect();
     let total: u64 = ticks.iter().sum();
@@ -69,7 +69,7 @@ fn processor_time(stat: &str) -> (u64, u64) {
     (total - idle, total)
 }
 
-/// What is used of the memory, and all of it, in bytes.
+/// The used and the total memory, in bytes.
 fn memory(meminfo: &str) -> (u64, u64) {
     let field = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_that_is_not_idle_is_busy() {
+    fn time_that_is_neither_idle_nor_iowait_is_busy() {
         assert_eq!(processor_time("cpu  10 1 5 80 4 0 0 0 7 7\ncpu0 1 1"), (16, 100));
         assert_eq!(processor_time(""), (0, 0));
         assert_eq!(percent(1, 3), 33.33);
@@ -98,8 +98,8 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_this_machine_finds_something() {
-        let metric = Meter::new("/".into()).look();
+    fn a_sample_of_this_machine_has_memory_and_disk() {
+        let metric = Sampler::new("/".into()).sample();
         assert!(metric.mem_total > 0 && metric.disk_total > 0, "{metric:?}");
     }
 }

@@ -1,11 +1,10 @@
-//! The user that this process becomes, and what it keeps of root's rights.
+//! Drops root's privileges except two capabilities, and protects this process from the CLI.
 //!
-//! Agents leave files and processes of root: builds, package managers, `sudo`. So that these can be
-//! kept and ended, this process is started as root, and becomes the user that `VM0_RUN_AS` names with
-//! two capabilities left: to read all files, and to signal all processes. The CLI has none of them:
-//! a program that a user other than root executes starts without.
+//! Agents leave files and processes of root: builds, package managers, `sudo`. To save the files and
+//! kill the processes, this process is started as root and becomes the user that `VM0_RUN_AS` names,
+//! with `CAP_DAC_READ_SEARCH` and `CAP_KILL`. The CLI has neither: they are not inheritable.
 //!
-//! INVARIANT: nothing of the run happens before this; if it fails, the run does not begin.
+//! INVARIANT: privileges are dropped before anything else; if that fails, the run does not start.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -19,12 +18,12 @@ use crate::{Error, Result, sys};
 const RUN_AS: &str = "VM0_RUN_AS";
 
 /// `CAP_DAC_READ_SEARCH` and `CAP_KILL`.
-const KEPT: u32 = 1 << 2 | 1 << 5;
+const CAPABILITIES: u32 = 1 << 2 | 1 << 5;
 
-/// How much rather than this process the CLI is killed when memory runs out.
+/// The CLI's `oom_score_adj`: the OOM killer prefers the CLI to this process.
 const CLI_OOM_SCORE: &[u8] = b"500";
 
-/// Becomes the user that the environment names, if this process is root.
+/// Becomes the user that `VM0_RUN_AS` names, if this process is root.
 pub fn become_user() -> Result<()> {
     let Some(name) = std::env::var_os(RUN_AS).filter(|name| !name.is_empty()) else {
         return Ok(());
@@ -46,11 +45,11 @@ pub fn become_user() -> Result<()> {
     setgroups(&groups(&group, text, gid)).map_err(failed)?;
     setresgid(gid, gid, gid).map_err(failed)?;
     setresuid(uid, uid, uid).map_err(failed)?;
-    sys::set_capabilities(KEPT).map_err(failed)?;
+    sys::set_capabilities(CAPABILITIES).map_err(failed)?;
     set_keepcaps(false).map_err(failed)
 }
 
-/// The ids of a user. Parsed here rather than by libc, which would load modules of the image for it.
+/// The ids of a user. Parsed here and not by libc, which would load NSS modules of the image as root.
 fn account(passwd: &str, name: &str) -> Option<(Uid, Gid)> {
     let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let mut of_user = fields.filter(|fields| fields[0] == name && fields.len() >= 4);
@@ -69,24 +68,24 @@ fn groups(group: &str, name: &str, own: Gid) -> Vec<Gid> {
     std::iter::once(own).chain(ids.filter(|id| *id != own)).collect()
 }
 
-/// Keeps other processes of the same user, of which the CLI is one, from reading this one's memory
-/// and environment. Returns what [`sacrificed`] needs, which could not be opened later.
-pub(crate) fn protect() -> Option<File> {
-    // Changing the user has made /proc/self root's.
+/// Makes this process undumpable, so that other processes of its user, such as the CLI, cannot read
+/// its memory and environment. Returns its `oom_score_adj` for [`with_cli_oom_score`]: an undumpable
+/// process could not open it.
+pub(crate) fn make_undumpable() -> Option<File> {
+    // The change of user made this process undumpable, and /proc/self root's.
     let _ = set_dumpable(true);
     let score = File::options().write(true).open("/proc/self/oom_score_adj");
     if let Err(errno) = set_dumpable(false) {
         log::warn!("the agent could read this process's memory; error={errno}");
     }
-    score.inspect_err(|error| log::warn!("the OOM killer may prefer this; error={error}")).ok()
+    score.inspect_err(|error| log::warn!("cannot open oom_score_adj; error={error}")).ok()
 }
 
-/// Starts processes that the kernel kills before this one when memory runs out: they inherit the score
-/// that this process has meanwhile.
-pub(crate) fn sacrificed<T>(score: Option<&File>, start: impl FnOnce() -> T) -> T {
+/// Runs `start` with the CLI's OOM score, which child processes inherit, then restores the score.
+pub(crate) fn with_cli_oom_score<T>(score: Option<&File>, start: impl FnOnce() -> T) -> T {
     let set = |text: &[u8]| {
         let written = score.map_or(Ok(()), |file| file.write_all_at(text, 0));
-        written.unwrap_or_else(|error| log::warn!("the OOM score is not set; error={error}"));
+        written.unwrap_or_else(|error| log::warn!("cannot set the OOM score; error={error}"));
     };
     set(CLI_OOM_SCORE);
     let started = start();
@@ -99,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_its_ids_and_its_groups_from_the_files() {
+    fn the_ids_and_groups_of_a_user_are_parsed_from_passwd_and_group() {
         let passwd = "root:x:0:0::/root:/bin/sh\nbroken\nuser:x:1000:1001::/home/user:/bin/sh\n";
         let (uid, gid) = account(passwd, "user").unwrap();
         assert_eq!((uid.as_raw(), gid.as_raw()), (1000, 1001));

@@ -1,4 +1,4 @@
-//! A run from its beginning to its end. The numbers are those of the crate's documentation.
+//! One run: set-up, the conversation with the CLI, and the outcome file.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -12,29 +12,28 @@ use mask::Masker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::bell::Bell;
 use crate::child::Cli;
-use crate::conversation::{Conversation, Report};
-use crate::ending::{self, Failure};
+use crate::conversation::{CliReport, Conversation};
+use crate::failure::{self, Failure};
 use crate::hosted::Hosted;
-use crate::limit::Part;
-use crate::service::{Place, Services};
+use crate::limit::Phase;
+use crate::service::{ServiceContext, Services};
 use crate::signal::Signals;
 use crate::sink::{Printer, Sink};
+use crate::waker::Waker;
 use crate::{Config, Error, Outcome, Result, descendant, logging, outcome, privilege, shortage};
 
-/// What is kept of the disk for the run's own files once the CLI has ended.
+/// Disk space reserved while the CLI runs, for the run's own files afterwards.
 const RESERVE: u64 = 1 << 20;
 
-/// How long standard output may take no more, in local mode.
+/// How long local mode waits for standard output to take the last events.
 const LAST_EVENTS: Duration = Duration::from_secs(30);
 
-/// Runs the CLI as the configuration says; an error is one that keeps even the outcome from being
-/// written.
+/// Runs the CLI as configured. An error means that no `outcome.json` was written.
 pub fn run(config: Config) -> Result<Outcome> {
     let began = Instant::now();
-    let signals = Signals::take()?;
-    let oom_score = privilege::protect();
+    let signals = Signals::block()?;
+    let oom_score = privilege::make_undumpable();
     descendant::adopt_orphans();
     let folder = match &config.runtime_dir {
         Some(path) => RunFolder::at(path)?,
@@ -46,16 +45,16 @@ pub fn run(config: Config) -> Result<Outcome> {
     let operations = Arc::new(OperationLog::open(&folder)?);
     let folder = Arc::new(folder);
     let draft = outcome::draft(&folder)?;
-    let scene = Scene {
+    let context = RunContext {
         config: Arc::new(config),
         masker,
         folder: Arc::clone(&folder),
         operations,
         oom_score,
         signals,
-        bell: Bell::new()?,
+        waker: Waker::new()?,
     };
-    let outcome = scene.play(began).masked(&scene.masker);
+    let outcome = context.execute(began).masked(&context.masker);
     if let Some(error) = &outcome.error {
         log::error!("the run failed; exit_code={} error={error}", outcome.exit_code);
     }
@@ -63,52 +62,55 @@ pub fn run(config: Config) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What a run has.
-pub(crate) struct Scene {
+/// State shared by all phases of a run.
+pub(crate) struct RunContext {
     pub(crate) config: Arc<Config>,
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) operations: Arc<OperationLog>,
-    pub(crate) bell: Bell,
+    pub(crate) waker: Waker,
     pub(crate) masker: Arc<Masker>,
     oom_score: Option<File>,
     signals: Signals,
 }
 
-impl Scene {
-    fn play(&self, began: Instant) -> Outcome {
+impl RunContext {
+    fn execute(&self, began: Instant) -> Outcome {
         let working_dir = match self.set_up_working_dir() {
             Ok(path) => path,
             Err(error) => return Failure::of(&error).into(),
         };
         let Some(identity) = &self.config.platform else {
-            return self.play_local(&working_dir);
+            return self.execute_local(&working_dir);
         };
-        let place = Place {
+        let service_context = ServiceContext {
             folder: &self.folder,
             masker: &self.masker,
             operations: &self.operations,
-            bell: &self.bell,
+            waker: &self.waker,
             disk: &working_dir,
         };
-        let (services, sink) = match Services::start(identity, &place) {
+        let (services, sink) = match Services::start(identity, &service_context) {
             Ok(started) => started,
             Err(error) => return Failure::of(&error).into(),
         };
         let hosted = Hosted {
-            scene: self,
+            context: self,
             identity,
             services: &services,
             working_dir: &working_dir,
-            asked: Cell::default(),
+            end_requested: Cell::default(),
         };
-        let outcome = hosted.play(sink, began);
-        let latest = hosted.asked.get().map(|asked| asked + self.config.limits.until(Part::Report));
-        services.end(&self.bell, latest);
+        let outcome = hosted.execute(sink, began);
+        let latest = hosted
+            .end_requested
+            .get()
+            .map(|asked| asked + self.config.limits.phase_end(Phase::Report));
+        services.end(&self.waker, latest);
         outcome
     }
 
-    /// In local mode: the CLI and nothing else.
-    fn play_local(&self, working_dir: &Path) -> Outcome {
+    /// Local mode: runs the CLI and prints its events; makes no HTTP request.
+    fn execute_local(&self, working_dir: &Path) -> Outcome {
         let mut sink = Sink::Local(Printer::default());
         let report = match self.converse(working_dir, &mut sink, || None) {
             Ok(report) => report,
@@ -118,8 +120,8 @@ impl Scene {
             printer.print_until(Instant::now() + LAST_EVENTS);
         }
         let outcome = Outcome { session_id: report.session.clone(), ..Outcome::default() };
-        let end = ending::of(&report, self.config.limits.tool);
-        outcome.with(end.map_err(|failure| failure.because(report.shortage.as_deref())))
+        let end = failure::evaluate(&report, self.config.limits.tool);
+        outcome.with(end.map_err(|failure| failure.with_reason(report.shortage.as_deref())))
     }
 
     fn set_up_working_dir(&self) -> Result<PathBuf> {
@@ -132,16 +134,16 @@ impl Scene {
         made
     }
 
-    /// The CLI from its start to its end, and the end of all that it started.
+    /// Starts the CLI, talks to it until it exits, and kills the processes that it leaves.
     pub(crate) fn converse(
         &self,
         working_dir: &Path,
         sink: &mut Sink,
         failure: impl FnMut() -> Option<Error>,
-    ) -> Result<Report> {
+    ) -> Result<CliReport> {
         let began = Instant::now();
         let start = || Cli::start(&self.config, &self.folder, working_dir);
-        let cli = privilege::sacrificed(self.oom_score.as_ref(), start)?;
+        let cli = privilege::with_cli_oom_score(self.oom_score.as_ref(), start)?;
         log::info!("the agent has started; pid={}", cli.process.pid());
         let conversation = Conversation::new(cli, sink, &self.masker, self.config.limits);
         let begun = || {
@@ -151,15 +153,15 @@ impl Scene {
             }
         };
         let reserve = self.reserve();
-        let mut report = conversation.run(&self.signals, &self.bell, failure, begun);
+        let mut report = conversation.run(&self.signals, &self.waker, failure, begun);
         descendant::end_all();
         if let Ok(report) = &mut report {
-            let said = report.said();
+            let said = report.messages();
             report.shortage = shortage::describe(working_dir, &said, self.config.disk_mib);
         }
         drop(reserve);
         let end = match &report {
-            Ok(report) => ending::of(report, self.config.limits.tool),
+            Ok(report) => failure::evaluate(report, self.config.limits.tool),
             Err(error) => Err(Failure::of(error)),
         };
         let error = end.err().map(|failure| failure.text);
@@ -167,22 +169,22 @@ impl Scene {
         report
     }
 
-    /// Room on the disk that the CLI cannot take: it is free again when this is dropped.
+    /// Reserves disk space that the CLI cannot use. Dropping the file frees it.
     fn reserve(&self) -> Option<File> {
         let file = self.folder.scratch("reserve").ok()?;
         allocate(&file, RESERVE);
         Some(file)
     }
 
-    /// Sleeps until `done` has something, which it is asked whenever the bell rings; none when it is
-    /// late, an error when a signal ends the run.
+    /// Sleeps until `done`, which is polled after each wake-up, returns a value. `None` at the
+    /// deadline `until`; an error if a signal ends the run.
     pub(crate) fn wait<T>(
         &self,
         until: Option<Instant>,
         mut done: impl FnMut() -> Option<T>,
     ) -> Result<Option<T>> {
         loop {
-            self.bell.hush();
+            self.waker.drain();
             if let Some(done) = done() {
                 return Ok(Some(done));
             }
@@ -192,9 +194,9 @@ impl Scene {
             if until.is_some_and(|until| until <= Instant::now()) {
                 return Ok(None);
             }
-            let mut fds = [self.signals.as_fd(), self.bell.as_fd()]
+            let mut fds = [self.signals.as_fd(), self.waker.as_fd()]
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            let timeout = until.map_or(PollTimeout::NONE, process::poll_timeout);
+            let timeout = until.map_or(PollTimeout::NONE, base::deadline::poll_timeout);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Error::Wait { source: errno.into() }),

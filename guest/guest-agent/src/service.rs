@@ -8,114 +8,116 @@ use std::time::{Duration, Instant};
 use guest_common::{Identity, OperationLog, Platform, RunFolder, Stop};
 use mask::Masker;
 
-use crate::bell::Bell;
 use crate::delivery::{Delivered, Delivery};
-use crate::heartbeat::{Heart, RHYTHM};
+use crate::heartbeat::{Heartbeat, TIMING};
 use crate::sink::Sink;
 use crate::telemetry::Telemetry;
+use crate::waker::Waker;
 use crate::worker::Worker;
 use crate::{Error, Result, spool};
 
-/// How long the last telemetry may take.
+/// Time limit for the last telemetry report.
 const LAST_REPORT: Duration = Duration::from_secs(20);
 
-/// The services of a run.
+/// The heartbeat, delivery and telemetry threads of a run.
 pub(crate) struct Services {
-    beating: Arc<AtomicBool>,
-    heart: Worker<Result<()>>,
+    is_reachable: Arc<AtomicBool>,
+    heartbeat: Worker<Result<()>>,
     delivery: Worker<Delivered>,
     telemetry: Worker<()>,
-    /// What is not acknowledged by then is lost.
+    /// Ends the delivery. Events that are not acknowledged by then are lost.
     pub(crate) give_up_events: Stop,
-    /// Ends the requests of the heart and of the telemetry.
+    /// Ends the requests of the heartbeat and of the telemetry.
     abort: Stop,
-    end_heart: Stop,
+    end_heartbeat: Stop,
     end_telemetry: Stop,
 }
 
-/// What services need to know of their run.
-pub(crate) struct Place<'a> {
+/// The parts of a run that its services use.
+pub(crate) struct ServiceContext<'a> {
     pub(crate) folder: &'a RunFolder,
     pub(crate) masker: &'a Arc<Masker>,
     pub(crate) operations: &'a Arc<OperationLog>,
-    pub(crate) bell: &'a Bell,
-    /// The folder whose disk is measured.
+    pub(crate) waker: &'a Waker,
+    /// A folder on the disk that the metrics measure.
     pub(crate) disk: &'a Path,
 }
 
 impl Services {
-    /// Starts all of them; the sink is where events go.
-    pub(crate) fn start(identity: &Identity, place: &Place<'_>) -> Result<(Self, Sink)> {
-        let Place { folder, operations, bell, .. } = place;
-        let [abort, give_up_events, end_heart, end_telemetry] = [(); 4].map(|()| Stop::new());
+    /// Starts all services. The returned sink takes the CLI's events.
+    pub(crate) fn start(identity: &Identity, context: &ServiceContext<'_>) -> Result<(Self, Sink)> {
+        let ServiceContext { folder, operations, waker, .. } = context;
+        let [abort, give_up_events, end_heartbeat, end_telemetry] = [(); 4].map(|()| Stop::new());
         let platform = Platform::new(identity, &abort)?;
         let run_id = &identity.run_id;
 
-        let beating = Arc::new(AtomicBool::new(false));
-        let heart = Heart {
+        let is_reachable = Arc::new(AtomicBool::new(false));
+        let heartbeat = Heartbeat {
             platform: platform.clone(),
             run_id: run_id.clone(),
-            stop: end_heart.clone(),
-            rhythm: RHYTHM,
+            stop: end_heartbeat.clone(),
+            timing: TIMING,
         };
-        let (heard, ringing) = (Arc::clone(&beating), (*bell).clone());
-        let heart = Worker::start("heartbeat", bell, move || heart.run(&heard, &ringing))?;
+        let (answered, heartbeat_waker) = (Arc::clone(&is_reachable), (*waker).clone());
+        let run = move || heartbeat.run(&answered, &heartbeat_waker);
+        let heartbeat = Worker::start("heartbeat", waker, run)?;
 
-        let (inlet, outlet) = spool::spool(folder.scratch("events")?, bell)?;
+        let (writer, reader) = spool::spool(folder.scratch("events")?, waker)?;
         let delivery = Delivery::new(identity, &give_up_events, folder)?;
-        let delivery = Worker::start("events", bell, move || delivery.run(&outlet))?;
+        let delivery = Worker::start("events", waker, move || delivery.run(&reader))?;
 
-        let telemetry = Telemetry::new(&platform, run_id, place, &end_telemetry)?;
+        let telemetry = Telemetry::new(&platform, run_id, context, &end_telemetry)?;
         let operations = Arc::clone(operations);
-        let telemetry = Worker::start("telemetry", bell, move || telemetry.run(&operations))?;
+        let telemetry = Worker::start("telemetry", waker, move || telemetry.run(&operations))?;
 
         let services = Self {
-            beating,
-            heart,
+            is_reachable,
+            heartbeat,
             delivery,
             telemetry,
             give_up_events,
             abort,
-            end_heart,
+            end_heartbeat,
             end_telemetry,
         };
-        Ok((services, Sink::Platform { spool: inlet, next: 0 }))
+        Ok((services, Sink::Platform { spool: writer, next: 0 }))
     }
 
-    /// Whether the platform was heard.
-    pub(crate) fn is_beating(&self) -> bool {
-        self.beating.load(Ordering::Acquire)
+    /// Whether the platform has answered the first heartbeat.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.is_reachable.load(Ordering::Acquire)
     }
 
-    /// Why the run cannot go on, if that is so: its heart has stopped, or events go nowhere, as
-    /// their delivery has ended before the last of them came.
+    /// The error that ends the run: the heartbeat has failed, or the delivery has ended before the
+    /// last event.
     pub(crate) fn failure(&self) -> Option<Error> {
-        let heart = self.heart.take().and_then(|ended| ended.and_then(|ended| ended).err());
-        heart.or_else(|| match self.delivery.peek(Delivered::loss)? {
+        let ended = self.heartbeat.take();
+        let heartbeat = ended.and_then(|ended| ended.and_then(|result| result).err());
+        heartbeat.or_else(|| match self.delivery.peek(Delivered::loss)? {
             Ok(loss) => loss,
             Err(error) => Some(error),
         })
     }
 
-    /// What became of the events, once that is known.
+    /// The result of the delivery, once it has ended.
     pub(crate) fn delivered(&self) -> Option<Delivered> {
         let lost =
             |error: Error| Delivered { reason: Some(error.to_string()), ..Delivered::default() };
         Some(self.delivery.take()?.unwrap_or_else(lost))
     }
 
-    /// Ends all of them; the telemetry has some time for its last report, until `latest` if that is
-    /// sooner.
-    pub(crate) fn end(self, bell: &Bell, latest: Option<Instant>) {
-        self.end_heart.signal();
+    /// Ends all services. The telemetry may send its last report until [`LAST_REPORT`] has passed,
+    /// or until `latest` if that is sooner.
+    pub(crate) fn end(self, waker: &Waker, latest: Option<Instant>) {
+        self.end_heartbeat.signal();
         self.end_telemetry.signal();
         let until = Instant::now() + LAST_REPORT;
         let until = latest.map_or(until, |latest| until.min(latest));
-        while self.telemetry.take().is_none() && bell.wait_until(until) {}
+        while self.telemetry.take().is_none() && waker.wait_until(until) {}
         self.give_up_events.signal();
         self.abort.signal();
         self.telemetry.join();
-        self.heart.join();
+        self.heartbeat.join();
         self.delivery.join();
     }
 }

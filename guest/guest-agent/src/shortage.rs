@@ -1,18 +1,17 @@
-//! What the VM's disk has none left of, at the end of the CLI: why it failed, perhaps, and what it
-//! does not say itself.
+//! Detects a full disk when the CLI has ended. It may be why the CLI failed, and the CLI may not say so.
 
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
-/// Less room than this is none: a program that wants to write finds out sooner than at zero.
-const NO_ROOM: u64 = 1 << 20;
+/// A disk with less free space counts as full: writes fail before it reaches zero.
+const MIN_FREE: u64 = 1 << 20;
 
-/// How the system's programs say it, and Node.js.
-const SAID: [&str; 2] = ["No space left on device", "ENOSPC"];
+/// The messages of libc and of Node.js.
+const MESSAGES: [&str; 2] = ["No space left on device", "ENOSPC"];
 
-/// What there is none of on the disk of `path`, as its user is told; `said` is what the CLI said at
-/// last, and `disk_mib` the disk's size as it was asked for.
+/// The warning for the user if the disk of `path` is out of space or inodes. `said` are the CLI's last
+/// messages, `disk_mib` is the disk size that the user requested.
 pub(crate) fn describe(path: &Path, said: &str, disk_mib: Option<u64>) -> Option<String> {
     let disk = statvfs(path).ok()?;
     let room = disk.blocks_available() * disk.fragment_size();
@@ -22,13 +21,13 @@ pub(crate) fn describe(path: &Path, said: &str, disk_mib: Option<u64>) -> Option
 }
 
 fn explain(room: u64, (files, free): (u64, u64), said: &str, mib: u64) -> Option<String> {
-    // File systems that have no such limit have no such number.
+    // A file system without a limit on inodes reports zero files.
     if files > 0 && free == 0 {
         return Some(format!(
             "the disk has no inode left ({files} files): give it more with `disk`"
         ));
     }
-    let is_full = room < NO_ROOM || SAID.iter().any(|text| said.contains(text));
+    let is_full = room < MIN_FREE || MESSAGES.iter().any(|text| said.contains(text));
     is_full.then(|| format!("the disk is full ({mib} MiB): give it more with `disk`"))
 }
 
@@ -37,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_from_its_room_or_from_what_the_cli_said() {
+    fn a_disk_is_full_by_its_free_space_or_by_a_message_of_the_cli() {
         let full = Some("the disk is full (256 MiB): give it more with `disk`".to_owned());
         assert_eq!(explain(4096, (9, 9), "", 256), full);
         assert_eq!(explain(9 << 20, (9, 9), "cp: No space left on device", 256), full);
@@ -45,8 +44,8 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_without_inodes_is_told_from_one_without_room() {
-        let told = explain(9 << 20, (65_536, 0), "", 256).unwrap();
-        assert_eq!(told, "the disk has no inode left (65536 files): give it more with `disk`");
+    fn a_disk_without_free_inodes_has_a_message_of_its_own() {
+        let text = explain(9 << 20, (65_536, 0), "", 256).unwrap();
+        assert_eq!(text, "the disk has no inode left (65536 files): give it more with `disk`");
     }
 }

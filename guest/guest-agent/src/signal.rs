@@ -1,4 +1,4 @@
-//! Signals as a descriptor: those that end a run, and the one that tells of orphans that exited.
+//! A signalfd for the signals that end a run, and for SIGCHLD.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -7,24 +7,25 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::{Error, Result, descendant};
 
-/// SIGTERM, SIGINT, SIGHUP and SIGCHLD, blocked in this thread and all that it starts from now on.
+/// SIGTERM, SIGINT, SIGHUP and SIGCHLD, blocked in this thread and in all threads that it starts later.
 pub(crate) struct Signals {
     fd: SignalFd,
 }
 
 impl Signals {
-    pub(crate) fn take() -> Result<Self> {
+    /// Blocks the signals and opens the descriptor.
+    pub(crate) fn block() -> Result<Self> {
         let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD]
             .into_iter()
             .collect();
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let taken = set.thread_block().and_then(|()| SignalFd::with_flags(&set, flags));
-        let fd = taken.map_err(|errno| Error::Wait { source: errno.into() })?;
+        let opened = set.thread_block().and_then(|()| SignalFd::with_flags(&set, flags));
+        let fd = opened.map_err(|errno| Error::Wait { source: errno.into() })?;
         Ok(Self { fd })
     }
 
-    /// One that came and ends the run, by its number. Orphans that have exited are let go on the way;
-    /// `cli` is the process that somebody else waits for.
+    /// The number of a pending signal that ends the run. On SIGCHLD, reaps orphans but not `cli`, the
+    /// process that its `Child` reaps.
     pub(crate) fn next(&self, cli: Option<u32>) -> Option<i32> {
         while let Some(info) = self.fd.read_signal().ok().flatten() {
             let signal = i32::try_from(info.ssi_signo).ok()?;

@@ -1,6 +1,6 @@
-//! Where events go: to the platform through the spool, or in local mode to standard output.
+//! The destination of events: the spool to the platform, or standard output in local mode.
 //!
-//! Neither is ever waited for: who reads the CLI asks first whether there is room.
+//! Pushing never blocks. The reader of the CLI's output checks [`Sink::is_full`] first.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -10,31 +10,31 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::event::Event;
-use crate::spool::Inlet;
+use crate::spool::SpoolWriter;
 
-/// How much may wait for the reader of standard output.
-const MOST: usize = 256 << 10;
+/// The most bytes that may wait for the reader of standard output.
+const MAX_PENDING: usize = 256 << 10;
 
-/// As much as a pipe that takes anything takes at once.
-const PIECE: usize = 4096;
+/// `PIPE_BUF`: a writable pipe takes this many bytes without blocking.
+const CHUNK: usize = 4096;
 
-/// One of both.
+/// The destination of events.
 pub(crate) enum Sink {
-    Platform { spool: Inlet, next: u64 },
+    Platform { spool: SpoolWriter, next: u64 },
     Local(Printer),
 }
 
-/// What is to be printed.
+/// Events that wait to be written to standard output.
 #[derive(Default)]
 pub(crate) struct Printer {
     bytes: Vec<u8>,
     printed: usize,
-    /// Nobody reads it.
+    /// Standard output has no reader any more.
     closed: bool,
 }
 
 impl Sink {
-    /// Takes an event. One that is only a part of another goes to nobody but a reader on this machine.
+    /// Takes an event. Partial events are only printed, never sent to the platform.
     pub(crate) fn push(&mut self, event: Event) {
         match self {
             Sink::Platform { .. } if event.head.is_partial() => {}
@@ -46,7 +46,7 @@ impl Sink {
         }
     }
 
-    /// Takes note of an event that is too long to be sent.
+    /// Records that an event was too long to be sent.
     pub(crate) fn push_too_long(&mut self) {
         match self {
             Sink::Platform { spool, next } => {
@@ -57,7 +57,7 @@ impl Sink {
         }
     }
 
-    /// Says that nothing more comes, unless something waits for room; true if it was said.
+    /// Closes the sink unless an event waits for room. Returns whether it is closed.
     pub(crate) fn close_if_room(&mut self) -> bool {
         let Sink::Platform { spool, .. } = self else { return true };
         let has_room = !spool.is_full();
@@ -67,11 +67,11 @@ impl Sink {
         has_room
     }
 
-    /// Whether nothing more should be pushed now.
+    /// Whether the caller should stop pushing for now.
     pub(crate) fn is_full(&mut self) -> bool {
         match self {
             Sink::Platform { spool, .. } => spool.is_full(),
-            Sink::Local(printer) => printer.waiting() > MOST,
+            Sink::Local(printer) => printer.pending() > MAX_PENDING,
         }
     }
 }
@@ -84,17 +84,17 @@ impl Printer {
         }
     }
 
-    /// How much waits.
-    pub(crate) fn waiting(&self) -> usize {
+    /// The number of bytes that are not printed yet.
+    pub(crate) fn pending(&self) -> usize {
         self.bytes.len() - self.printed
     }
 
-    /// Prints all of it, or what is taken before `until`.
+    /// Prints until nothing is pending or the deadline `until` has passed.
     pub(crate) fn print_until(&mut self, until: Instant) {
-        while self.waiting() > 0 {
+        while self.pending() > 0 {
             let mut fds = [PollFd::new(stdout(), PollFlags::POLLOUT)];
-            match poll(&mut fds, process::poll_timeout(until)) {
-                Ok(0) => return log::warn!("events are not printed, as nobody reads them"),
+            match poll(&mut fds, base::deadline::poll_timeout(until)) {
+                Ok(0) => return log::warn!("events are not printed: standard output is blocked"),
                 Ok(_) => self.print(),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return log::warn!("events are not printed; error={errno}"),
@@ -102,14 +102,14 @@ impl Printer {
         }
     }
 
-    /// Prints a piece; standard output must be ready for one.
+    /// Prints one chunk. Standard output must be writable.
     pub(crate) fn print(&mut self) {
-        let end = self.bytes.len().min(self.printed + PIECE);
+        let end = self.bytes.len().min(self.printed + CHUNK);
         match nix::unistd::write(stdout(), &self.bytes[self.printed..end]) {
             Ok(count) => self.printed += count,
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(errno) => {
-                log::warn!("nobody reads the events; error={errno}");
+                log::warn!("cannot write to standard output; error={errno}");
                 self.closed = true;
                 self.printed = self.bytes.len();
             }
@@ -117,14 +117,14 @@ impl Printer {
         if self.printed == self.bytes.len() {
             self.bytes.clear();
             self.printed = 0;
-        } else if self.printed > MOST {
+        } else if self.printed > MAX_PENDING {
             self.bytes.drain(..self.printed);
             self.printed = 0;
         }
     }
 }
 
-/// This process's standard output. Nothing else writes to it, so std's buffer is passed by.
+/// This process's standard output, past std's buffer: nothing else writes to it.
 pub(crate) fn stdout() -> BorrowedFd<'static> {
     // The handle is of a static, whose descriptor stays open.
     static STDOUT: std::sync::OnceLock<io::Stdout> = std::sync::OnceLock::new();

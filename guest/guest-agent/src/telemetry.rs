@@ -1,6 +1,7 @@
-//! The log, the metrics and the operations to the platform, every now and then and at the end.
+//! The `telemetry` thread: sends the log, the metrics and the operations to the platform, every 30 s
+//! and at the end of the run.
 //!
-//! What was sent is forgotten only when the platform has it. Nothing of it is worth failing a run.
+//! Data is discarded only after the platform has acknowledged it. A telemetry error never fails a run.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,25 +16,24 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::event::Event;
 use crate::logging::LOG;
-use crate::metric::{Meter, Metric};
-use crate::service::Place;
+use crate::metric::{Metric, Sampler};
+use crate::service::ServiceContext;
 
 const PATH: &str = "/api/webhooks/agent/telemetry";
 
-/// How long it is from one look at the machine to the next, and from one report to the next.
-const LOOK: Duration = Duration::from_secs(5);
-const REPORT: Duration = Duration::from_secs(30);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The most entries of a report.
-const MOST_ENTRIES: usize = 500;
-/// As much of the log, and of the operations, as is within a report's 1 MiB even if each byte of it
-/// is escaped.
-const MOST_LOG: usize = 128 << 10;
-const MOST_OPERATIONS: usize = 128 << 10;
+/// The most operations and metrics in a report.
+const MAX_ENTRIES: usize = 500;
+/// The most bytes of the log and of the operations in a report. Even if JSON escapes every byte they
+/// fit into the 1 MiB that the platform takes.
+const MAX_LOG: usize = 128 << 10;
+const MAX_OPERATIONS: usize = 128 << 10;
 /// The most metrics that wait for the platform: more than an hour's.
-const MOST_METRICS: usize = 1000;
+const MAX_METRICS: usize = 1000;
 
-/// What has to be told.
+/// The data that is still to be sent.
 pub(crate) struct Telemetry {
     platform: Platform,
     run_id: String,
@@ -42,79 +42,79 @@ pub(crate) struct Telemetry {
     log: Tail,
     operations: Tail,
     metrics: Vec<Metric>,
-    meter: Meter,
+    sampler: Sampler,
 }
 
-/// A file that is appended to, and how far it was sent.
+/// A file that grows, and the offset up to which it was sent.
 struct Tail {
     file: File,
     sent: u64,
 }
 
 #[derive(Deserialize)]
-struct Receipt {
+struct TelemetryReply {
     #[serde(rename = "success")]
     _success: bool,
 }
 
 impl Telemetry {
-    /// `stop` ends the regular reports; then comes the last one.
+    /// `stop` ends the regular reports; then the last one is sent.
     pub(crate) fn new(
         platform: &Platform,
         run_id: &str,
-        place: &Place<'_>,
+        context: &ServiceContext<'_>,
         stop: &Stop,
     ) -> Result<Self> {
         let tail = |name| {
-            let file = place.folder.append(name)?;
+            let file = context.folder.append(name)?;
             Ok::<_, guest_common::Error>(Tail { file, sent: 0 })
         };
         Ok(Self {
             platform: platform.clone(),
             run_id: run_id.to_owned(),
-            masker: Arc::clone(place.masker),
+            masker: Arc::clone(context.masker),
             stop: stop.clone(),
             log: tail(LOG)?,
             operations: tail(OPERATIONS)?,
             metrics: Vec::new(),
-            meter: Meter::new(place.disk.to_owned()),
+            sampler: Sampler::new(context.disk.to_owned()),
         })
     }
 
-    /// Looks and reports until it is stopped, and then once more.
+    /// Samples and reports until `stop`, and then once more.
     pub(crate) fn run(mut self, operations: &OperationLog) {
-        let mut report_at = Instant::now() + REPORT;
-        let mut look_at = Instant::now() + LOOK;
-        while !self.stop.wait_until(look_at.min(report_at)) {
+        let mut report_at = Instant::now() + REPORT_INTERVAL;
+        let mut sample_at = Instant::now() + SAMPLE_INTERVAL;
+        while !self.stop.wait_until(sample_at.min(report_at)) {
             let now = Instant::now();
-            if now >= look_at {
-                look_at = now + LOOK;
-                let metric = self.meter.look();
+            if now >= sample_at {
+                sample_at = now + SAMPLE_INTERVAL;
+                let metric = self.sampler.sample();
                 self.metrics.push(metric);
-                let over = self.metrics.len().saturating_sub(MOST_METRICS);
-                self.metrics.drain(..over);
+                let excess = self.metrics.len().saturating_sub(MAX_METRICS);
+                self.metrics.drain(..excess);
             }
             if now >= report_at {
-                report_at = now + REPORT;
+                report_at = now + REPORT_INTERVAL;
                 self.report();
             }
         }
         let began = Instant::now();
-        self.metrics.push(self.meter.look());
-        let error = (!self.report()).then_some("the platform did not take it");
-        // It is sent by itself: it could not be part of what it is about.
+        self.metrics.push(self.sampler.sample());
+        let error = (!self.report()).then_some("the platform did not accept it");
+        // This operation measures the report, so it goes into another one.
         operations.record("final_telemetry_upload", began, error);
         if error.is_none() {
             self.report();
         }
     }
 
-    /// Reports all there is; false if the platform did not take it.
+    /// Sends all pending data. Returns false if the platform did not accept it.
     fn report(&mut self) -> bool {
         loop {
-            let log = self.log.read(MOST_LOG);
-            let (operations, operations_length) = self.operations(MOST_ENTRIES);
-            let count = self.metrics.len().min(MOST_ENTRIES - operations.len());
+            let log = self.log.read(MAX_LOG);
+            let (operations, operations_length) = self.operations(MAX_ENTRIES);
+            let count = self.metrics.len().min(MAX_ENTRIES - operations.len());
             if log.is_empty() && operations_length == 0 && count == 0 {
                 return true;
             }
@@ -128,8 +128,8 @@ impl Telemetry {
             if !operations.is_empty() {
                 body["sandboxOperations"] = operations.into();
             }
-            if let Err(error) = self.platform.post::<Receipt>(PATH, &body) {
-                log::warn!("the platform took no telemetry; error={}", chain(&error));
+            if let Err(error) = self.platform.post::<TelemetryReply>(PATH, &body) {
+                log::warn!("cannot send the telemetry; error={}", chain(&error));
                 return false;
             }
             self.log.sent += log.len() as u64;
@@ -138,10 +138,10 @@ impl Telemetry {
         }
     }
 
-    /// The next operations, masked, and how long they are in their file.
-    fn operations(&self, most: usize) -> (Vec<Value>, u64) {
-        let bytes = self.operations.read(MOST_OPERATIONS);
-        let lines: Vec<_> = bytes.split_inclusive(|byte| *byte == b'\n').take(most).collect();
+    /// The next operations, masked, and their length in the file.
+    fn operations(&self, max: usize) -> (Vec<Value>, u64) {
+        let bytes = self.operations.read(MAX_OPERATIONS);
+        let lines: Vec<_> = bytes.split_inclusive(|byte| *byte == b'\n').take(max).collect();
         let length = lines.iter().map(|line| line.len() as u64).sum();
         let masked = lines.iter().filter_map(|line| Event::read(line, &self.masker));
         let values = masked.filter_map(|event| serde_json::from_slice(&event.into_json(None)).ok());
@@ -150,15 +150,15 @@ impl Telemetry {
 }
 
 impl Tail {
-    /// The next whole lines, or if there is none so long a piece of one.
-    fn read(&self, most: usize) -> Vec<u8> {
-        let mut bytes = vec![0; most];
-        // What cannot be read now is read the next time.
+    /// The next whole lines, of at most `max` bytes; a part of a line if it is longer than that.
+    fn read(&self, max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; max];
+        // After a read error the next report tries again.
         let count = self.file.read_at(&mut bytes, self.sent).unwrap_or(0);
         bytes.truncate(count);
         match bytes.iter().rposition(|byte| *byte == b'\n') {
             Some(last) => bytes.truncate(last + 1),
-            None if count < most => bytes.clear(),
+            None if count < max => bytes.clear(),
             None => {}
         }
         bytes

@@ -1,13 +1,15 @@
-//! A thread whose result the main thread looks at when the bell rings.
+//! A thread that wakes the main thread when its result is ready.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use crate::bell::Bell;
+use base::sync::Mutex;
+
+use crate::waker::Waker;
 use crate::{Error, Result};
 
-/// A thread with a result.
+/// A thread with a result that can be polled.
 pub(crate) struct Worker<T> {
     name: &'static str,
     result: Arc<Mutex<Option<Result<T>>>>,
@@ -16,64 +18,61 @@ pub(crate) struct Worker<T> {
 }
 
 impl<T: Send + 'static> Worker<T> {
-    /// Starts `work`; the bell rings when it is done, also if it panics.
+    /// Starts `work` in a thread. Wakes the main thread when it returns or panics.
     pub(crate) fn start(
         name: &'static str,
-        bell: &Bell,
+        waker: &Waker,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self> {
         let result = Arc::new(Mutex::new(None));
-        let (into, bell) = (Arc::clone(&result), bell.clone());
+        let (into, waker) = (Arc::clone(&result), waker.clone());
         let run = move || {
-            let mut end = End { name, done: None, into, bell };
+            let mut end = End { name, done: None, into, waker };
             end.done = Some(work());
         };
-        let thread = Builder::new().name(name.into()).spawn(run);
+        let thread = base::thread::spawn(name, run);
         let thread = thread.map_err(|source| Error::Thread { name, source })?;
         Ok(Self { name, result, taken: Cell::new(false), thread })
     }
 
-    /// Its result, once, if it is done; an error if it panicked.
+    /// Takes the result if it is ready. Returns it once; an error if the thread panicked.
     pub(crate) fn take(&self) -> Option<Result<T>> {
         if self.taken.get() {
             return None;
         }
-        let done = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let done = self.result.lock().take();
         self.taken.set(done.is_some());
         done
     }
 
-    /// What is to be seen in its result, which stays to be taken, if it is done; an error if it
-    /// panicked.
-    pub(crate) fn peek<R>(&self, see: impl FnOnce(&T) -> R) -> Option<Result<R>> {
-        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Looks at the result without taking it, if it is ready; an error if the thread panicked.
+    pub(crate) fn peek<R>(&self, view: impl FnOnce(&T) -> R) -> Option<Result<R>> {
+        let result = self.result.lock();
         match result.as_ref()? {
-            Ok(done) => Some(Ok(see(done))),
+            Ok(done) => Some(Ok(view(done))),
             Err(_) => Some(Err(Error::Panic { name: self.name })),
         }
     }
 
-    /// Waits for its end, which must have been asked for.
+    /// Waits for the thread's end. The caller has stopped it.
     pub(crate) fn join(self) {
-        if self.thread.join().is_err() {
-            log::error!("a thread panicked; name={}", self.name);
-        }
+        base::thread::join(self.thread);
     }
 }
 
-/// The end of the thread, however it ends: its result is there before the bell rings.
+/// Publishes the thread's result when it is dropped, on a return and on a panic.
 struct End<T> {
     name: &'static str,
     done: Option<T>,
     into: Arc<Mutex<Option<Result<T>>>>,
-    bell: Bell,
+    waker: Waker,
 }
 
 impl<T> Drop for End<T> {
     fn drop(&mut self) {
         let done = self.done.take().ok_or(Error::Panic { name: self.name });
-        *self.into.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
-        self.bell.ring();
+        *self.into.lock() = Some(done);
+        self.waker.wake();
     }
 }
 
@@ -84,10 +83,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_a_result_when_the_bell_rings_and_can_be_seen_before_it_is_taken() {
-        let bell = Bell::new().unwrap();
-        let worker = Worker::<u8>::start("worker", &bell, || panic!("as it should")).unwrap();
-        assert!(bell.wait_until(Instant::now() + Duration::from_secs(60)));
+    fn a_panic_wakes_the_main_thread_and_is_an_error_for_peek_and_take() {
+        let waker = Waker::new().unwrap();
+        let worker = Worker::<u8>::start("worker", &waker, || panic!("as it should")).unwrap();
+        assert!(waker.wait_until(Instant::now() + Duration::from_secs(60)));
         let seen = worker.peek(|_| ()).unwrap().unwrap_err();
         assert_eq!(seen.to_string(), "the thread worker panicked");
         assert!(matches!(worker.take(), Some(Err(Error::Panic { name: "worker" }))));

@@ -1,31 +1,32 @@
-//! An artifact: packed, announced, uploaded if the platform does not have it, committed.
+//! Saves an artifact: packs it, announces it, uploads it unless the platform has it, commits it.
 
 use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::thread::{self, Builder};
 
+use base::thread;
 use guest_common::{Client, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::content_hash::{self, hex};
-use super::pack::{Archive, Damaged, Package, Packed, Source, manifest, pack, package};
+use super::content_hash;
+use super::pack::{Archive, Package, PackedFile, Source, Unreadable, manifest, pack, package};
 use super::{Checkpoint, Shape, Snapshot, joined};
-use crate::config::{Artifact, Kind, MissingRoot};
+use crate::config::{Artifact, MissingRoot, StorageType};
 use crate::{Error, Result};
+use base::hex;
 
 const PREPARE: &str = "/api/webhooks/agent/storages/prepare";
 const COMMIT: &str = "/api/webhooks/agent/storages/commit";
 
-/// Both calls: strict, so what is not there is left out.
+/// The body of the prepare and commit calls. The platform validates strictly: absent fields are left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Call<'a> {
+struct StorageRequest<'a> {
     run_id: &'a str,
     #[serde(flatten)]
-    storage: Storage<'a>,
+    storage: StorageRef<'a>,
     files: &'a [Value],
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_version_id: Option<&'a str>,
@@ -37,10 +38,10 @@ struct Call<'a> {
     message: Option<String>,
 }
 
-/// What is meant: by id, or in the older form by name and type.
+/// Identifies a storage: by id, or in the older form by name and type.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase", untagged)]
-enum Storage<'a> {
+enum StorageRef<'a> {
     #[serde(rename_all = "camelCase")]
     ById { storage_id: &'a str },
     #[serde(rename_all = "camelCase")]
@@ -49,7 +50,7 @@ enum Storage<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Prepared {
+struct PrepareReply {
     version_id: String,
     existing: bool,
     uploads: Option<Uploads>,
@@ -57,50 +58,50 @@ struct Prepared {
 
 #[derive(Deserialize)]
 struct Uploads {
-    archive: Place,
-    manifest: Place,
+    archive: Upload,
+    manifest: Upload,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Place {
+struct Upload {
     presigned_url: String,
 }
 
 #[derive(Deserialize)]
-struct Committed {
+struct CommitReply {
     #[serde(rename = "versionId")]
     _version_id: String,
 }
 
-/// An artifact that was kept, and what the job's user should know of it.
-pub(super) struct Kept {
+/// A saved artifact, and the warnings for the job's user.
+pub(super) struct SavedArtifact {
     pub(super) snapshot: Snapshot,
     pub(super) warnings: Vec<String>,
 }
 
-/// Keeps an artifact, which had the shape `before` when the run began.
-pub(super) fn keep(
+/// Saves an artifact, which had the shape `before` when the run began.
+pub(super) fn save(
     checkpoint: &Checkpoint,
     index: usize,
     artifact: &Artifact,
     before: Option<&Shape>,
-) -> Result<Kept> {
+) -> Result<SavedArtifact> {
     let (root, preserved, mut warnings) = find(artifact);
     if let Some(version) = preserved {
-        return Ok(Kept { snapshot: snapshot(artifact, version), warnings });
+        return Ok(SavedArtifact { snapshot: snapshot(artifact, version), warnings });
     }
     let source = Source { root, excluded: &checkpoint.config.excluded, stop: &checkpoint.stop };
     let package = checkpoint.timed("artifact_archive_create", || {
         package(&source, || checkpoint.folder.scratch(&format!("archive-{index}")))
     })?;
-    warnings.extend(package.contents.gaps.warnings(&artifact.name));
+    warnings.extend(package.contents.omissions.warnings(&artifact.name));
     let version = store(checkpoint, artifact, &source, package, before)?;
-    Ok(Kept { snapshot: snapshot(artifact, version), warnings })
+    Ok(SavedArtifact { snapshot: snapshot(artifact, version), warnings })
 }
 
-/// The folder of an artifact. If there is none, the version that is preserved for it, or else nothing:
-/// an artifact with nothing in it, which is said.
+/// The folder of an artifact. If it does not exist, the version to preserve; without one, the artifact
+/// is saved as empty, with a warning.
 fn find(artifact: &Artifact) -> (Option<&Path>, Option<String>, Vec<String>) {
     let root = artifact.mount_path.as_path();
     if root.is_dir() {
@@ -112,7 +113,7 @@ fn find(artifact: &Artifact) -> (Option<&Path>, Option<String>, Vec<String>) {
         return (None, Some(parent.clone()), Vec::new());
     }
     let (name, path) = (&artifact.name, root.display());
-    (None, None, vec![format!("artifact {name}: nothing is kept: {path} is no folder any more")])
+    (None, None, vec![format!("artifact {name}: saved as empty: {path} is no longer a folder")])
 }
 
 fn snapshot(artifact: &Artifact, version: String) -> Snapshot {
@@ -120,7 +121,7 @@ fn snapshot(artifact: &Artifact, version: String) -> Snapshot {
     Snapshot { name, version, mount_path }
 }
 
-/// Announces, uploads and commits what was packed; returns its version.
+/// Announces, uploads and commits a package. Returns its version.
 fn store(
     checkpoint: &Checkpoint,
     artifact: &Artifact,
@@ -132,9 +133,9 @@ fn store(
         .contents
         .files
         .iter()
-        .map(|file| json!({ "path": file.path, "hash": hex(&file.digest), "size": file.size }))
+        .map(|file| json!({ "path": file.path, "hash": hex::encode(&file.digest), "size": file.size }))
         .collect();
-    let call = Call {
+    let call = StorageRequest {
         run_id: &checkpoint.config.run_id,
         storage: storage(artifact),
         files: &files,
@@ -156,68 +157,71 @@ fn store(
         })?;
     }
     let message = || format!("Checkpoint from run {}", checkpoint.config.run_id);
-    let commit = Call {
+    let commit = StorageRequest {
         version_id: Some(&prepared.version_id),
         message: (!prepared.existing).then(message),
         ..call
     };
     checkpoint.timed("artifact_commit_api", || {
-        let Committed { .. } = checkpoint.post(COMMIT, &commit)?;
+        let CommitReply { .. } = checkpoint.post(COMMIT, &commit)?;
         Ok(())
     })?;
     Ok(prepared.version_id)
 }
 
-/// Announces a version; once more and with force if the platform has these files, but the shape of
-/// the folder is another one than it was.
-fn prepare(checkpoint: &Checkpoint, call: &Call<'_>, is_reshaped: bool) -> Result<Prepared> {
+/// Announces a version. If the platform has a version with these files but the folder's shape has
+/// changed, announces it again with `force`.
+fn prepare(
+    checkpoint: &Checkpoint,
+    call: &StorageRequest<'_>,
+    is_reshaped: bool,
+) -> Result<PrepareReply> {
     checkpoint.timed("artifact_prepare_api", || {
-        let prepared: Prepared = checkpoint.post(PREPARE, call)?;
+        let prepared: PrepareReply = checkpoint.post(PREPARE, call)?;
         if !prepared.existing || !is_reshaped {
             return Ok(prepared);
         }
-        let forced = Call { force: Some(true), message: None, ..*call };
+        let forced = StorageRequest { force: Some(true), message: None, ..*call };
         checkpoint.post(PREPARE, &forced)
     })
 }
 
 const ARCHIVE: &str = "application/gzip";
 
-/// Uploads an archive, packing it meanwhile if there was no room for it.
+/// Uploads an archive. Packs it while it is sent if the disk had no room for it.
 fn send(client: &Client, url: &str, source: &Source<'_>, package: Package) -> Result<()> {
     match package.archive {
         Archive::File(file) => upload(client, url, ARCHIVE, (file, package.size)),
-        Archive::Again(damaged) => Retry::through_outage().run(client.stop(), || {
-            let sent = stream(client, url, (source, &damaged), package.size);
-            // What was packed must be what was announced. If not, that is no fault to try again.
-            Ok(sent?.and_then(|files| match files == package.contents.files {
-                true => Ok(()),
-                false => Err(changed(source)),
+        Archive::Repack(unreadable) => Retry::through_outage().run(client.stop(), || {
+            let sent = stream(client, url, (source, &unreadable), package.size);
+            // The archive must hold the announced files. A difference is not worth a retry.
+            Ok(sent?.and_then(|files| {
+                if files == package.contents.files { Ok(()) } else { Err(changed(source)) }
             }))
         })?,
     }
 }
 
-/// Packs into a pipe what is sent from it; returns which files that were.
+/// Packs into a pipe and uploads from it. Returns the files that were packed.
 fn stream(
     client: &Client,
     url: &str,
-    (source, damaged): (&Source<'_>, &Damaged),
+    (source, unreadable): (&Source<'_>, &Unreadable),
     size: u64,
-) -> guest_common::Result<Result<Vec<Packed>>> {
+) -> guest_common::Result<Result<Vec<PackedFile>>> {
     let (reader, writer) = match io::pipe() {
         Ok(pipe) => pipe,
         Err(source) => return Ok(Err(Error::Archive { source })),
     };
-    thread::scope(|scope| {
-        let work = move || pack(source, damaged, writer);
-        let packing = match Builder::new().name("pack".into()).spawn_scoped(scope, work) {
+    std::thread::scope(|scope| {
+        let work = move || pack(source, unreadable, writer);
+        let packing = match thread::spawn_scoped(scope, "pack", work) {
             Ok(packing) => packing,
             Err(source) => return Ok(Err(Error::Thread { name: "pack", source })),
         };
         let reader = File::from(OwnedFd::from(reader));
         let sent = client.put(url, ARCHIVE, &reader, size);
-        // A packer that waits for a reader ends with it.
+        // Closing the pipe ends a packer that blocks on it.
         drop(reader);
         let packed = joined("pack", packing).and_then(|packed| packed);
         sent.map(|()| packed.map(|(contents, _)| contents.files))
@@ -226,38 +230,38 @@ fn stream(
 
 fn changed(source: &Source<'_>) -> Error {
     let path = source.root.unwrap_or(Path::new("")).to_owned();
-    Error::Keep { path, source: io::Error::other("it changed while it was sent") }
+    Error::ReadFile { path, source: io::Error::other("it changed while it was uploaded") }
 }
 
-/// Uploads a file of this size, again from its beginning if that may help.
+/// Uploads a file of this size. Each retry starts at the file's beginning.
 pub(super) fn upload(client: &Client, url: &str, kind: &str, file: (File, u64)) -> Result<()> {
     let (mut file, size) = file;
     Ok(Retry::through_outage().run(client.stop(), || {
-        // A file can always be read from its beginning.
+        // Seeking in a regular file cannot fail.
         let _ = file.rewind();
         client.put(url, kind, &file, size)
     })?)
 }
 
-fn storage(artifact: &Artifact) -> Storage<'_> {
+fn storage(artifact: &Artifact) -> StorageRef<'_> {
     match (&artifact.storage_id, artifact.kind) {
-        (Some(storage_id), _) => Storage::ById { storage_id },
-        (None, Kind::Artifact) => {
-            Storage::ByName { storage_name: &artifact.name, storage_type: "artifact" }
+        (Some(storage_id), _) => StorageRef::ById { storage_id },
+        (None, StorageType::Artifact) => {
+            StorageRef::ByName { storage_name: &artifact.name, storage_type: "artifact" }
         }
-        (None, Kind::Memory) => {
-            Storage::ByName { storage_name: &artifact.name, storage_type: "memory" }
+        (None, StorageType::Memory) => {
+            StorageRef::ByName { storage_name: &artifact.name, storage_type: "memory" }
         }
     }
 }
 
-/// The version's id is a hash that we know, too. Another one is the platform's affair, but a sign.
-fn compare(artifact: &Artifact, package: &Package, prepared: &Prepared) {
+/// Logs if the version's id is not the content hash that the contract defines.
+fn compare(artifact: &Artifact, package: &Package, prepared: &PrepareReply) {
     let Some(storage_id) = &artifact.storage_id else { return };
     let expected = content_hash::of(storage_id, &package.contents.files);
     if expected != prepared.version_id {
         log::debug!(
-            "a version has an id of its own; expected={expected} got={}",
+            "a version's id is not its content hash; expected={expected} got={}",
             prepared.version_id
         );
     }

@@ -1,7 +1,7 @@
-//! The session's history: found, checked, hashed, compressed, uploaded.
+//! Saves the session's history: finds, checks, hashes, compresses and uploads it.
 //!
-//! A CLI that was killed, or whose disk was full, leaves a last record that is cut short. The whole
-//! records before it are the history.
+//! A CLI that was killed, or whose disk was full, leaves a truncated last record. The history then ends
+//! with the last complete record.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek as _, Write as _};
@@ -14,21 +14,21 @@ use sha2::{Digest as _, Sha256};
 
 use super::Checkpoint;
 use super::artifact::upload;
-use super::content_hash::hex;
+
 use crate::config::Agent;
 use crate::{Error, Result, cli};
 
 const PREPARE: &str = "/api/webhooks/agent/checkpoints/prepare-history";
 
-/// From this size on compressing is worth it.
-const WORTH_COMPRESSING: u64 = 64 << 10;
+/// Smaller histories are not compressed.
+const MIN_COMPRESSED: u64 = 64 << 10;
 
-/// How deep histories are below Codex's folder: year, month, day.
+/// How deep to search below Codex's folder, which has folders for year, month and day.
 const CODEX_DEPTH: usize = 5;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Request<'a> {
+struct PrepareHistoryRequest<'a> {
     run_id: &'a str,
     hash: &'a str,
     raw_size: u64,
@@ -38,24 +38,23 @@ struct Request<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Prepared {
+struct PrepareHistoryReply {
     existing: bool,
     presigned_url: Option<String>,
     encoding: Option<String>,
 }
 
-/// A history that was read.
+/// A checked history.
 struct History {
     hash: String,
-    /// At its beginning.
     raw: File,
     raw_size: u64,
-    /// Why it is shorter than its file, if it is.
-    flaw: Option<String>,
+    /// The warning if the history is shorter than its file.
+    truncation: Option<String>,
 }
 
-/// Keeps the history; returns its hash, and what the job's user should know of it.
-pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<(String, Option<String>)> {
+/// Saves the history. Returns its hash, and the warning if it was truncated.
+pub(super) fn save(checkpoint: &Checkpoint, session: &str) -> Result<(String, Option<String>)> {
     let mut history = checkpoint.timed("session_history_read", || {
         let path = find(checkpoint, session)?;
         read(&path)
@@ -66,13 +65,18 @@ pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<(String, Op
         None => ("identity", history.raw_size),
     };
     let run_id = &checkpoint.config.run_id;
-    let request =
-        Request { run_id, hash: &history.hash, raw_size: history.raw_size, encoded_size, encoding };
-    let prepared: Prepared =
+    let request = PrepareHistoryRequest {
+        run_id,
+        hash: &history.hash,
+        raw_size: history.raw_size,
+        encoded_size,
+        encoding,
+    };
+    let prepared: PrepareHistoryReply =
         checkpoint.timed("session_history_prepare", || checkpoint.post(PREPARE, &request))?;
     if !prepared.existing {
         let url = prepared.presigned_url.ok_or(Error::NoUpload { what: "the history" })?;
-        // A platform that does not say that it takes zstd takes none.
+        // Upload zstd only if the platform has confirmed the encoding.
         let file = match (prepared.encoding.as_deref(), compressed) {
             (Some("zstd"), Some(compressed)) => compressed,
             _ => (history.raw, history.raw_size),
@@ -81,12 +85,12 @@ pub(super) fn keep(checkpoint: &Checkpoint, session: &str) -> Result<(String, Op
             upload(&checkpoint.uploader(), &url, "application/octet-stream", file)
         })?;
     }
-    Ok((history.hash, history.flaw))
+    Ok((history.hash, history.truncation))
 }
 
-/// The history compressed, if that is worth it and there is room.
+/// The compressed history and its size. `None` if it is small, does not shrink, or the disk is full.
 fn compressed(checkpoint: &Checkpoint, history: &mut History) -> Option<(File, u64)> {
-    if history.raw_size < WORTH_COMPRESSING {
+    if history.raw_size < MIN_COMPRESSED {
         return None;
     }
     let mut compress = || -> io::Result<(File, u64)> {
@@ -102,7 +106,7 @@ fn compressed(checkpoint: &Checkpoint, history: &mut History) -> Option<(File, u
     match compress() {
         Ok((file, size)) => (size < history.raw_size).then_some((file, size)),
         Err(error) => {
-            log::warn!("the history is not compressed; error={error}");
+            log::warn!("cannot compress the history; error={error}");
             None
         }
     }
@@ -116,13 +120,15 @@ fn find(checkpoint: &Checkpoint, session: &str) -> Result<PathBuf> {
             let paths = folders.into_iter().map(|folder| folder.join(format!("{session}.jsonl")));
             paths.into_iter().find(|path| path.is_file())
         }
-        Agent::Codex { .. } => named(&config.home.join(".codex/sessions"), session, CODEX_DEPTH),
+        Agent::Codex { .. } => {
+            find_by_name(&config.home.join(".codex/sessions"), session, CODEX_DEPTH)
+        }
     };
     found.ok_or_else(|| Error::NoHistory { session: session.to_owned() })
 }
 
-/// The history below `folder` whose name holds the session's id.
-fn named(folder: &Path, session: &str, depth: usize) -> Option<PathBuf> {
+/// The `.jsonl` file below `folder` whose name contains the session's id.
+fn find_by_name(folder: &Path, session: &str, depth: usize) -> Option<PathBuf> {
     let mut folders = Vec::new();
     for entry in fs::read_dir(folder).ok()?.flatten() {
         let (name, kind) = (entry.file_name(), entry.file_type().ok()?);
@@ -134,10 +140,10 @@ fn named(folder: &Path, session: &str, depth: usize) -> Option<PathBuf> {
             folders.push(entry.path());
         }
     }
-    folders.into_iter().find_map(|folder| named(&folder, session, depth - 1))
+    folders.into_iter().find_map(|folder| find_by_name(&folder, session, depth - 1))
 }
 
-/// Reads a history: its whole records, and their hash.
+/// Opens a history and hashes its complete records.
 fn read(path: &Path) -> Result<History> {
     let failed = |source| Error::BadHistory { path: path.to_owned(), source };
     let mut raw = OpenOptions::new()
@@ -145,21 +151,21 @@ fn read(path: &Path) -> Result<History> {
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
         .open(path)
         .map_err(failed)?;
-    let (raw_size, flaw) = whole_records(&raw).map_err(failed)?;
+    let (raw_size, truncation) = complete_records(&raw).map_err(failed)?;
     raw.rewind().map_err(failed)?;
     let mut hash = Sha256::new();
     let hashed = io::copy(&mut (&raw).take(raw_size), &mut hash).map_err(failed)?;
     if hashed < raw_size {
-        return Err(failed(io::Error::other("it became shorter while it was read")));
+        return Err(failed(io::Error::other("it was truncated while it was read")));
     }
-    let flaw = flaw.map(|error| {
-        format!("the session is kept without its end, after {raw_size} bytes: {error}")
+    let truncation = truncation.map(|error| {
+        format!("the session was saved without its end, after {raw_size} bytes: {error}")
     });
-    Ok(History { hash: hex(&hash.finalize()), raw, raw_size, flaw })
+    Ok(History { hash: base::hex::encode(&hash.finalize()), raw, raw_size, truncation })
 }
 
-/// How long a history is up to the end of its last whole record, and what is wrong after it.
-fn whole_records(file: &File) -> io::Result<(u64, Option<String>)> {
+/// The length up to the end of the last complete record, and the error after it.
+fn complete_records(file: &File) -> io::Result<(u64, Option<String>)> {
     let reader = BufReader::with_capacity(64 << 10, file);
     let mut records = serde_json::Deserializer::from_reader(reader).into_iter::<IgnoredAny>();
     let mut end = 0;
@@ -173,7 +179,7 @@ fn whole_records(file: &File) -> io::Result<(u64, Option<String>)> {
             }
             Some(Err(error)) => return Err(error.into()),
             None if end == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // With the end of its last line.
+            // The whole file, with the last line feed.
             None => return Ok((file.metadata()?.len(), None)),
         }
     }

@@ -1,7 +1,7 @@
-//! A folder as an archive, its files hashed while they are packed, so that both agree.
+//! Packs a folder into a `.tar.gz` and hashes its files in the same pass, so that both agree.
 //!
-//! The archive is a file of the run. If the disk has no room for it, it is only measured, and packed
-//! anew while it is sent: the processes that could change the folder have ended by then.
+//! The archive is a scratch file of the run. If the disk has no room for it, a first pass only measures
+//! it and a second packs it while it is uploaded: the processes that could change the folder have ended.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,87 +17,91 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::gap::Gaps;
+use super::omission::Omissions;
 use super::shape::{Shape, ShapeHash};
-use super::walk::{Found, Kind, walk};
+use super::walk::{EntryKind, WalkEntry, walk};
 use crate::{Error, Result};
 
 /// The most files of an artifact.
-const MOST_FILES: usize = 50_000;
+const MAX_FILES: usize = 50_000;
 
-/// How often packing begins anew because a file could not be read to its end.
-const MOST_DAMAGED: usize = 16;
+/// How often packing restarts because a file could not be read to its end.
+const MAX_UNREADABLE: usize = 16;
 
-/// A file that was packed.
+/// A file in an archive.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Packed {
+pub(super) struct PackedFile {
     pub(super) path: String,
     pub(super) digest: [u8; 32],
     pub(super) size: u64,
 }
 
-/// A folder to be packed.
+/// A folder to pack.
 pub(super) struct Source<'a> {
-    /// None if there is no folder: then its archive is empty.
+    /// `None` makes an empty archive.
     pub(super) root: Option<&'a Path>,
     pub(super) excluded: &'a [String],
     pub(super) stop: &'a Stop,
 }
 
-/// What was packed.
+/// The contents of an archive.
 pub(super) struct Contents {
     /// Sorted by path.
-    pub(super) files: Vec<Packed>,
+    pub(super) files: Vec<PackedFile>,
     pub(super) shape: Shape,
-    pub(super) gaps: Gaps,
+    pub(super) omissions: Omissions,
 }
 
-/// A folder that was packed.
+/// A packed folder.
 pub(super) struct Package {
     pub(super) contents: Contents,
     pub(super) archive: Archive,
     pub(super) size: u64,
 }
 
-/// Where an archive is.
+/// Where the archive's bytes are.
 pub(super) enum Archive {
-    /// In a file, at its beginning.
+    /// In a file, positioned at its beginning.
     File(File),
-    /// Nowhere: there was no room. It is packed again, without what could not be read.
-    Again(Damaged),
+    /// The disk had no room: to be packed again while it is uploaded, without these files.
+    Repack(Unreadable),
 }
 
 /// Files that could not be read to their end, and why.
-pub(super) type Damaged = BTreeMap<String, String>;
+pub(super) type Unreadable = BTreeMap<String, String>;
 
-/// Packs a folder into a scratch file, or measures it if there is no room for one.
+/// Packs a folder into a scratch file, or measures it if the disk has no room.
 pub(super) fn package(
     source: &Source<'_>,
     scratch: impl FnOnce() -> guest_common::Result<File>,
 ) -> Result<Package> {
-    let mut damaged = Damaged::new();
-    let unmade = |error: &guest_common::Error| log::warn!("no scratch file: {}", chain(error));
-    let mut file = scratch().inspect_err(unmade).ok();
+    let mut unreadable = Unreadable::new();
+    let warn = |error: &guest_common::Error| {
+        log::warn!("cannot create a scratch file; error={}", chain(error));
+    };
+    let mut file = scratch().inspect_err(warn).ok();
     loop {
         let packed = match &file {
-            Some(file) => into_file(source, &damaged, file),
-            None => measured(source, &damaged),
+            Some(file) => into_file(source, &unreadable, file),
+            None => measured(source, &unreadable),
         };
         match (packed, source.root) {
             (Err(Error::Archive { source }), _) if file.is_some() => {
-                log::warn!("an archive is packed while it is sent: no room for it: {source}");
+                log::warn!("no room for an archive, packing it while it is sent; error={source}");
                 file = None;
             }
-            (Err(Error::Keep { path, source }), Some(root)) if damaged.len() < MOST_DAMAGED => {
+            (Err(Error::ReadFile { path, source }), Some(root))
+                if unreadable.len() < MAX_UNREADABLE =>
+            {
                 let inner = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-                damaged.insert(inner, source.to_string());
+                unreadable.insert(inner, source.to_string());
             }
             (packed, _) => return packed,
         }
     }
 }
 
-fn into_file(source: &Source<'_>, damaged: &Damaged, file: &File) -> Result<Package> {
+fn into_file(source: &Source<'_>, unreadable: &Unreadable, file: &File) -> Result<Package> {
     let failed = |source| Error::Archive { source };
     let empty = || -> io::Result<File> {
         file.set_len(0)?;
@@ -105,18 +109,18 @@ fn into_file(source: &Source<'_>, damaged: &Damaged, file: &File) -> Result<Pack
         file.rewind()?;
         Ok(file)
     };
-    let (contents, mut archive) = pack(source, damaged, empty().map_err(failed)?)?;
+    let (contents, mut archive) = pack(source, unreadable, empty().map_err(failed)?)?;
     let size = archive.stream_position().map_err(failed)?;
     archive.rewind().map_err(failed)?;
     Ok(Package { contents, archive: Archive::File(archive), size })
 }
 
-fn measured(source: &Source<'_>, damaged: &Damaged) -> Result<Package> {
-    let (contents, Counter(size)) = pack(source, damaged, Counter(0))?;
-    Ok(Package { contents, archive: Archive::Again(damaged.clone()), size })
+fn measured(source: &Source<'_>, unreadable: &Unreadable) -> Result<Package> {
+    let (contents, Counter(size)) = pack(source, unreadable, Counter(0))?;
+    Ok(Package { contents, archive: Archive::Repack(unreadable.clone()), size })
 }
 
-/// Counts bytes.
+/// A writer that only counts bytes.
 struct Counter(u64);
 
 impl Write for Counter {
@@ -132,32 +136,32 @@ impl Write for Counter {
 
 type Tar<W> = Builder<GzEncoder<BufWriter<W>>>;
 
-/// Packs a folder. [`Error::Keep`] means a file that could not be read to its end: the archive is
-/// spoiled, and is to be packed anew without it.
+/// Packs a folder. [`Error::ReadFile`] names a file that could not be read to its end: the archive is
+/// unusable and must be packed again without that file.
 pub(super) fn pack<W: Write>(
     source: &Source<'_>,
-    damaged: &Damaged,
+    unreadable: &Unreadable,
     into: W,
 ) -> Result<(Contents, W)> {
     let failed = |source| Error::Archive { source };
     let buffer = BufWriter::with_capacity(128 << 10, into);
     let mut tar = Builder::new(GzEncoder::new(buffer, Compression::fast()));
-    let mut files: Vec<Packed> = Vec::new();
-    let (mut shape, mut gaps) = (ShapeHash::default(), Gaps::default());
+    let mut files: Vec<PackedFile> = Vec::new();
+    let (mut shape, mut omissions) = (ShapeHash::default(), Omissions::default());
     if let Some(root) = source.root {
-        walk(root, source.excluded, &mut gaps, &mut |found, gaps| {
+        walk(root, source.excluded, &mut omissions, &mut |found, omissions| {
             if source.stop.is_given() {
-                return Err(Error::Late);
+                return Err(Error::Timeout);
             }
-            if let Some(reason) = damaged.get(&found.path) {
-                gaps.add(&found.path, reason);
+            if let Some(reason) = unreadable.get(&found.path) {
+                omissions.add(&found.path, reason);
                 return Ok(());
             }
             shape.add(&found);
-            if found.kind == Kind::File && files.len() == MOST_FILES {
-                return Err(Error::TooManyFiles { path: root.to_owned(), most: MOST_FILES });
+            if found.kind == EntryKind::File && files.len() == MAX_FILES {
+                return Err(Error::TooManyFiles { path: root.to_owned(), max: MAX_FILES });
             }
-            files.extend(add(&mut tar, root, found, gaps)?);
+            files.extend(add(&mut tar, root, found, omissions)?);
             Ok(())
         })?;
     }
@@ -167,25 +171,25 @@ pub(super) fn pack<W: Write>(
     };
     let into = finish().map_err(failed)?;
     files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
-    Ok((Contents { files, shape: shape.shape(&gaps), gaps }, into))
+    Ok((Contents { files, shape: shape.shape(&omissions), omissions }, into))
 }
 
-/// Adds what was found; returns it if it is a file.
+/// Adds an entry to the archive. Returns it if it is a file.
 fn add<W: Write>(
     tar: &mut Tar<W>,
     root: &Path,
-    found: Found,
-    gaps: &mut Gaps,
-) -> Result<Option<Packed>> {
+    found: WalkEntry,
+    omissions: &mut Omissions,
+) -> Result<Option<PackedFile>> {
     let failed = |source| Error::Archive { source };
     match &found.kind {
-        Kind::File => return add_file(tar, root, found, gaps),
-        Kind::Folder { .. } => {
+        EntryKind::File => return add_file(tar, root, found, omissions),
+        EntryKind::Folder { .. } => {
             let path = format!("{}/", found.path);
             let mut header = header(&found, EntryType::Directory);
             tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
         }
-        Kind::Link { target } => {
+        EntryKind::Link { target } => {
             let mut header = header(&found, EntryType::Symlink);
             add_link(tar, &mut header, &found.path, target).map_err(failed)?;
         }
@@ -196,21 +200,21 @@ fn add<W: Write>(
 fn add_file<W: Write>(
     tar: &mut Tar<W>,
     root: &Path,
-    found: Found,
-    gaps: &mut Gaps,
-) -> Result<Option<Packed>> {
+    found: WalkEntry,
+    omissions: &mut Omissions,
+) -> Result<Option<PackedFile>> {
     let whole = root.join(&found.path);
-    let failed = |source| Error::Keep { path: whole.clone(), source };
+    let failed = |source| Error::ReadFile { path: whole.clone(), source };
     let opened = OpenOptions::new()
         .read(true)
-        // What was a file a moment ago: neither followed if it is a link now, nor waited for.
+        // The path may have become a link or a pipe: do not follow it, do not block on it.
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
         .open(&whole)
         .and_then(|file| Ok((file.metadata()?.len(), file)));
     let (size, file) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            gaps.add(&found.path, error);
+            omissions.add(&found.path, error);
             return Ok(None);
         }
     };
@@ -225,12 +229,12 @@ fn add_file<W: Write>(
         });
     }
     if content.count != size {
-        return Err(failed(io::Error::other("it became shorter while it was read")));
+        return Err(failed(io::Error::other("it was truncated while it was read")));
     }
-    Ok(Some(Packed { path: found.path, digest: content.hash.finalize().into(), size }))
+    Ok(Some(PackedFile { path: found.path, digest: content.hash.finalize().into(), size }))
 }
 
-/// Adds a link with its target as it is: the library would tidy `a//b` up. It may do so with a target
+/// Adds a link with its exact target: the library would normalize `a//b`, and still does for a target
 /// that does not fit into the header.
 fn add_link<W: Write>(
     tar: &mut Tar<W>,
@@ -246,7 +250,7 @@ fn add_link<W: Write>(
     tar.append_data(header, path, io::empty())
 }
 
-fn header(found: &Found, kind: EntryType) -> Header {
+fn header(found: &WalkEntry, kind: EntryType) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_size(0);
@@ -255,12 +259,12 @@ fn header(found: &Found, kind: EntryType) -> Header {
     header
 }
 
-/// Reads, and hashes what it reads.
+/// A reader that hashes the bytes it passes on.
 struct Hashing<R> {
     inner: R,
     hash: Sha256,
     count: u64,
-    /// Why reading failed: the writer's own errors look the same.
+    /// The read error, to tell it from an error of the writer.
     error: Option<io::Error>,
 }
 
@@ -281,7 +285,7 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-/// A manifest of the files, in memory, at its beginning; and its size.
+/// The JSON manifest of the files in a memfd, positioned at its beginning, and its size.
 pub(super) fn manifest(files: &[serde_json::Value]) -> io::Result<(File, u64)> {
     let manifest = serde_json::json!({
         "version": 1,
@@ -305,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_gives_an_archive_that_is_measured_and_packed_again() {
+    fn on_a_full_disk_an_archive_is_measured_and_packed_again() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a"), "content").unwrap();
         let stop = Stop::new();
@@ -316,16 +320,16 @@ mod tests {
         let measured = package(&source, full).unwrap();
         let packed = package(&source, room).unwrap();
 
-        assert!(matches!(&measured.archive, Archive::Again(damaged) if damaged.is_empty()));
+        assert!(matches!(&measured.archive, Archive::Repack(unreadable) if unreadable.is_empty()));
         assert_eq!(measured.size, packed.size);
         assert_eq!(measured.contents.files, packed.contents.files);
-        let (again, bytes) = pack(&source, &Damaged::new(), Vec::new()).unwrap();
+        let (again, bytes) = pack(&source, &Unreadable::new(), Vec::new()).unwrap();
         assert_eq!((bytes.len() as u64, again.files), (packed.size, packed.contents.files));
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_to_its_end_is_a_gap_and_the_rest_is_packed() {
-        // Files of sysfs are shorter than they say.
+    fn a_file_that_cannot_be_read_to_its_end_is_left_out_and_the_rest_is_packed() {
+        // Files of sysfs are shorter than their metadata says.
         let sys = Path::new("/sys/kernel");
         let (excluded, stop) = (names_but(sys, "fscaps"), Stop::new());
         let source = Source { root: Some(sys), excluded: &excluded, stop: &stop };
@@ -334,8 +338,8 @@ mod tests {
 
         assert!(package.contents.files.is_empty());
         assert_eq!(
-            package.contents.gaps.warnings("w"),
-            ["artifact w: fscaps is not kept: it became shorter while it was read"]
+            package.contents.omissions.warnings("w"),
+            ["artifact w: fscaps was not saved: it was truncated while it was read"]
         );
     }
 

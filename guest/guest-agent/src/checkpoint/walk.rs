@@ -1,41 +1,41 @@
-//! What is in a folder: sorted, links as links. What cannot be read is a gap, and the rest goes on.
+//! Walks a folder in sorted order without following links. Unreadable entries become omissions; the walk
+//! goes on.
 
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use super::gap::Gaps;
+use super::omission::Omissions;
 use crate::Result;
 
-/// The deepest folder.
-const DEEPEST: usize = 200;
+const MAX_DEPTH: usize = 200;
 
-/// Something that was found.
+/// An entry of a folder.
 #[derive(Debug)]
-pub(super) struct Found {
-    /// Below the folder.
+pub(super) struct WalkEntry {
+    /// Relative to the folder.
     pub(super) path: String,
     pub(super) metadata: Metadata,
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     File,
     Folder { is_empty: bool },
     Link { target: PathBuf },
 }
 
-/// Hands all that is below `root` to `take`, folders before what is in them, siblings by name.
-/// Sockets, pipes and devices are no content: they are passed over, which is logged.
+/// Passes every entry below `root` to `take`, folders before their content, siblings sorted by name.
+/// Sockets, pipes and devices are skipped and logged.
 pub(super) fn walk(
     root: &Path,
     excluded: &[String],
-    gaps: &mut Gaps,
-    take: &mut dyn FnMut(Found, &mut Gaps) -> Result<()>,
+    omissions: &mut Omissions,
+    take: &mut dyn FnMut(WalkEntry, &mut Omissions) -> Result<()>,
 ) -> Result<()> {
-    let mut walk = Walk { root, excluded, gaps, take };
+    let mut walk = Walk { root, excluded, omissions, take };
     let names = walk.names("");
     walk.folder("", names, 0)
 }
@@ -43,8 +43,8 @@ pub(super) fn walk(
 struct Walk<'a> {
     root: &'a Path,
     excluded: &'a [String],
-    gaps: &'a mut Gaps,
-    take: &'a mut dyn FnMut(Found, &mut Gaps) -> Result<()>,
+    omissions: &'a mut Omissions,
+    take: &'a mut dyn FnMut(WalkEntry, &mut Omissions) -> Result<()>,
 }
 
 impl Walk<'_> {
@@ -60,31 +60,31 @@ impl Walk<'_> {
             Ok(Some(seen)) => seen,
             Ok(None) => return Ok(()),
             Err(error) => {
-                self.gaps.add(&path, error);
+                self.omissions.add(&path, error);
                 return Ok(());
             }
         };
-        if !matches!(kind, Kind::Folder { .. }) {
-            return (self.take)(Found { path, metadata, kind }, self.gaps);
+        if !matches!(kind, EntryKind::Folder { .. }) {
+            return (self.take)(WalkEntry { path, metadata, kind }, self.omissions);
         }
-        let names = if depth < DEEPEST {
+        let names = if depth < MAX_DEPTH {
             self.names(&path)
         } else {
-            self.gaps.add(&below(&path, "*"), "it is too deep");
+            self.omissions.add(&below(&path, "*"), "it is too deep");
             Vec::new()
         };
-        let kind = Kind::Folder { is_empty: names.is_empty() };
-        (self.take)(Found { path: path.clone(), metadata, kind }, self.gaps)?;
+        let kind = EntryKind::Folder { is_empty: names.is_empty() };
+        (self.take)(WalkEntry { path: path.clone(), metadata, kind }, self.omissions)?;
         self.folder(&path, names, depth + 1)
     }
 
-    /// The names in a folder that count, sorted; none if it cannot be read.
+    /// The sorted names in a folder that are not excluded. Empty if it cannot be read.
     fn names(&mut self, inner: &str) -> Vec<String> {
         let mut names = Vec::new();
         let entries = match fs::read_dir(self.root.join(inner)) {
             Ok(entries) => entries,
             Err(error) => {
-                self.gaps.add(&below(inner, "*"), error);
+                self.omissions.add(&below(inner, "*"), error);
                 return names;
             }
         };
@@ -93,10 +93,11 @@ impl Walk<'_> {
                 Ok(Ok(name)) if self.excluded.contains(&name) => {}
                 Ok(Ok(name)) => names.push(name),
                 Ok(Err(name)) => {
-                    self.gaps.add(&below(inner, &name.to_string_lossy()), "its name is no UTF-8");
+                    self.omissions
+                        .add(&below(inner, &name.to_string_lossy()), "its name is not UTF-8");
                 }
                 Err(error) => {
-                    self.gaps.add(&below(inner, "*"), error);
+                    self.omissions.add(&below(inner, "*"), error);
                     break;
                 }
             }
@@ -106,19 +107,19 @@ impl Walk<'_> {
     }
 }
 
-/// What is at a path; nothing if it is neither file, folder nor link.
-fn look(path: &Path) -> io::Result<Option<(Metadata, Kind)>> {
+/// The metadata and kind of an entry. `None` if it is neither a file, a folder nor a link.
+fn look(path: &Path) -> io::Result<Option<(Metadata, EntryKind)>> {
     let metadata = fs::symlink_metadata(path)?;
     let kind = metadata.file_type();
     let kind = if kind.is_dir() {
-        Kind::Folder { is_empty: true }
+        EntryKind::Folder { is_empty: true }
     } else if kind.is_symlink() {
-        Kind::Link { target: fs::read_link(path)? }
+        EntryKind::Link { target: fs::read_link(path)? }
     } else if kind.is_file() {
-        Kind::File
+        EntryKind::File
     } else {
         let what = if kind.is_socket() { "socket" } else { "pipe or device" };
-        log::warn!("a {what} is not kept; path={}", path.display());
+        log::warn!("skipping a {what}; path={}", path.display());
         return Ok(None);
     };
     Ok(Some((metadata, kind)))

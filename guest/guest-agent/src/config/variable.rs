@@ -1,4 +1,4 @@
-//! Environment variables, and the files that stand for long ones.
+//! Reads environment variables. The file that `<NAME>_FILE` names stands in for a long or secret value.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 
 /// The longest value: a prompt or a list of secrets.
-const LONGEST: u64 = 64 << 20;
+const MAX_LENGTH: u64 = 64 << 20;
 
-/// The variables of an environment.
+/// A copy of an environment.
 pub(super) struct Variables {
     values: HashMap<OsString, OsString>,
 }
@@ -26,18 +26,18 @@ impl Variables {
         Self { values: pairs.map(|(name, value)| (name.into(), value.into())).collect() }
     }
 
-    /// The variable as it is.
+    /// The variable's own value, without the file.
     pub(super) fn raw(&self, name: &str) -> Option<OsString> {
         self.values.get(std::ffi::OsStr::new(name)).cloned()
     }
 
-    /// The value, or what is in the file that `<NAME>_FILE` names; none if it is empty.
+    /// The value, or the content of the file that `<NAME>_FILE` names. `None` if it is empty.
     pub(super) fn text(&self, name: &'static str) -> Result<Option<String>> {
         let value = match self.raw(name).filter(|value| !value.is_empty()) {
             Some(value) => value,
             None => match self.raw(&format!("{name}_FILE")).filter(|path| !path.is_empty()) {
                 Some(path) => {
-                    return self.file(&format!("{name}_FILE"), Path::new(&path)).map(some);
+                    return self.file(&format!("{name}_FILE"), Path::new(&path)).map(non_empty);
                 }
                 None => return Ok(None),
             },
@@ -46,15 +46,15 @@ impl Variables {
         text.map(Some).map_err(|_| Error::Variable { name, expected: "text in UTF-8" })
     }
 
-    /// As `text`; the file, if it is one, is removed.
+    /// As [`Self::text`], and removes the file.
     pub(super) fn secret(&self, name: &'static str) -> Result<Option<String>> {
         let text = self.text(name)?;
         self.remove(&format!("{name}_FILE"));
         Ok(text)
     }
 
-    /// As `text`, but there must be one.
-    pub(super) fn needed(&self, name: &'static str) -> Result<String> {
+    /// As [`Self::text`]; an error if there is no value.
+    pub(super) fn required(&self, name: &'static str) -> Result<String> {
         self.text(name)?.ok_or(Error::Missing { name })
     }
 
@@ -74,7 +74,7 @@ impl Variables {
         text.map(|text| text.trim().parse().map_err(wrong)).transpose()
     }
 
-    /// A list of words, none of which is like a flag: a JSON list, or separated by commas.
+    /// A list of words, as JSON or separated by commas. A word that looks like a flag is an error.
     pub(super) fn list(&self, name: &'static str) -> Result<Vec<String>> {
         let Some(text) = self.text(name)? else { return Ok(Vec::new()) };
         let wrong = |expected| Error::Variable { name, expected };
@@ -84,12 +84,12 @@ impl Variables {
             text.split(',').map(|word| word.trim().to_owned()).collect()
         };
         if words.iter().any(|word| word.starts_with('-')) {
-            return Err(wrong("a list of names: one begins like a flag"));
+            return Err(wrong("a list of names: one of them looks like a flag"));
         }
         Ok(words.into_iter().filter(|word| !word.is_empty()).collect())
     }
 
-    /// A map in a JSON file, which is removed.
+    /// The JSON map in the file that the variable names. Removes the file.
     pub(super) fn json_file(&self, name: &'static str) -> Result<Option<BTreeMap<String, String>>> {
         let Some(path) = self.raw(name).filter(|path| !path.is_empty()) else { return Ok(None) };
         let text = self.file(name, Path::new(&path))?;
@@ -101,8 +101,8 @@ impl Variables {
     fn file(&self, name: &str, path: &Path) -> Result<String> {
         let read = || -> io::Result<String> {
             let mut text = String::new();
-            let length = File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)? as u64;
-            if length > LONGEST { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+            let length = File::open(path)?.take(MAX_LENGTH + 1).read_to_string(&mut text)? as u64;
+            if length > MAX_LENGTH { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
         };
         read().map_err(|source| Error::VariableFile { name: name.to_owned(), source })
     }
@@ -110,12 +110,12 @@ impl Variables {
     fn remove(&self, name: &str) {
         let Some(path) = self.raw(name).filter(|path| !path.is_empty()) else { return };
         if let Err(error) = fs::remove_file(path) {
-            log::warn!("a file with secrets stays; variable={name} error={error}");
+            log::warn!("cannot remove a file with secrets; variable={name} error={error}");
         }
     }
 }
 
-fn some(text: String) -> Option<String> {
+fn non_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_value_comes_from_its_file_and_a_secret_one_goes() {
+    fn a_long_value_is_read_from_its_file_and_a_secret_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("value");
         fs::write(&path, "long").unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_json_or_words_and_never_a_flag() {
+    fn a_list_is_json_or_separated_by_commas_and_holds_no_flag() {
         let pairs =
             [("A", r#"["Bash(a, b)","Edit"]"#), ("B", "Bash, Edit,"), ("C", "x,--settings")];
         let variables = Variables::of(pairs.iter());

@@ -1,10 +1,10 @@
-//! What an event says to us: the session, tools that begin and end, the result.
+//! The fields of an event that the run depends on: the session, tool calls, the result.
 //!
-//! The CLI is not trusted to keep its form: what is not as expected is not there.
+//! The CLI's format is not trusted: a field of an unexpected type counts as absent.
 
 use serde::Deserialize;
 
-/// What is known of an event.
+/// The fields of an event that the run depends on.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
     kind: String,
@@ -13,22 +13,22 @@ pub(crate) struct Head {
     thread_id: Option<String>,
     is_error: bool,
     result: Option<String>,
-    /// Tools that an `assistant` event calls: id and name.
+    /// The tool calls of an `assistant` event: id and name.
     pub(crate) calls: Vec<(String, String)>,
-    /// The ids of those whose results a `user` event has.
+    /// The ids of the tool calls whose results a `user` event has.
     pub(crate) returns: Vec<String>,
 }
 
-/// How the CLI says that it is done.
+/// The `result` event, with which the CLI ends its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct CliResult {
     pub(crate) is_error: bool,
-    /// What it answers; not masked yet.
+    /// Not masked yet.
     pub(crate) text: Option<String>,
 }
 
 impl Head {
-    /// Takes a top-level entry; the last one of a name counts.
+    /// Records a top-level entry. The last one of a key wins.
     pub(super) fn note(&mut self, key: &str, value: &str) {
         let text = || serde_json::from_str::<String>(value).ok();
         match key {
@@ -43,12 +43,12 @@ impl Head {
         }
     }
 
-    /// Whether it is only a part of an event that comes whole later.
+    /// Whether this is a fragment of an event that follows whole.
     pub(crate) fn is_partial(&self) -> bool {
         self.kind == "stream_event"
     }
 
-    /// The session that it announces: Claude Code's, or Codex's.
+    /// The id of the session that this event of Claude Code or Codex announces.
     pub(crate) fn session(&self) -> Option<&str> {
         match (self.kind.as_str(), self.subtype.as_str()) {
             ("system", "init") => self.session_id.as_deref(),
@@ -57,10 +57,10 @@ impl Head {
         }
     }
 
-    /// The verdict, if this is one.
-    pub(crate) fn verdict(&self) -> Option<Verdict> {
-        let verdict = || Verdict { is_error: self.is_error, text: self.result.clone() };
-        (self.kind == "result").then(verdict)
+    /// The result, if this is a `result` event.
+    pub(crate) fn result(&self) -> Option<CliResult> {
+        let result = || CliResult { is_error: self.is_error, text: self.result.clone() };
+        (self.kind == "result").then(result)
     }
 
     fn note_message(&mut self, value: &str) {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_that_are_called_and_return_are_seen() {
+    fn tool_calls_and_their_results_are_read() {
         let head = read(
             r#"{"type":"assistant","message":{"content":[{"type":"text","text":"x"},
                 {"type":"tool_use","id":"t1","name":"WebFetch","input":{}},
@@ -126,15 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_another_form_is_passed_over() {
+    fn a_message_of_an_unexpected_form_is_ignored() {
         let head = read(r#"{"type":"user","message":{"content":"just text"},"is_error":"yes"}"#);
-        assert!(head.calls.is_empty() && head.verdict().is_none());
+        assert!(head.calls.is_empty() && head.result().is_none());
     }
 
     #[test]
-    fn the_result_is_the_verdict() {
-        let verdict = read(r#"{"type":"result","is_error":true,"result":"no"}"#).verdict().unwrap();
-        assert!(verdict.is_error);
-        assert_eq!(verdict.text.as_deref(), Some("no"));
+    fn a_result_event_has_its_error_flag_and_text() {
+        let result = read(r#"{"type":"result","is_error":true,"result":"no"}"#).result().unwrap();
+        assert!(result.is_error);
+        assert_eq!(result.text.as_deref(), Some("no"));
     }
 }

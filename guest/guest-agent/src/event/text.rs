@@ -1,15 +1,15 @@
-//! JSON text that is known to be well-formed, copied with its strings and numbers masked.
+//! Copies well-formed JSON text and masks its strings and numbers.
 
 use std::borrow::Cow;
 
 use mask::Masker;
 
-/// Writes a string, masked.
+/// Writes a masked string.
 pub(super) fn write_masked(text: &str, masker: &Masker, out: &mut Vec<u8>) {
     write_string(&masker.mask(text), out);
 }
 
-/// Copies a value.
+/// Copies a value and masks its strings, keys and numbers.
 pub(super) fn copy_masked(json: &str, masker: &Masker, out: &mut Vec<u8>) {
     let bytes = json.as_bytes();
     let mut at = 0;
@@ -47,17 +47,17 @@ fn copy_string(token: &str, masker: &Masker, out: &mut Vec<u8>) {
             Cow::Owned(masked) => write_string(&masked, out),
             Cow::Borrowed(_) => out.extend_from_slice(token.as_bytes()),
         },
-        // Half of a surrogate pair: no text, but JSON all the same.
+        // Half of a surrogate pair: valid JSON, but no Unicode text.
         Err(_) => out.extend_from_slice(masker.mask(token).as_bytes()),
     }
 }
 
 fn write_string(text: &str, out: &mut Vec<u8>) {
-    // A string is always JSON, and memory always takes it.
+    // A string has no JSON error, and writing to a vector cannot fail.
     let _ = serde_json::to_writer(out, text);
 }
 
-/// The length of the string that begins here, its quotes included.
+/// The length of the string token at the start of `bytes`, with its quotes.
 fn string_length(bytes: &[u8]) -> usize {
     let mut at = 1;
     while at < bytes.len() {

@@ -1,4 +1,4 @@
-//! A home, a workspace and a platform for one test, and the program started in them.
+//! A home, a workspace and a platform for one test, and runs of the built program in them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +14,14 @@ use tempfile::TempDir;
 
 pub(crate) const TOKEN: &str = "sandbox-token-1234567890";
 
-/// A place where a run can be.
-pub(crate) struct Place {
+/// A fixture where a run can be.
+pub(crate) struct Fixture {
     pub(crate) platform: FakePlatform,
     folder: TempDir,
     environment: BTreeMap<String, String>,
 }
 
-/// What a finished run left.
+/// The result of a finished run.
 pub(crate) struct Run {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -29,20 +29,20 @@ pub(crate) struct Run {
     pub(crate) outcome: Value,
 }
 
-impl Place {
-    /// A run of the mock with this prompt, for a platform.
-    pub(crate) fn new(prompt: &str) -> Place {
-        // Ends the tests if one waits for what never comes.
+impl Fixture {
+    /// The mock CLI runs this prompt, for a platform.
+    pub(crate) fn new(prompt: &str) -> Fixture {
+        // SIGALRM ends the tests if one of them hangs.
         nix::unistd::alarm::set(120);
         let folder = tempfile::tempdir().unwrap();
         for name in ["home", "work", "bin"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let platform = FakePlatform::start();
-        let mut place = Place { platform, folder, environment: BTreeMap::new() };
-        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
-        let (home, work) = (place.path("home"), place.path("work"));
-        let url = place.platform.server.url();
+        let mut fixture = Fixture { platform, folder, environment: BTreeMap::new() };
+        let path = format!("{}:{}", fixture.path("bin").display(), std::env::var("PATH").unwrap());
+        let (home, work) = (fixture.path("home"), fixture.path("work"));
+        let url = fixture.platform.server.url();
         let pairs = [
             ("HOME", home.to_str().unwrap()),
             ("PATH", &path),
@@ -54,20 +54,20 @@ impl Place {
             ("USE_MOCK_CLAUDE", "true"),
             ("VM0_MOCK_CLAUDE_PATH", mock().to_str().unwrap()),
         ];
-        pairs.into_iter().for_each(|(name, value)| place.set(name, value));
-        place
+        pairs.into_iter().for_each(|(name, value)| fixture.set(name, value));
+        fixture
     }
 
-    /// A run of a CLI that is this script of bash. `say` prints an event, `session` begins one and
-    /// leaves a history.
-    pub(crate) fn with_cli(script: &str) -> Place {
-        let mut place = Place::new("the prompt");
-        let path = place.program("cli", script);
-        place.set("VM0_MOCK_CLAUDE_PATH", path.to_str().unwrap());
-        place
+    /// The CLI is this bash script. `say` prints an event; `session` announces a session and writes its
+    /// history.
+    pub(crate) fn with_cli(script: &str) -> Fixture {
+        let mut fixture = Fixture::new("the prompt");
+        let path = fixture.program("cli", script);
+        fixture.set("VM0_MOCK_CLAUDE_PATH", path.to_str().unwrap());
+        fixture
     }
 
-    /// A program on the PATH of the run.
+    /// Puts a program on the run's PATH.
     pub(crate) fn program(&self, name: &str, script: &str) -> PathBuf {
         let path = self.path("bin").join(name);
         let helpers = r#"#!/bin/bash
@@ -141,8 +141,8 @@ impl Running {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
     }
 
-    pub(crate) fn wait(mut self, place: &Place) -> Run {
-        place.finish(self.0.take().unwrap().wait_with_output().unwrap())
+    pub(crate) fn wait(mut self, fixture: &Fixture) -> Run {
+        fixture.finish(self.0.take().unwrap().wait_with_output().unwrap())
     }
 }
 
@@ -155,19 +155,19 @@ impl Drop for Running {
     }
 }
 
-/// A pipe with a name, by which a CLI says that it got somewhere.
+/// Makes a named pipe, with which a CLI signals its progress.
 pub(crate) fn make_pipe(path: &Path) {
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
 }
 
-/// Waits until somebody wrote to the pipe and closed it.
+/// Waits until a writer has closed the pipe, and returns what it wrote.
 pub(crate) fn read_pipe(path: &Path) -> String {
     let mut text = String::new();
     fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
     text
 }
 
-/// The mock, which is a program of another package: built when these tests are built alone.
+/// The path of the mock. Builds it, since it belongs to another package.
 fn mock() -> &'static Path {
     static MOCK: OnceLock<PathBuf> = OnceLock::new();
     MOCK.get_or_init(|| {

@@ -1,119 +1,119 @@
-//! CLIs that do not go on, or do not go.
+//! CLIs that hang, do not exit, or fail.
 
-use crate::harness::{Place, make_pipe, read_pipe};
+use crate::harness::{Fixture, make_pipe, read_pipe};
 
-/// A place whose limits after the result are as short as they can be.
-fn hasty(prompt: &str) -> Place {
-    let mut place = Place::new(prompt);
-    place.set("VM0_POST_RESULT_SIGTERM_GRACE_SECS", "0");
-    place.set("VM0_POST_RESULT_SIGKILL_GRACE_SECS", "0");
-    place
+/// A fixture whose time limits after the result are zero.
+fn with_short_limits(prompt: &str) -> Fixture {
+    let mut fixture = Fixture::new(prompt);
+    fixture.set("VM0_POST_RESULT_SIGTERM_GRACE_SECS", "0");
+    fixture.set("VM0_POST_RESULT_SIGKILL_GRACE_SECS", "0");
+    fixture
 }
 
 #[test]
-fn a_tool_that_does_not_return_ends_the_run_and_is_named() {
-    let mut place = Place::new("@stuck-tool");
-    place.set("VM0_STUCK_TOOL_TIMEOUT_SECS", "1");
-    let run = place.run();
+fn a_tool_past_its_time_limit_fails_the_run_and_is_named() {
+    let mut fixture = Fixture::new("@stuck-tool");
+    fixture.set("VM0_STUCK_TOOL_TIMEOUT_SECS", "1");
+    let run = fixture.run();
     assert_eq!(run.code, Some(1));
     assert_eq!(run.error(), "Tool timeout: WebFetch exceeded 1s without returning a result");
-    assert!(place.platform.calls("checkpoints").is_empty());
+    assert!(fixture.platform.calls("checkpoints").is_empty());
     assert_eq!(run.outcome["lastEventSequence"], 1);
 }
 
 #[test]
-fn an_agent_that_stays_after_its_result_is_ended_and_has_succeeded() {
-    let place = hasty("@hang-after-result");
-    let run = place.run();
+fn a_cli_that_does_not_exit_after_its_result_is_terminated_and_succeeds() {
+    let fixture = with_short_limits("@hang-after-result");
+    let run = fixture.run();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.outcome["checkpointId"], "c1");
 }
 
 #[test]
-fn an_agent_that_is_deaf_to_sigterm_is_killed_and_has_succeeded() {
-    let run = hasty("@deaf").run();
+fn a_cli_that_ignores_sigterm_after_its_result_is_killed_and_succeeds() {
+    let run = with_short_limits("@deaf").run();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
 }
 
 #[test]
-fn a_result_that_is_an_error_stays_one_though_the_agent_had_to_be_ended() {
-    let mut place = Place::with_cli(
+fn an_error_result_fails_the_run_even_if_the_cli_was_terminated() {
+    let mut fixture = Fixture::with_cli(
         r#"session
         say '{"type":"result","is_error":true,"result":"no credit"}'
         exec sleep infinity"#,
     );
-    place.set("VM0_POST_RESULT_SIGTERM_GRACE_SECS", "0");
-    let run = place.run();
+    fixture.set("VM0_POST_RESULT_SIGTERM_GRACE_SECS", "0");
+    let run = fixture.run();
     assert_eq!(run.code, Some(1));
     assert_eq!(run.error(), "the agent exited with code 1: no credit");
 }
 
 #[test]
-fn an_orphan_that_holds_the_pipes_delays_nothing_and_is_ended() {
-    let place = Place::new("@orphan-pipe");
-    let run = place.run();
+fn an_orphan_that_holds_the_pipes_is_killed_without_delay() {
+    let fixture = Fixture::new("@orphan-pipe");
+    let run = fixture.run();
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    let events = place.platform.events();
+    let events = fixture.platform.events();
     let result = events.last().unwrap()["result"].as_str().unwrap().to_owned();
     let pid = result.split(' ').nth(1).unwrap();
     assert!(!std::path::Path::new("/proc").join(pid).exists());
 }
 
 #[test]
-fn orphans_that_fill_the_pipes_do_not_keep_the_run() {
-    let place = Place::with_cli(
+fn orphans_that_fill_the_pipes_do_not_delay_the_end_of_a_run() {
+    let fixture = Fixture::with_cli(
         r#"session
         setsid yes '{"type":"orphan"}' & setsid yes 'orphan' >&2 &
         say '{"type":"result","is_error":false}'"#,
     );
-    let run = place.run();
+    let run = fixture.run();
     assert_eq!(run.code, Some(0), "{}", run.outcome);
 }
 
 #[test]
-fn an_agent_that_does_not_read_its_prompt_is_no_problem() {
-    let mut place = Place::with_cli("session\nsay '{\"type\":\"result\",\"is_error\":false}'");
-    let file = place.path("prompt");
+fn a_cli_that_does_not_read_its_prompt_succeeds() {
+    let mut fixture = Fixture::with_cli("session\nsay '{\"type\":\"result\",\"is_error\":false}'");
+    let file = fixture.path("prompt");
     std::fs::write(&file, "long ".repeat(1 << 20)).unwrap();
-    place.set("VM0_PROMPT", "");
-    place.set("VM0_PROMPT_FILE", file.to_str().unwrap());
-    assert_eq!(place.run().code, Some(0));
+    fixture.set("VM0_PROMPT", "");
+    fixture.set("VM0_PROMPT_FILE", file.to_str().unwrap());
+    assert_eq!(fixture.run().code, Some(0));
 }
 
 #[test]
 fn a_long_prompt_arrives_whole() {
-    let mut place = Place::with_cli("session\nwc -c > \"$HOME/count\"");
-    make_pipe(&place.path("home/count"));
-    let file = place.path("prompt");
+    let mut fixture = Fixture::with_cli("session\nwc -c > \"$HOME/count\"");
+    make_pipe(&fixture.path("home/count"));
+    let file = fixture.path("prompt");
     std::fs::write(&file, "long ".repeat(1 << 20)).unwrap();
-    place.set("VM0_PROMPT", "");
-    place.set("VM0_PROMPT_FILE", file.to_str().unwrap());
-    let running = place.start();
-    let count: usize = read_pipe(&place.path("home/count")).trim().parse().unwrap();
+    fixture.set("VM0_PROMPT", "");
+    fixture.set("VM0_PROMPT_FILE", file.to_str().unwrap());
+    let running = fixture.start();
+    let count: usize = read_pipe(&fixture.path("home/count")).trim().parse().unwrap();
     assert!(count > 5 << 20, "{count}");
-    assert_eq!(running.wait(&place).code, Some(0));
+    assert_eq!(running.wait(&fixture).code, Some(0));
 }
 
 #[test]
-fn the_agents_exit_code_is_the_runs_and_its_last_words_say_why() {
-    let place = Place::with_cli("session\necho first >&2; echo 'cannot go on' >&2; exit 7");
-    let run = place.run();
+fn a_failed_run_has_the_exit_code_and_the_last_stderr_of_the_cli() {
+    let fixture = Fixture::with_cli("session\necho first >&2; echo 'cannot go on' >&2; exit 7");
+    let run = fixture.run();
     assert_eq!(run.code, Some(7));
     assert_eq!(run.error(), "the agent exited with code 7: first\ncannot go on");
-    assert!(place.platform.calls("checkpoints").is_empty());
+    assert!(fixture.platform.calls("checkpoints").is_empty());
 }
 
 #[test]
-fn an_agent_that_dies_of_a_signal_is_128_and_the_signal() {
-    let run = Place::with_cli("session\nkill -9 $$").run();
+fn a_cli_killed_by_a_signal_gives_exit_code_128_plus_the_signal() {
+    let run = Fixture::with_cli("session\nkill -9 $$").run();
     assert_eq!(run.code, Some(137));
 }
 
 #[test]
-fn an_agent_that_is_not_there_is_said() {
-    let mut place = Place::new("x");
-    place.set("VM0_MOCK_CLAUDE_PATH", "/nonexistent/claude");
-    let run = place.run();
+fn a_missing_cli_is_an_error_of_its_start() {
+    let mut fixture = Fixture::new("x");
+    fixture.set("VM0_MOCK_CLAUDE_PATH", "/nonexistent/claude");
+    let run = fixture.run();
     assert_eq!(run.code, Some(1));
     assert!(run.error().starts_with("cannot start the agent: "), "{}", run.error());
 }

@@ -1,4 +1,4 @@
-//! The built program against a platform on loopback, with the mock and with CLIs of the tests' own.
+//! Tests of the built program against a fake platform on loopback, with the mock or with bash scripts as CLI.
 
 #![allow(clippy::unwrap_used)]
 

@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_failed_job_shows_its_partial_checkpoint_and_what_it_lacks() {
-        let warning = "artifact w: a/b is not kept: Permission denied";
+        let warning = "artifact w: a/b was not saved: Permission denied";
         let more = json!({"exitCode": 3, "checkpointId": "c-1", "checkpointPartial": true,
             "warnings": [warning]});
         let text = text(&job("failed", more));

@@ -1,15 +1,15 @@
-//! What the CLI's end means for the run.
+//! Whether a run failed, and with which exit code and error text.
 
 use std::time::Duration;
 
 use guest_common::chain;
 use process::Status;
 
-use crate::conversation::{Cause, Report};
+use crate::conversation::{Cause, CliReport};
 use crate::limit::Overdue;
 use crate::{Error, Outcome};
 
-/// Why a run failed, and what it exits with.
+/// Why a run failed, and its exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) code: u8,
@@ -17,13 +17,13 @@ pub(crate) struct Failure {
     pub(crate) text: String,
 }
 
-/// How a run, or a part of it, ended.
-pub(crate) type Ending = Result<(), Failure>;
+/// The result of a run, or of one phase of it.
+pub(crate) type RunResult = Result<(), Failure>;
 
 impl Failure {
     pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         let code = match error.downcast_ref() {
-            Some(Error::Signal { signal }) => of_signal(*signal),
+            Some(Error::Signal { signal }) => exit_code_of_signal(*signal),
             Some(Error::Agent { code, .. }) => *code,
             _ => 1,
         };
@@ -32,8 +32,8 @@ impl Failure {
 }
 
 impl Failure {
-    /// With what else was wrong, if it is not said already.
-    pub(crate) fn because(mut self, reason: Option<&str>) -> Self {
+    /// Appends a reason unless the text has it already.
+    pub(crate) fn with_reason(mut self, reason: Option<&str>) -> Self {
         if let Some(reason) = reason.filter(|reason| !self.text.contains(reason)) {
             self.text.push_str(": ");
             self.text.push_str(reason);
@@ -49,8 +49,8 @@ impl From<Failure> for Outcome {
 }
 
 impl Outcome {
-    /// With this ending.
-    pub(crate) fn with(self, ending: Ending) -> Self {
+    /// Takes the exit code and the error of a failure.
+    pub(crate) fn with(self, ending: RunResult) -> Self {
         match ending {
             Ok(()) => self,
             Err(Failure { code, text }) => Self { exit_code: code, error: Some(text), ..self },
@@ -58,16 +58,16 @@ impl Outcome {
     }
 }
 
-/// What a conversation's end means.
-pub(crate) fn of(report: &Report, tool_limit: Duration) -> Ending {
+/// Decides from the CLI's exit status and last events whether the run succeeded.
+pub(crate) fn evaluate(report: &CliReport, tool_limit: Duration) -> RunResult {
     let code = match report.status {
         Status::Exited(code) => code,
-        Status::Signalled { signal, .. } => of_signal(i32::from(signal)),
+        Status::Signalled { signal, .. } => exit_code_of_signal(i32::from(signal)),
     };
-    let complaint = report.verdict.as_ref().filter(|verdict| verdict.is_error);
+    let complaint = report.result.as_ref().filter(|result| result.is_error);
     let agent = |code| {
-        let said = complaint.and_then(|verdict| verdict.text.clone());
-        Error::Agent { code, said: said.unwrap_or_else(|| report.last_words.clone()) }
+        let said = complaint.and_then(|result| result.text.clone());
+        Error::Agent { code, said: said.unwrap_or_else(|| report.stderr_tail.clone()) }
     };
     let error = match &report.cause {
         Some(Cause::Signal(signal)) => Error::Signal { signal: *signal },
@@ -75,15 +75,15 @@ pub(crate) fn of(report: &Report, tool_limit: Duration) -> Ending {
         Some(Cause::Overdue(Overdue::Tool(tool))) => {
             Error::Tool { tool: tool.clone(), seconds: tool_limit.as_secs() }
         }
-        // It was done before it was ended, so what it said counts.
-        Some(Cause::Overdue(Overdue::Farewell)) if complaint.is_some() => agent(1),
-        Some(Cause::Overdue(Overdue::Farewell)) => return Ok(()),
+        // The CLI reported its result before it was terminated, so the result counts.
+        Some(Cause::Overdue(Overdue::Exit)) if complaint.is_some() => agent(1),
+        Some(Cause::Overdue(Overdue::Exit)) => return Ok(()),
         None if code == 0 => return Ok(()),
         None => agent(code),
     };
     Err(Failure::of(&error))
 }
 
-fn of_signal(signal: i32) -> u8 {
+fn exit_code_of_signal(signal: i32) -> u8 {
     128u8.saturating_add(u8::try_from(signal).unwrap_or(0))
 }
