@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use control::{Client, Status, Submission};
 use netns::testing::World;
+use platform::{Client, Status, Submission};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -89,7 +89,7 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    fn submit(&self, prompt: &str) -> control::RunId {
+    fn submit(&self, prompt: &str) -> platform::RunId {
         let submission = Submission { prompt: prompt.into(), ..Submission::default() };
         self.client.submit(&submission).unwrap().run_id
     }

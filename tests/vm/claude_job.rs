@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use control::{Artifact, Client, Event, Job, RunId, Status, Submission};
+use platform::{Artifact, Client, Event, Job, RunId, Status, Submission};
 use serde_json::json;
 
 use crate::host::Host;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use control::{Artifact, Client, Job, RunId, Status, Submission};
+use platform::{Artifact, Client, Job, RunId, Status, Submission};
 
 use crate::host::Host;
 use crate::runner::{Runner, Running, text};
@@ -183,7 +183,7 @@ fn a_jobs_folders_may_be_outside_of_its_home_and_are_its_users() {
 }
 
 /// The runner's folder `repo` with one file, as an artifact at the job's workspace.
-fn workspace(runner: &Runner) -> control::Mount {
+fn workspace(runner: &Runner) -> platform::Mount {
     let folder = runner.state().join("repo");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("a.txt"), "one\n").unwrap();

@@ -4,12 +4,12 @@
 use std::fs;
 use std::os::fd::AsFd as _;
 
-use control::{Artifact, Client, Job, RunId, Status, Submission};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use platform::{Artifact, Client, Job, RunId, Status, Submission};
 
 use crate::host::Host;
 use crate::job::{CONFIG, leave};
-use crate::platform::Platform;
+use crate::remote_platform::RemotePlatform;
 use crate::runner::{Runner, Running};
 
 /// What has a service log each moment.
@@ -33,7 +33,7 @@ const WRITTEN: &str = "outcome written; run=";
 /// A runner with the jobs of its own platform, or of one elsewhere.
 struct Scene {
     runner: Runner,
-    platform: Option<Platform>,
+    platform: Option<RemotePlatform>,
     before: Host,
 }
 
@@ -46,7 +46,7 @@ impl Scene {
 
     fn elsewhere() -> Self {
         let scene = Self::local();
-        Self { platform: Some(Platform::start(&scene.runner)), ..scene }
+        Self { platform: Some(RemotePlatform::start(&scene.runner)), ..scene }
     }
 
     fn serve(&self) -> Running {
@@ -63,7 +63,7 @@ impl Scene {
 
     fn client(&self) -> Client {
         let local = || Client::new(self.runner.state());
-        self.platform.as_ref().map_or_else(local, Platform::client)
+        self.platform.as_ref().map_or_else(local, RemotePlatform::client)
     }
 
     fn log(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use control::{Client, Job, RunId, Status, Submission};
+use platform::{Client, Job, RunId, Status, Submission};
 
 use crate::host::Host;
 use crate::job::leave;

@@ -5,7 +5,7 @@
 
 mod codex;
 
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -66,16 +66,16 @@ pub(crate) struct Printer<W> {
     /// The current line exceeds the limit, and the rest of it is dropped.
     is_truncated: bool,
     /// The start times in milliseconds of tool calls without a result, by ID.
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     calls: HashMap<String, i64>,
 }
 
 /// The largest event that is printed, in bytes.
 const LONGEST: usize = 1 << 20;
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 /// The largest number of open tool calls that are tracked.
 const MOST_CALLS: usize = 1000;
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 /// The shortest duration of a tool call that is printed, in milliseconds.
 const SHOWN_DURATION: i64 = 1000;
 /// How many lines of a tool's result are printed.
@@ -88,13 +88,13 @@ impl<W: Write> Printer<W> {
             out,
             line: Vec::new(),
             is_truncated: false,
-            #[cfg(feature = "control")]
+            #[cfg(feature = "platform")]
             calls: HashMap::new(),
         }
     }
 
     /// Prints an event that arrived at `at`, in milliseconds.
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     pub(crate) fn event(&mut self, json: &str, at: i64) -> io::Result<()> {
         if json.len() > LONGEST {
             return self.note(TOO_LONG);
@@ -112,7 +112,7 @@ impl<W: Write> Printer<W> {
     }
 
     /// The durations of the tool calls whose results an event contains, if they are long.
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     fn durations(&mut self, event: &Value, at: i64) -> String {
         let blocks = event["message"]["content"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut text = String::new();
@@ -282,7 +282,7 @@ mod tests {
         );
     }
 
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     #[test]
     fn a_long_tool_call_shows_its_duration() {
         let call = r#"{"type":"assistant","message":{"content":[

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{bench, cp, doctor, exec, gc, image, logs, net, ps, run, start, stop, wait};
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 use crate::command::{job, serve};
 use crate::error::Result;
 use crate::options::Global;
@@ -42,9 +42,9 @@ pub(crate) enum Command {
     Stop(stop::Arguments),
     Image(image::Arguments),
     Start(start::Arguments),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     Job(job::Arguments),
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     Serve(serve::Arguments),
     Doctor(doctor::Arguments),
     Gc(gc::Arguments),
@@ -57,7 +57,7 @@ impl Command {
     pub(crate) fn failure_code(&self) -> u8 {
         match self {
             Self::Run(_) | Self::Exec(_) | Self::Wait(_) => 125,
-            #[cfg(feature = "control")]
+            #[cfg(feature = "platform")]
             Self::Job(arguments) if arguments.passes_exit_code_on() => 125,
             _ => 1,
         }
@@ -67,8 +67,8 @@ impl Command {
     pub(crate) fn log_filter(&self) -> &'static str {
         match self {
             // The service itself logs each job; the embedded platform would repeat that.
-            Self::Start(_) => "info,control=warn",
-            #[cfg(feature = "control")]
+            Self::Start(_) => "info,platform=warn",
+            #[cfg(feature = "platform")]
             Self::Serve(_) => "info",
             _ => "warn",
         }
@@ -93,9 +93,9 @@ impl Cli {
             Command::Bench(arguments) => bench::run(global, &arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "platform")]
             Command::Job(arguments) => job::run(global, arguments),
-            #[cfg(feature = "control")]
+            #[cfg(feature = "platform")]
             Command::Serve(arguments) => serve::run(global, arguments),
         }
     }

@@ -6,13 +6,13 @@ pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod gc;
 pub(crate) mod image;
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 pub(crate) mod job;
 pub(crate) mod logs;
 pub(crate) mod net;
 pub(crate) mod ps;
 pub(crate) mod run;
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 pub(crate) mod serve;
 pub(crate) mod start;
 pub(crate) mod stop;

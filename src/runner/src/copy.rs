@@ -10,7 +10,7 @@ mod landing;
 mod outward;
 pub(crate) mod owner;
 mod rules;
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 mod unpack;
 
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ use sandbox::{Owner, Special};
 
 pub(crate) use inward::{Target, copy_in, copy_stream_in};
 pub(crate) use outward::{copy_out, copy_stream_out};
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 pub(crate) use unpack::{Limit, unpack};
 
 /// How long a guest may take for one step: a piece of a file, or the end.

@@ -125,11 +125,11 @@ pub(crate) enum Error {
         #[from]
         source: guest_common::Error,
     },
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     #[error("the embedded platform failed")]
-    Control {
+    Platform {
         #[from]
-        source: control::Error,
+        source: platform::Error,
     },
 
     // A job.
@@ -164,17 +164,17 @@ pub(crate) enum Error {
     #[error("{path} is not a folder")]
     NotADirectory { path: PathBuf },
 
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     #[error("the guest sent {path:?}, which is {kind}: it is not extracted")]
     NotUnpacked { path: PathBuf, kind: &'static str },
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     #[error("the guest sent more than {limit} {what}")]
     TooMuch { limit: u64, what: &'static str },
 
     // The platform and its jobs.
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     #[error(transparent)]
-    Platform(#[from] crate::platform::Error),
+    Operator(#[from] crate::operator::Error),
 
     // Files and descriptors of this host.
     #[error("cannot {operation} {path}")]
@@ -212,8 +212,8 @@ impl Error {
             Self::Interrupted { signal } => Some(128 + *signal as u8),
             Self::Output { .. } if self.is_quiet() => Some(128 + Signal::SIGPIPE as u8),
             Self::Detached { code } => *code,
-            #[cfg(feature = "control")]
-            Self::Platform(error) => error.exit_code(),
+            #[cfg(feature = "platform")]
+            Self::Operator(error) => error.exit_code(),
             _ => None,
         }
     }
@@ -232,8 +232,8 @@ impl Error {
     pub(crate) fn is_interruption(&self) -> bool {
         match self {
             Self::Interrupted { .. } => true,
-            #[cfg(feature = "control")]
-            Self::Platform(crate::platform::Error::Left { .. }) => true,
+            #[cfg(feature = "platform")]
+            Self::Operator(crate::operator::Error::Left { .. }) => true,
             _ => false,
         }
     }
@@ -256,8 +256,8 @@ impl Error {
             Self::Image(rootfs::Error::NoImage { .. }) => {
                 Some(": `runner image ls` lists them, `runner image build NAME` makes one")
             }
-            #[cfg(feature = "control")]
-            Self::Platform(error) if error.remedy().is_some() => error.remedy(),
+            #[cfg(feature = "platform")]
+            Self::Operator(error) if error.remedy().is_some() => error.remedy(),
             _ if self.is_denied() && !nix::unistd::geteuid().is_root() => {
                 Some(": run it as root, with sudo")
             }

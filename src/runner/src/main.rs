@@ -6,7 +6,7 @@
 //! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
 //! | how files come and go | [`copy`] |
 //! | what a VM's network may be | [`network`]; when it is intercepted: [`egress`] |
-//! | how jobs of the platform are asked for | `platform`, `command/job` |
+//! | how jobs of the platform are asked for | `operator`, `command/job` |
 //! | what is behind `-d` | [`detach`], [`background`] |
 //! | the service that takes jobs | [`service`] |
 //! | which virtual machines there are | [`vmm`]: the only file that names a kind |
@@ -31,11 +31,11 @@ mod label;
 mod logging;
 mod mount;
 mod network;
+#[cfg(feature = "platform")]
+mod operator;
 mod options;
 mod output;
 mod output_log;
-#[cfg(feature = "control")]
-mod platform;
 mod progress;
 mod request;
 mod service;

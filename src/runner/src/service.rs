@@ -51,7 +51,7 @@ mod session;
 mod source;
 mod stage;
 #[cfg(test)]
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 mod tests;
 mod work;
 
@@ -64,6 +64,6 @@ pub(crate) use network_log::NetworkLog;
 pub(crate) use pool::size as pool_size;
 pub(crate) use source::Source;
 pub(crate) use source::api::{Api, probe};
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 pub(crate) use source::local::Local;
 pub(crate) use work::blank;

@@ -1,7 +1,7 @@
 //! How jobs end, and how one stops watching them.
 
-use control::Status;
 use nix::sys::signal::Signal;
+use platform::Status;
 use serde_json::{Value, json};
 
 use crate::harness::{Host, stderr, stdout};

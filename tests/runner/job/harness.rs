@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use control::{Claimed, Client, Completion, Config, Control, Job, RunId, Source, Wanted};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use platform::{Claimed, Client, Completion, Config, Job, Platform, RunId, Source, Wanted};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ pub(crate) fn lines(output: &Output) -> Vec<Value> {
 /// A platform, and a runner in the same process that does what it is told.
 pub(crate) struct Host {
     source: Source,
-    control: Control,
+    platform: Platform,
     dir: TempDir,
 }
 
@@ -52,8 +52,8 @@ impl Host {
         let mut config = Config::new(dir.path());
         config.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.stop_grace = Duration::from_millis(200);
-        let control = Control::start(config).unwrap();
-        Self { source: control.source().unwrap(), control, dir }
+        let platform = Platform::start(config).unwrap();
+        Self { source: platform.source().unwrap(), platform, dir }
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -63,7 +63,7 @@ impl Host {
     /// Stops serving; the folder stays.
     pub(crate) fn stop(self) -> TempDir {
         drop(self.source);
-        self.control.stop().unwrap();
+        self.platform.stop().unwrap();
         self.dir
     }
 
@@ -148,7 +148,7 @@ impl Guest<'_> {
     #[track_caller]
     pub(crate) fn post(&self, path: &str, mut body: Value) -> Value {
         body["runId"] = json!(self.claimed.run_id);
-        let address = self.host.control.addresses()[0];
+        let address = self.host.platform.addresses()[0];
         let token = self.claimed.context["sandboxToken"].as_str().unwrap();
         let path = format!("/api/webhooks/agent/{path}");
         let reply = send(address, "POST", &path, Some(token), body.to_string().as_bytes());
@@ -174,7 +174,7 @@ impl Guest<'_> {
 
     /// Follows a presigned URL.
     fn put(&self, url: &Value, body: &[u8]) {
-        let address = self.host.control.addresses()[0];
+        let address = self.host.platform.addresses()[0];
         let url = url.as_str().unwrap();
         let path = url.strip_prefix(&format!("http://{address}")).unwrap();
         send(address, "PUT", path, None, body);

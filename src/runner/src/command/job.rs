@@ -14,7 +14,7 @@ mod show;
 mod submit;
 mod wait;
 
-use control::{Job, Status};
+use platform::{Job, Status};
 
 use crate::error::Result;
 use crate::options::Global;

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use control::{Config, Control};
 use nix::sys::signal::Signal;
+use platform::{Config, Platform};
 
 use crate::error::Result;
+use crate::operator;
 use crate::options::Global;
 use crate::output;
-use crate::platform;
 use crate::signal::{self, Listener, Wake};
 
 const EXAMPLES: &str = "\
@@ -51,17 +51,17 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let mut config = Config::new(&global.state_dir);
     config.listen = arguments.listen;
     config.guest_url = arguments.guest_url;
-    let control = Control::start(config).map_err(platform::Error::from)?;
-    for address in control.addresses() {
+    let platform = Platform::start(config).map_err(operator::Error::from)?;
+    for address in platform.addresses() {
         output::line(format_args!("serves http://{address}"))?;
     }
-    let token = control.runner_token_file();
+    let token = platform.runner_token_file();
     output::line(format_args!("runner token in {}", token.display()))?;
     if let Ok(signal) = told.recv() {
         log::info!("it is to stop; signal={signal}");
     }
     // From here on a signal does what it does to any program: a second one does not wait.
     drop(listener);
-    control.stop().map_err(platform::Error::from)?;
+    platform.stop().map_err(operator::Error::from)?;
     Ok(0)
 }

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     config: Option<PathBuf>,
 
     /// Run the embedded platform in this process, with its queue in the state folder
-    #[cfg(feature = "control")]
+    #[cfg(feature = "platform")]
     #[arg(long)]
     local: bool,
 
@@ -137,14 +137,14 @@ impl Arguments {
     }
 
     fn is_local(&self) -> bool {
-        #[cfg(feature = "control")]
+        #[cfg(feature = "platform")]
         return self.local;
-        #[cfg(not(feature = "control"))]
+        #[cfg(not(feature = "platform"))]
         false
     }
 
     fn source(&self, config: &Config, global: &Global) -> Result<Arc<dyn Source>> {
-        #[cfg(feature = "control")]
+        #[cfg(feature = "platform")]
         if self.local {
             let local = crate::service::Local::start(&global.state_dir, &config.local)?;
             return Ok(Arc::new(local));

@@ -101,7 +101,7 @@ impl Landing {
     }
 
     /// What is in an archive is merged into `folder`: it names no top, and perhaps not all folders.
-    #[cfg_attr(not(feature = "control"), allow(dead_code, reason = "only jobs leave archives"))]
+    #[cfg_attr(not(feature = "platform"), allow(dead_code, reason = "only jobs leave archives"))]
     pub(crate) fn of_archive(folder: File, shown: &Path) -> Self {
         let landing = Self::into(folder, shown, Rules::of_archive());
         Self { begun: true, parents: Parents::Made, ..landing }

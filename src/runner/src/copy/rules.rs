@@ -26,7 +26,7 @@ impl Rules {
     }
 
     /// An archive's modes replace those of files that are there; their owners stay.
-    #[cfg_attr(not(feature = "control"), allow(dead_code, reason = "only jobs leave archives"))]
+    #[cfg_attr(not(feature = "platform"), allow(dead_code, reason = "only jobs leave archives"))]
     pub(crate) fn of_archive() -> Self {
         Self { keeps_mode: false, ..Self::new(Ownership::Inherited) }
     }

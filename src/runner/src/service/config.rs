@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) parked: usize,
     pub(crate) parked_for: Duration,
     pub(crate) api: Option<Api>,
-    #[cfg_attr(not(feature = "control"), expect(dead_code, reason = "it is said all the same"))]
+    #[cfg_attr(not(feature = "platform"), expect(dead_code, reason = "it is said all the same"))]
     pub(crate) local: Local,
     pub(crate) profiles: BTreeMap<String, Profile>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct Api {
 
 /// The embedded platform.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "control"), expect(dead_code, reason = "it is said all the same"))]
+#[cfg_attr(not(feature = "platform"), expect(dead_code, reason = "it is said all the same"))]
 pub(crate) struct Local {
     /// Where it listens besides.
     pub(crate) listen: Vec<SocketAddr>,

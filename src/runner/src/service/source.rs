@@ -1,7 +1,7 @@
 //! Where jobs come from. Sources differ in how they learn of jobs; what is done with a job is the
 //! same for all, and so is how its end is told: over HTTP, with the job's own token.
 
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 pub(crate) mod local;
 
 pub(crate) mod api;

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use control::{Client, Job, RunId, Status, Submission};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use nix::sys::signal::Signal;
+use platform::{Client, Job, RunId, Status, Submission};
 use sandbox::fake::{Factory, Manner, Record, Script};
 use sandbox::{ExecRequest, Image, SandboxFactory};
 use serde_json::json;

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use control::Checkpoint;
+use platform::Checkpoint;
 
 use crate::copy::{Limit, unpack};
 use crate::error::{Result, file};
+use crate::operator::{Error, OperatorClient};
 use crate::options::Global;
-use crate::platform::{Error, Platform};
 use crate::value;
 
 /// The most files, folders and links of an artifact: an archive of nothing but names is not small
@@ -57,15 +57,15 @@ struct Get {
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let Command::Get(get) = &arguments.command;
-    let platform = Platform::of(global);
-    let run = platform.job(&get.job)?.run_id;
-    let checkpoint = platform.ask(|client| client.checkpoint(run))?;
+    let operator = OperatorClient::of(global);
+    let run = operator.job(&get.job)?.run_id;
+    let checkpoint = operator.ask(|client| client.checkpoint(run))?;
     let name = get.name.clone().map_or_else(|| only(&checkpoint), Ok)?;
     let is_there = is_there(get)?;
     // All of it is here before any of it is unpacked: a platform that ends leaves no half folder.
     let temporary = std::env::temp_dir();
     let mut archive = tempfile::tempfile().map_err(file("create a file in", &temporary))?;
-    platform.ask(|client| client.artifact(run, &name, &mut archive))?;
+    operator.ask(|client| client.artifact(run, &name, &mut archive))?;
     archive.seek(SeekFrom::Start(0)).map_err(file("read a file in", &temporary))?;
     let limit = Limit { bytes: get.limit, entries: MOST_ENTRIES };
     match is_there {

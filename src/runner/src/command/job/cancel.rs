@@ -1,9 +1,9 @@
 //! `runner job cancel`: asks for the end of jobs.
 
 use crate::error::Result;
+use crate::operator::OperatorClient;
 use crate::options::Global;
 use crate::output;
-use crate::platform::Platform;
 
 /// Cancel a job
 ///
@@ -17,9 +17,9 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let run = platform.job(&arguments.job)?.run_id;
-    platform.ask(|client| client.cancel(run))?;
+    let operator = OperatorClient::of(global);
+    let run = operator.job(&arguments.job)?.run_id;
+    operator.ask(|client| client.cancel(run))?;
     output::line(run)?;
     Ok(0)
 }

@@ -1,11 +1,11 @@
 //! `runner job checkpoint`: what a job left to go on from.
 
-use control::{Checkpoint, Mount};
+use platform::{Checkpoint, Mount};
 
 use super::one_line;
 use crate::error::Result;
+use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
-use crate::platform::{Platform, print, print_json};
 use crate::table;
 
 /// Show a job's latest checkpoint: its session, and its artifacts
@@ -24,9 +24,9 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let run = platform.job(&arguments.job)?.run_id;
-    let checkpoint = platform.ask(|client| client.checkpoint(run))?;
+    let operator = OperatorClient::of(global);
+    let run = operator.job(&arguments.job)?.run_id;
+    let checkpoint = operator.ask(|client| client.checkpoint(run))?;
     if arguments.json {
         print_json(&checkpoint)?
     } else {

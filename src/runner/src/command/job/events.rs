@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use control::{Event, RunId};
+use platform::{Event, RunId};
 
 use super::tell_waiting;
 use crate::agent::Printer;
 use crate::error::{Error, Result};
+use crate::operator::{OperatorClient, Patience, Watch, json_line};
 use crate::options::Global;
 use crate::output::Output;
-use crate::platform::{Patience, Platform, Watch, json_line};
 
 const NOTES: &str = "\
 With --json each line is an event: `position` is what --after goes on from, `event` is the agent's
@@ -41,19 +41,19 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let job = platform.job(&arguments.job)?;
+    let operator = OperatorClient::of(global);
+    let job = operator.job(&arguments.job)?;
     let run = job.run_id;
     if arguments.follow {
         tell_waiting(job.waits.as_deref(), global);
-        platform.attend(run, &arguments.patience, |watch, output| {
+        operator.attend(run, &arguments.patience, |watch, output| {
             let mut teller = Teller::new(output.stdout(), arguments.json);
             follow(watch, run, arguments.after, &mut teller)
         })?;
     } else {
         let mut output = Output::open()?;
         let mut teller = Teller::new(output.stdout(), arguments.json);
-        stored(&platform, run, arguments.after, &mut teller)?;
+        stored(&operator, run, arguments.after, &mut teller)?;
     }
     Ok(0)
 }
@@ -74,13 +74,13 @@ pub(super) fn follow(
 
 /// Tells the events after a position that are there.
 fn stored(
-    platform: &Platform<'_>,
+    operator: &OperatorClient<'_>,
     run: RunId,
     mut after: i64,
     teller: &mut Teller<impl Write>,
 ) -> Result<()> {
     loop {
-        let page = platform.ask(|client| client.events(run, after, Duration::ZERO))?;
+        let page = operator.ask(|client| client.events(run, after, Duration::ZERO))?;
         for event in &page.items {
             teller.tell(event)?;
         }

@@ -9,11 +9,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use control::Artifact;
+use platform::Artifact;
 
 use crate::error::{Result, file};
 use crate::mount;
-use crate::platform::Error;
+use crate::operator::Error;
 use crate::value::{self, Refused, Variable};
 
 /// `[NAME=]DIR:MOUNT`.

@@ -1,11 +1,11 @@
 //! `runner job ls`: the latest jobs.
 
-use control::Job;
+use platform::Job;
 
 use super::{one_line, time, took_ms, word};
 use crate::error::Result;
+use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
-use crate::platform::{Platform, print, print_json};
 use crate::table;
 
 /// How much of a prompt is shown.
@@ -29,14 +29,14 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let before = arguments.before.as_deref().map(|id| platform.job(id)).transpose()?;
+    let operator = OperatorClient::of(global);
+    let before = arguments.before.as_deref().map(|id| operator.job(id)).transpose()?;
     let mut before = before.map(|job| job.run_id);
     let mut jobs: Vec<Job> = Vec::new();
     // The platform has its own limit for one answer.
     loop {
         let left = arguments.limit.saturating_sub(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
-        let page = if left == 0 { Vec::new() } else { platform.ask(|c| c.jobs(before, left))? };
+        let page = if left == 0 { Vec::new() } else { operator.ask(|c| c.jobs(before, left))? };
         let Some(last) = page.last() else { break };
         before = Some(last.run_id);
         jobs.extend(page);

@@ -1,13 +1,13 @@
 //! `runner job logs`: what a job's guest and runner tell besides the agent's events.
 
-use control::Telemetry;
+use platform::Telemetry;
 use serde_json::Value;
 
 use super::one_line;
 use super::reports::Reports;
 use crate::error::Result;
+use crate::operator::json_line;
 use crate::options::Global;
-use crate::platform::json_line;
 use crate::terminal::harmless;
 
 /// Show the log of a job's guest, what its runner and guest did for it, and its connections

@@ -1,14 +1,14 @@
 //! `runner job network`: what a job sent, and what became of it.
 
-use control::Telemetry;
 use intercept::Entry;
+use platform::Telemetry;
 use serde_json::Value;
 
 use super::one_line;
 use super::reports::Reports;
 use crate::error::Result;
+use crate::operator::json_line;
 use crate::options::Global;
-use crate::platform::json_line;
 
 /// Show what a job sent over its network, and what became of it
 #[derive(Debug, clap::Args)]

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use control::Pruned;
+use platform::Pruned;
 
 use crate::error::{Error, Result};
+use crate::operator::{self, OperatorClient, print_json};
 use crate::options::Global;
 use crate::output;
-use crate::platform::{self, Platform, print_json};
 use crate::value;
 
 /// Remove jobs that ended a while ago, with their events, and content that no job needs any more
@@ -28,9 +28,9 @@ pub(super) struct Arguments {
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let keep = arguments.older_than;
-    let platform = Platform::of(global);
-    let pruned = match platform.ask(|client| client.prune(keep)) {
-        Err(Error::Platform(platform::Error::NotServed { .. })) => alone(global, keep)?,
+    let operator = OperatorClient::of(global);
+    let pruned = match operator.ask(|client| client.prune(keep)) {
+        Err(Error::Operator(operator::Error::NotServed { .. })) => alone(global, keep)?,
         other => other?,
     };
     if arguments.json {
@@ -48,7 +48,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 /// Where nobody serves; where nobody ever did, nothing is made.
 fn alone(global: &Global, keep: Duration) -> Result<Pruned> {
     match global.state_dir.join("control").exists() {
-        true => Ok(control::prune(&global.state_dir, keep).map_err(platform::Error::from)?),
+        true => Ok(platform::prune(&global.state_dir, keep).map_err(operator::Error::from)?),
         false => Ok(Pruned::default()),
     }
 }

@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use control::Telemetry;
+use platform::Telemetry;
 
 use super::tell_waiting;
 use crate::error::{Error, Result};
+use crate::operator::{OperatorClient, Patience};
 use crate::options::Global;
 use crate::output::Output;
-use crate::platform::{Patience, Platform};
 
 /// Which reports.
 #[derive(Debug, clap::Args)]
@@ -33,12 +33,12 @@ impl Reports {
         head: &str,
         text: impl Fn(&Telemetry) -> Result<String>,
     ) -> Result<u8> {
-        let platform = Platform::of(global);
-        let job = platform.job(&self.job)?;
+        let operator = OperatorClient::of(global);
+        let job = operator.job(&self.job)?;
         let run = job.run_id;
         if self.follow {
             tell_waiting(job.waits.as_deref(), global);
-            platform.attend(run, &self.patience, |watch, output| {
+            operator.attend(run, &self.patience, |watch, output| {
                 write(head, output)?;
                 let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
                 while let Some(report) = watch.ask(|_| reports.next().transpose())? {
@@ -51,7 +51,7 @@ impl Reports {
         let (mut output, mut after) = (Output::open()?, 0);
         write(head, &mut output)?;
         loop {
-            let page = platform.ask(|client| client.telemetry(run, after, Duration::ZERO))?;
+            let page = operator.ask(|client| client.telemetry(run, after, Duration::ZERO))?;
             for report in &page.items {
                 write(&text(report)?, &mut output)?;
             }

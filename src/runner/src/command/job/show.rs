@@ -1,11 +1,11 @@
 //! `runner job show`: all that is known of a job.
 
-use control::Job;
+use platform::Job;
 
 use super::{describe, one_line, time, took_ms};
 use crate::error::Result;
+use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
-use crate::platform::{Platform, print, print_json};
 use crate::table;
 use crate::terminal::harmless;
 
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let job = Platform::of(global).job(&arguments.job)?;
+    let job = OperatorClient::of(global).job(&arguments.job)?;
     if arguments.json {
         print_json(&job)?
     } else {

@@ -12,8 +12,8 @@ use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control::{Mount, Submission, Submitted};
 use intercept::Secret;
+use platform::{Mount, Submission, Submitted};
 use serde_json::{Map, Value, json};
 
 use super::events::{Teller, follow};
@@ -22,9 +22,9 @@ use super::tell_waiting;
 use super::wait::conclude;
 use crate::egress::{self, For};
 use crate::error::{Error, Result, Usage, file};
+use crate::operator::{OperatorClient, Patience, Watch, json_line, print};
 use crate::options::Global;
 use crate::output::{self, Output};
-use crate::platform::{Patience, Platform, Watch, json_line, print};
 use crate::value::{self, Variable};
 
 /// What is shorter is not masked: too much else would be.
@@ -149,21 +149,21 @@ impl Agent {
 
 /// Does it.
 pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
+    let operator = OperatorClient::of(global);
     // 1
     let mut submission = arguments.understand()?;
     let folders = given::artifacts(&arguments.artifact)?;
     if let Some(id) = &arguments.resume {
-        submission.resume = Some(platform.job(id)?.run_id);
+        submission.resume = Some(operator.job(id)?.run_id);
     }
     // 2
-    let upload = |folder| platform.ask(|client| client.upload(folder));
+    let upload = |folder| operator.ask(|client| client.upload(folder));
     submission.artifacts = folders.iter().map(upload).collect::<Result<Vec<Mount>>>()?;
     // 3
-    let submitted = platform.ask(|client| client.submit(&submission))?;
+    let submitted = operator.ask(|client| client.submit(&submission))?;
     tell_waiting(submitted.waits.as_deref(), global);
     if arguments.follow {
-        return to_its_end(global, &platform, &submitted, &arguments);
+        return to_its_end(global, &operator, &submitted, &arguments);
     }
     if arguments.json {
         print(&json_line(&submitted)?)?;
@@ -176,7 +176,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 /// 4
 fn to_its_end(
     global: &Global,
-    platform: &Platform<'_>,
+    operator: &OperatorClient<'_>,
     submitted: &Submitted,
     arguments: &Arguments,
 ) -> Result<u8> {
@@ -185,7 +185,7 @@ fn to_its_end(
         let again = if submitted.is_new { "" } else { ", which its key was used for before" };
         output::remark(format_args!("job {run}{again}"));
     }
-    let job = platform.attend(run, &arguments.patience, |watch, output| match is_json {
+    let job = operator.attend(run, &arguments.patience, |watch, output| match is_json {
         true => told_to_programs(watch, submitted, output),
         false => {
             follow(watch, run, 0, &mut Teller::new(output.stdout(), false))?;
@@ -199,7 +199,7 @@ fn told_to_programs(
     watch: &Watch<'_>,
     submitted: &Submitted,
     output: &mut Output,
-) -> Result<control::Job> {
+) -> Result<platform::Job> {
     let run = submitted.run_id;
     let failed = |source| Error::Output { source };
     output.stdout().write_all(json_line(submitted)?.as_bytes()).map_err(failed)?;

@@ -3,13 +3,13 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use control::Job;
+use platform::Job;
 
 use super::{describe, exit_code, one_line, tell_waiting};
 use crate::error::{Error, Result};
+use crate::operator::{OperatorClient, Patience, json_line};
 use crate::options::Global;
 use crate::output;
-use crate::platform::{Patience, Platform, json_line};
 use crate::value;
 
 const CODES: &str = "\
@@ -37,12 +37,12 @@ pub(super) struct Arguments {
 
 /// Does it; returns the job's exit code.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let platform = Platform::of(global);
-    let job = platform.job(&arguments.job)?;
+    let operator = OperatorClient::of(global);
+    let job = operator.job(&arguments.job)?;
     let run = job.run_id;
     tell_waiting(job.waits.as_deref(), global);
     let deadline = arguments.timeout.and_then(|time| Instant::now().checked_add(time));
-    let job = platform.attend(run, &arguments.patience, |watch, output| {
+    let job = operator.attend(run, &arguments.patience, |watch, output| {
         let job = watch.ask_by(deadline, |client| client.wait(run, deadline))?;
         if arguments.json {
             let line = json_line(&job)?;

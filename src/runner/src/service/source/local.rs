@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use control::{Control, Wanted};
 use crossbeam_channel::Receiver;
+use platform::{Platform, Wanted};
 use sandbox::Service;
 
 use super::{Access, Cancelled, Claim, Demand, Found, Kind, Left, News, Offer, Presence, Source};
@@ -21,23 +21,23 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
 
 /// The embedded platform.
 pub(crate) struct Local {
-    source: control::Source,
+    source: platform::Source,
     access: Access,
-    control: Mutex<Option<Control>>,
+    platform: Mutex<Option<Platform>>,
 }
 
 impl Local {
     /// Starts the platform of a state folder.
     pub(crate) fn start(state_dir: &Path, config: &Config) -> Result<Self> {
         let guest_url = format!("http://{GATEWAY}:{}", config.guest_port);
-        let mut settings = control::Config::new(state_dir);
+        let mut settings = platform::Config::new(state_dir);
         // The first is for guests and us alone.
         settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         settings.listen.extend(&config.listen);
         settings.guest_url = Some(guest_url.clone());
-        let control = Control::start(settings)?;
-        let source = control.source()?;
-        let first = control.addresses().first().copied();
+        let platform = Platform::start(settings)?;
+        let source = platform.source()?;
+        let first = platform.addresses().first().copied();
         let host = first.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, config.guest_port)));
         let service = Some(Service { port: config.guest_port, host });
         let access = Access {
@@ -47,7 +47,7 @@ impl Local {
             bypass: None,
             reachable: Vec::new(),
         };
-        Ok(Self { source, access, control: Mutex::new(Some(control)) })
+        Ok(Self { source, access, platform: Mutex::new(Some(platform)) })
     }
 }
 
@@ -117,19 +117,19 @@ impl Source for Local {
     }
 
     fn stop(&self) {
-        let control = self.control.lock().map(|mut control| control.take());
-        let stopped = control.ok().flatten().map_or(Ok(()), Control::stop);
+        let platform = self.platform.lock().map(|mut platform| platform.take());
+        let stopped = platform.ok().flatten().map_or(Ok(()), Platform::stop);
         if let Err(error) = stopped {
-            let error = Error::Control { source: error };
+            let error = Error::Platform { source: error };
             log::error!("the embedded platform did not stop well; error={}", error.chain());
         }
     }
 }
 
-fn ours(run: control::RunId) -> Option<RunId> {
+fn ours(run: platform::RunId) -> Option<RunId> {
     RunId::parse(&run.to_string())
 }
 
-fn theirs(run: RunId) -> Option<control::RunId> {
+fn theirs(run: RunId) -> Option<platform::RunId> {
     run.to_string().parse().ok()
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ably_subscriber::Hosts;
-use control::{Control, Status};
 use guest_test::{Reply, Server};
 use nix::sys::signal::Signal;
+use platform::{Platform, Status};
 use sandbox::ExecRequest;
 use sandbox::fake::{Manner, Record as FakeRecord, Script};
 use serde_json::json;
@@ -23,23 +23,23 @@ use crate::service::source::api::Api;
 /// A platform, and the state folder of a runner that takes its jobs.
 struct Elsewhere {
     bench: Bench,
-    control: Control,
+    platform: Platform,
     runner: tempfile::TempDir,
 }
 
 impl Elsewhere {
     fn start() -> Self {
         let bench = Bench::new();
-        let mut config = control::Config::new(bench.state.path());
+        let mut config = platform::Config::new(bench.state.path());
         config.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.stop_grace = std::time::Duration::from_millis(100);
-        let control = Control::start(config).unwrap();
-        Self { bench, control, runner: tempfile::tempdir().unwrap() }
+        let platform = Platform::start(config).unwrap();
+        Self { bench, platform, runner: tempfile::tempdir().unwrap() }
     }
 
     fn source(&self) -> Arc<Api> {
-        let url = format!("http://{}", self.control.addresses()[0]);
-        source(&self.runner, &self.bench, &url, self.control.runner_token())
+        let url = format!("http://{}", self.platform.addresses()[0]);
+        source(&self.runner, &self.bench, &url, self.platform.runner_token())
     }
 }
 
@@ -132,7 +132,7 @@ fn a_cancellation_reaches_a_runner_elsewhere() {
 }
 
 /// What a runner that died left of a claim, and the job as the next runner leaves it.
-fn after_death(of: impl FnOnce(&Api, &Journal, RunId) -> Option<Record>) -> control::Job {
+fn after_death(of: impl FnOnce(&Api, &Journal, RunId) -> Option<Record>) -> platform::Job {
     let there = Elsewhere::start();
     let run = there.bench.submit(&prompt("do it"));
     let ours = RunId::parse(&run.to_string()).unwrap();

@@ -5,7 +5,7 @@
 //! has a gap, slowly while it is, and fast while it is not.
 
 #[cfg(test)]
-#[cfg(feature = "control")]
+#[cfg(feature = "platform")]
 mod tests;
 
 use std::convert::Infallible;

@@ -1,0 +1,126 @@
+//! What guests tell, and ask for: the webhooks. Each names its run, which the token must be for.
+//! Of whom nobody knows, and of an attempt that was lost, no body is read.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{ORDINARY, json, only, token};
+use crate::attempt::Completion;
+use crate::backend::Backend;
+use crate::http::{Account, Method, Request, Response};
+use crate::key::Tag;
+use crate::storage::{LARGEST_LIST, Request as StorageRequest, Writer};
+use crate::{Refusal, Result, RunId};
+
+/// A batch has 512 KiB, but one event alone may have more.
+const EVENTS: u64 = 8 << 20;
+
+const TELEMETRY: u64 = 2 << 20;
+const FIREWALL: u64 = 256 << 10;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Run {
+    run_id: RunId,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Complete {
+    run_id: RunId,
+    exit_code: i64,
+    error: Option<String>,
+    last_event_sequence: Option<i64>,
+}
+
+pub(super) fn answer(
+    backend: &Backend,
+    request: &mut Request<'_>,
+    path: &[&str],
+) -> Result<Response> {
+    only(&request.head, Method::Post)?;
+    let token = token(&request.head)?;
+    let account = Account::Guest(backend.owner(&token)?);
+    match *path {
+        ["heartbeat"] => {
+            let run: Run = json(request, ORDINARY, account)?;
+            backend.take_heartbeat(&token, run.run_id)?;
+            Ok(Response::json(&json!({"ok": true})))
+        }
+        ["events"] => {
+            let batch = json(request, EVENTS, account)?;
+            Ok(Response::json(&backend.take_events(&token, batch)?))
+        }
+        ["telemetry"] => {
+            let report = json(request, TELEMETRY, account)?;
+            Ok(Response::json(&backend.take_report(&token, report)?))
+        }
+        ["complete"] => {
+            let Complete { run_id, exit_code, error, last_event_sequence } =
+                json(request, ORDINARY, account)?;
+            let completion = Completion { exit_code, error, last_event_sequence };
+            Ok(Response::json(&backend.complete(&token, run_id, completion)?))
+        }
+        ["checkpoints", ref rest @ ..] => checkpoint(backend, request, (token, account), rest),
+        ["warnings"] => {
+            backend.take_warnings(&token, json(request, ORDINARY, account)?)?;
+            Ok(Response::json(&json!({"success": true})))
+        }
+        ["storages", "prepare"] => {
+            let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
+            let writer = writer(token, &storage)?;
+            let base = request.head.origin()?;
+            Ok(Response::json(&backend.prepare(writer, storage, &base)?))
+        }
+        ["storages", "commit"] => {
+            let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
+            let writer = writer(token, &storage)?;
+            Ok(Response::json(&backend.commit(writer, storage)?))
+        }
+        ["firewall", "auth"] => {
+            request.body.read(FIREWALL, account)?;
+            Err(Refusal::NoFirewallAuth.into())
+        }
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+/// The calls below `checkpoints`.
+fn checkpoint(
+    backend: &Backend,
+    request: &mut Request<'_>,
+    (token, account): (Tag, Account),
+    path: &[&str],
+) -> Result<Response> {
+    match *path {
+        [] => {
+            let id = backend.take_checkpoint(&token, json(request, ORDINARY, account)?)?;
+            Ok(Response::json(&json!({"checkpointId": id})))
+        }
+        ["prepare-history"] => {
+            let announcement = json(request, ORDINARY, account)?;
+            let base = request.head.origin()?;
+            Ok(Response::json(&backend.prepare_history(&token, announcement, &base)?))
+        }
+        // The calls of this platform alone: any other refuses them, and guests go on without.
+        ["partial", "prepare"] => {
+            let run: Run = json(request, ORDINARY, account)?;
+            backend.expect_partial_checkpoint(&token, run.run_id)?;
+            Ok(Response::json(&json!({"accepted": true})))
+        }
+        ["partial"] => {
+            let partial = json(request, ORDINARY, account)?;
+            let id = backend.take_partial_checkpoint(&token, partial)?;
+            Ok(Response::json(&json!({"checkpointId": id})))
+        }
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+fn writer(token: Tag, request: &StorageRequest) -> Result<Writer, Refusal> {
+    if request.archive_hash.is_some() {
+        return Err(Refusal::bad("unknown field `archiveHash`"));
+    }
+    let run = request.run_id.ok_or_else(|| Refusal::bad("missing field `runId`"))?;
+    Ok(Writer::Guest(token, run))
+}

@@ -1,0 +1,94 @@
+//! What the operator asks, over the Unix socket. [`Client`](crate::Client) is the other end.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{ORDINARY, content, hold, json};
+use crate::backend::Backend;
+use crate::http::{Account, Head, Method, Request, Response};
+use crate::storage::{LARGEST_LIST, Writer};
+use crate::{Refusal, Result, RunId};
+
+/// Prompts may be long.
+const SUBMISSION: u64 = 16 << 20;
+
+/// What is to be pruned.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Prune {
+    pub(crate) keep_ms: u64,
+}
+
+pub(super) fn answer(
+    backend: &Backend,
+    request: &mut Request<'_>,
+    path: &[&str],
+) -> Result<Response> {
+    let method = request.head.method;
+    match (method, path) {
+        (Method::Get, ["runners"]) => Ok(Response::json(&backend.presence.runners())),
+        (Method::Get, ["jobs"]) => list(backend, &request.head),
+        (Method::Post, ["jobs"]) => {
+            let submission = json(request, SUBMISSION, Account::Trusted)?;
+            Ok(Response::json(&backend.submit(submission)?))
+        }
+        (Method::Get, ["jobs", run, rest @ ..]) => {
+            job(backend, &request.head, backend.resolve(run)?, rest)
+        }
+        (Method::Post, ["jobs", run, "cancel"]) => {
+            backend.cancel(backend.resolve(run)?)?;
+            Ok(Response::json(&json!({"ok": true})))
+        }
+        (Method::Post, ["storages", "prepare"]) => {
+            let storage = json(request, LARGEST_LIST, Account::Trusted)?;
+            Ok(Response::json(&backend.prepare(Writer::Operator, storage, "")?))
+        }
+        (Method::Post, ["storages", "commit"]) => {
+            let storage = json(request, LARGEST_LIST, Account::Trusted)?;
+            Ok(Response::json(&backend.commit(Writer::Operator, storage)?))
+        }
+        (Method::Post, ["prune"]) => {
+            let prune: Prune = json(request, ORDINARY, Account::Trusted)?;
+            Ok(Response::json(&backend.prune(Duration::from_millis(prune.keep_ms))?))
+        }
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+fn list(backend: &Backend, head: &Head) -> Result<Response> {
+    let before = head.parameter("before").map(|text| backend.resolve(text)).transpose()?;
+    let limit = head.parameter("limit").and_then(|text| text.parse().ok()).unwrap_or(100);
+    Ok(Response::json(&backend.jobs(before, limit)?))
+}
+
+fn job(backend: &Backend, head: &Head, run: RunId, path: &[&str]) -> Result<Response> {
+    let after = head.parameter("after").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let hold = hold(backend, head);
+    match *path {
+        [] => Ok(Response::json(&backend.job(run)?)),
+        ["end"] => Ok(Response::json(&backend.ended_job(run, hold)?)),
+        ["events"] => Ok(Response::json(&backend.events(run, after, hold)?)),
+        ["telemetry"] => Ok(Response::json(&backend.telemetry(run, after, hold)?)),
+        ["checkpoint"] => Ok(Response::json(&backend.checkpoint(run)?)),
+        ["artifacts", name] => {
+            let name = unescape(name)?;
+            content::blob(&backend.blobs, head, &backend.artifact(run, &name)?)
+        }
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+/// A name as a path's segment, its bytes in hex: names may have any letter.
+pub(crate) fn escape(name: &str) -> String {
+    crate::key::hex(name.as_bytes())
+}
+
+fn unescape(text: &str) -> Result<String, Refusal> {
+    let malformed = || Refusal::bad("an artifact's name is sent in hex");
+    let digits = text.as_bytes().chunks(2);
+    let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.map(byte).collect();
+    String::from_utf8(bytes.ok_or_else(malformed)?).map_err(|_| malformed())
+}

@@ -1,0 +1,157 @@
+//! What runners ask: poll, claim, heartbeat.
+//!
+//! Without push, a runner learns of cancellations by one member more than the contract has in the
+//! replies to poll and heartbeat, `cancelledRunIds`: a poll that is held is answered at once, and
+//! each heartbeat is told all of them until they have ended. Who does not know it ignores it; the
+//! job then counts as ended when its grace is over, and its token is good no more.
+//!
+//! The same member names runs whose attempt was lost, to the runner that had it: whatever it has of
+//! one works for nothing. It is about what the runner had when it asked, not about what it claimed
+//! since.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{ORDINARY, json, only};
+use crate::attempt::{Claimant, Wanted};
+use crate::backend::Backend;
+use crate::http::{Account, Method, Request, Response};
+use crate::presence::Runner;
+use crate::{Refusal, Result, RunId};
+
+const MOST_EXCLUDED: usize = 128;
+const MOST_SESSIONS: usize = 1024;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Poll {
+    runner_id: Uuid,
+    group: String,
+    supported_profiles: Vec<String>,
+    excluded_run_ids: Option<Vec<RunId>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Heartbeat {
+    runner_id: Uuid,
+    runner_name: String,
+    group: String,
+    snapshot_generation: i64,
+    snapshot_sequence: i64,
+    total_vcpu: f64,
+    total_memory_mb: f64,
+    max_concurrent: u64,
+    running_count: u64,
+    admittable_profiles: Vec<String>,
+    held_session_states: Vec<IgnoredAny>,
+    mode: String,
+}
+
+pub(super) fn answer(
+    backend: &Backend,
+    request: &mut Request<'_>,
+    path: &[&str],
+) -> Result<Response> {
+    backend.check_runner(request.head.bearer())?;
+    only(&request.head, Method::Post)?;
+    match *path {
+        ["poll"] => poll(backend, request),
+        ["heartbeat"] => heartbeat(backend, request),
+        ["jobs", run, "claim"] => claim(backend, request, run),
+        ["realtime", "token"] => Err(Refusal::NoRealtime.into()),
+        _ => Err(Refusal::NoRoute.into()),
+    }
+}
+
+fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
+    let poll: Poll = json(request, ORDINARY, Account::Trusted)?;
+    check_group(&poll.group)?;
+    let excluded = poll.excluded_run_ids.unwrap_or_default();
+    if excluded.len() > MOST_EXCLUDED {
+        return Err(Refusal::TooLarge { limit: MOST_EXCLUDED as u64, unit: "excluded runs" }.into());
+    }
+    if poll.supported_profiles.is_empty() {
+        return Err(Refusal::bad("a runner supports one profile at least").into());
+    }
+    backend.presence.asks_for(poll.runner_id, &poll.supported_profiles);
+    let wanted = Wanted { profiles: poll.supported_profiles, excluded };
+    let hold = backend.config.poll_hold;
+    let runner = backend.presence.latest(poll.runner_id);
+    let (offer, cancelled) = backend.offer_held(&wanted, runner, hold)?;
+    Ok(Response::json(&with_cancelled(json!({"job": offer}), &cancelled)))
+}
+
+fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Response> {
+    let run: RunId = run.parse()?;
+    // Nothing that it says is needed, but it has to be JSON.
+    let _: IgnoredAny = json(request, ORDINARY, Account::Trusted)?;
+    let base = match &backend.config.guest_url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => request.head.origin()?,
+    };
+    // A runner may name itself or the run here.
+    let session = request.head.header("x-client-session-id");
+    let runner = session.and_then(|text| text.parse().ok());
+    let runner =
+        runner.filter(|runner: &Uuid| !runner.is_nil() && runner.as_bytes() != run.bytes());
+    let owner = runner.map(|runner| backend.presence.latest(runner));
+    let request = request.head.header("x-client-request-id").filter(|id| !id.is_empty());
+    let request = request.map(str::to_owned);
+    let claim = backend.claim(run, Claimant { owner, request }, &base)?;
+    Ok(Response::json(&claim.context))
+}
+
+fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
+    let beat: Heartbeat = json(request, ORDINARY, Account::Trusted)?;
+    check_group(&beat.group)?;
+    if !matches!(beat.mode.as_str(), "starting" | "running" | "draining" | "stopping") {
+        return Err(Refusal::bad("`mode` is not one of a runner's").into());
+    }
+    if beat.snapshot_generation < 1 || beat.snapshot_sequence < 1 {
+        return Err(Refusal::bad("generations and sequences count from 1").into());
+    }
+    if beat.held_session_states.len() > MOST_SESSIONS {
+        return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
+    }
+    let runner_id = beat.runner_id;
+    backend.hear(Runner {
+        runner_id,
+        runner_name: beat.runner_name,
+        group: beat.group,
+        mode: beat.mode,
+        generation: beat.snapshot_generation,
+        sequence: beat.snapshot_sequence,
+        total_vcpu: beat.total_vcpu,
+        total_memory_mb: beat.total_memory_mb,
+        max_concurrent: beat.max_concurrent,
+        running_count: beat.running_count,
+        admittable_profiles: beat.admittable_profiles,
+        age_ms: 0,
+    })?;
+    let cancelled = backend.cancelled(backend.presence.latest(runner_id))?;
+    Ok(Response::json(&with_cancelled(json!({"ok": true}), &cancelled)))
+}
+
+fn with_cancelled(mut reply: Value, cancelled: &[RunId]) -> Value {
+    if !cancelled.is_empty()
+        && let Some(members) = reply.as_object_mut()
+    {
+        members.insert("cancelledRunIds".to_owned(), json!(cancelled));
+    }
+    reply
+}
+
+/// `scope/name` of `[a-z0-9-]`; which one does not matter, as there is one queue.
+fn check_group(group: &str) -> Result<(), Refusal> {
+    let plain = |part: &str| {
+        let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+        !part.is_empty() && part.bytes().all(good)
+    };
+    match group.split_once('/') {
+        Some((scope, name)) if plain(scope) && plain(name) => Ok(()),
+        _ => Err(Refusal::bad("`group` is not of the form scope/name")),
+    }
+}

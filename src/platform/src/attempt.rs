@@ -1,0 +1,89 @@
+//! Attempts at jobs: offered, claimed, completed, lost.
+//!
+//! ```text
+//!            claim                        complete
+//!   queued ────────▶ running: attempt n ────────────▶ completed | failed | cancelled
+//!      ▲                 │ live                          attempt: ended
+//!      └─────────────────┘
+//!        no sign of life for a lease, or given back: attempt n is lost, its token revoked
+//! ```
+//!
+//! INVARIANT: a running job has exactly one live attempt, the one in its row; no other job has any.
+
+mod claim;
+mod complete;
+mod context;
+mod lose;
+mod offer;
+
+use rusqlite::{Connection, OptionalExtension};
+
+pub(crate) use self::claim::Claimant;
+pub use self::complete::{Completed, Completion};
+pub use self::offer::{Offer, Wanted};
+use crate::backend::Backend;
+use crate::db::Outcome;
+use crate::key::Tag;
+use crate::{Refusal, Result, RunId};
+
+impl Backend {
+    /// Whose token it is, before anything else of the request is looked at: `<run>/<attempt>`, as
+    /// uploads are owned. Which run the request is about, its body says.
+    pub(crate) fn owner(&self, token: &Tag) -> Result<String> {
+        let token = *token;
+        self.db.read("look for a token", move |tx| {
+            let query = "SELECT run, attempts.attempt, state
+                         FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
+            let found = tx.prepare_cached(query)?.query_row([&token], |row| {
+                Ok((row.get::<_, RunId>(0)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?))
+            });
+            let (run, attempt, state) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
+            match state.as_str() {
+                "lost" => Err(Refusal::Superseded { attempt }.into()),
+                _ => Ok(format!("{run}/{attempt}")),
+            }
+        })
+    }
+}
+
+/// An attempt as its token proves it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
+    pub(crate) job: i64,
+    pub(crate) attempt: u32,
+    /// When it ended, if it has.
+    pub(crate) ended: Option<i64>,
+    /// Whether its job was submitted with secrets.
+    has_secrets: bool,
+}
+
+impl Caller {
+    /// Whose token it is, if it is this run's and was not revoked.
+    pub(crate) fn authorize(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
+        let query = "SELECT job, attempts.attempt, state, ended, run, has_secrets
+                     FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
+        let found = tx.prepare_cached(query)?.query_row([token], |row| {
+            let (job, attempt, ended) = (row.get(0)?, row.get(1)?, row.get(3)?);
+            let caller = Self { job, attempt, ended, has_secrets: row.get(5)? };
+            Ok((caller, row.get::<_, String>(2)?, row.get::<_, RunId>(4)?))
+        });
+        let (caller, state, owner) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
+        if owner != *run {
+            return Err(Refusal::WrongRun.into());
+        }
+        if state == "lost" {
+            return Err(Refusal::Superseded { attempt: caller.attempt }.into());
+        }
+        Ok(caller)
+    }
+
+    /// As [`Caller::authorize`], for what only a running attempt may do.
+    pub(crate) fn live(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
+        let caller = Self::authorize(tx, token, run)?;
+        if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
+    }
+    /// Refuses to store what the job's secrets may be in, if nobody can hide them.
+    pub(crate) fn check_masked(&self, is_masked: bool) -> Result<(), Refusal> {
+        if self.has_secrets && !is_masked { Err(Refusal::SecretsGone) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,179 @@
+//! The claim: who comes first gets the job, and gets it again if the reply was lost.
+
+use std::sync::Arc;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+use serde_json::Value;
+
+use super::complete::end_attempt;
+use super::context::Context;
+use super::lose::end_job;
+use crate::backend::Backend;
+use crate::bell::Topic;
+use crate::clock::now_ms;
+use crate::db::Outcome;
+use crate::job::{Status, find};
+use crate::key::{Tag, hash, random};
+use crate::presence::{Incarnation, Runner};
+use crate::secret::Values;
+use crate::{Error, Refusal, Result, RunId};
+
+/// Who claims.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claimant {
+    /// The runner, if it says who it is. Its heartbeats then count as signs of life of the job.
+    pub(crate) owner: Option<Incarnation>,
+    /// The same for all tries of one claim.
+    pub(crate) request: Option<String>,
+}
+
+/// A job that was claimed.
+pub(crate) struct Claim {
+    pub(crate) attempt: u32,
+    pub(crate) token: String,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) context: Value,
+}
+
+impl Backend {
+    /// Claims a job; `base` is the beginning of URLs for its guest. A job that cannot be done as it
+    /// was submitted fails here, and says why.
+    pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
+        // Before the claim, so that it fails if they cannot be read; they never change.
+        let secrets = self.secrets_to_hide(&run)?;
+        let (unusable, has_found) =
+            (secrets.as_ref().err().copied(), matches!(secrets, Ok(Some(_))));
+        let (key, fresh) = (Arc::clone(&self.key), random()?);
+        let claimed = self.db.write("claim a job", move |tx| {
+            let (job, status) = find(tx, &run)?;
+            let again = repeated(tx, job, status, claimant.request.as_deref())?;
+            if again.is_none() && status != Status::Queued {
+                return Err(Refusal::Taken.into());
+            }
+            let context = Context::read(tx, job)?;
+            if let Some(reason) = unusable.or_else(|| context.flaw(has_found)) {
+                end_attempt(tx, job, "lost", now_ms())?;
+                end_job(tx, job, reason)?;
+                return Ok(Err(reason));
+            }
+            let (attempt, nonce) = match again {
+                Some(known) => known,
+                None => (next(tx, job)?, fresh),
+            };
+            let token = key.run_token(&run, attempt, &nonce);
+            match again {
+                Some(_) => bind(tx, (job, attempt), &claimant)?,
+                None => begin(tx, (job, attempt), &claimant, (&nonce, &hash(&token)))?,
+            }
+            Ok(Ok((attempt, token, context)))
+        })?;
+        let (attempt, token, context) = claimed.map_err(|reason| {
+            log::error!("a job cannot be done; run={run} reason={reason}");
+            self.ended(run);
+            Refusal::Ended
+        })?;
+        log::info!("job claimed; run={run} attempt={attempt}");
+        self.presence.touch(run, attempt);
+        self.bell.ring(Topic::Deadline);
+        self.bell.ring(Topic::Job(run));
+        let timeout_ms = context.timeout_ms;
+        let secrets = secrets.ok().flatten().unwrap_or_default();
+        let context = context.json(self, &token, secrets, base);
+        Ok(Claim { attempt, token, timeout_ms, context })
+    }
+}
+
+impl Backend {
+    /// A job's secrets, or why they cannot be used: whatever cannot be hidden is not given out.
+    fn secrets_to_hide(&self, run: &RunId) -> Result<Result<Option<Values>, &'static str>> {
+        let known = self.secrets.read(run).and_then(|values| {
+            self.secrets.mask(run)?;
+            Ok(values)
+        });
+        match known {
+            Ok(values) => Ok(Ok(values)),
+            Err(Error::BadRecord { .. }) => {
+                Ok(Err("its secrets cannot be understood: submit it again"))
+            }
+            Err(Error::Refused(_)) => Ok(Err("its secrets cannot be hidden in what it reports")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A runner gives a sign of life. What it claimed before anybody knew its generation is of this
+    /// one from here on: a runner may claim before its first heartbeat, and before the first that
+    /// comes to a platform that was started anew.
+    pub(crate) fn hear(&self, runner: Runner) -> Result<()> {
+        let one = Incarnation { runner: runner.runner_id, generation: runner.generation };
+        if !self.presence.heartbeat(runner) {
+            return Ok(());
+        }
+        self.db.write("bind attempts to a runner", move |tx| {
+            let set = "UPDATE attempts SET generation = ?2
+                       WHERE runner = ?1 AND generation = 0 AND state = 'live'
+                           AND (job, attempt) IN (
+                               SELECT id, attempt FROM jobs WHERE status = 'running')";
+            tx.prepare_cached(set)?.execute((one.runner.to_string(), one.generation))?;
+            Ok(())
+        })
+    }
+}
+
+/// The attempt that the same claim began already.
+fn repeated(
+    tx: &Transaction<'_>,
+    job: i64,
+    status: Status,
+    request: Option<&str>,
+) -> Outcome<Option<(u32, [u8; 32])>> {
+    if status != Status::Running {
+        return Ok(None);
+    }
+    let query = "SELECT attempt, nonce FROM attempts
+                 WHERE job = ?1 AND state = 'live' AND claim_request = ?2";
+    let found =
+        tx.prepare_cached(query)?.query_row((job, request), |row| Ok((row.get(0)?, row.get(1)?)));
+    Ok(found.optional()?)
+}
+
+/// The attempt lives by the heartbeats of whoever has claimed it last: the process that did so first
+/// may have died before it was answered.
+fn bind(tx: &Transaction<'_>, (job, attempt): (i64, u32), claimant: &Claimant) -> Outcome<()> {
+    let set = "UPDATE attempts SET runner = ?3, generation = ?4 WHERE job = ?1 AND attempt = ?2";
+    let owner = claimant.owner;
+    let runner = owner.map(|owner| owner.runner.to_string());
+    let generation = owner.map_or(0, |owner| owner.generation);
+    tx.prepare_cached(set)?.execute((job, attempt, runner, generation))?;
+    Ok(())
+}
+
+fn next(tx: &Transaction<'_>, job: i64) -> Outcome<u32> {
+    let query = "SELECT attempt + 1 FROM jobs WHERE id = ?1";
+    Ok(tx.prepare_cached(query)?.query_row([job], |row| row.get(0))?)
+}
+
+fn begin(
+    tx: &Transaction<'_>,
+    (job, attempt): (i64, u32),
+    claimant: &Claimant,
+    (nonce, hash): (&[u8; 32], &Tag),
+) -> Outcome<()> {
+    let now = now_ms();
+    let add = "INSERT INTO attempts (job, attempt, state, runner, generation, claim_request, nonce,
+                   token_hash, claimed)
+               VALUES (?1, ?2, 'live', ?3, ?4, ?5, ?6, ?7, ?8)";
+    let owner = claimant.owner;
+    tx.prepare_cached(add)?.execute(params![
+        job,
+        attempt,
+        owner.map(|owner| owner.runner.to_string()),
+        owner.map_or(0, |owner| owner.generation),
+        claimant.request,
+        nonce,
+        hash,
+        now,
+    ])?;
+    let set = "UPDATE jobs SET status = 'running', attempt = ?2, started = ?3 WHERE id = ?1";
+    tx.prepare_cached(set)?.execute((job, attempt, now))?;
+    Ok(())
+}

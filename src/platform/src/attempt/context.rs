@@ -1,0 +1,183 @@
+//! What a runner is told about a job that it claimed: the contract's execution context.
+
+use rusqlite::{Connection, OptionalExtension};
+use serde_json::{Map, Value, json};
+
+use crate::RunId;
+use crate::backend::Backend;
+use crate::db::Outcome;
+use crate::http::Method;
+use crate::job::{Mount, OF_JOB, mounts};
+use crate::secret::Values;
+use crate::storage::blob_path;
+
+/// What the database knows of it.
+pub(super) struct Context {
+    run: RunId,
+    agent: String,
+    profile: Option<String>,
+    prompt: String,
+    environment: Map<String, Value>,
+    more: Map<String, Value>,
+    pub(super) timeout_ms: Option<u64>,
+    created: i64,
+    session: Option<String>,
+    checkpoint: Option<String>,
+    history: Option<History>,
+    artifacts: Vec<(Mount, Archive)>,
+    has_secrets: bool,
+    reuse_key: String,
+}
+
+/// A session's history.
+struct History {
+    hash: String,
+    encoding: String,
+    raw_size: u64,
+    blob: String,
+    encoded_size: u64,
+}
+
+/// A version's archive.
+struct Archive {
+    blob: String,
+    size: u64,
+}
+
+impl Context {
+    pub(super) fn read(tx: &Connection, job: i64) -> Outcome<Self> {
+        let query = "SELECT run, agent, profile, prompt, environment, context, timeout, created,
+                         session, resumed, has_secrets, COALESCE(reuse_key, run) FROM jobs WHERE id = ?1";
+        let row = tx.prepare_cached(query)?.query_row([job], |row| {
+            let context = Self {
+                run: row.get(0)?,
+                agent: row.get(1)?,
+                profile: row.get(2)?,
+                prompt: row.get(3)?,
+                environment: Map::new(),
+                more: Map::new(),
+                timeout_ms: row.get(6)?,
+                created: row.get(7)?,
+                session: row.get(8)?,
+                checkpoint: row.get(9)?,
+                history: None,
+                artifacts: Vec::new(),
+                has_secrets: row.get(10)?,
+                reuse_key: row.get(11)?,
+            };
+            Ok((context, row.get::<_, String>(4)?, row.get::<_, String>(5)?))
+        });
+        let (mut context, environment, more) = row?;
+        context.environment = serde_json::from_str(&environment)?;
+        context.more = serde_json::from_str(&more)?;
+        if let Some(checkpoint) = &context.checkpoint {
+            context.history = history(tx, checkpoint)?;
+        }
+        for mount in mounts(tx, OF_JOB, &job)? {
+            let archive = archive(tx, &mount)?;
+            context.artifacts.push((mount, archive));
+        }
+        Ok(context)
+    }
+
+    /// Why the job cannot be done, if it cannot.
+    pub(super) fn flaw(&self, has_found_secrets: bool) -> Option<&'static str> {
+        if self.has_secrets && !has_found_secrets {
+            return Some("its secrets are gone: submit it again");
+        }
+        let is_forgotten = self.checkpoint.is_some() && self.history.is_none();
+        // To start afresh would look like success and be none.
+        is_forgotten.then_some("the session that it goes on from is gone")
+    }
+
+    /// As it goes to the runner.
+    pub(super) fn json(
+        mut self,
+        backend: &Backend,
+        token: &str,
+        secrets: Values,
+        base: &str,
+    ) -> Value {
+        let mut context = std::mem::take(&mut self.more);
+        let values: Vec<_> = secrets.values().cloned().collect();
+        let secrets = secrets.into_iter().map(|(name, value)| (name, Value::from(value)));
+        self.environment.extend(secrets);
+        let mut put = |name: &str, value: Value| {
+            if !value.is_null() {
+                context.insert(name.to_owned(), value);
+            }
+        };
+        put("storageManifest", self.manifest(backend, base));
+        put("resumeSession", self.session(backend, base));
+        put("runId", json!(self.run));
+        put("prompt", self.prompt.into());
+        put("sandboxToken", token.into());
+        put("cliAgentType", self.agent.into());
+        put("reuseKey", self.reuse_key.into());
+        put("experimentalProfile", self.profile.into());
+        put("environment", self.environment.into());
+        put("secretValues", values.into());
+        put("apiStartTime", self.created.into());
+        put("checkpointId", self.checkpoint.into());
+        context.into()
+    }
+
+    fn manifest(&self, backend: &Backend, base: &str) -> Value {
+        let mount = |(mount, archive): &(Mount, Archive)| {
+            json!({
+                "name": mount.name,
+                "storageId": mount.storage_id,
+                "versionId": mount.version_id,
+                "mountPath": mount.mount_path,
+                "archiveUrl": backend.url(base, Method::Get, &blob_path(&archive.blob)),
+                "archiveSize": archive.size,
+                "writeback": true,
+            })
+        };
+        match self.artifacts[..] {
+            [] => Value::Null,
+            _ => json!({"storageMounts": self.artifacts.iter().map(mount).collect::<Vec<_>>()}),
+        }
+    }
+
+    fn session(&self, backend: &Backend, base: &str) -> Value {
+        let Some(history) = &self.history else {
+            return Value::Null;
+        };
+        json!({
+            "sessionId": self.session,
+            "historyRef": {
+                "kind": "blob",
+                "hash": history.hash,
+                "url": backend.url(base, Method::Get, &blob_path(&history.blob)),
+                "encoding": history.encoding,
+                "rawSize": history.raw_size,
+                "encodedSize": history.encoded_size,
+            },
+        })
+    }
+}
+
+fn history(tx: &Connection, checkpoint: &str) -> Outcome<Option<History>> {
+    let query = "SELECT hash, encoding, raw_size, blob, encoded_size
+                 FROM checkpoints JOIN histories ON hash = history WHERE id = ?1";
+    let found = tx.prepare_cached(query)?.query_row([checkpoint], |row| {
+        Ok(History {
+            hash: row.get(0)?,
+            encoding: row.get(1)?,
+            raw_size: row.get(2)?,
+            blob: row.get(3)?,
+            encoded_size: row.get(4)?,
+        })
+    });
+    Ok(found.optional()?)
+}
+
+fn archive(tx: &Connection, mount: &Mount) -> Outcome<Archive> {
+    let query = "SELECT archive, archive_size FROM versions WHERE storage = ?1 AND version = ?2";
+    let found =
+        tx.prepare_cached(query)?.query_row((&mount.storage_id, &mount.version_id), |row| {
+            Ok(Archive { blob: row.get(0)?, size: row.get(1)? })
+        });
+    Ok(found?)
+}

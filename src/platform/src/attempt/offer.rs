@@ -1,0 +1,114 @@
+//! Which job a runner may claim next, and which of its jobs it should end.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::bell::Topic;
+use crate::clock::{millis, now_ms};
+use crate::presence::Incarnation;
+use crate::{Result, RunId};
+
+/// How long runners are told of an attempt that was lost. What they have of it ends by then without
+/// them, as its guest is refused.
+const TOLD: Duration = Duration::from_secs(60 * 60);
+
+/// What a runner can take.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The profiles that it has room for; a job without a profile fits any.
+    pub profiles: Vec<String>,
+    /// Jobs that it does not want now.
+    pub excluded: Vec<RunId>,
+}
+
+/// A job that may be claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offer {
+    /// The job.
+    pub run_id: RunId,
+    /// The profile that it wants.
+    #[serde(rename = "experimentalProfile", skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The session that it goes on with.
+    #[serde(rename = "cliAgentSessionId", skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// What it has in common with the jobs of its session before: by it a runner finds their VM.
+    pub reuse_key: String,
+}
+
+impl Backend {
+    /// The oldest job that fits; its claim may still come too late.
+    pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
+        let wanted = wanted.clone();
+        self.db.read("find a job", move |tx| {
+            let query = "SELECT run, profile, session, COALESCE(reuse_key, run)
+                         FROM jobs WHERE status = 'queued' ORDER BY id";
+            let mut statement = tx.prepare_cached(query)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let offer = Offer {
+                    run_id: row.get(0)?,
+                    profile: row.get(1)?,
+                    session: row.get(2)?,
+                    reuse_key: row.get(3)?,
+                };
+                let fits = |profile| wanted.profiles.contains(profile);
+                if offer.profile.as_ref().is_none_or(fits)
+                    && !wanted.excluded.contains(&offer.run_id)
+                {
+                    return Ok(Some(offer));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// As [`Backend::offer`], but waits for a job for so long; and for the wish to cancel one that
+    /// `runner` has or may have, of which each is told once.
+    pub(crate) fn offer_held(
+        &self,
+        wanted: &Wanted,
+        runner: Incarnation,
+        hold: Duration,
+    ) -> Result<(Option<Offer>, Vec<RunId>)> {
+        let known = self.cancelled(runner)?;
+        let found = self.held(Topic::Work, hold, || {
+            let offer = self.offer(wanted)?;
+            let mut cancelled = self.cancelled(runner)?;
+            cancelled.retain(|run| !known.contains(run));
+            let is_something = offer.is_some() || !cancelled.is_empty();
+            Ok(is_something.then_some((offer, cancelled)))
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// The jobs that a runner is to end, if it has them: those that are to be cancelled, and those
+    /// whose attempt was lost lately, for what still works on that works for nothing. It is about
+    /// what this start of the runner had: one that has the job anew is not told to end it. Of jobs
+    /// that were claimed by nobody knows whom, all are told.
+    pub(crate) fn cancelled(&self, runner: Incarnation) -> Result<Vec<RunId>> {
+        let since = now_ms().saturating_sub(millis(TOLD));
+        self.db.read("list cancelled jobs", move |tx| {
+            let query = "SELECT run, jobs.id FROM jobs JOIN attempts
+                         ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
+                         WHERE status = 'running' AND cancelled IS NOT NULL
+                             AND (runner IS NULL OR runner = ?1)
+                         UNION
+                         SELECT run, jobs.id FROM attempts AS void JOIN jobs ON jobs.id = job
+                         WHERE state = 'lost' AND ended > ?3
+                             AND (runner IS NULL OR runner = ?1)
+                             AND (?2 = 0 OR generation IN (0, ?2))
+                             AND NOT EXISTS (SELECT 1 FROM attempts AS live
+                                 WHERE live.job = void.job AND live.state = 'live'
+                                     AND (live.runner IS NULL OR live.runner = ?1))
+                         ORDER BY 2";
+            let mut statement = tx.prepare_cached(query)?;
+            let key = (runner.runner.to_string(), runner.generation, since);
+            let runs = statement.query_map(key, |row| row.get(0))?;
+            Ok(runs.collect::<Result<_, _>>()?)
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! Checkpoints: the session and the artifacts that another job can go on from.
+//!
+//! A job that succeeds makes a whole one, by the contract's call. One that fails or is cancelled makes
+//! a *partial* one, by a call of this platform's own: what could be kept, perhaps without a session.
+//!
+//! INVARIANT: a partial checkpoint never takes the place of the same attempt's whole one.
+
+use rusqlite::{OptionalExtension, Transaction};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::attempt::Caller;
+use crate::backend::Backend;
+use crate::clock::now_ms;
+use crate::db::Outcome;
+use crate::job::{Mount, OF_CHECKPOINT, find, mounts};
+use crate::key::Tag;
+use crate::{Refusal, Result, RunId};
+
+/// The longest id of a session.
+const LONGEST_SESSION: usize = 256;
+
+/// A checkpoint as a guest sends it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Request {
+    pub(crate) run_id: RunId,
+    cli_agent_type: String,
+    cli_agent_session_id: String,
+    cli_agent_session_history_hash: String,
+    artifact_snapshots: Option<Vec<Snapshot>>,
+}
+
+/// A partial checkpoint as a guest sends it. Without a session there is no history.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PartialRequest {
+    pub(crate) run_id: RunId,
+    cli_agent_type: String,
+    session: Option<Session>,
+    artifact_snapshots: Option<Vec<Snapshot>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Session {
+    id: String,
+    history_hash: String,
+}
+
+/// What either request stores.
+struct Contents {
+    agent: String,
+    session: Option<Session>,
+    snapshots: Vec<Snapshot>,
+    is_partial: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Snapshot {
+    name: String,
+    version: String,
+    #[expect(dead_code, reason = "it is mounted where the job had it, whatever the guest says")]
+    mount_path: String,
+}
+
+/// A job's checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoint {
+    /// Its id.
+    pub checkpoint_id: String,
+    /// The job.
+    pub run_id: RunId,
+    /// The attempt that made it.
+    pub attempt: u32,
+    /// The agent.
+    pub agent: String,
+    /// Whether the job did not succeed, so that this is what could be kept of it.
+    #[serde(default)]
+    pub partial: bool,
+    /// The agent's session. Only a partial checkpoint may have none.
+    pub session_id: Option<String>,
+    /// SHA-256 of the session's history.
+    pub history_hash: Option<String>,
+    /// The history's length in bytes.
+    pub history_size: Option<u64>,
+    /// The artifacts as they were then.
+    pub artifacts: Vec<Mount>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+impl Backend {
+    /// Stores an attempt's checkpoint, and returns its id. A later one takes its place.
+    pub(crate) fn take_checkpoint(&self, token: &Tag, request: Request) -> Result<String> {
+        let session = Session {
+            id: request.cli_agent_session_id,
+            history_hash: request.cli_agent_session_history_hash,
+        };
+        let contents = Contents {
+            agent: request.cli_agent_type,
+            session: Some(session),
+            snapshots: request.artifact_snapshots.unwrap_or_default(),
+            is_partial: false,
+        };
+        self.store_checkpoint(token, request.run_id, contents)
+    }
+
+    /// Stores what an attempt that does not succeed could keep, unless it has made a checkpoint.
+    pub(crate) fn take_partial_checkpoint(
+        &self,
+        token: &Tag,
+        request: PartialRequest,
+    ) -> Result<String> {
+        let contents = Contents {
+            agent: request.cli_agent_type,
+            session: request.session,
+            snapshots: request.artifact_snapshots.unwrap_or_default(),
+            is_partial: true,
+        };
+        self.store_checkpoint(token, request.run_id, contents)
+    }
+
+    fn store_checkpoint(&self, token: &Tag, run: RunId, mut contents: Contents) -> Result<String> {
+        let token = *token;
+        let ids = contents.session.iter().map(|session| session.id.len());
+        if ids.into_iter().any(|length| !(1..=LONGEST_SESSION).contains(&length)) {
+            return Err(Refusal::bad("a session's id has 1 to 256 bytes").into());
+        }
+        let mask = self.secrets.mask(&run)?;
+        if let (Some(mask), Some(session)) = (&mask, &mut contents.session) {
+            mask.text(&mut session.id);
+        }
+        let is_masked = mask.is_some();
+        let id = self.db.write("store a checkpoint", move |tx| {
+            let caller = Caller::live(tx, &token, &run)?;
+            caller.check_masked(is_masked)?;
+            store(tx, caller, &contents)
+        })?;
+        log::debug!("checkpoint stored; run={run} checkpoint={id}");
+        Ok(id)
+    }
+
+    /// Whether an attempt may send a partial checkpoint: guests ask before they upload anything.
+    pub(crate) fn expect_partial_checkpoint(&self, token: &Tag, run: RunId) -> Result<()> {
+        let token = *token;
+        self.db.read("check a token", move |tx| Caller::live(tx, &token, &run)).map(drop)
+    }
+
+    /// A job's latest checkpoint.
+    pub(crate) fn checkpoint(&self, run: RunId) -> Result<Checkpoint> {
+        self.db.read("show a checkpoint", move |tx| {
+            let (job, _) = find(tx, &run)?;
+            let query = "SELECT id, attempt, agent, session, history, raw_size,
+                             checkpoints.created, is_partial
+                         FROM checkpoints LEFT JOIN histories ON hash = history WHERE job = ?1
+                         ORDER BY attempt DESC LIMIT 1";
+            let found = tx.prepare_cached(query)?.query_row([job], |row| {
+                Ok(Checkpoint {
+                    checkpoint_id: row.get(0)?,
+                    run_id: run,
+                    attempt: row.get(1)?,
+                    agent: row.get(2)?,
+                    session_id: row.get(3)?,
+                    history_hash: row.get(4)?,
+                    history_size: row.get(5)?,
+                    artifacts: Vec::new(),
+                    created_ms: row.get(6)?,
+                    partial: row.get(7)?,
+                })
+            });
+            let missing = || Refusal::NotFound { what: format!("checkpoint of job {run}") };
+            let mut checkpoint = found.optional()?.ok_or_else(missing)?;
+            checkpoint.artifacts = mounts(tx, OF_CHECKPOINT, &checkpoint.checkpoint_id)?;
+            Ok(checkpoint)
+        })
+    }
+
+    /// The digest of the archive of one of a checkpoint's artifacts.
+    pub(crate) fn artifact(&self, run: RunId, name: &str) -> Result<String> {
+        let name = name.to_owned();
+        let checkpoint = self.checkpoint(run)?;
+        let artifact = checkpoint.artifacts.into_iter().find(|artifact| artifact.name == name);
+        let missing = || Refusal::NotFound { what: format!("artifact `{name}` of job {run}") };
+        let mount = artifact.ok_or_else(missing)?;
+        self.db.read("find an archive", move |tx| {
+            let query = "SELECT archive FROM versions WHERE storage = ?1 AND version = ?2";
+            let key = (mount.storage_id, mount.version_id);
+            Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0))?)
+        })
+    }
+}
+
+fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<String> {
+    let agent: String =
+        tx.query_row("SELECT agent FROM jobs WHERE id = ?1", [caller.job], |row| row.get(0))?;
+    // The agent says nothing where it is the usual one.
+    if !contents.agent.is_empty() && contents.agent != agent {
+        return Err(Refusal::bad("`cliAgentType` is not the job's").into());
+    }
+    if contents.is_partial
+        && let Some(whole) = whole(tx, caller)?
+    {
+        return Ok(whole);
+    }
+    let history = contents.session.as_ref().map(|session| &session.history_hash);
+    let query = "SELECT 1 FROM histories WHERE hash = ?1";
+    if let Some(history) = history
+        && !tx.prepare_cached(query)?.exists([history])?
+    {
+        return Err(Refusal::Missing { what: "session history" }.into());
+    }
+    let add =
+        "INSERT INTO checkpoints (id, job, attempt, agent, session, history, created, is_partial)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+               ON CONFLICT (job, attempt) DO UPDATE
+               SET session = ?5, history = ?6, is_partial = ?8 RETURNING id";
+    let session = contents.session.as_ref().map(|session| &session.id);
+    let id = Uuid::new_v4().to_string();
+    let partial = contents.is_partial;
+    let row = (id, caller.job, caller.attempt, agent, session, history, now_ms(), partial);
+    let id: String = tx.prepare_cached(add)?.query_row(row, |row| row.get(0))?;
+    tx.execute("DELETE FROM snapshots WHERE checkpoint = ?1", [&id])?;
+    for snapshot in &contents.snapshots {
+        add_snapshot(tx, caller.job, &id, snapshot)?;
+    }
+    Ok(id)
+}
+
+/// The id of the whole checkpoint that an attempt has made, if it has.
+fn whole(tx: &Transaction<'_>, caller: Caller) -> Outcome<Option<String>> {
+    let query = "SELECT id FROM checkpoints WHERE job = ?1 AND attempt = ?2 AND NOT is_partial";
+    let key = (caller.job, caller.attempt);
+    Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
+}
+
+/// The artifact must be the job's, and the version must be there.
+fn add_snapshot(tx: &Transaction<'_>, job: i64, id: &str, snapshot: &Snapshot) -> Outcome<()> {
+    let Snapshot { name, version, .. } = snapshot;
+    let add = "INSERT OR IGNORE INTO snapshots (checkpoint, name, storage, version, mount_path)
+               SELECT ?1, name, mounts.storage, versions.version, mount_path
+               FROM mounts JOIN versions ON versions.storage = mounts.storage
+               WHERE job = ?2 AND name = ?3 AND versions.version = ?4";
+    match tx.prepare_cached(add)?.execute((id, job, name, version))? {
+        0 => Err(Refusal::NotFound { what: format!("such version of artifact `{name}`") }.into()),
+        _ => Ok(()),
+    }
+}

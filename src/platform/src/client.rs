@@ -1,0 +1,199 @@
+//! The operator's side: what commands on this host use, in whatever process they are.
+
+mod exchange;
+mod follow;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::exchange::{Calls, Payload, Reply};
+pub use self::follow::Follow;
+use crate::api::{Prune, escape};
+use crate::clock::{iso8601, now_ms};
+use crate::storage::{Committed, Manifest, Prepared, Request};
+use crate::{
+    Checkpoint, Error, Event, Job, Mount, Page, Pruned, Result, RunId, Runner, Submission,
+    Submitted, Telemetry, folder, pack,
+};
+
+/// How long one question waits at the platform for something to happen.
+const HOLD: Duration = Duration::from_secs(20);
+
+/// A folder that a job is given.
+#[derive(Debug, Clone)]
+pub struct Artifact {
+    /// Its name. Folders of the same name are versions of one storage.
+    pub name: String,
+    /// The folder on this host.
+    pub folder: PathBuf,
+    /// Where the job has it, absolute.
+    pub mount_path: String,
+}
+
+/// Asks the platform of a state folder.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    /// Those of all its clones.
+    calls: Arc<Calls>,
+}
+
+impl Client {
+    /// For the platform that serves a state folder, now or later.
+    #[must_use]
+    pub fn new(state: &Path) -> Self {
+        Self { socket: folder::socket(state), calls: Arc::default() }
+    }
+
+    /// Puts a job into the queue.
+    pub fn submit(&self, submission: &Submission) -> Result<Submitted> {
+        self.post("/v1/jobs", submission)
+    }
+
+    /// Packs a folder, and uploads it unless it is there as it is. Its place is for
+    /// [`Submission::artifacts`].
+    pub fn upload(&self, artifact: &Artifact) -> Result<Mount> {
+        let packed = pack::pack(&artifact.folder)?;
+        let mut request = Request {
+            storage_name: Some(artifact.name.clone()),
+            archive_hash: Some(packed.hash),
+            files: packed.files,
+            ..Request::default()
+        };
+        let prepared: Prepared = self.post("/v1/storages/prepare", &request)?;
+        if let Some(uploads) = prepared.uploads {
+            let archive = Payload::File(&packed.archive, packed.size);
+            self.ask("PUT", &uploads.archive.presigned_url, archive)?.finish()?;
+            let created_at = iso8601(now_ms());
+            let manifest = Manifest { version: 1, files: request.files, created_at };
+            let url = &uploads.manifest.presigned_url;
+            self.ask("PUT", url, Payload::json(&manifest)?)?.finish()?;
+            request.files = manifest.files;
+            request.version_id = Some(prepared.version_id.clone());
+            let _: Committed = self.post("/v1/storages/commit", &request)?;
+        }
+        Ok(Mount {
+            name: artifact.name.clone(),
+            storage_id: prepared.storage_id,
+            version_id: prepared.version_id,
+            mount_path: artifact.mount_path.clone(),
+        })
+    }
+
+    /// The latest jobs, the newest first; those before a job if one is given.
+    pub fn jobs(&self, before: Option<RunId>, limit: u32) -> Result<Vec<Job>> {
+        let before = before.map_or(String::new(), |run| format!("&before={run}"));
+        self.get(&format!("/v1/jobs?limit={limit}{before}"))
+    }
+
+    /// A job by its id, or by four or more of the digits that it begins with.
+    pub fn job(&self, id: &str) -> Result<Job> {
+        // What is no id is not to become another path.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if id.is_empty() || !id.chars().all(plain) {
+            return Err(crate::Refusal::NoSuchPrefix { prefix: id.to_owned() }.into());
+        }
+        self.get(&format!("/v1/jobs/{id}"))
+    }
+
+    /// Waits until a job has ended; an error at the deadline.
+    pub fn wait(&self, run: RunId, deadline: Option<Instant>) -> Result<Job> {
+        loop {
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let hold = left.map_or(HOLD, |left| left.min(HOLD)).as_millis();
+            let job: Job = self.get(&format!("/v1/jobs/{run}/end?hold={hold}"))?;
+            if job.status.is_final() {
+                return Ok(job);
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Error::Deadline);
+            }
+        }
+    }
+
+    /// The events after a position (from 0), waiting for so long if there are none.
+    pub fn events(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Event>> {
+        self.page("events", run, after, hold)
+    }
+
+    /// All events after a position, those to come too, until the job has ended.
+    #[must_use]
+    pub fn follow(&self, run: RunId, after: i64) -> Follow<Event> {
+        let client = self.clone();
+        Follow::new(after, Box::new(move |after| client.events(run, after, HOLD)))
+    }
+
+    /// Logs, metrics, operations after a position (from 0), waiting for so long if there are none.
+    pub fn telemetry(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Telemetry>> {
+        self.page("telemetry", run, after, hold)
+    }
+
+    /// All of that after a position, that to come too, until the job has ended.
+    #[must_use]
+    pub fn follow_telemetry(&self, run: RunId, after: i64) -> Follow<Telemetry> {
+        let client = self.clone();
+        Follow::new(after, Box::new(move |after| client.telemetry(run, after, HOLD)))
+    }
+
+    /// Asks for a job's end.
+    pub fn cancel(&self, run: RunId) -> Result<()> {
+        self.ask("POST", &format!("/v1/jobs/{run}/cancel"), Payload::Empty)?.finish()
+    }
+
+    /// A job's latest checkpoint.
+    pub fn checkpoint(&self, run: RunId) -> Result<Checkpoint> {
+        self.get(&format!("/v1/jobs/{run}/checkpoint"))
+    }
+
+    /// Copies the archive of an artifact (tar, gzip or zstd) as the job's checkpoint has it.
+    pub fn artifact(&self, run: RunId, name: &str, to: &mut dyn Write) -> Result<u64> {
+        let path = format!("/v1/jobs/{run}/artifacts/{}", escape(name));
+        self.ask("GET", &path, Payload::Empty)?.copy(to)
+    }
+
+    /// The runners that gave a sign of life since the platform started.
+    pub fn runners(&self) -> Result<Vec<Runner>> {
+        self.get("/v1/runners")
+    }
+
+    /// Removes jobs that ended longer ago, and content that nothing names. Uploads of the last day
+    /// that no job names yet stay, unless `keep` is shorter than that.
+    pub fn prune(&self, keep: Duration) -> Result<Pruned> {
+        let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+        self.post("/v1/prune", &Prune { keep_ms })
+    }
+
+    /// Ends whatever this client and its clones wait for, now and later: it fails. For somebody who
+    /// does not want to wait any more, in another thread.
+    pub fn cut(&self) {
+        self.calls.cut();
+    }
+
+    fn page<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        run: RunId,
+        after: i64,
+        hold: Duration,
+    ) -> Result<Page<T>> {
+        let hold = hold.as_millis();
+        self.get(&format!("/v1/jobs/{run}/{what}?after={after}&hold={hold}"))
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.ask("GET", path, Payload::Empty)?.json()
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.ask("POST", path, Payload::json(body)?)?.json()
+    }
+
+    fn ask(&self, method: &str, path: &str, payload: Payload<'_>) -> Result<Reply> {
+        exchange::ask((&self.socket, &self.calls), method, path, payload)
+    }
+}

@@ -1,0 +1,90 @@
+//! What can go wrong on our side. What is wrong with a request is a [`Refusal`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::Refusal;
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the texts say it")]
+pub enum Error {
+    /// The request cannot be granted.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+
+    // The state folder.
+    #[error("cannot {operation} {path}")]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("no room left in {path}: free some, or run `prune`")]
+    Full { path: PathBuf },
+    #[error("another process serves {path}")]
+    InUse { path: PathBuf },
+    #[error("{path} is not a key of 32 bytes: remove it, and URLs and claims under way end")]
+    BadKey { path: PathBuf },
+    #[error("cannot understand {path}")]
+    BadRecord { path: PathBuf, source: serde_json::Error },
+    #[error("cannot get random bytes")]
+    Entropy { source: getrandom::Error },
+
+    // The database.
+    #[error("cannot {operation} in {path}")]
+    Database { operation: &'static str, path: PathBuf, source: rusqlite::Error },
+    #[error("{path} is damaged or no database of ours: restore a copy, or move it away")]
+    Corrupt { path: PathBuf, source: rusqlite::Error },
+    #[error("{path} has schema {found}, and this program knows {known}: use a newer program")]
+    NewerDatabase { path: PathBuf, found: i64, known: i64 },
+    #[error("a record in the database cannot be understood")]
+    BadRow { source: serde_json::Error },
+
+    // The server.
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot start thread {name}")]
+    Thread { name: &'static str, source: io::Error },
+    #[error("thread {name} panicked: this is a bug")]
+    Panicked { name: &'static str },
+    #[error("the platform has stopped")]
+    Stopped,
+
+    // The operator's side.
+    #[error(
+        "no platform listens on {path}: start one with `runner start --local` or `runner serve`"
+    )]
+    NotServed { path: PathBuf, source: io::Error },
+    #[error("cannot {operation} the platform")]
+    Exchange { operation: &'static str, source: io::Error },
+    #[error("the platform's reply makes no sense: {reason}")]
+    BadReply { reason: String },
+    #[error("the platform refused ({status}): {message}")]
+    Answered { status: u16, code: String, message: String },
+    #[error("the name of {path} is not UTF-8")]
+    NotUtf8 { path: PathBuf },
+    #[error("{path} changed while it was packed")]
+    Changed { path: PathBuf },
+    #[error("the connection to the platform was cut")]
+    Cut,
+    #[error("it is not over in time")]
+    Deadline,
+}
+
+/// An error with its causes, in one line: for what is logged, where nobody asks for the causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Names the operation and the path of a failed file operation.
+pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::Full { path: path.to_owned() }
+        }
+        _ => Error::File { operation, path: path.to_owned(), source },
+    }
+}

@@ -1,0 +1,233 @@
+//! Events of a job: taken in from its guest, and given out to who follows it.
+
+use std::time::Duration;
+
+use rusqlite::{Transaction, params};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::attempt::Caller;
+use crate::backend::Backend;
+use crate::bell::Topic;
+use crate::bounded::list;
+use crate::clock::now_ms;
+use crate::db::Outcome;
+use crate::job::{Status, find};
+use crate::key::Tag;
+use crate::mask::Mask;
+use crate::{Refusal, Result, RunId};
+
+/// The most events of one batch.
+const MOST: usize = 1000;
+
+/// How many bytes a page has, give or take one event.
+const PAGE: usize = 4 << 20;
+
+/// A batch as the guest sends it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Batch {
+    pub(crate) run_id: RunId,
+    #[serde(deserialize_with = "list::<_, _, MOST>")]
+    events: Vec<Box<RawValue>>,
+}
+
+/// What a batch is answered.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Received {
+    received: usize,
+    first_sequence: i64,
+    last_sequence: i64,
+}
+
+/// An event of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Where it is among all that was stored of the job: what to go on after.
+    pub position: i64,
+    /// The attempt that it is of. Each attempt counts its sequence from 0.
+    pub attempt: u32,
+    /// Its number; one that is missing may come later.
+    pub sequence: i64,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// The agent's event, as it came.
+    pub event: Box<RawValue>,
+}
+
+/// Some of what was stored of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    /// In the order in which they came.
+    pub items: Vec<T>,
+    /// What to ask for next: what comes after this position.
+    pub next: i64,
+    /// Whether the job had ended and this is all of it.
+    pub is_last: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Numbered {
+    sequence_number: u32,
+}
+
+/// An event that is ready to be stored.
+struct Incoming {
+    sequence: i64,
+    body: String,
+}
+
+impl Backend {
+    /// Stores those events of a batch that are not stored yet.
+    pub(crate) fn take_events(&self, token: &Tag, batch: Batch) -> Result<Received> {
+        let (token, run) = (*token, batch.run_id);
+        if batch.events.is_empty() {
+            return Err(Refusal::bad("a batch without events").into());
+        }
+        if batch.events.len() > MOST {
+            return Err(Refusal::TooLarge { limit: MOST as u64, unit: "events" }.into());
+        }
+        let mask = self.secrets.mask(&run)?;
+        let events = batch.events.iter().map(|event| incoming(event, mask.as_deref()));
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        let sequences = events.iter().map(|event| event.sequence);
+        let received = Received {
+            received: events.len(),
+            first_sequence: sequences.clone().min().unwrap_or_default(),
+            last_sequence: sequences.max().unwrap_or_default(),
+        };
+        let is_masked = mask.is_some();
+        let most = self.config.largest_record;
+        let attempt = self.db.write("store events", move |tx| {
+            let caller = Caller::live(tx, &token, &run)?;
+            caller.check_masked(is_masked)?;
+            store(tx, &run, caller, &events)?;
+            charge(tx, caller, events.iter().map(|event| event.body.len()).sum(), most)?;
+            Ok(caller.attempt)
+        })?;
+        self.presence.touch(run, attempt);
+        self.bell.ring(Topic::Job(run));
+        Ok(received)
+    }
+
+    /// The events after a position; waits for so long if there are none yet.
+    pub(crate) fn events(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Event>> {
+        self.page(run, hold, after, move |tx, job, page| {
+            let query = "SELECT position, attempt, sequence, received, body FROM events
+                         WHERE job = ?1 AND position > ?2 ORDER BY position";
+            let mut statement = tx.prepare_cached(query)?;
+            let mut rows = statement.query((job, after))?;
+            while let Some(row) = rows.next()? {
+                let body: String = row.get(4)?;
+                page.size += body.len();
+                page.page.next = row.get(0)?;
+                page.page.items.push(Event {
+                    position: row.get(0)?,
+                    attempt: row.get(1)?,
+                    sequence: row.get(2)?,
+                    received_ms: row.get(3)?,
+                    event: RawValue::from_string(body)?,
+                });
+                if page.size >= PAGE {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// A page that `fill` fills, and says whether that was all; waits for an item or the end.
+    pub(crate) fn page<T: Send + 'static>(
+        &self,
+        run: RunId,
+        hold: Duration,
+        after: i64,
+        fill: impl Fn(&rusqlite::Connection, i64, &mut Filling<T>) -> Outcome<bool>
+        + Send
+        + Clone
+        + 'static,
+    ) -> Result<Page<T>> {
+        let read = || {
+            let fill = fill.clone();
+            self.db.read("read a job's record", move |tx| {
+                let (job, status) = find(tx, &run)?;
+                let page = Page { items: Vec::new(), next: after, is_last: false };
+                let mut filling = Filling { page, size: 0 };
+                let is_all = fill(tx, job, &mut filling)?;
+                filling.page.is_last = is_all && Status::is_final(status);
+                Ok(filling.page)
+            })
+        };
+        let found = self.held(Topic::Job(run), hold, || {
+            Ok(Some(read()?).filter(|page| page.is_last || !page.items.is_empty()))
+        })?;
+        found.map_or_else(read, Ok)
+    }
+}
+
+/// A page while it is filled.
+pub(crate) struct Filling<T> {
+    pub(crate) page: Page<T>,
+    pub(crate) size: usize,
+}
+
+fn incoming(event: &RawValue, mask: Option<&Mask>) -> Result<Incoming, Refusal> {
+    let malformed = |error: serde_json::Error| Refusal::bad(format!("an event: {error}"));
+    let numbered: Numbered = serde_json::from_str(event.get()).map_err(malformed)?;
+    let body = match mask {
+        None => event.get().to_owned(),
+        Some(mask) => mask.json(event.get())?,
+    };
+    Ok(Incoming { sequence: numbered.sequence_number.into(), body })
+}
+
+fn store(tx: &Transaction<'_>, run: &RunId, caller: Caller, events: &[Incoming]) -> Outcome<()> {
+    let query = "SELECT last_event FROM attempts WHERE job = ?1 AND attempt = ?2";
+    let key = (caller.job, caller.attempt);
+    let mut last: i64 = tx.prepare_cached(query)?.query_row(key, |row| row.get(0))?;
+    let mut position = next_position(tx, "events", caller.job)?;
+    let mut stored = 0;
+    let now = now_ms();
+    let add = "INSERT INTO events (job, position, attempt, sequence, received, body)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+               ON CONFLICT (job, attempt, sequence) DO NOTHING";
+    let mut add = tx.prepare_cached(add)?;
+    for event in events {
+        let row = params![caller.job, position, caller.attempt, event.sequence, now, event.body];
+        if add.execute(row)? == 0 {
+            continue;
+        }
+        position += 1;
+        stored += 1;
+        if event.sequence > last + 1 {
+            log::warn!("events are missing; run={run} from={} to={}", last + 1, event.sequence - 1);
+        }
+        last = last.max(event.sequence);
+    }
+    let set = "UPDATE attempts SET events = events + ?3, last_event = ?4
+               WHERE job = ?1 AND attempt = ?2";
+    tx.prepare_cached(set)?.execute((caller.job, caller.attempt, stored, last))?;
+    Ok(())
+}
+
+/// Where the next row of a table of a job goes.
+pub(crate) fn next_position(tx: &Transaction<'_>, table: &'static str, job: i64) -> Outcome<i64> {
+    let query = format!("SELECT coalesce(max(position), 0) + 1 FROM {table} WHERE job = ?1");
+    Ok(tx.prepare_cached(&query)?.query_row([job], |row| row.get(0))?)
+}
+
+/// Counts what an attempt has stored, and refuses what is too much.
+pub(crate) fn charge(tx: &Transaction<'_>, caller: Caller, size: usize, limit: u64) -> Outcome<()> {
+    let set = "UPDATE attempts SET stored_bytes = stored_bytes + ?3
+               WHERE job = ?1 AND attempt = ?2 RETURNING stored_bytes";
+    let row = (caller.job, caller.attempt, size);
+    let stored: u64 = tx.prepare_cached(set)?.query_row(row, |row| row.get(0))?;
+    if stored > limit {
+        return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
+    }
+    Ok(())
+}

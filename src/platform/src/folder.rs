@@ -1,0 +1,144 @@
+//! The state on disk, and the proof that one process alone serves it.
+//!
+//! ```text
+//! <state>/control/          0700
+//!     lock                  held by the process that serves
+//!     control.db -wal -shm  0600: jobs, attempts, events, telemetry, storages, checkpoints
+//!     control.sock          0600: the operator's side
+//!     key                   0600: 32 random bytes; signs URLs, makes tokens
+//!     runner.token          0600: what runners of this host authenticate with
+//!     secrets/<run>         0600: from a job's submission until its end
+//!     blobs/<2>/<digest>    archives, manifests and histories by their SHA-256
+//!     partial/              what is just being received; emptied at the start
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::file;
+use crate::{Error, Result};
+
+/// The folder of one platform, and its lock.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Folder {
+    /// Makes what is missing of it, and takes the lock.
+    pub(crate) fn open(state: &Path) -> Result<Self> {
+        let path = path(state);
+        for folder in [path.clone(), path.join("secrets"), path.join("blobs"), path.join("partial")]
+        {
+            make(&folder)?;
+        }
+        let lock = lock(&path.join("lock"))?;
+        let folder = Self { path, _lock: lock };
+        for entry in entries(&folder.partial())? {
+            fs::remove_file(&entry).map_err(file("remove", &entry))?;
+        }
+        Ok(folder)
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path.join("control.db")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.path.join("key")
+    }
+
+    pub(crate) fn runner_token(&self) -> PathBuf {
+        self.path.join("runner.token")
+    }
+
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.path.join("blobs")
+    }
+
+    pub(crate) fn partial(&self) -> PathBuf {
+        self.path.join("partial")
+    }
+}
+
+/// The socket of the platform of a state folder.
+pub(crate) fn socket(state: &Path) -> PathBuf {
+    path(state).join("control.sock")
+}
+
+fn path(state: &Path) -> PathBuf {
+    state.join("control")
+}
+
+/// Calls `with` with a name of the socket that is short enough for the kernel, however long its
+/// folder's path is.
+pub(crate) fn at_socket<T>(
+    socket: &Path,
+    with: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let folder = File::open(socket.parent().unwrap_or(socket))?;
+    let name = socket.file_name().unwrap_or_default();
+    with(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+/// Makes a folder for our eyes only, and its parents.
+pub(crate) fn make(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(file("create", path))
+}
+
+/// What is in a folder.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(file("read", folder))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(file("read", folder))).collect()
+}
+
+/// Replaces a file whole or not at all, for our eyes only, and on the disk when this returns.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut new = options.open(&partial).map_err(file("create", &partial))?;
+    new.write_all(bytes).map_err(file("write", &partial))?;
+    publish(&new, &partial, path)
+}
+
+/// Flushes a file, gives it its name, and flushes that.
+pub(crate) fn publish(new: &File, partial: &Path, path: &Path) -> Result<()> {
+    new.sync_all().map_err(file("flush", partial))?;
+    fs::rename(partial, path).map_err(file("rename", partial))?;
+    path.parent().map_or(Ok(()), flush)
+}
+
+/// Flushes what a folder lists.
+pub(crate) fn flush(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|open| open.sync_all()).map_err(file("flush", folder))
+}
+
+/// Removes a file; gone already is fine.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(file("remove", path)),
+    }
+}
+
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let open = options.open(path).map_err(file("open", path))?;
+    Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Error::InUse { path: path.parent().unwrap_or(path).to_owned() },
+        errno => file("lock", path)(errno.into()),
+    })
+}

@@ -1,0 +1,208 @@
+//! Histories of agents' sessions, by the SHA-256 of what they are before compression.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::attempt::Caller;
+use crate::backend::Backend;
+use crate::clock::now_ms;
+use crate::http::{Body, Method};
+use crate::key::{Tag, hex, unhex};
+use crate::{Refusal, Result, RunId};
+
+/// The largest history as it is sent, and as it is.
+const LARGEST_ENCODED: u64 = 128 << 20;
+const LARGEST_RAW: u64 = 1 << 30;
+
+/// The window of a compressed history: 2^27 bytes at most are held in memory.
+const WINDOW_LOG: u32 = 27;
+
+/// A history that a guest wants to upload.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Announcement {
+    pub(crate) run_id: RunId,
+    hash: String,
+    raw_size: u64,
+    encoded_size: u64,
+    encoding: String,
+}
+
+/// What an announcement is answered.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Permission {
+    existing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    presigned_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<Encoding>,
+}
+
+/// How a history is sent and kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Encoding {
+    Identity,
+    Zstd,
+}
+
+impl Encoding {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// What a history's URL says.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) owner: String,
+    pub(crate) hash: String,
+    pub(crate) raw_size: u64,
+    pub(crate) encoded_size: u64,
+    pub(crate) encoding: Encoding,
+}
+
+impl Backend {
+    /// Says where to upload a history, unless it is here.
+    pub(crate) fn prepare_history(
+        &self,
+        token: &Tag,
+        history: Announcement,
+        base: &str,
+    ) -> Result<Permission> {
+        if unhex(&history.hash).is_none() {
+            return Err(Refusal::bad("`hash` is not 64 lower-case hex digits").into());
+        }
+        let (token, run, hash) = (*token, history.run_id, history.hash.clone());
+        let (attempt, existing) = self.db.read("look for a history", move |tx| {
+            let caller = Caller::live(tx, &token, &run)?;
+            let query = "SELECT 1 FROM histories WHERE hash = ?1";
+            Ok((caller.attempt, tx.prepare_cached(query)?.exists([hash])?))
+        })?;
+        if existing {
+            return Ok(Permission { existing, presigned_url: None, encoding: None });
+        }
+        // What is not known is not acknowledged, and so sent as it is.
+        let (encoding, size) = match history.encoding.as_str() {
+            "zstd" => (Encoding::Zstd, history.encoded_size),
+            _ => (Encoding::Identity, history.raw_size),
+        };
+        if size > LARGEST_ENCODED || history.raw_size > LARGEST_RAW {
+            return Err(Refusal::TooLarge { limit: LARGEST_ENCODED, unit: "bytes" }.into());
+        }
+        let path = format!(
+            "/uploads/history/{}?owner={run}/{attempt}&raw={}&size={size}&encoding={}",
+            history.hash,
+            history.raw_size,
+            encoding.name()
+        );
+        let presigned_url = Some(self.url(base, Method::Put, &path));
+        Ok(Permission { existing, presigned_url, encoding: Some(encoding) })
+    }
+
+    /// Receives a history, and keeps it if it is what its hash says.
+    pub(crate) fn put_history(&self, expected: Expected, body: &mut Body<'_>) -> Result<()> {
+        let (found, size) = (body.left(), expected.encoded_size);
+        if found != size {
+            return Err(Refusal::WrongSize { found, expected: size, unit: "bytes" }.into());
+        }
+        self.charge_upload(&expected.owner, size)?;
+        let mut raw = Raw::new(expected.raw_size);
+        let incoming = match expected.encoding {
+            Encoding::Identity => self.blobs.receive(body, size, &mut |piece| raw.take(piece))?,
+            Encoding::Zstd => {
+                let mut decoder = decoder(&mut raw)?;
+                let mut take = |piece: &[u8]| decode(|| decoder.write_all(piece));
+                let incoming = self.blobs.receive(body, size, &mut take)?;
+                decode(|| decoder.flush())?;
+                incoming
+            }
+        };
+        raw.check(&expected)?;
+        let blob = incoming.keep()?;
+        let blobs = Arc::clone(&self.blobs);
+        self.db.write("record a history", move |tx| {
+            if !blobs.has(&blob.digest) {
+                return Err(Refusal::Busy.into());
+            }
+            let add =
+                "INSERT INTO histories (hash, encoding, raw_size, blob, encoded_size, created)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
+            tx.prepare_cached(add)?.execute(params![
+                expected.hash,
+                expected.encoding.name(),
+                expected.raw_size,
+                blob.digest,
+                blob.size,
+                now_ms(),
+            ])?;
+            Ok(())
+        })
+    }
+}
+
+/// A history as it is unpacked: counted and hashed, and never more than was announced.
+struct Raw {
+    hasher: Sha256,
+    size: u64,
+    limit: u64,
+}
+
+impl Raw {
+    fn new(limit: u64) -> Self {
+        Self { hasher: Sha256::new(), size: 0, limit }
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<()> {
+        self.size += piece.len() as u64;
+        if self.size > self.limit {
+            let unit = "bytes unpacked";
+            return Err(Refusal::WrongSize { found: self.size, expected: self.limit, unit }.into());
+        }
+        self.hasher.update(piece);
+        Ok(())
+    }
+
+    fn check(self, expected: &Expected) -> Result<(), Refusal> {
+        if self.size != expected.raw_size {
+            let unit = "bytes unpacked";
+            return Err(Refusal::WrongSize { found: self.size, expected: self.limit, unit });
+        }
+        if hex(&self.hasher.finalize()) != expected.hash {
+            return Err(Refusal::WrongHash);
+        }
+        Ok(())
+    }
+}
+
+impl Write for &mut Raw {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        self.take(piece).map_err(std::io::Error::other)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn decoder(raw: &mut Raw) -> Result<zstd::stream::write::Decoder<'_, &mut Raw>> {
+    let made = zstd::stream::write::Decoder::new(raw).and_then(|mut decoder| {
+        decoder.window_log_max(WINDOW_LOG)?;
+        Ok(decoder)
+    });
+    Ok(made.map_err(|_| Refusal::Busy)?)
+}
+
+/// Whatever fails in unpacking is the sender's doing.
+fn decode(work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
+    work().map_err(|_| Refusal::bad("the history cannot be unpacked as announced").into())
+}

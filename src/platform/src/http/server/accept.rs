@@ -1,0 +1,153 @@
+//! The thread that accepts. It sleeps in one `poll`, owns the threads of the connections, and ends
+//! when all of them have.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::{Endpoint, Shared, Socket, start};
+use crate::http::Response;
+use crate::http::connection::Wire;
+
+/// How long nobody is accepted after that failed, for want of descriptors, say.
+const PAUSE: Duration = Duration::from_secs(1);
+
+type Threads = HashMap<u64, JoinHandle<()>>;
+
+pub(super) fn run(endpoints: &[Endpoint], shared: &Arc<Shared>, stop: BorrowedFd<'_>) {
+    let mut threads = Threads::new();
+    let mut paused_until = None;
+    while wait(endpoints, stop, paused_until) {
+        reap(&mut threads, JoinHandle::is_finished);
+        let accepted = endpoints.iter().all(|endpoint| accept_all(endpoint, shared, &mut threads));
+        paused_until = (!accepted).then(|| Instant::now() + PAUSE);
+    }
+    reap(&mut threads, |_| true);
+}
+
+/// Sleeps until somebody may be there; `false` when all is to end.
+fn wait(endpoints: &[Endpoint], stop: BorrowedFd<'_>, paused_until: Option<Instant>) -> bool {
+    let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
+    let mut timeout = PollTimeout::NONE;
+    match paused_until {
+        None => fds.extend(endpoints.iter().map(|one| PollFd::new(one.as_fd(), PollFlags::POLLIN))),
+        Some(until) => {
+            let left = until.saturating_duration_since(Instant::now());
+            timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        }
+    }
+    loop {
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => {
+                log::error!("cannot wait for connections; error={errno}");
+                return false;
+            }
+            Ok(_) => return !fds[0].any().unwrap_or(true),
+        }
+    }
+}
+
+/// Takes in all who wait; `false` if that failed for want of something.
+fn accept_all(endpoint: &Endpoint, shared: &Arc<Shared>, threads: &mut Threads) -> bool {
+    loop {
+        match endpoint.accept() {
+            Ok((socket, peer)) => {
+                let Some(socket) = socket else { continue };
+                if let Some((id, thread)) = admit(Arc::new(socket), peer, shared) {
+                    threads.insert(id, thread);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                log::warn!("cannot accept a client; error={error}");
+                return false;
+            }
+        }
+    }
+}
+
+/// Gives a client a thread, or a word of regret.
+fn admit(
+    socket: Arc<Socket>,
+    peer: Option<IpAddr>,
+    shared: &Arc<Shared>,
+) -> Option<(u64, JoinHandle<()>)> {
+    let id = match shared.enter(Arc::clone(&socket), peer) {
+        Ok(id) => id,
+        Err(error) => {
+            // What a fresh socket takes without waiting.
+            let _ = Response::error(&error).send(&Wire::new(socket), false);
+            return None;
+        }
+    };
+    match start(shared, id, socket) {
+        Ok(thread) => Some((id, thread)),
+        Err(error) => {
+            log::warn!("cannot start the thread of a connection; error={error}");
+            shared.lock().open.remove(&id);
+            None
+        }
+    }
+}
+
+fn reap(threads: &mut Threads, is_over: impl Fn(&JoinHandle<()>) -> bool) {
+    let over = threads.extract_if(|_, thread| is_over(thread)).collect::<Vec<_>>();
+    for (id, thread) in over {
+        if thread.join().is_err() {
+            log::error!("the thread of a connection panicked: this is a bug; thread=platform-{id}");
+        }
+    }
+}
+
+impl Endpoint {
+    /// The next client, unless it is one whom we do not serve.
+    fn accept(&self) -> io::Result<(Option<Socket>, Option<IpAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, peer) = listener.accept()?;
+                // Without it a reply's last piece waits for the acknowledgement of the one before.
+                socket.set_nodelay(true)?;
+                let peer = peer.ip().to_canonical();
+                Ok((Some(Socket::Tcp(socket)), (!peer.is_loopback()).then_some(peer)))
+            }
+            Self::Unix(listener) => {
+                let (socket, _) = listener.accept()?;
+                Ok((is_ours(&socket).then_some(Socket::Unix(socket)), None))
+            }
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Whether a client is the user who serves, or root.
+fn is_ours(client: &UnixStream) -> bool {
+    match getsockopt(client, PeerCredentials) {
+        Ok(peer) if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => true,
+        Ok(peer) => {
+            log::warn!("a client was turned away; uid={} pid={}", peer.uid(), peer.pid());
+            false
+        }
+        Err(errno) => {
+            log::warn!("cannot tell who a client is; error={errno}");
+            false
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Jobs as the operator sees them: submitted, listed, shown, cancelled.
+
+mod show;
+mod submission;
+mod wait;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
+use rusqlite::{Connection, OptionalExtension};
+use serde::{Deserialize, Serialize};
+
+pub use self::submission::{Submission, Submitted};
+use crate::backend::Backend;
+use crate::bell::Topic;
+use crate::clock::now_ms;
+use crate::db::Outcome;
+use crate::{Refusal, Result, RunId};
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It waits for a runner.
+    Queued,
+    /// A runner has it.
+    Running,
+    /// It ended with exit code 0.
+    Completed,
+    /// It ended otherwise.
+    Failed,
+    /// It was cancelled before it ended by itself.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether nothing more will become of it.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl FromSql for Status {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let all = [Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+        let name = value.as_str()?;
+        all.into_iter().find(|status| status.name() == name).ok_or(FromSqlError::InvalidType)
+    }
+}
+
+/// A storage's version at a place in the job's file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mount {
+    /// The artifact's name in the job.
+    pub name: String,
+    /// The storage.
+    pub storage_id: String,
+    /// Its version.
+    pub version_id: String,
+    /// Where it is mounted, absolute.
+    pub mount_path: String,
+}
+
+/// A job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "the names say it; times are milliseconds since 1970")]
+pub struct Job {
+    pub run_id: RunId,
+    pub status: Status,
+    /// How often it was handed out.
+    pub attempt: u32,
+    pub agent: String,
+    pub profile: Option<String>,
+    /// Why it goes on waiting, if no runner that is there would take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+    /// In lists only its beginning.
+    pub prompt: String,
+    pub created_ms: i64,
+    pub started_ms: Option<i64>,
+    pub finished_ms: Option<i64>,
+    pub cancel_requested: bool,
+    pub timed_out: bool,
+    pub exit_code: Option<i64>,
+    pub error: Option<String>,
+    pub resumed_checkpoint: Option<String>,
+    pub session_id: Option<String>,
+    /// Events of its latest attempt.
+    pub events: u64,
+    /// How many with smaller sequence numbers are missing.
+    pub missing_events: u64,
+    /// Its latest checkpoint.
+    pub checkpoint_id: Option<String>,
+    /// Whether that is what could be kept of a job that did not succeed.
+    #[serde(default)]
+    pub checkpoint_partial: bool,
+    /// What was not kept, or went wrong without failing the job; not in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Backend {
+    /// Asks for the end of a job. One that waits ends at once; one that runs, when its runner has
+    /// done so, or when that takes too long.
+    pub(crate) fn cancel(&self, run: RunId) -> Result<()> {
+        let was_queued = self.db.write("cancel a job", move |tx| {
+            let (job, status) = find(tx, &run)?;
+            let now = now_ms();
+            match status {
+                Status::Queued => {
+                    let end = "UPDATE jobs SET status = 'cancelled', cancelled = ?2, finished = ?2
+                               WHERE id = ?1";
+                    tx.execute(end, (job, now))?;
+                }
+                Status::Running => {
+                    let ask = "UPDATE jobs SET cancelled = coalesce(cancelled, ?2) WHERE id = ?1";
+                    tx.execute(ask, (job, now))?;
+                }
+                _ => return Err(Refusal::Ended.into()),
+            }
+            Ok(status == Status::Queued)
+        })?;
+        if was_queued {
+            self.ended(run);
+        }
+        self.bell.ring(Topic::Work);
+        self.bell.ring(Topic::Deadline);
+        Ok(())
+    }
+
+    /// What is to be done after a job's end is in the database.
+    pub(crate) fn ended(&self, run: RunId) {
+        if let Err(error) = self.secrets.remove(&run) {
+            // The next start removes it.
+            log::error!("a job's secrets stay; run={run} error={}", crate::error::chain(&error));
+        }
+        self.presence.forget(run);
+        self.bell.ring(Topic::Job(run));
+    }
+
+    /// The jobs that have not ended.
+    pub(crate) fn open_runs(&self) -> Result<Vec<RunId>> {
+        self.db.read("list open jobs", |tx| {
+            let query = "SELECT run FROM jobs WHERE status IN ('queued', 'running')";
+            let mut statement = tx.prepare(query)?;
+            let runs = statement.query_map([], |row| row.get(0))?;
+            Ok(runs.collect::<Result<_, _>>()?)
+        })
+    }
+}
+
+/// A job's row and status.
+pub(crate) fn find(tx: &Connection, run: &RunId) -> Outcome<(i64, Status)> {
+    let query = "SELECT id, status FROM jobs WHERE run = ?1";
+    let found = tx.prepare_cached(query)?.query_row([run], |row| Ok((row.get(0)?, row.get(1)?)));
+    found.optional()?.ok_or_else(|| Refusal::NoJob { run: *run }.into())
+}
+
+/// What a job's artifacts are, or those of a checkpoint.
+pub(crate) fn mounts(
+    tx: &Connection,
+    query: &str,
+    of: &dyn rusqlite::ToSql,
+) -> Outcome<Vec<Mount>> {
+    let mut statement = tx.prepare_cached(query)?;
+    let rows = statement.query_map([of], |row| {
+        Ok(Mount {
+            name: row.get(0)?,
+            storage_id: row.get(1)?,
+            version_id: row.get(2)?,
+            mount_path: row.get(3)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// For [`mounts`]: those of a job's row.
+pub(crate) const OF_JOB: &str =
+    "SELECT name, storage, version, mount_path FROM mounts WHERE job = ?1 ORDER BY name";
+
+/// For [`mounts`]: those of a checkpoint.
+pub(crate) const OF_CHECKPOINT: &str =
+    "SELECT name, storage, version, mount_path FROM snapshots WHERE checkpoint = ?1 ORDER BY name";

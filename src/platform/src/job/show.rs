@@ -1,0 +1,110 @@
+//! Jobs shown and listed.
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::{Backend, Job};
+use crate::bell::Topic;
+use crate::{Refusal, Result, RunId, warning};
+use std::time::Duration;
+
+/// The most jobs in one list.
+const MOST: u32 = 1000;
+
+/// The fewest digits that a job is known by.
+const SHORTEST: usize = 4;
+
+const COLUMNS: &str = "run, status, jobs.attempt, jobs.agent, profile, jobs.created, started,
+    finished, cancelled IS NOT NULL, timed_out, exit_code, error, resumed,
+    coalesce(checkpoints.session, jobs.session), coalesce(events, 0),
+    coalesce(last_event + 1 - events, 0), checkpoints.id, coalesce(is_partial, 0)";
+
+const TABLES: &str = "jobs
+    LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
+    LEFT JOIN checkpoints ON checkpoints.job = jobs.id AND checkpoints.attempt = (
+        SELECT max(attempt) FROM checkpoints AS latest WHERE latest.job = jobs.id)";
+
+impl Backend {
+    /// A job.
+    pub(crate) fn job(&self, run: RunId) -> Result<Job> {
+        let job = self.db.read("show a job", move |tx| {
+            let query = format!("SELECT {COLUMNS}, prompt FROM {TABLES} WHERE run = ?1");
+            let found = tx.prepare_cached(&query)?.query_row([run], job).optional()?;
+            let mut job = found.ok_or(Refusal::NoJob { run })?;
+            job.warnings = warning::of_run(tx, &run)?;
+            Ok(job)
+        })?;
+        Ok(self.explained(job))
+    }
+
+    /// A job when it has ended, or after `hold` as it is.
+    pub(crate) fn ended_job(&self, run: RunId, hold: Duration) -> Result<Job> {
+        let ended = self.held(Topic::Job(run), hold, || {
+            Ok(Some(self.job(run)?).filter(|job| job.status.is_final()))
+        })?;
+        ended.map_or_else(|| self.job(run), Ok)
+    }
+
+    /// The latest jobs, the newest first; those before a job if one is given.
+    pub(crate) fn jobs(&self, before: Option<RunId>, limit: u32) -> Result<Vec<Job>> {
+        let jobs: Vec<Job> = self.db.read("list jobs", move |tx| {
+            let query = format!(
+                "SELECT {COLUMNS}, substr(prompt, 1, 200) FROM {TABLES}
+                 WHERE ?1 IS NULL OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)
+                 ORDER BY jobs.id DESC LIMIT ?2"
+            );
+            let mut statement = tx.prepare_cached(&query)?;
+            let jobs = statement.query_map((before, limit.min(MOST)), job)?;
+            Ok(jobs.collect::<Result<_, _>>()?)
+        })?;
+        Ok(jobs.into_iter().map(|job| self.explained(job)).collect())
+    }
+
+    /// The job whose id begins so.
+    pub(crate) fn resolve(&self, prefix: &str) -> Result<RunId> {
+        if let Ok(run) = prefix.parse() {
+            return Ok(run);
+        }
+        let prefix = prefix.to_ascii_lowercase();
+        let is_id = prefix.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
+        if prefix.len() < SHORTEST || !is_id {
+            return Err(Refusal::NoSuchPrefix { prefix }.into());
+        }
+        self.db.read("find a job", move |tx| {
+            let query = "SELECT run FROM jobs WHERE run >= ?1 AND run < ?1 || 'g' LIMIT 2";
+            let mut statement = tx.prepare_cached(query)?;
+            let runs = statement.query_map([&prefix], |row| row.get(0))?;
+            let runs: Vec<RunId> = runs.collect::<Result<_, _>>()?;
+            match runs[..] {
+                [] => Err(Refusal::NoSuchPrefix { prefix }.into()),
+                [run] => Ok(run),
+                _ => Err(Refusal::Ambiguous { prefix }.into()),
+            }
+        })
+    }
+}
+
+fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+    Ok(Job {
+        run_id: row.get(0)?,
+        status: row.get(1)?,
+        attempt: row.get(2)?,
+        agent: row.get(3)?,
+        profile: row.get(4)?,
+        waits: None,
+        created_ms: row.get(5)?,
+        started_ms: row.get(6)?,
+        finished_ms: row.get(7)?,
+        cancel_requested: row.get(8)?,
+        timed_out: row.get(9)?,
+        exit_code: row.get(10)?,
+        error: row.get(11)?,
+        resumed_checkpoint: row.get(12)?,
+        session_id: row.get(13)?,
+        events: row.get(14)?,
+        missing_events: row.get(15)?,
+        checkpoint_id: row.get(16)?,
+        checkpoint_partial: row.get(17)?,
+        warnings: Vec::new(),
+        prompt: row.get(18)?,
+    })
+}

@@ -1,0 +1,294 @@
+//! A new job: what it may say, and how it gets into the queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use base::exec_limit;
+use rusqlite::{OptionalExtension, Transaction};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Backend, Mount, OF_CHECKPOINT, find, mounts};
+use crate::bell::Topic;
+use crate::clock::{millis, now_ms};
+use crate::db::Outcome;
+use crate::error::chain;
+use crate::mask::Mask;
+use crate::{Error, Refusal, Result, RunId};
+
+/// What agents there are.
+const AGENTS: [&str; 2] = ["claude-code", "codex"];
+
+/// An agent's environment: what Linux takes, less what the agent's own program and variables need.
+const LARGEST_ENVIRONMENT: usize = exec_limit::TOTAL - (256 << 10);
+
+/// What of the execution context a submission says itself, or only the platform knows.
+const RESERVED: [&str; 13] = [
+    "runId",
+    "prompt",
+    "sandboxToken",
+    "cliAgentType",
+    "checkpointId",
+    "environment",
+    "secretValues",
+    "encryptedSecrets",
+    "storageManifest",
+    "resumeSession",
+    "apiStartTime",
+    "experimentalProfile",
+    "secretConnectorMap",
+];
+
+/// A job to be done. Only the prompt has to be there.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Submission {
+    /// What the agent is asked.
+    pub prompt: String,
+    /// The agent: `claude-code` unless said, or that of the resumed job.
+    pub agent: Option<String>,
+    /// The kind of sandbox; any, unless said.
+    pub profile: Option<String>,
+    /// The agent's environment.
+    pub environment: BTreeMap<String, String>,
+    /// More of its environment, which is masked everywhere and never in the database.
+    pub secrets: BTreeMap<String, String>,
+    /// Artifacts, from [`Client::upload`](crate::Client::upload).
+    pub artifacts: Vec<Mount>,
+    /// A job whose latest checkpoint is gone on from: its session and its artifacts, not its
+    /// environment and secrets. Artifacts of the submission take the place of those of the same
+    /// name or place.
+    pub resume: Option<RunId>,
+    /// How long it may run, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Of several submissions with the same key only the first makes a job.
+    pub key: Option<String>,
+    /// Further members of the execution context, as the contract has them: `settings`, `firewalls` …
+    pub context: Map<String, Value>,
+}
+
+/// Values are nobody's business.
+impl fmt::Debug for Submission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.environment.keys().chain(self.secrets.keys()).collect();
+        f.debug_struct("Submission")
+            .field("profile", &self.profile)
+            .field("environment", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Submitted {
+    /// The job.
+    pub run_id: RunId,
+    /// Whether it is new; if not, its key was used before, for the same.
+    pub is_new: bool,
+    /// Why it goes on waiting, if no runner that is there would take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+}
+
+impl Backend {
+    /// Puts a job into the queue; it is there to stay when this returns.
+    pub(crate) fn submit(&self, submission: Submission) -> Result<Submitted> {
+        check(&submission)?;
+        let run = RunId::random();
+        let bytes = serde_json::to_vec(&submission).map_err(|source| Error::BadRow { source })?;
+        let fingerprint = self.key.fingerprint(&bytes);
+        if !submission.secrets.is_empty() {
+            // Told now, and not when it is claimed.
+            Mask::new(submission.secrets.values())?;
+            self.secrets.keep(&run, &submission.secrets)?;
+        }
+        let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);
+        let waits = self.waits(submission.profile.as_deref());
+        let submitted = self.db.write("submit a job", move |tx| {
+            if let Some(run_id) = earlier(tx, submission.key.as_deref(), &fingerprint)? {
+                return Ok(Submitted { run_id, is_new: false, waits: None });
+            }
+            insert(tx, &run, &submission, (&fingerprint, millis(timeout)))?;
+            Ok(Submitted { run_id: run, is_new: true, waits })
+        });
+        if !matches!(&submitted, Ok(submitted) if submitted.is_new) {
+            // What cannot be removed now goes at the next start.
+            self.secrets.remove(&run).unwrap_or_else(|error| log::warn!("{}", chain(&error)));
+        }
+        self.bell.ring(Topic::Work);
+        submitted
+    }
+}
+
+/// The job that was made for the key.
+fn earlier(tx: &Transaction<'_>, key: Option<&str>, fingerprint: &[u8]) -> Outcome<Option<RunId>> {
+    let query = "SELECT run, fingerprint FROM jobs WHERE submission_key = ?1";
+    let found: Option<(RunId, Vec<u8>)> =
+        tx.query_row(query, [key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    match found {
+        Some((_, other)) if other != fingerprint => Err(Refusal::KeyReused.into()),
+        found => Ok(found.map(|(run, _)| run)),
+    }
+}
+
+fn insert(
+    tx: &Transaction<'_>,
+    run: &RunId,
+    submission: &Submission,
+    (fingerprint, timeout): (&[u8], i64),
+) -> Outcome<()> {
+    let resumed = submission.resume.map(|run| Resumed::find(tx, &run)).transpose()?;
+    let agent = submission.agent.as_deref();
+    let agent = agent.or(resumed.as_ref().map(|resumed| resumed.agent.as_str()));
+    let agent = agent.unwrap_or(AGENTS[0]);
+    if resumed.as_ref().is_some_and(|resumed| resumed.agent != agent) {
+        return Err(Refusal::bad("another agent cannot go on with the session").into());
+    }
+    let all = resumed.as_ref().map(|resumed| resumed.artifacts.as_slice()).unwrap_or_default();
+    let artifacts = together(&submission.artifacts, all);
+    let add = "INSERT INTO jobs (run, submission_key, fingerprint, status, agent, profile, prompt,
+                   environment, context, has_secrets, timeout, resumed, session, created, reuse_key)
+               VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+                   ?14)";
+    tx.prepare_cached(add)?.execute(rusqlite::params![
+        run,
+        submission.key,
+        fingerprint,
+        agent,
+        submission.profile,
+        submission.prompt,
+        serde_json::to_string(&submission.environment)?,
+        serde_json::to_string(&submission.context)?,
+        !submission.secrets.is_empty(),
+        timeout,
+        resumed.as_ref().map(|resumed| &resumed.checkpoint),
+        resumed.as_ref().map(|resumed| &resumed.session),
+        now_ms(),
+        resumed.as_ref().map_or_else(|| run.to_string(), |resumed| resumed.reuse_key.clone()),
+    ])?;
+    let job = tx.last_insert_rowid();
+    for mount in artifacts {
+        add_mount(tx, job, &mount)?;
+    }
+    Ok(())
+}
+
+fn add_mount(tx: &Transaction<'_>, job: i64, mount: &Mount) -> Outcome<()> {
+    let query = "SELECT 1 FROM versions WHERE storage = ?1 AND version = ?2";
+    let key = (&mount.storage_id, &mount.version_id);
+    if !tx.prepare_cached(query)?.exists(key)? {
+        return Err(
+            Refusal::NotFound { what: format!("version of artifact `{}`", mount.name) }.into()
+        );
+    }
+    let add =
+        "INSERT INTO mounts (job, name, storage, version, mount_path) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let row = (job, &mount.name, &mount.storage_id, &mount.version_id, &mount.mount_path);
+    tx.prepare_cached(add)?.execute(row)?;
+    Ok(())
+}
+
+/// New artifacts, and those of before that they leave room for.
+fn together(new: &[Mount], before: &[Mount]) -> Vec<Mount> {
+    let stays = |old: &&Mount| {
+        !new.iter().any(|one| one.name == old.name || one.mount_path == old.mount_path)
+    };
+    new.iter().chain(before.iter().filter(stays)).cloned().collect()
+}
+
+/// What a job goes on from.
+struct Resumed {
+    checkpoint: String,
+    agent: String,
+    session: String,
+    reuse_key: String,
+    artifacts: Vec<Mount>,
+}
+
+impl Resumed {
+    fn find(tx: &Transaction<'_>, run: &RunId) -> Outcome<Self> {
+        let (job, _) = find(tx, run)?;
+        let query = "SELECT checkpoints.id, checkpoints.agent, coalesce(checkpoints.session, ''),
+                         COALESCE(reuse_key, run)
+                     FROM checkpoints JOIN jobs ON jobs.id = job WHERE job = ?1
+                     ORDER BY checkpoints.attempt DESC LIMIT 1";
+        let found = tx.query_row(query, [job], |row| {
+            Ok(Self {
+                checkpoint: row.get(0)?,
+                agent: row.get(1)?,
+                session: row.get(2)?,
+                reuse_key: row.get(3)?,
+                artifacts: Vec::new(),
+            })
+        });
+        let missing = || Refusal::NotFound { what: format!("checkpoint of job {run}") };
+        let mut resumed = found.optional()?.ok_or_else(missing)?;
+        if resumed.session.is_empty() {
+            return Err(Refusal::NoSession { run: *run }.into());
+        }
+        resumed.artifacts = mounts(tx, OF_CHECKPOINT, &resumed.checkpoint)?;
+        Ok(resumed)
+    }
+}
+
+fn check(submission: &Submission) -> Result<(), Refusal> {
+    if submission.prompt.trim().is_empty() {
+        return Err(Refusal::bad("the prompt is empty"));
+    }
+    if let Some(agent) = submission.agent.as_deref().filter(|agent| !AGENTS.contains(agent)) {
+        return Err(Refusal::bad(format!("no agent `{agent}`: there are {}", AGENTS.join(", "))));
+    }
+    if submission.timeout_ms == Some(0) {
+        return Err(Refusal::bad("a time-out of 0 leaves no time"));
+    }
+    let mut names = submission.environment.keys().chain(submission.secrets.keys());
+    if let Some(name) = names.find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Err(Refusal::bad(format!("{name:?} cannot be the name of a variable")));
+    }
+    let variables = submission.environment.iter().chain(&submission.secrets);
+    let variables = variables.map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    exec_limit::check([], variables, LARGEST_ENVIRONMENT)
+        .map_err(|excess| Refusal::bad(excess.to_string()))?;
+    if let Some(name) = RESERVED.iter().find(|name| submission.context.contains_key(**name)) {
+        return Err(Refusal::bad(format!("the context's `{name}` cannot be set this way")));
+    }
+    let mut taken = BTreeSet::new();
+    for mount in &submission.artifacts {
+        if mount.name.is_empty() || !mount.mount_path.starts_with('/') {
+            return Err(Refusal::bad("an artifact needs a name and an absolute path"));
+        }
+        if !taken.insert(&mount.name) || !taken.insert(&mount.mount_path) {
+            return Err(Refusal::bad("two artifacts have the same name or path"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(variable: &str, length: usize, secrets: usize) -> Option<String> {
+        let mut submission = Submission { prompt: "hi".into(), ..Submission::default() };
+        submission.environment.insert(variable.into(), "x".repeat(length));
+        let secret = |at: usize| (format!("SECRET_{at:02}"), "y".repeat(100_000));
+        submission.secrets.extend((0..secrets).map(secret));
+        check(&submission).err().map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn a_variable_that_linux_cannot_take_is_refused_by_its_name() {
+        let text = refusal("BIG", 200_000, 0).unwrap();
+        assert!(text.contains("variable `BIG` has 200005 bytes"), "{text}");
+    }
+
+    #[test]
+    fn variables_and_secrets_count_together() {
+        assert_eq!(refusal("BIG", 100_010, 17), None);
+        let text = refusal("BIG", 100_010, 18).unwrap();
+        assert!(text.contains("the longest is variable `BIG`"), "{text}");
+        assert!(!text.contains("yyy"), "{text}");
+    }
+}

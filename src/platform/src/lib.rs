@@ -1,0 +1,87 @@
+//! The embedded platform: the job platform's whole contract on one host, without anything outside
+//! of this process.
+//!
+//! [`Platform`] serves it: jobs, attempts, events, telemetry, storages and checkpoints in SQLite,
+//! archives in files named after their content. A runner in the same process takes its work from a
+//! [`Source`]; other runners and all guests speak HTTP; the operator's commands, in whatever
+//! process, use a [`Client`].
+//!
+//! ```no_run
+//! # fn run(_: platform::Claimed) {}
+//! # fn main() -> platform::Result<()> {
+//! use std::path::Path;
+//! use std::time::{Duration, Instant};
+//!
+//! let mut config = platform::Config::new(Path::new("/var/lib/sandbox-runner"));
+//! config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+//! let platform = platform::Platform::start(config)?;
+//! let source = platform.source()?;
+//! let wanted = platform::Wanted { profiles: vec!["default".into()], ..Default::default() };
+//! while let Some(offer) = source.next(&wanted, Instant::now() + Duration::from_secs(60))? {
+//!     if let Some(job) = source.claim(offer.run_id)? {
+//!         run(job);
+//!     }
+//! }
+//! drop(source);
+//! platform.stop()
+//! # }
+//! ```
+//!
+//! | to know | read |
+//! |---|---|
+//! | what is on disk | `folder.rs`, `db/schema.rs` |
+//! | what becomes of a job | `attempt.rs` |
+//! | which request is answered by what | `api.rs` |
+//! | what a hostile or slow client can do | `http.rs` |
+//! | where secrets are | `secret.rs`, `key.rs` |
+
+mod api;
+mod attempt;
+mod backend;
+mod bell;
+mod blob;
+mod bounded;
+mod checkpoint;
+mod client;
+mod clock;
+mod config;
+mod content_hash;
+mod db;
+mod error;
+mod event;
+mod folder;
+mod history;
+mod http;
+mod job;
+mod json;
+mod keeper;
+mod key;
+mod mask;
+mod pack;
+mod platform;
+mod presence;
+mod prune;
+mod refusal;
+mod run_id;
+mod secret;
+mod sign;
+mod source;
+mod storage;
+mod telemetry;
+mod warning;
+
+pub use attempt::{Completed, Completion, Offer, Wanted};
+pub use checkpoint::Checkpoint;
+pub use client::{Artifact, Client, Follow};
+pub use config::Config;
+pub use content_hash::FileEntry;
+pub use error::{Error, Result};
+pub use event::{Event, Page};
+pub use job::{Job, Mount, Status, Submission, Submitted};
+pub use platform::{Platform, prune};
+pub use presence::Runner;
+pub use prune::Pruned;
+pub use refusal::Refusal;
+pub use run_id::RunId;
+pub use source::{Claimed, Orphan, Source};
+pub use telemetry::Telemetry;

@@ -1,0 +1,139 @@
+//! The platform as a whole: what it starts, and in which order that ends.
+//!
+//! 1. The state folder with its lock, the database with its thread.
+//! 2. The server, over TCP and over the operator's socket.
+//! 3. The keeper's thread.
+//!
+//! It ends in the reverse order; before that, whoever waits for something is sent away.
+
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::api::Api;
+use crate::backend::Backend;
+use crate::error::{chain, file};
+use crate::http::{Endpoint, Limits, Server};
+use crate::storage::LARGEST_LIST;
+use crate::{Config, Error, Pruned, Result, Source, folder, keeper};
+
+const KEEPER: &str = "platform-keeper";
+
+/// A running platform. Dropping it stops it.
+pub struct Platform {
+    backend: Arc<Backend>,
+    server: Server,
+    keeper: Option<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Platform {
+    /// Opens the state folder, and serves it.
+    pub fn start(config: Config) -> Result<Self> {
+        let (tcp, addresses) = listen(&config.listen)?;
+        let socket = folder::socket(&config.state);
+        // 1
+        let backend = Arc::new(Backend::open(config)?);
+        // 2
+        let mut endpoints = tcp;
+        endpoints.push(Endpoint::Unix(listen_for_operator(&socket)?));
+        let patience = backend.config.patience;
+        // A quarter of the memory, a guest's share, has room for the largest list of files.
+        let memory = 4 * LARGEST_LIST;
+        let limits = Limits { connections: 512, per_peer: 16, memory, patience };
+        let server = Server::start(endpoints, limits, Arc::new(Api(Arc::clone(&backend))))?;
+        // 3
+        let keeper = {
+            let backend = Arc::clone(&backend);
+            Builder::new().name(KEEPER.to_owned()).spawn(move || keeper::run(&backend))
+        };
+        // Who waits for something would keep the server from ending.
+        let keeper = keeper.inspect_err(|_| backend.bell.stop());
+        let keeper = keeper.map_err(|source| Error::Thread { name: KEEPER, source })?;
+        log::debug!("platform serves; addresses={addresses:?}");
+        Ok(Self { backend, server, keeper: Some(keeper), addresses })
+    }
+
+    /// Where runners and guests reach it.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What runners of other processes authenticate with.
+    #[must_use]
+    pub fn runner_token(&self) -> &str {
+        &self.backend.runner_token
+    }
+
+    /// The file that has it, for this user only.
+    #[must_use]
+    pub fn runner_token_file(&self) -> PathBuf {
+        self.backend.folder.runner_token()
+    }
+
+    /// Work for a runner in this process.
+    pub fn source(&self) -> Result<Source> {
+        let first = self.addresses.first().map(|address| format!("http://{address}"));
+        let base = self.backend.config.guest_url.clone().or(first).unwrap_or_default();
+        Source::open(Arc::clone(&self.backend), base.trim_end_matches('/').to_owned())
+    }
+
+    /// Stops serving. Requests under way may be finished; who waits is sent away. Its sources keep
+    /// the state folder locked until they are dropped.
+    pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(keeper) = self.keeper.take() else {
+            return Ok(());
+        };
+        self.backend.bell.stop();
+        let kept = keeper.join().map_err(|_| Error::Panicked { name: KEEPER });
+        let served = self.server.stop(self.backend.config.stop_grace);
+        served.and(kept)
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::error!("the platform did not stop well; error={}", chain(&error));
+        }
+    }
+}
+
+/// Removes old jobs, and content that nothing names, from a state folder that nobody serves. Where
+/// one is served, [`Client::prune`](crate::Client::prune) does it.
+pub fn prune(state: &Path, keep: Duration) -> Result<Pruned> {
+    Backend::open(Config::new(state))?.prune(keep)
+}
+
+fn listen(addresses: &[SocketAddr]) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> {
+    let mut endpoints = Vec::new();
+    let mut bound = Vec::new();
+    for &address in addresses {
+        let fail = |source| Error::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(fail)?;
+        listener.set_nonblocking(true).map_err(fail)?;
+        bound.push(listener.local_addr().map_err(fail)?);
+        endpoints.push(Endpoint::Tcp(listener));
+    }
+    Ok((endpoints, bound))
+}
+
+/// Whoever holds the folder's lock may take the socket of a process that was killed.
+fn listen_for_operator(path: &Path) -> Result<UnixListener> {
+    folder::remove(path)?;
+    let listener = folder::at_socket(path, |name| UnixListener::bind(name));
+    let listener = listener.map_err(file("listen on", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(file("protect", path))?;
+    listener.set_nonblocking(true).map_err(file("listen on", path))?;
+    Ok(listener)
+}

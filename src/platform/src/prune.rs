@@ -1,0 +1,196 @@
+//! What is kept, and what goes: finished jobs after a while, and content that nothing names.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{AFTERMATH, Backend};
+use crate::clock::{millis, now_ms};
+use crate::db::Outcome;
+use crate::{Result, RunId};
+
+/// How long uploads that were begun may be finished, and how old content is before it counts as
+/// forgotten: an upload takes a while until something names it.
+const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Finished jobs.
+    pub jobs: usize,
+    /// Versions of storages that no job and no checkpoint names.
+    pub versions: usize,
+    /// Archives, manifests and histories.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Backend {
+    /// Removes jobs that ended longer than `keep` ago, with all that is theirs, and what is not
+    /// named any more. A job whose checkpoint an open job goes on from stays.
+    pub(crate) fn prune(&self, keep: Duration) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        // One at a time: others wait for the database as long as one job's events take.
+        for job in self.db.read("list old jobs", move |tx| old_jobs(tx, keep))? {
+            if self.bell.is_stopped() {
+                return Ok(pruned);
+            }
+            pruned.jobs += self.db.write("remove a job", move |tx| remove(tx, job))?;
+        }
+        pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
+        for blob in self.blobs.older_than(keep.min(GRACE))? {
+            if self.bell.is_stopped() {
+                break;
+            }
+            let blobs = Arc::clone(&self.blobs);
+            let digest = blob.digest;
+            // In the database's thread, where names come too: one that comes now is seen, one that
+            // comes later does not find the content.
+            let is_gone = self.db.read("remove content", move |tx| {
+                let is_named = is_named(tx, &digest)?;
+                if !is_named {
+                    blobs.remove(&digest)?;
+                }
+                Ok(!is_named)
+            })?;
+            pruned.blobs += usize::from(is_gone);
+            pruned.bytes += if is_gone { blob.size } else { 0 };
+        }
+        if pruned != Pruned::default() {
+            let Pruned { jobs, versions, blobs, bytes } = pruned;
+            log::info!("pruned; jobs={jobs} versions={versions} blobs={blobs} bytes={bytes}");
+        }
+        Ok(pruned)
+    }
+
+    /// Forgets what hides the secrets of jobs that may not report any more.
+    pub(crate) fn forget_masks(&self) -> Result<()> {
+        let since = now_ms().saturating_sub(millis(AFTERMATH));
+        let reporting = self.db.read("list reporting jobs", move |tx| {
+            let query = "SELECT run FROM jobs WHERE finished IS NULL OR finished > ?1";
+            let mut statement = tx.prepare(query)?;
+            let runs = statement.query_map([since], |row| row.get(0))?;
+            Ok(runs.collect::<Result<HashSet<RunId>, _>>()?)
+        })?;
+        self.secrets.forget_masks(&reporting);
+        Ok(())
+    }
+}
+
+/// The condition that no open job goes on from a job.
+const UNUSED: &str = "id NOT IN (
+    SELECT job FROM checkpoints WHERE id IN (
+        SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))";
+
+/// Removes a job, unless an open one goes on from it: one may have come since the job was listed.
+fn remove(tx: &Transaction<'_>, job: i64) -> Outcome<usize> {
+    let delete = format!("DELETE FROM jobs WHERE id = ?1 AND {UNUSED}");
+    Ok(tx.prepare_cached(&delete)?.execute([job])?)
+}
+
+fn old_jobs(tx: &Connection, keep: Duration) -> Outcome<Vec<i64>> {
+    let before = now_ms().saturating_sub(millis(keep));
+    let query = format!("SELECT id FROM jobs WHERE finished <= ?1 AND {UNUSED}");
+    let mut statement = tx.prepare(&query)?;
+    let jobs = statement.query_map([before], |row| row.get(0))?;
+    Ok(jobs.collect::<Result<_, _>>()?)
+}
+
+/// Removes versions that nothing names, and returns how many; and what was begun and not finished.
+fn old_content(tx: &Transaction<'_>, keep: Duration) -> Outcome<usize> {
+    let stale = now_ms().saturating_sub(millis(keep.min(GRACE)));
+    tx.execute("DELETE FROM uploads WHERE created <= ?1", [stale])?;
+    let versions = tx.execute(
+        "DELETE FROM versions WHERE created <= ?1
+             AND NOT EXISTS (SELECT 1 FROM mounts AS m
+                 WHERE m.storage = versions.storage AND m.version = versions.version)
+             AND NOT EXISTS (SELECT 1 FROM snapshots AS s
+                 WHERE s.storage = versions.storage AND s.version = versions.version)",
+        [stale],
+    )?;
+    tx.execute(
+        "DELETE FROM histories WHERE created <= ?1
+             AND hash NOT IN (SELECT history FROM checkpoints WHERE history IS NOT NULL)",
+        [stale],
+    )?;
+    tx.execute(
+        "DELETE FROM storages WHERE created <= ?1
+             AND id NOT IN (SELECT storage FROM versions)
+             AND id NOT IN (SELECT storage FROM uploads)",
+        [stale],
+    )?;
+    Ok(versions)
+}
+
+fn is_named(tx: &Connection, digest: &str) -> Outcome<bool> {
+    let query = "SELECT 1 FROM versions WHERE archive = ?1 OR manifest = ?1
+                 UNION ALL SELECT 1 FROM histories WHERE blob = ?1
+                 UNION ALL SELECT 1 FROM uploads WHERE archive = ?1 OR manifest = ?1";
+    Ok(tx.prepare_cached(query)?.exists([digest])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt::Claimant;
+    use crate::job::Status;
+    use crate::{Config, Error, Refusal, Submission};
+
+    /// A platform with an ended job and its checkpoint; and that job.
+    fn with_checkpoint(dir: &std::path::Path) -> (Backend, RunId) {
+        let backend = Backend::open(Config::new(dir)).unwrap();
+        let submission = Submission { prompt: "x".into(), ..Submission::default() };
+        let run = backend.submit(submission).unwrap().run_id;
+        backend
+            .db
+            .write("end it", |tx| {
+                tx.execute_batch(
+                    "UPDATE jobs SET status = 'completed', finished = 1;
+                     INSERT INTO histories VALUES ('h', 'identity', 1, 'b', 1, 1);
+                     INSERT INTO checkpoints VALUES ('c', 1, 1, 'claude-code', 's', 'h', 1, 0);",
+                )?;
+                Ok(())
+            })
+            .unwrap();
+        (backend, run)
+    }
+
+    fn resume(backend: &Backend, run: RunId) -> RunId {
+        let resume = Some(run);
+        let submission = Submission { prompt: "y".into(), resume, ..Submission::default() };
+        backend.submit(submission).unwrap().run_id
+    }
+
+    #[test]
+    fn a_job_that_another_goes_on_from_since_it_was_listed_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (backend, run) = with_checkpoint(dir.path());
+        let listed = backend.db.read("list", |tx| old_jobs(tx, Duration::ZERO)).unwrap();
+        resume(&backend, run);
+
+        let removed = backend.db.write("remove", move |tx| remove(tx, listed[0])).unwrap();
+
+        assert_eq!(removed, 0);
+        assert_eq!(backend.job(run).unwrap().status, Status::Completed);
+    }
+
+    #[test]
+    fn a_job_whose_session_is_gone_fails_and_does_not_start_afresh() {
+        let dir = tempfile::tempdir().unwrap();
+        let (backend, run) = with_checkpoint(dir.path());
+        let next = resume(&backend, run);
+        let delete = "DELETE FROM checkpoints";
+        backend.db.write("lose it", move |tx| Ok(tx.execute(delete, [])?)).unwrap();
+
+        let claimed = backend.claim(next, Claimant::default(), "");
+
+        assert!(matches!(claimed.err(), Some(Error::Refused(Refusal::Ended))));
+        let job = backend.job(next).unwrap();
+        assert_eq!(job.status, Status::Failed);
+        assert_eq!(job.error.unwrap(), "the session that it goes on from is gone");
+    }
+}

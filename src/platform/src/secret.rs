@@ -1,0 +1,147 @@
+//! The secrets of jobs: each job's in a file of its own, from its submission until its end.
+//!
+//! They are files beside the database and not sealed rows in it: a database keeps what was deleted
+//! for a while (free pages, its log, every copy of it), and a sealed row is as good as its key,
+//! which lies in the same folder. A file that is removed is gone from everything that copies files.
+//!
+//! INVARIANT: the file is on the disk before the job is in the database, and goes after the job has
+//! ended there. So what a crash leaves over belongs to no open job, and goes at the next start.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::file;
+use crate::mask::Mask;
+use crate::{Error, Result, RunId, folder};
+
+/// Values by name.
+pub(crate) type Values = BTreeMap<String, String>;
+
+/// All secrets of a platform.
+pub(crate) struct Secrets {
+    folder: PathBuf,
+    /// Outlive their files: telemetry comes after a job's end.
+    masks: Mutex<HashMap<RunId, Arc<Mask>>>,
+}
+
+impl Secrets {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder, masks: Mutex::default() }
+    }
+
+    /// Keeps a job's secrets; they are on the disk when this returns.
+    pub(crate) fn keep(&self, run: &RunId, values: &Values) -> Result<()> {
+        let path = self.path(run);
+        let json = serde_json::to_vec(values)
+            .map_err(|source| Error::BadRecord { path: path.clone(), source })?;
+        folder::write(&path, &json)
+    }
+
+    /// A job's secrets; `None` if it has none, or none any more: which, its row says.
+    pub(crate) fn read(&self, run: &RunId) -> Result<Option<Values>> {
+        let path = self.path(run);
+        let json = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(file("read", &path))?,
+        };
+        let values = serde_json::from_slice(&json);
+        values.map(Some).map_err(|source| Error::BadRecord { path, source })
+    }
+
+    /// What hides a job's secrets; `None` if it has none, or they are not known any more. An error
+    /// if they cannot be hidden: then nothing of the job's may be stored.
+    pub(crate) fn mask(&self, run: &RunId) -> Result<Option<Arc<Mask>>> {
+        if let Some(mask) = self.lock().get(run) {
+            return Ok(Some(Arc::clone(mask)));
+        }
+        let Some(values) = self.read(run)? else {
+            return Ok(None);
+        };
+        let mask = Arc::new(Mask::new(values.values())?);
+        self.lock().insert(*run, Arc::clone(&mask));
+        Ok(Some(mask))
+    }
+
+    /// Removes a job's secrets. What hides them stays until [`Secrets::forget_masks`].
+    pub(crate) fn remove(&self, run: &RunId) -> Result<()> {
+        folder::remove(&self.path(run))
+    }
+
+    /// Forgets what hides secrets, but of those jobs.
+    pub(crate) fn forget_masks(&self, but: &HashSet<RunId>) {
+        self.lock().retain(|run, _| but.contains(run));
+    }
+
+    /// Removes what belongs to none of those jobs.
+    pub(crate) fn remove_all_but(&self, jobs: &[RunId]) -> Result<()> {
+        for path in folder::entries(&self.folder)? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.parse().is_ok_and(|run: RunId| jobs.contains(&run)) {
+                folder::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, run: &RunId) -> PathBuf {
+        self.folder.join(run.to_string())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Mask>>> {
+        self.masks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_in_a_file_for_our_eyes_only_until_they_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(dir.path().to_owned());
+        let run = RunId::random();
+        let values = Values::from([("KEY".into(), "hunter22".into())]);
+        secrets.keep(&run, &values).unwrap();
+        let mode = fs::metadata(secrets.path(&run)).unwrap().permissions().mode();
+
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(secrets.read(&run).unwrap(), Some(values));
+        secrets.remove(&run).unwrap();
+        assert_eq!(secrets.read(&run).unwrap(), None);
+    }
+
+    #[test]
+    fn a_mask_outlives_its_secrets_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(dir.path().to_owned());
+        let run = RunId::random();
+        secrets.keep(&run, &Values::from([("KEY".into(), "hunter22".into())])).unwrap();
+        secrets.mask(&run).unwrap();
+        secrets.remove(&run).unwrap();
+
+        assert!(secrets.mask(&run).unwrap().is_some());
+        secrets.forget_masks(&HashSet::new());
+        assert!(secrets.mask(&run).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_belongs_to_no_open_job_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(dir.path().to_owned());
+        let (open, ended) = (RunId::random(), RunId::random());
+        let values = Values::from([("KEY".into(), "hunter22".into())]);
+        secrets.keep(&open, &values).unwrap();
+        secrets.keep(&ended, &values).unwrap();
+        fs::write(dir.path().join("half.new"), "x").unwrap();
+
+        secrets.remove_all_but(&[open]).unwrap();
+
+        assert_eq!(folder::entries(dir.path()).unwrap(), [secrets.path(&open)]);
+    }
+}

@@ -1,0 +1,301 @@
+//! Storages and their versions: prepared, uploaded, committed.
+//!
+//! ```text
+//!   prepare ──▶ uploads row ──PUT archive, PUT manifest──▶ commit ──▶ versions row
+//!      └─ the version exists: nothing to do
+//! ```
+//!
+//! INVARIANT: a version's archive and manifest are there as long as it is.
+
+mod upload;
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+pub(crate) use self::upload::{LARGEST_LIST, Manifest, Target};
+use crate::attempt::Caller;
+use crate::backend::Backend;
+use crate::bounded::list;
+use crate::clock::now_ms;
+use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
+use crate::db::Outcome;
+use crate::http::Method;
+use crate::key::{Tag, hex};
+use crate::{Refusal, Result, RunId};
+
+/// Who prepares and commits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Writer {
+    /// A guest, by its token: only the artifacts of its job.
+    Guest(Tag, RunId),
+    /// The operator: any storage, made where there is none of that name.
+    Operator,
+}
+
+/// The storage that is meant, one way or the other.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Request {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_id: Option<RunId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) storage_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) storage_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) storage_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) version_id: Option<String>,
+    #[serde(deserialize_with = "list::<_, _, MOST_FILES>")]
+    pub(crate) files: Vec<FileEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parent_version_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) force: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<String>,
+    /// The operator's: SHA-256 of the archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) archive_hash: Option<String>,
+}
+
+/// What a prepare is answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Prepared {
+    /// For the operator, who named the storage.
+    #[serde(default)]
+    pub(crate) storage_id: String,
+    pub(crate) version_id: String,
+    pub(crate) existing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) uploads: Option<Uploads>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Uploads {
+    pub(crate) archive: UploadUrl,
+    pub(crate) manifest: UploadUrl,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct UploadUrl {
+    pub(crate) presigned_url: String,
+}
+
+/// What a commit is answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Committed {
+    pub(crate) success: bool,
+    pub(crate) version_id: String,
+}
+
+/// Where content is downloaded, but for the permission.
+pub(crate) fn blob_path(digest: &str) -> String {
+    format!("/blobs/{digest}?")
+}
+
+impl Backend {
+    /// Names the version that files make, and says where to upload it.
+    pub(crate) fn prepare(&self, writer: Writer, request: Request, base: &str) -> Result<Prepared> {
+        let (owner, storage, version, existing) =
+            self.db.write("prepare a version", move |tx| {
+                let owner = writer.authorize(tx)?;
+                let storage = writer.storage(tx, &request)?;
+                let content = content_hash(&storage, &request.files)?;
+                let version = match writer.mounted(tx, &storage, &content)? {
+                    Some(mounted) if request.force != Some(true) => mounted,
+                    _ => name(tx, &storage, &content, &owner, &request)?,
+                };
+                let existing = exists(tx, &storage, &version)?;
+                if !existing {
+                    let add = "INSERT INTO uploads (owner, storage, version, content, created)
+                               VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+                    tx.prepare_cached(add)?.execute((
+                        &owner,
+                        &storage,
+                        &version,
+                        &content,
+                        now_ms(),
+                    ))?;
+                }
+                Ok((owner, storage, version, existing))
+            })?;
+        let url = |kind: &str| {
+            let path = format!("/uploads/{kind}/{storage}/{version}?owner={owner}");
+            UploadUrl { presigned_url: self.url(base, Method::Put, &path) }
+        };
+        let uploads =
+            (!existing).then(|| Uploads { archive: url("archive"), manifest: url("manifest") });
+        Ok(Prepared { storage_id: storage, version_id: version, existing, uploads })
+    }
+
+    /// Makes what was uploaded a version.
+    pub(crate) fn commit(&self, writer: Writer, mut request: Request) -> Result<Committed> {
+        let mut is_masked = false;
+        if let Writer::Guest(_, run) = writer
+            && let Some(mask) = self.secrets.mask(&run)?
+        {
+            is_masked = true;
+            let texts = request.message.iter_mut().chain(&mut request.parent_version_id);
+            texts.for_each(|text| mask.text(text));
+        }
+        let version = request.version_id.clone();
+        let version = version.ok_or_else(|| Refusal::bad("`versionId` is missing"))?;
+        let blobs = Arc::clone(&self.blobs);
+        self.db.write("commit a version", move |tx| {
+            let owner = writer.authorize(tx)?;
+            if let Writer::Guest(token, run) = &writer {
+                Caller::live(tx, token, run)?.check_masked(is_masked)?;
+            }
+            let storage = writer.storage(tx, &request)?;
+            let content = content_hash(&storage, &request.files)?;
+            if exists(tx, &storage, &version)? {
+                return Ok(Committed { success: true, version_id: version });
+            }
+            let key = (&owner, &storage, &version);
+            let upload = Upload::find(tx, key)?;
+            if upload.content != content {
+                return Err(Refusal::WrongHash.into());
+            }
+            let (Some(archive), size) = upload.archive else {
+                return Err(Refusal::Missing { what: "archive" }.into());
+            };
+            let manifest = upload.manifest.ok_or(Refusal::Missing { what: "manifest" })?;
+            // Somebody may have tidied up since it was uploaded: from here on it is in use.
+            if !blobs.has(&archive) || !blobs.has(&manifest) {
+                return Err(Refusal::Missing { what: "archive and manifest" }.into());
+            }
+            let add = "INSERT INTO versions (storage, version, content, archive, archive_size,
+                           manifest, files, parent, message, created)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+            tx.prepare_cached(add)?.execute(params![
+                storage,
+                version,
+                content,
+                archive,
+                size,
+                manifest,
+                request.files.len(),
+                request.parent_version_id,
+                request.message,
+                now_ms(),
+            ])?;
+            let done = "DELETE FROM uploads WHERE owner = ?1 AND storage = ?2 AND version = ?3";
+            tx.prepare_cached(done)?.execute(key)?;
+            Ok(Committed { success: true, version_id: version })
+        })
+    }
+}
+
+impl Writer {
+    /// Under which name the uploads are kept.
+    fn authorize(&self, tx: &Transaction<'_>) -> Outcome<String> {
+        match self {
+            Self::Operator => Ok("operator".to_owned()),
+            Self::Guest(token, run) => {
+                Ok(format!("{run}/{}", Caller::live(tx, token, run)?.attempt))
+            }
+        }
+    }
+
+    /// The version that a guest was given, if these are its files: it may have a name of its own,
+    /// and the one with the plain name other modes.
+    fn mounted(
+        &self,
+        tx: &Transaction<'_>,
+        storage: &str,
+        content: &str,
+    ) -> Outcome<Option<String>> {
+        let Self::Guest(_, run) = self else { return Ok(None) };
+        let query = "SELECT m.version FROM mounts AS m JOIN jobs ON jobs.id = m.job
+                     JOIN versions AS v ON v.storage = m.storage AND v.version = m.version
+                     WHERE run = ?1 AND m.storage = ?2 AND content = ?3";
+        let key = (run, storage, content);
+        Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
+    }
+
+    fn storage(&self, tx: &Transaction<'_>, request: &Request) -> Outcome<String> {
+        let (id, name) = (request.storage_id.as_deref(), request.storage_name.as_deref());
+        let Self::Guest(_, run) = self else {
+            let name = name.ok_or_else(|| Refusal::bad("`storageName` is missing"))?;
+            return find_or_make(tx, name);
+        };
+        let (column, text) = match (id, name) {
+            (Some(id), _) => ("mounts.storage", id),
+            (None, Some(name)) => ("mounts.name", name),
+            (None, None) => return Err(Refusal::bad("neither storageId nor storageName").into()),
+        };
+        if request.storage_type.as_deref().is_some_and(|kind| kind != "artifact") {
+            return Err(Refusal::NotWritable { storage: text.to_owned() }.into());
+        }
+        let query = format!(
+            "SELECT storage FROM mounts JOIN jobs ON jobs.id = job WHERE run = ?1 AND {column} = ?2"
+        );
+        let found =
+            tx.prepare_cached(&query)?.query_row((run, text), |row| row.get(0)).optional()?;
+        found.ok_or_else(|| Refusal::NotWritable { storage: text.to_owned() }.into())
+    }
+}
+
+fn find_or_make(tx: &Transaction<'_>, name: &str) -> Outcome<String> {
+    if name.is_empty() || name.len() > 255 {
+        return Err(Refusal::bad("a storage's name has 1 to 255 bytes").into());
+    }
+    let add = "INSERT INTO storages (id, name, created) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+    tx.execute(add, (Uuid::new_v4().to_string(), name, now_ms()))?;
+    let query = "SELECT id FROM storages WHERE name = ?1";
+    Ok(tx.query_row(query, [name], |row| row.get(0))?)
+}
+
+/// The content's hash; but where only links, empty folders or modes differ from the version of that
+/// name, a name of its own.
+fn name(
+    tx: &Transaction<'_>,
+    storage: &str,
+    content: &str,
+    owner: &str,
+    request: &Request,
+) -> Outcome<String> {
+    let query = "SELECT archive FROM versions WHERE storage = ?1 AND version = ?2";
+    let plain: Option<String> =
+        tx.prepare_cached(query)?.query_row((storage, content), |row| row.get(0)).optional()?;
+    let apart = match (&request.archive_hash, plain) {
+        (Some(hash), Some(plain)) if *hash != plain => hash.as_str(),
+        (None, _) if request.force == Some(true) => owner,
+        _ => return Ok(content.to_owned()),
+    };
+    let digest = Sha256::new().chain_update("version\0").chain_update(content);
+    Ok(hex(&digest.chain_update(apart).finalize()))
+}
+
+fn exists(tx: &Transaction<'_>, storage: &str, version: &str) -> Outcome<bool> {
+    let query = "SELECT 1 FROM versions WHERE storage = ?1 AND version = ?2";
+    Ok(tx.prepare_cached(query)?.exists((storage, version))?)
+}
+
+/// A version that is being uploaded.
+pub(crate) struct Upload {
+    pub(crate) content: String,
+    archive: (Option<String>, i64),
+    manifest: Option<String>,
+}
+
+impl Upload {
+    /// By its owner, storage and version.
+    pub(crate) fn find(tx: &Connection, key: (&String, &String, &String)) -> Outcome<Self> {
+        let query = "SELECT content, archive, coalesce(archive_size, 0), manifest FROM uploads
+                     WHERE owner = ?1 AND storage = ?2 AND version = ?3";
+        let found = tx.prepare_cached(query)?.query_row(key, |row| {
+            let archive = (row.get(1)?, row.get(2)?);
+            Ok(Self { content: row.get(0)?, archive, manifest: row.get(3)? })
+        });
+        found.optional()?.ok_or_else(|| Refusal::Missing { what: "archive and manifest" }.into())
+    }
+}

@@ -1,0 +1,156 @@
+//! What comes to a presigned URL: archives and manifests of versions.
+
+use std::sync::Arc;
+
+use rusqlite::OptionalExtension;
+use serde::{Deserialize, Serialize};
+
+use super::Upload;
+use crate::backend::Backend;
+use crate::bounded::list;
+use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
+use crate::http::{Account, Body};
+use crate::{Refusal, Result, RunId};
+
+/// The largest manifest, as the largest list of files.
+pub(crate) const LARGEST_LIST: u64 = 32 << 20;
+
+/// A version's manifest.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    #[serde(deserialize_with = "list::<_, _, MOST_FILES>")]
+    pub(crate) files: Vec<FileEntry>,
+    pub(crate) created_at: String,
+}
+
+/// Which upload is meant; the URL's signature has proved that it may be.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) owner: String,
+    pub(crate) storage: String,
+    pub(crate) version: String,
+}
+
+impl Backend {
+    /// Receives an archive. Another one for the same version takes its place until the commit.
+    pub(crate) fn put_archive(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
+        self.upload(&target)?;
+        let limit = self.config.largest_archive;
+        if body.left() == 0 {
+            return Err(Refusal::bad("an archive is never empty").into());
+        }
+        if body.left() > limit {
+            return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
+        }
+        self.charge_upload(&target.owner, body.left())?;
+        let blob = self.blobs.receive(body, limit, &mut |_| Ok(()))?.keep()?;
+        self.uploaded(target, "archive", blob.digest, Some(blob.size))
+    }
+
+    /// Receives a manifest, which must list what was prepared.
+    pub(crate) fn put_manifest(
+        &self,
+        target: Target,
+        body: &mut Body<'_>,
+        account: Account,
+    ) -> Result<()> {
+        let content = self.upload(&target)?;
+        self.charge_upload(&target.owner, body.left())?;
+        let loaded = body.read(LARGEST_LIST, account)?;
+        let manifest: Manifest = serde_json::from_slice(&loaded.bytes)
+            .map_err(|error| Refusal::bad(format!("the manifest: {error}")))?;
+        if content_hash(&target.storage, &manifest.files)? != content {
+            return Err(Refusal::WrongHash.into());
+        }
+        let mut bytes = loaded.bytes.as_slice();
+        let blob = self.blobs.receive(&mut bytes, LARGEST_LIST, &mut |_| Ok(()))?.keep()?;
+        self.uploaded(target, "manifest", blob.digest, None)
+    }
+
+    /// Counts what an attempt uploads, before it does: else one could fill the disk with what is
+    /// never committed. One that is not live uploads nothing.
+    pub(crate) fn charge_upload(&self, owner: &str, size: u64) -> Result<()> {
+        let Some((run, attempt)) = owner.split_once('/') else {
+            return Ok(());
+        };
+        let (run, attempt): (RunId, u32) =
+            (run.parse()?, attempt.parse().map_err(|_| Refusal::BadSignature)?);
+        let limit = self.config.largest_upload;
+        self.db.write("count an upload", move |tx| {
+            let set = "UPDATE attempts SET uploaded_bytes = uploaded_bytes + ?3
+                       WHERE job = (SELECT id FROM jobs WHERE run = ?1) AND attempt = ?2
+                           AND state = 'live' RETURNING uploaded_bytes";
+            let counted = tx.prepare_cached(set)?.query_row((run, attempt, size), |row| row.get(0));
+            let uploaded: u64 = counted.optional()?.ok_or(Refusal::Ended)?;
+            if uploaded > limit {
+                return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
+            }
+            Ok(())
+        })
+    }
+
+    /// The content hash of an upload that is under way.
+    fn upload(&self, target: &Target) -> Result<String> {
+        let Target { owner, storage, version } = target.clone();
+        self.db.read("find an upload", move |tx| {
+            Ok(Upload::find(tx, (&owner, &storage, &version))?.content)
+        })
+    }
+
+    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that somebody
+    /// tidied away, before anything named it, is to be sent again now: at the commit it would be too
+    /// late.
+    fn uploaded(
+        &self,
+        target: Target,
+        kind: &'static str,
+        digest: String,
+        size: Option<u64>,
+    ) -> Result<()> {
+        let blobs = Arc::clone(&self.blobs);
+        self.db.write("record an upload", move |tx| {
+            if !blobs.has(&digest) {
+                return Err(Refusal::Busy.into());
+            }
+            let Target { owner, storage, version } = target;
+            let set = format!(
+                "UPDATE uploads SET {kind} = ?4, archive_size = coalesce(?5, archive_size)
+                 WHERE owner = ?1 AND storage = ?2 AND version = ?3"
+            );
+            let row = (owner, storage, version, digest, size);
+            match tx.prepare_cached(&set)?.execute(row)? {
+                0 => Err(Refusal::Ended.into()),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Request, Writer};
+    use crate::{Config, Error};
+
+    #[test]
+    fn an_archive_that_was_tidied_away_before_it_is_recorded_is_to_be_sent_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Backend::open(Config::new(dir.path())).unwrap();
+        let request = Request { storage_name: Some("work".into()), ..Request::default() };
+        let prepared = backend.prepare(Writer::Operator, request, "").unwrap();
+        let target = Target {
+            owner: "operator".into(),
+            storage: prepared.storage_id,
+            version: prepared.version_id,
+        };
+        let blob = backend.blobs.receive(&mut &b"archive"[..], 100, &mut |_| Ok(())).unwrap();
+        let blob = blob.keep().unwrap();
+        backend.blobs.remove(&blob.digest).unwrap();
+
+        let recorded = backend.uploaded(target, "archive", blob.digest, Some(blob.size));
+
+        assert!(matches!(recorded, Err(Error::Refused(Refusal::Busy))));
+    }
+}

@@ -1,0 +1,154 @@
+//! What a job's guest and runner tell about it: logs, metrics, operations, network.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::attempt::Caller;
+use crate::backend::{AFTERMATH, Backend};
+use crate::bell::Topic;
+use crate::bounded::list;
+use crate::clock::{millis, now_ms};
+use crate::event::{Page, charge, next_position};
+use crate::json::rewrite;
+use crate::key::Tag;
+use crate::{Error, Refusal, Result, RunId};
+
+/// The most entries of one report.
+const MOST: usize = 1000;
+
+/// How many bytes a page has, give or take one report.
+const PAGE: usize = 4 << 20;
+
+/// A report as it was sent, and what is kept of it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    #[serde(skip_serializing)]
+    pub(crate) run_id: RunId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_log: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<Entries>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox_operations: Option<Entries>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network_logs: Option<Entries>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entries(#[serde(deserialize_with = "list::<_, _, MOST>")] Vec<Box<RawValue>>);
+
+/// What a report is answered.
+#[derive(Serialize)]
+pub(crate) struct Reported {
+    success: bool,
+    id: String,
+}
+
+/// A report that was stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Telemetry {
+    /// Where it is among all of the job: what to go on after.
+    pub position: i64,
+    /// The attempt that it is of.
+    pub attempt: u32,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// `systemLog`, `metrics`, `sandboxOperations`, `networkLogs`: those that it had.
+    pub content: Map<String, Value>,
+}
+
+impl Backend {
+    /// Stores a report. It may come some time after the job's end.
+    pub(crate) fn take_report(&self, token: &Tag, report: Report) -> Result<Reported> {
+        let (token, run) = (*token, report.run_id);
+        check(&report)?;
+        let mask = self.secrets.mask(&run)?;
+        let is_masked = mask.is_some();
+        let body = serde_json::to_string(&report).map_err(|source| Error::BadRow { source })?;
+        drop(report);
+        // Without secrets too: what is stored has to be readable.
+        let body = match mask {
+            Some(mask) => mask.json(&body)?,
+            None => rewrite(&body, &|_| None)?,
+        };
+        let most = self.config.largest_record;
+        let (caller, position) = self.db.write("store telemetry", move |tx| {
+            let caller = Caller::authorize(tx, &token, &run)?;
+            admit(caller, is_masked)?;
+            charge(tx, caller, body.len(), most)?;
+            let position = next_position(tx, "telemetry", caller.job)?;
+            let add = "INSERT INTO telemetry (job, position, attempt, received, body)
+                       VALUES (?1, ?2, ?3, ?4, ?5)";
+            let row = (caller.job, position, caller.attempt, now_ms(), body);
+            tx.prepare_cached(add)?.execute(row)?;
+            Ok((caller, position))
+        })?;
+        if caller.ended.is_none() {
+            self.presence.touch(run, caller.attempt);
+        }
+        self.bell.ring(Topic::Job(run));
+        Ok(Reported { success: true, id: position.to_string() })
+    }
+
+    /// The reports after a position; waits for so long if there are none yet.
+    pub(crate) fn telemetry(
+        &self,
+        run: RunId,
+        after: i64,
+        hold: Duration,
+    ) -> Result<Page<Telemetry>> {
+        self.page(run, hold, after, move |tx, job, page| {
+            let query = "SELECT position, attempt, received, body FROM telemetry
+                         WHERE job = ?1 AND position > ?2 ORDER BY position";
+            let mut statement = tx.prepare_cached(query)?;
+            let mut rows = statement.query((job, after))?;
+            while let Some(row) = rows.next()? {
+                let body: String = row.get(3)?;
+                page.size += body.len();
+                page.page.next = row.get(0)?;
+                page.page.items.push(Telemetry {
+                    position: row.get(0)?,
+                    attempt: row.get(1)?,
+                    received_ms: row.get(2)?,
+                    content: serde_json::from_str(&body)?,
+                });
+                if page.size >= PAGE {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// A guest lives.
+    pub(crate) fn take_heartbeat(&self, token: &Tag, run: RunId) -> Result<()> {
+        let token = *token;
+        let caller = self.db.read("check a token", move |tx| Caller::live(tx, &token, &run))?;
+        self.presence.touch(run, caller.attempt);
+        Ok(())
+    }
+}
+
+/// The limit is for all lists together.
+fn check(report: &Report) -> Result<(), Refusal> {
+    let lists = [&report.metrics, &report.sandbox_operations, &report.network_logs];
+    let entries: usize = lists.into_iter().flatten().map(|list| list.0.len()).sum();
+    if entries > MOST {
+        return Err(Refusal::TooLarge { limit: MOST as u64, unit: "entries" });
+    }
+    Ok(())
+}
+
+/// After its end an attempt may report for a while; but not, once nobody can hide its secrets.
+fn admit(caller: Caller, is_masked: bool) -> Result<(), Refusal> {
+    let is_late = |ended: i64| now_ms() > ended.saturating_add(millis(AFTERMATH));
+    if caller.ended.is_some_and(is_late) {
+        return Err(Refusal::Ended);
+    }
+    caller.check_masked(is_masked)
+}

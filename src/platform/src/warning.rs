@@ -1,0 +1,73 @@
+//! What a job's user should know though the job may have succeeded: pieces of an artifact that could
+//! not be kept, a disk that was full at the end.
+
+use rusqlite::{Connection, Transaction};
+use serde::Deserialize;
+
+use crate::attempt::Caller;
+use crate::backend::Backend;
+use crate::bell::Topic;
+use crate::db::Outcome;
+use crate::event::charge;
+use crate::key::Tag;
+use crate::{Refusal, Result, RunId};
+
+/// The most warnings of an attempt.
+const MOST: usize = 100;
+
+/// The most letters that are kept of one.
+const LONGEST: usize = 2000;
+
+/// An attempt's warnings as its guest sends them: all of them, those of before are replaced.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Request {
+    run_id: RunId,
+    warnings: Vec<String>,
+}
+
+impl Backend {
+    /// Stores an attempt's warnings.
+    pub(crate) fn take_warnings(&self, token: &Tag, request: Request) -> Result<()> {
+        let (token, run, mut warnings) = (*token, request.run_id, request.warnings);
+        if warnings.len() > MOST {
+            return Err(Refusal::TooLarge { limit: MOST as u64, unit: "warnings" }.into());
+        }
+        let mask = self.secrets.mask(&run)?;
+        for text in &mut warnings {
+            if let Some(mask) = &mask {
+                mask.text(text);
+            }
+            *text = text.chars().take(LONGEST).collect();
+        }
+        let (is_masked, most) = (mask.is_some(), self.config.largest_record);
+        self.db.write("store warnings", move |tx| {
+            let caller = Caller::live(tx, &token, &run)?;
+            caller.check_masked(is_masked)?;
+            charge(tx, caller, warnings.iter().map(String::len).sum(), most)?;
+            store(tx, caller, &warnings)
+        })?;
+        self.bell.ring(Topic::Job(run));
+        Ok(())
+    }
+}
+
+fn store(tx: &Transaction<'_>, caller: Caller, warnings: &[String]) -> Outcome<()> {
+    let key = (caller.job, caller.attempt);
+    tx.execute("DELETE FROM warnings WHERE job = ?1 AND attempt = ?2", key)?;
+    let add = "INSERT INTO warnings (job, attempt, position, body) VALUES (?1, ?2, ?3, ?4)";
+    let mut add = tx.prepare_cached(add)?;
+    for (position, text) in warnings.iter().enumerate() {
+        add.execute((caller.job, caller.attempt, position, text))?;
+    }
+    Ok(())
+}
+
+/// The warnings of a run's latest attempt.
+pub(crate) fn of_run(tx: &Connection, run: &RunId) -> Outcome<Vec<String>> {
+    let query = "SELECT body FROM warnings JOIN jobs ON jobs.id = job
+                 AND warnings.attempt = jobs.attempt WHERE run = ?1 ORDER BY position";
+    let mut statement = tx.prepare_cached(query)?;
+    let texts = statement.query_map([run], |row| row.get(0))?;
+    Ok(texts.collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,264 @@
+//! A job's secrets: only where they have to be, and only as long.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, Once, PoisonError};
+
+use platform::{Error, RunId, Status, Submission};
+use serde_json::json;
+
+use crate::harness::{Guest, Host, contains, refusal};
+
+const SECRET: &str = "s3cret-\"value\"\n-8c1f";
+/// Its beginning, which no escaping changes.
+const TELLTALE: &str = "s3cret-";
+
+static LOG: Mutex<String> = Mutex::new(String::new());
+
+struct Recorder;
+
+impl log::Log for Recorder {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+        log.push_str(&format!("{}\n", record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Records whatever any test of this process logs.
+fn record_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Recorder).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
+fn submit(host: &Host) -> RunId {
+    let submission = Submission {
+        prompt: "use it".into(),
+        environment: BTreeMap::from([("PLAIN".into(), "plain".into())]),
+        secrets: BTreeMap::from([("KEY".into(), SECRET.into())]),
+        ..Submission::default()
+    };
+    host.client().submit(&submission).unwrap().run_id
+}
+
+/// Says the secret wherever a guest can.
+fn blab(guest: &Guest<'_>) {
+    let text = format!("it is {SECRET}!");
+    guest
+        .post(
+            "events",
+            json!({"events": [{"sequenceNumber": 0, "type": "x", "t": [text], (SECRET): 1}]}),
+        )
+        .ok();
+    guest.post("telemetry", json!({"systemLog": text, "metrics": [{"m": text}]})).ok();
+    guest.post("events", json!({"events": [text]})).refused();
+    guest.post("storages/prepare", json!({"storageName": SECRET, "files": []})).refused();
+    let hash = guest.history("{}\n");
+    let checkpoint = json!({"cliAgentType": "", "cliAgentSessionId": SECRET,
+        "cliAgentSessionHistoryHash": hash});
+    guest.post("checkpoints", checkpoint).ok();
+}
+
+#[test]
+fn the_runner_gets_secrets_as_environment_and_to_be_masked() {
+    let host = Host::start();
+
+    let guest = host.claim(submit(&host));
+
+    assert_eq!(guest.context["environment"], json!({"PLAIN": "plain", "KEY": SECRET}));
+    assert_eq!(guest.context["secretValues"], json!([SECRET]));
+}
+
+#[test]
+fn a_secret_is_in_no_file_but_its_own_while_the_job_runs() {
+    let host = Host::start();
+    let guest = host.claim(submit(&host));
+    blab(&guest);
+
+    let found = contains(host.state(), TELLTALE);
+
+    let own = host.state().join("control/secrets").join(guest.run.to_string());
+    assert_eq!(found, [own.display().to_string()]);
+}
+
+#[test]
+fn a_secret_is_in_no_file_and_no_log_after_the_job() {
+    record_log();
+    let mut host = Host::start();
+    let guest = host.claim(submit(&host));
+    let token = guest.token.clone();
+    blab(&guest);
+    guest.post("complete", json!({"exitCode": 1, "error": format!("{SECRET} failed")})).ok();
+    guest.post("telemetry", json!({"systemLog": SECRET})).ok();
+
+    let during = contains(host.state(), TELLTALE);
+    let tokens = contains(host.state(), &token);
+    let job = host.job(guest.run);
+    host.stop();
+
+    assert_eq!(during, [""; 0]);
+    assert_eq!(tokens, [""; 0]);
+    assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
+    assert_eq!(job.error.unwrap(), "*** failed");
+    let log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(log.contains("job ended"));
+    assert!(!log.contains(TELLTALE) && !log.contains(&token));
+}
+
+#[test]
+fn late_telemetry_that_nobody_can_mask_any_more_is_refused() {
+    let mut host = Host::start();
+    let guest = host.claim(submit(&host));
+    let (run, token) = (guest.run, guest.token.clone());
+    guest.complete(0).ok();
+    host.restart();
+
+    let late = Guest { host: &host, run, token, context: json!(null) };
+
+    assert_eq!(late.post("telemetry", json!({"systemLog": SECRET})).status, 409);
+}
+
+#[test]
+fn a_secret_survives_a_crash_until_its_job_has_ended() {
+    let mut host = Host::start();
+    let run = submit(&host);
+    host.restart();
+
+    let guest = host.claim(run);
+    assert_eq!(guest.context["secretValues"], json!([SECRET]));
+    host.client().cancel(run).unwrap();
+    guest.complete(1).ok();
+
+    assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
+}
+
+#[test]
+fn secrets_of_a_submission_that_makes_no_job_are_not_kept() {
+    let host = Host::start();
+    let submission = Submission {
+        prompt: "x".into(),
+        secrets: BTreeMap::from([("KEY".into(), SECRET.into())]),
+        resume: Some("00000000-0000-4000-8000-000000000000".parse().unwrap()),
+        ..Submission::default()
+    };
+
+    host.client().submit(&submission).unwrap_err();
+
+    assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
+}
+
+#[test]
+fn a_submission_shows_no_values() {
+    let submission = Submission {
+        prompt: "p".into(),
+        secrets: BTreeMap::from([("KEY".into(), SECRET.into())]),
+        ..Submission::default()
+    };
+
+    let shown = format!("{submission:?}");
+
+    assert!(shown.contains("KEY") && !shown.contains(TELLTALE));
+}
+
+/// Where a job's secrets are.
+fn file(host: &Host, run: RunId) -> std::path::PathBuf {
+    host.state().join("control/secrets").join(run.to_string())
+}
+
+#[test]
+fn a_job_whose_secrets_are_gone_fails_and_says_so() {
+    let host = Host::start();
+    let run = submit(&host);
+    std::fs::remove_file(file(&host, run)).unwrap();
+
+    let refused = host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
+
+    assert_eq!(refused, refusal(409, "RUN_ENDED"));
+    let job = host.job(run);
+    assert_eq!(job.status, Status::Failed);
+    assert_eq!(job.error.unwrap(), "its secrets are gone: submit it again");
+}
+
+#[test]
+fn a_job_whose_secrets_make_no_sense_fails_and_says_so() {
+    let host = Host::start();
+    let source = host.source();
+    let run = submit(&host);
+    std::fs::write(file(&host, run), "{").unwrap();
+
+    assert!(source.claim(run).unwrap().is_none());
+
+    let error = host.job(run).error.unwrap();
+    assert_eq!(error, "its secrets cannot be understood: submit it again");
+}
+
+#[test]
+fn a_job_whose_secrets_cannot_be_hidden_fails_and_says_so() {
+    let host = Host::start();
+    let run = submit(&host);
+    std::fs::write(file(&host, run), json!({"KEY": "x".repeat(2 << 20)}).to_string()).unwrap();
+
+    host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
+
+    let error = host.job(run).error.unwrap();
+    assert_eq!(error, "its secrets cannot be hidden in what it reports");
+}
+
+#[test]
+fn secrets_that_cannot_be_hidden_are_refused_when_they_are_submitted() {
+    let host = Host::start();
+    let submission = Submission {
+        prompt: "x".into(),
+        // Each of them, and all together, would do as an environment.
+        secrets: (0..11).map(|n| (format!("KEY_{n}"), "x".repeat(100 << 10))).collect(),
+        ..Submission::default()
+    };
+
+    let refused = host.client().submit(&submission).unwrap_err();
+
+    assert!(matches!(refused, Error::Answered { status: 413, .. }), "{refused}");
+}
+
+#[test]
+fn nothing_is_stored_of_a_running_job_whose_secrets_are_gone() {
+    let mut host = Host::start();
+    let guest = host.claim(submit(&host));
+    let (run, token) = (guest.run, guest.token.clone());
+    std::fs::remove_file(file(&host, run)).unwrap();
+    host.restart();
+    let guest = Guest { host: &host, run, token, context: json!(null) };
+    let gone = refusal(409, "SECRETS_GONE");
+
+    assert_eq!(guest.events(&[0]).refused(), gone);
+    assert_eq!(guest.post("telemetry", json!({"systemLog": SECRET})).refused(), gone);
+    guest.post("complete", json!({"exitCode": 1, "error": SECRET})).ok();
+    let error = host.job(run).error.unwrap();
+    assert!(error.contains("its secrets, which might be in that, are gone"), "{error}");
+    assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
+}
+
+#[test]
+fn a_secret_is_hidden_in_numbers_and_line_by_line() {
+    let host = Host::start();
+    let secrets = [("PIN", "20251234"), ("KEY", "first-line-of-it\nsecond-line-of-it\n")];
+    let submission = Submission {
+        prompt: "x".into(),
+        secrets: secrets.map(|(name, value)| (name.into(), value.into())).into(),
+        ..Submission::default()
+    };
+    let guest = host.claim(host.client().submit(&submission).unwrap().run_id);
+    let event = json!({"sequenceNumber": 0, "pin": 20251234, "line": "<second-line-of-it>"});
+    guest.post("events", json!({"events": [event]})).ok();
+
+    let page = host.client().events(guest.run, 0, std::time::Duration::ZERO).unwrap();
+
+    let stored = json!({"sequenceNumber": 0, "pin": "***", "line": "<***>"});
+    assert_eq!(page.items[0].event.get(), stored.to_string());
+}

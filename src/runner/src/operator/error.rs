@@ -1,0 +1,138 @@
+//! What can go wrong with jobs of the platform.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use platform::RunId;
+
+/// The operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    // The platform.
+    #[error("no platform serves in {state}: `runner start --local` or `runner serve`")]
+    NotServed { state: PathBuf },
+    #[error("cannot reach the platform of {state}")]
+    Unreachable { state: PathBuf, source: io::Error },
+    #[error("{message}")]
+    Refused { code: String, message: String },
+    #[error(transparent)]
+    Platform(#[from] platform::Error),
+
+    // Jobs.
+    #[error("left job {run}, which goes on: `runner job events --follow {run}`")]
+    Left { run: RunId, signal: Signal },
+    #[error(
+        "cannot follow job {run} any further, as the platform did not come back; once the platform serves again, \
+         `runner job events --follow {run}` does"
+    )]
+    Lost { run: RunId, source: Box<Error> },
+    #[error("job {run} has no artifact")]
+    NoArtifact { run: RunId },
+    #[error("job {run} has several artifacts: name one with --name: {names}")]
+    SeveralArtifacts { run: RunId, names: String },
+    #[error("{path} is not empty: --merge replaces what has the same name, and leaves the rest")]
+    NotEmpty { path: PathBuf },
+
+    // What was typed.
+    #[error("a secret has no name: expected NAME, or NAME=VALUE")]
+    NamelessSecret,
+    #[error("this process has no variable {name}, which --secret {name} takes its value from")]
+    NoSuchVariable { name: String },
+    #[error("{what} is not UTF-8 text")]
+    NotText { what: String },
+    #[error("{path} has no name that its artifact could have: use NAME=DIR:MOUNT")]
+    NamelessArtifact { path: PathBuf },
+    #[error("two artifacts are named {name}: use NAME=DIR:MOUNT for one of them")]
+    SameName { name: String },
+}
+
+impl Error {
+    /// What a client's error means to who asked.
+    pub(super) fn explain(error: platform::Error, state: &Path) -> Self {
+        let state = state.to_owned();
+        match error {
+            platform::Error::NotServed { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    Self::NotServed { state }
+                }
+                _ => Self::Unreachable { state, source },
+            },
+            platform::Error::Answered { code, message, .. } => Self::Refused { code, message },
+            platform::Error::Refused(refusal) => {
+                Self::Refused { code: refusal.code().to_owned(), message: refusal.to_string() }
+            }
+            other => Self::Platform(other),
+        }
+    }
+
+    /// Whether the platform was there and is gone, as it is when it is started anew.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::NotServed { .. } => true,
+            Self::Refused { code, .. } => code == "STOPPED",
+            Self::Platform(error) => {
+                !matches!(error, platform::Error::Deadline | platform::Error::Cut)
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> Option<u8> {
+        match self {
+            Self::Left { signal, .. } => Some(128 + *signal as u8),
+            Self::NamelessSecret | Self::NoSuchVariable { .. } | Self::NotText { .. } => Some(2),
+            Self::NamelessArtifact { .. } | Self::SameName { .. } => Some(2),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
+        let Self::Refused { code, .. } = self else {
+            return None;
+        };
+        match code.as_str() {
+            "NO_JOB" => Some(": `runner job ls` lists them"),
+            "AMBIGUOUS" => Some(": give more of it"),
+            "KEY_REUSED" => Some(": use another --key, or submit exactly the same"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_served(kind: io::ErrorKind) -> Error {
+        let path = PathBuf::from("/s/control/control.sock");
+        Error::explain(platform::Error::NotServed { path, source: kind.into() }, Path::new("/s"))
+    }
+
+    #[test]
+    fn where_nobody_serves_the_two_ways_to_do_it_are_named() {
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
+            let text = "no platform serves in /s: `runner start --local` or `runner serve`";
+            assert_eq!(not_served(kind).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_platform_of_somebody_else_is_not_taken_for_none() {
+        let error = crate::error::Error::from(not_served(io::ErrorKind::PermissionDenied));
+        assert_eq!(error.chain(), "cannot reach the platform of /s: permission denied");
+    }
+
+    #[test]
+    fn a_job_that_is_not_there_is_told_without_statuses() {
+        let answered = platform::Error::Answered {
+            status: 404,
+            code: "NO_JOB".into(),
+            message: "no job `abcd`".into(),
+        };
+        let error = Error::explain(answered, Path::new("/s"));
+        assert_eq!(error.to_string(), "no job `abcd`");
+        assert_eq!(error.remedy(), Some(": `runner job ls` lists them"));
+    }
+}
