@@ -1,4 +1,4 @@
-//! Attends to a command in a VM from its start to its end: output, input, signals, terminal.
+//! Runs a command in a VM from its start to its end: output, input, signals, terminal.
 
 use std::io;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::interrupt::{GRACE, Interrupt};
 use crate::terminal::Raw;
 
 /// How long a guest may take to accept a command.
-const HAND_OVER: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A command, and what it reads.
+/// A command and its standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {
     pub(crate) request: ExecRequest,
@@ -22,7 +22,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// A command that reads our standard input if it reads any.
+    /// A command whose standard input, if it has one, is that of this process.
     pub(crate) fn new(request: ExecRequest) -> Self {
         let input = if request.stdin { Input::Stdin } else { Input::Nothing };
         Self { request, input }
@@ -38,12 +38,12 @@ impl Job {
     }
 }
 
-/// What a command does is told to this.
+/// Receives the output of a command, and its end.
 pub(crate) trait Sink {
-    /// It, or a descendant that is followed, wrote something.
+    /// The command, or a followed descendant, wrote `data`.
     fn write(&mut self, stream: Stream, data: &[u8]) -> io::Result<()>;
 
-    /// It ended, and its descendants are followed.
+    /// The command ended; the output of its descendants follows.
     fn ended(&mut self, _exit: &Exit) {}
 }
 
@@ -53,7 +53,7 @@ impl<F: FnMut(Stream, &[u8]) -> io::Result<()>> Sink for F {
     }
 }
 
-/// Runs a command to its end. It is an error if it could not start, and if nobody takes its output.
+/// Runs a command to its end. Fails if it cannot start, or if its output cannot be written.
 pub(crate) fn attend(
     sandbox: &dyn Sandbox,
     job: &Job,
@@ -63,12 +63,12 @@ pub(crate) fn attend(
     attend_to(&start(sandbox, job)?, job, interrupt, sink)
 }
 
-/// Starts a command. That it could not start is told by its exit.
+/// Starts a command. A failure to execute it is reported by its exit.
 pub(crate) fn start(sandbox: &dyn Sandbox, job: &Job) -> Result<Arc<dyn Execution>> {
-    Ok(sandbox.exec(&job.request, Instant::now() + HAND_OVER)?.into())
+    Ok(sandbox.exec(&job.request, Instant::now() + START_TIMEOUT)?.into())
 }
 
-/// The same as [`attend`], for a command that was started.
+/// As [`attend`], for a command that was started.
 pub(crate) fn attend_to(
     execution: &Arc<dyn Execution>,
     job: &Job,
@@ -79,13 +79,13 @@ pub(crate) fn attend_to(
         Job { request: ExecRequest { pty: Some(_), .. }, input: Input::Stdin } => Raw::enter()?,
         _ => None,
     };
-    let aimed = interrupt.aim(execution);
+    let target = interrupt.deliver_to(execution);
     let feeder = job.input.feed(execution)?;
     let ended = pump(&**execution, sink);
-    drop(aimed);
+    drop(target);
     if matches!(ended, Err(Error::Sandbox(_))) {
-        // The guest no longer answers. The thread of the input may wait for it: end that, too.
-        interrupt.pull();
+        // The guest no longer answers. The thread `stdin` may wait for it: abort ends that, too.
+        interrupt.abort();
     }
     drop(feeder);
     drop(raw);
@@ -101,15 +101,15 @@ pub(crate) fn attend_to(
     }
 }
 
-/// Passes output on until the command ends. If nobody takes it, the command is cancelled.
+/// Forwards output until the command ends. If the sink fails, the command is cancelled.
 fn pump(execution: &dyn Execution, sink: &mut dyn Sink) -> Result<Exit> {
-    let (mut refused, mut deadline) = (None, None);
+    let (mut failure, mut deadline) = (None, None);
     loop {
         match execution.next(deadline)? {
-            Event::Output(..) if refused.is_some() => {}
+            Event::Output(..) if failure.is_some() => {}
             Event::Output(stream, data) => {
                 if let Err(error) = sink.write(stream, &data) {
-                    refused = Some(error);
+                    failure = Some(error);
                     let grace = Instant::now() + GRACE;
                     deadline = Some(grace);
                     execution.cancel(grace)?;
@@ -117,7 +117,7 @@ fn pump(execution: &dyn Execution, sink: &mut dyn Sink) -> Result<Exit> {
             }
             Event::Ended(exit) => sink.ended(&exit),
             Event::Exit(exit) => {
-                return refused.map_or(Ok(exit), |source| Err(Error::Output { source }));
+                return failure.map_or(Ok(exit), |source| Err(Error::Output { source }));
             }
         }
     }
@@ -125,10 +125,10 @@ fn pump(execution: &dyn Execution, sink: &mut dyn Sink) -> Result<Exit> {
 
 fn report(exit: &Exit) {
     if exit.outcome == Outcome::TimedOut {
-        log::warn!("the command was killed: its time was up; after={:.1?}", exit.duration);
+        log::warn!("the command was killed at its time limit; after={:.1?}", exit.duration);
     }
     if exit.dropped > 0 {
-        log::warn!("output over the cap was dropped; bytes={}", exit.dropped);
+        log::warn!("output beyond the limit was dropped; bytes={}", exit.dropped);
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
         Job::new(ExecRequest { argv: vec![program.into()], ..ExecRequest::default() })
     }
 
-    /// Without the threads of signals and input, which belong to a process.
+    /// Runs `job` without the threads `signals` and `stdin`, which exist once per process.
     fn pumped(factory: &Factory, job: &Job, sink: &mut dyn Sink) -> Result<Exit> {
         let sandbox = factory
             .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_passed_on_in_order_and_the_exit_comes_back() {
+    fn output_is_forwarded_in_order_and_the_exit_is_returned() {
         let factory = Script::default().on("make", &["one ", "two"], 2).factory();
         let mut seen = Vec::new();
         let mut sink = |stream: Stream, data: &[u8]| {
@@ -169,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn what_descendants_write_comes_after_the_end_of_the_command() {
+    fn output_of_descendants_follows_the_end_of_the_command() {
         #[derive(Default)]
-        struct Story(String);
-        impl Sink for Story {
+        struct Transcript(String);
+        impl Sink for Transcript {
             fn write(&mut self, _: Stream, data: &[u8]) -> io::Result<()> {
                 self.0 += &String::from_utf8_lossy(data);
                 Ok(())
@@ -183,16 +183,16 @@ mod tests {
         }
         let factory =
             Script::default().on("make", &["own "], 3).leave("make", &["later"]).factory();
-        let mut story = Story::default();
+        let mut transcript = Transcript::default();
 
-        let exit = pumped(&factory, &job("make"), &mut story).unwrap();
+        let exit = pumped(&factory, &job("make"), &mut transcript).unwrap();
 
         assert_eq!(exit.outcome, Outcome::Exited(3));
-        assert_eq!(story.0, "own ended 3 later");
+        assert_eq!(transcript.0, "own ended 3 later");
     }
 
     #[test]
-    fn a_reader_that_leaves_cancels_the_command_and_is_not_asked_again() {
+    fn a_failed_write_cancels_the_command_and_is_not_repeated() {
         let factory = Script::default().on("yes", &["y", "y", "y"], 0).factory();
         let mut asked = 0;
         let mut sink = |_: Stream, _: &[u8]| {

@@ -1,42 +1,42 @@
-//! What a command reads from its standard input, written to it by the thread `stdin`: a command
-//! that does not read must not keep its output from being shown.
+//! Writes the standard input of a command, from the thread `stdin`: a command that does not read must
+//! not block its output.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
+use base::event::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use sandbox::Execution;
 
 use crate::error::{Error, Result};
-use crate::signal::{stop_and_join, stop_event};
+use crate::signal::stop_and_join;
 
 const CHUNK: usize = 64 << 10;
 
-/// Where it comes from.
+/// The source of a command's standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Nowhere.
+    /// None.
     Nothing,
-    /// From our own standard input.
+    /// Standard input of this process.
     Stdin,
-    /// These bytes, and no more.
+    /// These bytes.
     Bytes(Vec<u8>),
 }
 
-/// The thread. Dropping it stops and joins it; until the command has ended or its guest is gone,
-/// that may have to wait for the command.
+/// The thread `stdin`. Dropping it stops and joins it, which may block while the command runs and its
+/// guest is connected.
 pub(crate) struct Feeder {
-    stop: Arc<EventFd>,
+    stop: Arc<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Input {
-    /// Begins to write to the command.
+    /// Starts to write to the command.
     pub(crate) fn feed(&self, execution: &Arc<dyn Execution>) -> Result<Option<Feeder>> {
         let source = match self {
             Self::Nothing => return Ok(None),
@@ -57,17 +57,15 @@ enum Source {
 
 impl Feeder {
     fn start(source: Source, execution: Arc<dyn Execution>) -> Result<Self> {
-        let stop = stop_event().map_err(|errno| Error::Stdin { source: errno.into() })?;
+        let stop = Event::new().map_err(|errno| Error::Stdin { source: errno.into() })?;
         let stop = Arc::new(stop);
         let stopped = Arc::clone(&stop);
         let feed = move || {
             if let Err(error) = feed(source, &*execution, &stopped) {
-                log::debug!("standard input is no longer passed on; error={error}");
+                log::debug!("standard input is no longer forwarded; error={error}");
             }
         };
-        let thread = thread::Builder::new()
-            .name("stdin".into())
-            .spawn(feed)
+        let thread = base::thread::spawn("stdin", feed)
             .map_err(|source| Error::Thread { name: "stdin", source })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -75,11 +73,11 @@ impl Feeder {
 
 impl Drop for Feeder {
     fn drop(&mut self) {
-        stop_and_join("stdin", &self.stop, &mut self.thread);
+        stop_and_join(&self.stop, &mut self.thread);
     }
 }
 
-fn feed(source: Source, execution: &dyn Execution, stop: &EventFd) -> Result<()> {
+fn feed(source: Source, execution: &dyn Execution, stop: &Event) -> Result<()> {
     match source {
         Source::Bytes(bytes) => {
             for chunk in bytes.chunks(CHUNK) {
@@ -105,8 +103,8 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }
 
-/// Sleeps until there is input; `false` once it is time to stop.
-fn wait(file: &File, stop: &EventFd) -> Result<bool> {
+/// Waits for input; `false` once `stop` is set.
+fn wait(file: &File, stop: &Event) -> Result<bool> {
     let mut fds = [
         PollFd::new(file.as_fd(), PollFlags::POLLIN),
         PollFd::new(stop.as_fd(), PollFlags::POLLIN),
@@ -140,20 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn everything_up_to_the_end_of_the_input_is_written() {
+    fn input_is_written_up_to_its_end() {
         let (factory, execution) = cat();
         let (rx, mut tx) = io::pipe().unwrap();
         tx.write_all(b"one two").unwrap();
         drop(tx);
         let file = Source::File(OwnedFd::from(rx).into());
 
-        feed(file, &*execution, &stop_event().unwrap()).unwrap();
+        feed(file, &*execution, &Event::new().unwrap()).unwrap();
 
         assert_eq!(factory.record().stdin, b"one two");
     }
 
     #[test]
-    fn a_silent_input_does_not_hold_up_the_end() {
+    fn a_feeder_stops_while_its_input_is_silent() {
         let (factory, execution) = cat();
         let (rx, _tx) = io::pipe().unwrap();
         let file = Source::File(OwnedFd::from(rx).into());
@@ -164,11 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn bytes_larger_than_a_chunk_arrive_whole() {
+    fn input_larger_than_a_chunk_is_written_completely() {
         let (factory, execution) = cat();
         let bytes = vec![7; 3 * CHUNK + 1];
 
-        feed(Source::Bytes(bytes.clone()), &*execution, &stop_event().unwrap()).unwrap();
+        feed(Source::Bytes(bytes.clone()), &*execution, &Event::new().unwrap()).unwrap();
 
         assert_eq!(factory.record().stdin, bytes);
     }

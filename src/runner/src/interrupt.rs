@@ -1,253 +1,243 @@
-//! What signals to this process mean.
+//! Handles the signals that end a command or a VM.
 //!
 //! ```text
-//!  aimed at    the VM that starts or is filled   the command that runs     nothing: a VM idles
-//!  1st signal  pull                              passed on (or: cancel)    told to the owner
-//!  2nd         pull                              cancel                    –
-//!  3rd, or 5 s after the cancel                  pull                      –
+//!  target      starting (the VM starts or is filled)   a command               idle (no command runs)
+//!  1st signal  abort                                   forward (or: cancel)    notify the owner
+//!  2nd         abort                                   cancel                  –
+//!  3rd, or 5 s after the cancel                        abort                   –
 //! ```
 //!
-//! That is for SIGINT, SIGTERM, SIGHUP and SIGQUIT. Others (SIGUSR1, SIGALRM, real-time ones) are
-//! passed on to the command that runs, however many come, and ignored where none does.
+//! This applies to SIGINT, SIGTERM, SIGHUP and SIGQUIT. All other signals (SIGUSR1, SIGALRM,
+//! real-time ones) are forwarded to the running command without counting; without a command they are
+//! ignored.
 //!
-//! *Pull* is what ends everything at once: the VM's processes are killed, or the link to somebody
-//! else's VM is cut. Whoever waits for the guest then gets an error, and [`Interrupt::explain`]
-//! makes it the signal's. From the cancel on, nobody waits for a reader of our output any more:
-//! [`Interrupt::called_off`].
+//! *Abort* is immediate: it kills the VM of this process, or cuts the connection to the VM of another.
+//! Requests to the guest then fail, and [`Interrupt::or_interrupted`] replaces their errors by
+//! [`Error::Interrupted`]. *Cancel* asks the guest to end the command. Both raise
+//! [`Interrupt::cancelled`], which ends writes to a reader that does not read.
 //!
-//! Who follows a job of the platform is like who waits for a VM: pulled is the connection, and the
-//! job goes on.
+//! For a follower of a platform's job, abort cuts the connection to the platform; the job continues.
 
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::event::Event;
+use base::sync::Mutex;
 use crossbeam_channel::{Receiver, Sender};
-use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
 use sandbox::Execution;
 
 use crate::error::{Error, Result};
-use crate::signal::{Blocked, Listener, Wake, stop_event};
+use crate::signal::{BlockedSignals, Listener, Wake};
 use crate::terminal;
 
 /// How long a cancelled command may take to end.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// How long a guest may take to acknowledge a signal or a cancellation.
+const ACKNOWLEDGEMENT: Duration = Duration::from_secs(10);
 
-/// What the first signal does to a command.
+/// The effect of the first signal on a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum First {
-    /// It is passed on.
+pub(crate) enum FirstSignal {
+    /// It is forwarded to the command.
     Forward,
-    /// It ends the command: nobody sits in front of it.
+    /// It cancels the command, which runs in the background.
     Cancel,
 }
 
-/// Ends everything at once.
-pub(crate) type Pull = Arc<dyn Fn() + Send + Sync>;
+/// Kills the VM, or cuts the connection to it.
+pub(crate) type Abort = Arc<dyn Fn() + Send + Sync>;
 
-/// Takes this process's signals for as long as it exists.
+/// Handles this process's signals until it is dropped.
 pub(crate) struct Interrupt {
     shared: Arc<Shared>,
-    told: Receiver<()>,
+    signalled: Receiver<()>,
     _listener: Listener,
 }
 
 struct Shared {
-    first: First,
-    pull: Pull,
+    first: FirstSignal,
+    abort: Abort,
     state: Mutex<State>,
-    tell: Sender<()>,
-    called_off: Arc<EventFd>,
+    notify: Sender<()>,
+    cancelled: Arc<Event>,
 }
 
 struct State {
-    aim: Aim,
-    /// How many came since the aim was last changed.
+    target: Target,
+    /// How many signals arrived since the target was last changed.
     count: u32,
-    /// The first that was taken, whatever it was aimed at.
+    /// The first signal, whatever its target was.
     signal: Option<Signal>,
-    pulled: bool,
+    is_aborted: bool,
 }
 
 #[derive(Clone)]
-enum Aim {
-    Start,
+enum Target {
+    Starting,
     Command(Arc<dyn Execution>),
-    Nothing,
+    Idle,
 }
 
 impl Interrupt {
-    /// Takes signals from here on, aimed at what starts.
-    pub(crate) fn start(signals: Blocked, first: First, pull: Pull) -> Result<Self> {
-        let (tell, told) = crossbeam_channel::bounded(1);
-        let state = State { aim: Aim::Start, count: 0, signal: None, pulled: false };
-        let called_off = stop_event().map_err(|errno| Error::Signals { source: errno.into() })?;
-        let (state, called_off) = (Mutex::new(state), Arc::new(called_off));
-        let shared = Arc::new(Shared { first, pull, state, tell, called_off });
-        let theirs = Arc::clone(&shared);
-        let listener = Listener::start(signals, move |wake| theirs.act(wake))?;
-        Ok(Self { shared, told, _listener: listener })
+    /// Starts to handle signals; the target is a VM that starts.
+    pub(crate) fn start(signals: BlockedSignals, first: FirstSignal, abort: Abort) -> Result<Self> {
+        let (notify, signalled) = crossbeam_channel::bounded(1);
+        let state = State { target: Target::Starting, count: 0, signal: None, is_aborted: false };
+        let cancelled = Event::new().map_err(|errno| Error::Signals { source: errno.into() })?;
+        let (state, cancelled) = (Mutex::new(state), Arc::new(cancelled));
+        let shared = Arc::new(Shared { first, abort, state, notify, cancelled });
+        let handler = Arc::clone(&shared);
+        let listener = Listener::start(signals, move |wake| handler.handle(wake))?;
+        Ok(Self { shared, signalled, _listener: listener })
     }
 
-    /// Aims signals at a command, until what this returns is dropped.
-    pub(crate) fn aim(&self, execution: &Arc<dyn Execution>) -> Aimed<'_> {
-        let before = self.turn(Aim::Command(Arc::clone(execution)));
-        Aimed { interrupt: self, before }
+    /// Directs signals to a command until the returned guard is dropped.
+    pub(crate) fn deliver_to(&self, execution: &Arc<dyn Execution>) -> TargetGuard<'_> {
+        let previous = self.set_target(Target::Command(Arc::clone(execution)));
+        TargetGuard { interrupt: self, previous }
     }
 
-    /// From here on a signal only tells its owner to end a VM.
+    /// From here on, a signal only notifies the owner of the VM; see [`Self::signalled`].
     pub(crate) fn idle(&self) {
-        self.turn(Aim::Nothing);
+        self.set_target(Target::Idle);
     }
 
-    /// Gets a message when a signal has come.
-    pub(crate) fn told(&self) -> &Receiver<()> {
-        &self.told
+    /// Receives a message when a signal arrived.
+    pub(crate) fn signalled(&self) -> &Receiver<()> {
+        &self.signalled
     }
 
-    /// Is raised, and stays so, when a command is cancelled or everything is ended at once.
-    pub(crate) fn called_off(&self) -> &Arc<EventFd> {
-        &self.shared.called_off
+    /// Set when a command is cancelled or everything is aborted; stays set.
+    pub(crate) fn cancelled(&self) -> &Arc<Event> {
+        &self.shared.cancelled
     }
 
-    /// Ends everything at once.
-    pub(crate) fn pull(&self) {
-        (self.shared.pull)();
+    /// Kills the VM, or cuts the connection to it.
+    pub(crate) fn abort(&self) {
+        (self.shared.abort)();
     }
 
-    /// Whether any signal has come that was not merely passed on to a command.
-    pub(crate) fn is_asked_to_end(&self) -> bool {
-        let state = self.shared.lock();
-        state.signal.is_some() && (state.pulled || self.shared.first == First::Cancel)
+    /// Whether a signal arrived that was not only forwarded to a command.
+    pub(crate) fn should_end(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.signal.is_some() && (state.is_aborted || self.shared.first == FirstSignal::Cancel)
     }
 
-    /// Fails if a signal pulled the plug: perhaps there was nothing to pull yet.
+    /// Fails if a signal has aborted, even if there was nothing to abort yet.
     pub(crate) fn check(&self) -> Result<()> {
-        self.explain(Ok(()))
+        self.or_interrupted(Ok(()))
     }
 
-    /// The same result, unless it came about because a signal pulled the plug, or called off what
-    /// nobody read.
-    pub(crate) fn explain<T>(&self, result: Result<T>) -> Result<T> {
-        let state = self.shared.lock();
-        let called_off = result.as_ref().is_err_and(Error::is_cancelled_output);
+    /// `result`, or [`Error::Interrupted`] if a signal aborted or cancelled a blocked write.
+    pub(crate) fn or_interrupted<T>(&self, result: Result<T>) -> Result<T> {
+        let state = self.shared.state.lock();
+        let is_cancelled = result.as_ref().is_err_and(Error::is_cancelled_output);
         match state.signal {
-            Some(signal) if state.pulled || called_off => Err(Error::Interrupted { signal }),
+            Some(signal) if state.is_aborted || is_cancelled => Err(Error::Interrupted { signal }),
             _ => result,
         }
     }
 
-    fn turn(&self, aim: Aim) -> Aim {
-        let mut state = self.shared.lock();
+    fn set_target(&self, target: Target) -> Target {
+        let mut state = self.shared.state.lock();
         state.count = 0;
-        mem::replace(&mut state.aim, aim)
+        mem::replace(&mut state.target, target)
     }
 }
 
-/// Signals are aimed at a command. Dropping it aims them where they were aimed before.
-pub(crate) struct Aimed<'a> {
+/// Directs signals to a command. Dropping it restores the previous target.
+pub(crate) struct TargetGuard<'a> {
     interrupt: &'a Interrupt,
-    before: Aim,
+    previous: Target,
 }
 
-impl Drop for Aimed<'_> {
+impl Drop for TargetGuard<'_> {
     fn drop(&mut self) {
-        self.interrupt.turn(self.before.clone());
+        self.interrupt.set_target(self.previous.clone());
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// On the thread `signals`: does what a signal or a deadline asks for.
-    fn act(&self, wake: Wake) -> Option<Instant> {
+    /// Runs on the thread `signals`. Returns the next deadline.
+    fn handle(&self, wake: Wake) -> Option<Instant> {
         match wake {
             Wake::Signal(Signal::SIGWINCH) => self.resize(),
             Wake::Other(number) => {
-                // Whatever it means, it does not end the run, so it is not counted.
-                if let Aim::Command(command) = &self.lock().aim.clone() {
+                // It does not end the run, so it is not counted.
+                if let Target::Command(command) = &self.target() {
                     return forward(&**command, number);
                 }
             }
-            Wake::Signal(signal) => return self.take(signal),
+            Wake::Signal(signal) => return self.end(signal),
             Wake::Deadline => {
-                if matches!(self.lock().aim, Aim::Command(_)) {
-                    self.pull();
+                if matches!(self.target(), Target::Command(_)) {
+                    self.abort();
                 }
             }
         }
         None
     }
 
-    fn take(&self, signal: Signal) -> Option<Instant> {
-        let (aim, count) = {
-            let mut state = self.lock();
+    fn target(&self) -> Target {
+        self.state.lock().target.clone()
+    }
+
+    fn end(&self, signal: Signal) -> Option<Instant> {
+        let (target, count) = {
+            let mut state = self.state.lock();
             state.signal.get_or_insert(signal);
             state.count += 1;
-            (state.aim.clone(), state.count)
+            (state.target.clone(), state.count)
         };
-        log::debug!("signal taken; signal={signal} count={count}");
-        // Full means that it was told already.
-        let _ = self.tell.try_send(());
-        let done = match (aim, count) {
-            (Aim::Nothing, _) => return None,
-            (Aim::Start, _) => return self.pull(),
-            (Aim::Command(command), 1) if self.first == First::Forward => {
-                return forward(&*command, signal as u8);
-            }
-            (Aim::Command(command), 1) => self.cancel(&*command),
-            (Aim::Command(command), 2) if self.first == First::Forward => self.cancel(&*command),
-            (Aim::Command(_), _) => return self.pull(),
+        log::debug!("signal received; signal={signal} count={count}");
+        // A full channel holds a notification already.
+        let _ = self.notify.try_send(());
+        let forwards = self.first == FirstSignal::Forward;
+        let cancelled = match (target, count) {
+            (Target::Idle, _) => return None,
+            (Target::Starting, _) => return self.abort(),
+            (Target::Command(command), 1) if forwards => return forward(&*command, signal as u8),
+            (Target::Command(command), 1) => self.cancel(&*command),
+            (Target::Command(command), 2) if forwards => self.cancel(&*command),
+            (Target::Command(_), _) => return self.abort(),
         };
-        if let Err(error) = done {
-            log::debug!("cannot cancel; error={error}");
+        if let Err(error) = cancelled {
+            log::debug!("cannot cancel the command; error={error}");
         }
         Some(Instant::now() + GRACE)
     }
 
     fn cancel(&self, command: &dyn Execution) -> sandbox::Result<()> {
-        self.call_off();
-        command.cancel(heard())
+        self.cancelled.set();
+        command.cancel(Instant::now() + ACKNOWLEDGEMENT)
     }
 
-    /// Tells what was pulled before it is felt.
-    fn pull(&self) -> Option<Instant> {
-        self.lock().pulled = true;
-        self.call_off();
-        (self.pull)();
+    fn abort(&self) -> Option<Instant> {
+        // Set first, so that an error caused by the abort is attributed to the signal.
+        self.state.lock().is_aborted = true;
+        self.cancelled.set();
+        (self.abort)();
         None
     }
 
-    fn call_off(&self) {
-        if let Err(errno) = self.called_off.write(1) {
-            log::error!("cannot call off the output; error={errno}");
-        }
-    }
-
     fn resize(&self) {
-        let Aim::Command(command) = self.lock().aim.clone() else {
+        let Target::Command(command) = self.target() else {
             return;
         };
         let Some(size) = terminal::size() else {
             return;
         };
         if let Err(error) = command.resize(size) {
-            log::debug!("cannot resize; error={error}");
+            log::debug!("cannot resize the command's terminal; error={error}");
         }
     }
 }
 
-/// How long a guest may take to hear a word.
-fn heard() -> Instant {
-    Instant::now() + Duration::from_secs(10)
-}
-
 fn forward(command: &dyn Execution, signal: u8) -> Option<Instant> {
-    if let Err(error) = command.signal(signal, heard()) {
-        log::debug!("cannot pass a signal on; error={error}");
+    if let Err(error) = command.signal(signal, Instant::now() + ACKNOWLEDGEMENT) {
+        log::debug!("cannot forward a signal; signal={signal} error={error}");
     }
     None
 }
@@ -264,31 +254,31 @@ mod tests {
 
     const INT: Wake = Wake::Signal(Signal::SIGINT);
 
-    struct Bench {
+    struct Fixture {
         shared: Shared,
         factory: sandbox::fake::Factory,
         command: Arc<dyn Execution>,
-        pulls: Arc<AtomicU32>,
+        aborts: Arc<AtomicU32>,
     }
 
-    fn bench(first: First) -> Bench {
+    fn fixture(first: FirstSignal) -> Fixture {
         let factory = Script::default().on("make", &[], 0).factory();
         let config: SandboxConfig = crate::request::tests::config();
         let sandbox =
             factory.start(&config, &sandbox::Cancellation::new(), Instant::now()).unwrap();
         let request = ExecRequest { argv: vec!["make".into()], ..ExecRequest::default() };
         let command: Arc<dyn Execution> = sandbox.exec(&request, Instant::now()).unwrap().into();
-        let pulls = Arc::new(AtomicU32::new(0));
-        let counted = Arc::clone(&pulls);
-        let pull: Pull = Arc::new(move || {
+        let aborts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&aborts);
+        let abort: Abort = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let aim = Aim::Command(Arc::clone(&command));
-        let state = Mutex::new(State { aim, count: 0, signal: None, pulled: false });
-        let (tell, _) = crossbeam_channel::bounded(1);
-        let called_off = Arc::new(stop_event().unwrap());
-        let shared = Shared { first, pull, state, tell, called_off };
-        Bench { shared, factory, command, pulls }
+        let target = Target::Command(Arc::clone(&command));
+        let state = Mutex::new(State { target, count: 0, signal: None, is_aborted: false });
+        let (notify, _) = crossbeam_channel::bounded(1);
+        let cancelled = Arc::new(base::event::Event::new().unwrap());
+        let shared = Shared { first, abort, state, notify, cancelled };
+        Fixture { shared, factory, command, aborts }
     }
 
     fn outcome(command: &dyn Execution) -> Outcome {
@@ -299,95 +289,95 @@ mod tests {
     }
 
     #[test]
-    fn the_first_signal_is_passed_on() {
-        let bench = bench(First::Forward);
-        assert_eq!(bench.shared.act(Wake::Signal(Signal::SIGTERM)), None);
-        assert_eq!(bench.factory.record().signals, [15]);
-        assert_eq!(bench.shared.called_off.read(), Err(Errno::EAGAIN));
-        assert_eq!(outcome(&*bench.command), Outcome::Exited(0));
+    fn the_first_signal_is_forwarded_to_the_command() {
+        let fixture = fixture(FirstSignal::Forward);
+        assert_eq!(fixture.shared.handle(Wake::Signal(Signal::SIGTERM)), None);
+        assert_eq!(fixture.factory.record().signals, [15]);
+        assert!(!fixture.shared.cancelled.clear());
+        assert_eq!(outcome(&*fixture.command), Outcome::Exited(0));
     }
 
     #[test]
-    fn the_second_cancels_and_sets_a_deadline() {
-        let bench = bench(First::Forward);
-        bench.shared.act(INT);
-        assert!(bench.shared.act(INT).is_some());
-        assert_eq!(outcome(&*bench.command), Outcome::Cancelled);
-        assert_eq!(bench.shared.called_off.read(), Ok(1));
-        assert_eq!(bench.pulls.load(Ordering::SeqCst), 0);
+    fn the_second_signal_cancels_the_command_and_sets_a_deadline() {
+        let fixture = fixture(FirstSignal::Forward);
+        fixture.shared.handle(INT);
+        assert!(fixture.shared.handle(INT).is_some());
+        assert_eq!(outcome(&*fixture.command), Outcome::Cancelled);
+        assert!(fixture.shared.cancelled.clear());
+        assert_eq!(fixture.aborts.load(Ordering::SeqCst), 0);
     }
 
     #[test]
-    fn a_third_and_a_passed_deadline_pull_the_plug() {
-        let bench = bench(First::Forward);
-        bench.shared.act(INT);
-        bench.shared.act(INT);
-        bench.shared.act(INT);
-        assert_eq!(bench.pulls.load(Ordering::SeqCst), 1);
-        bench.shared.act(Wake::Deadline);
-        assert_eq!(bench.pulls.load(Ordering::SeqCst), 2);
+    fn a_third_signal_and_an_expired_deadline_abort() {
+        let fixture = fixture(FirstSignal::Forward);
+        fixture.shared.handle(INT);
+        fixture.shared.handle(INT);
+        fixture.shared.handle(INT);
+        assert_eq!(fixture.aborts.load(Ordering::SeqCst), 1);
+        fixture.shared.handle(Wake::Deadline);
+        assert_eq!(fixture.aborts.load(Ordering::SeqCst), 2);
     }
 
     #[test]
-    fn other_signals_are_passed_on_as_often_as_they_come_and_end_nothing() {
-        let bench = bench(First::Forward);
+    fn other_signals_are_forwarded_every_time_and_end_nothing() {
+        let fixture = fixture(FirstSignal::Forward);
         for signal in [10, 10, 12, 64] {
-            assert_eq!(bench.shared.act(Wake::Other(signal)), None);
+            assert_eq!(fixture.shared.handle(Wake::Other(signal)), None);
         }
-        assert_eq!(bench.factory.record().signals, [10, 10, 12, 64]);
-        assert_eq!(bench.shared.called_off.read(), Err(Errno::EAGAIN));
-        bench.shared.act(INT);
-        assert_eq!(bench.factory.record().signals, [10, 10, 12, 64, 2]);
+        assert_eq!(fixture.factory.record().signals, [10, 10, 12, 64]);
+        assert!(!fixture.shared.cancelled.clear());
+        fixture.shared.handle(INT);
+        assert_eq!(fixture.factory.record().signals, [10, 10, 12, 64, 2]);
     }
 
     #[test]
-    fn other_signals_are_ignored_while_there_is_no_command() {
-        let bench = bench(First::Forward);
-        bench.shared.lock().aim = Aim::Start;
-        bench.shared.act(Wake::Other(10));
-        assert_eq!(bench.pulls.load(Ordering::SeqCst), 0);
-        assert_eq!(bench.shared.lock().signal, None);
+    fn other_signals_are_ignored_without_a_command() {
+        let fixture = fixture(FirstSignal::Forward);
+        fixture.shared.state.lock().target = Target::Starting;
+        fixture.shared.handle(Wake::Other(10));
+        assert_eq!(fixture.aborts.load(Ordering::SeqCst), 0);
+        assert_eq!(fixture.shared.state.lock().signal, None);
     }
 
     #[test]
-    fn what_starts_is_pulled_at_once() {
-        let bench = bench(First::Forward);
-        bench.shared.lock().aim = Aim::Start;
-        bench.shared.act(INT);
-        assert_eq!(bench.pulls.load(Ordering::SeqCst), 1);
-        assert!(bench.shared.lock().pulled);
-        assert_eq!(bench.shared.called_off.read(), Ok(1));
+    fn a_signal_during_the_start_aborts_immediately() {
+        let fixture = fixture(FirstSignal::Forward);
+        fixture.shared.state.lock().target = Target::Starting;
+        fixture.shared.handle(INT);
+        assert_eq!(fixture.aborts.load(Ordering::SeqCst), 1);
+        assert!(fixture.shared.state.lock().is_aborted);
+        assert!(fixture.shared.cancelled.clear());
     }
 
     #[test]
-    fn a_plug_that_is_pulled_too_early_is_remembered() {
+    fn an_abort_before_there_is_a_vm_fails_the_next_check() {
         let signals = crate::signal::block().unwrap();
-        let interrupt = Interrupt::start(signals, First::Forward, Arc::new(|| {})).unwrap();
+        let interrupt = Interrupt::start(signals, FirstSignal::Forward, Arc::new(|| {})).unwrap();
         assert!(interrupt.check().is_ok());
 
-        interrupt.shared.act(INT);
+        interrupt.shared.handle(INT);
 
         let error = interrupt.check().unwrap_err();
         assert!(matches!(error, Error::Interrupted { signal: Signal::SIGINT }), "{error}");
     }
 
     #[test]
-    fn output_that_nobody_took_is_the_signals_doing() {
+    fn a_cancelled_write_is_reported_as_the_signal() {
         let signals = crate::signal::block().unwrap();
-        let interrupt = Interrupt::start(signals, First::Forward, Arc::new(|| {})).unwrap();
-        interrupt.shared.lock().signal = Some(Signal::SIGTERM);
+        let interrupt = Interrupt::start(signals, FirstSignal::Forward, Arc::new(|| {})).unwrap();
+        interrupt.shared.state.lock().signal = Some(Signal::SIGTERM);
         let source = Errno::ECANCELED.into();
 
-        let error = interrupt.explain::<()>(Err(Error::Output { source })).unwrap_err();
+        let error = interrupt.or_interrupted::<()>(Err(Error::Output { source })).unwrap_err();
 
         assert!(matches!(error, Error::Interrupted { signal: Signal::SIGTERM }), "{error}");
     }
 
     #[test]
-    fn a_command_in_the_background_is_cancelled_by_the_first() {
-        let bench = bench(First::Cancel);
-        assert!(bench.shared.act(INT).is_some());
-        assert!(bench.factory.record().signals.is_empty());
-        assert_eq!(outcome(&*bench.command), Outcome::Cancelled);
+    fn the_first_signal_cancels_a_background_command() {
+        let fixture = fixture(FirstSignal::Cancel);
+        assert!(fixture.shared.handle(INT).is_some());
+        assert!(fixture.factory.record().signals.is_empty());
+        assert_eq!(outcome(&*fixture.command), Outcome::Cancelled);
     }
 }

@@ -69,7 +69,7 @@ fn fail(error: &error::Error, code: u8) -> ExitCode {
     let text = format!("runner: {}{}", error.chain(), error.remedy().unwrap_or_default());
     match error {
         _ if error.is_quiet() => {}
-        _ if error.is_interruption() => output::last_words(text),
+        _ if error.is_interruption() => output::remark_if_ready(text),
         _ => output::remark(text),
     }
     ExitCode::from(error.exit_code().unwrap_or(code))

@@ -16,7 +16,7 @@ use serde::Serialize;
 pub(crate) use self::error::Error;
 pub(crate) use self::watch::{Patience, Watch};
 use crate::error::Result;
-use crate::interrupt::{First, Interrupt};
+use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
 use crate::output::Output;
 use crate::signal;
@@ -54,10 +54,11 @@ impl<'a> OperatorClient<'a> {
     ) -> Result<T> {
         let signals = signal::block()?;
         let client = self.client.clone();
-        let interrupt = Interrupt::start(signals, First::Forward, Arc::new(move || client.cut()))?;
-        let mut output = Output::open()?.until(interrupt.called_off());
-        let watch = Watch { operator: self, called_off: interrupt.called_off(), patience };
-        match interrupt.explain(work(&watch, &mut output)) {
+        let interrupt =
+            Interrupt::start(signals, FirstSignal::Forward, Arc::new(move || client.cut()))?;
+        let mut output = Output::open()?.cancel_on(interrupt.cancelled());
+        let watch = Watch { operator: self, called_off: interrupt.cancelled(), patience };
+        match interrupt.or_interrupted(work(&watch, &mut output)) {
             Err(crate::error::Error::Interrupted { signal }) => {
                 Err(Error::Left { run, signal }.into())
             }

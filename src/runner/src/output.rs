@@ -1,8 +1,7 @@
-//! Standard output and error, written through: what a command prints is seen at once.
+//! Unbuffered standard output and error.
 //!
-//! Whoever reads them may stop reading without leaving. A write then waits, and signals are taken
-//! by another thread, so the wait has to end by itself once the run is called off: see
-//! [`Output::until`].
+//! A reader may stop reading without closing its end. A write then blocks, and signals are handled by
+//! another thread, so a cancellation must end the write: see [`Output::cancel_on`].
 
 use std::fmt::Display;
 use std::fs::File;
@@ -11,20 +10,19 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 
+use base::event::Event;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use sandbox::Stream;
 
 use crate::error::{Error, Result};
 use crate::terminal::harmless;
 
-/// How much a descriptor that is ready takes without making its writer wait: `PIPE_BUF`. A pipe is
-/// ready as soon as it has room for that.
-const AT_ONCE: usize = 4096;
+/// How many bytes a descriptor accepts without blocking once poll(2) reports it writable: `PIPE_BUF`.
+const NONBLOCKING_SIZE: usize = 4096;
 
-/// Both streams.
+/// Standard output and error of this process.
 pub(crate) struct Output {
     pub(crate) stdout: Descriptor,
     pub(crate) stderr: Descriptor,
@@ -37,10 +35,10 @@ impl Output {
         Ok(Self { stdout, stderr })
     }
 
-    /// A write that would wait for a reader fails from when `called_off` is raised; the others are
-    /// done all the same. See [`Error::is_cancelled_output`].
-    pub(crate) fn until(self, called_off: &Arc<EventFd>) -> Self {
-        Self { stdout: self.stdout.until(called_off), stderr: self.stderr.until(called_off) }
+    /// Once `cancelled` is set, a write that would block fails; see [`Error::is_cancelled_output`]. Other
+    /// writes still succeed.
+    pub(crate) fn cancel_on(self, cancelled: &Arc<Event>) -> Self {
+        Self { stdout: self.stdout.cancel_on(cancelled), stderr: self.stderr.cancel_on(cancelled) }
     }
 
     pub(crate) fn write(&mut self, stream: Stream, data: &[u8]) -> io::Result<()> {
@@ -55,14 +53,13 @@ impl Output {
     }
 }
 
-/// Prints a result, a line. Unlike `println!` it does not panic if nobody reads it.
+/// Prints a line of results to standard output. Unlike `println!` it does not panic on a broken pipe.
 pub(crate) fn line(text: impl Display) -> Result<()> {
     let mut output = Output::open()?;
     writeln!(output.stdout(), "{text}").map_err(|source| Error::Output { source })
 }
 
-/// Tells people something, a line on standard error, with what a guest chose escaped. If that is
-/// closed, they do not want to know.
+/// Prints a line to standard error, with control characters escaped. Errors are ignored.
 pub(crate) fn remark(text: impl Display) {
     if let Ok(mut output) = Output::open() {
         let text = harmless(&format!("{text}\n"));
@@ -70,8 +67,8 @@ pub(crate) fn remark(text: impl Display) {
     }
 }
 
-/// The same, unless it would have to wait for a reader.
-pub(crate) fn last_words(text: impl Display) {
+/// As [`remark`], unless it would block.
+pub(crate) fn remark_if_ready(text: impl Display) {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
@@ -79,34 +76,34 @@ pub(crate) fn last_words(text: impl Display) {
     }
 }
 
-/// One of them. It may be shared with others, so that its flags are not ours to change, and
-/// somebody may have made it non-blocking.
+/// One of the streams. Other processes may share it, so its flags are not changed; another process may
+/// have made it non-blocking.
 pub(crate) struct Descriptor {
     file: File,
-    called_off: Option<Arc<EventFd>>,
+    cancelled: Option<Arc<Event>>,
 }
 
 impl Descriptor {
     fn open(stream: impl AsFd) -> Result<Self> {
         let fd = stream.as_fd().try_clone_to_owned();
         let file = fd.map_err(|source| Error::Output { source })?.into();
-        Ok(Self { file, called_off: None })
+        Ok(Self { file, cancelled: None })
     }
 
-    fn until(self, called_off: &Arc<EventFd>) -> Self {
-        // Nobody reads a regular file: it never makes its writer wait.
-        let waits = !self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+    fn cancel_on(self, cancelled: &Arc<Event>) -> Self {
+        // A write to a regular file never blocks.
+        let can_block = !self.file.metadata().is_ok_and(|metadata| metadata.is_file());
         let file = terminal(&self.file).unwrap_or(self.file);
-        Self { file, called_off: waits.then(|| Arc::clone(called_off)) }
+        Self { file, cancelled: can_block.then(|| Arc::clone(cancelled)) }
     }
 
-    /// Sleeps until there is room.
+    /// Waits until the descriptor is writable.
     fn wait(&self) -> io::Result<()> {
         let room = PollFd::new(self.file.as_fd(), PollFlags::POLLOUT);
-        let Some(called_off) = &self.called_off else {
+        let Some(cancelled) = &self.cancelled else {
             return sleep(&mut [room]);
         };
-        let mut fds = [room, PollFd::new(called_off.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [room, PollFd::new(cancelled.as_fd(), PollFlags::POLLIN)];
         sleep(&mut fds)?;
         match fds.map(|fd| fd.any().unwrap_or(true)) {
             [false, true] => Err(Errno::ECANCELED.into()),
@@ -115,8 +112,8 @@ impl Descriptor {
     }
 }
 
-/// A terminal is ready as soon as it has room for a byte, and a write of more waits. So it is opened
-/// once more, where being non-blocking is nobody else's concern.
+/// Opens a terminal again as non-blocking. poll(2) reports a terminal writable when it has room for a
+/// single byte, so larger writes could block; the new file description is not shared.
 fn terminal(file: &File) -> Option<File> {
     if !file.is_terminal() {
         return None;
@@ -138,8 +135,8 @@ fn sleep(fds: &mut [PollFd<'_>]) -> io::Result<()> {
 impl Write for Descriptor {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut piece = data;
-        if self.called_off.is_some() {
-            piece = &data[..data.len().min(AT_ONCE)];
+        if self.cancelled.is_some() {
+            piece = &data[..data.len().min(NONBLOCKING_SIZE)];
             self.wait()?;
         }
         loop {
@@ -161,20 +158,19 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::signal::stop_event;
 
-    fn pipe() -> (io::PipeReader, Descriptor, Arc<EventFd>) {
+    fn pipe() -> (io::PipeReader, Descriptor, Arc<Event>) {
         let (rx, tx) = io::pipe().unwrap();
-        let called_off = Arc::new(stop_event().unwrap());
-        (rx, Descriptor::open(tx).unwrap().until(&called_off), called_off)
+        let cancelled = Arc::new(Event::new().unwrap());
+        (rx, Descriptor::open(tx).unwrap().cancel_on(&cancelled), cancelled)
     }
 
     #[test]
-    fn a_reader_that_stops_reading_holds_nobody_up_once_the_run_is_cancelled_output() {
-        let (_rx, mut descriptor, called_off) = pipe();
+    fn a_cancellation_ends_a_write_to_a_pipe_that_is_not_read_output() {
+        let (_rx, mut descriptor, cancelled) = pipe();
         thread::scope(|scope| {
             let writer = scope.spawn(move || descriptor.write_all(&vec![b'y'; 1 << 20]));
-            called_off.write(1).unwrap();
+            cancelled.set();
 
             let error = writer.join().unwrap().unwrap_err();
 
@@ -183,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_that_nobody_reads_does_not_either() {
+    fn a_cancellation_ends_a_write_to_a_terminal_that_is_not_read() {
         let pty = nix::pty::openpty(None, None).unwrap();
-        let called_off = Arc::new(stop_event().unwrap());
-        let mut descriptor = Descriptor::open(&pty.slave).unwrap().until(&called_off);
+        let cancelled = Arc::new(Event::new().unwrap());
+        let mut descriptor = Descriptor::open(&pty.slave).unwrap().cancel_on(&cancelled);
         thread::scope(|scope| {
             let writer = scope.spawn(move || descriptor.write_all(&vec![b'\n'; 1 << 20]));
-            called_off.write(1).unwrap();
+            cancelled.set();
 
             let error = writer.join().unwrap().unwrap_err();
 
@@ -198,20 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_room_for_is_written_even_then() {
-        let (mut rx, mut descriptor, called_off) = pipe();
-        called_off.write(1).unwrap();
+    fn a_write_that_does_not_block_succeeds_after_a_cancellation() {
+        let (mut rx, mut descriptor, cancelled) = pipe();
+        cancelled.set();
 
-        descriptor.write_all(&[b'y'; AT_ONCE + 1]).unwrap();
+        descriptor.write_all(&[b'y'; NONBLOCKING_SIZE + 1]).unwrap();
         drop(descriptor);
 
         let mut read = Vec::new();
-        assert_eq!(rx.read_to_end(&mut read).unwrap(), AT_ONCE + 1);
+        assert_eq!(rx.read_to_end(&mut read).unwrap(), NONBLOCKING_SIZE + 1);
     }
 
     #[test]
-    fn a_slow_reader_gets_everything() {
-        let (mut rx, mut descriptor, _called_off) = pipe();
+    fn a_slow_reader_receives_everything() {
+        let (mut rx, mut descriptor, _cancelled) = pipe();
         thread::scope(|scope| {
             scope.spawn(move || descriptor.write_all(&vec![b'y'; 1 << 20]).unwrap());
             let mut read = Vec::new();
@@ -220,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_leaves_is_a_broken_pipe_and_not_called_off() {
-        let (rx, mut descriptor, called_off) = pipe();
+    fn a_closed_pipe_is_a_broken_pipe_and_not_a_cancellation() {
+        let (rx, mut descriptor, cancelled) = pipe();
         drop(rx);
-        called_off.write(1).unwrap();
+        cancelled.set();
         let error = descriptor.write(b"y").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }

@@ -59,7 +59,7 @@ pub(crate) use config::{Config, Profile};
 pub(crate) use dispatch::{Hands, Service};
 pub(crate) use identity::Lock;
 pub(crate) use journal::Journal;
-pub(crate) use leash::{End, Plug};
+pub(crate) use leash::End;
 pub(crate) use network_log::NetworkLog;
 pub(crate) use pool::size as pool_size;
 pub(crate) use source::Source;

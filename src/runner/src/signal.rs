@@ -1,25 +1,27 @@
-//! Signals to this process: taken by the thread `signals`, one at a time, in ordinary code.
+//! Signals of this process: blocked, read from a signalfd by the thread `signals`, and handled one at a
+//! time in ordinary code.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
+use base::deadline::poll_timeout;
+use base::event::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::{Error, Result};
 
-/// Those by which people end a command, and the change of a terminal's size.
-const OF_TERMINAL: [Signal; 5] =
+/// The signals that end a command, and the change of the terminal's size.
+const TERMINAL_SIGNALS: [Signal; 5] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
 
-/// Those by which the service is told what to do.
-const OF_SERVICE: [Signal; 6] = [
+/// The signals that control the service.
+const SERVICE_SIGNALS: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
@@ -28,9 +30,9 @@ const OF_SERVICE: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// Those that keep their default actions: the kernel's about this very process, and a terminal's for
-/// job control.
-const NOT_TAKEN: [Signal; 15] = [
+/// The signals that keep their default actions: those that the kernel sends about this process, and those
+/// of job control.
+const UNBLOCKED_SIGNALS: [Signal; 15] = [
     Signal::SIGILL,
     Signal::SIGTRAP,
     Signal::SIGABRT,
@@ -48,37 +50,37 @@ const NOT_TAKEN: [Signal; 15] = [
     Signal::SIGTTOU,
 ];
 
-/// The signals that come to nobody but a [`Listener`].
-pub(crate) struct Blocked {
+/// The signals that are blocked for a [`Listener`].
+pub(crate) struct BlockedSignals {
     named: SigSet,
-    /// The rest of those that would end this process, real-time ones too.
+    /// All other signals that would end this process, including real-time ones.
     others: SigSet,
 }
 
-/// Keeps signals for a [`Listener`]. To be called before there is another thread: those that come
-/// later inherit that the signals are not theirs.
-pub(crate) fn block() -> Result<Blocked> {
-    let named: SigSet = OF_TERMINAL.iter().copied().collect();
+/// Blocks the signals that a [`Listener`] reads. Call it before any thread is started: threads inherit the
+/// signal mask.
+pub(crate) fn block() -> Result<BlockedSignals> {
+    let named: SigSet = TERMINAL_SIGNALS.iter().copied().collect();
     let others = others();
     (named | others).thread_block().map_err(failed)?;
-    Ok(Blocked { named, others })
+    Ok(BlockedSignals { named, others })
 }
 
 /// As [`block`], for the service.
-pub(crate) fn block_for_service() -> Result<Blocked> {
-    let named: SigSet = OF_SERVICE.iter().copied().collect();
+pub(crate) fn block_for_service() -> Result<BlockedSignals> {
+    let named: SigSet = SERVICE_SIGNALS.iter().copied().collect();
     named.thread_block().map_err(failed)?;
-    Ok(Blocked { named, others: SigSet::empty() })
+    Ok(BlockedSignals { named, others: SigSet::empty() })
 }
 
-/// Ignores what a command could be told by way of this process, where there is no command to tell.
+/// Blocks the signals that are only meant to be forwarded to a command, while there is no command.
 pub(crate) fn ignore_others() -> Result<()> {
     others().thread_block().map_err(failed)
 }
 
 fn others() -> SigSet {
     let mut others = SigSet::all();
-    for signal in OF_TERMINAL.into_iter().chain(NOT_TAKEN) {
+    for signal in TERMINAL_SIGNALS.into_iter().chain(UNBLOCKED_SIGNALS) {
         others.remove(signal);
     }
     others
@@ -88,50 +90,49 @@ fn failed(errno: Errno) -> Error {
     Error::Signals { source: errno.into() }
 }
 
-/// What the thread woke up for.
+/// Why the thread woke up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// A signal came.
+    /// One of the named signals arrived.
     Signal(Signal),
-    /// A signal came that says nothing to this process, of this number.
+    /// Another signal arrived, with this number.
     Other(u8),
-    /// The deadline that was set last is over.
+    /// The most recent deadline has passed.
     Deadline,
 }
 
-/// The thread. Dropping it stops and joins it; a signal then does what it does to any program, but for
-/// the others: who sent one that came too late for the command did not mean to end this process.
+/// The thread `signals`. Dropping it stops and joins it and unblocks the named signals. The others stay
+/// blocked: one that arrives too late for the command must not end this process.
 pub(crate) struct Listener {
     named: SigSet,
-    stop: Arc<EventFd>,
+    stop: Arc<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
-    /// Takes signals from here on: `act` is told of each, and of the deadline that it set last.
+    /// Starts the thread. It calls `handle` for each signal, and when the deadline that `handle` returned
+    /// last has passed.
     pub(crate) fn start(
-        Blocked { named, others }: Blocked,
-        mut act: impl FnMut(Wake) -> Option<Instant> + Send + 'static,
+        BlockedSignals { named, others }: BlockedSignals,
+        mut handle: impl FnMut(Wake) -> Option<Instant> + Send + 'static,
     ) -> Result<Self> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&(named | others), flags).map_err(failed)?;
-        let stop = Arc::new(stop_event().map_err(failed)?);
+        let stop = Arc::new(Event::new().map_err(failed)?);
         let stopped = Arc::clone(&stop);
         let listen = move || {
             let mut deadline = None;
             while wait(&signals, &stopped, deadline) {
                 match signals.read_signal() {
-                    // What was set stays: a terminal's new size must not call it off.
-                    Ok(Some(info)) => deadline = act(wake(info.ssi_signo, &named)).or(deadline),
-                    Ok(None) if is_over(deadline) => deadline = act(Wake::Deadline),
+                    // Resizing the terminal must not clear a deadline.
+                    Ok(Some(info)) => deadline = handle(wake(info.ssi_signo, &named)).or(deadline),
+                    Ok(None) if has_passed(deadline) => deadline = handle(Wake::Deadline),
                     Ok(None) => {}
-                    Err(errno) => log::error!("cannot take a signal; error={errno}"),
+                    Err(errno) => log::error!("cannot read a signal; error={errno}"),
                 }
             }
         };
-        let thread = thread::Builder::new()
-            .name("signals".into())
-            .spawn(listen)
+        let thread = base::thread::spawn("signals", listen)
             .map_err(|source| Error::Thread { name: "signals", source })?;
         Ok(Self { named, stop, thread: Some(thread) })
     }
@@ -139,9 +140,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        stop_and_join("signals", &self.stop, &mut self.thread);
+        stop_and_join(&self.stop, &mut self.thread);
         if let Err(errno) = self.named.thread_unblock() {
-            log::error!("cannot let signals through; error={errno}");
+            log::error!("cannot unblock signals; error={errno}");
         }
     }
 }
@@ -153,45 +154,27 @@ fn wake(number: u32, named: &SigSet) -> Wake {
     }
 }
 
-/// An event that ends a thread's sleep.
-pub(crate) fn stop_event() -> nix::Result<EventFd> {
-    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+/// Ends a thread that waits for `stop`, and joins it.
+pub(crate) fn stop_and_join(stop: &Event, thread: &mut Option<JoinHandle<()>>) {
+    stop.set();
+    thread.take().map(base::thread::join);
 }
 
-/// Ends a thread that sleeps on `stop` among other things.
-pub(crate) fn stop_and_join(name: &str, stop: &EventFd, thread: &mut Option<JoinHandle<()>>) {
-    if let Err(errno) = stop.write(1) {
-        log::error!("cannot stop a thread; thread={name} error={errno}");
-        return;
-    }
-    if thread.take().is_some_and(|thread| thread.join().is_err()) {
-        log::error!("a thread panicked: this is a bug; thread={name}");
-    }
-}
-
-fn is_over(deadline: Option<Instant>) -> bool {
+fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-/// Sleeps until a signal comes or the deadline is over; `false` once it is time to stop.
-fn wait(signals: &SignalFd, stop: &EventFd, deadline: Option<Instant>) -> bool {
+/// Waits for a signal or the deadline; `false` once `stop` is set.
+fn wait(signals: &SignalFd, stop: &Event, deadline: Option<Instant>) -> bool {
     let mut fds = [
         PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         PollFd::new(stop.as_fd(), PollFlags::POLLIN),
     ];
-    match poll(&mut fds, timeout(deadline)) {
+    match poll(&mut fds, deadline.map_or(PollTimeout::NONE, poll_timeout)) {
         Ok(_) | Err(Errno::EINTR) => !fds[1].any().unwrap_or(true),
         Err(errno) => {
             log::error!("cannot wait for signals; error={}", io::Error::from(errno));
             false
         }
     }
-}
-
-fn timeout(deadline: Option<Instant>) -> PollTimeout {
-    let Some(deadline) = deadline else {
-        return PollTimeout::NONE;
-    };
-    let left = deadline.saturating_duration_since(Instant::now());
-    PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
 }

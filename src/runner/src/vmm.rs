@@ -1,4 +1,4 @@
-//! The virtual machines that there are. The only file that names a kind of them.
+//! Starts, finds and ends virtual machines. The only file that names the kinds of monitors.
 
 mod finding;
 
@@ -18,14 +18,13 @@ pub(crate) use microvm::{Finding, Phase, PublishedPort, State, VmRecord};
 pub(crate) use netns::{Lease, Pool as Networks};
 
 use crate::error::{Error, Result};
-use crate::interrupt::Pull;
 use crate::options::{Global, Switch};
 
-/// How long the clearing up after dead runners may take.
+/// How long the reclamation of dead runners' resources may take.
 const RECLAIM: Duration = Duration::from_secs(30);
-/// How long the saving of a VM may take, its boot included: an emulated one on a loaded host is slow.
+/// How long a snapshot may take, including the boot: an emulated VM on a loaded host is slow.
 const SAVE: Duration = Duration::from_secs(600);
-/// How long another runner's VM may take to answer.
+/// How long a VM of another runner may take to answer.
 const ATTACH: Duration = Duration::from_secs(10);
 
 /// The monitor that a command line asks for.
@@ -39,20 +38,20 @@ pub(crate) enum Vmm {
     Qemu,
 }
 
-/// This process's connection to VMs, its own and those of others.
+/// Connections of this process to VMs: its own and those of other runners.
 pub(crate) struct Host {
     state_dir: PathBuf,
     reactor: Reactor,
 }
 
 impl Host {
-    /// Starts the thread that serves the connections to guests.
+    /// Starts the reactor thread, which serves the connections to guests.
     pub(crate) fn open(state_dir: &Path) -> Result<Self> {
         let reactor = Reactor::start().map_err(vm_error)?;
         Ok(Self { state_dir: state_dir.to_owned(), reactor })
     }
 
-    /// Starts one VM. What dead runners left is removed before.
+    /// A factory for one VM. Reclaims the resources of dead runners first.
     pub(crate) fn factory(
         &self,
         vmm: Vmm,
@@ -61,14 +60,14 @@ impl Host {
     ) -> Result<Box<dyn SandboxFactory>> {
         let monitor = choose(vmm, global)?;
         self.reclaim();
-        // After the VMs: whatever they left is in nobody's use any more.
+        // After the VMs are reclaimed, their networks are unused.
         let networks = network.map(|network| start_networks(global, 1, network)).transpose()?;
         Ok(self.start_factory(monitor, networks, false))
     }
 
-    /// Starts VMs, up to `size` at once of those that have a network. What dead runners left is
-    /// removed before. Those that are like one of the examples need not boot, where a monitor can do
-    /// that.
+    /// A factory for up to `size` concurrent VMs with networks. Reclaims the resources of dead runners
+    /// first. If the monitor supports snapshots, one is made for each of `examples`, and VMs of the
+    /// same configuration are restored from it.
     pub(crate) fn factory_of(
         &self,
         vmm: Vmm,
@@ -77,7 +76,7 @@ impl Host {
         global: &Global,
     ) -> Result<Arc<dyn SandboxFactory>> {
         let monitor = choose(vmm, global)?;
-        // A VM that is still there may be at work on a job that is about to be handed out again.
+        // A VM that still runs may work on a job that the platform is about to assign again.
         reclaim(&self.state_dir)?;
         let networks = Some(Arc::new(networks(global, size)?));
         let (state, reactor) = (&self.state_dir, &self.reactor);
@@ -99,8 +98,8 @@ impl Host {
         }
     }
 
-    /// Starts VMs to be measured, up to `size` at once if they have networks; they boot if
-    /// `is_cold`.
+    /// A factory for measurements: up to `size` concurrent VMs with networks, or any number without.
+    /// With `is_cold`, VMs boot even if there is a snapshot.
     pub(crate) fn bench_factory(
         &self,
         vmm: Vmm,
@@ -114,7 +113,7 @@ impl Host {
         Ok(self.start_factory(monitor, networks, is_cold))
     }
 
-    /// Boots one VM and saves it, for later ones to go on from.
+    /// Boots one VM and saves a snapshot of it.
     pub(crate) fn save(
         &self,
         vmm: Vmm,
@@ -143,9 +142,9 @@ impl Host {
     }
 
     fn reclaim(&self) {
-        // What cannot be removed is in nobody's way.
+        // Leftovers do not prevent a start.
         if let Err(error) = reclaim(&self.state_dir) {
-            log::error!("what a dead runner left stays; error={}", error.chain());
+            log::error!("cannot reclaim the resources of dead runners; error={}", error.chain());
         }
     }
 
@@ -168,13 +167,13 @@ impl Host {
         }
     }
 
-    /// A VM that some runner on this host owns.
+    /// Connects to a VM of any runner on this host.
     pub(crate) fn attach(&self, record: &VmRecord) -> Result<Box<dyn Sandbox>> {
         microvm::attach(record, &self.reactor, Instant::now() + ATTACH).map_err(vm_error)
     }
 
-    /// Cuts all connections: whoever waits for a guest gets an error.
-    pub(crate) fn cut(&self) -> Pull {
+    /// A function that cuts all connections to guests; requests to them then fail.
+    pub(crate) fn disconnect(&self) -> Arc<dyn Fn() + Send + Sync> {
         let reactor = self.reactor.clone();
         Arc::new(move || {
             if let Err(error) = reactor.clone().stop() {
@@ -184,24 +183,24 @@ impl Host {
     }
 }
 
-/// If none can be saved, VMs boot.
+/// Logs the result of a snapshot. Without one, VMs boot.
 fn log_saved(saved: std::result::Result<bool, impl Into<Cause>>, begun: Instant) {
     match saved {
         Ok(false) => {}
-        Ok(true) => log::info!("a vm was saved; ms={}", begun.elapsed().as_millis()),
+        Ok(true) => log::info!("snapshot saved; ms={}", begun.elapsed().as_millis()),
         Err(error) => {
-            log::warn!("vms boot, as none can be saved; error={}", vm_error(error).chain());
+            log::warn!("cannot save a snapshot, so vms boot; error={}", vm_error(error).chain());
         }
     }
 }
 
-/// What runs VMs on this host.
+/// The monitor that runs VMs on this host.
 enum Monitor {
     Qemu,
     Firecracker(sandbox_fc::Config),
 }
 
-/// The monitor that was asked for, if it can be had here.
+/// The monitor of the command line, if this host supports it.
 fn choose(vmm: Vmm, global: &Global) -> Result<Monitor> {
     if vmm == Vmm::Qemu {
         return Ok(Monitor::Qemu);
@@ -209,12 +208,12 @@ fn choose(vmm: Vmm, global: &Global) -> Result<Monitor> {
     match (firecracker(global), vmm) {
         (Ok(config), _) => Ok(Monitor::Firecracker(config)),
         (Err(error), Vmm::Firecracker) => Err(error),
-        // One that is named and not there is a mistake, and not the lack of one.
+        // A wrong --firecracker is an error, not a reason to fall back to QEMU.
         (Err(error @ Error::NoFirecracker), _) if global.firecracker.is_some() => Err(error),
-        // Nor is one that is to be confined in a way in which it cannot be.
+        // So is a jailer that cannot be used.
         (Err(error @ Error::Jailer(_)), _) => Err(error),
         (Err(error), _) => {
-            log::info!("vms are run by qemu; reason={}", error.chain());
+            log::info!("using qemu; reason={}", error.chain());
             Ok(Monitor::Qemu)
         }
     }
@@ -233,8 +232,8 @@ fn firecracker(global: &Global) -> Result<sandbox_fc::Config> {
     Ok(sandbox_fc::Config { program, jailer, seccomp })
 }
 
-/// Kills a VM of this process, or cancels its start.
-pub(crate) fn plug(id: SandboxId, cancellation: &Cancellation) -> Pull {
+/// A function that cancels the start of a VM of this process, or kills it.
+pub(crate) fn kill_vm(id: SandboxId, cancellation: &Cancellation) -> Arc<dyn Fn() + Send + Sync> {
     let cancellation = cancellation.clone();
     Arc::new(move || {
         cancellation.cancel();
@@ -248,58 +247,58 @@ fn kill(id: SandboxId) {
     }
 }
 
-/// Kills any VM of this process.
-pub(crate) fn plugs() -> crate::service::Plug {
+/// A function that kills any VM of this process.
+pub(crate) fn kill_any() -> Arc<dyn Fn(SandboxId) + Send + Sync> {
     Arc::new(kill)
 }
 
-/// Ends a VM of whichever runner: in an orderly way if it answers, else by force.
+/// Shuts down a VM of any runner; kills it if it does not answer.
 pub(crate) fn stop(host: &Host, record: &VmRecord, deadline: Instant) -> Result<()> {
     match host.attach(record) {
         Ok(sandbox) => Ok(sandbox.stop(deadline)?),
         Err(error) => {
-            log::warn!("vm is ended by force; vm={} reason={}", record.id, error.chain());
+            log::warn!("killing the vm; vm={} reason={}", record.id, error.chain());
             microvm::force_stop(record).map_err(vm_error)
         }
     }
 }
 
-/// All VMs, the dead ones too.
+/// All VMs, including those of dead runners.
 pub(crate) fn list(state_dir: &Path) -> Result<Vec<VmRecord>> {
     microvm::list(state_dir).map_err(vm_error)
 }
 
-/// A running VM by its name, its id, or the beginning of that.
+/// Finds a running VM by name, id, or unique prefix of the id.
 pub(crate) fn find(state_dir: &Path, name: &str) -> Result<VmRecord> {
     microvm::find(state_dir, name).map_err(vm_error)
 }
 
-/// Keeps the folders of all VMs where they are, until what this returns is dropped.
+/// Takes the lock that protects the folders of all VMs from removal.
 pub(crate) fn lock_folders(vm: &VmRecord) -> Result<impl Drop + use<>> {
     microvm::lock_folders(vm).map_err(vm_error)
 }
 
-/// Whether a VM is there and has an owner.
+/// Whether a VM exists and its runner lives.
 pub(crate) fn is_running(state_dir: &Path, id: SandboxId) -> Result<bool> {
     Ok(list(state_dir)?.iter().any(|record| record.id == id && record.alive))
 }
 
-/// Removes what dead runners left of VMs.
+/// Removes the VMs of dead runners.
 pub(crate) fn reclaim(state_dir: &Path) -> Result<Vec<SandboxId>> {
     microvm::reclaim(state_dir, Instant::now() + RECLAIM).map_err(vm_error)
 }
 
-/// Removes saved VMs that nothing can go on from any more.
-pub(crate) fn sweep(state_dir: &Path) -> Result<Vec<String>> {
+/// Removes snapshots that no VM can be restored from any more.
+pub(crate) fn remove_stale_snapshots(state_dir: &Path) -> Result<Vec<String>> {
     microvm::sweep(state_dir).map_err(vm_error)
 }
 
-/// Removes what dead runners left of networks.
+/// Removes the networks of dead runners.
 pub(crate) fn reclaim_networks(global: &Global) -> Result<Vec<String>> {
     netns::reclaim(&lock_path(global), global.network_range).map_err(vm_error)
 }
 
-/// Keeps networks ready that are not for VMs.
+/// A pool of networks with the default policy.
 pub(crate) fn networks(global: &Global, size: usize) -> Result<Networks> {
     start_networks(global, size, &Network::default())
 }
@@ -316,13 +315,13 @@ fn start_networks(global: &Global, size: usize, network: &Network) -> Result<Net
     .map_err(vm_error)
 }
 
-/// What keeps proxies from the host's own addresses.
+/// The packet filter that denies proxies the host's own addresses.
 pub(crate) fn proxy_filter() -> Arc<dyn HostFilter> {
     Arc::new(netns::ProxyFilter)
 }
 
-/// Does something with a network on a host that is made for it, and gone afterwards.
-pub(crate) fn on_a_trial_network<T: Send>(
+/// Runs `work` with a network in a network namespace of its own, which is removed afterwards.
+pub(crate) fn with_scratch_network<T: Send>(
     folder: &Path,
     deadline: Instant,
     work: impl FnOnce(&mut Lease) -> std::result::Result<T, Cause> + Send,
@@ -338,7 +337,7 @@ fn lock_path(global: &Global) -> PathBuf {
     global.runtime_dir.join("network.lock")
 }
 
-/// What this host has and lacks for VMs.
+/// Checks what this host needs to run VMs.
 pub(crate) fn check(global: &Global) -> Vec<Finding> {
     let mut findings = microvm::check(&global.state_dir);
     findings.extend(netns::check(&lock_path(global), global.network_range).iter().map(finding::of));
@@ -351,7 +350,7 @@ pub(crate) fn check(global: &Global) -> Vec<Finding> {
     findings.extend(sandbox_qemu::missing_tools().into_iter().map(|tool| Finding {
         subject: tool.program,
         state: if is_needed { State::Missing } else { State::Weak },
-        detail: "not found: VMs are made of it where Firecracker does not run".to_owned(),
+        detail: "not found: it runs VMs where Firecracker cannot".to_owned(),
         remedy: Some(tool.remedy.to_owned()),
     }));
     findings

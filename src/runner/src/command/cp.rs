@@ -9,7 +9,7 @@ use crate::copy::{
     CopyEvent, Ownership, Target, copy_in, copy_out, copy_stream_in, copy_stream_out, owner,
 };
 use crate::error::{Error, Result, Usage};
-use crate::interrupt::{First, Interrupt};
+use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
 use crate::output::Output;
 use crate::progress::Copying;
@@ -119,9 +119,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     }
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
-    let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
-    let sandbox = interrupt.explain(host.attach(&record))?;
-    interrupt.explain(carry(&copy, &*sandbox, arguments, global)).map(|()| 0)
+    let interrupt = Interrupt::start(signals, FirstSignal::Forward, host.disconnect())?;
+    let sandbox = interrupt.or_interrupted(host.attach(&record))?;
+    interrupt.or_interrupted(carry(&copy, &*sandbox, arguments, global)).map(|()| 0)
 }
 
 fn carry(

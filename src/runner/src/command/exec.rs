@@ -9,7 +9,7 @@ use crate::attend::{Job, attend, attend_to, start};
 use crate::background;
 use crate::detach;
 use crate::error::Result;
-use crate::interrupt::{First, Interrupt};
+use crate::interrupt::{FirstSignal, Interrupt};
 use crate::label;
 use crate::options::Global;
 use crate::output::Output;
@@ -62,11 +62,11 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let signals = signal::block()?;
     let (record, job) = understand(global, &arguments)?;
     let host = Host::open(&global.state_dir)?;
-    let interrupt = Interrupt::start(signals, First::Forward, host.cut())?;
-    let mut output = Output::open()?.until(interrupt.called_off());
-    let sandbox = interrupt.explain(host.attach(&record))?;
+    let interrupt = Interrupt::start(signals, FirstSignal::Forward, host.disconnect())?;
+    let mut output = Output::open()?.cancel_on(interrupt.cancelled());
+    let sandbox = interrupt.or_interrupted(host.attach(&record))?;
     let mut sink = |stream, data: &[u8]| output.write(stream, data);
-    let exit = interrupt.explain(attend(&*sandbox, &job, &interrupt, &mut sink))?;
+    let exit = interrupt.or_interrupted(attend(&*sandbox, &job, &interrupt, &mut sink))?;
     shortage::print(&exit, record.memory_mib);
     Ok(exit.outcome.exit_code())
 }
@@ -78,8 +78,8 @@ fn keep(global: &Global, arguments: Arguments) -> Result<u8> {
     let (record, mut job) = understand(global, &arguments)?;
     job.request.follow_descendants = true;
     let host = Host::open(&global.state_dir)?;
-    let interrupt = Interrupt::start(signals, First::Cancel, host.cut())?;
-    let sandbox = interrupt.explain(host.attach(&record))?;
+    let interrupt = Interrupt::start(signals, FirstSignal::Cancel, host.disconnect())?;
+    let sandbox = interrupt.or_interrupted(host.attach(&record))?;
     let mut reserved = background::reserve(&record, arguments.name.as_deref(), &job.program())?;
     let execution = match start(&*sandbox, &job) {
         Ok(execution) if execution.has_started() => execution,
@@ -87,13 +87,13 @@ fn keep(global: &Global, arguments: Arguments) -> Result<u8> {
             reserved.cancel();
             let recorded = &mut |_: Stream, _: &[u8]| Ok(());
             let ended = attend_to(&not_started?, &job, &interrupt, recorded);
-            return interrupt.explain(ended).map(|exit| exit.outcome.exit_code());
+            return interrupt.or_interrupted(ended).map(|exit| exit.outcome.exit_code());
         }
     };
     detach::announce(&reserved.name, &reserved.folder)?;
     let result = attend_to(&execution, &job, &interrupt, &mut reserved.recorder);
     reserved.recorder.finish(&result);
-    interrupt.explain(result).map(|_| 0)
+    interrupt.or_interrupted(result).map(|_| 0)
 }
 
 fn understand(global: &Global, arguments: &Arguments) -> Result<(VmRecord, Job)> {

@@ -22,7 +22,7 @@ pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
     for network in &networks {
         output::line(network)?;
     }
-    let snapshots = vmm::sweep(&global.state_dir)?;
+    let snapshots = vmm::remove_stale_snapshots(&global.state_dir)?;
     for snapshot in &snapshots {
         output::line(snapshot)?;
     }

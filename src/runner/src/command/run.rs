@@ -27,7 +27,7 @@ use crate::copy::{Ownership, Target, copy_in, copy_out, owner};
 use crate::detach;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
-use crate::interrupt::{First, Interrupt};
+use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
 use crate::output;
 use crate::progress::Copying;
@@ -53,20 +53,20 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
-    let first = if global.detached { First::Cancel } else { First::Forward };
+    let first = if global.detached { FirstSignal::Cancel } else { FirstSignal::Forward };
     let cancellation = Cancellation::new();
-    let interrupt = Interrupt::start(signals, first, vmm::plug(run.config.id, &cancellation))?;
+    let interrupt = Interrupt::start(signals, first, vmm::kill_vm(run.config.id, &cancellation))?;
     intercept(&mut run, global)?;
     let mut stages = Stages::new(run.shows_stages);
     let started = start(&run, &host, (&interrupt, &cancellation), global, &mut stages);
-    let sandbox = interrupt.explain(started)?;
+    let sandbox = interrupt.or_interrupted(started)?;
     let result = match &run.job {
         Some(job) if !global.detached => {
             foreground::work(&run, job, &*sandbox, &interrupt, &mut stages)
         }
         _ => background::serve(&run, &*sandbox, &interrupt, global),
     };
-    let result = interrupt.explain(result);
+    let result = interrupt.or_interrupted(result);
     let stopping = Instant::now();
     let stopped = sandbox.kill();
     stages.add("stop", stopping.elapsed());

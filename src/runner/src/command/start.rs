@@ -100,7 +100,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let hands = Hands {
         source,
         factory,
-        plug: vmm::plugs(),
+        plug: vmm::kill_any(),
         images: Arc::new(move |profile| files(&store, profile)),
         journal: Journal::open(&global.state_dir)?,
         network_log: NetworkLog::start(&global.state_dir, access)?,

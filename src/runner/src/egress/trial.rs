@@ -22,7 +22,7 @@ pub(crate) fn check() -> Result<Duration, Cause> {
     let place =
         tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o711)).tempdir()?;
     let place = place.path();
-    let answer = vmm::on_a_trial_network(place, begun + PATIENCE, |lease| {
+    let answer = vmm::with_scratch_network(place, begun + PATIENCE, |lease| {
         let filter = vmm::proxy_filter();
         let address = lease.address()?;
         let pass = intercept::trial(program(), place, address, filter, begun + PATIENCE)?;

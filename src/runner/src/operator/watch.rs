@@ -8,9 +8,9 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use base::event::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use platform::Client;
 
 use super::{Error, OperatorClient};
@@ -31,7 +31,7 @@ pub(crate) struct Patience {
 /// Who waits. A signal ends that.
 pub(crate) struct Watch<'a> {
     pub(super) operator: &'a OperatorClient<'a>,
-    pub(super) called_off: &'a EventFd,
+    pub(super) called_off: &'a Event,
     pub(super) patience: &'a Patience,
 }
 
@@ -102,7 +102,7 @@ impl Watch<'_> {
     fn tell(&self, text: &str) {
         if !self.operator.is_quiet {
             // Who does not read it is not waited for.
-            output::last_words(format_args!("runner: {text}"));
+            output::remark_if_ready(format_args!("runner: {text}"));
         }
     }
 }
@@ -123,7 +123,6 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
     use crate::options::Global;
-    use crate::signal::stop_event;
 
     const LOST: platform::Error = platform::Error::BadReply { reason: String::new() };
 
@@ -132,8 +131,8 @@ mod tests {
         Cli::try_parse_from(["runner", "--state-dir", state, "--quiet", "ps"]).unwrap().global
     }
 
-    fn watch<T>(state: &std::path::Path, work: impl FnOnce(&Watch<'_>, &EventFd) -> T) -> T {
-        let (global, called_off) = (global(state), stop_event().unwrap());
+    fn watch<T>(state: &std::path::Path, work: impl FnOnce(&Watch<'_>, &Event) -> T) -> T {
+        let (global, called_off) = (global(state), Event::new().unwrap());
         let patience = Patience { reconnect_timeout: Duration::from_secs(3600) };
         let operator = &OperatorClient::of(&global);
         work(&Watch { operator, called_off: &called_off, patience: &patience }, &called_off)
@@ -171,7 +170,7 @@ mod tests {
     fn whoever_is_called_off_waits_no_more() {
         let state = tempfile::tempdir().unwrap();
         let asked = watch(state.path(), |watch, called_off| {
-            called_off.write(1).unwrap();
+            called_off.set();
             watch.ask(|client| client.runners())
         });
         assert!(asked.unwrap_err().chain().contains("was cut"));

@@ -1,8 +1,7 @@
-//! What was found of networks, in words.
+//! Converts the result of a network check to a [`Finding`].
 
 use super::{Finding, State};
 
-/// What was found of networks, for people.
 pub(super) fn of(check: &netns::Check) -> Finding {
     let (state, detail, remedy) = match check {
         netns::Check::Works => (State::Good, "can be made".to_owned(), None),
@@ -15,21 +14,20 @@ pub(super) fn of(check: &netns::Check) -> Finding {
             Some("--network-range, or RUNNER_NETWORK_RANGE".to_owned()),
         ),
         netns::Check::NotForwarding => {
-            let detail =
-                "the host does not pass packets on; the first VM with a network changes that";
+            let detail = "IP forwarding is off; the first VM with a network enables it";
             (State::Good, detail.to_owned(), None)
         }
         netns::Check::ForwardDropped { chains } => {
             let detail = format!(
-                "the host drops what VMs send, in {}: only services of the host are reached",
+                "a firewall of the host drops packets of VMs, in {}: VMs reach only services of the host",
                 chains.join(", ")
             );
-            let remedy = "accept what comes from and goes to links named sr-*, for instance \
+            let remedy = "accept packets from and to interfaces named sr-*, for instance \
                 nft insert rule ip filter FORWARD iifname 'sr-*' accept; the same with oifname";
             (State::Weak, detail, Some(remedy.to_owned()))
         }
         netns::Check::Leftovers { networks } => {
-            let detail = format!("dead runners left {}", networks.join(", "));
+            let detail = format!("dead runners left networks: {}", networks.join(", "));
             (State::Weak, detail, Some("runner gc".to_owned()))
         }
     };

@@ -13,7 +13,7 @@ use sandbox::{
 
 use crate::attend::{Job, attend};
 use crate::error::{Error, Result};
-use crate::interrupt::{First, Interrupt};
+use crate::interrupt::{FirstSignal, Interrupt};
 use crate::label;
 use crate::options::Global;
 use crate::output::{self, Output};
@@ -93,13 +93,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let cancellation = Cancellation::new();
-    let pull = vmm::plug(config.id, &cancellation);
-    let interrupt = Interrupt::start(signals, First::Forward, pull)?;
+    let kill = vmm::kill_vm(config.id, &cancellation);
+    let interrupt = Interrupt::start(signals, FirstSignal::Forward, kill)?;
     let begun = Instant::now();
     let saved = host.save(arguments.vmm, (&config, &cancellation), global, &mut |sandbox| {
         arguments.warm_up(sandbox, config.memory_mib, &interrupt).map_err(Cause::from)
     });
-    interrupt.explain(saved)?;
+    interrupt.or_interrupted(saved)?;
     if !global.quiet {
         output::remark(format_args!("saved in {:.1?}", begun.elapsed()));
     }

@@ -30,9 +30,9 @@ pub(super) fn serve(
         recorder.finish(&result);
     }
     interrupt.idle();
-    if !interrupt.is_asked_to_end() {
+    if !interrupt.should_end() {
         select! {
-            recv(interrupt.told()) -> _ => log::info!("stopped by a signal"),
+            recv(interrupt.signalled()) -> _ => log::info!("stopped by a signal"),
             recv(sandbox.ended()) -> _ => log::info!("the vm ended"),
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn work(
 }
 
 fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> Result<Exit> {
-    let mut output = Output::open()?.until(interrupt.called_off());
+    let mut output = Output::open()?.cancel_on(interrupt.cancelled());
     if !run.is_story {
         let mut sink = |stream, data: &[u8]| output.write(stream, data);
         return attend(sandbox, job, interrupt, &mut sink);
