@@ -1,15 +1,17 @@
-//! Files between this host and a VM: `cp`, `--copy-in`, `--copy-out`; and out of an archive.
+//! Copies files between this host and a VM (`cp`, `--copy-in`, `--copy-out`), and extracts archives of jobs.
 //!
-//! As with `docker cp`: an existing folder as destination takes the source under its own name; a
-//! source that ends with `/.` stands for what is in it. A link that is named on the command line is
-//! followed; links inside a tree are copied as links, hard links as such, and holes as holes. Sockets,
-//! FIFOs and devices inside a tree are skipped with a warning.
+//! As with `docker cp`, a source is copied into an existing folder under its own name; a source that
+//! ends with `/.` means the contents of that folder. A symbolic link on the command line is followed;
+//! inside a tree, symbolic links, hard links and holes are copied as such. Sockets, FIFOs and devices
+//! inside a tree are skipped with a warning.
 
-mod inward;
-mod landing;
-mod outward;
+mod extractor;
+mod from_vm;
 pub(crate) mod owner;
+mod partial;
 mod rules;
+mod target;
+mod to_vm;
 #[cfg(feature = "platform")]
 mod unpack;
 
@@ -20,47 +22,47 @@ use std::time::{Duration, Instant};
 
 use sandbox::{Owner, Special};
 
-pub(crate) use inward::{Target, copy_in, copy_stream_in};
-pub(crate) use outward::{copy_out, copy_stream_out};
+pub(crate) use from_vm::{copy_out, copy_stream_out};
+pub(crate) use to_vm::{Destination, copy_in, copy_stream_in};
 #[cfg(feature = "platform")]
 pub(crate) use unpack::{Limit, unpack};
 
-/// How long a guest may take for one step: a piece of a file, or the end.
-const STEP: Duration = Duration::from_secs(60);
+/// How long a guest may take for one step: a chunk of a file, or the end.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The deadline of a step that starts now.
 fn step() -> Instant {
-    Instant::now() + STEP
+    Instant::now() + STEP_TIMEOUT
 }
 
-/// What a copy tells of itself.
+/// Progress of a copy.
 #[derive(Debug)]
 pub(crate) enum CopyEvent<'a> {
-    /// A file begins.
+    /// A file starts.
     File,
-    /// So many bytes were copied since the last time.
+    /// This many bytes were copied since the last event.
     Bytes(u64),
-    /// Something without content was skipped.
+    /// A device, FIFO or socket was skipped.
     Skipped { path: &'a Path, kind: Special },
 }
 
-/// Takes what a copy tells of itself.
+/// Receives the progress of a copy.
 pub(crate) type Meter<'a> = &'a mut dyn FnMut(CopyEvent<'_>);
 
-/// Whose the copy becomes.
+/// The owners of copied files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ownership {
-    /// What is new belongs to the owner of the folder that it is made in; a file that is there keeps
-    /// its owner and mode.
+    /// New files belong to the owner of their folder; replaced files keep owner and mode.
     Inherited,
-    /// What is new belongs to this owner; a file that is there keeps its owner and mode.
+    /// New files belong to this owner; replaced files keep owner and mode.
     New(Owner),
-    /// All of it belongs to this owner; a file that is there keeps its mode.
+    /// All files belong to this owner; replaced files keep their mode.
     Given(Owner),
-    /// Owners and modes are those of the source.
+    /// All files have the owner and mode of the source.
     Source,
 }
 
-/// Which name a source takes in an existing folder; none if only its content is meant.
+/// The name that a source gets in an existing folder; none if only its contents are copied.
 fn name_of(source: &Path) -> Option<PathBuf> {
     let bytes = source.as_os_str().as_bytes();
     if bytes.ends_with(b"/.") || bytes == b"." {
@@ -69,13 +71,13 @@ fn name_of(source: &Path) -> Option<PathBuf> {
     source.file_name().map(PathBuf::from)
 }
 
-/// Whether a path says itself that it is a folder.
+/// Whether the syntax of a path makes it a folder.
 fn names_folder(path: &Path) -> bool {
     let last = path.as_os_str().as_bytes().rsplit(|byte| *byte == b'/').next();
     matches!(last, Some(b"" | b"." | b".."))
 }
 
-/// A source without the `/.` that only we understand.
+/// A source without the suffix `/.`, which the guest does not know.
 fn without_dot(source: &Path) -> &Path {
     let bytes = source.as_os_str().as_bytes();
     match bytes.strip_suffix(b"/.") {
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_has_a_name_unless_its_content_is_meant() {
+    fn a_source_has_a_name_unless_only_its_contents_are_copied() {
         assert_eq!(name_of(Path::new("a/b")), Some("b".into()));
         assert_eq!(name_of(Path::new("a/b/")), Some("b".into()));
         assert_eq!(name_of(Path::new("a/b/.")), None);
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_ends_like_one_is_a_folder() {
+    fn a_path_that_ends_with_a_slash_or_dots_is_a_folder() {
         assert!(names_folder(Path::new("a/")));
         assert!(names_folder(Path::new("a/..")));
         assert!(names_folder(Path::new(".")));
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dot_is_not_sent_to_the_guest() {
+    fn the_suffix_of_a_source_is_not_sent_to_the_guest() {
         assert_eq!(without_dot(Path::new("/srv/.")), Path::new("/srv"));
         assert_eq!(without_dot(Path::new("/.")), Path::new("/"));
         assert_eq!(without_dot(Path::new("/srv/x")), Path::new("/srv/x"));

@@ -6,7 +6,7 @@ use std::path::Path;
 use sandbox::{Owner, Sandbox, User};
 
 use crate::copy::{
-    CopyEvent, Ownership, Target, copy_in, copy_out, copy_stream_in, copy_stream_out, owner,
+    CopyEvent, Destination, Ownership, copy_in, copy_out, copy_stream_in, copy_stream_out, owner,
 };
 use crate::error::{Error, Result, Usage};
 use crate::interrupt::{FirstSignal, Interrupt};
@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     archive: bool,
 }
 
-/// A copy that makes sense.
+/// The validated arguments.
 enum Copy<'a> {
     In { source: Option<&'a Path>, vm: &'a str, target: &'a Path },
     Out { vm: &'a str, source: &'a Path, destination: Option<&'a Path> },
@@ -80,7 +80,7 @@ impl Arguments {
         }
     }
 
-    /// Whose the copy becomes; `find` looks a user up at the destination.
+    /// The owners of the copies; `find` looks a user up at the destination.
     fn ownership(&self, find: impl FnOnce(&User) -> Result<Option<Owner>>) -> Result<Ownership> {
         let Some(user) = &self.owner else {
             return Ok(if self.archive { Ownership::Source } else { Ownership::Inherited });
@@ -107,30 +107,30 @@ impl Copy<'_> {
     }
 }
 
-/// Does it. A signal ends it as an error does: nothing unfinished stays.
+/// Runs the sub-command. A signal ends a copy as an error does: no partial file stays.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let copy = arguments.validate()?;
     let record = vmm::find(&global.state_dir, copy.vm())?;
     if copy.is_stream() {
-        // Nothing of it is on this host. So a signal may do what it does to any program, also while
-        // this one waits for somebody who neither writes nor reads.
+        // A stream leaves no files on this host, so signals keep their default action, which also ends
+        // a blocked read or write.
         let host = Host::open(&global.state_dir)?;
-        return carry(&copy, &*host.attach(&record)?, arguments, global).map(|()| 0);
+        return transfer(&copy, &*host.attach(&record)?, arguments, global).map(|()| 0);
     }
     let signals = signal::block()?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, FirstSignal::Forward, host.disconnect())?;
     let sandbox = interrupt.or_interrupted(host.attach(&record))?;
-    interrupt.or_interrupted(carry(&copy, &*sandbox, arguments, global)).map(|()| 0)
+    interrupt.or_interrupted(transfer(&copy, &*sandbox, arguments, global)).map(|()| 0)
 }
 
-fn carry(
+fn transfer(
     copy: &Copy<'_>,
     sandbox: &dyn Sandbox,
     arguments: &Arguments,
     global: &Global,
 ) -> Result<()> {
-    // What goes to this terminal is not to be mixed with a bar.
+    // A progress bar would be mixed into output to this terminal.
     let to_terminal = matches!(copy, Copy::Out { destination: None, .. })
         && std::io::IsTerminal::is_terminal(&io::stdout());
     let mut bar = Copying::new(global.quiet || to_terminal);
@@ -138,7 +138,7 @@ fn carry(
     match *copy {
         Copy::In { source, target, .. } => {
             let ownership = arguments.ownership(|user| owner::in_vm(user, sandbox))?;
-            let target = Target { path: target, make_parents: false, ownership };
+            let target = Destination { path: target, make_parents: false, ownership };
             match source {
                 Some(source) => copy_in(sandbox, source, &target, &mut meter),
                 None => copy_stream_in(sandbox, io::stdin().lock(), &target, &mut meter),

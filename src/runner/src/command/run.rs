@@ -23,7 +23,7 @@ use sandbox::{Cancellation, Sandbox};
 pub(crate) use arguments::Arguments;
 
 use self::arguments::Run;
-use crate::copy::{Ownership, Target, copy_in, copy_out, owner};
+use crate::copy::{Destination, Ownership, copy_in, copy_out, owner};
 use crate::detach;
 use crate::egress::Gate;
 use crate::error::{Error, Result};
@@ -136,7 +136,7 @@ fn fill(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
     let ownership = owner.map_or(Ownership::Inherited, Ownership::New);
     let mut bar = Copying::new(run.is_quiet);
     for copy in &run.copies_in {
-        let target = Target { path: &copy.guest, make_parents: true, ownership };
+        let target = Destination { path: &copy.guest, make_parents: true, ownership };
         copy_in(sandbox, &copy.local, &target, &mut |event| bar.note(event))?;
     }
     Ok(())

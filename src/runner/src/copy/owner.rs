@@ -1,4 +1,4 @@
-//! Users by name: those of a VM, and those of this host.
+//! Looks users up by name, in a VM or on this host.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,16 +7,17 @@ use sandbox::{Owner, Sandbox, TreeItem, User};
 
 use crate::error::{Result, file};
 
+/// How long a guest may take for one step.
 const STEP: Duration = Duration::from_secs(30);
-/// More accounts than this are not looked through.
+/// The largest part of an account file that is read, in bytes.
 const LIMIT: usize = 4 << 20;
 
-/// A user of a VM; none if it does not know the name.
+/// A user of a VM; none if the name is unknown.
 pub(crate) fn in_vm(user: &User, sandbox: &dyn Sandbox) -> Result<Option<Owner>> {
     look_up(user, |path| read(sandbox, path))
 }
 
-/// A user of this host; none if it does not know the name.
+/// A user of this host; none if the name is unknown.
 pub(crate) fn on_host(user: &User) -> Result<Option<Owner>> {
     look_up(user, |path| std::fs::read(path).map_err(file("read", path)))
 }
@@ -47,7 +48,7 @@ fn read(sandbox: &dyn Sandbox, path: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// In `name:password:uid:gid:…` lines; by its number where it is no name, as the guest does it.
+/// Finds a user in lines of `name:password:uid:gid:…`, by name, else by number, as the guest does.
 fn find(user: &str, passwd: &[u8]) -> Option<Owner> {
     let passwd = String::from_utf8_lossy(passwd);
     let accounts = || {
@@ -64,7 +65,7 @@ fn find(user: &str, passwd: &[u8]) -> Option<Owner> {
     found.map(|(_, owner)| owner).or(id.map(|id| Owner { uid: id, gid: id }))
 }
 
-/// In `name:password:gid:…` lines, likewise.
+/// Finds a group in lines of `name:password:gid:…`, by name, else by number.
 fn find_group(group: &str, groups: &[u8]) -> Option<u32> {
     let groups = String::from_utf8_lossy(groups);
     let named = groups.lines().find_map(|line| {
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guests_nonsense_makes_nobody_an_owner() {
+    fn malformed_accounts_of_a_guest_are_ignored() {
         assert_eq!(find("user", b"user\nuser:x\nuser:x:-1:\xff\n"), None);
     }
 }

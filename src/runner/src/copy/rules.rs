@@ -1,4 +1,4 @@
-//! Whose it becomes what comes out of a VM, and which mode it has.
+//! Owners and modes of files that are copied from a VM.
 
 use std::os::fd::OwnedFd;
 
@@ -8,13 +8,13 @@ use sandbox::Owner;
 
 use super::Ownership;
 
-/// What becomes of owners and modes on this host.
+/// Decides owners and modes of files on this host.
 ///
-/// To take over the owner of a folder is for root: what anybody else copies is their own.
+/// Only root inherits the owner of a folder; files that other users copy belong to them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     ownership: Ownership,
-    /// Whether a file that is there keeps its mode.
+    /// Whether a replaced file keeps its mode.
     keeps_mode: bool,
     is_root: bool,
 }
@@ -25,14 +25,14 @@ impl Rules {
         Self { ownership, keeps_mode, is_root: geteuid().is_root() }
     }
 
-    /// An archive's modes replace those of files that are there; their owners stay.
+    /// The rules of an archive: replaced files get its modes, and keep their owners.
     #[cfg_attr(not(feature = "platform"), allow(dead_code, reason = "only jobs leave archives"))]
     pub(crate) fn of_archive() -> Self {
         Self { keeps_mode: false, ..Self::new(Ownership::Inherited) }
     }
 
-    /// The owner of what is made in `folder`, in place of the file `existing` if there is one. None
-    /// leaves it to the user that copies.
+    /// The owner of a file in `folder` that replaces `existing`, if there is one. None means the user who
+    /// copies.
     pub(crate) fn owner(
         &self,
         entry: Option<Owner>,
@@ -49,7 +49,7 @@ impl Rules {
         })
     }
 
-    /// The owner that even a folder gets that is there.
+    /// The owner that existing folders get, too.
     pub(crate) fn given(&self, entry: Option<Owner>) -> Option<Owner> {
         match self.ownership {
             Ownership::Given(owner) => Some(owner),

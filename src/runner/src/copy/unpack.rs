@@ -1,8 +1,7 @@
-//! From an archive that a guest made to this host.
+//! Extracts an archive from a guest to this host.
 //!
-//! What an archive says is where a guest wants its files; what becomes of that is decided in
-//! `landing`. Here is what is particular to archives: how a path may be written, what they hold
-//! that is no file, folder or link, and that a few bytes of them may stand for very many.
+//! [`TreeExtractor`] protects the host from hostile paths. This file handles the specifics of
+//! archives: the spelling of paths, members that are no file, folder or link, and compression bombs.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,24 +12,24 @@ use std::path::{Path, PathBuf};
 use rootfs::archive::{Archive, Kind, Member};
 use sandbox::{Entry, EntryKind};
 
-use super::landing::Landing;
+use super::extractor::TreeExtractor;
 use crate::error::{Error, Result, file};
 
-/// How much of a file is moved at once.
+/// The size of a read, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// How much may come out of an archive.
+/// The largest content of an archive.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub(crate) bytes: u64,
     pub(crate) entries: u64,
 }
 
-/// Unpacks an archive into a folder that is there. What has a name in both is replaced.
+/// Extracts an archive into an existing folder; existing files of the same name are replaced.
 pub(crate) fn unpack(archive: impl Read, folder: &Path, limit: Limit) -> Result<()> {
     let mut archive = Archive::decompress(archive, "the artifact's archive")?;
     let open = File::open(folder).map_err(file("open", folder))?;
-    let mut landing = Landing::of_archive(open, folder);
+    let mut extractor = TreeExtractor::of_archive(open, folder);
     let (mut entries, mut bytes) = (0, 0);
     let mut buffer = vec![0; CHUNK];
     while let Some(member) = archive.next_member()? {
@@ -40,11 +39,11 @@ pub(crate) fn unpack(archive: impl Read, folder: &Path, limit: Limit) -> Result<
         }
         if let Some(kind) = special(&member.kind) {
             let path = String::from_utf8_lossy(&member.path);
-            log::warn!("{path:?} in the artifact is {kind}: it is not unpacked");
+            log::warn!("{path:?} in the artifact is {kind}: it is not extracted");
             continue;
         }
         let Some(entry) = entry(member)? else { continue };
-        landing.entry(&entry)?;
+        extractor.entry(&entry)?;
         let mut body = archive.body();
         loop {
             let count = body.read(&mut buffer).map_err(file("unpack", &entry.path))?;
@@ -55,13 +54,13 @@ pub(crate) fn unpack(archive: impl Read, folder: &Path, limit: Limit) -> Result<
             if bytes > limit.bytes {
                 return Err(Error::TooMuch { limit: limit.bytes, what: "bytes" });
             }
-            landing.data(&buffer[..count])?;
+            extractor.data(&buffer[..count])?;
         }
     }
-    landing.finish()
+    extractor.finish()
 }
 
-/// What to call a member that holds no content.
+/// The name of a kind of member that is skipped.
 fn special(kind: &Kind) -> Option<&'static str> {
     match kind {
         Kind::Fifo => Some("a FIFO"),
@@ -70,7 +69,7 @@ fn special(kind: &Kind) -> Option<&'static str> {
     }
 }
 
-/// None for the top itself, which is ours.
+/// Converts a member; none for the top, which exists.
 fn entry(member: Member) -> Result<Option<Entry>> {
     let bytes = member.path.as_slice();
     let bytes = bytes.strip_prefix(b"./").unwrap_or(bytes);
@@ -82,7 +81,7 @@ fn entry(member: Member) -> Result<Option<Entry>> {
         Kind::Directory => EntryKind::Directory,
         Kind::Symlink(target) => EntryKind::Symlink { target: OsStr::from_bytes(&target).into() },
         Kind::HardLink(_) => return Err(Error::NotUnpacked { path, kind: "a hard link" }),
-        // Skipped before.
+        // The caller has skipped these.
         Kind::Fifo | Kind::Device => return Ok(None),
     };
     let modified = i64::try_from(member.mtime).ok();
@@ -100,7 +99,7 @@ mod tests {
 
     const AMPLE: Limit = Limit { bytes: 1 << 20, entries: 100 };
 
-    /// One member of a tar archive, whatever nonsense it is.
+    /// One member of a tar archive, valid or not.
     fn member(path: &str, kind: u8, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
         let mut header = [0_u8; 512];
         let mut put = |at: usize, text: &str| {
@@ -136,7 +135,7 @@ mod tests {
         [members.concat(), vec![0; 1024]].concat()
     }
 
-    /// Unpacks into `<temporary>/out`.
+    /// Extracts into `<temporary>/out`.
     fn unpacked(members: &[Vec<u8>]) -> (TempDir, Result<()>) {
         let temporary = tempfile::tempdir().unwrap();
         let out = temporary.path().join("out");
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn files_links_and_empty_folders_come_with_their_modes() {
+    fn files_links_and_empty_folders_are_extracted_with_their_modes() {
         let (temporary, result) = unpacked(&[
             folder("./"),
             member("./run.sh", b'0', 0o4750, "", b"#!"),
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_the_archive_does_not_name_is_made() {
+    fn a_folder_without_a_member_is_created() {
         let (temporary, result) = unpacked(&[plain("a/b/c", b"x"), plain("a/d", b"y")]);
         result.unwrap();
         let folder = fs::metadata(temporary.path().join("out/a/b")).unwrap();
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_folder_by_its_name() {
+    fn a_member_cannot_leave_the_folder_by_its_path() {
         for path in ["../evil", "a/../../evil", "/evil", "a/./b", "a//b", "..", "././x"] {
             let (temporary, result) = unpacked(&[folder("a/"), plain(path, b"x")]);
             assert!(matches!(result, Err(Error::Escape { .. })), "{path}: {result:?}");
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_the_folder_through_a_link() {
+    fn a_member_cannot_leave_the_folder_through_a_link() {
         let outside = tempfile::tempdir().unwrap();
         let target = outside.path().to_str().unwrap();
 
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_ours_is_replaced_and_not_written_through() {
+    fn an_existing_link_is_replaced_and_not_followed() {
         let temporary = tempfile::tempdir().unwrap();
         let (victim, out) = (temporary.path().join("victim"), temporary.path().join("out"));
         fs::write(&victim, "safe").unwrap();
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_and_fifos_are_skipped_and_the_rest_is_unpacked() {
+    fn devices_and_fifos_are_skipped_and_the_rest_is_extracted() {
         for kind in *b"346" {
             let (temporary, result) =
                 unpacked(&[member("x", kind, 0o644, "", b""), plain("after", b"1")]);
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_that_is_cut_short_leaves_no_half_file() {
+    fn a_truncated_archive_leaves_no_partial_file() {
         let temporary = tempfile::tempdir().unwrap();
         let bytes = archive(&[plain("file", &[7; 4096])]);
 
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_out_is_limited() {
+    fn the_number_of_members_and_their_size_are_limited() {
         let temporary = tempfile::tempdir().unwrap();
         let bytes = archive(&[plain("a", &[7; 100]), plain("b", &[7; 100])]);
 

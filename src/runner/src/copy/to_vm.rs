@@ -1,4 +1,4 @@
-//! From this host into a VM.
+//! Sends files of this host to a VM.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -17,11 +17,11 @@ use crate::error::{Error, Result, file};
 
 const CHUNK: usize = 128 << 10;
 
-/// Where files go in the VM, and whose they become.
+/// The path and the owner of copied files in the VM.
 #[derive(Debug, Clone)]
-pub(crate) struct Target<'a> {
+pub(crate) struct Destination<'a> {
     pub(crate) path: &'a Path,
-    /// Whether missing folders above are made.
+    /// Whether missing parent folders are created.
     pub(crate) make_parents: bool,
     pub(crate) ownership: Ownership,
 }
@@ -30,28 +30,28 @@ pub(crate) struct Target<'a> {
 pub(crate) fn copy_in(
     sandbox: &dyn Sandbox,
     source: &Path,
-    target: &Target<'_>,
+    target: &Destination<'_>,
     meter: Meter<'_>,
 ) -> Result<()> {
-    // Looked at before the guest is told anything: a typing error should cost nothing.
+    // Checked first, so that a mistyped source does not change the guest.
     let top = fs::metadata(source).map_err(file("read", source))?;
-    refuse_special(source, &top)?;
+    reject_special(source, &top)?;
     let mut request = request(target, name_of(source));
     if target.make_parents && names_folder(target.path) && !top.is_dir() {
-        // The folder is made, too, so the file goes into it.
+        // The target is a folder that is created for the file.
         request.target.extend(request.name.take());
     }
     let mut writer = sandbox.write(&request, step())?;
     let mut walk = Walk::new(&mut *writer, target.ownership, meter);
-    walk.top(source, &top)?;
+    walk.tree(source, &top)?;
     Ok(writer.finish(step())?)
 }
 
-/// Copies our standard input into one file.
+/// Copies standard input to a file.
 pub(crate) fn copy_stream_in(
     sandbox: &dyn Sandbox,
     mut source: impl Read,
-    target: &Target<'_>,
+    target: &Destination<'_>,
     meter: Meter<'_>,
 ) -> Result<()> {
     if names_folder(target.path) {
@@ -67,7 +67,7 @@ pub(crate) fn copy_stream_in(
     Ok(writer.finish(step())?)
 }
 
-fn request(target: &Target<'_>, name: Option<PathBuf>) -> WriteRequest {
+fn request(target: &Destination<'_>, name: Option<PathBuf>) -> WriteRequest {
     let owner = match target.ownership {
         Ownership::New(owner) | Ownership::Given(owner) => Some(owner),
         Ownership::Inherited | Ownership::Source => None,
@@ -81,7 +81,7 @@ fn request(target: &Target<'_>, name: Option<PathBuf>) -> WriteRequest {
     }
 }
 
-/// The owner that everything gets, whatever is there.
+/// The owner of all files, if it is given.
 fn given(ownership: Ownership) -> Option<Owner> {
     match ownership {
         Ownership::Given(owner) => Some(owner),
@@ -94,14 +94,14 @@ struct Walk<'a> {
     ownership: Ownership,
     meter: Meter<'a>,
     buffer: Vec<u8>,
-    /// Files with several names, by device and inode: the name that was sent first.
+    /// The first path that was sent of each file with several links, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
 }
 
-/// Says which source could not be read.
+/// Makes the error of a source that cannot be read.
 type ReadFailed<'a> = &'a dyn Fn(io::Error) -> Error;
 
-/// A folder that is being walked.
+/// A folder whose entries are being sent.
 struct Folder {
     /// On this host.
     local: PathBuf,
@@ -115,10 +115,10 @@ impl<'a> Walk<'a> {
         Self { writer, ownership, meter, buffer: vec![0; CHUNK], links: HashMap::new() }
     }
 
-    /// Deep trees cost memory on the heap, not stack, and no descriptors.
-    fn top(&mut self, source: &Path, metadata: &Metadata) -> Result<()> {
+    /// Sends a whole tree. Iterative, so deep trees use neither stack nor descriptors.
+    fn tree(&mut self, source: &Path, metadata: &Metadata) -> Result<()> {
         let mut folders = Vec::new();
-        folders.extend(self.one(source.to_owned(), PathBuf::new(), metadata)?);
+        folders.extend(self.entry(source.to_owned(), PathBuf::new(), metadata)?);
         while let Some(folder) = folders.last_mut() {
             let Some(name) = folder.names.next() else {
                 folders.pop();
@@ -126,21 +126,21 @@ impl<'a> Walk<'a> {
             };
             let (local, path) = (folder.local.join(&name), folder.path.join(&name));
             let metadata = fs::symlink_metadata(&local).map_err(file("read", &local))?;
-            folders.extend(self.one(local, path, &metadata)?);
+            folders.extend(self.entry(local, path, &metadata)?);
         }
         Ok(())
     }
 
-    /// Sends one entry; returns it if it is a folder, to be walked.
-    fn one(&mut self, local: PathBuf, path: PathBuf, data: &Metadata) -> Result<Option<Folder>> {
+    /// Sends one entry; returns a folder, whose entries are next.
+    fn entry(&mut self, local: PathBuf, path: PathBuf, data: &Metadata) -> Result<Option<Folder>> {
         if data.is_dir() {
             let names = names(&local)?;
-            self.entry(&path, EntryKind::Directory, data)?;
+            self.send_entry(&path, EntryKind::Directory, data)?;
             return Ok(Some(Folder { local, path, names: names.into_iter() }));
         }
         if data.is_symlink() {
             let target = fs::read_link(&local).map_err(file("read", &local))?;
-            self.entry(&path, EntryKind::Symlink { target }, data)?;
+            self.send_entry(&path, EntryKind::Symlink { target }, data)?;
             return Ok(None);
         }
         if let Some(kind) = special(data) {
@@ -148,24 +148,24 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let mut opened = open(&local, path.as_os_str().is_empty())?;
-        // What was opened may be another file than the one that was looked at.
+        // The opened file may be another one than the file of `symlink_metadata`.
         let data = opened.metadata().map_err(file("read", &local))?;
-        refuse_special(&local, &data)?;
+        reject_special(&local, &data)?;
         if data.nlink() > 1 {
             if let Some(first) = self.links.get(&(data.dev(), data.ino())) {
                 let target = first.clone();
-                self.entry(&path, EntryKind::HardLink { target }, &data)?;
+                self.send_entry(&path, EntryKind::HardLink { target }, &data)?;
                 return Ok(None);
             }
             self.links.insert((data.dev(), data.ino()), path.clone());
         }
         (self.meter)(CopyEvent::File);
-        self.entry(&path, EntryKind::File { size: data.len() }, &data)?;
+        self.send_entry(&path, EntryKind::File { size: data.len() }, &data)?;
         self.content(&mut opened, &data, &|source| file("read", &local)(source))?;
         Ok(None)
     }
 
-    /// Sends a file's data, and its holes as such.
+    /// Sends the data and the holes of a file.
     fn content(
         &mut self,
         opened: &mut File,
@@ -179,9 +179,9 @@ impl<'a> Walk<'a> {
         while at < size {
             let start = match seek(opened, at, Whence::SeekData) {
                 Ok(start) => start.min(size),
-                // There is no more data.
+                // No more data: the rest is a hole.
                 Err(Errno::ENXIO) => size,
-                // A file of the kernel that does not tell where its holes are.
+                // A virtual file that does not support SEEK_DATA.
                 Err(Errno::EINVAL) if at == 0 => return self.bytes(opened, u64::MAX, failed),
                 Err(errno) => return Err(failed(errno.into())),
             };
@@ -203,7 +203,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, kind: EntryKind, data: &Metadata) -> Result<()> {
+    fn send_entry(&mut self, path: &Path, kind: EntryKind, data: &Metadata) -> Result<()> {
         let entry = Entry {
             path: path.to_owned(),
             kind,
@@ -246,7 +246,7 @@ fn seek(file: &File, at: u64, whence: Whence) -> nix::Result<u64> {
     lseek64(file, at, whence).map(|found| u64::try_from(found).unwrap_or(0))
 }
 
-/// Without blocking on what became a FIFO meanwhile; below the top, without following a link.
+/// Opens without blocking on a FIFO; below the top, without following a link.
 fn open(path: &Path, follow: bool) -> Result<File> {
     let no_follow = if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
     let mut options = OpenOptions::new();
@@ -254,7 +254,7 @@ fn open(path: &Path, follow: bool) -> Result<File> {
     options.open(path).map_err(file("read", path))
 }
 
-/// Sorted: the same tree is always sent in the same order.
+/// The names in a folder, sorted: a tree is always sent in the same order.
 fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     let entries = fs::read_dir(folder).map_err(file("read", folder))?;
     let names: io::Result<Vec<_>> =
@@ -264,8 +264,8 @@ fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     Ok(names)
 }
 
-/// What was named on the command line is not skipped in silence.
-fn refuse_special(path: &Path, data: &Metadata) -> Result<()> {
+/// Fails for a device, FIFO or socket: a source of the command line is not skipped silently.
+fn reject_special(path: &Path, data: &Metadata) -> Result<()> {
     match special(data) {
         Some(kind) => Err(Error::NotCopyable { path: path.to_owned(), kind }),
         None => Ok(()),
@@ -305,7 +305,7 @@ mod tests {
         let sandbox = factory
             .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
-        let target = Target { path: Path::new("/srv"), make_parents: true, ownership };
+        let target = Destination { path: Path::new("/srv"), make_parents: true, ownership };
         let result = copy_in(&*sandbox, source, &target, meter);
         (factory, result)
     }
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_one_file_are_sent_as_hard_links() {
+    fn further_links_of_a_file_are_sent_as_hard_links() {
         let folder = tempfile::tempdir().unwrap();
         let tree = folder.path().join("tree");
         fs::create_dir_all(tree.join("z")).unwrap();
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn owners_are_left_to_the_guest_unless_they_are_given_or_kept() {
+    fn the_guest_chooses_owners_unless_they_are_given_or_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "").unwrap();
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_goes_into_a_folder_that_is_made_for_it() {
+    fn a_file_is_copied_into_a_folder_that_is_created_for_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "x").unwrap();
@@ -459,7 +459,7 @@ mod tests {
             .unwrap();
         for make_parents in [true, false] {
             let ownership = Ownership::Inherited;
-            let target = Target { path: Path::new("/absent/"), make_parents, ownership };
+            let target = Destination { path: Path::new("/absent/"), make_parents, ownership };
             copy_in(&*sandbox, &path, &target, &mut |_| ()).unwrap();
         }
 
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_refused_rather_than_waited_for() {
+    fn a_fifo_as_source_is_rejected_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named_before_the_guest_is_asked() {
+    fn a_missing_source_fails_before_the_guest_is_asked() {
         let (factory, result) = copied(Path::new("/no/such/file"));
 
         assert_eq!(result.unwrap_err().to_string(), "cannot read /no/such/file");
@@ -494,7 +494,7 @@ mod tests {
         let sandbox = factory
             .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
-        let target = Target {
+        let target = Destination {
             path: Path::new("/srv/x"),
             make_parents: false,
             ownership: Ownership::Inherited,

@@ -1,4 +1,4 @@
-//! From a VM to this host.
+//! Copies files of a VM to this host.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use sandbox::{Entry, EntryKind, Sandbox, TreeItem};
 
-use super::landing::Landing;
+use super::extractor::TreeExtractor;
 use super::rules::Rules;
 use super::{CopyEvent, Meter, Ownership, name_of, names_folder, step, without_dot};
 use crate::error::{Error, Result, file};
 
-/// What a hole is to a stream.
+/// The content of a hole in a stream.
 const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Copies a file or a tree to `destination`.
@@ -23,32 +23,32 @@ pub(crate) fn copy_out(
     meter: Meter<'_>,
 ) -> Result<()> {
     let mut reader = sandbox.read(without_dot(source), step())?;
-    let mut landing: Option<Landing> = None;
+    let mut extractor: Option<TreeExtractor> = None;
     while let Some(item) = reader.next(step())? {
-        match (item, &mut landing) {
+        match (item, &mut extractor) {
             (TreeItem::Entry(Entry { kind: EntryKind::Special(kind), path, .. }), Some(_)) => {
                 meter(CopyEvent::Skipped { path: &source.join(path), kind });
             }
-            (TreeItem::Entry(entry), Some(landing)) => {
-                landing.entry(&entry)?;
+            (TreeItem::Entry(entry), Some(extractor)) => {
+                extractor.entry(&entry)?;
                 note_file(&entry, meter);
             }
             (TreeItem::Entry(entry), None) => {
                 let mut opened = open(source, destination, &entry, ownership)?;
                 opened.entry(&entry)?;
                 note_file(&entry, meter);
-                landing = Some(opened);
+                extractor = Some(opened);
             }
-            (TreeItem::Data(data), Some(landing)) => {
-                landing.data(&data)?;
+            (TreeItem::Data(data), Some(extractor)) => {
+                extractor.data(&data)?;
                 meter(CopyEvent::Bytes(data.len() as u64));
             }
-            (TreeItem::Data(_), None) => return Err(Error::OutOfOrder { what: "bytes" }),
+            (TreeItem::Data(_), None) => return Err(Error::OutOfOrder { what: "data" }),
         }
     }
-    match landing {
-        Some(landing) => landing.finish(),
-        None => Err(Error::OutOfOrder { what: "an end" }),
+    match extractor {
+        Some(extractor) => extractor.finish(),
+        None => Err(Error::OutOfOrder { what: "an end of the tree" }),
     }
 }
 
@@ -58,7 +58,7 @@ fn note_file(entry: &Entry, meter: Meter<'_>) {
     }
 }
 
-/// Copies a file to our standard output.
+/// Copies a file to standard output.
 pub(crate) fn copy_stream_out(
     sandbox: &dyn Sandbox,
     source: &Path,
@@ -84,42 +84,50 @@ pub(crate) fn copy_stream_out(
             }
             TreeItem::Data(data) if begun => write(&data)?,
             TreeItem::Entry(_) => return Err(Error::FolderToStream { path: source.to_owned() }),
-            TreeItem::Data(_) => return Err(Error::OutOfOrder { what: "bytes" }),
+            TreeItem::Data(_) => return Err(Error::OutOfOrder { what: "data" }),
         }
     }
     Ok(())
 }
 
-/// Decides where a tree goes whose top is `entry`: a folder of ours, and a name in it. Neither is
-/// the guest's choice.
-fn open(source: &Path, destination: &Path, top: &Entry, ownership: Ownership) -> Result<Landing> {
+/// Chooses the folder and the name for the tree. Neither depends on names that the guest sent.
+fn open(
+    source: &Path,
+    destination: &Path,
+    top: &Entry,
+    ownership: Ownership,
+) -> Result<TreeExtractor> {
     let rules = Rules::new(ownership);
     let is_folder = top.kind == EntryKind::Directory;
     match fs::metadata(destination) {
         Ok(data) if data.is_dir() => match name_of(source) {
-            Some(name) => Landing::in_folder(open_folder(destination)?, name, destination, rules),
-            None if is_folder => Ok(Landing::into(open_folder(destination)?, destination, rules)),
-            None => Err(Error::OutOfOrder { what: "a file for a folder" }),
+            Some(name) => {
+                TreeExtractor::in_folder(open_folder(destination)?, name, destination, rules)
+            }
+            None if is_folder => {
+                Ok(TreeExtractor::into(open_folder(destination)?, destination, rules))
+            }
+            None => Err(Error::OutOfOrder { what: "a file instead of a folder" }),
         },
         Ok(data) if !data.is_file() => Err(Error::Special { path: destination.to_owned() }),
         Ok(_) if is_folder => Err(Error::NotADirectory { path: destination.to_owned() }),
-        // Through links of ours: the link stays, the file behind it is replaced.
+        // A link on this host stays; the file that it points to is replaced.
         Ok(_) => {
             let behind = fs::canonicalize(destination).map_err(file("read", destination))?;
-            beside(&behind, rules)
+            at_path(&behind, rules)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if names_folder(destination) && !is_folder {
                 return Err(Error::NotADirectory { path: destination.to_owned() });
             }
-            beside(destination, rules)
+            at_path(destination, rules)
         }
         Err(error) => Err(file("read", destination)(error)),
     }
 }
 
-/// At exactly this path.
-fn beside(path: &Path, rules: Rules) -> Result<Landing> {
+/// Extracts to exactly this path.
+fn at_path(path: &Path, rules: Rules) -> Result<TreeExtractor> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -127,7 +135,7 @@ fn beside(path: &Path, rules: Rules) -> Result<Landing> {
     let Some(name) = path.file_name() else {
         return Err(Error::NotADirectory { path: path.to_owned() });
     };
-    Landing::in_folder(open_folder(parent)?, PathBuf::from(name), parent, rules)
+    TreeExtractor::in_folder(open_folder(parent)?, PathBuf::from(name), parent, rules)
 }
 
 fn open_folder(path: &Path) -> Result<File> {
@@ -166,7 +174,7 @@ mod tests {
         TreeItem::Data(text.into())
     }
 
-    /// What comes of a guest that answers a read of `source` with these items.
+    /// Copies from a guest that answers a read of `source` with these items.
     fn copied(source: &str, destination: &Path, items: Vec<TreeItem>) -> Result<()> {
         let factory = Script::default().tree(source.trim_end_matches("/."), items).factory();
         let sandbox = factory
@@ -184,7 +192,7 @@ mod tests {
         (temporary, error)
     }
 
-    /// All that is below a folder.
+    /// The names of all files below a folder.
     fn names(folder: &Path) -> Vec<String> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).unwrap() {
@@ -199,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_lands_with_modes_times_links_and_empty_folders() {
+    fn a_tree_is_extracted_with_modes_times_links_and_empty_folders() {
         let temporary = tempfile::tempdir().unwrap();
         let out = temporary.path().join("out");
         let items = vec![
@@ -227,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_folder_takes_the_source_under_its_name() {
+    fn a_source_is_copied_into_an_existing_folder_under_its_name() {
         let temporary = tempfile::tempdir().unwrap();
         copied("/srv/file", temporary.path(), vec![plain(""), data("x")]).unwrap();
         assert_eq!(fs::read(temporary.path().join("file")).unwrap(), b"x");
@@ -242,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_links_and_holes_are_kept_and_what_has_no_content_is_skipped() {
+    fn hard_links_and_holes_are_kept_and_fifos_are_skipped() {
         let temporary = tempfile::tempdir().unwrap();
         let out = temporary.path().join("out");
         let items = vec![
@@ -281,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_link_reaches_nothing_but_files_of_its_tree() {
+    fn a_hard_link_can_only_name_files_of_its_tree() {
         for target in ["../secret", "/etc/passwd", "way/secret", "dir", "way", "absent", ""] {
             let temporary = tempfile::tempdir().unwrap();
             fs::write(temporary.path().join("secret"), "1").unwrap();
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_keeps_its_mode_and_a_fifo_is_not_replaced() {
+    fn a_replaced_file_keeps_its_mode_and_a_fifo_is_not_replaced() {
         let temporary = tempfile::tempdir().unwrap();
         let at = |name: &str| temporary.path().join(name);
         fs::write(at("file"), "old").unwrap();
@@ -312,7 +320,7 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn what_root_copies_belongs_to_the_folders_owner_unless_one_is_given() {
+    fn copies_of_root_belong_to_the_owner_of_the_folder_unless_one_is_given() {
         let temporary = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(temporary.path(), Some(1234), Some(567)).unwrap();
         let out = |name: &str| temporary.path().join(name);
@@ -339,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dot_at_the_end_means_what_is_in_the_folder() {
+    fn a_source_that_ends_with_a_dot_means_the_contents_of_the_folder() {
         let temporary = tempfile::tempdir().unwrap();
         copied("/srv/.", temporary.path(), vec![folder(""), plain("file")]).unwrap();
         assert_eq!(names(temporary.path()), ["file"]);
@@ -352,10 +360,10 @@ mod tests {
         fs::write(&out, "old").unwrap();
         let TreeItem::Entry(top) = plain("") else { panic!("no entry") };
 
-        let mut landing = open(Path::new("/x"), &out, &top, Ownership::Inherited).unwrap();
-        landing.entry(&top).unwrap();
-        landing.data(b"half").unwrap();
-        drop(landing);
+        let mut extractor = open(Path::new("/x"), &out, &top, Ownership::Inherited).unwrap();
+        extractor.entry(&top).unwrap();
+        extractor.data(b"half").unwrap();
+        drop(extractor);
         assert_eq!(fs::read(&out).unwrap(), b"old");
         assert_eq!(names(temporary.path()), ["out"]);
 
@@ -364,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_ours_is_written_through_and_a_device_is_left_alone() {
+    fn a_link_as_destination_is_followed_and_a_device_is_not_replaced() {
         let temporary = tempfile::tempdir().unwrap();
         let (real, link) = (temporary.path().join("real"), temporary.path().join("link"));
         fs::write(&real, "old").unwrap();
@@ -379,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_merged_into_one_that_is_there() {
+    fn a_folder_is_merged_into_an_existing_one() {
         let temporary = tempfile::tempdir().unwrap();
         fs::create_dir_all(temporary.path().join("x/a")).unwrap();
         fs::write(temporary.path().join("x/a/kept"), "").unwrap();
@@ -388,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_and_absolute_paths_are_refused() {
+    fn paths_with_dots_and_absolute_paths_are_rejected() {
         for path in ["..", "../evil", "a/../../evil", "/evil", ".", "./a", "a//b", "a/", "a/."] {
             let (temporary, error) = attack(vec![folder("a"), plain(path), data("x")]);
             assert!(matches!(error, Error::Escape { .. }), "{path}: {error}");
@@ -397,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_the_guest_sent_is_not_walked_through() {
+    fn a_link_that_the_guest_sent_is_not_followed() {
         let outside = tempfile::tempdir().unwrap();
         let target = outside.path().to_str().unwrap();
         let (_temporary, error) = attack(vec![link("a", target), plain("a/evil"), data("x")]);
@@ -406,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_became_a_link_is_not_walked_through() {
+    fn a_link_that_replaced_a_folder_is_not_followed() {
         let outside = tempfile::tempdir().unwrap();
         let target = outside.path().to_str().unwrap();
         let (_temporary, error) =
@@ -416,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_was_there_is_replaced_and_not_written_through() {
+    fn an_existing_link_below_the_destination_is_replaced_and_not_followed() {
         let temporary = tempfile::tempdir().unwrap();
         let (victim, out) = (temporary.path().join("victim"), temporary.path().join("out"));
         fs::write(&victim, "safe").unwrap();
@@ -430,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_that_give_power_do_not_come_along() {
+    fn setuid_setgid_and_sticky_bits_are_dropped() {
         let temporary = tempfile::tempdir().unwrap();
         let out = temporary.path().join("out");
         copied("/x", &out, vec![entry("", EntryKind::File { size: 0 }, 0o106_755)]).unwrap();
@@ -449,13 +457,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_belong_to_no_file_are_refused() {
+    fn data_without_a_file_is_rejected() {
         let (_temporary, error) = attack(vec![data("x")]);
-        assert!(matches!(error, Error::OutOfOrder { what: "bytes" }));
+        assert!(matches!(error, Error::OutOfOrder { what: "data" }));
     }
 
     #[test]
-    fn depth_is_bounded() {
+    fn a_tree_beyond_the_maximum_depth_is_rejected() {
         let mut path = String::from("a");
         let mut items = vec![folder("a")];
         for _ in 0..300 {
