@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use guest_common::Identity;
+use guest_common::{Identity, env};
 use serde::Deserialize;
 
 use self::variable::Variables;
@@ -107,17 +107,17 @@ impl Config {
     }
 
     fn read(variables: &Variables) -> Result<Self> {
-        let token = variables.text("VM0_API_TOKEN")?;
-        let run_id = variables.text("VM0_RUN_ID")?;
-        let bypass = variables.text("VERCEL_PROTECTION_BYPASS")?;
+        let token = variables.text(env::API_TOKEN)?;
+        let run_id = variables.text(env::RUN_ID)?;
+        let bypass = variables.text(env::PROTECTION_BYPASS)?;
         let mut secrets = secrets(variables)?;
         secrets
             .extend([&token, &bypass].into_iter().flatten().map(|text| text.clone().into_bytes()));
         let platform = match token {
             None => None,
             Some(token) => Some(Identity {
-                url: variables.required("VM0_API_URL")?,
-                run_id: run_id.clone().ok_or(Error::Missing { name: "VM0_RUN_ID" })?,
+                url: variables.required(env::API_URL)?,
+                run_id: run_id.clone().ok_or(Error::Missing { name: env::RUN_ID })?,
                 token,
                 bypass,
             }),
@@ -126,34 +126,32 @@ impl Config {
             run_id: run_id.unwrap_or_else(|| "local".to_owned()),
             platform,
             agent: agent(variables)?,
-            prompt: variables.required("VM0_PROMPT")?,
-            append_system_prompt: variables.text("VM0_APPEND_SYSTEM_PROMPT")?,
-            resume: variables.text("VM0_RESUME_SESSION_ID")?,
-            tools: variables.list("VM0_TOOLS")?,
-            disallowed_tools: variables.list("VM0_DISALLOWED_TOOLS")?,
-            settings: variables.text("VM0_SETTINGS")?,
-            working_dir: variables
-                .path("VM0_WORKING_DIR")?
-                .unwrap_or("/home/user/workspace".into()),
+            prompt: variables.required(env::PROMPT)?,
+            append_system_prompt: variables.text(env::APPEND_SYSTEM_PROMPT)?,
+            resume: variables.text(env::RESUME_SESSION_ID)?,
+            tools: variables.list(env::TOOLS)?,
+            disallowed_tools: variables.list(env::DISALLOWED_TOOLS)?,
+            settings: variables.text(env::SETTINGS)?,
+            working_dir: variables.path(env::WORKING_DIR)?.unwrap_or("/home/user/workspace".into()),
             home: variables.path("HOME")?.ok_or(Error::Missing { name: "HOME" })?,
-            runtime_dir: variables.path("VM0_GUEST_RUNTIME_DIR")?,
-            user_environment: variables.json_file("VM0_USER_ENV_FILE")?.unwrap_or_default(),
+            runtime_dir: variables.path(env::GUEST_RUNTIME_DIR)?,
+            user_environment: variables.json_file(env::USER_ENV_FILE)?.unwrap_or_default(),
             system_environment: system_environment(variables),
             secrets,
             artifacts: artifacts(variables)?,
             excluded: excluded(variables)?,
             limits: limits(variables)?,
-            disk_mib: variables.number("VM0_DISK_MIB")?,
-            api_start: variables.number("VM0_API_START_TIME")?,
+            disk_mib: variables.number(env::DISK_MIB)?,
+            api_start: variables.number(env::API_START_TIME)?,
         })
     }
 }
 
 fn agent(variables: &Variables) -> Result<Agent> {
-    match variables.text("CLI_AGENT_TYPE")?.as_deref() {
+    match variables.text(env::AGENT_TYPE)?.as_deref() {
         None | Some("claude-code") => {
-            let mock = variables.text("USE_MOCK_CLAUDE")?.as_deref() == Some("true");
-            let named = variables.raw("VM0_MOCK_CLAUDE_PATH").filter(|path| !path.is_empty());
+            let mock = variables.text(env::USE_MOCK_CLAUDE)?.as_deref() == Some("true");
+            let named = variables.raw(env::MOCK_CLAUDE_PATH).filter(|path| !path.is_empty());
             let program = if mock {
                 named.unwrap_or_else(|| "guest-mock-claude".into())
             } else {
@@ -161,13 +159,13 @@ fn agent(variables: &Variables) -> Result<Agent> {
             };
             Ok(Agent::Claude { program })
         }
-        Some("codex") => Ok(Agent::Codex { model: variables.text("OPENAI_MODEL")? }),
+        Some("codex") => Ok(Agent::Codex { model: variables.text(env::OPENAI_MODEL)? }),
         Some(_) => Err(Error::AgentType),
     }
 }
 
 fn secrets(variables: &Variables) -> Result<Vec<Vec<u8>>> {
-    const NAME: &str = "VM0_SECRET_VALUES";
+    const NAME: &str = env::SECRET_VALUES;
     let text = variables.secret(NAME)?.unwrap_or_default();
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let wrong = |_| Error::Variable { name: NAME, expected: "a list of base64 values" };
@@ -175,7 +173,7 @@ fn secrets(variables: &Variables) -> Result<Vec<Vec<u8>>> {
 }
 
 fn artifacts(variables: &Variables) -> Result<Vec<Artifact>> {
-    const NAME: &str = "VM0_ARTIFACTS";
+    const NAME: &str = env::ARTIFACTS;
     let mut artifacts: Vec<Artifact> = match variables.text(NAME)? {
         Some(json) => serde_json::from_str(&json)
             .map_err(|_| Error::Variable { name: NAME, expected: "a JSON list of artifacts" })?,
@@ -184,12 +182,9 @@ fn artifacts(variables: &Variables) -> Result<Vec<Artifact>> {
     let older = [
         (
             StorageType::Artifact,
-            ["VM0_ARTIFACT_MOUNT_PATH", "VM0_ARTIFACT_VOLUME_NAME", "VM0_ARTIFACT_VERSION_ID"],
+            [env::ARTIFACT_MOUNT_PATH, env::ARTIFACT_VOLUME_NAME, env::ARTIFACT_VERSION_ID],
         ),
-        (
-            StorageType::Memory,
-            ["VM0_MEMORY_MOUNT_PATH", "VM0_MEMORY_NAME", "VM0_MEMORY_VERSION_ID"],
-        ),
+        (StorageType::Memory, [env::MEMORY_MOUNT_PATH, env::MEMORY_NAME, env::MEMORY_VERSION_ID]),
     ];
     for (kind, [mount_path, name, version_id]) in older {
         let (Some(mount_path), Some(name)) = (variables.path(mount_path)?, variables.text(name)?)
@@ -211,7 +206,7 @@ fn artifacts(variables: &Variables) -> Result<Vec<Artifact>> {
 }
 
 fn excluded(variables: &Variables) -> Result<Vec<String>> {
-    let names = variables.list("VM0_ARTIFACT_EXCLUDE")?;
+    let names = variables.list(env::ARTIFACT_EXCLUDE)?;
     Ok(if names.is_empty() { vec![".vm0".to_owned()] } else { names })
 }
 
@@ -230,11 +225,11 @@ fn limits(variables: &Variables) -> Result<Limits> {
         variables.number(name).map(|value| Duration::from_secs(value.unwrap_or(default)))
     };
     Ok(Limits {
-        tool: seconds("VM0_STUCK_TOOL_TIMEOUT_SECS", 300)?,
-        silence: seconds("VM0_POST_RESULT_SIGTERM_GRACE_SECS", 10)?,
-        exit: seconds("VM0_POST_RESULT_TOTAL_CAP_SECS", 120)?,
-        kill: seconds("VM0_POST_RESULT_SIGKILL_GRACE_SECS", 5)?,
-        cancel: seconds("VM0_CANCEL_GRACE_SECS", 90)?,
+        tool: seconds(env::STUCK_TOOL_TIMEOUT_SECS, 300)?,
+        silence: seconds(env::POST_RESULT_SIGTERM_GRACE_SECS, 10)?,
+        exit: seconds(env::POST_RESULT_TOTAL_CAP_SECS, 120)?,
+        kill: seconds(env::POST_RESULT_SIGKILL_GRACE_SECS, 5)?,
+        cancel: seconds(env::CANCEL_GRACE_SECS, 90)?,
     })
 }
 

@@ -9,13 +9,12 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
+use guest_common::env;
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_keepcaps};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::{Error, Result, sys};
-
-const RUN_AS: &str = "VM0_RUN_AS";
 
 /// `CAP_DAC_READ_SEARCH` and `CAP_KILL`.
 const CAPABILITIES: u32 = 1 << 2 | 1 << 5;
@@ -25,7 +24,7 @@ const CLI_OOM_SCORE: &[u8] = b"500";
 
 /// Becomes the user that `VM0_RUN_AS` names, if this process is root.
 pub fn become_user() -> Result<()> {
-    let Some(name) = std::env::var_os(RUN_AS).filter(|name| !name.is_empty()) else {
+    let Some(name) = std::env::var_os(env::RUN_AS).filter(|name| !name.is_empty()) else {
         return Ok(());
     };
     if !geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! HTTP: blocking requests with limits, over TLS that trusts what the system trusts.
+//! A blocking HTTP client with limits. TLS uses the system's certificate roots.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,37 +15,35 @@ use crate::error::without_url;
 use crate::resolver::SystemResolver;
 use crate::{Error, Result, Stop};
 
-/// How long a connection may take to come.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much of an answer that is no success is read, for what it says.
-const LONGEST_REMARK: u64 = 64 << 10;
+/// How much of an error answer's body is read for its message.
+const MAX_ERROR_BODY: u64 = 64 << 10;
 
-/// How long a connection that nobody uses is kept.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long an idle connection stays open.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a request may take.
+/// The limits of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// In all, its answer included, unless it says otherwise; without one it may take for ever as
-    /// long as bytes come.
+    /// The total time, including the answer's body. `None`: no limit while bytes arrive.
     pub whole: Option<Duration>,
-    /// Without a byte that comes or goes.
+    /// The time without a byte sent or received.
     pub silence: Duration,
     /// How many redirects are followed.
     pub redirects: u32,
 }
 
-/// Makes requests, as many at once as there are threads that call it.
+/// Makes HTTP requests. Threads may share it and make requests concurrently.
 #[derive(Clone)]
 pub struct Client {
     agent: Agent,
     stop: Stop,
 }
 
-/// An answer whose body is not read yet.
+/// A successful answer whose body is not read yet.
 pub struct Answer {
-    /// The status: always a success.
+    /// A 2xx status.
     pub status: u16,
     headers: HeaderMap,
     body: ureq::Body,
@@ -53,7 +51,7 @@ pub struct Answer {
 }
 
 impl Client {
-    /// A client with these limits, whose requests end when `stop` is given.
+    /// A client with these limits. `stop` ends its requests.
     pub fn new(limits: Limits, stop: &Stop) -> Self {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
@@ -62,16 +60,16 @@ impl Client {
             .build();
         let config = Agent::config_builder()
             .tls_config(tls)
-            // The guest's traffic is intercepted without its help.
+            // Traffic of the guest is intercepted transparently, without a configured proxy.
             .proxy(None)
             .http_status_as_error(false)
             .max_redirects(limits.redirects)
             .max_redirects_will_error(limits.redirects > 0)
-            .timeout_connect(Some(CONNECT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(limits.whole)
             .timeout_per_read(Some(limits.silence))
             .timeout_per_write(Some(limits.silence))
-            .max_idle_age(IDLE)
+            .max_idle_age(IDLE_TIMEOUT)
             .user_agent("")
             .build();
         let connector = ().chain(TcpConnector::default()).chain(RustlsConnector::default());
@@ -80,7 +78,7 @@ impl Client {
         Self { agent, stop: stop.clone() }
     }
 
-    /// GET. The URL may be a secret; errors call it by its host.
+    /// GET. The URL may hold a secret, so errors name only its host.
     pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
         let call = format!("GET from {}", host_of(url));
         let mut request = self.agent.get(url);
@@ -90,7 +88,7 @@ impl Client {
         self.finish(call, request.call())
     }
 
-    /// PUT of a file's next `length` bytes. The URL may be a secret; errors call it by its host.
+    /// PUT of a file's next `length` bytes. The URL may hold a secret, so errors name only its host.
     pub fn put(&self, url: &str, kind: &str, file: &File, length: u64) -> Result<()> {
         let call = format!("PUT to {}", host_of(url));
         let mut body = file.take(length);
@@ -103,10 +101,10 @@ impl Client {
             .header(header::CONTENT_TYPE, kind)
             .header(header::CONTENT_LENGTH, length);
         let answer = self.finish(call, request.send(SendBody::from_reader(&mut body)))?;
-        answer.bytes(LONGEST_REMARK).map(drop)
+        answer.bytes(MAX_ERROR_BODY).map(drop)
     }
 
-    /// POST. `call` is what errors call it.
+    /// POST. Errors name the request by `call`.
     pub(crate) fn post(
         &self,
         call: String,
@@ -121,7 +119,7 @@ impl Client {
         self.finish(call, request.send(body))
     }
 
-    /// The signal that ends its requests.
+    /// The signal that ends this client's requests.
     pub fn stop(&self) -> &Stop {
         &self.stop
     }
@@ -139,57 +137,57 @@ impl Client {
         let (parts, body) = response.into_parts();
         let status = parts.status.as_u16();
         let answer = Answer { status, headers: parts.headers, body, call };
-        if parts.status.is_success() { Ok(answer) } else { Err(answer.into_refusal()) }
+        if parts.status.is_success() { Ok(answer) } else { Err(answer.into_error()) }
     }
 }
 
 impl Answer {
-    /// A header, if it is there and text.
+    /// A header's value, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as it comes. Its errors hold no URL either.
+    /// The body as a stream. Its errors hold no URL.
     pub fn into_reader(self) -> impl Read + Send {
         Body(self.body.into_reader())
     }
 
-    /// The whole body, which is no longer than `most`.
-    pub fn bytes(self, most: u64) -> Result<Vec<u8>> {
+    /// The whole body. More than `max` bytes are an error.
+    pub fn bytes(self, max: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let mut body = Body(self.body.into_reader()).take(most + 1);
+        let mut body = Body(self.body.into_reader()).take(max + 1);
         if let Err(source) = body.read_to_end(&mut bytes) {
             return Err(Error::Transport { call: self.call, source });
         }
-        if bytes.len() as u64 > most {
-            let source = io::Error::other(format!("it is longer than {most} bytes"));
+        if bytes.len() as u64 > max {
+            let source = io::Error::other(format!("it is longer than {max} bytes"));
             return Err(Error::Answer { call: self.call, source });
         }
         Ok(bytes)
     }
 
-    fn into_refusal(self) -> Error {
+    fn into_error(self) -> Error {
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
-        struct Refusal {
-            error: Remark,
+        struct ErrorBody {
+            error: Detail,
         }
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
-        struct Remark {
+        struct Detail {
             message: String,
         }
         let retry_after = self.header("retry-after").and_then(crate::retry::parse_retry_after);
         let (call, status) = (self.call.clone(), self.status);
-        // The status is what counts; a remark that cannot be read is none.
-        let body = self.bytes(LONGEST_REMARK).unwrap_or_default();
-        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-        let message = refusal.error.message.chars().take(500).collect();
+        // The message is optional: without one the status says enough.
+        let body = self.bytes(MAX_ERROR_BODY).unwrap_or_default();
+        let body: ErrorBody = serde_json::from_slice(&body).unwrap_or_default();
+        let message = body.error.message.chars().take(500).collect();
         Error::Status { call, status, message, retry_after }
     }
 }
 
-/// A body whose errors are without the URL.
+/// A body whose errors hold no URL.
 struct Body(ureq::BodyReader<'static>);
 
 impl Read for Body {
@@ -198,12 +196,12 @@ impl Read for Body {
     }
 }
 
-/// At least a minute for each 100 MiB.
+/// One minute, and one more for each 100 MiB.
 fn upload_limit(length: u64) -> Duration {
     Duration::from_secs(60 * (length / (100 << 20) + 1))
 }
 
-/// What a URL may be called in texts.
+/// The name of a URL in error texts.
 fn host_of(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
     uri.as_ref().and_then(Uri::host).unwrap_or("an unusable URL").to_owned()

@@ -1,84 +1,41 @@
-//! What can go wrong with a request or with the files of a run.
+//! Errors of requests and of the files of a run.
 //!
-//! INVARIANT: no text holds a URL, a token, or a body that was sent.
+//! INVARIANT: no text holds a URL, a token, or a request's body.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// See each variant. `call` says which request it was: `POST /api/…`, `GET from storage.example`.
+/// An error. `call` names the request: `POST /api/…`, `GET from storage.example`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the texts say it")]
 pub enum Error {
-    /// The peer could not be reached, or its answer did not come whole.
     #[error("cannot {call}")]
-    Transport {
-        /// Which request.
-        call: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The peer answered with another status than success.
+    Transport { call: String, source: io::Error },
     #[error("{call} was answered with HTTP {status}{}", separated(.message))]
-    Status {
-        /// Which request.
-        call: String,
-        /// The status.
-        status: u16,
-        /// What the peer said about it, if anything.
-        message: String,
-        /// When to try again, if the peer said so.
-        retry_after: Option<Duration>,
-    },
-    /// The peer's answer is a success, but not what was to be answered.
+    Status { call: String, status: u16, message: String, retry_after: Option<Duration> },
     #[error("the answer to {call} is not usable")]
-    Answer {
-        /// Which request.
-        call: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// What was to be sent is no JSON.
+    Answer { call: String, source: io::Error },
     #[error("cannot encode the body of {call}")]
-    Encode {
-        /// Which request.
-        call: String,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// The program ends, so nothing more is sent.
+    Encode { call: String, source: serde_json::Error },
     #[error("{call} was stopped")]
-    Stopped {
-        /// Which request.
-        call: String,
-    },
-    /// A folder or file of the run could not be made.
+    Stopped { call: String },
     #[error("cannot create {path}")]
-    Create {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file of the run could not be written.
+    Create { path: PathBuf, source: io::Error },
     #[error("cannot write {path}")]
-    Write {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
 }
 
 /// The result of this crate's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// Whether the same request may come right later: the network failed, the peer is overloaded
-    /// or broken, or its answer was cut short.
+    /// Whether a retry may succeed: the network failed, the peer is overloaded or broken, or its
+    /// answer was truncated.
     pub fn is_retriable(&self) -> bool {
         match self {
-            // What was asked for can never be asked for.
+            // An invalid URL or header stays invalid.
             Self::Transport { source, .. } => source.kind() != io::ErrorKind::InvalidInput,
             Self::Answer { .. } => true,
             Self::Status { status, .. } => *status == 429 || *status >= 500,
@@ -86,18 +43,18 @@ impl Error {
         }
     }
 
-    /// Whether the peer has refused the request for good: the same request will be refused again.
+    /// Whether the peer rejected the request with a status that a retry will not change.
     pub fn is_refusal(&self) -> bool {
         self.status().is_some() && !self.is_retriable()
     }
 
-    /// Whether it is the caller that the peer refuses, not what it sends: its token is good for
-    /// nothing (any more), or what it is about is not there (any more).
+    /// Whether the peer rejects the caller and not the request's content: the token is invalid, or the
+    /// object of the request does not exist.
     pub fn refuses_caller(&self) -> bool {
         matches!(self.status(), Some(401 | 403 | 404))
     }
 
-    /// The status of the answer, if that is what went wrong.
+    /// The status of an answer that is no success.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Status { status, .. } => Some(*status),
@@ -106,23 +63,11 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
-}
-
 fn separated(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
-/// What ureq says, without the URL that it may say it about.
+/// Converts an error of ureq, without the URL that it may hold.
 pub(crate) fn without_url(error: ureq::Error) -> io::Error {
     use io::ErrorKind;
     match error {
@@ -133,14 +78,14 @@ pub(crate) fn without_url(error: ureq::Error) -> io::Error {
         ureq::Error::Timeout(phase) => {
             io::Error::new(ErrorKind::TimedOut, format!("no answer in time ({phase})"))
         }
-        ureq::Error::HostNotFound => io::Error::new(ErrorKind::NotFound, "the host is not known"),
+        ureq::Error::HostNotFound => io::Error::new(ErrorKind::NotFound, "the host is unknown"),
         ureq::Error::Rustls(source) => io::Error::new(ErrorKind::InvalidData, source),
         ureq::Error::Protocol(source) => io::Error::new(ErrorKind::InvalidData, source),
         ureq::Error::TooManyRedirects => io::Error::other("too many redirects"),
         ureq::Error::LargeResponseHeader(..) => io::Error::other("the answer's header is too long"),
         ureq::Error::BodyExceedsLimit(_) => io::Error::other("the answer is too long"),
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            io::Error::new(ErrorKind::InvalidInput, "the URL is not usable")
+            io::Error::new(ErrorKind::InvalidInput, "the URL is invalid")
         }
         _ => io::Error::other("the connection failed"),
     }

@@ -1,7 +1,7 @@
 //! The files of a run: `$HOME/.vm0/guest-agent/runs/<run>/`.
 //!
-//! INVARIANT: the folders are 0700, the files 0600, and no symbolic link below the home is
-//! followed, so that what an agent of an earlier run planted there leads nowhere.
+//! INVARIANT: folders have mode 0700 and files 0600. Symbolic links below the home are not followed:
+//! the agent of an earlier run may have planted one.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,12 +14,12 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::{Error, Result};
+use crate::{Error, Result, env};
 
-/// Where runs are, below the home.
+/// The path of the runs below the home.
 const PLACE: [&str; 3] = [".vm0", "guest-agent", "runs"];
 
-/// A run's folder, open.
+/// The open folder of a run.
 #[derive(Debug)]
 pub struct RunFolder {
     folder: OwnedFd,
@@ -27,7 +27,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// The folder of the run `id` below `home`, made if it is not there.
+    /// Opens the folder of the run `id` below `home`. Creates it if it does not exist.
     pub fn open(home: &Path, id: &str) -> Result<Self> {
         let path = PLACE.iter().fold(home.to_owned(), |path, part| path.join(part)).join(id);
         let failed = |source: io::Error| Error::Create { path: path.clone(), source };
@@ -43,7 +43,7 @@ impl RunFolder {
         Ok(Self { folder, path })
     }
 
-    /// The folder that a run has elsewhere, made if it is not there.
+    /// Opens a run's folder at any path. Creates it if it does not exist.
     pub fn at(path: &Path) -> Result<Self> {
         let failed = |errno: Errno| Error::Create { path: path.to_owned(), source: errno.into() };
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -55,46 +55,45 @@ impl RunFolder {
         Ok(Self { folder, path: path.to_owned() })
     }
 
-    /// The folder of the run that this process's environment names, if it names one.
+    /// Opens the run's folder that this process's environment names, if any.
     pub fn from_env() -> Option<Result<Self>> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        if let Some(path) = variable("VM0_GUEST_RUNTIME_DIR") {
+        if let Some(path) = variable(env::GUEST_RUNTIME_DIR) {
             return Some(Self::at(Path::new(&path)));
         }
-        let (home, id) = (variable("HOME")?, variable("VM0_RUN_ID")?);
+        let (home, id) = (variable("HOME")?, variable(env::RUN_ID)?);
         Some(Self::open(Path::new(&home), &id.to_string_lossy()))
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file to append to, made if it is not there, for reading too.
+    /// Opens a file for appending and reading. Creates it if it does not exist.
     pub fn append(&self, name: &str) -> Result<File> {
         self.open_file(name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND)
     }
 
-    /// A file for writing and reading, empty at first.
+    /// Creates an empty file for writing and reading.
     pub fn create(&self, name: &str) -> Result<File> {
         self.open_file(name, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_TRUNC)
     }
 
-    /// A file that nobody else sees, gone when it is closed.
+    /// Creates an unlinked file for writing and reading. The kernel removes it when it is closed.
     pub fn scratch(&self, name: &str) -> Result<File> {
         let file = self.create(name)?;
-        // One that stays is seen by nobody but the owner, too.
+        // If this fails the file stays, readable by its owner only.
         let _ = unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir);
         Ok(file)
     }
 
-    /// A file of this content, whole or not at all, on disk when this returns.
+    /// Writes a file atomically. It is on disk when this returns.
     pub fn write(&self, name: &'static str, content: &[u8]) -> Result<()> {
         self.draft(name, 0)?.finish(content)
     }
 
-    /// A file that is written later, for which there is room now: a disk that is full by then takes
-    /// `room` bytes all the same.
+    /// Creates a file that is written later, and reserves `room` bytes for it in case the disk fills up.
     pub fn draft(&self, name: &'static str, room: u64) -> Result<Draft<'_>> {
         let file = self.create(&draft_of(name))?;
         allocate(&file, room);
@@ -109,7 +108,7 @@ impl RunFolder {
     }
 }
 
-/// A file that gets its content and its name later.
+/// A file without its final content and name.
 #[derive(Debug)]
 pub struct Draft<'a> {
     folder: &'a RunFolder,
@@ -118,7 +117,7 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Gives it both, whole or not at all, on disk when this returns.
+    /// Writes the content and renames the file, atomically. It is on disk when this returns.
     pub fn finish(mut self, content: &[u8]) -> Result<()> {
         let RunFolder { folder, path } = self.folder;
         let failed = |source| Error::Write { path: path.join(self.name), source };
@@ -132,15 +131,15 @@ fn draft_of(name: &str) -> String {
     format!(".{name}.new")
 }
 
-/// Reserves room for a file's first bytes, beyond its end, as far as its file system can.
+/// Reserves disk space for a file's first bytes without changing its length. Best effort.
 pub fn allocate(file: &File, bytes: u64) {
     let length = i64::try_from(bytes).unwrap_or(i64::MAX);
     if length == 0 {
         return;
     }
-    // FALLOC_FL_KEEP_SIZE: what reads the file sees no difference.
+    // FALLOC_FL_KEEP_SIZE: readers of the file see no difference.
     if let Err(errno) = fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
-        log::debug!("no room is reserved; bytes={bytes} error={errno}");
+        log::debug!("cannot reserve disk space; bytes={bytes} error={errno}");
     }
 }
 
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_files_are_for_their_owner_only() {
+    fn only_the_owner_can_read_folders_and_files() {
         let home = tempfile::tempdir().unwrap();
         let folder = RunFolder::open(home.path(), "r1").unwrap();
         folder.append("log").unwrap();
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_link_is_not_followed() {
+    fn a_symbolic_link_in_place_of_a_folder_is_not_followed() {
         let home = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         symlink(elsewhere.path(), home.path().join(".vm0")).unwrap();
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_link_in_place_of_a_file_is_not_followed() {
+    fn a_symbolic_link_in_place_of_a_file_is_not_followed() {
         let home = tempfile::tempdir().unwrap();
         let folder = RunFolder::open(home.path(), "r1").unwrap();
         let victim = home.path().join("victim");
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_leads_elsewhere_is_refused() {
+    fn a_run_id_that_is_a_path_is_rejected() {
         let home = tempfile::tempdir().unwrap();
         for id in ["", "..", "../../x", "/etc", ".hidden"] {
             assert!(RunFolder::open(home.path(), id).is_err(), "{id}");
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_seen_when_it_is_finished_and_holds_its_room_until_then() {
+    fn a_draft_reserves_disk_space_and_appears_when_it_is_finished() {
         let home = tempfile::tempdir().unwrap();
         let folder = RunFolder::open(home.path(), "r1").unwrap();
         let draft = folder.draft("outcome", 32 << 10).unwrap();

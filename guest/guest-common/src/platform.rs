@@ -1,4 +1,4 @@
-//! The platform's API: JSON in, JSON out, under the run's token.
+//! Calls of the platform's API: JSON requests and answers, authorized with the run's token.
 
 use std::io;
 use std::time::Duration;
@@ -9,77 +9,77 @@ use ureq::http::HeaderValue;
 
 use crate::{Client, Error, Limits, Result, Retry, Stop};
 
-/// The longest answer that makes sense.
-const LONGEST_ANSWER: u64 = 4 << 20;
+/// The longest answer that is accepted, unless set otherwise.
+const MAX_ANSWER: u64 = 4 << 20;
 
-/// What a request may take.
+/// The limits of a request from the guest.
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(30), redirects: 0 };
 
-/// Who calls whom.
+/// The platform's URL and the caller's credentials.
 pub struct Identity {
-    /// Where the platform is: `https://api.example`.
+    /// The platform's base URL: `https://api.example`.
     pub url: String,
     /// The run's token.
     pub token: String,
-    /// What opens a deployment that is protected, if it is.
+    /// The bypass secret of a protected Vercel deployment.
     pub bypass: Option<String>,
-    /// The run's id; a runner's own where there is no run.
+    /// The run's id; the runner's own id outside of a run.
     pub run_id: String,
 }
 
-/// What calls the platform, as it is told so.
+/// The program that calls, as the `x-client-type` header names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The agent in the guest.
     GuestAgent,
-    /// The runner on the host, or what belongs to it.
+    /// The runner on the host.
     Runner,
 }
 
-/// The platform, as one run sees it.
+/// A client of the platform for one identity.
 #[derive(Clone)]
 pub struct Platform {
     client: Client,
     url: String,
-    /// Those that are the same in each request; the values of secrets are marked as such.
+    /// The headers of every request. Secret values are marked as sensitive.
     headers: Vec<(&'static str, HeaderValue)>,
-    longest_answer: u64,
+    max_answer: u64,
 }
 
 impl Platform {
-    /// Nothing is sent before the first call. Requests end when `stop` is given.
+    /// A client for guest-agent. Sends nothing yet. `stop` ends its requests.
     pub fn new(identity: &Identity, stop: &Stop) -> Result<Self> {
         Self::of(Kind::GuestAgent, identity, LIMITS, stop)
     }
 
-    /// As [`Platform::new`], for any caller and limits.
+    /// As [`Platform::new`], for any program and limits.
     pub fn of(kind: Kind, identity: &Identity, limits: Limits, stop: &Stop) -> Result<Self> {
         let client = Client::new(limits, stop);
         let url = identity.url.trim_end_matches('/').to_owned();
         let headers = headers(kind, identity)?;
-        Ok(Self { client, url, headers, longest_answer: LONGEST_ANSWER })
+        Ok(Self { client, url, headers, max_answer: MAX_ANSWER })
     }
 
-    /// The same platform and its connections for somebody else.
+    /// A client for another identity that shares this one's connections.
     pub fn with(&self, kind: Kind, identity: &Identity) -> Result<Self> {
         let url = identity.url.trim_end_matches('/').to_owned();
         let headers = headers(kind, identity)?;
-        Ok(Self { client: self.client.clone(), url, headers, longest_answer: LONGEST_ANSWER })
+        Ok(Self { client: self.client.clone(), url, headers, max_answer: MAX_ANSWER })
     }
 
-    /// The same with answers of up to so many bytes.
+    /// Accepts answers of up to `max_answer` bytes.
     #[must_use]
-    pub fn with_answers_of(self, longest_answer: u64) -> Self {
-        Self { longest_answer, ..self }
+    pub fn with_answers_of(self, max_answer: u64) -> Self {
+        Self { max_answer, ..self }
     }
 
-    /// POSTs a value and reads the answer, trying again as usual.
+    /// POSTs a value and parses the answer. Retries as [`Retry::usual`].
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
         self.post_again(&Retry::usual(), path, body)
     }
 
-    /// POSTs a value and reads the answer, trying again as `retry` says.
+    /// POSTs a value and parses the answer. Retries as `retry`.
     pub fn post_again<T: DeserializeOwned>(
         &self,
         retry: &Retry,
@@ -91,32 +91,31 @@ impl Platform {
         retry.run(self.client.stop(), || self.attempt(path, &body))
     }
 
-    /// POSTs bytes that are JSON, once. An answer that lacks what `T` needs counts as a failure
-    /// that may pass.
+    /// POSTs a JSON body once. An answer that does not parse as `T` is a retriable error.
     pub fn attempt<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T> {
         self.attempt_as(&crate::random_uuid(), path, body)
     }
 
-    /// As [`Platform::attempt`], with an id of the request that several attempts may share.
+    /// As [`Platform::attempt`], with a request id that several attempts may share.
     pub fn attempt_as<T: DeserializeOwned>(&self, id: &str, path: &str, body: &[u8]) -> Result<T> {
         let call = format!("POST {path}");
         let mut headers = self.headers.clone();
         headers.push(("x-client-request-id", header(id)?));
         let url = format!("{}{path}", self.url);
         let answer =
-            self.client.post(call.clone(), &url, &headers, body)?.bytes(self.longest_answer)?;
+            self.client.post(call.clone(), &url, &headers, body)?.bytes(self.max_answer)?;
         let text = if answer.is_empty() { b"null" } else { &answer[..] };
         serde_json::from_slice(text)
             .map_err(|source| Error::Answer { call, source: io::Error::other(source) })
     }
 
-    /// Where the platform is, for texts.
+    /// The platform's base URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 }
 
-/// The headers that all requests have.
+/// The headers of every request.
 fn headers(kind: Kind, identity: &Identity) -> Result<Vec<(&'static str, HeaderValue)>> {
     let mut authorization = header(&format!("Bearer {}", identity.token))?;
     authorization.set_sensitive(true);
@@ -144,7 +143,7 @@ fn header(value: &str) -> Result<HeaderValue> {
         call: "make a request".to_owned(),
         source: io::Error::new(
             io::ErrorKind::InvalidInput,
-            "the run's id or token has characters that no header may have",
+            "the run's id or token has characters that are invalid in a header",
         ),
     })
 }

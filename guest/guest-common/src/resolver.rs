@@ -1,6 +1,6 @@
-//! Names to addresses, in the thread that asks: ureq's own resolver starts a thread for each.
+//! Resolves host names in the calling thread; ureq's own resolver starts a thread per request.
 //!
-//! What bounds the wait is the system's resolver, whose limits `/etc/resolv.conf` has.
+//! The system's resolver bounds the wait, with the time-outs of `/etc/resolv.conf`.
 
 use std::net::ToSocketAddrs as _;
 
@@ -10,8 +10,8 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// As many addresses of one name as there is room for.
-const MOST: usize = 16;
+/// The capacity of [`ResolvedSocketAddrs`].
+const MAX_ADDRESSES: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct SystemResolver;
@@ -32,7 +32,7 @@ impl Resolver for SystemResolver {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let found = (host, uri.port_u16().unwrap_or(default_port)).to_socket_addrs()?;
         let mut addresses = self.empty();
-        found.take(MOST).for_each(|address| addresses.push(address));
+        found.take(MAX_ADDRESSES).for_each(|address| addresses.push(address));
         if addresses.is_empty() { Err(Error::HostNotFound) } else { Ok(addresses) }
     }
 }

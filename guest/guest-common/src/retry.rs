@@ -1,24 +1,24 @@
-//! Trying again what may come right.
+//! Retries with exponential back-off.
 
 use std::time::{Duration, Instant};
 
 use crate::date::{parse_http_date, since_epoch};
 use crate::{Error, Result, Stop};
 
-/// How long what a job's success hangs on is tried again.
+/// How long [`Retry::through_outage`] retries.
 const OUTAGE: Duration = Duration::from_secs(180);
 
-/// The longest that a peer may make anybody wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest `Retry-After` that is obeyed.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// How often and how patiently.
+/// A retry policy.
 #[derive(Debug, Clone, Copy)]
 pub struct Retry {
-    /// The number of attempts, the first included; without one, until the deadline.
+    /// The number of attempts, the first included. `None`: until the deadline.
     pub attempts: Option<u32>,
-    /// No attempt begins after this.
+    /// No attempt begins after this, except the first `at_least`.
     pub deadline: Option<Instant>,
-    /// So many attempts there are even after the deadline: one that takes long has another.
+    /// The number of attempts that are made even after the deadline.
     pub at_least: u32,
     /// The wait after the first failure.
     pub first_wait: Duration,
@@ -27,7 +27,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// As every call to the platform unless it is said otherwise: 3 attempts, 1 s between them.
+    /// The default for calls to the platform: 3 attempts, 1 s between them.
     pub fn usual() -> Self {
         let second = Duration::from_secs(1);
         Self {
@@ -39,13 +39,13 @@ impl Retry {
         }
     }
 
-    /// As what a job's success hangs on: through a restart of the platform and any outage of less
-    /// than three minutes, and at least as often as usual.
+    /// For calls that decide a job's success: outlasts a restart of the platform and any outage of less
+    /// than three minutes. At least 3 attempts.
     pub fn through_outage() -> Self {
         Self { at_least: 3, ..Self::until(Instant::now() + OUTAGE) }
     }
 
-    /// Until `deadline`, at first after 1 s, then less and less often.
+    /// Until `deadline`. Waits double from 1 s to 10 s.
     pub fn until(deadline: Instant) -> Self {
         Self {
             attempts: None,
@@ -56,9 +56,8 @@ impl Retry {
         }
     }
 
-    /// Calls `attempt` until it succeeds, fails for good, or nothing is left; the last error counts.
-    /// Between attempts it waits as the peer said, else as long as the policy says and up to a
-    /// quarter more, so that many who failed at once do not come back at once.
+    /// Calls `attempt` until it succeeds, fails with a permanent error, or the policy ends. Returns the
+    /// last result. Waits between attempts as [`pause_after`] says.
     pub fn run<T>(&self, stop: &Stop, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let mut wait = self.first_wait;
         let mut count = 1;
@@ -75,22 +74,23 @@ impl Retry {
             if out_of_attempts || out_of_time || stop.wait_until(next) {
                 return Err(error);
             }
-            log::debug!("trying again; attempt={} error={}", count + 1, crate::chain(&error));
+            log::debug!("retrying; attempt={} error={}", count + 1, crate::chain(&error));
             wait = (wait * 2).min(self.longest_wait);
             count += 1;
         }
     }
 }
 
-/// How long to wait after `error` when the policy says `wait`.
+/// How long to wait after `error`: the peer's `Retry-After`, else `wait` plus up to a quarter of it by
+/// chance, so that clients that failed together do not retry together.
 pub fn pause_after(error: Option<&Error>, wait: Duration) -> Duration {
     match error {
-        Some(Error::Status { retry_after: Some(pause), .. }) => (*pause).min(LONGEST_WAIT),
+        Some(Error::Status { retry_after: Some(pause), .. }) => (*pause).min(MAX_RETRY_AFTER),
         _ => wait + wait.mul_f64(f64::from(since_epoch().subsec_nanos() % 1000) / 4000.0),
     }
 }
 
-/// What `Retry-After` says: seconds, or a date.
+/// The duration of a `Retry-After` header: seconds, or an HTTP date.
 pub(crate) fn parse_retry_after(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_may_pass_is_tried_three_times() {
+    fn a_retriable_error_is_tried_three_times() {
         let mut count = 0;
         let result: Result<()> = QUICK.run(&Stop::new(), || {
             count += 1;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_has_passed_leaves_the_least_number_of_attempts() {
+    fn after_the_deadline_the_minimum_number_of_attempts_is_still_made() {
         let late = Retry { attempts: None, deadline: Some(Instant::now()), at_least: 3, ..QUICK };
         let mut count = 0;
         let result: Result<()> = late.run(&Stop::new(), || {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_has_waits_that_double_to_ten_seconds_for_three_minutes() {
+    fn through_outage_waits_up_to_ten_seconds_for_three_minutes() {
         let retry = Retry::through_outage();
         let left = retry.deadline.unwrap() - Instant::now();
         assert!(left > Duration::from_secs(170) && retry.attempts.is_none());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_final_at_once() {
+    fn a_permanent_error_is_not_retried() {
         let mut count = 0;
         let result: Result<()> = QUICK.run(&Stop::new(), || {
             count += 1;
@@ -163,10 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_wish_comes_before_the_policy_but_not_for_ever() {
+    fn retry_after_overrides_the_policy_up_to_a_limit() {
         let second = Duration::from_secs(1);
         assert_eq!(pause_after(Some(&status(429, Some(5 * second))), second), 5 * second);
-        assert_eq!(pause_after(Some(&status(429, Some(1_000_000 * second))), second), LONGEST_WAIT);
+        assert_eq!(
+            pause_after(Some(&status(429, Some(1_000_000 * second))), second),
+            MAX_RETRY_AFTER
+        );
         let usual = pause_after(Some(&status(500, None)), second);
         assert!(usual >= second && usual <= second * 5 / 4, "{usual:?}");
     }

@@ -1,11 +1,14 @@
-//! The end of a program, as its threads learn of it.
+//! A cancellation token for threads that wait or make requests.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-/// A signal that is given once, to all who have a clone.
+use base::sync::{Condvar, Mutex, MutexGuard};
+
+/// A cancellation token. Clones share the signal, which is given at most once.
 ///
-/// It ends waits at once, and the requests of every [`Client`](crate::Client) that was made with it.
+/// The signal ends waits at once, and the requests of every [`Client`](crate::Client) that was made
+/// with the token.
 #[derive(Clone, Default)]
 pub struct Stop {
     shared: Arc<Shared>,
@@ -24,12 +27,12 @@ struct State {
 }
 
 impl Stop {
-    /// One that is not given yet.
+    /// A token whose signal is not given.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives it. The second time has no effect.
+    /// Gives the signal. A second time has no effect.
     pub fn signal(&self) {
         let agents = {
             let mut state = self.lock();
@@ -40,12 +43,12 @@ impl Stop {
         agents.into_iter().for_each(ureq::Agent::shutdown);
     }
 
-    /// Whether it was given.
+    /// Whether the signal was given.
     pub fn is_given(&self) -> bool {
         self.lock().stopped
     }
 
-    /// Sleeps until `deadline`, or until it is given: then this is true.
+    /// Sleeps until the signal, then returns true; or until `deadline`, then returns false.
     pub fn wait_until(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
         while !state.stopped {
@@ -53,13 +56,12 @@ impl Stop {
             if left.is_zero() {
                 return false;
             }
-            let woken = self.shared.given.wait_timeout(state, left);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.given.wait_timeout(state, left);
         }
         true
     }
 
-    /// Ends the agent's requests when it is given.
+    /// Ends the agent's requests at the signal.
     pub(crate) fn attach(&self, agent: &ureq::Agent) {
         let mut state = self.lock();
         if state.stopped {
@@ -70,8 +72,7 @@ impl Stop {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing panics while it has the lock.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock()
     }
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use guest_common::{OperationLog, RunFolder};
+use guest_common::{OperationLog, RunFolder, env};
 use guest_download::{Manifest, Settings};
 use lexopt::Arg;
 
@@ -67,7 +67,7 @@ fn read(source: Option<PathBuf>) -> io::Result<Vec<u8>> {
 /// As usual, but for the outage that the environment may say to outlast.
 fn settings() -> Settings {
     let usual = Settings::default();
-    let seconds = std::env::var("VM0_DOWNLOAD_OUTAGE_SECS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var(env::DOWNLOAD_OUTAGE_SECS).ok().and_then(|text| text.parse().ok());
     Settings { outage: seconds.map_or(usual.outage, Duration::from_secs), ..usual }
 }
 
@@ -77,7 +77,7 @@ fn operations() -> Option<OperationLog> {
     log.inspect_err(|error| log::warn!("{}", guest_common::chain(error))).ok()
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     log::error!("{}", guest_common::chain(error));
     ExitCode::FAILURE
 }

@@ -1,7 +1,7 @@
-//! The command line: the real CLI's flags, and what they mean here.
+//! The command line: the flags of the Claude Code CLI.
 //!
-//! A flag whose meaning a stand-in cannot have (`--settings`, `--tools`, …) is taken with its
-//! values, so that callers pass what they pass to the real CLI, and has no effect.
+//! Flags that a mock cannot implement (`--settings`, `--tools`, …) are parsed with their values and
+//! ignored, so that callers can pass the same arguments as to the real CLI.
 
 use std::ffi::OsString;
 
@@ -12,21 +12,21 @@ use crate::error::{Error, Result};
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (mock-claude)\n");
 
 const HELP: &str = "\
-A stand-in for the Claude Code CLI that runs its prompt with bash.
+A mock of the Claude Code CLI that runs its prompt with bash.
 
 Usage: guest-mock-claude [OPTIONS] [--] [PROMPT]
 
 Without PROMPT the prompt is read from stdin.
 
 Options:
-  -p, --print                    print the answer and exit (always so)
+  -p, --print                    print the answer and exit (the only mode)
       --output-format FORMAT     text (default), json or stream-json
       --input-format FORMAT      text (default) or stream-json
-  -r, --resume ID                go on with the session ID
-  -h, --help                     print this
+  -r, --resume ID                resume the session ID
+  -h, --help                     print this help
   -v, --version                  print the version
 
-Taken as the real CLI takes them, without effect:
+Accepted and ignored:
       --verbose
       --dangerously-skip-permissions
       --append-system-prompt TEXT
@@ -35,19 +35,19 @@ Taken as the real CLI takes them, without effect:
       --tools NAME...
       --allowed-tools NAME...
       --disallowed-tools NAME...
-  NAME... goes on to the next flag: put -- before PROMPT.
+  NAME... ends at the next flag: put -- before PROMPT.
 
 Special prompts:
   @fail:MSG            MSG on stderr and as the result, exit code 1
   @stuck-tool          call WebFetch and never return
   @hang-after-result   print the result and never exit
-  @orphan-pipe         exit, leaving a process that holds stdout and stderr
-  @echo:JSONL          print JSONL as it is, nothing else
-  @deaf                as @hang-after-result, and ignore SIGTERM
+  @orphan-pipe         exit and leave a process that holds stdout and stderr
+  @echo:JSONL          print JSONL and nothing else
+  @deaf                like @hang-after-result, and ignore SIGTERM
   @flood:N             print N assistant events before the result
 ";
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     /// Print this text: the help or the version.
@@ -56,38 +56,38 @@ pub(crate) enum Command {
     Run(Options),
 }
 
-/// How to answer prompts.
+/// The options for answering prompts.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) format: Format,
     pub(crate) input: Input,
-    /// The session to go on with; only characters that are safe in a file name.
+    /// The session to resume. Holds only characters that are safe in a file name.
     pub(crate) resume: Option<String>,
 }
 
-/// What goes to stdout.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Format {
     /// The result's text.
     Text,
     /// The result event.
     Json,
-    /// All events, one a line.
+    /// All events, one per line.
     StreamJson,
 }
 
-/// Where prompts come from.
+/// The source of prompts.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Input {
-    /// The last positional argument is the one prompt.
+    /// The last positional argument is the only prompt.
     Argument(String),
-    /// All of stdin is the one prompt.
+    /// The whole of stdin is the only prompt.
     Text,
     /// Each user message on stdin is a prompt.
     Messages,
 }
 
-/// Reads the command line; the first argument is the program's name.
+/// Parses the command line. The first argument is the program's name.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command> {
     let typed = Typed::read(&mut Parser::from_iter(arguments))
         .map_err(|source| Error::Arguments { source })?;
@@ -114,7 +114,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
     Ok(Command::Run(Options { format, input, resume }))
 }
 
-/// The flags as they were typed, the last of each.
+/// The flags as typed. The last of each wins.
 #[derive(Default)]
 struct Typed {
     print: Option<&'static str>,
@@ -156,7 +156,7 @@ impl Typed {
     }
 }
 
-/// INVARIANT: a session id names a file, so it holds no `/` and is not `..`.
+/// INVARIANT: a session id is part of a file name, so it holds no `/` and is not `..`.
 fn session_id(id: String) -> Result<String> {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if id.is_empty() || !id.bytes().all(safe) {

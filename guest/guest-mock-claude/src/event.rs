@@ -1,9 +1,9 @@
-//! The events on stdout and the records of the history, as they look in JSON.
+//! The JSON of the events on stdout and of the records of the history.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// The model that the events name.
+/// The model in the events.
 pub(crate) const MODEL: &str = "mock-claude";
 
 /// `system/init`: the first event of a turn.
@@ -18,9 +18,9 @@ pub(crate) struct Init<'a> {
     pub(crate) uuid: &'a str,
 }
 
-/// `assistant` or `user`: somebody said something.
+/// An `assistant` or `user` event: a message.
 #[derive(Serialize)]
-pub(crate) struct Said<'a> {
+pub(crate) struct MessageEvent<'a> {
     pub(crate) r#type: Role,
     pub(crate) message: &'a Message,
     pub(crate) parent_tool_use_id: (),
@@ -30,7 +30,7 @@ pub(crate) struct Said<'a> {
 
 /// `result`: the last event of a turn.
 #[derive(Serialize)]
-pub(crate) struct Outcome<'a> {
+pub(crate) struct ResultEvent<'a> {
     pub(crate) r#type: &'static str,
     pub(crate) subtype: &'static str,
     pub(crate) is_error: bool,
@@ -43,10 +43,10 @@ pub(crate) struct Outcome<'a> {
     pub(crate) uuid: &'a str,
 }
 
-/// A line of the history: something said, and what it answered.
+/// A line of the history: a message and its parent.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Record<'a> {
+pub(crate) struct HistoryRecord<'a> {
     pub(crate) parent_uuid: Option<&'a str>,
     pub(crate) is_sidechain: bool,
     pub(crate) user_type: &'static str,
@@ -66,7 +66,7 @@ pub(crate) enum Role {
     Assistant,
 }
 
-/// A message of the Messages API, of one block.
+/// A message of the Messages API, with one block.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Message {
@@ -101,7 +101,7 @@ pub(crate) enum Block {
     ToolResult { tool_use_id: &'static str, content: String, is_error: bool },
 }
 
-/// Tokens: no model ran, so none.
+/// The number of tokens: zero, since no model runs.
 #[derive(Default, Serialize)]
 pub(crate) struct Usage {
     input_tokens: u32,
@@ -110,7 +110,7 @@ pub(crate) struct Usage {
     output_tokens: u32,
 }
 
-/// The id of the one tool call of a turn.
+/// The id of a turn's only tool call.
 const TOOL_USE_ID: &str = "toolu_mock_001";
 
 impl Message {

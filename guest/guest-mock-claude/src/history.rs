@@ -1,18 +1,18 @@
 //! The session's history: `$HOME/.claude/projects/<cwd with / as ->/<session>.jsonl`.
 //!
-//! INVARIANT: each record is one whole line, written at once; its `parentUuid` is the `uuid` of
-//! the record before it, also across a resume.
+//! INVARIANT: each record is one line, written in one call. Its `parentUuid` is the `uuid` of the
+//! record before it, also after a resume.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::event::{Message, Record};
-use crate::timestamp;
+use crate::event::{HistoryRecord, Message};
 
 /// An open history file.
 pub(crate) struct History {
@@ -23,7 +23,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Starts the history of a new session.
+    /// Creates the history of a new session.
     pub(crate) fn create(session_id: &str, cwd: &str) -> Result<History> {
         let path = path_of(session_id, cwd)?;
         let file =
@@ -46,7 +46,7 @@ impl History {
         Ok(History { file, path, last: last_uuid(&text) })
     }
 
-    /// Appends what was said, under the uuid that its event has.
+    /// Appends a message with the uuid of its event.
     pub(crate) fn record(
         &mut self,
         session_id: &str,
@@ -54,7 +54,7 @@ impl History {
         uuid: &str,
         message: &Message,
     ) -> Result<()> {
-        let record = Record {
+        let record = HistoryRecord {
             parent_uuid: self.last.as_deref(),
             is_sidechain: false,
             user_type: "external",
@@ -64,7 +64,7 @@ impl History {
             r#type: message.role(),
             message,
             uuid,
-            timestamp: timestamp::now(),
+            timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         };
         let mut line = serde_json::to_vec(&record).map_err(|source| Error::Encode { source })?;
         line.push(b'\n');
@@ -96,7 +96,7 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Opens a history for appending; one that was cut inside its last line gets its line end first.
+/// Opens a history for appending. Ends its last line first if that was truncated.
 fn append(path: &Path, text: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().append(true).open(path)?;
     if text.last().is_some_and(|last| *last != b'\n') {
@@ -105,12 +105,12 @@ fn append(path: &Path, text: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// The uuid of the last record that has one: the real CLI also writes records without.
+/// The uuid of the last record that has one: the real CLI also writes records without a uuid.
 fn last_uuid(text: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Named {
+    struct RecordId {
         uuid: String,
     }
     let mut lines = text.rsplit(|byte| *byte == b'\n');
-    lines.find_map(|line| serde_json::from_slice::<Named>(line).ok()).map(|record| record.uuid)
+    lines.find_map(|line| serde_json::from_slice::<RecordId>(line).ok()).map(|record| record.uuid)
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::arguments::Input;
 use crate::error::{Error, Result};
 
-/// The prompts, each as soon as it is there: stdin may stay open between two messages.
+/// The prompts, each as soon as it is read: stdin may stay open between two messages.
 pub(crate) fn prompts(input: Input) -> Box<dyn Iterator<Item = Result<String>>> {
     match input {
         Input::Argument(prompt) => Box::new(std::iter::once(Ok(prompt))),
@@ -16,7 +16,7 @@ pub(crate) fn prompts(input: Input) -> Box<dyn Iterator<Item = Result<String>>> 
     }
 }
 
-/// All of stdin; nothing when that is empty or somebody's terminal.
+/// The whole of stdin. `None` if it is empty or a terminal.
 fn text() -> Result<Option<String>> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
@@ -27,7 +27,7 @@ fn text() -> Result<Option<String>> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// The user messages on stdin; lines of other types are passed over.
+/// The user messages on stdin. Lines of other types are ignored.
 fn messages() -> impl Iterator<Item = Result<String>> {
     let lines = io::stdin().lock().lines().enumerate();
     lines.filter_map(|(index, line)| match line {
@@ -79,7 +79,7 @@ enum Block {
 }
 
 impl Content {
-    /// The text blocks, joined by line ends.
+    /// The text blocks, joined by line feeds.
     fn text(self) -> String {
         match self {
             Content::Text(text) => text,

@@ -1,17 +1,17 @@
-//! A stand-in for the Claude Code CLI that runs its prompt with bash.
+//! A mock of the Claude Code CLI that runs its prompt with bash.
 //!
-//! It takes the real program's flags, prints the events that a run of one Bash tool call prints
-//! and leaves the same history file, without a model or a network. Prompts that begin with `@`
-//! misbehave on purpose, to test whoever drives the CLI.
+//! It accepts the real program's flags, prints the events of a run with one Bash tool call and writes
+//! the same history file, without a model or a network. Prompts that begin with `@` make it misbehave,
+//! to test the programs that drive the CLI.
 //!
-//! It is one thread. It owns its history file, and the bash of the current turn, whose whole
-//! process group ends with it.
+//! It has one thread. It owns its history file and the bash of the current turn; a signal kills bash's
+//! process group.
 //!
 //! | exit code | when |
 //! |---|---|
-//! | bash's; 128+n for a signal | the prompt ran |
+//! | bash's; 128+n for signal n | the prompt ran |
 //! | 1 | bad flags, bad input, an I/O error; the reason is on stderr |
-//! | 141 | nobody reads stdout any more; silently, as SIGPIPE would end it |
+//! | 141 | stdout was closed; without a message, as SIGPIPE would end it |
 //! | 128+n | SIGTERM, SIGINT or SIGHUP came while bash ran |
 
 mod arguments;
@@ -22,11 +22,8 @@ mod input;
 mod prompt;
 mod session;
 mod shell;
-mod timestamp;
 mod turn;
-mod uuid;
 
-use std::error::Error as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -55,20 +52,14 @@ fn run() -> Result<u8> {
     let mut prompts = input::prompts(options.input);
     let first = prompts.next().unwrap_or(Err(Error::NoPrompt))?;
     let mut session = Session::open(options.format, options.resume)?;
-    let mut code = turn::take(&mut session, &first)?;
+    let mut code = turn::run(&mut session, &first)?;
     for prompt in prompts {
-        code = turn::take(&mut session, &prompt?)?;
+        code = turn::run(&mut session, &prompt?)?;
     }
     Ok(code)
 }
 
-/// Writes the error and its causes to stderr, which may be closed too.
 fn report(error: &Error) {
-    let mut text = format!("error: {error}");
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    let _ = writeln!(io::stderr(), "{text}");
+    // Standard error may be closed; there is no other place for the text.
+    let _ = writeln!(io::stderr(), "error: {}", base::error::chain(error));
 }

@@ -1,8 +1,8 @@
-//! What a prompt asks for: a script for bash, or one of the special prompts.
+//! Parses a prompt: a script for bash, or one of the special prompts.
 
 use crate::error::{Error, Result};
 
-/// The meaning of a prompt.
+/// A parsed prompt.
 pub(crate) enum Prompt<'a> {
     /// Run this with bash.
     Script(&'a str),
@@ -12,13 +12,13 @@ pub(crate) enum Prompt<'a> {
     StuckTool,
     /// Never exit after the result.
     HangAfterResult,
-    /// Leave a process behind that holds stdout.
+    /// Leave a process that holds stdout.
     OrphanPipe,
-    /// Print this as it is.
+    /// Print these lines only.
     Echo(&'a str),
     /// Ignore SIGTERM, and never exit after the result.
     Deaf,
-    /// Print so many assistant events.
+    /// Print this number of assistant events.
     Flood(u64),
 }
 

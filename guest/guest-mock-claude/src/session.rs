@@ -1,7 +1,7 @@
-//! A session: what is said goes to the history and, as events, to stdout.
+//! A session: writes messages to the history and, as events, to stdout.
 //!
-//! INVARIANT: the history is on disk before the result is printed, since whoever reads the
-//! result may read the history next.
+//! INVARIANT: the history is on disk before the result is printed, since the reader of the result may
+//! read the history next.
 
 use std::io::{self, Write as _};
 use std::time::Instant;
@@ -10,11 +10,10 @@ use serde::Serialize;
 
 use crate::arguments::Format;
 use crate::error::{Error, Result};
-use crate::event::{Init, MODEL, Message, Outcome, Said, Usage};
+use crate::event::{Init, MODEL, Message, MessageEvent, ResultEvent, Usage};
 use crate::history::History;
-use crate::uuid;
 
-/// One conversation, of one turn or more.
+/// A conversation of one or more turns.
 pub(crate) struct Session {
     id: String,
     cwd: String,
@@ -25,7 +24,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Opens the session to resume, else a new one under a random id.
+    /// Resumes a session, or begins a new one with a random id.
     pub(crate) fn open(format: Format, resume: Option<String>) -> Result<Session> {
         let cwd = std::env::current_dir().map_err(|source| Error::WorkingDirectory { source })?;
         let cwd = cwd.to_string_lossy().into_owned();
@@ -35,7 +34,7 @@ impl Session {
                 (id, history)
             }
             None => {
-                let id = uuid::random()?;
+                let id = random_uuid();
                 let history = History::create(&id, &cwd)?;
                 (id, history)
             }
@@ -43,23 +42,23 @@ impl Session {
         Ok(Session { id, cwd, format, history, began: Instant::now() })
     }
 
-    /// Begins a turn: the prompt goes to the history.
+    /// Begins a turn: writes the prompt to the history.
     pub(crate) fn begin(&mut self, prompt: &str) -> Result<()> {
         self.began = Instant::now();
-        let uuid = uuid::random()?;
+        let uuid = random_uuid();
         self.history.record(&self.id, &self.cwd, &uuid, &Message::prompt(prompt))
     }
 
     /// Writes a message to the history and prints its event.
     pub(crate) fn say(&mut self, message: &Message) -> Result<()> {
-        let uuid = uuid::random()?;
+        let uuid = random_uuid();
         self.history.record(&self.id, &self.cwd, &uuid, message)?;
-        self.print_said(message, &uuid)
+        self.print_message(message, &uuid)
     }
 
-    /// Prints a message's event only.
+    /// Prints a message's event without writing it to the history.
     pub(crate) fn show(&self, message: &Message) -> Result<()> {
-        self.print_said(message, &uuid::random()?)
+        self.print_message(message, &random_uuid())
     }
 
     /// Prints the `system/init` event.
@@ -71,17 +70,17 @@ impl Session {
             session_id: &self.id,
             tools: ["Bash"],
             model: MODEL,
-            uuid: &uuid::random()?,
+            uuid: &random_uuid(),
         })
     }
 
-    /// Ends a turn: the history is synced, then the result printed in the wanted format.
+    /// Ends a turn: flushes the history to the disk, then prints the result.
     pub(crate) fn finish(&self, result: &str, is_error: bool) -> Result<()> {
         self.history.sync()?;
         if self.format == Format::Text {
             return print(line_of(result).as_bytes());
         }
-        print_json(&Outcome {
+        print_json(&ResultEvent {
             r#type: "result",
             subtype: if is_error { "error" } else { "success" },
             is_error,
@@ -91,18 +90,18 @@ impl Session {
             session_id: &self.id,
             total_cost_usd: 0,
             usage: Usage::default(),
-            uuid: &uuid::random()?,
+            uuid: &random_uuid(),
         })
     }
 
-    /// Ends a turn whose output is these lines and nothing else.
+    /// Ends a turn and prints these lines instead of a result.
     pub(crate) fn finish_with_lines(&self, lines: &str) -> Result<()> {
         self.history.sync()?;
         print(line_of(lines).as_bytes())
     }
 
-    fn print_said(&self, message: &Message, uuid: &str) -> Result<()> {
-        self.print_event(&Said {
+    fn print_message(&self, message: &Message, uuid: &str) -> Result<()> {
+        self.print_event(&MessageEvent {
             r#type: message.role(),
             message,
             parent_tool_use_id: (),
@@ -119,7 +118,7 @@ impl Session {
     }
 }
 
-/// Writes to stdout at once.
+/// Writes to stdout and flushes it.
 pub(crate) fn print(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
@@ -135,7 +134,11 @@ fn print_json(event: &impl Serialize) -> Result<()> {
     print(&line)
 }
 
-/// The text with a line end, unless it is empty or has one.
+fn random_uuid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Appends a line feed unless the text is empty or ends with one.
 fn line_of(text: &str) -> String {
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     format!("{text}{end}")

@@ -1,15 +1,15 @@
-//! Bash: runs a script, gathers its output, and ends with it on a signal.
+//! Runs a script with bash and captures its output. A signal kills bash and ends the program.
 //!
-//! While bash runs this sleeps in one `poll` over two descriptors:
+//! While bash runs the thread sleeps in one `poll` over two descriptors:
 //!
 //! | readable | then |
 //! |---|---|
-//! | the pipe that is bash's stdout and stderr | more output |
-//! | the signalfd: SIGCHLD | bash may have exited: the end, once it has |
-//! | the signalfd: SIGTERM, SIGINT, SIGHUP | kill bash's process group, stop |
+//! | the pipe that is bash's stdout and stderr | read output |
+//! | the signalfd: SIGCHLD | return if bash has exited |
+//! | the signalfd: SIGTERM, SIGINT, SIGHUP | kill bash's process group, return |
 //!
-//! The end of bash ends the wait, not the end of the pipe: a process that bash left behind may
-//! hold that for ever.
+//! The wait ends when bash exits, not at the end of the pipe: a process that bash left may hold the
+//! pipe open.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read as _, Write as _};
@@ -26,29 +26,29 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 
-/// How much output is kept, in bytes: as much as the real CLI shows its model.
+/// The most bytes of output that are reported, as in the real CLI.
 const OUTPUT_LIMIT: usize = 30_000;
 
-/// The longest argument that the kernel passes to a program, its final NUL left out.
+/// `MAX_ARG_STRLEN` without the final NUL: the longest argument of execve.
 const ARGUMENT_LIMIT: usize = 128 * 1024 - 1;
 
-/// A pipe's capacity, hence the most that is unread in it when bash exits.
+/// A pipe's capacity, hence the most bytes in it when bash exits.
 const PIPE_CAPACITY: usize = 64 * 1024;
 
-/// How a script ended.
+/// The result of a script.
 pub(crate) struct Run {
     /// Bash's exit code, 128+n if signal n ended it.
     pub(crate) code: u8,
-    /// Its stdout and stderr as they came, without the line ends at the end.
+    /// Stdout and stderr interleaved, without trailing line feeds.
     pub(crate) output: String,
 }
 
 /// Runs a script in the working directory until bash exits.
 pub(crate) fn run(script: &str) -> Result<Run> {
-    let signals = Signals::take()?;
+    let signals = Signals::block()?;
     let (pipe, mut bash) = start(script)?;
-    let mut output = Output { pipe, kept: Vec::new(), total: 0, ended: false };
-    let status = match watch(&mut bash, &signals, &mut output) {
+    let mut output = Output { pipe, head: Vec::new(), total: 0, ended: false };
+    let status = match wait(&mut bash, &signals, &mut output) {
         Ok(status) => status,
         Err(error) => {
             kill_group(&mut bash);
@@ -73,8 +73,8 @@ fn start(script: &str) -> Result<(PipeReader, Child)> {
     Ok((reader, bash))
 }
 
-/// A file that holds the script. Its offset stays behind the last byte: bash opens it anew and
-/// reads the script, whereas the script's commands read an empty stdin.
+/// A memfd that holds the script. Its offset stays at the end: bash opens it again to read the script,
+/// whereas the script's commands inherit it as an empty stdin.
 fn in_memory(script: &str) -> Result<File> {
     let file = memfd_create(c"script", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from);
     let mut file = file.map(File::from).map_err(|source| Error::Script { source })?;
@@ -82,7 +82,7 @@ fn in_memory(script: &str) -> Result<File> {
     Ok(file)
 }
 
-fn watch(bash: &mut Child, signals: &Signals, output: &mut Output) -> Result<ExitStatus> {
+fn wait(bash: &mut Child, signals: &Signals, output: &mut Output) -> Result<ExitStatus> {
     loop {
         if !has_signal(output, signals)? {
             output.read()?;
@@ -102,15 +102,15 @@ fn watch(bash: &mut Child, signals: &Signals, output: &mut Output) -> Result<Exi
     }
 }
 
-/// Sleeps until a signal or output can be read; false says that it is output only.
+/// Sleeps until a signal or output can be read. Returns whether there is a signal.
 fn has_signal(output: &Output, signals: &Signals) -> Result<bool> {
     let mut fds = [
         PollFd::new(signals.fd.as_fd(), PollFlags::POLLIN),
         PollFd::new(output.pipe.as_fd(), PollFlags::POLLIN),
     ];
-    // A pipe at its end is always readable: it is watched no more.
-    let watched = if output.ended { &mut fds[..1] } else { &mut fds[..] };
-    poll_through_interrupts(watched, PollTimeout::NONE)?;
+    // A pipe at its end is always readable, so it is not polled any more.
+    let polled = if output.ended { &mut fds[..1] } else { &mut fds[..] };
+    poll_through_interrupts(polled, PollTimeout::NONE)?;
     Ok(fds[0].any().unwrap_or(false))
 }
 
@@ -124,10 +124,9 @@ fn poll_through_interrupts(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Resu
     }
 }
 
-/// Ends bash and what it started, as far as that stayed in its process group.
+/// Kills bash's process group and reaps bash.
 fn kill_group(bash: &mut Child) {
-    // Bash is not reaped yet, so its number is still its own. When all of the group has exited
-    // already there is nobody to kill, which is as well.
+    // Bash is not reaped yet, so its pid is still its own. ESRCH means that the group has exited.
     let _ = killpg(Pid::from_raw(bash.id() as i32), Signal::SIGKILL);
     let _ = bash.wait();
 }
@@ -137,24 +136,24 @@ fn code_of(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// The signals that matter to a running bash, as a descriptor as long as this lives.
+/// A signalfd for the signals that matter while bash runs. Dropping it unblocks them.
 ///
-/// Elsewhere they keep their default effect, so that a write to a full stdout or a wait for
-/// stdin ends with the process.
+/// Otherwise they keep their default action, so that they end the process while it blocks on stdin or
+/// stdout.
 struct Signals {
     fd: SignalFd,
     mask_before: SigSet,
 }
 
 impl Signals {
-    fn take() -> Result<Signals> {
+    fn block() -> Result<Signals> {
         let signals = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
             .into_iter()
             .collect();
-        Signals::take_set(&signals).map_err(|source| Error::Signals { source })
+        Signals::block_set(&signals).map_err(|source| Error::Signals { source })
     }
 
-    fn take_set(signals: &SigSet) -> nix::Result<Signals> {
+    fn block_set(signals: &SigSet) -> nix::Result<Signals> {
         let fd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let mask_before = SigSet::thread_get_mask()?;
         signals.thread_block()?;
@@ -169,16 +168,16 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // It was the mask before, so the kernel takes it.
+        // Restoring an earlier mask cannot fail.
         let _ = self.mask_before.thread_set_mask();
     }
 }
 
-/// The output so far: its head is kept, all of it counted.
+/// The beginning of the output, and its total length.
 struct Output {
     pipe: PipeReader,
-    /// INVARIANT: at most one byte more than the limit, which tells where a character starts.
-    kept: Vec<u8>,
+    /// INVARIANT: at most one byte more than the limit; that byte shows where a character starts.
+    head: Vec<u8>,
     total: usize,
     ended: bool,
 }
@@ -189,13 +188,13 @@ impl Output {
         let count = self.pipe.read(&mut buffer).map_err(|source| Error::ReadOutput { source })?;
         self.ended = count == 0;
         self.total += count;
-        let room = OUTPUT_LIMIT + 1 - self.kept.len();
-        self.kept.extend_from_slice(&buffer[..count.min(room)]);
+        let room = OUTPUT_LIMIT + 1 - self.head.len();
+        self.head.extend_from_slice(&buffer[..count.min(room)]);
         Ok(())
     }
 
-    /// Takes what is in the pipe when bash has exited. One read holds it all; more could only
-    /// come from a process left behind, which is not waited for.
+    /// Reads what the pipe holds when bash has exited. One read gets all of it; more output could only
+    /// come from a process that bash left.
     fn read_rest(&mut self) -> Result<()> {
         let mut fds = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
         poll_through_interrupts(&mut fds, PollTimeout::ZERO)?;
@@ -206,8 +205,8 @@ impl Output {
     }
 
     fn into_text(self) -> String {
-        let end = boundary(&self.kept, OUTPUT_LIMIT);
-        let head = String::from_utf8_lossy(&self.kept[..end]);
+        let end = boundary(&self.head, OUTPUT_LIMIT);
+        let head = String::from_utf8_lossy(&self.head[..end]);
         match self.total - end {
             0 => head.trim_end_matches('\n').to_owned(),
             cut => format!("{head}\n... [{cut} bytes truncated] ..."),
@@ -215,7 +214,7 @@ impl Output {
     }
 }
 
-/// The largest length up to the limit that does not cut a character of UTF-8.
+/// The largest length up to `limit` that does not split a UTF-8 character.
 fn boundary(bytes: &[u8], limit: usize) -> usize {
     let starts = |&end: &usize| bytes.get(end).is_none_or(|byte| byte & 0xc0 != 0x80);
     let limit = limit.min(bytes.len());

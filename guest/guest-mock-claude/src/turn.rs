@@ -1,4 +1,4 @@
-//! A turn: one prompt, answered by bash or as its special prompt says.
+//! A turn: answers one prompt, with bash or by the rule of a special prompt.
 
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
@@ -12,12 +12,12 @@ use crate::prompt::Prompt;
 use crate::session::Session;
 use crate::shell;
 
-/// Answers a prompt and returns the exit code that it asks for.
-pub(crate) fn take(session: &mut Session, text: &str) -> Result<u8> {
+/// Answers a prompt. Returns the exit code.
+pub(crate) fn run(session: &mut Session, text: &str) -> Result<u8> {
     let prompt = Prompt::parse(text)?;
     session.begin(text)?;
     match prompt {
-        Prompt::Script(script) => run(session, script),
+        Prompt::Script(script) => run_script(session, script),
         Prompt::Fail(message) => fail(session, message),
         Prompt::StuckTool => call_stuck_tool(session),
         Prompt::HangAfterResult => hang_after_result(session),
@@ -31,7 +31,7 @@ pub(crate) fn take(session: &mut Session, text: &str) -> Result<u8> {
     }
 }
 
-fn run(session: &mut Session, script: &str) -> Result<u8> {
+fn run_script(session: &mut Session, script: &str) -> Result<u8> {
     session.announce()?;
     session.say(&Message::text("Executing command..."))?;
     session.say(&Message::bash(script))?;
@@ -43,7 +43,7 @@ fn run(session: &mut Session, script: &str) -> Result<u8> {
 }
 
 fn fail(session: &mut Session, message: &str) -> Result<u8> {
-    // Whether stderr can be written changes nothing about the failure that was asked for.
+    // The turn fails in any case, also if stderr is closed.
     let _ = writeln!(io::stderr(), "{message}");
     session.announce()?;
     session.say(&Message::text(message))?;
@@ -63,8 +63,8 @@ fn hang_after_result(session: &mut Session) -> Result<u8> {
     wait_for_ever()
 }
 
-/// Leaves a process in a session of its own that inherits stdout and stderr, so that their
-/// reader sees no end of file when this program exits.
+/// Leaves a process in its own session that inherits stdout and stderr, so that their reader sees no
+/// end of file when this program exits.
 fn leave_orphan(session: &mut Session) -> Result<u8> {
     let orphan = Command::new("setsid")
         .args(["sleep", "infinity"])
@@ -75,7 +75,7 @@ fn leave_orphan(session: &mut Session) -> Result<u8> {
     Ok(0)
 }
 
-/// The events stay out of the history, which would only make it slow.
+/// Prints many events, without writing them to the history: that would be slow.
 fn flood(session: &mut Session, count: u64) -> Result<u8> {
     session.announce()?;
     for number in 1..=count {
@@ -91,7 +91,7 @@ fn answer(session: &mut Session, text: &str) -> Result<()> {
     session.finish(text, false)
 }
 
-/// Blocked from here on, so it never arrives.
+/// Blocks SIGTERM for the rest of the program.
 fn ignore_sigterm() -> Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! How the program ends when somebody else wants it to.
+//! Signals and a closed stdout end the program.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -6,17 +6,17 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{EVENTS, MESSAGES, Place, Running, make_fifo, shell_code};
+use crate::harness::{EVENTS, Fixture, MESSAGES, Running, make_fifo, shell_code};
 
-/// Says through the fifo that it runs, and holds that open as long as any of it lives.
+/// A script that signals its start through the fifo and holds that open while any of its processes lives.
 const SCRIPT: &str = "exec 3>alive; trap '' TERM; sleep infinity & echo started >&3; wait";
 
 #[test]
 fn sigterm_ends_the_program_with_143_while_bash_runs() {
-    let place = Place::new();
-    make_fifo(&place.work().join("alive"));
-    let mut running = Running::start(&mut place.command(&[SCRIPT]));
-    let mut alive = BufReader::new(File::open(place.work().join("alive")).unwrap());
+    let fixture = Fixture::new();
+    make_fifo(&fixture.work().join("alive"));
+    let mut running = Running::start(&mut fixture.command(&[SCRIPT]));
+    let mut alive = BufReader::new(File::open(fixture.work().join("alive")).unwrap());
     alive.read_line(&mut String::new()).unwrap();
     running.signal(Signal::SIGTERM);
     assert_eq!(shell_code(running.wait()), 143);
@@ -24,10 +24,10 @@ fn sigterm_ends_the_program_with_143_while_bash_runs() {
 
 #[test]
 fn sigterm_ends_bash_and_its_children_even_if_they_ignore_it() {
-    let place = Place::new();
-    make_fifo(&place.work().join("alive"));
-    let running = Running::start(&mut place.command(&[SCRIPT]));
-    let mut alive = BufReader::new(File::open(place.work().join("alive")).unwrap());
+    let fixture = Fixture::new();
+    make_fifo(&fixture.work().join("alive"));
+    let running = Running::start(&mut fixture.command(&[SCRIPT]));
+    let mut alive = BufReader::new(File::open(fixture.work().join("alive")).unwrap());
     alive.read_line(&mut String::new()).unwrap();
     running.signal(Signal::SIGTERM);
     let mut rest = String::new();
@@ -37,10 +37,10 @@ fn sigterm_ends_bash_and_its_children_even_if_they_ignore_it() {
 
 #[test]
 fn sigint_ends_the_program_with_130_while_bash_runs() {
-    let place = Place::new();
-    make_fifo(&place.work().join("alive"));
-    let mut running = Running::start(&mut place.command(&[SCRIPT]));
-    let mut alive = BufReader::new(File::open(place.work().join("alive")).unwrap());
+    let fixture = Fixture::new();
+    make_fifo(&fixture.work().join("alive"));
+    let mut running = Running::start(&mut fixture.command(&[SCRIPT]));
+    let mut alive = BufReader::new(File::open(fixture.work().join("alive")).unwrap());
     alive.read_line(&mut String::new()).unwrap();
     running.signal(Signal::SIGINT);
     assert_eq!(shell_code(running.wait()), 130);
@@ -48,8 +48,8 @@ fn sigint_ends_the_program_with_130_while_bash_runs() {
 
 #[test]
 fn sigterm_ends_a_program_that_waits_for_its_second_message() {
-    let place = Place::new();
-    let mut running = Running::start(place.command(&MESSAGES).stdin(Stdio::piped()));
+    let fixture = Fixture::new();
+    let mut running = Running::start(fixture.command(&MESSAGES).stdin(Stdio::piped()));
     running.send(r#"{"type":"user","message":{"role":"user","content":"true"}}"#);
     running.wait_for("result");
     running.signal(Signal::SIGTERM);
@@ -57,10 +57,10 @@ fn sigterm_ends_a_program_that_waits_for_its_second_message() {
 }
 
 #[test]
-fn sigterm_ends_a_program_whose_output_nobody_reads() {
-    let place = Place::new();
+fn sigterm_ends_a_program_that_blocks_on_stdout() {
+    let fixture = Fixture::new();
     let arguments = [&EVENTS[..], &["@flood:1000000"]].concat();
-    let mut running = Running::start(&mut place.command(&arguments));
+    let mut running = Running::start(&mut fixture.command(&arguments));
     running.wait_for("assistant");
     running.signal(Signal::SIGTERM);
     assert_eq!(shell_code(running.wait()), 143);
@@ -68,9 +68,9 @@ fn sigterm_ends_a_program_whose_output_nobody_reads() {
 
 #[test]
 fn a_closed_stdout_ends_the_program_quietly() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     let arguments = [&EVENTS[..], &["@flood:1000000"]].concat();
-    let mut child = place.command(&arguments).spawn().unwrap();
+    let mut child = fixture.command(&arguments).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");

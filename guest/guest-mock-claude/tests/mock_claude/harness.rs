@@ -1,4 +1,4 @@
-//! A home and a working directory for one test, and the program started in them.
+//! A home and a working directory for one test, and runs of the program in them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,32 +11,32 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The flags that make all events visible.
+/// The flags that print all events.
 pub(crate) const EVENTS: [&str; 4] = ["--print", "--verbose", "--output-format", "stream-json"];
 
-/// The flags that also take messages on stdin.
+/// The flags that also read messages from stdin.
 pub(crate) const MESSAGES: [&str; 6] =
     ["--print", "--verbose", "--output-format", "stream-json", "--input-format", "stream-json"];
 
-pub(crate) struct Place {
+pub(crate) struct Fixture {
     folder: TempDir,
 }
 
-/// What a finished program left.
+/// The result of a finished program.
 pub(crate) struct Run {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Place {
-    pub(crate) fn new() -> Place {
-        // Ends the tests if one waits for what never comes.
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        // SIGALRM ends the tests if one of them hangs.
         nix::unistd::alarm::set(60);
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("home")).unwrap();
         fs::create_dir(folder.path().join("work")).unwrap();
-        Place { folder }
+        Fixture { folder }
     }
 
     pub(crate) fn home(&self) -> PathBuf {
@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    /// Runs one prompt with all events visible.
+    /// Runs one prompt and prints all events.
     pub(crate) fn ask(&self, prompt: &str) -> Run {
         self.run(&[&EVENTS[..], &["--", prompt]].concat())
     }
@@ -153,7 +153,7 @@ impl Drop for Running {
     }
 }
 
-/// The exit code as a shell tells it: 128+n for signal n.
+/// The exit code as a shell reports it: 128+n for signal n.
 pub(crate) fn shell_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
 }

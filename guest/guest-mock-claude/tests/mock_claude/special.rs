@@ -1,18 +1,18 @@
-//! The prompts that misbehave on purpose.
+//! The special prompts.
 
 use std::io::Read as _;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{EVENTS, Place, Running, kill_by_number, shell_code};
+use crate::harness::{EVENTS, Fixture, Running, kill_by_number, shell_code};
 
-fn start(place: &Place, prompt: &str) -> Running {
-    Running::start(&mut place.command(&[&EVENTS[..], &[prompt]].concat()))
+fn start(fixture: &Fixture, prompt: &str) -> Running {
+    Running::start(&mut fixture.command(&[&EVENTS[..], &[prompt]].concat()))
 }
 
 #[test]
 fn fail_puts_its_message_on_stderr_and_into_the_result() {
-    let run = Place::new().ask("@fail:no credit left");
+    let run = Fixture::new().ask("@fail:no credit left");
     assert_eq!(run.stderr, "no credit left\n");
     assert_eq!(run.result()["result"], "no credit left");
     assert_eq!(run.result()["is_error"], true);
@@ -21,8 +21,8 @@ fn fail_puts_its_message_on_stderr_and_into_the_result() {
 
 #[test]
 fn stuck_tool_waits_for_a_web_fetch_until_it_is_ended() {
-    let place = Place::new();
-    let mut running = start(&place, "@stuck-tool");
+    let fixture = Fixture::new();
+    let mut running = start(&fixture, "@stuck-tool");
     let tool_use = running.wait_for("assistant")["message"]["content"][0].clone();
     assert_eq!((&tool_use["type"], &tool_use["name"]), (&"tool_use".into(), &"WebFetch".into()));
     running.signal(Signal::SIGTERM);
@@ -34,8 +34,8 @@ fn stuck_tool_waits_for_a_web_fetch_until_it_is_ended() {
 
 #[test]
 fn hang_after_result_ends_by_sigterm_only() {
-    let place = Place::new();
-    let mut running = start(&place, "@hang-after-result");
+    let fixture = Fixture::new();
+    let mut running = start(&fixture, "@hang-after-result");
     assert_eq!(running.wait_for("result")["subtype"], "success");
     assert_eq!(running.child.try_wait().unwrap(), None);
     running.signal(Signal::SIGTERM);
@@ -43,20 +43,20 @@ fn hang_after_result_ends_by_sigterm_only() {
 }
 
 #[test]
-fn deaf_outlives_sigterm() {
-    let place = Place::new();
-    let mut running = start(&place, "@deaf");
+fn deaf_ignores_sigterm() {
+    let fixture = Fixture::new();
+    let mut running = start(&fixture, "@deaf");
     running.wait_for("result");
     running.signal(Signal::SIGTERM);
-    // Had the first signal had an effect, the second would not be what ended the process.
+    // If SIGTERM had ended the process, its status would not be SIGKILL.
     running.signal(Signal::SIGKILL);
     assert_eq!(shell_code(running.wait()), 137);
 }
 
 #[test]
 fn orphan_pipe_leaves_a_process_that_keeps_stdout_open() {
-    let place = Place::new();
-    let mut running = start(&place, "@orphan-pipe");
+    let fixture = Fixture::new();
+    let mut running = start(&fixture, "@orphan-pipe");
     let result = running.wait_for("result")["result"].as_str().unwrap().to_owned();
     assert_eq!(running.wait().code(), Some(0));
     let pid: i32 = result.split(' ').nth(1).unwrap().parse().unwrap();
@@ -69,14 +69,14 @@ fn orphan_pipe_leaves_a_process_that_keeps_stdout_open() {
 
 #[test]
 fn echo_prints_its_lines_as_they_are_and_nothing_else() {
-    let run = Place::new().ask("@echo:{\"type\":\"one\"}\nnot json\n{ \"type\":\"two\" }");
+    let run = Fixture::new().ask("@echo:{\"type\":\"one\"}\nnot json\n{ \"type\":\"two\" }");
     assert_eq!(run.stdout, "{\"type\":\"one\"}\nnot json\n{ \"type\":\"two\" }\n");
     assert_eq!(run.code, Some(0));
 }
 
 #[test]
-fn flood_prints_so_many_assistant_events() {
-    let run = Place::new().ask("@flood:1000");
+fn flood_prints_the_given_number_of_assistant_events() {
+    let run = Fixture::new().ask("@flood:1000");
     let events = run.events();
     assert_eq!(events.iter().filter(|event| event["type"] == "assistant").count(), 1000);
     assert_eq!(events.len(), 1002);
@@ -84,13 +84,13 @@ fn flood_prints_so_many_assistant_events() {
 }
 
 #[test]
-fn flood_of_no_number_is_an_error() {
-    let run = Place::new().ask("@flood:many");
-    assert_eq!(run.stderr, "error: @flood: takes a number of events, not \"many\"\n");
+fn flood_without_a_number_is_an_error() {
+    let run = Fixture::new().ask("@flood:many");
+    assert_eq!(run.stderr, "error: @flood: needs a number of events, not \"many\"\n");
     assert_eq!(run.code, Some(1));
 }
 
 #[test]
 fn an_unknown_special_prompt_is_a_command() {
-    assert_eq!(Place::new().ask("@unknown").code, Some(127));
+    assert_eq!(Fixture::new().ask("@unknown").code, Some(127));
 }

@@ -4,13 +4,13 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::harness::{MESSAGES, Place, Running};
+use crate::harness::{Fixture, MESSAGES, Running};
 
 #[test]
 fn a_message_of_text_is_a_prompt() {
     let message =
         json!({"type": "user", "message": {"role": "user", "content": "echo $((6 * 7))"}});
-    let run = Place::new().run_with_stdin(&MESSAGES, &format!("{message}\n"));
+    let run = Fixture::new().run_with_stdin(&MESSAGES, &format!("{message}\n"));
     assert_eq!(run.result()["result"], "42");
     assert_eq!(run.code, Some(0));
 }
@@ -22,7 +22,7 @@ fn the_text_blocks_of_a_message_are_the_lines_of_a_prompt() {
         {"type": "image", "source": {}},
         {"type": "text", "text": "echo $number"},
     ]}});
-    let run = Place::new().run_with_stdin(&MESSAGES, &message.to_string());
+    let run = Fixture::new().run_with_stdin(&MESSAGES, &message.to_string());
     assert_eq!(run.result()["result"], "7");
 }
 
@@ -30,7 +30,7 @@ fn the_text_blocks_of_a_message_are_the_lines_of_a_prompt() {
 fn each_message_is_a_turn_of_one_session() {
     let one = json!({"type": "user", "message": {"role": "user", "content": "echo one"}});
     let two = json!({"type": "user", "message": {"role": "user", "content": "echo two; exit 3"}});
-    let run = Place::new().run_with_stdin(&MESSAGES, &format!("{one}\n\n{two}\n"));
+    let run = Fixture::new().run_with_stdin(&MESSAGES, &format!("{one}\n\n{two}\n"));
     let events = run.events();
     let results: Vec<_> = events.iter().filter(|event| event["type"] == "result").collect();
     assert_eq!(results[0]["result"], "one");
@@ -41,8 +41,8 @@ fn each_message_is_a_turn_of_one_session() {
 
 #[test]
 fn a_message_is_answered_while_stdin_is_open() {
-    let place = Place::new();
-    let mut running = Running::start(place.command(&MESSAGES).stdin(Stdio::piped()));
+    let fixture = Fixture::new();
+    let mut running = Running::start(fixture.command(&MESSAGES).stdin(Stdio::piped()));
     running.send(r#"{"type":"user","message":{"role":"user","content":"echo now"}}"#);
     assert_eq!(running.wait_for("result")["result"], "now");
     running.stdin = None;
@@ -50,44 +50,44 @@ fn a_message_is_answered_while_stdin_is_open() {
 }
 
 #[test]
-fn lines_of_other_types_are_passed_over() {
+fn lines_of_other_types_are_ignored() {
     let lines = concat!(
         r#"{"type":"control_request","request_id":"1","request":{"subtype":"initialize"}}"#,
         "\n",
         r#"{"type":"user","message":{"role":"user","content":"echo found"}}"#,
     );
-    let run = Place::new().run_with_stdin(&MESSAGES, lines);
+    let run = Fixture::new().run_with_stdin(&MESSAGES, lines);
     assert_eq!(run.result()["result"], "found");
     assert_eq!(run.events().len(), 5);
 }
 
 #[test]
-fn a_line_that_is_no_message_is_named() {
+fn the_error_of_an_invalid_message_has_its_line_number() {
     let lines = concat!(
         r#"{"type":"user","message":{"role":"user","content":"true"}}"#,
         "\n",
         "garbage\n",
     );
-    let run = Place::new().run_with_stdin(&MESSAGES, lines);
+    let run = Fixture::new().run_with_stdin(&MESSAGES, lines);
     assert!(run.stderr.starts_with("error: cannot read line 2 of stdin as a message: "));
     assert_eq!(run.code, Some(1));
 }
 
 #[test]
 fn plain_text_on_stdin_is_one_prompt() {
-    let run = Place::new().run_with_stdin(&["--print"], "echo one\necho two\n");
+    let run = Fixture::new().run_with_stdin(&["--print"], "echo one\necho two\n");
     assert_eq!(run.stdout, "one\ntwo\n");
 }
 
 #[test]
-fn a_positional_argument_goes_before_stdin() {
-    let run = Place::new().run_with_stdin(&["echo argument"], "echo stdin\n");
+fn a_positional_argument_takes_precedence_over_stdin() {
+    let run = Fixture::new().run_with_stdin(&["echo argument"], "echo stdin\n");
     assert_eq!(run.stdout, "argument\n");
 }
 
 #[test]
 fn no_message_at_all_is_an_error() {
-    let run = Place::new().run(&MESSAGES);
-    assert_eq!(run.stderr, "error: a prompt is needed, as an argument or on stdin\n");
+    let run = Fixture::new().run(&MESSAGES);
+    assert_eq!(run.stderr, "error: no prompt: pass one as an argument or on stdin\n");
     assert_eq!(run.code, Some(1));
 }

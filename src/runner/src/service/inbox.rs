@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use guest_common::env;
 use mask::Masker;
 use serde_json::{Value, json};
 
@@ -42,32 +43,32 @@ impl Inbox {
         inbox.put("HOME", HOME.to_owned());
         inbox.put("LANG", "C.UTF-8".to_owned());
         inbox.put("TZ", text(&context.timezone()));
-        inbox.put("VM0_RUN_ID", context.run_id.to_string());
-        inbox.put("VM0_API_URL", access.guest_url.clone());
-        inbox.put("VM0_API_TOKEN", context.sandbox_token.clone());
-        inbox.put("VM0_PROMPT", context.prompt.clone());
-        inbox.put("VM0_APPEND_SYSTEM_PROMPT", text(&context.append_system_prompt));
-        inbox.put("VM0_WORKING_DIR", context.working_dir().to_owned());
+        inbox.put(env::RUN_ID, context.run_id.to_string());
+        inbox.put(env::API_URL, access.guest_url.clone());
+        inbox.put(env::API_TOKEN, context.sandbox_token.clone());
+        inbox.put(env::PROMPT, context.prompt.clone());
+        inbox.put(env::APPEND_SYSTEM_PROMPT, text(&context.append_system_prompt));
+        inbox.put(env::WORKING_DIR, context.working_dir().to_owned());
         let resumed = context.resume_session.as_ref();
-        inbox.put("VM0_RESUME_SESSION_ID", text(&resumed.map(|one| one.session_id.clone())));
+        inbox.put(env::RESUME_SESSION_ID, text(&resumed.map(|one| one.session_id.clone())));
         let started = context.api_start_time.map(|time| time.to_string());
-        inbox.put("VM0_API_START_TIME", text(&started));
-        inbox.put("VM0_SECRET_VALUES", secrets(context));
-        inbox.put("VM0_TOOLS", list(&context.tools));
-        inbox.put("VM0_DISALLOWED_TOOLS", list(&context.disallowed_tools));
-        inbox.put("VM0_SETTINGS", text(&context.settings));
+        inbox.put(env::API_START_TIME, text(&started));
+        inbox.put(env::SECRET_VALUES, secrets(context));
+        inbox.put(env::TOOLS, list(&context.tools));
+        inbox.put(env::DISALLOWED_TOOLS, list(&context.disallowed_tools));
+        inbox.put(env::SETTINGS, text(&context.settings));
         let flags = context.feature_flags.as_ref().map(Value::to_string);
-        inbox.put("VM0_FEATURE_FLAGS", text(&flags));
-        inbox.put("CLI_AGENT_TYPE", context.cli_agent_type.clone());
-        inbox.put("VERCEL_PROTECTION_BYPASS", text(&access.bypass));
-        inbox.put("OPENAI_MODEL", text(&context.environment.get("OPENAI_MODEL").cloned()));
+        inbox.put(env::FEATURE_FLAGS, text(&flags));
+        inbox.put(env::AGENT_TYPE, context.cli_agent_type.clone());
+        inbox.put(env::PROTECTION_BYPASS, text(&access.bypass));
+        inbox.put(env::OPENAI_MODEL, text(&context.environment.get(env::OPENAI_MODEL).cloned()));
         if context.wants_mock(mock) {
-            inbox.put("USE_MOCK_CLAUDE", "true".to_owned());
+            inbox.put(env::USE_MOCK_CLAUDE, "true".to_owned());
         }
         inbox.put_artifacts(context.storage_manifest.as_ref());
         if !context.environment.is_empty() {
             let json = json!(context.environment).to_string();
-            inbox.put_file("VM0_USER_ENV_FILE", "environment.json".to_owned(), json);
+            inbox.put_file(env::USER_ENV_FILE, "environment.json".to_owned(), json);
         }
         inbox
     }
@@ -75,8 +76,8 @@ impl Inbox {
     /// How long the agent has to end when it is asked to, and how large its disk is.
     pub(super) fn bound(&mut self, cancel_grace: Duration, disk_mib: Option<u64>) {
         // At least a second: of less nothing is left for a checkpoint.
-        self.put("VM0_CANCEL_GRACE_SECS", cancel_grace.as_secs().max(1).to_string());
-        self.put("VM0_DISK_MIB", disk_mib.map(|mib| mib.to_string()).unwrap_or_default());
+        self.put(env::CANCEL_GRACE_SECS, cancel_grace.as_secs().max(1).to_string());
+        self.put(env::DISK_MIB, disk_mib.map(|mib| mib.to_string()).unwrap_or_default());
     }
 
     /// Both forms of the manifest: what of it is kept at the end.
@@ -86,7 +87,7 @@ impl Inbox {
         let kept = mounts.iter().filter(|mount| mount["writeback"] == true);
         let kept: Vec<_> = kept.map(artifact).collect();
         if !kept.is_empty() {
-            self.put("VM0_ARTIFACTS", Value::from(kept).to_string());
+            self.put(env::ARTIFACTS, Value::from(kept).to_string());
         }
         let older = [("artifact", "ARTIFACT", "VOLUME_NAME"), ("memory", "MEMORY", "NAME")];
         for (member, word, name) in older {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_common::epoch_ms;
+use guest_common::{env, epoch_ms};
 use intercept::Reachable;
 use sandbox::{
     Event, ExecRequest, Execution, Image, Interception, Network, Outcome, Policy, Sandbox,
@@ -163,7 +163,7 @@ fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context, disk: Disk) -> 
     let manifest = context.storage_manifest.as_ref().map(ToString::to_string).unwrap_or_default();
     let request = ExecRequest {
         argv: vec![DOWNLOAD.into(), "--manifest-stdin".into()],
-        env: vec![("HOME".into(), HOME.into()), ("VM0_RUN_ID".into(), job.run.to_string().into())],
+        env: vec![("HOME".into(), HOME.into()), (env::RUN_ID.into(), job.run.to_string().into())],
         user: Some(User::Name(USER.to_owned())),
         stdin: true,
         timeout: Some(STORAGES),
@@ -185,7 +185,7 @@ fn download(job: &Job, sandbox: &dyn Sandbox, context: &Context, disk: Disk) -> 
 /// Starts it as root, with the user that it becomes before anything else: it keeps the rights to read
 /// what root leaves in the job's folders, and to end root's processes.
 fn run_agent(job: &Job, sandbox: &dyn Sandbox, inbox: Inbox, disk: Disk) -> Result<Ended> {
-    let user = [("VM0_RUN_AS", USER), ("USER", USER), ("LOGNAME", USER)];
+    let user = [(env::RUN_AS, USER), ("USER", USER), ("LOGNAME", USER)];
     let user = user.map(|(name, value)| (name.into(), value.into()));
     let request = ExecRequest {
         argv: vec![AGENT.into()],
