@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::TokenError;
 use crate::host::Hosts;
-use crate::token::TokenRequest;
+use crate::token_request::TokenRequest;
 
 type Fetch = dyn Fn() -> Result<TokenRequest, TokenError> + Send + Sync;
 

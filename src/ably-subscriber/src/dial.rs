@@ -18,7 +18,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::config::Config;
-use crate::error::ConnectionError;
+use crate::error::{ConnectionError, shortened};
 use crate::frame::{Action, Frame};
 use crate::host::Host;
 use crate::http::Response;
@@ -35,9 +35,6 @@ pub(crate) const AGENT: &str = concat!("ably-subscriber/", env!("CARGO_PKG_VERSI
 
 /// The name of the request in errors.
 const WHAT: &str = "a WebSocket";
-
-/// The most characters of a server's message that are kept.
-const MAX_MESSAGE: usize = 500;
 
 /// The most addresses of one host that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -206,9 +203,4 @@ fn upgrade(
         return Err(failed(io::Error::other("the answer is to another request")));
     }
     Ok(answer.into_rest())
-}
-
-/// A server's message, truncated, in one line.
-pub(crate) fn shortened(text: &str) -> String {
-    text.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -173,6 +173,14 @@ fn code_and_text(code: u32, message: &str) -> String {
     }
 }
 
+/// The most characters of a server's message that are kept.
+const MAX_MESSAGE: usize = 500;
+
+/// A server's message, truncated, in one line.
+pub(crate) fn shortened(text: &str) -> String {
+    text.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

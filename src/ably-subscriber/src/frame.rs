@@ -4,8 +4,7 @@
 
 use rmp::encode::{write_map_len, write_str, write_uint};
 
-use crate::dial::shortened;
-use crate::error::ConnectionError;
+use crate::error::{ConnectionError, shortened};
 use crate::msgpack::{Reader, Value};
 use crate::token::Token;
 

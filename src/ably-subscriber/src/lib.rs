@@ -48,6 +48,7 @@ mod signal;
 mod socket;
 mod subscription;
 mod token;
+mod token_request;
 mod wait;
 mod worker;
 
@@ -58,7 +59,7 @@ pub use event::{Event, Failure, Gap};
 pub use host::Hosts;
 pub use message::{Data, Message};
 pub use subscription::{Subscription, subscribe};
-pub use token::TokenRequest;
+pub use token_request::TokenRequest;
 
 /// Decodes a server's bytes, for a fuzz target. Not part of the interface.
 #[cfg(feature = "fuzz")]

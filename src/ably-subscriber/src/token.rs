@@ -7,7 +7,6 @@
 //! The signer signs and dates the request. The token's lifetime comes from the server's clock; the local
 //! clock only measures how much of it has passed.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -15,43 +14,14 @@ use serde::Deserialize;
 
 use crate::config::Timing;
 use crate::dial::Dialer;
-use crate::error::{ConnectionError, TokenError};
+use crate::error::ConnectionError;
 use crate::host::Host;
 use crate::http::Response;
 use crate::secret::Secret;
+use crate::token_request::TokenRequest;
 
 /// The name of the request in errors.
 const WHAT: &str = "a token";
-
-/// A signed token request of Ably. The key of the application signs it; each is good for one token.
-#[derive(Clone)]
-pub struct TokenRequest {
-    key_name: String,
-    json: Vec<u8>,
-    /// The signature; empty if there is none.
-    mac: Secret,
-}
-
-impl TokenRequest {
-    /// Parses the signer's JSON: `keyName`, `timestamp`, `nonce`, `mac` and others.
-    pub fn from_json(json: &[u8]) -> Result<Self, TokenError> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Known {
-            key_name: String,
-            #[serde(default)]
-            mac: String,
-        }
-        let known: Known = serde_json::from_slice(json).map_err(|_| TokenError::Malformed)?;
-        Ok(Self { key_name: known.key_name, json: json.to_owned(), mac: Secret::new(known.mac) })
-    }
-}
-
-impl fmt::Debug for TokenRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenRequest").field("key_name", &self.key_name).finish_non_exhaustive()
-    }
-}
 
 /// A token and when to get the next one.
 #[derive(Debug, Clone)]
@@ -154,7 +124,7 @@ fn refusal(host: &Host, status: u16, body: &[u8], mac: &Secret) -> ConnectionErr
     }
     // The status is what counts; a remark that cannot be read is none.
     let Body { error } = serde_json::from_slice(body).unwrap_or_default();
-    let message = crate::dial::shortened(&mac.redact(&error.message));
+    let message = crate::error::shortened(&mac.redact(&error.message));
     ConnectionError::Status {
         host: host.to_string(),
         what: WHAT,

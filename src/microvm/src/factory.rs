@@ -16,7 +16,7 @@ use crate::start_limiter::{Permit, StartLimiter};
 use crate::start_request::{Purpose, StartRequest};
 use crate::vm::Vm;
 use crate::vmm::Vmm;
-use crate::{Error, Result, folder};
+use crate::{Error, Result, layout};
 
 /// Starts VMs of one kind.
 pub struct Factory<V> {
@@ -120,7 +120,7 @@ impl<V: Vmm> Factory<V> {
             return Err(vm.fail(error));
         }
         // 5 Publish.
-        let monitors = folder::vms(&self.state).join(id.to_string()).join("vmm");
+        let monitors = layout::vms(&self.state).join(id.to_string()).join("vmm");
         store.publish(&key, &monitors)
     }
 

@@ -26,14 +26,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use sandbox::{Image, SandboxId};
+use sandbox::Image;
 
 use crate::error::{chain, file};
 use crate::record::{self, VmRecord};
-use crate::snapshot::Snapshot;
-use crate::{Error, Result};
+use crate::{Error, Result, layout};
 
 /// The folder of a VM that this process owns. Dropping it removes it.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ pub struct Folder {
 impl Folder {
     /// Creates the folder of a new VM.
     pub(crate) fn create(state: &Path, record: VmRecord, uid: u32) -> Result<Self> {
-        let vms = vms(state);
+        let vms = layout::vms(state);
         make_folder(&vms, 0o711)?;
         let _all = lock_all(&vms)?;
         if let Some(name) = &record.name {
@@ -116,15 +114,6 @@ impl Folder {
         Ok(())
     }
 
-    /// Hard-links the snapshot's files into the VMM's folder, so that they stay if it is replaced.
-    pub(crate) fn link_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
-        let inner = self.path.join("vmm");
-        for (source, name) in snapshot.files() {
-            fs::hard_link(&source, inner.join(name)).map_err(file("link", &source))?;
-        }
-        Ok(())
-    }
-
     /// Removes it with its content, under the common lock: reclaim must not see half a folder.
     fn remove(&self) -> Result<()> {
         let _all = self.path.parent().map(lock_all).transpose()?;
@@ -138,11 +127,6 @@ impl Drop for Folder {
             log::error!("cannot remove a vm's folder; error={}", chain(&error));
         }
     }
-}
-
-/// The folder of all VMs in a state folder.
-pub(crate) fn vms(state: &Path) -> PathBuf {
-    state.join("vms")
 }
 
 /// Locks the creation, removal and reclaiming of folders.
@@ -161,20 +145,6 @@ fn lock(path: &Path) -> Result<Flock<File>> {
     let lock = options.open(path).map_err(file("open", path))?;
     Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| file("lock", path)(errno.into()))
-}
-
-/// Whether the lock of a VM's folder is held.
-pub(crate) fn is_locked(folder: &Path) -> Result<bool> {
-    let path = folder.join("lock");
-    let lock = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other.map_err(file("open", &path))?,
-    };
-    match Flock::lock(lock, FlockArg::LockSharedNonblock) {
-        Ok(_) => Ok(false),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
-        Err((_, errno)) => Err(file("lock", path)(errno.into())),
-    }
 }
 
 /// Removes a folder, its record first: a concurrent list must not report the VM as dead.
@@ -200,15 +170,6 @@ fn refuse_taken(vms: &Path, name: &str) -> Result<()> {
     }
 }
 
-/// The ids of all VMs' folders, with and without an owner.
-pub(crate) fn ids(vms: &Path) -> Result<Vec<SandboxId>> {
-    let entries = match fs::read_dir(vms) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(file("list", vms))?,
-    };
-    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -217,7 +178,10 @@ mod tests {
 
     use sandbox::{DiskLimits, SandboxConfig};
 
+    use sandbox::SandboxId;
+
     use super::*;
+    use crate::layout::{ids, vms};
     use crate::{find, list, reclaim};
 
     fn config(name: Option<&str>) -> SandboxConfig {

@@ -27,6 +27,7 @@ mod exit_reason;
 mod factory;
 mod folder;
 mod kvm;
+mod layout;
 mod limit;
 mod link;
 mod machine;

@@ -77,7 +77,7 @@ impl Machine {
         let template = match snapshot {
             None => config.image.disk_template.clone(),
             Some(snapshot) => {
-                folder.link_snapshot(snapshot)?;
+                snapshot.link_into(folder.path())?;
                 snapshot.disk()
             }
         };

@@ -11,7 +11,7 @@ use sandbox::SandboxId;
 
 use crate::folder::{self, lock_all};
 use crate::record::is_owned;
-use crate::{Error, Result};
+use crate::{Error, Result, layout};
 
 /// The parent of all VMs' cgroups, below the mount point.
 pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
@@ -19,15 +19,15 @@ pub(crate) const CGROUP_PARENT: &str = "sandbox-runner";
 /// Kills and removes the VMs under `state` whose owner is dead; returns their ids. The error is that of
 /// the first VM that could not be removed; the others are removed.
 pub fn reclaim(state: &Path, deadline: Instant) -> Result<Vec<SandboxId>> {
-    let vms = folder::vms(state);
+    let vms = layout::vms(state);
     let mut reclaimed = Vec::new();
-    if folder::ids(&vms)?.is_empty() {
+    if layout::ids(&vms)?.is_empty() {
         return Ok(reclaimed);
     }
     // Held to the end: a second runner that starts meanwhile waits.
     let _all = lock_all(&vms)?;
     let mut failed = Ok(());
-    for id in folder::ids(&vms)? {
+    for id in layout::ids(&vms)? {
         // One failure does not stop the others.
         match reclaim_one(&vms, id, deadline) {
             Ok(true) => reclaimed.push(id),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{chain, file};
 use crate::owner::Owner;
-use crate::{Error, Result, folder};
+use crate::{Error, Result, layout};
 
 const FILE: &str = "vm.json";
 
@@ -141,13 +141,13 @@ pub(crate) fn remove(folder: &Path) -> Result<()> {
 
 /// All VMs under a state folder, oldest first. Those of dead owners are included.
 pub fn list(state: &Path) -> Result<Vec<VmRecord>> {
-    list_in(&folder::vms(state))
+    list_in(&layout::vms(state))
 }
 
 /// All VMs whose folders are in `vms`.
 pub(crate) fn list_in(vms: &Path) -> Result<Vec<VmRecord>> {
     let mut records = Vec::new();
-    for id in folder::ids(vms)? {
+    for id in layout::ids(vms)? {
         match read(&vms.join(id.to_string()), id) {
             Ok(record) => records.extend(record),
             // A record that a full disk or a crash truncated must not hide the others.
@@ -180,7 +180,7 @@ pub fn find(state: &Path, name: &str) -> Result<VmRecord> {
 pub(crate) fn is_owned(folder: &Path, id: SandboxId) -> Result<bool> {
     match read(folder, id) {
         Ok(Some(record)) => Ok(record.alive),
-        Ok(None) | Err(Error::Record { .. }) => folder::is_locked(folder),
+        Ok(None) | Err(Error::Record { .. }) => layout::is_locked(folder),
         Err(error) => Err(error),
     }
 }
@@ -194,6 +194,6 @@ fn read(folder: &Path, id: SandboxId) -> Result<Option<VmRecord>> {
     };
     let record: VmRecord =
         serde_json::from_slice(&json).map_err(|source| Error::Record { path, source })?;
-    let alive = folder::is_locked(folder)? && !record.owner.is_dead();
+    let alive = layout::is_locked(folder)? && !record.owner.is_dead();
     Ok(Some(VmRecord { id, folder: folder.to_owned(), alive, ..record }))
 }

@@ -102,6 +102,15 @@ impl Snapshot {
         FILES.map(|(name, in_vm)| (self.file(name), in_vm))
     }
 
+    /// Hard-links its files into the VMM's folder of a VM, so that they stay if it is replaced.
+    pub(crate) fn link_into(&self, vm: &Path) -> Result<()> {
+        let inner = vm.join("vmm");
+        for (source, name) in self.files() {
+            fs::hard_link(&source, inner.join(name)).map_err(file("link", &source))?;
+        }
+        Ok(())
+    }
+
     fn marker(&self) -> Option<Marker> {
         serde_json::from_slice(&fs::read(self.file(MARKER)).ok()?).ok()
     }

@@ -129,23 +129,32 @@ fn prepare(plan: &Plan, parent: u32) -> Result<(), (Stage, c_int)> {
             let done = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
             check(Stage::NoNewPrivileges, done.into())?;
         }
-        for Limit { resource, soft, hard } in &plan.limits {
-            let limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
-            let resource = match resource {
-                Resource::OpenFiles => libc::RLIMIT_NOFILE,
-                Resource::CoreDump => libc::RLIMIT_CORE,
-            };
-            let done = libc::syscall(
+        set_limits(&plan.limits)?;
+        let cwd = plan.cwd.as_deref().unwrap_or(c"/");
+        check(Stage::Cwd, libc::chdir(cwd.as_ptr()).into())?;
+    }
+    Ok(())
+}
+
+/// Sets resource limits.
+fn set_limits(limits: &[Limit]) -> Result<(), (Stage, c_int)> {
+    for Limit { resource, soft, hard } in limits {
+        let limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
+        let resource = match resource {
+            Resource::OpenFiles => libc::RLIMIT_NOFILE,
+            Resource::CoreDump => libc::RLIMIT_CORE,
+        };
+        // SAFETY: the pointer is to `limit`, which lives until the call returns; the old limit is not asked for.
+        let done = unsafe {
+            libc::syscall(
                 libc::SYS_prlimit64,
                 0,
                 resource,
                 &raw const limit,
                 ptr::null_mut::<libc::rlimit64>(),
-            );
-            check(Stage::Limits, done)?;
-        }
-        let cwd = plan.cwd.as_deref().unwrap_or(c"/");
-        check(Stage::Cwd, libc::chdir(cwd.as_ptr()).into())?;
+            )
+        };
+        check(Stage::Limits, done)?;
     }
     Ok(())
 }

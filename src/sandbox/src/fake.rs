@@ -5,7 +5,10 @@
 //! let factory = Script::default().on("make", &["building\n"], 2).factory();
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+mod execution;
+mod tree;
+
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use self::execution::{Ending, FakeExecution};
+use self::tree::{FakeReader, FakeWriter};
 use crate::{
-    Cancellation, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, PtySize, Result,
-    Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport, Stream, TreeItem, TreeReader,
+    Cancellation, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, Result, Sandbox,
+    SandboxConfig, SandboxFactory, SandboxId, StartReport, Stream, TreeItem, TreeReader,
     TreeWriter, WriteRequest,
 };
 
@@ -29,9 +34,6 @@ pub struct Script {
     trees: HashMap<PathBuf, Vec<TreeItem>>,
     is_stubborn: bool,
 }
-
-/// The signal's number, the same on every architecture of Linux.
-const SIGKILL: u8 = 9;
 
 /// How a held command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,113 +339,5 @@ impl Drop for FakeSandbox {
     fn drop(&mut self) {
         lock(&self.ends).remove(&self.id);
         lock(&self.record).ended += 1;
-    }
-}
-
-struct FakeExecution {
-    has_started: bool,
-    ending: Arc<Ending>,
-    /// How it ends, if not by itself.
-    manner: Option<Manner>,
-    /// What it does when it is waited for.
-    act: Mutex<Option<(Act, ExecRequest)>>,
-    record: Arc<Mutex<Record>>,
-}
-
-/// The remaining events of a command.
-#[derive(Debug)]
-struct Ending {
-    events: Mutex<VecDeque<Event>>,
-    more: Condvar,
-}
-
-impl Ending {
-    fn end(&self, outcome: Outcome) {
-        *lock(&self.events) = [Event::Exit(exit(outcome))].into();
-        self.more.notify_all();
-    }
-}
-
-impl Execution for FakeExecution {
-    fn has_started(&self) -> bool {
-        self.has_started
-    }
-
-    fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
-        if let Some((Act(act), request)) = lock(&self.act).take() {
-            act(&request, &mut lock(&self.record));
-        }
-        let mut events = lock(&self.ending.events);
-        while events.is_empty() && self.manner.is_some() {
-            events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
-        }
-        Ok(events.pop_front().unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
-    }
-
-    fn write_stdin(&self, data: &[u8], _deadline: Option<Instant>) -> Result<()> {
-        lock(&self.record).stdin.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn close_stdin(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn resize(&self, _size: PtySize) -> Result<()> {
-        Ok(())
-    }
-
-    fn signal(&self, signal: u8, _deadline: Instant) -> Result<()> {
-        lock(&self.record).signals.push(signal);
-        let is_killed = self.manner == Some(Manner::Deaf) && signal == SIGKILL;
-        if self.manner == Some(Manner::Polite) || is_killed {
-            self.ending.end(Outcome::Signalled { signal, core_dumped: false });
-        }
-        Ok(())
-    }
-
-    fn cancel(&self, _deadline: Instant) -> Result<()> {
-        self.ending.end(Outcome::Cancelled);
-        Ok(())
-    }
-}
-
-struct FakeWriter {
-    target: PathBuf,
-    current: PathBuf,
-    record: Arc<Mutex<Record>>,
-}
-
-impl TreeWriter for FakeWriter {
-    fn entry(&mut self, entry: &Entry, _deadline: Instant) -> Result<()> {
-        lock(&self.record).entries.push(entry.clone());
-        if matches!(entry.kind, EntryKind::Hole { .. }) {
-            return Ok(());
-        }
-        let inner = !entry.path.as_os_str().is_empty();
-        self.current = if inner { self.target.join(&entry.path) } else { self.target.clone() };
-        if matches!(entry.kind, EntryKind::File { .. }) {
-            lock(&self.record).files.insert(self.current.clone(), Vec::new());
-        }
-        Ok(())
-    }
-
-    fn data(&mut self, data: &[u8], _deadline: Instant) -> Result<()> {
-        let mut record = lock(&self.record);
-        record.files.entry(self.current.clone()).or_default().extend_from_slice(data);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, _deadline: Instant) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// The remaining items, last first.
-struct FakeReader(Vec<TreeItem>);
-
-impl TreeReader for FakeReader {
-    fn next(&mut self, _deadline: Instant) -> Result<Option<TreeItem>> {
-        Ok(self.0.pop())
     }
 }

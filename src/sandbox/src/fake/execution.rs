@@ -1,0 +1,79 @@
+//! Commands of fake sandboxes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::{Act, Manner, Record, exit, lock};
+use crate::{Event, ExecRequest, Execution, Outcome, PtySize, Result};
+
+/// The signal's number, the same on every architecture of Linux.
+const SIGKILL: u8 = 9;
+
+pub(super) struct FakeExecution {
+    pub(super) has_started: bool,
+    pub(super) ending: Arc<Ending>,
+    /// How it ends, if not by itself.
+    pub(super) manner: Option<Manner>,
+    /// What it does when it is waited for.
+    pub(super) act: Mutex<Option<(Act, ExecRequest)>>,
+    pub(super) record: Arc<Mutex<Record>>,
+}
+
+/// The remaining events of a command.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) events: Mutex<VecDeque<Event>>,
+    pub(super) more: Condvar,
+}
+
+impl Ending {
+    pub(super) fn end(&self, outcome: Outcome) {
+        *lock(&self.events) = [Event::Exit(exit(outcome))].into();
+        self.more.notify_all();
+    }
+}
+
+impl Execution for FakeExecution {
+    fn has_started(&self) -> bool {
+        self.has_started
+    }
+
+    fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
+        if let Some((Act(act), request)) = lock(&self.act).take() {
+            act(&request, &mut lock(&self.record));
+        }
+        let mut events = lock(&self.ending.events);
+        while events.is_empty() && self.manner.is_some() {
+            events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(events.pop_front().unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
+    }
+
+    fn write_stdin(&self, data: &[u8], _deadline: Option<Instant>) -> Result<()> {
+        lock(&self.record).stdin.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn close_stdin(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn resize(&self, _size: PtySize) -> Result<()> {
+        Ok(())
+    }
+
+    fn signal(&self, signal: u8, _deadline: Instant) -> Result<()> {
+        lock(&self.record).signals.push(signal);
+        let is_killed = self.manner == Some(Manner::Deaf) && signal == SIGKILL;
+        if self.manner == Some(Manner::Polite) || is_killed {
+            self.ending.end(Outcome::Signalled { signal, core_dumped: false });
+        }
+        Ok(())
+    }
+
+    fn cancel(&self, _deadline: Instant) -> Result<()> {
+        self.ending.end(Outcome::Cancelled);
+        Ok(())
+    }
+}
