@@ -46,8 +46,9 @@ fn run(runner: &Runner, internet: &Internet, policy: &str, script: &str) -> (Str
 #[ignore = "needs root, QEMU, mitmproxy and the image `claude`"]
 fn every_program_trusts_the_proxy_and_sends_the_key_that_it_does_not_have() {
     let runner = Runner::new();
-    let before = Host::look(runner.state());
     let internet = Internet::serve(&runner, &HOSTS, hello);
+    // After the test's own name servers are mounted.
+    let before = Host::look(runner.state());
     let python = format!(
         "import os,urllib.request as u; \
          print(u.urlopen(u.Request('https://{API}/python',headers={{'x-key':os.environ['KEY']}})).read())"
@@ -208,7 +209,8 @@ fn the_guests_own_programs_trust_the_proxy() {
     let manifest = format!(
         "{{\"storages\":[{{\"mountPath\":\"/home/user/got\",\"archiveUrl\":\"https://{API}/x\"}}]}}"
     );
-    let script = format!("echo '{manifest}' | guest-download --manifest-stdin && cat got/made");
+    let script =
+        format!("echo '{manifest}' | guest-download --manifest-stdin && cat /home/user/got/made");
 
     let (output, record) = run(&runner, &internet, "", &script);
 
