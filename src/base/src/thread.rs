@@ -15,6 +15,15 @@ pub fn spawn<T: Send + 'static>(
     Builder::new().name(name.into()).spawn(work)
 }
 
+/// As [`spawn`], with a stack of `size` bytes.
+pub fn spawn_with_stack<T: Send + 'static>(
+    name: impl Into<String>,
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    Builder::new().name(name.into()).stack_size(size).spawn(work)
+}
+
 /// As [`spawn`], for a thread that ends within `scope`.
 pub fn spawn_scoped<'scope, 'env, T: Send + 'scope>(
     scope: &'scope Scope<'scope, 'env>,

@@ -5,9 +5,9 @@
 //! the wait is not missed. A topic that nobody watches costs nothing.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use base::sync::{Condvar, Mutex, MutexGuard};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::RunId;
@@ -108,7 +108,7 @@ impl Bell {
     }
 
     fn lock(&self) -> MutexGuard<'_, Topics> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+        self.topics.lock()
     }
 }
 
@@ -132,12 +132,10 @@ impl Watch<'_> {
                 self.heard = rings;
                 return Woken::Changed;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if deadline <= Instant::now() {
                 return Woken::Deadline;
             }
-            let waited = self.bell.rung.wait_timeout(topics, left);
-            topics = waited.unwrap_or_else(PoisonError::into_inner).0;
+            topics = self.bell.rung.wait_until(topics, Some(deadline));
         }
     }
 }

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use base::hex;
 use sha2::{Digest, Sha256};
 
 use crate::error::file;
-use crate::key::hex;
 use crate::{Refusal, Result, folder};
 
 /// The size of the pieces that content is moved in.
@@ -131,7 +131,7 @@ pub(crate) struct Incoming<'a> {
 impl Incoming<'_> {
     /// The SHA-256 of what came.
     pub(crate) fn digest(&self) -> String {
-        hex(&self.hasher.clone().finalize())
+        hex::encode(&self.hasher.clone().finalize())
     }
 
     /// Gives the content its name; it is on the disk when this returns.
@@ -143,7 +143,7 @@ impl Incoming<'_> {
             // Another upload may have made it, and not be that far yet.
             folder::flush(&self.blobs.root)?;
         }
-        folder::publish(&self.open, &self.path, &path)?;
+        folder::publish(&self.path, &path)?;
         Ok(blob)
     }
 }
@@ -152,7 +152,7 @@ impl Drop for Incoming<'_> {
     fn drop(&mut self) {
         // After `keep` the name is gone already.
         if let Err(error) = folder::remove(&self.path) {
-            log::warn!("half an upload stays; error={}", crate::error::chain(&error));
+            log::warn!("half an upload stays; error={}", base::error::chain(&error));
         }
     }
 }
@@ -185,7 +185,7 @@ mod tests {
 
         let blob = receive(&blobs, b"content", 100).unwrap().keep().unwrap();
 
-        assert_eq!(blob.digest, hex(&Sha256::digest("content")));
+        assert_eq!(blob.digest, hex::encode(&Sha256::digest("content")));
         let open = blobs.open(&blob.digest).unwrap().unwrap();
         assert_eq!(io::read_to_string(open).unwrap(), "content");
         assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);

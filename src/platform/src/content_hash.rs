@@ -1,11 +1,12 @@
 //! The name of a storage's version: a hash of the storage's id and of the paths and digests of its
 //! regular files.
 
+use base::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Refusal;
-use crate::key::{Tag, hex, unhex};
+use crate::key::Tag;
 
 /// The most files that a version may have.
 pub(crate) const MOST_FILES: usize = 50_000;
@@ -33,7 +34,7 @@ pub(crate) fn content_hash(storage: &str, files: &[FileEntry]) -> Result<String,
     let mut entries: Vec<(&[u8], Tag)> = Vec::with_capacity(files.len());
     for file in files {
         check_path(&file.path)?;
-        let digest = unhex(&file.hash)
+        let digest = hex::decode::<32>(&file.hash)
             .ok_or_else(|| Refusal::bad("a file's hash is not 64 lower-case hex digits"))?;
         entries.push((file.path.as_bytes(), digest));
     }
@@ -51,7 +52,7 @@ pub(crate) fn content_hash(storage: &str, files: &[FileEntry]) -> Result<String,
         hasher.update(path);
         hasher.update(digest);
     }
-    Ok(hex(&hasher.finalize()))
+    Ok(hex::encode(&hasher.finalize()))
 }
 
 /// Lengths are bounded above: they fit.

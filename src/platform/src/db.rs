@@ -9,7 +9,7 @@ mod open;
 mod schema;
 
 use std::path::{Path, PathBuf};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -17,6 +17,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub(crate) use self::failure::{Failure, Outcome};
 use crate::{Error, Result};
 
+/// The name of the thread.
 const THREAD: &str = "platform-db";
 
 /// How many may wait for the thread; the next ones wait to be let in.
@@ -36,9 +37,7 @@ impl Db {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let connection = open::open(path)?;
         let (tasks_tx, tasks) = bounded(QUEUE);
-        let thread = Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(move || run(connection, &tasks))
+        let thread = base::thread::spawn(THREAD, move || run(connection, &tasks))
             .map_err(|source| Error::Thread { name: THREAD, source })?;
         Ok(Self { path: path.to_owned(), tasks: Some(tasks_tx), thread: Some(thread) })
     }
@@ -89,9 +88,7 @@ impl Db {
 impl Drop for Db {
     fn drop(&mut self) {
         drop(self.tasks.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            log::error!("a thread panicked; thread={THREAD}");
-        }
+        self.thread.take().and_then(base::thread::join);
     }
 }
 

@@ -30,7 +30,7 @@ pub enum Error {
     #[error("cannot understand {path}")]
     BadRecord { path: PathBuf, source: serde_json::Error },
     #[error("cannot get random bytes")]
-    Entropy { source: getrandom::Error },
+    Entropy { source: base::random::Error },
 
     // The database.
     #[error("cannot {operation} in {path}")]
@@ -71,12 +71,6 @@ pub enum Error {
     Cut,
     #[error("it is not over in time")]
     Deadline,
-}
-
-/// An error with its causes, in one line: for what is logged, where nobody asks for the causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Names the operation and the path of a failed file operation.

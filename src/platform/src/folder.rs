@@ -13,13 +13,12 @@
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use base::lock::Lock;
 
 use crate::error::file;
 use crate::{Error, Result};
@@ -28,7 +27,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Folder {
@@ -103,21 +102,18 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(file("read", folder))).collect()
 }
 
-/// Replaces a file whole or not at all, for our eyes only, and on the disk when this returns.
+/// Replaces a file atomically with mode 0600, and flushes it to the disk.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true).mode(0o600);
-    let mut new = options.open(&partial).map_err(file("create", &partial))?;
-    new.write_all(bytes).map_err(file("write", &partial))?;
-    publish(&new, &partial, path)
+    base::durable::write_private(path, bytes).map_err(from_durable)
 }
 
-/// Flushes a file, gives it its name, and flushes that.
-pub(crate) fn publish(new: &File, partial: &Path, path: &Path) -> Result<()> {
-    new.sync_all().map_err(file("flush", partial))?;
-    fs::rename(partial, path).map_err(file("rename", partial))?;
-    path.parent().map_or(Ok(()), flush)
+/// Flushes a file, renames it to `path`, and flushes the folder.
+pub(crate) fn publish(partial: &Path, path: &Path) -> Result<()> {
+    base::durable::publish(partial, path).map_err(from_durable)
+}
+
+fn from_durable(error: base::durable::Error) -> Error {
+    file(error.operation, &error.path)(error.source)
 }
 
 /// Flushes what a folder lists.
@@ -133,12 +129,10 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn lock(path: &Path) -> Result<Flock<File>> {
+fn lock(path: &Path) -> Result<Lock> {
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(false).mode(0o600);
     let open = options.open(path).map_err(file("open", path))?;
-    Flock::lock(open, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Error::InUse { path: path.parent().unwrap_or(path).to_owned() },
-        errno => file("lock", path)(errno.into()),
-    })
+    let lock = base::lock::try_lock(open).map_err(file("lock", path))?;
+    lock.map_err(|_| Error::InUse { path: path.parent().unwrap_or(path).to_owned() })
 }

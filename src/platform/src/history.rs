@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use base::hex;
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,7 @@ use crate::attempt::Caller;
 use crate::backend::Backend;
 use crate::clock::now_ms;
 use crate::http::{Body, Method};
-use crate::key::{Tag, hex, unhex};
+use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
 /// The largest history as it is sent, and as it is.
@@ -78,7 +79,7 @@ impl Backend {
         history: Announcement,
         base: &str,
     ) -> Result<Permission> {
-        if unhex(&history.hash).is_none() {
+        if hex::decode::<32>(&history.hash).is_none() {
             return Err(Refusal::bad("`hash` is not 64 lower-case hex digits").into());
         }
         let (token, run, hash) = (*token, history.run_id, history.hash.clone());
@@ -176,7 +177,7 @@ impl Raw {
             let unit = "bytes unpacked";
             return Err(Refusal::WrongSize { found: self.size, expected: self.limit, unit });
         }
-        if hex(&self.hasher.finalize()) != expected.hash {
+        if hex::encode(&self.hasher.finalize()) != expected.hash {
             return Err(Refusal::WrongHash);
         }
         Ok(())

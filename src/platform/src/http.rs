@@ -17,13 +17,16 @@ mod head;
 mod memory;
 mod response;
 mod server;
+mod shared;
 mod socket;
+mod wire;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::head::{Head, Method};
 pub(crate) use self::memory::Account;
 pub(crate) use self::response::{Content, Response};
-pub(crate) use self::server::{Endpoint, Limits, Server};
+pub(crate) use self::server::{Endpoint, Server};
+pub(crate) use self::shared::Limits;
 
 /// A request: its head, and its body as it comes.
 pub(crate) struct Request<'a> {

@@ -143,7 +143,7 @@ impl Backend {
     pub(crate) fn ended(&self, run: RunId) {
         if let Err(error) = self.secrets.remove(&run) {
             // The next start removes it.
-            log::error!("a job's secrets stay; run={run} error={}", crate::error::chain(&error));
+            log::error!("a job's secrets stay; run={run} error={}", base::error::chain(&error));
         }
         self.presence.forget(run);
         self.bell.ring(Topic::Job(run));

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::error::chain;
+
 use crate::backend::Backend;
 use crate::bell::{Topic, Woken};
-use crate::error::chain;
 
 /// How often old jobs and content are looked for.
 const TIDY: Duration = Duration::from_secs(60 * 60);

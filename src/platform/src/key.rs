@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use base::hex;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -42,12 +43,12 @@ impl Key {
     /// The token of one attempt at a job.
     pub(crate) fn run_token(&self, run: &RunId, attempt: u32, nonce: &[u8; 32]) -> String {
         let tag = self.tag("run token", &[run.bytes(), &attempt.to_be_bytes(), nonce]);
-        format!("run_{}", hex(&tag))
+        format!("run_{}", hex::encode(&tag))
     }
 
     /// The signature of a URL.
     pub(crate) fn sign(&self, text: &str) -> String {
-        hex(&self.tag("url", &[text.as_bytes()]))
+        hex::encode(&self.tag("url", &[text.as_bytes()]))
     }
 
     /// Whether a signature is a URL's.
@@ -76,7 +77,7 @@ pub(crate) fn runner_token(path: &Path) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(token) => Ok(token.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let token = format!("runner_{}", hex(&random()?));
+            let token = format!("runner_{}", hex::encode(&random()?));
             folder::write(path, token.as_bytes())?;
             Ok(token)
         }
@@ -96,26 +97,7 @@ pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
 
 /// Random bytes that nobody can guess.
 pub(crate) fn random() -> Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|source| Error::Entropy { source })?;
-    Ok(bytes)
-}
-
-/// Bytes as hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// 64 hex digits as the 32 bytes that they stand for.
-pub(crate) fn unhex(text: &str) -> Option<Tag> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
-        return None;
-    }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    base::random::bytes().map_err(|source| Error::Entropy { source })
 }
 
 #[cfg(test)]
@@ -144,15 +126,5 @@ mod tests {
         fs::write(&path, "short").unwrap();
 
         assert!(matches!(Key::open(&path), Err(Error::BadKey { .. })));
-    }
-
-    #[test]
-    fn unhex_takes_what_hex_makes_and_nothing_else() {
-        let bytes = random().unwrap();
-
-        assert_eq!(unhex(&hex(&bytes)), Some(bytes));
-        assert_eq!(unhex(&hex(&bytes).to_uppercase()), None);
-        assert_eq!(unhex(&"+1".repeat(32)), None);
-        assert_eq!(unhex("ab"), None);
     }
 }

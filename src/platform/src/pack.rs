@@ -13,13 +13,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use base::hex;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use crate::error::file;
-use crate::key::hex;
 use crate::{Error, FileEntry, Result};
 
 const SKIPPED: &str = ".vm0";
@@ -55,7 +55,7 @@ pub(crate) fn pack(folder: &Path) -> Result<Packed> {
         Ok(packed)
     });
     let Hashing { inner, hasher, size } = rewound.map_err(fail)?;
-    Ok(Packed { archive: inner, size, hash: hex(&hasher.finalize()), files: packer.files })
+    Ok(Packed { archive: inner, size, hash: hex::encode(&hasher.finalize()), files: packer.files })
 }
 
 struct Packer {
@@ -129,7 +129,7 @@ impl Packer {
         header.set_mode(0o644);
         let added = self.builder.append_data(&mut header, name, text.as_bytes());
         added.map_err(file("pack", Path::new(name)))?;
-        let hash = hex(&Sha256::digest(text));
+        let hash = hex::encode(&Sha256::digest(text));
         self.files.push(FileEntry { path: name.to_owned(), hash, size });
         Ok(())
     }
@@ -147,7 +147,7 @@ impl Packer {
         let mut header = header(&metadata, EntryType::Regular, size);
         let added = self.builder.append_data(&mut header, name, &mut content);
         added.map_err(file("pack", path))?;
-        let (packed, hash) = (content.size, hex(&content.hasher.finalize()));
+        let (packed, hash) = (content.size, hex::encode(&content.hasher.finalize()));
         let more = open.read(&mut [0]).map_err(file("read", path))?;
         if packed != size || more != 0 {
             return Err(Error::Changed { path: path.to_owned() });
@@ -247,7 +247,7 @@ mod tests {
 
         let packed = pack(dir.path()).unwrap();
 
-        let hash = hex(&Sha256::digest("x"));
+        let hash = hex::encode(&Sha256::digest("x"));
         assert_eq!(packed.files, [FileEntry { path: "a/run.sh".into(), hash, size: 1 }]);
         let expected = [
             "a/ 755",
@@ -272,7 +272,7 @@ mod tests {
         let mut bytes = Vec::new();
         one.archive.read_to_end(&mut bytes).unwrap();
         assert_eq!((&one.hash, one.size), (&other.hash, bytes.len() as u64));
-        assert_eq!(one.hash, hex(&Sha256::digest(&bytes)));
+        assert_eq!(one.hash, hex::encode(&Sha256::digest(&bytes)));
     }
 
     #[test]

@@ -12,12 +12,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use base::error::chain;
 
 use crate::api::Api;
 use crate::backend::Backend;
-use crate::error::{chain, file};
+use crate::error::file;
 use crate::http::{Endpoint, Limits, Server};
 use crate::storage::LARGEST_LIST;
 use crate::{Config, Error, Pruned, Result, Source, folder, keeper};
@@ -50,7 +52,7 @@ impl Platform {
         // 3
         let keeper = {
             let backend = Arc::clone(&backend);
-            Builder::new().name(KEEPER.to_owned()).spawn(move || keeper::run(&backend))
+            base::thread::spawn(KEEPER, move || keeper::run(&backend))
         };
         // Who waits for something would keep the server from ending.
         let keeper = keeper.inspect_err(|_| backend.bell.stop());

@@ -2,9 +2,9 @@
 //! a whole lease, since nobody could give a sign to a platform that was not there.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -180,7 +180,7 @@ impl Presence {
     }
 
     fn lock(&self) -> MutexGuard<'_, Signs> {
-        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.signs.lock()
     }
 }
 

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use base::sync::{Mutex, MutexGuard};
 
 use crate::error::file;
 use crate::mask::Mask;
@@ -91,7 +93,7 @@ impl Secrets {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Mask>>> {
-        self.masks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.masks.lock()
     }
 }
 

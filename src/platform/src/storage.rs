@@ -11,6 +11,7 @@ mod upload;
 
 use std::sync::Arc;
 
+use base::hex;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,7 +25,7 @@ use crate::clock::now_ms;
 use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
 use crate::db::Outcome;
 use crate::http::Method;
-use crate::key::{Tag, hex};
+use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
 /// Who prepares and commits.
@@ -272,7 +273,7 @@ fn name(
         _ => return Ok(content.to_owned()),
     };
     let digest = Sha256::new().chain_update("version\0").chain_update(content);
-    Ok(hex(&digest.chain_update(apart).finalize()))
+    Ok(hex::encode(&digest.chain_update(apart).finalize()))
 }
 
 fn exists(tx: &Transaction<'_>, storage: &str, version: &str) -> Outcome<bool> {

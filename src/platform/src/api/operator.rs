@@ -82,7 +82,7 @@ fn job(backend: &Backend, head: &Head, run: RunId, path: &[&str]) -> Result<Resp
 
 /// A name as a path's segment, its bytes in hex: names may have any letter.
 pub(crate) fn escape(name: &str) -> String {
-    crate::key::hex(name.as_bytes())
+    base::hex::encode(name.as_bytes())
 }
 
 fn unescape(text: &str) -> Result<String, Refusal> {

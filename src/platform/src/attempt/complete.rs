@@ -1,5 +1,6 @@
 //! How an attempt ended. The first outcome stands; the same token is told it again.
 
+use base::error::chain;
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,6 @@ use super::Caller;
 use crate::backend::Backend;
 use crate::clock::now_ms;
 use crate::db::Outcome;
-use crate::error::chain;
 use crate::job::Status;
 use crate::key::Tag;
 use crate::{Result, RunId};

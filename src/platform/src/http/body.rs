@@ -3,10 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::connection::Wire;
 use super::head::{Head, Method};
 use super::memory::{Account, Memory, Reservation, SMALL};
-use super::server::Shared;
+use super::shared::Shared;
+use super::wire::Wire;
 use crate::blob::{CHUNK, Input};
 use crate::clock::after;
 use crate::{Refusal, Result};

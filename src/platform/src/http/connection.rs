@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::body::Body;
 use super::head::{Head, LARGEST};
-use super::server::{Place, Shared};
-use super::socket::Socket;
+use super::shared::{ConnectionSlot, Shared};
+use super::wire::Wire;
 use super::{Request, Response};
 use crate::clock::after;
 use crate::{Refusal, Result};
@@ -26,76 +26,11 @@ const IDLE: Duration = Duration::from_secs(75);
 /// How long a client that was refused may go on sending before it reads why.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A socket, and what was read from it too early.
-pub(super) struct Wire {
-    socket: Arc<Socket>,
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl Wire {
-    pub(super) fn new(socket: Arc<Socket>) -> Self {
-        Self { socket, buffer: Vec::new(), start: 0 }
-    }
-
-    pub(super) fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.socket.write_all(bytes, Instant::now() + LINGER)
-    }
-
-    /// Reads what came too early first.
-    pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
-        let early = self.buffer.get(self.start..).unwrap_or_default();
-        if early.is_empty() {
-            return self.socket.read(buffer, deadline);
-        }
-        let count = early.len().min(buffer.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..count), early.get(..count)) {
-            to.copy_from_slice(from);
-        }
-        self.start += count;
-        Ok(count)
-    }
-
-    /// The next request's head; `None` if the client has no more.
-    fn head(&mut self, place: &Place<'_>, patience: Duration) -> Result<Option<Head>> {
-        self.buffer.drain(..self.start.min(self.buffer.len()));
-        self.start = 0;
-        let mut deadline = Instant::now() + IDLE;
-        let mut piece = [0; 4096];
-        let mut is_idle = self.buffer.is_empty();
-        if !is_idle {
-            place.busy();
-        }
-        loop {
-            if !is_idle && let Some((head, size)) = Head::parse(&self.buffer)? {
-                self.start = size;
-                return Ok(Some(head));
-            }
-            let room = piece.len().min(LARGEST.saturating_sub(self.buffer.len()).max(1));
-            match self.socket.read(piece.get_mut(..room).unwrap_or_default(), deadline) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut && !is_idle => {
-                    return Err(Refusal::TooSlow.into());
-                }
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(count) => self.buffer.extend_from_slice(piece.get(..count).unwrap_or_default()),
-            }
-            if std::mem::take(&mut is_idle) {
-                place.busy();
-                deadline = after(Instant::now(), patience);
-            }
-        }
-    }
-}
-
 /// Serves a connection to its end.
-pub(super) fn serve(place: &Place<'_>, shared: &Shared) {
-    let mut wire = Wire::new(Arc::clone(place.socket()));
-    while let Some(()) = serve_one(&mut wire, place, shared) {
-        if place.idle() {
+pub(super) fn serve(slot: &ConnectionSlot<'_>, shared: &Shared) {
+    let mut wire = Wire::new(Arc::clone(slot.socket()));
+    while let Some(()) = serve_one(&mut wire, slot, shared) {
+        if slot.idle() {
             return;
         }
     }
@@ -103,8 +38,8 @@ pub(super) fn serve(place: &Place<'_>, shared: &Shared) {
 }
 
 /// Serves one request; `None` if it was the last.
-fn serve_one(wire: &mut Wire, place: &Place<'_>, shared: &Shared) -> Option<()> {
-    let head = match wire.head(place, shared.limits.patience) {
+fn serve_one(wire: &mut Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Option<()> {
+    let head = match read_head(wire, slot, shared.limits.patience) {
         Ok(head) => head?,
         Err(error) => {
             let _ = Response::error(&error).send(wire, false);
@@ -115,7 +50,7 @@ fn serve_one(wire: &mut Wire, place: &Place<'_>, shared: &Shared) -> Option<()> 
     // A signature is in the query: it is not for the log.
     log::debug!("request; method={} path={}", method.name(), head.path());
     let body = Body::new(wire, shared, &head);
-    let mut request = Request { head, body, is_operator: place.is_operator() };
+    let mut request = Request { head, body, is_operator: slot.is_operator() };
     let response = shared.handler.handle(&mut request);
     // Nothing is read for whom nobody knows.
     let is_known = response.status != 401;
@@ -133,4 +68,38 @@ fn linger(wire: &mut Wire) {
     let deadline = Instant::now() + LINGER;
     let mut buffer = [0; 4096];
     while let Ok(1..) = wire.socket.read(&mut buffer, deadline) {}
+}
+
+/// Reads the head of the next request; `None` if the client closed the connection.
+fn read_head(
+    wire: &mut Wire,
+    slot: &ConnectionSlot<'_>,
+    timeout: Duration,
+) -> Result<Option<Head>> {
+    wire.buffer.drain(..wire.start.min(wire.buffer.len()));
+    wire.start = 0;
+    let mut deadline = Instant::now() + IDLE;
+    let mut piece = [0; 4096];
+    let mut is_idle = wire.buffer.is_empty();
+    if !is_idle {
+        slot.busy();
+    }
+    loop {
+        if !is_idle && let Some((head, size)) = Head::parse(&wire.buffer)? {
+            wire.start = size;
+            return Ok(Some(head));
+        }
+        let room = piece.len().min(LARGEST.saturating_sub(wire.buffer.len()).max(1));
+        match wire.socket.read(piece.get_mut(..room).unwrap_or_default(), deadline) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && !is_idle => {
+                return Err(Refusal::TooSlow.into());
+            }
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(count) => wire.buffer.extend_from_slice(piece.get(..count).unwrap_or_default()),
+        }
+        if std::mem::take(&mut is_idle) {
+            slot.busy();
+            deadline = after(Instant::now(), timeout);
+        }
+    }
 }

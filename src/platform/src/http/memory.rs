@@ -5,7 +5,8 @@
 //! heard while others fill the memory.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use base::sync::{Mutex, MutexGuard};
 
 use crate::Refusal;
 
@@ -47,7 +48,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Used> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock()
     }
 }
 

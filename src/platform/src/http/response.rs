@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::time::{Duration, Instant};
 
+use base::error::chain;
 use serde::Serialize;
 use serde_json::json;
 
-use super::connection::Wire;
+use super::wire::Wire;
 use crate::blob::CHUNK;
-use crate::error::chain;
 use crate::{Error, Refusal};
 
 /// How long a client may take for each piece of a reply.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use base::error::chain;
 use base::exec_limit;
 use rusqlite::{OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,6 @@ use super::{Backend, Mount, OF_CHECKPOINT, find, mounts};
 use crate::bell::Topic;
 use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
-use crate::error::chain;
 use crate::mask::Mask;
 use crate::{Error, Refusal, Result, RunId};
 

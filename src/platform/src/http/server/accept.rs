@@ -14,9 +14,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::{Endpoint, Shared, Socket, start};
+use super::{Endpoint, start};
 use crate::http::Response;
-use crate::http::connection::Wire;
+use crate::http::shared::Shared;
+use crate::http::socket::Socket;
+use crate::http::wire::Wire;
 
 /// How long nobody is accepted after that failed, for want of descriptors, say.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -84,7 +86,7 @@ fn admit(
     peer: Option<IpAddr>,
     shared: &Arc<Shared>,
 ) -> Option<(u64, JoinHandle<()>)> {
-    let id = match shared.enter(Arc::clone(&socket), peer) {
+    let id = match shared.admit(Arc::clone(&socket), peer) {
         Ok(id) => id,
         Err(error) => {
             // What a fresh socket takes without waiting.
@@ -96,7 +98,7 @@ fn admit(
         Ok(thread) => Some((id, thread)),
         Err(error) => {
             log::warn!("cannot start the thread of a connection; error={error}");
-            shared.lock().open.remove(&id);
+            shared.remove(id);
             None
         }
     }

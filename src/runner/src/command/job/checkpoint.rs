@@ -2,7 +2,7 @@
 
 use platform::{Checkpoint, Mount};
 
-use super::one_line;
+use super::summary::one_line;
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use platform::{Event, RunId};
 
-use super::tell_waiting;
+use super::summary::tell_waiting;
 use crate::agent::Printer;
 use crate::error::{Error, Result};
 use crate::operator::{OperatorClient, Patience, Watch, json_line};

@@ -2,7 +2,7 @@
 
 use platform::Job;
 
-use super::{one_line, time, took_ms, word};
+use super::summary::{one_line, time, took_ms, word};
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
@@ -80,7 +80,7 @@ fn beginning(prompt: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::tests::job;
+    use super::super::summary::tests::job;
     use super::*;
 
     #[test]

@@ -4,8 +4,8 @@ use intercept::Entry;
 use platform::Telemetry;
 use serde_json::Value;
 
-use super::one_line;
 use super::reports::Reports;
+use super::summary::one_line;
 use crate::error::Result;
 use crate::operator::json_line;
 use crate::options::Global;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use platform::Telemetry;
 
-use super::tell_waiting;
+use super::summary::tell_waiting;
 use crate::error::{Error, Result};
 use crate::operator::{OperatorClient, Patience};
 use crate::options::Global;

@@ -2,7 +2,7 @@
 
 use platform::Job;
 
-use super::{describe, one_line, time, took_ms};
+use super::summary::{describe, one_line, time, took_ms};
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
@@ -64,7 +64,7 @@ fn text(job: &Job) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::tests::job;
+    use super::super::summary::tests::job;
     use super::*;
 
     #[test]

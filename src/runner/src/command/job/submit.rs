@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::events::{Teller, follow};
 use super::given::{self, Folder, SecretFile};
-use super::tell_waiting;
+use super::summary::tell_waiting;
 use super::wait::conclude;
 use crate::egress::{self, For};
 use crate::error::{Error, Result, Usage, file};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use platform::Job;
 
-use super::{describe, exit_code, one_line, tell_waiting};
+use super::summary::{describe, exit_code, one_line, tell_waiting};
 use crate::error::{Error, Result};
 use crate::operator::{OperatorClient, Patience, json_line};
 use crate::options::Global;
@@ -89,7 +89,7 @@ fn remarks(job: &Job, code: u8) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use super::super::tests::job;
+    use super::super::summary::tests::job;
     use super::*;
 
     #[test]
