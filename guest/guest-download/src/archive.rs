@@ -1,13 +1,13 @@
-//! A tar archive as a stream of entries: old, ustar, GNU long names and pax, within limits.
+//! A streaming reader of tar archives with limits: v7, ustar, GNU long names and pax.
 //!
-//! | type | is |
+//! | type flag | entry |
 //! |---|---|
-//! | `0`, NUL, `7` | a file; with a `/` at the end of its name in old archives a folder |
+//! | `0`, NUL, `7` | a file; in v7 archives a folder if its name ends with `/` |
 //! | `1`, `2`, `5` | a hard link, a symbolic link, a folder |
-//! | `L`, `K`, `x` | the name, the link's target, or attributes of the next entry |
-//! | `g` | attributes of all that follow: passed over |
-//! | `3`, `4`, `6` | a device or a FIFO, which holds no content: skipped with a warning |
-//! | all others | refused: what is left out must not look like success |
+//! | `L`, `K`, `x` | the name, link target or attributes of the next entry |
+//! | `g` | global attributes: ignored |
+//! | `3`, `4`, `6` | a device or a FIFO: skipped with a warning, since it has no content |
+//! | all others | rejected: skipping content must not look like success |
 
 use std::io::{self, BufRead};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,47 +18,47 @@ use crate::{Error, Result};
 
 const BLOCK: usize = 512;
 
-/// The longest name, or set of attributes, of an entry.
-const LONGEST_EXTENSION: u64 = 1 << 20;
-/// The longest path, as the kernel has it.
-const LONGEST_PATH: usize = 4096;
-const MOST_ENTRIES: u64 = 500_000;
-const MOST_BYTES: u64 = 64 << 30;
-/// How many bytes may come of one, once there are so many that it matters.
-const MOST_PER_BYTE: u64 = 250;
-const FREE_OF_RATIO: u64 = 64 << 20;
+/// The longest name or set of attributes of an entry.
+const MAX_EXTENSION: u64 = 1 << 20;
+/// `PATH_MAX` of the kernel.
+const MAX_PATH: usize = 4096;
+const MAX_ENTRIES: u64 = 500_000;
+const MAX_BYTES: u64 = 64 << 30;
+/// The highest compression ratio, checked once the archive exceeds `RATIO_EXEMPT` bytes.
+const MAX_RATIO: u64 = 250;
+const RATIO_EXEMPT: u64 = 64 << 20;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     File,
     Folder,
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
 }
 
-/// An entry's head. Its content, if it is a file, is read from the archive.
+/// An entry's metadata. The content of a file follows with [`Archive::content`].
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) path: Vec<u8>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) mode: u32,
     pub(crate) mtime: u64,
 }
 
-/// An archive that is being read.
+/// A reader of an archive.
 pub(crate) struct Archive<'a, R> {
     input: R,
-    /// How many compressed bytes it took so far.
+    /// The number of compressed bytes that were read.
     compressed: &'a AtomicU64,
-    /// What is left of the current entry's content, and of the block that it ends in.
+    /// The unread bytes of the current entry's content, and the padding after it.
     content: u64,
     padding: u64,
     entries: u64,
     bytes: u64,
 }
 
-/// What comes before an entry's own head.
+/// Overrides of an entry's header, from the extension entries before it.
 #[derive(Default)]
 struct Extension {
     path: Option<Vec<u8>>,
@@ -71,17 +71,17 @@ impl<'a, R: BufRead> Archive<'a, R> {
         Self { input, compressed, content: 0, padding: 0, entries: 0, bytes: 0 }
     }
 
-    /// The next entry; none at the archive's end, which is then read through.
+    /// The next entry. At the end of the archive reads the rest of the stream and returns `None`.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         let mut extension = Extension::default();
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else { return self.finish() };
             self.entries += 1;
-            if self.entries > MOST_ENTRIES {
-                return Err(Error::TooLarge { limit: MOST_ENTRIES, unit: "entries" });
+            if self.entries > MAX_ENTRIES {
+                return Err(Error::TooLarge { limit: MAX_ENTRIES, unit: "entries" });
             }
-            let size = header.entry_size().map_err(|_| broken("a size is no number"))?;
+            let size = header.entry_size().map_err(|_| broken("a size is not a number"))?;
             match header.entry_type() {
                 EntryType::GNULongName => extension.path = Some(self.name(size)?),
                 EntryType::GNULongLink => extension.link = Some(self.name(size)?),
@@ -90,25 +90,25 @@ impl<'a, R: BufRead> Archive<'a, R> {
                 EntryType::Char | EntryType::Block | EntryType::Fifo => {
                     let extension = std::mem::take(&mut extension);
                     let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
-                    log::warn!("a device or FIFO is skipped; path={:?}", lossy(&path));
+                    log::warn!("skipping a device or FIFO; path={:?}", lossy(&path));
                 }
                 kind => return self.entry(&header, kind, size, extension).map(Some),
             }
         }
     }
 
-    /// Hands the current entry's content to `write`, piece by piece.
+    /// Passes the current entry's content to `write` in chunks. The inner result is that of `write`.
     pub(crate) fn content(
         &mut self,
         mut write: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<io::Result<()>> {
         while self.content > 0 {
-            let piece = self.input.fill_buf().map_err(read_error)?;
-            let count = piece.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
+            let chunk = self.input.fill_buf().map_err(read_error)?;
+            let count = chunk.len().min(usize::try_from(self.content).unwrap_or(usize::MAX));
             if count == 0 {
-                return Err(cut());
+                return Err(truncated());
             }
-            if let Err(error) = write(&piece[..count]) {
+            if let Err(error) = write(&chunk[..count]) {
                 return Ok(Err(error));
             }
             self.input.consume(count);
@@ -128,27 +128,27 @@ impl<'a, R: BufRead> Archive<'a, R> {
         let path = extension.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = || header.link_name_bytes().unwrap_or_default().into_owned();
         let link = extension.link.unwrap_or_else(link);
-        let refused = |reason| Error::Refused { path: lossy(&path), reason };
+        let rejected = |reason| Error::Rejected { path: lossy(&path), reason };
         let kind = match kind {
-            EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Folder,
-            EntryType::Regular | EntryType::Continuous => Kind::File,
-            EntryType::Directory => Kind::Folder,
-            EntryType::Symlink => Kind::Symlink(link),
-            EntryType::Link => Kind::HardLink(link),
-            EntryType::GNUSparse => return Err(refused("is sparse, which is not supported")),
-            _ => return Err(refused("is of an unknown type")),
+            EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => EntryKind::Folder,
+            EntryType::Regular | EntryType::Continuous => EntryKind::File,
+            EntryType::Directory => EntryKind::Folder,
+            EntryType::Symlink => EntryKind::Symlink(link),
+            EntryType::Link => EntryKind::HardLink(link),
+            EntryType::GNUSparse => return Err(rejected("is sparse, which is not supported")),
+            _ => return Err(rejected("has an unknown type")),
         };
-        if path.len() > LONGEST_PATH {
-            return Err(refused("has a path that is too long"));
+        if path.len() > MAX_PATH {
+            return Err(rejected("has a path that is too long"));
         }
-        // Some writers state the size of the file behind a link, without its content.
-        let size = if kind == Kind::File { extension.size.unwrap_or(size) } else { 0 };
+        // Some writers give a link the size of its target, without content.
+        let size = if kind == EntryKind::File { extension.size.unwrap_or(size) } else { 0 };
         self.expect(size)?;
-        let mode = header.mode().map_err(|_| broken("a mode is no number"))?;
+        let mode = header.mode().map_err(|_| broken("a mode is not a number"))?;
         Ok(Entry { path, kind, mode, mtime: header.mtime().unwrap_or(0) })
     }
 
-    /// The next block as a head; none for the end.
+    /// The next block as a header. `None` for a zero block, which ends the archive.
     fn header(&mut self) -> Result<Option<Header>> {
         let mut block = [0; BLOCK];
         self.input.read_exact(&mut block).map_err(read_error)?;
@@ -161,12 +161,12 @@ impl<'a, R: BufRead> Archive<'a, R> {
             .map(|at| if (148..156).contains(&at) { 32 } else { u32::from(block[at]) })
             .sum();
         if header.cksum().ok() != Some(sum) {
-            return Err(broken("it is no tar archive, or a checksum is wrong"));
+            return Err(broken("it is not a tar archive, or a checksum is wrong"));
         }
         Ok(Some(header))
     }
 
-    /// Reads what comes after the end, so that the compression's own checksum is checked.
+    /// Reads to the end of the stream, so that the decoder verifies its checksum.
     fn finish(&mut self) -> Result<Option<Entry>> {
         loop {
             let count = self.input.fill_buf().map_err(read_error)?.len();
@@ -189,13 +189,13 @@ impl<'a, R: BufRead> Archive<'a, R> {
         let records = self.extension(size)?;
         let mut rest = &records[..];
         while !rest.is_empty() {
-            let (key, value, after) = record(rest).ok_or(broken("attributes make no sense"))?;
+            let (key, value, after) = record(rest).ok_or(broken("attributes are invalid"))?;
             match key {
                 b"path" => extension.path = Some(value.to_vec()),
                 b"linkpath" => extension.link = Some(value.to_vec()),
                 b"size" => {
                     let size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-                    extension.size = Some(size.ok_or(broken("a size is no number"))?);
+                    extension.size = Some(size.ok_or(broken("a size is not a number"))?);
                 }
                 _ if key.starts_with(b"GNU.sparse") => {
                     return Err(broken("it has sparse files, which are not supported"));
@@ -208,22 +208,22 @@ impl<'a, R: BufRead> Archive<'a, R> {
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>> {
-        if size > LONGEST_EXTENSION {
+        if size > MAX_EXTENSION {
             return Err(broken("a name or the attributes of an entry are too long"));
         }
         self.expect(size)?;
         let mut bytes = Vec::new();
-        let taken = self.content(|piece| {
-            bytes.extend_from_slice(piece);
+        let collected = self.content(|chunk| {
+            bytes.extend_from_slice(chunk);
             Ok(())
         })?;
-        taken.map_err(read_error)?;
+        collected.map_err(read_error)?;
         Ok(bytes)
     }
 
     fn expect(&mut self, size: u64) -> Result<()> {
-        if size > MOST_BYTES {
-            return Err(Error::TooLarge { limit: MOST_BYTES, unit: "bytes" });
+        if size > MAX_BYTES {
+            return Err(Error::TooLarge { limit: MAX_BYTES, unit: "bytes" });
         }
         self.content = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
@@ -232,27 +232,27 @@ impl<'a, R: BufRead> Archive<'a, R> {
 
     fn skip_rest(&mut self) -> Result<()> {
         self.content += std::mem::take(&mut self.padding);
-        // Whoever takes the bytes does not fail.
+        // This closure cannot fail.
         self.content(|_| Ok(()))?.map_err(read_error)
     }
 
     fn account(&mut self, count: u64) -> Result<()> {
         self.bytes += count;
-        if self.bytes > MOST_BYTES {
-            return Err(Error::TooLarge { limit: MOST_BYTES, unit: "bytes" });
+        if self.bytes > MAX_BYTES {
+            return Err(Error::TooLarge { limit: MAX_BYTES, unit: "bytes" });
         }
         let compressed = self.compressed.load(Ordering::Relaxed);
-        if self.bytes > FREE_OF_RATIO && self.bytes / MOST_PER_BYTE > compressed {
+        if self.bytes > RATIO_EXEMPT && self.bytes / MAX_RATIO > compressed {
             return Err(Error::TooLarge {
-                limit: MOST_PER_BYTE,
-                unit: "bytes for each of its own",
+                limit: MAX_RATIO,
+                unit: "bytes for each compressed byte",
             });
         }
         Ok(())
     }
 }
 
-/// A pax record, `LENGTH KEY=VALUE\n`, and what comes after it.
+/// Splits a pax record, `LENGTH KEY=VALUE\n`, into key, value and the bytes after it.
 fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().take(10).position(|byte| *byte == b' ')?;
     let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
@@ -270,7 +270,7 @@ fn broken(reason: &'static str) -> Error {
     Error::Broken { reason }
 }
 
-fn cut() -> Error {
+fn truncated() -> Error {
     read_error(io::ErrorKind::UnexpectedEof.into())
 }
 

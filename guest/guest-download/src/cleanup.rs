@@ -1,4 +1,4 @@
-//! What an earlier run left in a machine that is used again.
+//! Removes files that an earlier run left in a reused VM.
 
 use std::fs;
 use std::io;
@@ -6,28 +6,28 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Manifest, Result, instruction, stage};
 
-/// Removes what the manifest says; true if all of it went. What did not is logged.
+/// Removes the manifest's cleanup paths. Logs errors; returns whether there were none.
 pub(crate) fn run(manifest: &Manifest) -> bool {
-    let mut well = true;
+    let mut success = true;
     for path in &manifest.cleanup {
-        well &= is_well(remove(path, &manifest.kept));
+        success &= log_error(remove(path, &manifest.kept));
     }
     for (mount, names) in &manifest.instruction_cleanup {
-        well &= is_well(instruction::remove(mount, names));
+        success &= log_error(instruction::remove(mount, names));
     }
-    well
+    success
 }
 
-fn is_well(result: Result<()>) -> bool {
+fn log_error(result: Result<()>) -> bool {
     result.inspect_err(|error| log::error!("{}", guest_common::chain(error))).is_ok()
 }
 
 fn remove(path: &Path, kept: &[PathBuf]) -> Result<()> {
-    remove_but(path, kept).map_err(|source| Error::Stage { path: path.to_owned(), source })
+    remove_except(path, kept).map_err(|source| Error::Stage { path: path.to_owned(), source })
 }
 
-/// Removes all of `path` but what is to be kept and the way there.
-fn remove_but(path: &Path, kept: &[PathBuf]) -> io::Result<()> {
+/// Removes `path` except the `kept` paths and their parents.
+fn remove_except(path: &Path, kept: &[PathBuf]) -> io::Result<()> {
     if kept.iter().any(|keep| path.starts_with(keep)) {
         return Ok(());
     }
@@ -41,7 +41,7 @@ fn remove_but(path: &Path, kept: &[PathBuf]) -> io::Result<()> {
         return stage::remove(path);
     }
     for entry in fs::read_dir(path)? {
-        remove_but(&entry?.path(), kept)?;
+        remove_except(&entry?.path(), kept)?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! An archive's bytes, from HTTP or from a file, as one unbroken stream.
+//! Reads an archive from HTTP or a file, and resumes a broken HTTP download.
 //!
-//! When a connection breaks, the rest is asked for where the server allows that: it must have named
-//! the version of what it sent (`ETag`, `Last-Modified`) and must answer with the range that was
-//! asked for. Otherwise the error goes on to the reader, who begins anew.
+//! A download is resumed with a range request if the server has sent a validator (`ETag`,
+//! `Last-Modified`) and answers with the requested range. Otherwise the reader gets the error and
+//! starts over.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,10 +15,10 @@ use percent_encoding::percent_decode_str;
 use crate::task::Attempts;
 use crate::{Error, Result};
 
-/// So much progress makes an earlier break of the connection forgotten.
+/// After this many bytes since the last break the number of attempts is reset.
 const PROGRESS: u64 = 1 << 20;
 
-/// Opens the archive. The count of its bytes so far goes to `count`.
+/// Opens the archive. Stores the number of bytes read in `count`.
 pub(crate) fn open<'a>(
     url: &'a str,
     client: &'a Client,
@@ -43,7 +43,7 @@ pub(crate) fn open<'a>(
     }
 }
 
-/// A body that outlives its connection.
+/// An HTTP body that is resumed when its connection breaks.
 struct Body<'a> {
     url: &'a str,
     client: &'a Client,
@@ -76,29 +76,29 @@ impl Read for Body<'_> {
 }
 
 impl Body<'_> {
-    /// Asks for the rest, as often as is left; the first error if that is not to be had.
+    /// Requests the rest of the body, as long as attempts are left. Fails with the last error.
     fn resume(&mut self, broken: io::Error) -> io::Result<()> {
         let mut error =
             guest_common::Error::Transport { call: "read the body".into(), source: broken };
         let Some(version) = self.version.clone() else { return Err(io::Error::other(error)) };
         if self.offset.now >= self.offset.at_last_break + PROGRESS {
-            self.attempts.forgive();
+            self.attempts.reset();
         }
         self.offset.at_last_break = self.offset.now;
         let range = format!("bytes={}-", self.offset.now);
-        while let Some(next) = self.attempts.spend(Some(&error)) {
+        while let Some(next) = self.attempts.take(Some(&error)) {
             if self.client.stop().wait_until(next) {
                 break;
             }
             match self.client.get(self.url, &[("range", &range), ("if-range", &version)]) {
                 Ok(answer) if continues(&answer, self.offset.now) => {
-                    log::info!("an archive goes on where it broke off; offset={}", self.offset.now);
+                    log::info!("resuming a download; offset={}", self.offset.now);
                     self.reader = Box::new(answer.into_reader());
                     return Ok(());
                 }
-                // It has become another one, or ranges are not to be had: all from the start.
+                // The archive has changed, or the server has no ranges: start over.
                 Ok(_) => {
-                    self.attempts.refund();
+                    self.attempts.give_back();
                     break;
                 }
                 Err(next) if next.is_retriable() => error = next,
@@ -109,17 +109,16 @@ impl Body<'_> {
     }
 }
 
-/// What names the version that an answer is of. A weak tag does not: it allows other bytes.
+/// The validator for `If-Range`. A weak `ETag` does not guarantee equal bytes.
 fn version(answer: &Answer) -> Option<String> {
     let tag = answer.header("etag").filter(|tag| tag.starts_with('"'));
-    let refuses = answer.header("accept-ranges").is_some_and(|units| units.trim() == "none");
-    if refuses {
+    if answer.header("accept-ranges").is_some_and(|units| units.trim() == "none") {
         return None;
     }
     tag.or_else(|| answer.header("last-modified")).map(str::to_owned)
 }
 
-/// Whether the answer is the rest from `offset` on.
+/// Whether the answer is a range that starts at `offset`.
 fn continues(answer: &Answer, offset: u64) -> bool {
     let range =
         answer.header("content-range").and_then(|range| range.trim().strip_prefix("bytes "));
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_url_is_the_path_it_encodes() {
+    fn a_file_url_decodes_to_its_path() {
         assert_eq!(path_of("file:///a%20b/c").unwrap(), Path::new("/a b/c"));
         assert_eq!(path_of("file://localhost/a").unwrap(), Path::new("/a"));
         path_of("file://elsewhere/a").unwrap_err();

@@ -1,4 +1,4 @@
-//! Files with instructions for the agent: each kind of agent reads one under a name of its own.
+//! Instruction files for the agent. Each agent type reads its own file name.
 
 use std::fs;
 use std::io;
@@ -6,51 +6,51 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// The names that there are.
+/// The name of an instruction file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Name {
+pub(crate) enum FileName {
     Claude,
     Agents,
 }
 
-impl Name {
-    const ALL: [Name; 2] = [Name::Claude, Name::Agents];
+impl FileName {
+    const ALL: [FileName; 2] = [FileName::Claude, FileName::Agents];
 
-    /// A name as it is written; another one is none, and changes nothing.
-    pub(crate) fn parse(text: &str) -> Option<Name> {
-        let known = Name::ALL.into_iter().find(|name| name.text() == text);
+    /// Parses a name. Logs an unknown one and returns `None`: then the files stay as they are.
+    pub(crate) fn parse(text: &str) -> Option<FileName> {
+        let known = FileName::ALL.into_iter().find(|name| name.text() == text);
         if known.is_none() {
-            log::warn!("instructions have an unknown name, so they stay as they are");
+            log::warn!("ignoring instructions with an unknown file name");
         }
         known
     }
 
-    /// The names that a cleanup means: all unless it says one.
-    pub(crate) fn which(text: Option<String>) -> Vec<Name> {
+    /// The names that a cleanup removes: the given one, or all.
+    pub(crate) fn for_cleanup(text: Option<String>) -> Vec<FileName> {
         match text {
-            Some(text) => Name::parse(&text).into_iter().collect(),
-            None => Name::ALL.to_vec(),
+            Some(text) => FileName::parse(&text).into_iter().collect(),
+            None => FileName::ALL.to_vec(),
         }
     }
 
     fn text(self) -> &'static str {
         match self {
-            Name::Claude => "CLAUDE.md",
-            Name::Agents => "AGENTS.md",
+            FileName::Claude => "CLAUDE.md",
+            FileName::Agents => "AGENTS.md",
         }
     }
 
-    fn other(self) -> Name {
+    fn other(self) -> FileName {
         match self {
-            Name::Claude => Name::Agents,
-            Name::Agents => Name::Claude,
+            FileName::Claude => FileName::Agents,
+            FileName::Agents => FileName::Claude,
         }
     }
 }
 
-/// Makes the instructions of `unpacked` those of `mount`, under the name that the agent reads, and
-/// removes those under the other name.
-pub(crate) fn install(name: Name, unpacked: &Path, mount: &Path) -> Result<()> {
+/// Moves the instructions from `unpacked` to `mount`, under the name that the agent reads, and removes
+/// the file with the other name.
+pub(crate) fn install(name: FileName, unpacked: &Path, mount: &Path) -> Result<()> {
     let wanted = mount.join(name.text());
     let failed = |source| Error::Instruction { path: wanted.clone(), source };
     let source = [name, name.other()].map(|name| unpacked.join(name.text()));
@@ -69,22 +69,22 @@ pub(crate) fn install(name: Name, unpacked: &Path, mount: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes instructions that are no longer wanted.
-pub(crate) fn remove(mount: &Path, names: &[Name]) -> Result<()> {
+/// Removes instruction files.
+pub(crate) fn remove(mount: &Path, names: &[FileName]) -> Result<()> {
     for path in names.iter().map(|name| mount.join(name.text())).filter(|path| is_file(path)) {
         fs::remove_file(&path).map_err(|source| Error::Instruction { path, source })?;
     }
     Ok(())
 }
 
-/// Whole or not at all, also from another file system.
+/// Moves a file atomically, also from another file system.
 fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     if let Err(error) = fs::rename(from, to) {
         if error.kind() != io::ErrorKind::CrossesDevices {
             return Err(error);
         }
         let draft = to.with_extension("md.vm0-new");
-        // What is left of an earlier attempt may be a link that somebody planted.
+        // A leftover may be a link that the agent of an earlier run planted.
         let _ = fs::remove_file(&draft);
         fs::copy(from, &draft)?;
         fs::rename(draft, to)?;

@@ -1,7 +1,7 @@
-//! Fetches a run's archives into the guest: as a manifest says, several at once, all or nothing
-//! each.
+//! Downloads a run's archives into the guest, by a manifest. Archives are downloaded concurrently, and
+//! each is unpacked completely or not at all.
 //!
-//! # An archive's way
+//! # The path of an archive
 //!
 //! ```text
 //!   fetch-N                                     get-N
@@ -12,15 +12,15 @@
 //!                                               └──────────────────────────────────────┘
 //! ```
 //!
-//! Four workers `get-N` take tasks from one schedule; each has a `fetch-N` beside it as long as
-//! a task lasts, so that reading and unpacking overlap.
+//! Four threads `get-N` take tasks from one schedule. Each starts a `fetch-N` per task, so that
+//! downloading and unpacking overlap.
 //!
 //! # Invariants
 //!
-//! - Nothing of an archive is seen in its target before all of it is there.
-//! - No entry is written through a symbolic link or outside of its stage: the kernel refuses.
-//! - Memory is bounded whatever a server sends: buffers go round, names and headers have limits.
-//! - Tasks on equal or nested paths never run at once, and run in the manifest's order.
+//! - An archive's files appear in its target only after the whole archive is unpacked.
+//! - No entry is written through a symbolic link or outside of its stage: `openat2` enforces this.
+//! - Memory is bounded whatever a server sends: buffers are reused, names and headers have limits.
+//! - Tasks on equal or nested paths never run concurrently, and run in the manifest's order.
 //! - No text holds a URL.
 
 mod archive;
@@ -42,9 +42,9 @@ pub use error::{Error, Result};
 pub use manifest::Manifest;
 pub use task::Settings;
 
-use std::thread;
 use std::time::Instant;
 
+use base::thread;
 use guest_common::{Client, Limits, OperationLog, Stop};
 
 use crate::schedule::Schedule;
@@ -55,19 +55,16 @@ const WORKERS: usize = 4;
 /// How many redirects from an archive's URL are followed.
 const REDIRECTS: u32 = 5;
 
-/// Does everything that the manifest says; true if all of it succeeded. What failed is logged.
+/// Carries out a manifest. Logs errors; returns whether there were none.
 pub fn run(manifest: &Manifest, settings: &Settings, operations: Option<&OperationLog>) -> bool {
     let began = Instant::now();
-    let mut well = cleanup::run(manifest);
+    let mut success = cleanup::run(manifest);
     let limits = Limits { whole: None, silence: settings.stall, redirects: REDIRECTS };
     let client = Client::new(limits, &Stop::new());
     let schedule = Schedule::new(&manifest.tasks);
-    let results: Vec<bool> = thread::scope(|scope| {
+    let results: Vec<bool> = std::thread::scope(|scope| {
         let worker = || work(&schedule, &client, settings, operations);
-        let start = |number| {
-            let builder = thread::Builder::new().name(format!("get-{number}"));
-            builder.spawn_scoped(scope, worker)
-        };
+        let start = |number| thread::spawn_scoped(scope, &format!("get-{number}"), worker);
         let count = WORKERS.min(manifest.tasks.len());
         let workers: Vec<_> = (1..=count).map(start).collect();
         workers
@@ -75,33 +72,34 @@ pub fn run(manifest: &Manifest, settings: &Settings, operations: Option<&Operati
             .map(|worker| worker.is_ok_and(|thread| thread.join().unwrap_or(false)))
             .collect()
     });
-    well &= results.into_iter().all(|all_well| all_well) && schedule.is_done();
+    success &= results.into_iter().all(|success| success) && schedule.is_done();
     if let Some(operations) = operations {
-        operations.record("download_total", began, (!well).then_some("not everything came"));
+        operations.record("download_total", began, (!success).then_some("a task failed"));
     }
-    well
+    success
 }
 
-/// Does tasks until none is left; true if all succeeded.
+/// Does tasks until none is left. Returns whether all succeeded.
 fn work(
     schedule: &Schedule<'_>,
     client: &Client,
     settings: &Settings,
     operations: Option<&OperationLog>,
 ) -> bool {
-    let mut well = true;
-    while let Some(turn) = schedule.next() {
+    let mut success = true;
+    while let Some(scheduled) = schedule.next() {
+        let task = scheduled.task();
         let began = Instant::now();
-        let error = task::run(turn.task(), client, settings)
+        let error = task::run(task, client, settings)
             .err()
-            .map(|error| format!("{}: {}", turn.task(), guest_common::chain(&error)));
+            .map(|error| format!("{task}: {}", guest_common::chain(&error)));
         if let Some(text) = &error {
             log::error!("{text}");
-            well = false;
+            success = false;
         }
         if let Some(operations) = operations {
-            operations.record(turn.task().action(), began, error.as_deref());
+            operations.record(task.action(), began, error.as_deref());
         }
     }
-    well
+    success
 }

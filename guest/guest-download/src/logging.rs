@@ -1,6 +1,7 @@
-//! Logs: on standard error, one line each.
+//! Logs to standard error.
 //!
-//! INVARIANT: only our own lines, whatever `RUST_LOG` says: the HTTP library would log URLs.
+//! INVARIANT: only lines of our own crates are logged, whatever `RUST_LOG` says: the HTTP library logs
+//! URLs.
 
 use std::io::Write as _;
 use std::thread;
@@ -8,7 +9,7 @@ use std::thread;
 use env_logger::{Builder, Env, Logger};
 use log::{Log, Metadata, Record};
 
-/// Starts logging: from information on, unless `RUST_LOG` says otherwise.
+/// Starts logging, at level `info` unless `RUST_LOG` says otherwise.
 pub(crate) fn start() {
     let logger = Builder::from_env(Env::default().default_filter_or("info"))
         .format(|line, record| {
@@ -18,7 +19,7 @@ pub(crate) fn start() {
         })
         .build();
     log::set_max_level(logger.filter());
-    // It is the first logger, so it is taken.
+    // Setting the first logger cannot fail.
     let _ = log::set_boxed_logger(Box::new(Ours(logger)));
 }
 

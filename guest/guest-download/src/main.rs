@@ -1,9 +1,9 @@
-//! Fetches archives as a manifest says: `guest-download MANIFEST` or `--manifest-stdin`.
+//! Downloads the archives of a manifest: `guest-download MANIFEST` or `--manifest-stdin`.
 //!
 //! | exit code | when |
 //! |---|---|
-//! | 0 | everything is in its place |
-//! | 1 | something is not, or there is no manifest; what and why is on stderr |
+//! | 0 | all tasks of the manifest succeeded |
+//! | 1 | a task failed, or the manifest cannot be read; the reason is on stderr |
 
 mod logging;
 
@@ -19,8 +19,8 @@ use lexopt::Arg;
 
 const USAGE: &str = "Usage: guest-download MANIFEST | --manifest-stdin";
 
-/// The longest manifest that makes sense.
-const LONGEST: u64 = 64 << 20;
+/// The longest manifest that is accepted.
+const MAX_MANIFEST: u64 = 64 << 20;
 
 fn main() -> ExitCode {
     logging::start();
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     };
     match read(source).map(|json| Manifest::parse(&json)) {
         Ok(Ok(manifest)) => {
-            let well = guest_download::run(&manifest, &settings(), operations().as_ref());
-            ExitCode::from(u8::from(!well))
+            let success = guest_download::run(&manifest, &settings(), operations().as_ref());
+            ExitCode::from(u8::from(!success))
         }
         Ok(Err(error)) => fail(&error),
         Err(error) => fail(&error),
@@ -46,32 +46,32 @@ fn parse(mut parser: lexopt::Parser) -> Result<Option<PathBuf>, lexopt::Error> {
         Some(Arg::Long("manifest-stdin")) => None,
         Some(Arg::Value(path)) => Some(PathBuf::from(path)),
         Some(other) => return Err(other.unexpected()),
-        None => return Err("no manifest is named".into()),
+        None => return Err("no manifest is given".into()),
     };
     parser.next()?.map_or(Ok(source), |other| Err(other.unexpected()))
 }
 
-/// The manifest, which is a secret: URLs in it are.
+/// Reads the manifest. It is a secret, since its URLs are.
 fn read(source: Option<PathBuf>) -> io::Result<Vec<u8>> {
     let mut json = Vec::new();
     let count = match source {
-        Some(path) => File::open(path)?.take(LONGEST + 1).read_to_end(&mut json)?,
-        None => io::stdin().lock().take(LONGEST + 1).read_to_end(&mut json)?,
+        Some(path) => File::open(path)?.take(MAX_MANIFEST + 1).read_to_end(&mut json)?,
+        None => io::stdin().lock().take(MAX_MANIFEST + 1).read_to_end(&mut json)?,
     };
-    if count as u64 > LONGEST {
+    if count as u64 > MAX_MANIFEST {
         return Err(io::Error::other("the manifest is too long"));
     }
     Ok(json)
 }
 
-/// As usual, but for the outage that the environment may say to outlast.
+/// The default settings, with the time limit for an outage that the environment may set.
 fn settings() -> Settings {
-    let usual = Settings::default();
+    let default = Settings::default();
     let seconds = std::env::var(env::DOWNLOAD_OUTAGE_SECS).ok().and_then(|text| text.parse().ok());
-    Settings { outage: seconds.map_or(usual.outage, Duration::from_secs), ..usual }
+    Settings { outage: seconds.map_or(default.outage, Duration::from_secs), ..default }
 }
 
-/// Where the run's agent finds what was done, if this is for a run.
+/// The log of operations that guest-agent sends to the platform, if the environment names a run.
 fn operations() -> Option<OperationLog> {
     let log = RunFolder::from_env()?.and_then(|folder| OperationLog::open(&folder));
     log.inspect_err(|error| log::warn!("{}", guest_common::chain(error))).ok()

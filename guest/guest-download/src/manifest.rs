@@ -1,4 +1,4 @@
-//! The manifest: what was written, in its older and newer form, and what it means.
+//! Parses the manifest, in its older or newer form.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,59 +6,63 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::instruction::Name;
+use crate::instruction::FileName;
 use crate::{Error, Result};
 
-/// What is to be done.
+/// A parsed manifest.
 #[derive(Debug)]
 pub struct Manifest {
     pub(crate) tasks: Vec<Task>,
-    /// What is to be removed first.
+    /// Paths that are removed first.
     pub(crate) cleanup: Vec<PathBuf>,
-    /// What stays where it is, though it be below a path that is to be removed.
+    /// Paths that the cleanup must not remove: cached mounts.
     pub(crate) kept: Vec<PathBuf>,
-    pub(crate) instruction_cleanup: Vec<(PathBuf, Vec<Name>)>,
+    pub(crate) instruction_cleanup: Vec<(PathBuf, Vec<FileName>)>,
 }
 
-/// An archive to be unpacked, or a folder to be there.
+/// An archive to unpack, or a folder to create.
 #[derive(Debug)]
 pub(crate) struct Task {
-    pub(crate) kind: Kind,
+    pub(crate) kind: TaskKind,
     pub(crate) mount: PathBuf,
-    /// Where the archive is unpacked: mostly the mount itself.
+    /// The folder into which the archive is unpacked: usually the mount itself.
     pub(crate) target: PathBuf,
-    /// A secret. Without one the folder only has to be there.
+    /// A secret. Without one the folder is only created.
     pub(crate) url: Option<String>,
-    pub(crate) instruction: Option<Name>,
+    pub(crate) instruction: Option<FileName>,
 }
 
-/// What an archive that does not exist means.
+/// The kind of a task. It decides what a missing archive means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A failure.
+pub(crate) enum TaskKind {
+    /// A missing archive is an error.
     Storage,
-    /// The first run: there is nothing yet.
+    /// A missing archive means that this is the first run.
     Artifact,
 }
 
 impl Manifest {
-    /// Reads a manifest.
-    pub fn parse(json: &[u8]) -> Result<Self> {
-        let typed: Typed =
-            serde_json::from_slice(json).map_err(|source| Error::Manifest { source })?;
-        let storages = typed.storages.into_iter().flatten().map(|entry| (Kind::Storage, entry));
-        let mounts = typed.storage_mounts.into_iter().flatten().map(|entry| {
-            (if entry.writeback == Some(true) { Kind::Artifact } else { Kind::Storage }, entry)
+    /// Parses a manifest.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let json: ManifestJson =
+            serde_json::from_slice(bytes).map_err(|source| Error::Manifest { source })?;
+        let storages = json.storages.into_iter().flatten().map(|entry| (TaskKind::Storage, entry));
+        let mounts = json.storage_mounts.into_iter().flatten().map(|entry| {
+            (
+                if entry.writeback == Some(true) { TaskKind::Artifact } else { TaskKind::Storage },
+                entry,
+            )
         });
-        let artifacts = typed.artifacts.into_iter().flatten();
-        let artifacts = artifacts.chain(typed.artifact).chain(typed.memory);
-        let artifacts = artifacts.map(|entry| (Kind::Artifact, entry));
+        let artifacts = json.artifacts.into_iter().flatten();
+        let artifacts = artifacts.chain(json.artifact).chain(json.memory);
+        let artifacts = artifacts.map(|entry| (TaskKind::Artifact, entry));
 
         let (mut tasks, mut kept) = (Vec::new(), Vec::new());
         for (kind, entry) in storages.chain(mounts).chain(artifacts) {
             let mount = checked(entry.mount_path)?;
             let url = entry.archive_url.filter(|url| !url.is_empty() && url != "null");
-            let instruction = entry.instructions_target_filename.as_deref().and_then(Name::parse);
+            let instruction =
+                entry.instructions_target_filename.as_deref().and_then(FileName::parse);
             if entry.cached == Some(true) && url.is_none() {
                 kept.push(mount.clone());
                 if instruction.is_none() {
@@ -72,25 +76,27 @@ impl Manifest {
             tasks.push(Task { kind, mount, target, url, instruction });
         }
         let cleanup =
-            typed.cleanup_paths.into_iter().flatten().map(checked).collect::<Result<_>>()?;
-        let cleanups = typed.instruction_cleanups.into_iter().flatten();
+            json.cleanup_paths.into_iter().flatten().map(checked).collect::<Result<_>>()?;
+        let cleanups = json.instruction_cleanups.into_iter().flatten();
         let instruction_cleanup = cleanups
-            .map(|cleanup| Ok((checked(cleanup.mount_path)?, Name::which(cleanup.target_filename))))
+            .map(|cleanup| {
+                Ok((checked(cleanup.mount_path)?, FileName::for_cleanup(cleanup.target_filename)))
+            })
             .collect::<Result<_>>()?;
         Ok(Self { tasks, cleanup, kept, instruction_cleanup })
     }
 }
 
 impl Task {
-    /// What it is called among a run's operations.
+    /// Its name in the log of operations.
     pub(crate) fn action(&self) -> &'static str {
         match self.kind {
-            Kind::Storage => "storage_download",
-            Kind::Artifact => "artifact_download",
+            TaskKind::Storage => "storage_download",
+            TaskKind::Artifact => "artifact_download",
         }
     }
 
-    /// The paths that it changes.
+    /// The paths that it modifies, with symbolic links resolved.
     pub(crate) fn paths(&self) -> HashSet<PathBuf> {
         [&self.mount, &self.target].into_iter().map(|path| resolved(path)).collect()
     }
@@ -98,27 +104,27 @@ impl Task {
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.kind == Kind::Storage { "storage" } else { "artifact" };
+        let kind = if self.kind == TaskKind::Storage { "storage" } else { "artifact" };
         write!(f, "{kind} at {}", self.mount.display())
     }
 }
 
-/// The manifest as it is written.
+/// The manifest's JSON.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Typed {
-    storages: Option<Vec<Entry>>,
-    storage_mounts: Option<Vec<Entry>>,
-    artifacts: Option<Vec<Entry>>,
-    artifact: Option<Entry>,
-    memory: Option<Entry>,
+struct ManifestJson {
+    storages: Option<Vec<ManifestEntry>>,
+    storage_mounts: Option<Vec<ManifestEntry>>,
+    artifacts: Option<Vec<ManifestEntry>>,
+    artifact: Option<ManifestEntry>,
+    memory: Option<ManifestEntry>,
     cleanup_paths: Option<Vec<PathBuf>>,
     instruction_cleanups: Option<Vec<InstructionCleanup>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct ManifestEntry {
     mount_path: PathBuf,
     archive_url: Option<String>,
     cached: Option<bool>,
@@ -134,18 +140,18 @@ struct InstructionCleanup {
     target_filename: Option<String>,
 }
 
-/// The path without `.` and doubled slashes; an error if it is relative, `/`, or leads upwards.
+/// Normalizes `.` and doubled slashes. An error if the path is relative, `/`, or contains `..`.
 fn checked(path: PathBuf) -> Result<PathBuf> {
     let clean: PathBuf = path.components().collect();
-    let climbs = clean.components().any(|part| part == Component::ParentDir);
-    if climbs || !clean.is_absolute() || clean.parent().is_none() {
+    let has_parent = clean.components().any(|part| part == Component::ParentDir);
+    if has_parent || !clean.is_absolute() || clean.parent().is_none() {
         return Err(Error::ManifestPath { path });
     }
     Ok(clean)
 }
 
-/// The path with the links of the part that exists followed, so that two names of one folder are
-/// seen as equal.
+/// Resolves the symbolic links of the part of a path that exists, so that two names of one folder are
+/// equal.
 fn resolved(path: &Path) -> PathBuf {
     let known = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
     match known {
@@ -168,17 +174,17 @@ mod tests {
             let tasks = Manifest::parse(manifest).unwrap().tasks;
             assert_eq!(
                 (tasks[0].kind, tasks[0].mount.as_path()),
-                (Kind::Storage, Path::new("/a/b"))
+                (TaskKind::Storage, Path::new("/a/b"))
             );
             assert_eq!(
                 (tasks[1].kind, tasks[1].mount.as_path()),
-                (Kind::Artifact, Path::new("/c"))
+                (TaskKind::Artifact, Path::new("/c"))
             );
         }
     }
 
     #[test]
-    fn the_word_null_is_no_url_and_what_is_cached_is_no_task() {
+    fn the_word_null_is_no_url_and_a_cached_mount_is_no_task() {
         let manifest = br#"{"storages":[{"mountPath":"/a","archiveUrl":"null"},
             {"mountPath":"/b","archiveUrl":null,"cached":true}]}"#;
         let manifest = Manifest::parse(manifest).unwrap();
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_lead_elsewhere_are_refused() {
+    fn relative_paths_and_paths_with_parent_components_are_rejected() {
         for path in ["relative", "/a/../b", "/", ""] {
             let json = format!(r#"{{"storages":[{{"mountPath":"{path}"}}]}}"#);
             let error = Manifest::parse(json.as_bytes()).unwrap_err();

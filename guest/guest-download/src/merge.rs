@@ -1,13 +1,13 @@
-//! The entries of a stage, moved into a target that is there: all of them, or none.
+//! Moves the entries of a stage into an existing target: all of them, or none.
 //!
-//! What is new is renamed, what has the name of something else is exchanged with it, folders that are
-//! in both are merged. Each step is noted; if one fails, those before are undone, the last first.
+//! New entries are renamed, existing ones are exchanged (`RENAME_EXCHANGE`), folders that exist on both
+//! sides are merged. Each step is recorded; if one fails, the earlier steps are undone in reverse order.
 //!
-//! A folder without write permission (0555) cannot be moved, since its `..` is written, and nothing
-//! can be moved into it or out of it. It is opened for its owner meanwhile.
+//! A folder without write permission (0555) cannot be moved, since a move updates its `..`; nor can
+//! entries be moved into or out of it. It gets owner permissions for the duration of the move.
 //!
-//! Only what overlayfs cannot exchange (a folder of a lower layer: EXDEV) is removed before its
-//! successor is renamed, and cannot be brought back.
+//! Exception: overlayfs cannot exchange a folder of a lower layer (EXDEV). It is removed before the new
+//! folder is renamed, and cannot be restored.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -22,10 +22,10 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstatat};
 use crate::stage::remove;
 use crate::sys::{Existing, rename};
 
-/// What a folder's owner needs to change what is in it.
-const OPEN: u32 = 0o700;
+/// The permissions that a folder's owner needs to change its entries.
+const OWNER_RWX: u32 = 0o700;
 
-/// Moves all that is in `stage` into `target`.
+/// Moves all entries of `stage` into `target`.
 pub(crate) fn merge(stage: OwnedFd, target: OwnedFd) -> nix::Result<()> {
     let mut merge = Merge { stage, target, done: Vec::new() };
     merge.folder(Path::new("")).inspect_err(|_| merge.undo())
@@ -37,15 +37,15 @@ struct Merge {
     done: Vec<Step>,
 }
 
-/// What was done, below both folders.
+/// A completed step. Paths are relative to both folders.
 enum Step {
     Moved(PathBuf),
     Exchanged(PathBuf),
-    /// A folder of the target has another mode; it had this one.
+    /// The mode of a folder of the target was changed; this is the old one.
     Mode(PathBuf, u32),
 }
 
-/// A folder on both sides.
+/// A folder of the stage and its counterpart in the target.
 struct Sides {
     stage: OwnedFd,
     target: OwnedFd,
@@ -56,7 +56,7 @@ impl Merge {
         Ok(Sides { stage: open(&self.stage, path)?, target: open(&self.target, path)? })
     }
 
-    /// Moves what is in a folder that both have.
+    /// Moves the entries of a folder that exists on both sides.
     fn folder(&mut self, path: &Path) -> nix::Result<()> {
         let sides = self.sides(path)?;
         for name in names(&sides.stage)? {
@@ -71,10 +71,10 @@ impl Merge {
         let old = stat(sides.target.as_fd(), name)?;
         match (new, old) {
             (Some(new), Some(old)) if is_folder(&new) && is_folder(&old) => {
-                self.both(sides, name, path, (mode(&new), mode(&old)))
+                self.merge_folder(sides, name, path, (mode(&new), mode(&old)))
             }
             (_, None) => {
-                exchange(sides.stage.as_fd(), sides.target.as_fd(), name, Existing::Stays)?;
+                exchange(sides.stage.as_fd(), sides.target.as_fd(), name, Existing::Fail)?;
                 self.done.push(Step::Moved(path));
                 Ok(())
             }
@@ -82,26 +82,26 @@ impl Merge {
         }
     }
 
-    /// Merges a folder that both have; it gets the mode of the new one.
-    fn both(
+    /// Merges a folder that exists on both sides. It gets the mode of the new one.
+    fn merge_folder(
         &mut self,
         sides: &Sides,
         name: &CStr,
         path: PathBuf,
         (new, old): (u32, u32),
     ) -> nix::Result<()> {
-        if new & OPEN != OPEN {
-            set_mode(sides.stage.as_fd(), name, new | OPEN)?;
+        if new & OWNER_RWX != OWNER_RWX {
+            set_mode(sides.stage.as_fd(), name, new | OWNER_RWX)?;
         }
-        if old & OPEN != OPEN {
-            set_mode(sides.target.as_fd(), name, old | OPEN)?;
+        if old & OWNER_RWX != OWNER_RWX {
+            set_mode(sides.target.as_fd(), name, old | OWNER_RWX)?;
         }
         self.done.push(Step::Mode(path.clone(), old));
         self.folder(&path)?;
-        // Undone first: what is in the folder can only be moved out of it while it is open.
-        self.done.push(Step::Mode(path, old | OPEN));
+        // An undo reverts this first: entries can only be moved out while the owner has permissions.
+        self.done.push(Step::Mode(path, old | OWNER_RWX));
         match set_mode(sides.target.as_fd(), name, new) {
-            // It is somebody else's, who lets us write to it.
+            // The folder belongs to another user; its mode stays.
             Err(Errno::EPERM) => Ok(()),
             done => done,
         }
@@ -109,10 +109,10 @@ impl Merge {
 
     fn replace(&mut self, sides: &Sides, name: &CStr, path: PathBuf) -> nix::Result<()> {
         let (stage, target) = (sides.stage.as_fd(), sides.target.as_fd());
-        match exchange(stage, target, name, Existing::IsExchanged) {
+        match exchange(stage, target, name, Existing::Exchange) {
             Err(Errno::EXDEV) => {
                 remove_in(target, name)?;
-                exchange(stage, target, name, Existing::Stays)
+                exchange(stage, target, name, Existing::Fail)
             }
             done => {
                 done?;
@@ -127,7 +127,7 @@ impl Merge {
             let (Step::Moved(path) | Step::Exchanged(path) | Step::Mode(path, _)) = &step;
             let undone = self.undo_one(&step, path);
             if let Err(errno) = undone {
-                log::error!("{} is not what it was before: {}", path.display(), errno.desc());
+                log::error!("cannot restore {}: {}", path.display(), errno.desc());
             }
         }
     }
@@ -140,14 +140,14 @@ impl Merge {
         let sides = self.sides(folder)?;
         let (stage, target) = (sides.stage.as_fd(), sides.target.as_fd());
         match step {
-            Step::Moved(_) => exchange(target, stage, &name, Existing::Stays),
-            Step::Exchanged(_) => exchange(stage, target, &name, Existing::IsExchanged),
+            Step::Moved(_) => exchange(target, stage, &name, Existing::Fail),
+            Step::Exchanged(_) => exchange(stage, target, &name, Existing::Exchange),
             Step::Mode(_, mode) => set_mode(target, &name, *mode),
         }
     }
 }
 
-/// Renames, with folders on either side opened for it. Each has the mode afterwards that it had.
+/// Renames an entry. Folders on either side get owner permissions for it, and their modes back after it.
 fn exchange(
     from: BorrowedFd<'_>,
     into: BorrowedFd<'_>,
@@ -163,11 +163,11 @@ fn exchange(
     renamed.and(locked)
 }
 
-/// Opens a folder that could not be moved; returns the mode that it had.
+/// Gives a folder without write permission owner permissions. Returns its old mode.
 fn unlock(at: BorrowedFd<'_>, name: &CStr) -> nix::Result<Option<u32>> {
     let locked = stat(at, name)?.filter(|stat| is_folder(stat) && mode(stat) & 0o200 == 0);
     let Some(stat) = locked else { return Ok(None) };
-    set_mode(at, name, mode(&stat) | OPEN)?;
+    set_mode(at, name, mode(&stat) | OWNER_RWX)?;
     Ok(Some(mode(&stat)))
 }
 
@@ -186,7 +186,7 @@ fn mode(stat: &FileStat) -> u32 {
     stat.st_mode & 0o7777
 }
 
-/// Of a folder, as was just seen; nobody else writes here.
+/// Sets the mode of a folder. The caller has checked that it is no link, and no other process writes here.
 fn set_mode(at: BorrowedFd<'_>, name: &CStr, mode: u32) -> nix::Result<()> {
     fchmodat(at, name, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
 }
@@ -203,7 +203,7 @@ fn names(folder: &OwnedFd) -> nix::Result<Vec<CString>> {
     Ok(names)
 }
 
-/// Opens a folder below, not through links.
+/// Opens a folder below `root` without following links.
 fn open(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let how = OpenHow::new()
@@ -212,7 +212,7 @@ fn open(root: &OwnedFd, path: &Path) -> nix::Result<OwnedFd> {
     openat2(root, path, how)
 }
 
-/// Removes a folder of that one, with all in it; a link of this name would go, not what it leads to.
+/// Removes an entry of a folder recursively. Does not follow it if it is a link.
 fn remove_in(folder: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
     let folder = format!("/proc/self/fd/{}", folder.as_raw_fd());
     let path = Path::new(&folder).join(OsStr::from_bytes(name.to_bytes()));

@@ -1,22 +1,21 @@
-//! Bytes from one thread to another in a few buffers that go round, so that memory is bounded and
-//! nothing is copied twice.
+//! Passes bytes between two threads in a fixed set of reused buffers: memory is bounded, and bytes are
+//! copied once.
 
 use std::io::{self, BufRead, Read};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// The size of a buffer, and how many there are.
-const SIZE: usize = 256 << 10;
-const COUNT: usize = 8;
+const BUFFER_SIZE: usize = 256 << 10;
+const BUFFER_COUNT: usize = 8;
 
-/// The end that bytes go into.
-pub(crate) struct Inlet {
+/// The writing end.
+pub(crate) struct PipeWriter {
     full: Sender<io::Result<Vec<u8>>>,
     empty: Receiver<Vec<u8>>,
 }
 
-/// The end that they come out of.
-pub(crate) struct Outlet {
+/// The reading end.
+pub(crate) struct PipeReader {
     full: Receiver<io::Result<Vec<u8>>>,
     empty: Sender<Vec<u8>>,
     current: Vec<u8>,
@@ -24,25 +23,25 @@ pub(crate) struct Outlet {
     ended: bool,
 }
 
-/// A pipe. When one end is dropped the other one sees the end.
-pub(crate) fn pipe() -> (Inlet, Outlet) {
-    let (full_sender, full) = bounded(COUNT);
-    let (empty, empty_receiver) = bounded(COUNT);
-    for _ in 0..COUNT {
-        // There is room for all of them. They get their memory when they are first used.
+/// Makes a pipe. Dropping one end ends the other.
+pub(crate) fn pipe() -> (PipeWriter, PipeReader) {
+    let (full_sender, full) = bounded(BUFFER_COUNT);
+    let (empty, empty_receiver) = bounded(BUFFER_COUNT);
+    for _ in 0..BUFFER_COUNT {
+        // The channel has room for all buffers. Their memory is allocated at first use.
         let _ = empty.send(Vec::new());
     }
-    let inlet = Inlet { full: full_sender, empty: empty_receiver };
-    (inlet, Outlet { full, empty, current: Vec::new(), at: 0, ended: false })
+    let writer = PipeWriter { full: full_sender, empty: empty_receiver };
+    (writer, PipeReader { full, empty, current: Vec::new(), at: 0, ended: false })
 }
 
-impl Inlet {
-    /// Reads `source` to its end, or until nobody listens any more. Its error goes through, too.
+impl PipeWriter {
+    /// Copies `source` until its end, its error, which the reader gets, or the drop of the reader.
     pub(crate) fn fill(&self, source: &mut dyn Read) {
         while let Ok(mut buffer) = self.empty.recv() {
-            buffer.resize(SIZE, 0);
+            buffer.resize(BUFFER_SIZE, 0);
             let result = read_full(source, &mut buffer);
-            let ended = !matches!(result, Ok(SIZE));
+            let ended = !matches!(result, Ok(BUFFER_SIZE));
             let sent = match result {
                 Ok(count) => {
                     buffer.truncate(count);
@@ -57,7 +56,7 @@ impl Inlet {
     }
 }
 
-/// Fills the buffer as far as the source goes. What came before an error is given up with it.
+/// Fills the buffer, or reads to the end of the source. After an error the bytes before it are dropped.
 fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -71,14 +70,14 @@ fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-impl BufRead for Outlet {
+impl BufRead for PipeReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.current.len() && !self.ended {
             match self.full.recv() {
                 Ok(Ok(next)) => {
                     let used = std::mem::replace(&mut self.current, next);
                     self.at = 0;
-                    // The other end may be done already.
+                    // The writer may have ended.
                     let _ = self.empty.send(used);
                 }
                 Ok(Err(error)) => {
@@ -96,7 +95,7 @@ impl BufRead for Outlet {
     }
 }
 
-impl Read for Outlet {
+impl Read for PipeReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(buffer.len());

@@ -1,55 +1,56 @@
-//! Which task comes next: the first that touches no path of one that runs or comes before it.
+//! Picks the next task: the first whose paths conflict with no running and no earlier task.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use base::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::manifest::Task;
 
-/// All tasks of a manifest, shared by the workers.
+/// The tasks of a manifest, shared by the workers.
 pub(crate) struct Schedule<'a> {
     tasks: &'a [Task],
     paths: Vec<HashSet<PathBuf>>,
-    state: Mutex<State>,
+    state: Mutex<ScheduleState>,
     changed: Condvar,
 }
 
-struct State {
+struct ScheduleState {
     waiting: Vec<usize>,
     running: Vec<usize>,
 }
 
-/// A task that its worker may do now. Dropping it lets those wait no longer that waited for it.
-pub(crate) struct Turn<'s, 'a> {
+/// A task that its worker may run now. Dropping it releases the tasks that conflict with it.
+pub(crate) struct ScheduledTask<'s, 'a> {
     schedule: &'s Schedule<'a>,
     index: usize,
 }
 
 impl<'a> Schedule<'a> {
     pub(crate) fn new(tasks: &'a [Task]) -> Self {
-        let state = State { waiting: (0..tasks.len()).collect(), running: Vec::new() };
+        let state = ScheduleState { waiting: (0..tasks.len()).collect(), running: Vec::new() };
         let paths = tasks.iter().map(Task::paths).collect();
         Self { tasks, paths, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Waits for a task that may be done; none if all are taken.
-    pub(crate) fn next(&self) -> Option<Turn<'_, 'a>> {
+    /// Waits for a task that may run. `None` if all tasks are taken.
+    pub(crate) fn next(&self) -> Option<ScheduledTask<'_, 'a>> {
         let mut state = self.lock();
         loop {
             if state.waiting.is_empty() {
                 return None;
             }
-            let free = (0..state.waiting.len()).find(|at| {
+            let ready = (0..state.waiting.len()).find(|at| {
                 let earlier = state.running.iter().chain(&state.waiting[..*at]);
                 let index = state.waiting[*at];
                 earlier.into_iter().all(|other| !self.conflict(*other, index))
             });
-            if let Some(at) = free {
+            if let Some(at) = ready {
                 let index = state.waiting.remove(at);
                 state.running.push(index);
-                return Some(Turn { schedule: self, index });
+                return Some(ScheduledTask { schedule: self, index });
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state);
         }
     }
 
@@ -58,26 +59,25 @@ impl<'a> Schedule<'a> {
         self.lock().waiting.is_empty()
     }
 
-    /// Whether a path of one is a path of the other, or above or below one.
+    /// Whether two tasks have equal or nested paths.
     fn conflict(&self, one: usize, other: usize) -> bool {
         self.paths[one].iter().any(|path| {
             self.paths[other].iter().any(|other| path.starts_with(other) || other.starts_with(path))
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it has the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ScheduleState> {
+        self.state.lock()
     }
 }
 
-impl<'a> Turn<'_, 'a> {
+impl<'a> ScheduledTask<'_, 'a> {
     pub(crate) fn task(&self) -> &'a Task {
         &self.schedule.tasks[self.index]
     }
 }
 
-impl Drop for Turn<'_, '_> {
+impl Drop for ScheduledTask<'_, '_> {
     fn drop(&mut self) {
         self.schedule.lock().running.retain(|index| *index != self.index);
         self.schedule.changed.notify_all();
@@ -95,12 +95,12 @@ mod tests {
         Manifest::parse(format!(r#"{{"storages":[{}]}}"#, entries.join(",")).as_bytes()).unwrap()
     }
 
-    fn path(turn: &Turn<'_, '_>) -> String {
-        turn.task().mount.to_str().unwrap().to_owned()
+    fn path(scheduled: &ScheduledTask<'_, '_>) -> String {
+        scheduled.task().mount.to_str().unwrap().to_owned()
     }
 
     #[test]
-    fn what_is_below_a_running_task_waits_and_what_is_beside_it_does_not() {
+    fn a_task_below_a_running_one_waits_and_a_task_beside_it_does_not() {
         let manifest = manifest(&["/x/a", "/x/a/b", "/x/ab", "/x/a"]);
         let schedule = Schedule::new(&manifest.tasks);
         let first = schedule.next().unwrap();
@@ -116,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_does_not_overtake_what_it_is_above_of() {
+    fn tasks_on_nested_paths_run_in_the_order_of_the_manifest() {
         let manifest = manifest(&["/x/a/b", "/x/a/b/c", "/x/a/b/c/d"]);
         let schedule = Schedule::new(&manifest.tasks);
         let paths: Vec<_> =
-            std::iter::from_fn(|| schedule.next().map(|turn| path(&turn))).collect();
+            std::iter::from_fn(|| schedule.next().map(|scheduled| path(&scheduled))).collect();
         assert_eq!(paths, ["/x/a/b", "/x/a/b/c", "/x/a/b/c/d"]);
     }
 }

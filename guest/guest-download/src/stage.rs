@@ -1,13 +1,13 @@
-//! Where an archive is unpacked before anybody sees it, and how it gets into its place.
+//! The staging folder, into which an archive is unpacked before it is moved to its target.
 //!
-//! | the target | the stage | then |
+//! | the target | the stage | the move |
 //! |---|---|---|
-//! | is not there | `.vm0-download-NAME` beside it | renamed, at once |
-//! | is a folder | `.vm0/download` in it: on its file system, and no part of any checkpoint | its entries renamed, one by one: see `merge` |
+//! | does not exist | `.vm0-download-NAME` beside it | one rename |
+//! | is a folder | `.vm0/download` in it: on the same file system, excluded from checkpoints | a rename per entry: see `merge` |
 //!
-//! Each rename is atomic, a merge is not: one that fails is undone, and one that is killed in the
-//! middle leaves some entries new and some old. Dropping a stage removes what is left of it, and so
-//! does the next stage at the same place after a crash.
+//! Each rename is atomic; a merge is not. A merge that fails is undone; one that is killed leaves some
+//! entries new and some old. Dropping a stage removes it; after a crash the next stage for the same
+//! target does.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -22,18 +22,18 @@ use nix::unistd::geteuid;
 use crate::merge::merge;
 use crate::{Error, Result};
 
-/// A stage for one target.
+/// The staging folder of one target.
 pub(crate) struct Stage<'a> {
     target: &'a Path,
     path: PathBuf,
-    /// Whether the target is there already.
+    /// Whether the target exists.
     merges: bool,
-    /// The mode that the target is to have again: it had to be opened for its owner.
+    /// The target's old mode, if it had to be made writable.
     locked: Option<u32>,
 }
 
 impl<'a> Stage<'a> {
-    /// An empty stage.
+    /// Creates an empty stage.
     pub(crate) fn new(target: &'a Path) -> Result<Self> {
         let merges = target.is_dir();
         let path = if merges {
@@ -48,15 +48,15 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// The stage's folder.
+    /// Opens the stage's folder.
     pub(crate) fn open(&self) -> Result<OwnedFd> {
         open(&self.path, FOLDER, Mode::empty())
             .map_err(|errno| Error::Stage { path: self.path.clone(), source: errno.into() })
     }
 
-    /// Moves all that is in the stage to the target, whose mode is `mode` if it is new.
-    pub(crate) fn place(self, mode: Option<u32>) -> Result<()> {
-        let failed = |source| Error::Place { path: self.target.to_owned(), source };
+    /// Moves the stage's entries to the target. A new target gets `mode`.
+    pub(crate) fn move_to_target(self, mode: Option<u32>) -> Result<()> {
+        let failed = |source| Error::Move { path: self.target.to_owned(), source };
         if self.merges {
             let target = open(self.target, FOLDER & !OFlag::O_NOFOLLOW, Mode::empty());
             let target = target.map_err(|errno| failed(errno.into()))?;
@@ -69,7 +69,7 @@ impl<'a> Stage<'a> {
 
     fn make(&self) -> io::Result<()> {
         if let Some(parent) = self.path.parent() {
-            // `.vm0` is ours, and must be in the target; what leads to a target is not ours.
+            // `.vm0` must be a folder in the target. Links on the path to the target may stay.
             if self.merges && parent.is_symlink() {
                 fs::remove_file(parent)?;
             }
@@ -83,22 +83,22 @@ impl<'a> Stage<'a> {
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.path) {
-            log::warn!("a stage is left; path={} error={error}", self.path.display());
+            log::warn!("cannot remove a stage; path={} error={error}", self.path.display());
         }
         if let Some(parent) = self.path.parent().filter(|_| self.merges) {
-            // Somebody else's files may be in it; then it stays.
+            // `.vm0` stays if it holds other files.
             let _ = fs::remove_dir(parent);
         }
         if let Some(mode) = self.locked
             && let Err(error) = fs::set_permissions(self.target, Permissions::from_mode(mode))
         {
             let target = self.target.display();
-            log::error!("a target does not have its mode again; path={target} error={error}");
+            log::error!("cannot restore a target's mode; path={target} error={error}");
         }
     }
 }
 
-/// Opens a target of ours that could not be changed; returns the mode that it had.
+/// Makes a target of this user writable. Returns its old mode if that was necessary.
 fn unlock(target: &Path) -> Result<Option<u32>> {
     let failed = |source| Error::Stage { path: target.to_owned(), source };
     let metadata = fs::metadata(target).map_err(failed)?;
@@ -113,25 +113,25 @@ fn unlock(target: &Path) -> Result<Option<u32>> {
 const FOLDER: OFlag =
     OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_RDONLY);
 
-/// Removes a folder with all in it, those included that are not writable.
+/// Removes a folder recursively, including folders that are not writable.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
+            make_writable(path)?;
             fs::remove_dir_all(path)
         }
         other => other,
     }
 }
 
-/// Makes folders writable for their owner.
-fn open_up(path: &Path) -> io::Result<()> {
+/// Makes a folder and its sub-folders writable for their owner.
+fn make_writable(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
+            make_writable(&entry.path())?;
         }
     }
     Ok(())

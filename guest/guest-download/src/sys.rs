@@ -8,14 +8,14 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use nix::errno::Errno;
 use nix::libc;
 
-/// What becomes of something that has the new name already.
+/// What renameat2 does if the new name exists.
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub(crate) enum Existing {
-    /// It stays, and the call fails with EEXIST.
-    Stays = 1,
-    /// It gets the other name.
-    IsExchanged = 2,
+    /// `RENAME_NOREPLACE`: fail with EEXIST.
+    Fail = 1,
+    /// `RENAME_EXCHANGE`: swap both.
+    Exchange = 2,
 }
 
 /// Moves `name` from one folder to the same name in another.

@@ -1,27 +1,26 @@
-//! A task: an archive fetched, unpacked and put into its place, with another attempt where that may
-//! help.
+//! Runs a task: downloads an archive, unpacks it and moves it to its target, with retries.
 
 use std::sync::atomic::AtomicU64;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use base::thread;
 use guest_common::{Client, pause_after};
 
 use crate::archive::Archive;
-use crate::manifest::{Kind, Task};
+use crate::manifest::{Task, TaskKind};
 use crate::pipe::pipe;
 use crate::stage::Stage;
 use crate::tree::Tree;
 use crate::{Error, Result, decode, fetch, instruction};
 
-/// How patient to be.
+/// Time limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// How long a connection may be silent.
     pub stall: Duration,
-    /// How long to wait after the first failure; then twice as long after each.
+    /// The wait after the first failure. It doubles with each further failure.
     pub first_wait: Duration,
-    /// How long an archive is tried again that makes no progress.
+    /// How long a download without progress is retried.
     pub outage: Duration,
 }
 
@@ -35,13 +34,13 @@ impl Default for Settings {
     }
 }
 
-/// How many attempts an archive has, however long they take.
-const ATTEMPTS: u32 = 3;
+/// The number of attempts that an archive has even after [`Settings::outage`].
+const MIN_ATTEMPTS: u32 = 3;
 
-/// No wait is longer than this, unless the server says so.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// The longest wait, unless the server's `Retry-After` is longer.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The attempts that are left to an archive: so many, and more until the outage has lasted too long.
+/// The attempts that an archive has left: a minimum number, and more until the deadline.
 pub(crate) struct Attempts {
     left: u32,
     wait: Duration,
@@ -50,72 +49,72 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    /// The first one is taken.
+    /// The attempts after the first one.
     fn new(settings: &Settings) -> Self {
         let until = Instant::now() + settings.outage;
-        Self { left: ATTEMPTS - 1, wait: settings.first_wait, until, settings: *settings }
+        Self { left: MIN_ATTEMPTS - 1, wait: settings.first_wait, until, settings: *settings }
     }
 
-    /// Takes one, if there is one: it may begin at this time. `error` is why the last one failed,
-    /// if the server had something to say.
-    pub(crate) fn spend(&mut self, error: Option<&guest_common::Error>) -> Option<Instant> {
+    /// Takes an attempt. Returns when it may begin, or `None` if none is left. `error` is the HTTP error
+    /// of the last attempt.
+    pub(crate) fn take(&mut self, error: Option<&guest_common::Error>) -> Option<Instant> {
         let next = Instant::now() + pause_after(error, self.wait);
-        let some = self.left > 0 || next < self.until;
+        let is_allowed = self.left > 0 || next < self.until;
         self.left = self.left.saturating_sub(1);
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
-        some.then_some(next)
+        self.wait = (self.wait * 2).min(MAX_WAIT);
+        is_allowed.then_some(next)
     }
 
-    /// Gives back one that was taken for nothing.
-    pub(crate) fn refund(&mut self) {
+    /// Gives back an attempt that was not used.
+    pub(crate) fn give_back(&mut self) {
         self.left += 1;
     }
 
-    /// As at the beginning: there was progress.
-    pub(crate) fn forgive(&mut self) {
+    /// Starts over after progress.
+    pub(crate) fn reset(&mut self) {
         *self = Self::new(&self.settings);
     }
 }
 
-/// Does a task.
+/// Runs a task.
 pub(crate) fn run(task: &Task, client: &Client, settings: &Settings) -> Result<()> {
     let done = match &task.url {
-        Some(url) => fetch_and_place(task, url, client, settings),
+        Some(url) => download(task, url, client, settings),
         None => Ok(()),
     };
     match done {
-        Err(error) if error.is_missing() && task.kind == Kind::Artifact => {
-            log::info!("there is nothing yet: the first run; {task}");
+        Err(error) if error.is_missing() && task.kind == TaskKind::Artifact => {
+            log::info!("no archive exists yet, this is the first run; {task}");
         }
         done => done?,
     }
-    let there = std::fs::create_dir_all(&task.mount);
-    there.map_err(|source| Error::Stage { path: task.mount.clone(), source })?;
+    std::fs::create_dir_all(&task.mount)
+        .map_err(|source| Error::Stage { path: task.mount.clone(), source })?;
     match task.instruction {
         Some(name) => instruction::install(name, &task.target, &task.mount),
         None => Ok(()),
     }
 }
 
-fn fetch_and_place(task: &Task, url: &str, client: &Client, settings: &Settings) -> Result<()> {
+fn download(task: &Task, url: &str, client: &Client, settings: &Settings) -> Result<()> {
     let mut attempts = Attempts::new(settings);
     loop {
         let stage = Stage::new(&task.target)?;
         let error = match unpack(url, client, &mut attempts, &stage) {
-            Ok(mode) => return stage.place(mode),
+            Ok(mode) => return stage.move_to_target(mode),
             Err(error) => error,
         };
         drop(stage);
         if !error.is_retriable() {
             return Err(error);
         }
-        let Some(next) = attempts.spend(error.of_server()) else { return Err(error) };
-        log::warn!("trying again; {task}: {}", guest_common::chain(&error));
+        let Some(next) = attempts.take(error.http_error()) else { return Err(error) };
+        log::warn!("retrying; {task}: {}", guest_common::chain(&error));
         client.stop().wait_until(next);
     }
 }
 
-/// Unpacks into the stage; fetching has a thread of its own.
+/// Downloads and unpacks into the stage, in two threads. Returns the mode of the archive's root.
 fn unpack(
     url: &str,
     client: &Client,
@@ -124,20 +123,20 @@ fn unpack(
 ) -> Result<Option<u32>> {
     let count = &AtomicU64::new(0);
     let tree = Tree::new(stage.open()?);
-    let (inlet, outlet) = pipe();
-    thread::scope(|scope| {
+    let (writer, reader) = pipe();
+    std::thread::scope(|scope| {
         let feed = move || {
             let source = fetch::open(url, client, attempts, count)?;
-            inlet.fill(&mut decode::open(source)?);
+            writer.fill(&mut decode::open(source)?);
             Ok(())
         };
-        let name = thread::current().name().unwrap_or_default().replace("get", "fetch");
-        let thread = thread::Builder::new().name(name);
-        let fetching =
-            thread.spawn_scoped(scope, feed).map_err(|source| Error::Thread { source })?;
-        let unpacked = tree.unpack(&mut Archive::new(outlet, count));
-        // The outlet is gone, so the other thread ends at its next buffer. An archive that could not
-        // be opened is why it ended for the one that unpacks, not the other way round.
+        let current = std::thread::current();
+        let number = current.name().unwrap_or_default().trim_start_matches("get-");
+        let fetching = thread::spawn_scoped(scope, &format!("fetch-{number}"), feed)
+            .map_err(|source| Error::Thread { source })?;
+        let unpacked = tree.unpack(&mut Archive::new(reader, count));
+        // The reader is dropped, so the other thread ends at its next buffer. Its error comes first: if
+        // it could not open the archive, the error of unpacking is only a consequence.
         fetching.join().unwrap_or(Ok(())).and(unpacked)
     })
 }

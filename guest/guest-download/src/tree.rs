@@ -1,7 +1,7 @@
-//! Files below one folder, written by names that somebody else chose.
+//! Writes the entries of an untrusted archive below one folder.
 //!
-//! INVARIANT: every path is resolved by the kernel below the root without following a symbolic
-//! link (`openat2`), so no name leads out, whatever was written before.
+//! INVARIANT: the kernel resolves every path below the root and without following symbolic links
+//! (`openat2`), so no entry leads out of the root, whatever entries came before.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,34 +16,33 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use crate::archive::{Archive, Entry, Kind, lossy};
+use crate::archive::{Archive, Entry, EntryKind, lossy};
 use crate::{Error, Result};
 
-/// The deepest folder.
-const DEEPEST: usize = 200;
+const MAX_DEPTH: usize = 200;
 
-/// How long all paths of folders that get their mode later may be together.
-const LATER: usize = 16 << 20;
+/// The largest total length of the paths in [`Tree::deferred`].
+const MAX_DEFERRED: usize = 16 << 20;
 
-/// A folder that is being filled.
+/// Writes entries below a folder.
 pub(crate) struct Tree {
     root: OwnedFd,
-    /// The folder of the last entry: the next one is mostly beside it.
+    /// The folder of the last entry, which is usually that of the next.
     last: Option<(PathBuf, OwnedFd)>,
-    /// The modes of folders that their owner may not change, which must be possible until all is
-    /// there.
-    later: HashMap<PathBuf, u32>,
-    later_length: usize,
-    /// The mode that the archive has for the root itself.
+    /// Modes of folders that are not writable for their owner. They are set after all entries are
+    /// written.
+    deferred: HashMap<PathBuf, u32>,
+    deferred_length: usize,
+    /// The mode of the archive's entry for the root itself.
     root_mode: Option<u32>,
 }
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd) -> Self {
-        Self { root, last: None, later: HashMap::new(), later_length: 0, root_mode: None }
+        Self { root, last: None, deferred: HashMap::new(), deferred_length: 0, root_mode: None }
     }
 
-    /// Unpacks all of an archive; returns the mode that it has for the root, if any.
+    /// Unpacks an archive. Returns the mode of its entry for the root, if any.
     pub(crate) fn unpack(
         mut self,
         archive: &mut Archive<'_, impl io::BufRead>,
@@ -52,10 +51,10 @@ impl Tree {
             self.add(&entry, archive)?;
         }
         self.last = None;
-        let mut later: Vec<_> = std::mem::take(&mut self.later).into_iter().collect();
-        // The deepest first: what is below a folder without its x cannot be reached.
-        later.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-        for (path, mode) in later {
+        let mut deferred: Vec<_> = std::mem::take(&mut self.deferred).into_iter().collect();
+        // The deepest first: paths below a folder without search permission cannot be resolved.
+        deferred.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+        for (path, mode) in deferred {
             self.set_mode(&path, mode).map_err(|errno| unpack_error(&path, errno))?;
         }
         Ok(self.root_mode)
@@ -64,36 +63,36 @@ impl Tree {
     fn add(&mut self, entry: &Entry, archive: &mut Archive<'_, impl io::BufRead>) -> Result<()> {
         let path = inner_path(&entry.path)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            self.root_mode = (entry.kind == Kind::Folder).then_some(entry.mode & 0o777);
+            self.root_mode = (entry.kind == EntryKind::Folder).then_some(entry.mode & 0o777);
             return Ok(());
         };
         let (parent, name) = (parent.to_owned(), Path::new(name).to_owned());
         let failed = |errno: Errno| unpack_error(&path, errno);
-        if entry.kind == Kind::Folder {
+        if entry.kind == EntryKind::Folder {
             self.make_folder(&path).map_err(failed)?;
-            return self.note_mode(&path, entry.mode & 0o777);
+            return self.apply_mode(&path, entry.mode & 0o777);
         }
-        if let Kind::HardLink(target) = &entry.kind {
+        if let EntryKind::HardLink(target) = &entry.kind {
             let target = inner_path(target)?;
             return self.hard_link(&target, &parent, &name).map_err(failed);
         }
         let folder = self.folder(&parent).map_err(failed)?;
-        // An entry of the same name comes instead of the earlier one.
+        // An entry replaces an earlier one of the same name.
         match unlinkat(folder, &name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(failed(errno)),
         }
-        if let Kind::Symlink(target) = &entry.kind {
+        if let EntryKind::Symlink(target) = &entry.kind {
             return symlinkat(target.as_slice(), folder, &name).map_err(failed);
         }
         let file = create(folder, &name).map_err(failed)?;
-        let written = archive.content(|piece| (&file).write_all(piece))?;
+        let written = archive.content(|chunk| (&file).write_all(chunk))?;
         written
             .and_then(|()| finish(&file, entry))
             .map_err(|source| Error::Unpack { path: path.display().to_string(), source })
     }
 
-    /// The folder at `path`, made if it is not there.
+    /// Opens the folder at `path`. Creates it if it does not exist.
     fn folder(&mut self, path: &Path) -> nix::Result<BorrowedFd<'_>> {
         if self.last.as_ref().is_none_or(|(last, _)| last != path) {
             self.make_folder(path)?;
@@ -103,7 +102,7 @@ impl Tree {
         Ok(self.last.as_ref().map_or(self.root.as_fd(), |(_, folder)| folder.as_fd()))
     }
 
-    /// Makes the folder and those above it, as far as they are not there.
+    /// Creates the folder and its parents as far as they do not exist.
     fn make_folder(&self, path: &Path) -> nix::Result<()> {
         match open_folder(&self.root, path) {
             Err(Errno::ENOENT) => {}
@@ -114,18 +113,18 @@ impl Tree {
         mkdirat(open_folder(&self.root, parent)?, name, Mode::from_bits_truncate(0o755))
     }
 
-    /// Sets a folder's mode, now if it stays writable for its owner.
-    fn note_mode(&mut self, path: &Path, mode: u32) -> Result<()> {
+    /// Sets a folder's mode, or defers it if the folder would not be writable for its owner.
+    fn apply_mode(&mut self, path: &Path, mode: u32) -> Result<()> {
         self.set_mode(path, mode | 0o700).map_err(|errno| unpack_error(path, errno))?;
         if mode & 0o700 == 0o700 {
-            self.later.remove(path);
+            self.deferred.remove(path);
         } else {
-            self.later_length += path.as_os_str().len();
-            if self.later_length > LATER {
+            self.deferred_length += path.as_os_str().len();
+            if self.deferred_length > MAX_DEFERRED {
                 let reason = "is one of too many folders that are not writable";
-                return Err(Error::Refused { path: path.display().to_string(), reason });
+                return Err(Error::Rejected { path: path.display().to_string(), reason });
             }
-            self.later.insert(path.to_owned(), mode);
+            self.deferred.insert(path.to_owned(), mode);
         }
         Ok(())
     }
@@ -133,7 +132,7 @@ impl Tree {
     fn set_mode(&self, path: &Path, mode: u32) -> nix::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
         let parent = open_folder(&self.root, parent)?;
-        // What was opened as a folder is one, and nobody else writes here.
+        // The entry is a folder: it was opened as one, and no other process writes here.
         fchmodat(&parent, name, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
     }
 
@@ -153,19 +152,19 @@ impl Tree {
     }
 }
 
-/// The path without `.` and slashes at its ends.
+/// The relative path of an entry, without `.` components. An error if it is absolute or has `..`.
 fn inner_path(bytes: &[u8]) -> Result<PathBuf> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = Path::new(std::ffi::OsStr::from_bytes(bytes));
-    let refused = |reason| Err(Error::Refused { path: lossy(bytes), reason });
+    let rejected = |reason| Err(Error::Rejected { path: lossy(bytes), reason });
     let mut inner = PathBuf::new();
     for (depth, part) in path.components().enumerate() {
         match part {
-            Component::Normal(_) if depth > DEEPEST => return refused("is too deep"),
+            Component::Normal(_) if depth > MAX_DEPTH => return rejected("is too deep"),
             Component::Normal(name) => inner.push(name),
             Component::CurDir => {}
-            Component::ParentDir => return refused("leads out of its target with `..`"),
-            Component::RootDir | Component::Prefix(_) => return refused("has an absolute path"),
+            Component::ParentDir => return rejected("leads out of its target with `..`"),
+            Component::RootDir | Component::Prefix(_) => return rejected("has an absolute path"),
         }
     }
     Ok(inner)
@@ -185,13 +184,13 @@ fn create(folder: BorrowedFd<'_>, name: &Path) -> nix::Result<File> {
     nix::fcntl::openat(folder, name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
 }
 
-/// Gives a written file its mode, without set-user-id and the like, and its time.
+/// Sets the mode, without set-user-ID, set-group-ID and sticky bits, and the modification time.
 fn finish(file: &File, entry: &Entry) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(entry.mode & 0o777))?;
     match UNIX_EPOCH.checked_add(Duration::from_secs(entry.mtime)) {
-        // A time that the file system cannot have is no reason to fail.
+        // A time that the file system cannot represent is ignored.
         Some(time) => drop(file.set_modified(time)),
-        None => log::debug!("a file's time makes no sense; mtime={}", entry.mtime),
+        None => log::debug!("ignoring an invalid modification time; mtime={}", entry.mtime),
     }
     Ok(())
 }
@@ -199,8 +198,10 @@ fn finish(file: &File, entry: &Entry) -> io::Result<()> {
 fn unpack_error(path: &Path, errno: Errno) -> Error {
     let path = path.display().to_string();
     match errno {
-        Errno::ELOOP | Errno::EXDEV => Error::Refused { path, reason: "leads through a link" },
-        Errno::ENOTDIR => Error::Refused { path, reason: "is below something that is no folder" },
+        Errno::ELOOP | Errno::EXDEV => Error::Rejected { path, reason: "leads through a link" },
+        Errno::ENOTDIR => {
+            Error::Rejected { path, reason: "is below an entry that is not a folder" }
+        }
         errno => Error::Unpack { path, source: errno.into() },
     }
 }

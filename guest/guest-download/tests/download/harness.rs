@@ -1,4 +1,4 @@
-//! A folder for one test, and manifests carried out in it.
+//! A folder for one test, and runs of manifests in it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,23 +10,23 @@ use guest_test::{Reply, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// No patience: what is silent is stalled at once, and nobody waits between attempts.
+/// Short time-outs: a silent connection stalls at once, and there is no wait between attempts.
 const QUICK: Settings = Settings { stall: Duration::from_millis(200), ..USUAL };
 
-/// Patient with a silent connection, for servers that are not meant to be silent.
+/// A long stall limit, for servers that are not meant to be silent.
 const USUAL: Settings = Settings {
     stall: Duration::from_secs(60),
     first_wait: Duration::from_millis(1),
     outage: Duration::ZERO,
 };
 
-pub(crate) struct Place {
+pub(crate) struct Fixture {
     folder: TempDir,
 }
 
-impl Place {
-    pub(crate) fn new() -> Place {
-        Place { folder: tempfile::tempdir().unwrap() }
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        Fixture { folder: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -41,7 +41,7 @@ impl Place {
         fs::symlink_metadata(self.path(name)).unwrap().permissions().mode() & 0o7777
     }
 
-    /// All that is there, hidden files included, sorted.
+    /// All paths, hidden ones included, sorted.
     pub(crate) fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         collect(self.folder.path(), self.folder.path(), &mut found);
@@ -49,7 +49,7 @@ impl Place {
         found
     }
 
-    /// A manifest's entry.
+    /// An entry of a manifest.
     pub(crate) fn entry(&self, mount: &str, url: &str) -> Value {
         json!({ "mountPath": self.path(mount), "archiveUrl": url })
     }
@@ -58,7 +58,7 @@ impl Place {
         run(manifest, &USUAL)
     }
 
-    pub(crate) fn run_without_patience(&self, manifest: &Value) -> bool {
+    pub(crate) fn run_with_short_timeouts(&self, manifest: &Value) -> bool {
         run(manifest, &QUICK)
     }
 

@@ -1,11 +1,11 @@
-//! Manifests carried out against real servers on loopback.
+//! Runs of manifests against real servers on loopback.
 
 #![allow(clippy::unwrap_used)]
 
 mod harness;
 
-mod evil;
 mod fault;
 mod layout;
+mod malicious;
 mod program;
 mod round_trip;

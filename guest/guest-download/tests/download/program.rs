@@ -1,4 +1,4 @@
-//! The program itself: its input, exit codes, certificates, and what it says.
+//! The program: its input, exit codes, certificates and messages.
 
 use std::fs;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use guest_test::archive::{Entry, tar_gz};
 use guest_test::{Authority, Reply, Server};
 use serde_json::json;
 
-use crate::harness::Place;
+use crate::harness::Fixture;
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guest-download"));
@@ -25,23 +25,23 @@ fn archive() -> Vec<u8> {
 }
 
 #[test]
-fn a_manifest_is_taken_from_a_file_or_from_stdin() {
+fn a_manifest_is_read_from_a_file_or_from_stdin() {
     let server = Server::start(|_| Reply::bytes(archive()));
-    let place = Place::new();
-    let manifest = json!({ "storages": [place.entry("x", &server.url())] }).to_string();
-    fs::write(place.path("manifest"), &manifest).unwrap();
-    let output = program().arg(place.path("manifest")).output().unwrap();
+    let fixture = Fixture::new();
+    let manifest = json!({ "storages": [fixture.entry("x", &server.url())] }).to_string();
+    fs::write(fixture.path("manifest"), &manifest).unwrap();
+    let output = program().arg(fixture.path("manifest")).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    fs::remove_dir_all(place.path("x")).unwrap();
+    fs::remove_dir_all(fixture.path("x")).unwrap();
 
     let mut child = program().arg("--manifest-stdin").stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(place.text("x/f"), "1");
+    assert_eq!(fixture.text("x/f"), "1");
 }
 
 #[test]
-fn what_is_wrong_is_said_and_is_exit_code_1() {
+fn an_error_is_reported_with_exit_code_1() {
     for arguments in [&[][..], &["--bogus"], &["/nonexistent"], &["a", "b"]] {
         let output = program().args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
@@ -50,36 +50,36 @@ fn what_is_wrong_is_said_and_is_exit_code_1() {
 }
 
 #[test]
-fn a_presigned_url_is_never_said() {
+fn a_presigned_url_is_never_logged() {
     let server = Server::start(|_| Reply::status(403));
-    let place = Place::new();
+    let fixture = Fixture::new();
     let entries = [
-        place.entry("x", &format!("{}/a?signature=topsecret", server.url())),
-        place.entry("y", "https://127.0.0.1:1/b?signature=topsecret"),
-        place.entry("z", "gopher://topsecret"),
-        place.entry("u", "http://[topsecret"),
+        fixture.entry("x", &format!("{}/a?signature=topsecret", server.url())),
+        fixture.entry("y", "https://127.0.0.1:1/b?signature=topsecret"),
+        fixture.entry("z", "gopher://topsecret"),
+        fixture.entry("u", "http://[topsecret"),
     ];
     let manifest = json!({ "storages": entries }).to_string();
-    fs::write(place.path("manifest"), manifest).unwrap();
-    let output = program().env("RUST_LOG", "trace").arg(place.path("manifest")).output().unwrap();
+    fs::write(fixture.path("manifest"), manifest).unwrap();
+    let output = program().env("RUST_LOG", "trace").arg(fixture.path("manifest")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
     assert!(text.contains("HTTP 403") && !text.contains("topsecret"), "{text}");
 }
 
 #[test]
-fn the_systems_certificates_count_and_no_others() {
+fn only_the_certificate_roots_of_the_system_are_trusted() {
     let (known, unknown) = (Authority::new(), Authority::new());
     let server = Server::start_tls(&known.vouch(), |_| Reply::bytes(archive()));
-    let place = Place::new();
-    known.install(&place.path("known.pem"));
-    unknown.install(&place.path("unknown.pem"));
-    let manifest = json!({ "storages": [place.entry("x", &server.named_url())] });
-    fs::write(place.path("manifest"), manifest.to_string()).unwrap();
+    let fixture = Fixture::new();
+    known.install(&fixture.path("known.pem"));
+    unknown.install(&fixture.path("unknown.pem"));
+    let manifest = json!({ "storages": [fixture.entry("x", &server.named_url())] });
+    fs::write(fixture.path("manifest"), manifest.to_string()).unwrap();
     let run = |store| {
         let mut command = program();
-        command.env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", place.path(store));
-        command.arg(place.path("manifest")).output().unwrap()
+        command.env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", fixture.path(store));
+        command.arg(fixture.path("manifest")).output().unwrap()
     };
 
     let refused = run("unknown.pem");
@@ -87,19 +87,19 @@ fn the_systems_certificates_count_and_no_others() {
     assert!(stderr(&refused).contains("certificate"), "{}", stderr(&refused));
     let trusted = run("known.pem");
     assert_eq!(trusted.status.code(), Some(0), "{}", stderr(&trusted));
-    assert_eq!(place.text("x/f"), "1");
+    assert_eq!(fixture.text("x/f"), "1");
 }
 
 #[test]
-fn what_was_done_is_noted_for_the_runs_agent() {
+fn operations_are_recorded_for_guest_agent() {
     let server = Server::start(|_| Reply::bytes(archive()));
-    let place = Place::new();
-    let manifest = json!({ "artifact": place.entry("x", &server.url()) });
-    fs::write(place.path("manifest"), manifest.to_string()).unwrap();
+    let fixture = Fixture::new();
+    let manifest = json!({ "artifact": fixture.entry("x", &server.url()) });
+    fs::write(fixture.path("manifest"), manifest.to_string()).unwrap();
     let mut command = program();
-    command.env("HOME", place.path("")).env("VM0_RUN_ID", "r1").arg(place.path("manifest"));
+    command.env("HOME", fixture.path("")).env("VM0_RUN_ID", "r1").arg(fixture.path("manifest"));
     assert!(command.status().unwrap().success());
-    let log = place.text(".vm0/guest-agent/runs/r1/operations.jsonl");
+    let log = fixture.text(".vm0/guest-agent/runs/r1/operations.jsonl");
     let actions: Vec<serde_json::Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(actions[0]["action_type"], "artifact_download");

@@ -1,5 +1,5 @@
-//! Whatever tree a checkpoint could keep is unpacked as it was, into whatever is there, by a user who
-//! has no privileges.
+//! Property tests: an unprivileged user unpacks any tree that a checkpoint can hold into any existing
+//! tree.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,9 +16,9 @@ use proptest::prelude::*;
 use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
-use crate::harness::Place;
+use crate::harness::Fixture;
 
-/// Who unpacks if the tests run as root, whom no mode stops.
+/// The user who unpacks if the tests run as root, since modes do not restrict root.
 const USER: u32 = 65534;
 
 type Tree = BTreeMap<String, Node>;
@@ -31,7 +31,7 @@ enum Node {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    // The platform's own name is left out of checkpoints.
+    // Checkpoints exclude this name.
     let name = prop_oneof![
         4 => "[abc]",
         2 => "[ -.0-~]{1,12}",
@@ -64,7 +64,7 @@ fn tree() -> impl Strategy<Value = Tree> {
     btree_map(name(), node(), 0..5)
 }
 
-/// What is in the target before.
+/// The target before the run.
 #[derive(Debug, Clone)]
 enum Before {
     Nothing,
@@ -79,7 +79,7 @@ fn before() -> impl Strategy<Value = Before> {
     ]
 }
 
-/// An archive, as a checkpoint packs it.
+/// Packs an archive like a checkpoint.
 fn pack(tree: &Tree) -> Vec<u8> {
     let mut builder = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     add(&mut builder, "", tree);
@@ -118,7 +118,7 @@ fn header(kind: EntryType, mode: u32) -> Header {
     header
 }
 
-/// Makes what is in a tree, and gives it to whoever unpacks.
+/// Creates a tree, owned by the user who unpacks.
 fn make(folder: &Path, tree: &Tree) {
     for (name, node) in tree {
         let path = folder.join(name);
@@ -143,7 +143,7 @@ fn give(path: &Path) {
     }
 }
 
-/// What is in a folder; it can be removed afterwards.
+/// Reads the tree in a folder, and makes it removable.
 fn found(folder: &Path) -> Tree {
     let mut tree = Tree::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -166,7 +166,7 @@ fn found(folder: &Path) -> Tree {
     tree
 }
 
-/// What is to be there: folders are merged, all else is replaced.
+/// The expected result: folders are merged, all other entries are replaced.
 fn merged(old: &Tree, new: &Tree) -> Tree {
     let mut all = old.clone();
     for (name, node) in new {
@@ -181,25 +181,25 @@ fn merged(old: &Tree, new: &Tree) -> Tree {
     all
 }
 
-/// Unpacks into `x`; says whether that worked, and what the program said.
-fn unpack(place: &Place, archive: &[u8]) -> Result<(), String> {
-    fs::write(place.path("archive"), archive).unwrap();
-    let url = format!("file://{}", place.path("archive").display());
-    let manifest = json!({ "artifacts": [place.entry("x", &url)] }).to_string();
-    fs::write(place.path("manifest"), manifest).unwrap();
-    give(&place.path(""));
+/// Unpacks into `x`. The error is the program's standard error.
+fn unpack(fixture: &Fixture, archive: &[u8]) -> Result<(), String> {
+    fs::write(fixture.path("archive"), archive).unwrap();
+    let url = format!("file://{}", fixture.path("archive").display());
+    let manifest = json!({ "artifacts": [fixture.entry("x", &url)] }).to_string();
+    fs::write(fixture.path("manifest"), manifest).unwrap();
+    give(&fixture.path(""));
     let mut command = Command::new(env!("CARGO_BIN_EXE_guest-download"));
-    command.arg(place.path("manifest")).env_remove("RUST_LOG");
+    command.arg(fixture.path("manifest")).env_remove("RUST_LOG");
     if geteuid().is_root() {
         command.uid(USER).gid(USER);
     }
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    if output.status.success() { Ok(()) } else { Err(said) }
+    let stderr_text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(stderr_text) }
 }
 
-fn names(place: &Place) -> Vec<String> {
-    let entries = fs::read_dir(place.path("")).unwrap();
+fn names(fixture: &Fixture) -> Vec<String> {
+    let entries = fs::read_dir(fixture.path("")).unwrap();
     let mut names: Vec<_> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -214,12 +214,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_a_checkpoint_kept_is_unpacked_into_whatever_is_there(
+    fn any_packed_tree_is_unpacked_into_any_existing_tree(
         before in before(),
         after in tree(),
     ) {
-        let place = Place::new();
-        let x = place.path("x");
+        let fixture = Fixture::new();
+        let x = fixture.path("x");
         let mut old = Tree::new();
         if let Before::Folder { mode, tree } = &before {
             fs::create_dir(&x).unwrap();
@@ -229,10 +229,10 @@ proptest! {
             old = tree.clone();
         }
 
-        let unpacked = unpack(&place, &pack(&after));
+        let unpacked = unpack(&fixture, &pack(&after));
 
         prop_assert_eq!(unpacked, Ok(()));
-        prop_assert_eq!(names(&place), ["archive", "manifest", "x"]);
+        prop_assert_eq!(names(&fixture), ["archive", "manifest", "x"]);
         if let Before::Folder { mode: expected, .. } = before {
             prop_assert_eq!(mode(&x), expected);
         }
@@ -243,9 +243,9 @@ proptest! {
 
 #[test]
 #[ignore = "needs root"]
-fn a_merge_that_fails_leaves_the_target_as_it_was() {
-    let place = Place::new();
-    let x = place.path("x");
+fn a_failed_merge_leaves_the_target_unchanged() {
+    let fixture = Fixture::new();
+    let x = fixture.path("x");
     let file = |content: &[u8]| Node::File { mode: 0o644, content: content.to_vec() };
     let folder = |mode, tree| Node::Folder { mode, tree };
     let old: Tree = [
@@ -266,9 +266,9 @@ fn a_merge_that_fails_leaves_the_target_as_it_was() {
     give(&x);
     chown(x.join("roots"), Some(0), Some(0)).unwrap();
 
-    let said = unpack(&place, &pack(&new)).unwrap_err();
+    let stderr_text = unpack(&fixture, &pack(&new)).unwrap_err();
 
-    assert!(said.contains("Permission denied"), "{said}");
-    assert_eq!(names(&place), ["archive", "manifest", "x"]);
+    assert!(stderr_text.contains("Permission denied"), "{stderr_text}");
+    assert_eq!(names(&fixture), ["archive", "manifest", "x"]);
     assert_eq!(found(&x), old);
 }
