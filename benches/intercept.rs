@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use guest_test::{Reply, Server};
 use intercept::{
-    Api, Authority, Config, Firewall, Grants, Guard, Permission, Policy, Proxy, Verdict,
+    Api, CertificateAuthority, Firewall, Grants, InterceptionConfig, Permission, Policy, Proxy,
+    ProxyConfig, Verdict,
 };
 use netns::testing::{Guest, INTERNET, World};
 use netns::{Lease, Pool};
@@ -57,10 +58,10 @@ fn main() {
             _ => Reply::bytes(*b"hello"),
         }
     });
-    let config = Config {
+    let config = ProxyConfig {
         program: None,
         runtime_dir: folder.join("run"),
-        authority: Authority::open(&folder.join("state")).unwrap(),
+        authority: CertificateAuthority::open(&folder.join("state")).unwrap(),
         roots: Some(roots.clone()),
         host_filter: Arc::new(netns::ProxyFilter),
     };
@@ -132,7 +133,7 @@ fn admit(proxy: &Arc<Proxy>, figures: &mut BTreeMap<String, f64>) {
     let time = || {
         let mut times: Vec<f64> = (0..200)
             .map(|_| {
-                let guard = Guard::new(proxy, api());
+                let guard = InterceptionConfig::new(proxy, api());
                 let begun = Instant::now();
                 let pass = guard.register([10, 9, 9, 9].into(), soon()).unwrap();
                 let time = begun.elapsed();
@@ -143,11 +144,12 @@ fn admit(proxy: &Arc<Proxy>, figures: &mut BTreeMap<String, f64>) {
         median(&mut times)
     };
     // The first waits for Python to start.
-    drop(Guard::new(proxy, api()).register([10, 9, 9, 9].into(), soon()).unwrap());
+    drop(InterceptionConfig::new(proxy, api()).register([10, 9, 9, 9].into(), soon()).unwrap());
     figures.insert("let in, the only vm, us".into(), time());
     let address = |n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 0)) + n);
-    let others: Vec<_> =
-        (0..MANY).map(|n| Guard::new(proxy, api()).register(address(n), soon()).unwrap()).collect();
+    let others: Vec<_> = (0..MANY)
+        .map(|n| InterceptionConfig::new(proxy, api()).register(address(n), soon()).unwrap())
+        .collect();
     figures.insert(format!("let in, besides {MANY}, us"), time());
     drop(others);
 }
@@ -191,7 +193,9 @@ impl Client {
 
     fn behind(pool: &Pool, proxy: &Arc<Proxy>, policy: Policy, roots: &Path) -> Self {
         let mut lease = intercepted(pool);
-        let pass = Guard::new(proxy, policy).register(lease.address().unwrap(), soon()).unwrap();
+        let pass = InterceptionConfig::new(proxy, policy)
+            .register(lease.address().unwrap(), soon())
+            .unwrap();
         lease.intercept(pass.port(), pass.observer()).unwrap();
         Self::of(lease, Some(pass), roots)
     }

@@ -1,10 +1,10 @@
-"""What `mitmdump --scripts` is given."""
+"""The script for `mitmdump --scripts`."""
 
 from mitmproxy.version import VERSION
 
-# Some of its functions are overridden, so another one would not do.
+# The addon replaces some of mitmproxy's functions, so it needs this version.
 if not VERSION.startswith("11."):
-    raise RuntimeError(f"mitmproxy 11 is needed, and this is {VERSION}: run scripts/setup")
+    raise RuntimeError(f"mitmproxy 11 is needed, but this is {VERSION}: run scripts/setup")
 
 from egress.addon import Egress
 

@@ -1,4 +1,4 @@
-//! The addon, which is part of this program.
+//! The addon for mitmproxy, which is embedded in this program.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::Result;
 use crate::error::file;
 
-/// What mitmdump is given.
+/// The script for mitmdump.
 pub(crate) const MAIN: &str = "main.py";
 
 macro_rules! files {
@@ -35,7 +35,7 @@ const FILES: [(&str, &str); 17] = files![
     "egress/websocket.py",
 ];
 
-/// Writes it into a folder.
+/// Writes the addon to a folder.
 pub(crate) fn unpack(folder: &Path) -> Result<()> {
     let package = folder.join("egress");
     fs::create_dir(&package).map_err(file("create", &package))?;
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_of_the_addon_is_in_the_program() {
+    fn every_file_of_the_addon_is_embedded() {
         let folder = tempfile::tempdir().unwrap();
         unpack(folder.path()).unwrap();
         let names = |of: &Path| {

@@ -1,4 +1,4 @@
-//! The certificate authority that guests trust: made once a host, and known to no other.
+//! The certificate authority that guests trust. Each host makes its own, once.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
@@ -14,25 +14,25 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use crate::error::file;
 use crate::{Error, Result};
 
-/// Below the state folder.
+/// The name of the folder below the state folder.
 const FOLDER: &str = "authority";
-/// Key and certificate, 0600.
+/// The file with key and certificate, with mode 0600.
 const FILE: &str = "ca.pem";
-/// In every host's: guests find it by the hash of this.
+/// The common name, the same on every host: guests find the certificate by its hash.
 const NAME: &str = "sandbox-runner";
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const KEY: &str = "-----BEGIN PRIVATE KEY-----";
 
-/// A host's authority.
+/// The certificate authority of a host.
 #[derive(Clone)]
-pub struct Authority {
-    /// The key, then the certificate: what mitmproxy reads.
+pub struct CertificateAuthority {
+    /// The key, then the certificate, as mitmproxy expects.
     pem: String,
 }
 
-impl Authority {
-    /// That of the host; it is made if there is none.
+impl CertificateAuthority {
+    /// Opens the host's authority, and makes it if there is none.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let folder = state_dir.join(FOLDER);
         let path = folder.join(FILE);
@@ -66,7 +66,7 @@ impl Authority {
         partial.as_file().sync_all().map_err(file("write to", path))?;
         match partial.persist_noclobber(path) {
             Ok(_) => {}
-            // Another process was faster.
+            // Another process has made one meanwhile.
             Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
                 return Self::open(folder.parent().unwrap_or(folder));
             }
@@ -86,11 +86,11 @@ fn generate() -> std::result::Result<String, rcgen::Error> {
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // A guest's clock may be a little behind.
+    // Valid from the past, as a guest's clock may be behind.
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2046, 1, 1);
     let key = KeyPair::generate()?;
-    // As mitmproxy refers to it in what it signs: clients compare the two.
+    // mitmproxy derives the authority key identifier in this way, and clients compare it.
     let id = digest(&SHA1_FOR_LEGACY_USE_ONLY, key.der_bytes());
     params.key_identifier_method = KeyIdMethod::PreSpecified(id.as_ref().to_vec());
     let certificate = params.self_signed(&key)?;
@@ -104,8 +104,8 @@ mod tests {
     #[test]
     fn a_host_has_one_authority_that_only_its_owner_reads() {
         let state = tempfile::tempdir().unwrap();
-        let first = Authority::open(state.path()).unwrap();
-        let again = Authority::open(state.path()).unwrap();
+        let first = CertificateAuthority::open(state.path()).unwrap();
+        let again = CertificateAuthority::open(state.path()).unwrap();
         assert_eq!(first.pem(), again.pem());
         let path = state.path().join("authority/ca.pem");
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -114,10 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_something_else_is_not_replaced() {
+    fn a_malformed_file_is_not_replaced() {
         let state = tempfile::tempdir().unwrap();
         fs::create_dir(state.path().join(FOLDER)).unwrap();
         fs::write(state.path().join("authority/ca.pem"), "").unwrap();
-        assert!(matches!(Authority::open(state.path()), Err(Error::BadAuthority { .. })));
+        assert!(matches!(
+            CertificateAuthority::open(state.path()),
+            Err(Error::BadAuthority { .. })
+        ));
     }
 }

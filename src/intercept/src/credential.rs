@@ -1,122 +1,128 @@
-//! Values that an API's requests are to have, told when the proxy asks for them.
+//! Credentials that the proxy adds to requests to an API, fetched when it needs them.
 //!
-//! Whoever tells them may have to ask others, which takes time: so threads of their own do it.
+//! A provider may have to ask the platform, which takes time, so threads of their own call it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde::Serialize;
 
-use crate::proxy::Handle;
+use crate::handle::Handle;
 use crate::{Error, Result};
 
-/// As many are asked at once.
+/// Concurrent calls of providers.
 const THREADS: usize = 4;
-/// As many wait for their turn.
+/// The limit of waiting requests.
 const QUEUE: usize = 64;
 
-/// Knows the values for the APIs of one VM.
-pub trait Credentials: Send + Sync {
-    /// For the API of this number, as they are in the policy from 0; `force` asks for new ones, as
-    /// the API has refused those that there were. May take a few seconds.
-    fn get(&self, api: usize, force: bool) -> std::result::Result<Grant, Refusal>;
+/// Provides the credentials for the APIs of one VM.
+pub trait CredentialProvider: Send + Sync {
+    /// The credential for an API, by its index in the policy. `force` requests a new one, as the API has
+    /// rejected the last one. May block for a few seconds.
+    fn get(&self, api: usize, force: bool) -> std::result::Result<Credential, CredentialError>;
 }
 
-/// What an API's requests are to have.
+/// What the proxy adds to requests to an API.
 #[derive(Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Grant {
-    /// Headers, instead of those that there are.
+pub struct Credential {
+    /// Headers, which replace those of the VM.
     pub headers: BTreeMap<String, String>,
-    /// Parameters of the query, likewise.
+    /// Query parameters, which replace those of the VM.
     pub query: BTreeMap<String, String>,
-    /// Another base.
+    /// The base URL to use instead of the one in the policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// The names of the secrets in it.
+    /// The names of the secrets that it was made of.
     pub resolved_secrets: Vec<String>,
-    /// When it ends, in seconds since 1970; soon if none.
+    /// When it expires, in seconds since 1970; soon if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,
 }
 
-/// There are no values: the request is refused.
+/// There is no credential, so the request is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
-    /// The status that the VM sees.
+pub struct CredentialError {
+    /// The HTTP status for the VM.
     pub status: u16,
-    /// Why, without secrets.
+    /// The reason for the VM, without secrets.
     pub reason: String,
 }
 
-/// It holds values.
-impl fmt::Debug for Grant {
+/// Without the values.
+impl fmt::Debug for Credential {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = &self.resolved_secrets;
-        formatter.debug_struct("Grant").field("names", names).finish_non_exhaustive()
+        formatter.debug_struct("Credential").field("names", names).finish_non_exhaustive()
     }
 }
 
-/// A question of the proxy's.
-pub(crate) struct Question {
+/// The proxy's request for a credential.
+pub(crate) struct CredentialRequest {
     pub(crate) id: u64,
     pub(crate) vm: Ipv4Addr,
     pub(crate) api: usize,
     pub(crate) force: bool,
-    pub(crate) credentials: Arc<dyn Credentials>,
+    pub(crate) credentials: Arc<dyn CredentialProvider>,
 }
 
-/// The threads that answer. They end when this is dropped, each after the question that it has.
-pub(crate) struct Desk {
-    questions: Option<Sender<Question>>,
+/// The threads that call the providers. Dropping this ends each after its current request.
+pub(crate) struct CredentialWorkers {
+    requests: Option<Sender<CredentialRequest>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Desk {
-    pub(crate) fn open(handle: &Handle) -> Result<Self> {
-        let (questions, waiting) = bounded(QUEUE);
-        let mut desk = Self { questions: Some(questions), threads: Vec::new() };
+impl CredentialWorkers {
+    pub(crate) fn start(handle: &Handle) -> Result<Self> {
+        let (requests, queue) = bounded(QUEUE);
+        let mut workers = Self { requests: Some(requests), threads: Vec::new() };
         for number in 1..=THREADS {
-            let name = format!("credential-{number}");
-            let (waiting, handle) = (waiting.clone(), handle.clone());
-            let thread = Builder::new().name(name.clone()).spawn(move || answer(&waiting, &handle));
-            desk.threads.push(thread.map_err(|source| Error::Thread { name, source })?);
+            let (queue, handle) = (queue.clone(), handle.clone());
+            let thread =
+                base::thread::spawn(format!("credential-{number}"), move || run(&queue, &handle));
+            let name = || format!("credential-{number}");
+            let thread = thread.map_err(|source| Error::Thread { name: name(), source })?;
+            workers.threads.push(thread);
         }
-        Ok(desk)
+        Ok(workers)
     }
 
-    /// Has a question answered, or refuses it at once.
-    pub(crate) fn ask(&self, question: Question) -> std::result::Result<(), Refusal> {
-        let busy = || Refusal { status: 503, reason: "too many wait for credentials".to_owned() };
-        let questions = self.questions.as_ref().ok_or_else(busy)?;
-        questions.try_send(question).map_err(|error| match error {
+    /// Queues a request. Fails if the queue is full.
+    pub(crate) fn submit(
+        &self,
+        request: CredentialRequest,
+    ) -> std::result::Result<(), CredentialError> {
+        let busy = || CredentialError {
+            status: 503,
+            reason: "too many requests for credentials are waiting".to_owned(),
+        };
+        let requests = self.requests.as_ref().ok_or_else(busy)?;
+        requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) | TrySendError::Disconnected(_) => busy(),
         })
     }
 }
 
-impl Drop for Desk {
+impl Drop for CredentialWorkers {
     fn drop(&mut self) {
-        drop(self.questions.take());
+        drop(self.requests.take());
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a thread that answers questions for credentials panicked");
-            }
+            base::thread::join(thread);
         }
     }
 }
 
-fn answer(waiting: &Receiver<Question>, handle: &Handle) {
-    for question in waiting {
-        let Question { id, vm, api, force, credentials } = question;
+fn run(queue: &Receiver<CredentialRequest>, handle: &Handle) {
+    for request in queue {
+        let CredentialRequest { id, vm, api, force, credentials } = request;
         let answer = credentials.get(api, force);
         match &answer {
-            Ok(grant) => log::debug!("credential; vm={vm} api={api} names={:?}", grant),
-            Err(Refusal { status, reason }) => {
+            Ok(credential) => log::debug!("credential; vm={vm} api={api} names={credential:?}"),
+            Err(CredentialError { status, reason }) => {
                 log::warn!("no credential; vm={vm} api={api} status={status} reason={reason:?}");
             }
         }

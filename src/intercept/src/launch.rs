@@ -1,4 +1,4 @@
-//! Starting mitmdump: as a user that only it has, with nothing but what it needs.
+//! Starts mitmdump under its own UID, with the least privileges.
 
 use std::env;
 use std::os::fd::OwnedFd;
@@ -6,66 +6,66 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::folder::Folder;
-use crate::{Authority, Error, Result};
+use crate::proxy_folder::ProxyFolder;
+use crate::{CertificateAuthority, Error, Result};
 use nix::sys::resource::{Resource as Limit, getrlimit};
 use process::{Child, Command, Credentials, Resource};
 use sandbox::PROXY_UID;
 
-/// mitmproxy's program without a screen.
+/// The name of mitmproxy's program without a user interface.
 pub const PROGRAM: &str = "mitmdump";
 
-/// Where scripts/setup has it.
+/// The folder in which scripts/setup installs it.
 const INSTALLED: &str = "/usr/local/lib/sandbox-runner/mitmproxy/bin";
 
-/// As many proxies of one process have users of their own.
-const UIDS: u32 = 8;
+/// User IDs per process; more proxies share them.
+const UIDS_PER_PROCESS: u32 = 8;
 const OPEN_FILES: u64 = 65_536;
 
-/// Where the host keeps the roots that it trusts, by distribution.
-const ROOTS: [&str; 3] =
+/// The host's certificate stores, by distribution.
+const CERTIFICATE_STORES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// A proxy that was started. Dropping it kills it.
-pub(crate) struct Running {
+/// A started proxy. Dropping it kills it.
+pub(crate) struct LaunchedProxy {
     pub(crate) child: Child,
     pub(crate) control: UnixStream,
     pub(crate) errors: OwnedFd,
-    _folder: Folder,
+    _folder: ProxyFolder,
 }
 
-/// What it is started from.
-pub(crate) struct Launch<'a> {
+/// The options of a start.
+pub(crate) struct LaunchOptions<'a> {
     pub(crate) program: Option<&'a Path>,
     pub(crate) runtime_dir: &'a Path,
-    pub(crate) authority: &'a Authority,
+    pub(crate) authority: &'a CertificateAuthority,
     pub(crate) listener: OwnedFd,
     pub(crate) roots: Option<&'a Path>,
     pub(crate) uid: u32,
 }
 
-/// The user ID of the next proxy of this process: [`PROXY_UID`], the process's number, one of eight.
+/// The user ID of the next proxy: [`PROXY_UID`] plus eight per process ID, plus a counter modulo eight.
 pub(crate) fn next_uid() -> u32 {
     static STARTED: AtomicU32 = AtomicU32::new(0);
-    let number = STARTED.fetch_add(1, Ordering::Relaxed) % UIDS;
-    PROXY_UID + std::process::id() * UIDS + number
+    let number = STARTED.fetch_add(1, Ordering::Relaxed) % UIDS_PER_PROCESS;
+    PROXY_UID + std::process::id() * UIDS_PER_PROCESS + number
 }
 
-/// Starts it. The thread that does so is the one that it dies with.
-pub(crate) fn launch(launch: Launch<'_>) -> Result<Running> {
-    let Launch { program, runtime_dir, authority, listener, roots, uid } = launch;
+/// Starts the proxy. It is killed when the calling thread ends.
+pub(crate) fn launch(launch: LaunchOptions<'_>) -> Result<LaunchedProxy> {
+    let LaunchOptions { program, runtime_dir, authority, listener, roots, uid } = launch;
     let program = match program {
         Some(path) => path.to_owned(),
         None => find()?,
     };
-    let folder = Folder::make(runtime_dir, authority, uid)?;
+    let folder = ProxyFolder::make(runtime_dir, authority, uid)?;
     let socket = |operation| move |source| Error::Socket { operation, source };
     let (control, theirs) = UnixStream::pair().map_err(socket("make a socket"))?;
     control.set_nonblocking(true).map_err(socket("set up a socket"))?;
     let (errors, errors_tx) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|errno| socket("make a pipe")(errno.into()))?;
     let path = folder.path();
-    // Two a connection; more than we may have ourselves is not to be had.
+    // A connection needs two; the limit cannot exceed our own hard limit.
     let (_, most) = getrlimit(Limit::RLIMIT_NOFILE)
         .map_err(|errno| socket("look at the limits")(errno.into()))?;
     let files = OPEN_FILES.min(most);
@@ -93,32 +93,32 @@ pub(crate) fn launch(launch: Launch<'_>) -> Result<Running> {
         command = command.credentials(Credentials { uid, gid: uid, groups: Vec::new() });
     }
     let child = command.spawn().map_err(|source| Error::Spawn { source })?;
-    Ok(Running { child, control, errors, _folder: folder })
+    Ok(LaunchedProxy { child, control, errors, _folder: folder })
 }
 
-/// Its options: nothing that would look at, keep or change what is not asked for.
+/// Options that disable everything that is not needed.
 fn options(folder: &Path, roots: Option<&Path>) -> Vec<String> {
     let mut options = vec![
         format!("confdir={}", folder.display()),
-        // Nothing is connected to before it is decided about.
+        // Connect to a server only after the decision.
         "connection_strategy=lazy".to_owned(),
         "upstream_cert=false".to_owned(),
-        // A page of its own, for whoever asks for it.
+        // mitmproxy's own web page.
         "onboarding=false".to_owned(),
         "termlog_verbosity=error".to_owned(),
         "flow_detail=0".to_owned(),
     ];
-    let mut all = roots.into_iter().chain(ROOTS.iter().map(Path::new));
+    let mut all = roots.into_iter().chain(CERTIFICATE_STORES.iter().map(Path::new));
     match all.find(|path| path.is_file()) {
         Some(path) => {
             options.push(format!("ssl_verify_upstream_trusted_ca={}", path.display()));
         }
-        None => log::warn!("the host has no store of certificates; the proxy takes its own"),
+        None => log::warn!("the host has no certificate store; the proxy uses its own"),
     }
     options.into_iter().flat_map(|option| ["--set".to_owned(), option]).collect()
 }
 
-/// The program: where scripts/setup installs the version that the addon knows, or where PATH has one.
+/// The path of the program: as installed by scripts/setup, else from `PATH`.
 pub(crate) fn find() -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let folders = std::iter::once(PathBuf::from(INSTALLED)).chain(env::split_paths(&path));

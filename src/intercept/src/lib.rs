@@ -1,50 +1,50 @@
-//! All that VMs send goes through mitmproxy, which this crate starts, watches, and tells what to let
-//! pass.
+//! Interception of VMs' traffic by mitmproxy: starts it, supervises it, and gives it a policy for each VM.
 //!
 //! ```text
 //!   runner                                   mitmdump, a user of its own
 //!   ┌────────────────────────────┐ lines of ┌───────────────────────────────┐
 //!   │ Proxy ── thread `proxy` ───┼── JSON ──┼─▶ proxy/egress: registry,     │
-//!   │   listener, records        │ socket   │   policy, credentials         │
+//!   │   listener, logs    ~       │ socket   │   policy, credentials         │
 //!   └────────────────────────────┘ pair     └───────────────────────────────┘
 //!            VM ── TCP, redirected in the host's namespace ──▶ the listener
 //! ```
 //!
-//! A [`Proxy`] is one for all VMs of a process; a [`Guard`] is what one VM is let pass. The listening
-//! socket is ours and outlives the proxy: nobody else can ever have its port, and while the proxy is
-//! started anew, connections wait in it. Whoever is not registered gets nothing.
+//! A process has one [`Proxy`] for all its VMs, and an [`InterceptionConfig`] for each VM. The listening
+//! socket belongs to us and outlives the proxy: no other program can take its port, and connections wait in
+//! it while the proxy restarts. Connections from unregistered addresses are closed.
 //!
 //! | to know | read |
 //! |---|---|
-//! | how the proxy lives | `supervisor.rs`; how it is started: `launch.rs` |
-//! | what is said between it and us | `message.rs`, and `proxy/egress/control.py` |
-//! | who may be reached | `policy.rs`: how it is said; `proxy/egress/policy.py`: what it means |
-//! | what is kept of it | `record.rs`; without secrets: `masked.rs` |
-//! | whom guests trust | `authority.rs` |
+//! | how the proxy is started, supervised and restarted | `supervisor.rs`, `launch.rs`, `proxy_process.rs` |
+//! | the messages between proxy and runner | `message.rs`, and `proxy/egress/control.py` |
+//! | the policy | `policy.rs`: its form; `proxy/egress/policy.py`: its meaning |
+//! | the log of a VM's traffic | `network_log.rs`; without secrets: `masked_log.rs` |
+//! | the certificate authority | `authority.rs` |
 
 mod addon;
 mod authority;
-mod check;
 mod credential;
 mod error;
-mod folder;
-mod guard;
+mod handle;
+mod interception;
 mod launch;
-mod link;
-mod masked;
+mod masked_log;
 mod message;
+mod network_log;
+mod observer;
 mod policy;
+mod probe;
 mod proxy;
-mod record;
+mod proxy_folder;
+mod proxy_process;
 mod supervisor;
-mod watch;
 
-pub use authority::Authority;
-pub use check::trial;
-pub use credential::{Credentials, Grant, Refusal};
+pub use authority::CertificateAuthority;
+pub use credential::{Credential, CredentialError, CredentialProvider};
 pub use error::{Error, Result};
-pub use guard::Guard;
+pub use interception::InterceptionConfig;
 pub use launch::PROGRAM;
+pub use network_log::{NetworkLogEntry, NetworkLogFile};
 pub use policy::{Api, Firewall, Grants, Permission, Policy, Reachable, Secret, Verdict};
-pub use proxy::{Config, Proxy};
-pub use record::{Entry, Record};
+pub use probe::probe;
+pub use proxy::{Proxy, ProxyConfig};

@@ -1,21 +1,21 @@
-//! What is said between us and the addon: lines of JSON. The table is in `egress/control.py`.
+//! Messages between us and the addon: lines of JSON. `egress/control.py` has the protocol.
 
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::credential::{Grant, Refusal};
+use crate::credential::{Credential, CredentialError};
+use crate::network_log::NetworkLogEntry;
+use crate::observer::NamePolicy;
 use crate::policy::{Policy, Secret};
-use crate::record::Entry;
-use crate::watch::Names;
 
-/// The longest line of the addon's that makes sense.
-pub(crate) const LONGEST: usize = 1 << 20;
+/// The limit of a line from the addon.
+pub(crate) const MAX_LINE: usize = 1 << 20;
 
-/// What we say.
+/// A message to the addon.
 #[derive(Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
-pub(crate) enum Order<'a> {
+pub(crate) enum ProxyCommand<'a> {
     Serve {
         id: u64,
     },
@@ -23,7 +23,7 @@ pub(crate) enum Order<'a> {
         id: u64,
         vm: Ipv4Addr,
         #[serde(flatten)]
-        pass: &'a Registration,
+        registration: &'a VmRegistration,
     },
     Unregister {
         id: u64,
@@ -32,46 +32,46 @@ pub(crate) enum Order<'a> {
     Credential {
         id: u64,
         #[serde(flatten)]
-        answer: Answer<'a>,
+        answer: CredentialResponse<'a>,
     },
 }
 
-/// What a VM is let pass. It holds secrets.
+/// The configuration of a VM. It holds secrets.
 #[derive(Serialize)]
-pub(crate) struct Registration {
+pub(crate) struct VmRegistration {
     pub(crate) policy: Policy,
     pub(crate) secrets: Vec<Secret>,
-    /// What must not be on record, besides.
+    /// Further values to mask in the log.
     pub(crate) hidden: Vec<String>,
-    /// Whether the beginnings of bodies are put on record.
+    /// Log the beginning of each body.
     pub(crate) bodies: bool,
-    /// Hosts whose bodies are not, all the same.
+    /// Hosts whose bodies are never logged.
     pub(crate) private: Vec<String>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(crate) enum Answer<'a> {
-    Grant(&'a Grant),
-    Refusal(&'a Refusal),
+pub(crate) enum CredentialResponse<'a> {
+    Credential(&'a Credential),
+    Error(&'a CredentialError),
 }
 
-/// What the addon says.
+/// A message from the addon.
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
-pub(crate) enum Report {
+pub(crate) enum ProxyEvent {
     Ready,
-    Done { id: u64, error: Option<String>, names: Option<Names> },
+    Done { id: u64, error: Option<String>, names: Option<NamePolicy> },
     Credential { id: u64, vm: Ipv4Addr, api: usize, force: bool },
-    Record { vm: Ipv4Addr, entry: Box<Entry> },
+    Record { vm: Ipv4Addr, entry: Box<NetworkLogEntry> },
 }
 
-impl Order<'_> {
-    /// Appends it to what is to be sent.
+impl ProxyCommand<'_> {
+    /// Appends the message to an outbox.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         match serde_json::to_writer(&mut *out, self) {
             Ok(()) => out.push(b'\n'),
-            Err(error) => log::error!("an order to the proxy cannot be written; error={error}"),
+            Err(error) => log::error!("cannot encode a command to the proxy; error={error}"),
         }
     }
 }

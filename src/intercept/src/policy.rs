@@ -1,4 +1,4 @@
-//! What a VM may do, as it is said to the addon, which alone knows what it means.
+//! The policy of a VM in the form that the addon gets. The addon alone interprets it.
 //!
 //! The names are those of the platform's contract where it has any.
 
@@ -9,24 +9,24 @@ use ipnet::{IpNet, Ipv4Net};
 use sandbox::HostSocket;
 use serde::{Deserialize, Serialize};
 
-/// Who may be reached, and by which requests.
+/// Which hosts a VM may reach, and with which requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
-    /// Of hosts that nothing else speaks of.
+    /// The verdict for other hosts.
     pub unknown: Verdict,
-    /// Names that are allowed: `example.com`, `*.example.com`; with a port if not the web's.
+    /// Allowed names: `example.com`, `*.example.com`; with a port unless 80 and 443 are meant.
     pub allow: Vec<String>,
-    /// Names that are not, before all else.
+    /// Denied names, which take precedence.
     pub deny: Vec<String>,
     /// Addresses that may be reached without a name.
     pub addresses: Vec<IpNet>,
-    /// Networks, other than the public internet, that names may lead to. An address of the host's own is
-    /// meant only where it is named by itself.
+    /// Internal networks that names may resolve to. An address of the host itself is allowed only by a /32
+    /// network.
     pub internal: Vec<IpNet>,
-    /// Sockets that may be reached by their names though they are private or the host's own.
+    /// Private sockets, or sockets of the host, that may be reached by their names.
     pub reachable: Vec<Reachable>,
-    /// APIs, and what may be done with each.
+    /// APIs, with rules for requests.
     pub firewalls: Vec<Firewall>,
 }
 
@@ -35,86 +35,86 @@ pub struct Policy {
 pub struct Reachable {
     /// The name, or an address.
     pub host: String,
-    /// The port.
+    /// Its port.
     pub port: u16,
-    /// Where the name may lead.
+    /// The addresses that the name may resolve to.
     pub addresses: Vec<Ipv4Addr>,
 }
 
-/// What is done with something.
+/// A verdict on a request or a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It passes.
+    /// Pass.
     Allow,
-    /// It is refused.
+    /// Reject.
     Deny,
-    /// Somebody would have to approve it: it is refused, and the refusal says so.
+    /// Reject, and say that an approval is required.
     Ask,
 }
 
-/// APIs that belong together.
+/// A group of APIs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Firewall {
-    /// Its name, for people.
+    /// The name, for messages.
     pub name: String,
-    /// What may be done with it; all of it if none.
+    /// The granted permissions; `None` grants all requests.
     pub policy: Option<Grants>,
-    /// Its APIs.
+    /// The APIs of the group.
     pub apis: Vec<Api>,
 }
 
-/// What may be done with a firewall, by the names of permissions.
+/// Granted permissions of a firewall, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grants {
-    /// Permissions that are given.
+    /// Granted permissions.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// Permissions that are refused.
+    /// Denied permissions.
     #[serde(default)]
     pub deny: Vec<String>,
-    /// Permissions that would have to be approved.
+    /// Permissions that require an approval.
     #[serde(default)]
     pub ask: Vec<String>,
-    /// Of requests that no permission covers.
+    /// The verdict for requests that no permission covers.
     pub unknown_policy: Verdict,
 }
 
-/// One API.
+/// An API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Api {
-    /// What its URLs begin with.
+    /// The base of its URLs.
     pub base: String,
-    /// Whether something is added to its requests, by [`Credentials`](crate::Credentials).
+    /// Whether its requests get a credential of [`CredentialProvider`](crate::CredentialProvider).
     #[serde(default)]
     pub has_credential: bool,
-    /// Its permissions.
+    /// The permissions that cover its requests.
     #[serde(default)]
     pub permissions: Vec<Permission>,
 }
 
-/// Requests that belong together.
+/// A group of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {
-    /// By which it is given and refused.
+    /// The name, by which [`Grants`] refer to it.
     pub name: String,
     /// `METHOD /path/{parameter}`.
     pub rules: Vec<String>,
 }
 
-/// A value that a VM has only a placeholder of.
+/// A secret of which a VM has only a placeholder.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Secret {
-    /// Its name, for people.
+    /// The name, for messages.
     pub name: String,
-    /// What the VM has.
+    /// The placeholder that the VM has.
     pub placeholder: String,
-    /// What is sent instead, over HTTPS, to these hosts alone.
+    /// The value that replaces the placeholder in HTTPS requests to `hosts`.
     pub value: String,
-    /// Named as in [`Policy::allow`], which they are allowed by, too.
+    /// Hosts in the form of [`Policy::allow`], which this also allows.
     pub hosts: Vec<String>,
 }
 
@@ -130,13 +130,13 @@ impl fmt::Debug for Secret {
 }
 
 impl Policy {
-    /// The public internet.
+    /// Allows the public internet.
     pub fn open() -> Self {
         let all = [IpNet::V4(Ipv4Net::default())];
         Self { unknown: Verdict::Allow, addresses: all.to_vec(), ..Self::none() }
     }
 
-    /// Nothing.
+    /// Allows nothing.
     pub fn none() -> Self {
         Self {
             unknown: Verdict::Deny,
@@ -149,7 +149,7 @@ impl Policy {
         }
     }
 
-    /// The sockets that it opens even if they are the host's own.
+    /// The host's own sockets that the policy opens.
     pub(crate) fn host_sockets(&self) -> impl Iterator<Item = HostSocket> {
         let internal = self.internal.iter().filter_map(|net| match net {
             IpNet::V4(net) if net.prefix_len() == 32 => {

@@ -1,14 +1,13 @@
-//! The thread `proxy`: keeps mitmdump running and tells it who may send. It sleeps in one `poll`.
+//! The thread `proxy`: keeps mitmdump running and registers VMs with it. It sleeps in one `poll`.
 //!
 //! ```text
-//!          launch              ready: it is told of all VMs, then to serve
+//!          launch              ready: register all VMs, then serve
 //!  down ───────────▶ starting ────────────────────────────────────────────▶ serving
-//!    ▲                  │ late, or it ends                                      │ it ends, or is
-//!    └── a pause, ever ─┴───────────────────────────────────────────────────────┘ not understood
-//!        longer
+//!    ▲                  │ time-out, or exit                                     │ exit, or a
+//!    └── back-off ──────┴───────────────────────────────────────────────────────┘ protocol error
 //! ```
 //!
-//! INVARIANT: a proxy lets in only what is in `vms`.
+//! INVARIANT: a proxy accepts connections only from the VMs in `vms`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,87 +16,75 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::backoff::Backoff;
+use base::error::chain;
 use crossbeam_channel::{Receiver, Sender};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::credential::{Desk, Question, Refusal};
-use crate::error::chain;
-use crate::launch::{Launch, next_uid};
-use crate::link::{Link, Phase, duplicate};
-use crate::masked::MaskedRecord;
-use crate::message::{Answer, Order, Report};
+use crate::credential::{CredentialError, CredentialRequest, CredentialWorkers};
+use crate::handle::{Handle, ProxyRequest, RegisteredVm};
+use crate::launch::{LaunchOptions, next_uid};
+use crate::masked_log::MaskedLog;
+use crate::message::{CredentialResponse, ProxyCommand, ProxyEvent};
+use crate::observer::NamePolicy;
 use crate::policy::Policy;
-use crate::proxy::{Admitted, Config, Handle, Request};
-use crate::watch::Names;
+use crate::proxy::ProxyConfig;
+use crate::proxy_process::{PendingCommand, Phase, ProxyProcess, duplicate};
 use crate::{Error, Result};
 
-pub(crate) const THREAD: &str = "proxy";
+/// The delays before a restart.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(10);
+/// After this time of serving, a failure counts as the first.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
-/// The pauses between attempts to start it.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A proxy that has served so long may fail as if for the first time.
-const GOOD_WHILE: Duration = Duration::from_secs(60);
-
-/// The thread's own.
+/// The state of the thread.
 pub(crate) struct Supervisor {
-    config: Config,
+    config: ProxyConfig,
     /// The proxy's user ID.
     uid: u32,
     listener: TcpListener,
     handle: Handle,
-    requests: Receiver<Request>,
-    desk: Desk,
-    vms: BTreeMap<Ipv4Addr, Admitted>,
-    /// The records of those whose connections are being closed.
-    leaving: BTreeMap<Ipv4Addr, Arc<MaskedRecord>>,
-    /// Who waits for a proxy to become ready.
-    queue: Vec<(Ipv4Addr, Sender<Result<Names>>)>,
-    state: State,
-    pause: Duration,
-    /// Whether a proxy has ever been ready.
+    requests: Receiver<ProxyRequest>,
+    workers: CredentialWorkers,
+    vms: BTreeMap<Ipv4Addr, RegisteredVm>,
+    /// The logs of VMs whose connections are being closed.
+    closing: BTreeMap<Ipv4Addr, Arc<MaskedLog>>,
+    /// Registrations that wait until a proxy is ready.
+    queue: Vec<(Ipv4Addr, Sender<Result<NamePolicy>>)>,
+    state: ProxyState,
+    backoff: Backoff,
+    /// A proxy has been ready at least once.
     has_served: bool,
+    /// The number of the last command.
     last: u64,
     is_stopping: bool,
 }
 
-enum State {
+enum ProxyState {
     Down { retry: Instant },
-    Up(Box<Link>),
+    Up(Box<ProxyProcess>),
 }
 
-/// Who waits for an answer.
-pub(crate) enum Waiting {
-    Register(Ipv4Addr, Sender<Result<Names>>),
-    /// Of one that was known to the proxy before this one.
-    Again(Ipv4Addr),
-    Unregister {
-        vm: Ipv4Addr,
-        _done: Sender<()>,
-    },
-    Serve,
-}
-
-/// How it lives.
 impl Supervisor {
     pub(crate) fn new(
-        config: Config,
+        config: ProxyConfig,
         listener: TcpListener,
-        (handle, requests): (Handle, Receiver<Request>),
+        (handle, requests): (Handle, Receiver<ProxyRequest>),
     ) -> Result<Self> {
         Ok(Self {
             config,
             uid: next_uid(),
             listener,
-            desk: Desk::open(&handle)?,
+            workers: CredentialWorkers::start(&handle)?,
             handle,
             requests,
             vms: BTreeMap::new(),
-            leaving: BTreeMap::new(),
+            closing: BTreeMap::new(),
             queue: Vec::new(),
-            state: State::Down { retry: Instant::now() },
-            pause: FIRST_PAUSE,
+            state: ProxyState::Down { retry: Instant::now() },
+            backoff: Backoff::new(FIRST_DELAY, MAX_DELAY),
             has_served: false,
             last: 0,
             is_stopping: false,
@@ -108,25 +95,25 @@ impl Supervisor {
         while !self.is_stopping {
             self.start_if_due();
             if let Err(error) = self.sleep() {
-                log::error!("the proxy cannot be watched; error={error}");
+                log::error!("the thread of the proxy stops: cannot poll; error={error}");
                 return;
             }
             while let Ok(request) = self.requests.try_recv() {
-                self.obey(request);
+                self.handle_request(request);
             }
-            self.converse();
+            self.exchange();
         }
     }
 
     fn start_if_due(&mut self) {
         match self.state {
-            State::Down { retry } if retry <= Instant::now() => {}
+            ProxyState::Down { retry } if retry <= Instant::now() => {}
             _ => return,
         }
-        // Before there is a process that it is for.
+        // The filter must be in place before the process runs.
         let started = self.restrict(None).and_then(|()| duplicate(&self.listener));
         let started = started.and_then(|listener| {
-            Link::start(Launch {
+            ProxyProcess::start(LaunchOptions {
                 program: self.config.program.as_deref(),
                 runtime_dir: &self.config.runtime_dir,
                 authority: &self.config.authority,
@@ -136,15 +123,15 @@ impl Supervisor {
             })
         });
         match started {
-            Ok(link) => self.state = State::Up(Box::new(link)),
-            Err(error) => self.fall(error),
+            Ok(process) => self.state = ProxyState::Up(Box::new(process)),
+            Err(error) => self.handle_failure(error),
         }
     }
 
-    /// Keeps the proxy from the host's own addresses, but for what the policies of all VMs open, and of
-    /// one that is to be let in.
-    fn restrict(&self, next: Option<&Admitted>) -> Result<()> {
-        let policies = self.vms.values().chain(next).map(|guest| &guest.pass.policy);
+    /// Sets the kernel's filter: the proxy may connect to the host's own sockets that the policies of the
+    /// VMs open, including those of the VM to be registered.
+    fn restrict(&self, next: Option<&RegisteredVm>) -> Result<()> {
+        let policies = self.vms.values().chain(next).map(|guest| &guest.registration.policy);
         let sockets = policies.flat_map(Policy::host_sockets).collect();
         let restricted = self.config.host_filter.permit(self.uid, &sockets);
         restricted.map_err(|source| Error::HostFilter { source })
@@ -152,73 +139,73 @@ impl Supervisor {
 
     /// The one place where the thread sleeps.
     fn sleep(&self) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.handle.waker.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.handle.event.as_fd(), PollFlags::POLLIN)];
         let deadline = match &self.state {
-            State::Down { retry } => Some(*retry),
-            State::Up(link) => {
-                fds.extend(link.interests());
-                match link.phase {
+            ProxyState::Down { retry } => Some(*retry),
+            ProxyState::Up(process) => {
+                fds.extend(process.interests());
+                match process.phase {
                     Phase::Starting { deadline } => Some(deadline),
                     Phase::Serving { .. } => None,
                 }
             }
         };
-        let timeout = deadline.map_or(PollTimeout::NONE, process::poll_timeout);
+        let timeout = deadline.map_or(PollTimeout::NONE, base::deadline::poll_timeout);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        match self.handle.waker.read() {
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        self.handle.event.clear();
+        Ok(())
     }
 
-    fn converse(&mut self) {
-        let State::Up(link) = &mut self.state else { return };
-        match link.converse() {
-            Ok(reports) => reports.into_iter().for_each(|report| self.hear(report)),
-            Err(error) => return self.fall(error),
+    fn exchange(&mut self) {
+        let ProxyState::Up(process) = &mut self.state else { return };
+        match process.exchange() {
+            Ok(reports) => reports.into_iter().for_each(|report| self.handle_event(report)),
+            Err(error) => return self.handle_failure(error),
         }
-        // What was answered just now need not wait for the next turn.
-        if let State::Up(link) = &mut self.state
-            && let Err(error) = link.flush()
+        // Send commands that the events have caused before sleeping.
+        if let ProxyState::Up(process) = &mut self.state
+            && let Err(error) = process.flush()
         {
-            self.fall(error);
+            self.handle_failure(error);
         }
     }
 
-    /// There is no proxy, or no more: nothing passes until there is another.
-    fn fall(&mut self, error: Error) {
+    /// The proxy has failed. No traffic passes until the next one is ready.
+    fn handle_failure(&mut self, error: Error) {
         let text = chain(&error);
-        if let State::Up(link) = &mut self.state {
-            if let Phase::Serving { since } = link.phase
-                && since.elapsed() > GOOD_WHILE
+        if let ProxyState::Up(process) = &mut self.state {
+            if let Phase::Serving { since } = process.phase
+                && since.elapsed() > STABLE_AFTER
             {
-                self.pause = FIRST_PAUSE;
+                self.backoff.reset();
             }
-            self.leaving.clear();
-            for (_, waiting) in link.waiting.drain() {
-                if let Waiting::Register(vm, reply) = waiting {
+            self.closing.clear();
+            for (_, pending) in process.pending.drain() {
+                if let PendingCommand::Register(vm, reply) = pending {
                     self.queue.push((vm, reply));
                 }
             }
         }
-        let pause = self.pause;
-        self.state = State::Down { retry: Instant::now() + pause };
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.state = ProxyState::Down { retry: Instant::now() + self.backoff.delay() };
         if self.has_served {
-            log::error!("no traffic of vms passes until the proxy runs again; error={text:?}");
+            log::error!(
+                "the proxy failed, restarting; no traffic of VMs passes until then; error={text:?}"
+            );
             return;
         }
-        // One that never ran need not be waited for.
+        // If no proxy was ever ready, registrations fail rather than wait.
         log::warn!("the proxy does not start; error={text:?}");
         let mut error = Some(error);
         for (vm, reply) in self.queue.drain(..) {
             self.vms.remove(&vm);
-            let again =
-                || Error::Down { problem: format!("does not start: {text}"), words: String::new() };
-            let _ = reply.send(Err(error.take().unwrap_or_else(again)));
+            let same = || Error::ProxyFailed {
+                problem: format!("does not start: {text}"),
+                output: String::new(),
+            };
+            let _ = reply.send(Err(error.take().unwrap_or_else(same)));
         }
     }
 
@@ -228,32 +215,31 @@ impl Supervisor {
     }
 }
 
-/// What it is asked for.
 impl Supervisor {
-    fn obey(&mut self, request: Request) {
+    fn handle_request(&mut self, request: ProxyRequest) {
         match request {
-            Request::Register { vm, guest, reply } => self.register(vm, *guest, reply),
-            Request::Unregister { vm, done } => self.unregister(vm, done),
-            Request::Credential { id, answer } => {
+            ProxyRequest::Register { vm, guest, reply } => self.register(vm, *guest, reply),
+            ProxyRequest::Unregister { vm, done } => self.unregister(vm, done),
+            ProxyRequest::Credential { id, answer } => {
                 let answer = match &answer {
-                    Ok(grant) => Answer::Grant(grant),
-                    Err(refusal) => Answer::Refusal(refusal),
+                    Ok(grant) => CredentialResponse::Credential(grant),
+                    Err(refusal) => CredentialResponse::Error(refusal),
                 };
-                // A proxy after that one does not know the number, and ignores it.
-                if let State::Up(link) = &mut self.state {
-                    Order::Credential { id, answer }.write(&mut link.outbox);
+                // A restarted proxy does not know the number and ignores the response.
+                if let ProxyState::Up(process) = &mut self.state {
+                    ProxyCommand::Credential { id, answer }.write(&mut process.outbox);
                 }
             }
-            Request::Stop => self.is_stopping = true,
+            ProxyRequest::Stop => self.is_stopping = true,
         }
     }
 
-    fn register(&mut self, vm: Ipv4Addr, guest: Admitted, reply: Sender<Result<Names>>) {
+    fn register(&mut self, vm: Ipv4Addr, guest: RegisteredVm, reply: Sender<Result<NamePolicy>>) {
         if self.vms.contains_key(&vm) {
-            let _ = reply.send(Err(Error::Taken { address: vm }));
+            let _ = reply.send(Err(Error::AlreadyRegistered { address: vm }));
             return;
         }
-        if guest.pass.policy.host_sockets().next().is_some()
+        if guest.registration.policy.host_sockets().next().is_some()
             && let Err(error) = self.restrict(Some(&guest))
         {
             let _ = reply.send(Err(error));
@@ -261,9 +247,10 @@ impl Supervisor {
         }
         let id = self.next();
         match &mut self.state {
-            State::Up(link) if matches!(link.phase, Phase::Serving { .. }) => {
-                Order::Register { id, vm, pass: &guest.pass }.write(&mut link.outbox);
-                link.waiting.insert(id, Waiting::Register(vm, reply));
+            ProxyState::Up(process) if matches!(process.phase, Phase::Serving { .. }) => {
+                ProxyCommand::Register { id, vm, registration: &guest.registration }
+                    .write(&mut process.outbox);
+                process.pending.insert(id, PendingCommand::Register(vm, reply));
             }
             _ => self.queue.push((vm, reply)),
         }
@@ -273,98 +260,104 @@ impl Supervisor {
     fn unregister(&mut self, vm: Ipv4Addr, done: Sender<()>) {
         self.queue.retain(|(queued, _)| *queued != vm);
         let Some(guest) = self.vms.remove(&vm) else { return };
-        if guest.pass.policy.host_sockets().next().is_some()
+        if guest.registration.policy.host_sockets().next().is_some()
             && let Err(error) = self.restrict(None)
         {
-            log::error!("a vm's exceptions stay; vm={vm} error={}", chain(&error));
+            log::error!(
+                "cannot remove a VM's exceptions from the host filter; vm={vm} error={}",
+                chain(&error)
+            );
         }
         let id = self.next();
-        if let State::Up(link) = &mut self.state
-            && matches!(link.phase, Phase::Serving { .. })
+        if let ProxyState::Up(process) = &mut self.state
+            && matches!(process.phase, Phase::Serving { .. })
         {
-            Order::Unregister { id, vm }.write(&mut link.outbox);
-            link.waiting.insert(id, Waiting::Unregister { vm, _done: done });
-            self.leaving.extend(guest.record.map(|record| (vm, record)));
+            ProxyCommand::Unregister { id, vm }.write(&mut process.outbox);
+            process.pending.insert(id, PendingCommand::Unregister { vm, _done: done });
+            self.closing.extend(guest.log.map(|log| (vm, log)));
         }
     }
 }
 
-/// What the proxy says.
 impl Supervisor {
-    fn hear(&mut self, report: Report) {
+    fn handle_event(&mut self, report: ProxyEvent) {
         match report {
-            Report::Ready => self.introduce(),
-            Report::Done { id, error, names } => self.done(id, error, names),
-            Report::Record { vm, entry } => {
-                let here = self.vms.get(&vm).and_then(|guest| guest.record.as_ref());
-                if let Some(record) = here.or_else(|| self.leaving.get(&vm)) {
-                    record.add(&entry);
+            ProxyEvent::Ready => self.register_all(),
+            ProxyEvent::Done { id, error, names } => self.handle_done(id, error, names),
+            ProxyEvent::Record { vm, entry } => {
+                let log = self.vms.get(&vm).and_then(|guest| guest.log.as_ref());
+                if let Some(log) = log.or_else(|| self.closing.get(&vm)) {
+                    log.add(&entry);
                 }
             }
-            Report::Credential { id, vm, api, force } => self.ask(id, vm, api, force),
+            ProxyEvent::Credential { id, vm, api, force } => {
+                self.request_credential(id, vm, api, force)
+            }
         }
     }
 
-    /// Tells a new proxy of all VMs, and lets it take connections then.
-    fn introduce(&mut self) {
+    /// Registers all VMs with a new proxy, then lets it accept connections.
+    fn register_all(&mut self) {
         let mut queue: BTreeMap<_, _> = self.queue.drain(..).collect();
-        let State::Up(link) = &mut self.state else { return };
+        let ProxyState::Up(process) = &mut self.state else { return };
         for (vm, guest) in &self.vms {
             self.last += 1;
-            Order::Register { id: self.last, vm: *vm, pass: &guest.pass }.write(&mut link.outbox);
-            let waiting = match queue.remove(vm) {
-                Some(reply) => Waiting::Register(*vm, reply),
-                None => Waiting::Again(*vm),
+            ProxyCommand::Register { id: self.last, vm: *vm, registration: &guest.registration }
+                .write(&mut process.outbox);
+            let pending = match queue.remove(vm) {
+                Some(reply) => PendingCommand::Register(*vm, reply),
+                None => PendingCommand::Reregister(*vm),
             };
-            link.waiting.insert(self.last, waiting);
+            process.pending.insert(self.last, pending);
         }
         self.last += 1;
-        Order::Serve { id: self.last }.write(&mut link.outbox);
-        link.waiting.insert(self.last, Waiting::Serve);
-        link.phase = Phase::Serving { since: Instant::now() };
+        ProxyCommand::Serve { id: self.last }.write(&mut process.outbox);
+        process.pending.insert(self.last, PendingCommand::Serve);
+        process.phase = Phase::Serving { since: Instant::now() };
         log::info!("proxy ready; vms={}", self.vms.len());
     }
 
-    fn done(&mut self, id: u64, error: Option<String>, names: Option<Names>) {
-        let State::Up(link) = &mut self.state else { return };
-        let Some(waiting) = link.waiting.remove(&id) else { return };
-        match (waiting, error) {
-            (Waiting::Register(_, reply), None) => {
+    fn handle_done(&mut self, id: u64, error: Option<String>, names: Option<NamePolicy>) {
+        let ProxyState::Up(process) = &mut self.state else { return };
+        let Some(pending) = process.pending.remove(&id) else { return };
+        match (pending, error) {
+            (PendingCommand::Register(_, reply), None) => {
                 let _ = reply.send(Ok(names.unwrap_or_default()));
             }
-            (Waiting::Register(vm, reply), Some(reason)) => {
+            (PendingCommand::Register(vm, reply), Some(reason)) => {
                 self.vms.remove(&vm);
-                let _ = reply.send(Err(Error::Refused { address: vm, reason }));
+                let _ = reply.send(Err(Error::PolicyRejected { address: vm, reason }));
             }
-            (Waiting::Again(vm), Some(reason)) => {
-                log::error!("a vm is not let in any more; vm={vm} reason={reason:?}");
+            (PendingCommand::Reregister(vm), Some(reason)) => {
+                log::error!("a VM cannot be registered again; vm={vm} reason={reason:?}");
             }
-            (Waiting::Serve, Some(reason)) => {
-                let problem = format!("takes no connections: {reason}");
-                self.fall(Error::Down { problem, words: String::new() });
+            (PendingCommand::Serve, Some(reason)) => {
+                let problem = format!("accepts no connections: {reason}");
+                self.handle_failure(Error::ProxyFailed { problem, output: String::new() });
             }
-            (Waiting::Unregister { vm, .. }, error) => {
-                self.leaving.remove(&vm);
+            (PendingCommand::Unregister { vm, .. }, error) => {
+                self.closing.remove(&vm);
                 if let Some(reason) = error {
-                    log::error!("a vm's connections do not end; vm={vm} reason={reason:?}");
+                    log::error!("cannot close a VM's connections; vm={vm} reason={reason:?}");
                 }
             }
-            (Waiting::Serve, None) => self.has_served = true,
-            (Waiting::Again(_), None) => {}
+            (PendingCommand::Serve, None) => self.has_served = true,
+            (PendingCommand::Reregister(_), None) => {}
         }
     }
 
-    fn ask(&mut self, id: u64, vm: Ipv4Addr, api: usize, force: bool) {
+    fn request_credential(&mut self, id: u64, vm: Ipv4Addr, api: usize, force: bool) {
         let credentials = self.vms.get(&vm).and_then(|guest| guest.credentials.clone());
-        let none = || Refusal { status: 424, reason: "nobody knows credentials".to_owned() };
-        let asked = credentials
-            .ok_or_else(none)
-            .and_then(|credentials| self.desk.ask(Question { id, vm, api, force, credentials }));
-        if let Err(refusal) = asked
-            && let State::Up(link) = &mut self.state
+        let none =
+            || CredentialError { status: 424, reason: "no credentials are configured".to_owned() };
+        let submitted = credentials.ok_or_else(none).and_then(|credentials| {
+            self.workers.submit(CredentialRequest { id, vm, api, force, credentials })
+        });
+        if let Err(refusal) = submitted
+            && let ProxyState::Up(process) = &mut self.state
         {
-            let answer = Answer::Refusal(&refusal);
-            Order::Credential { id, answer }.write(&mut link.outbox);
+            let answer = CredentialResponse::Error(&refusal);
+            ProxyCommand::Credential { id, answer }.write(&mut process.outbox);
         }
     }
 }

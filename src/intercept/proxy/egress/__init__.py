@@ -1,19 +1,20 @@
-"""What mitmproxy is told to do with the traffic of VMs.
+"""The addon: intercepts the traffic of VMs in mitmproxy.
 
-| module        | what                                                            |
-|---------------|-----------------------------------------------------------------|
-| `policy`      | who may be reached, by which requests: the only place of that    |
-| `host`        | names of hosts, and addresses                                    |
-| `path`        | paths of requests, and the rules that they fit                   |
-| `credential`  | real values instead of placeholders                              |
-| `mask`        | values that must not come back                                   |
-| `unescape`    | texts with their escapes decoded                                 |
-| `body`        | what of bodies is put on record                                  |
-| `layer`       | which protocol a connection speaks, and whether we look into it  |
+| module        | content                                                          |
+|---------------|------------------------------------------------------------------|
+| `policy`      | all decisions about hosts and requests                           |
+| `host`        | host names and addresses                                         |
+| `path`        | paths of requests, and rules for them                            |
+| `route`       | which addresses belong to the host or to VMs                     |
+| `credential`  | credentials, and secrets for placeholders                        |
+| `mask`        | masks secrets in responses and in the log                        |
+| `unescape`    | decodes escapes                                                  |
+| `body`        | the logged beginning of a body                                   |
+| `layer`       | the protocol of a connection, and whether TLS is decrypted       |
 | `registry`    | the VMs, and their open connections                              |
-| `control`     | the connection to the runner                                     |
-| `record`      | what is told of a request                                        |
-| `websocket`   | how long messages of WebSockets are                              |
-| `override`    | functions of mitmproxy's that are replaced                      |
-| `addon`       | mitmproxy's events                                               |
+| `control`     | the protocol to the runner                                       |
+| `record`      | log entries                                                      |
+| `websocket`   | the limit of WebSocket messages                                  |
+| `override`    | replacements of mitmproxy's functions                            |
+| `addon`       | the handlers of mitmproxy's events                               |
 """

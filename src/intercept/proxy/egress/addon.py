@@ -1,4 +1,4 @@
-"""mitmproxy's events. What goes wrong in one of them ends the connection: no error lets it pass."""
+"""The handlers of mitmproxy's events. An exception in a handler closes the connection."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from mitmproxy.proxy import layer, server_hooks
 from egress import credential, override, record, route
 from egress import host as hosts
 from egress import layer as choice
-from egress.body import Body, is_packed
+from egress.body import Body, is_compressed
 from egress.control import Control
 from egress.mask import Stream
 from egress.policy import Decision
 from egress.registry import Connection, Registry, Vm
 
-# The descriptor of the connection to the runner.
+# The file descriptor of the connection to the runner.
 CONTROL = 3
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class State:
-    """What is known of a request."""
+class RequestState:
+    """The state of a request, from its decision to its log entry."""
 
     decision: Decision
     host: str
@@ -42,14 +42,14 @@ class State:
     received: int = 0
     names: list[str] = field(default_factory=list)
     stream: Stream | None = None
-    # Kept if the VM's bodies are.
-    asked: Body | None = None
-    answered: Body | None = None
-    is_told: bool = False
+    # Set if the VM's bodies are logged.
+    request_body: Body | None = None
+    response_body: Body | None = None
+    is_logged: bool = False
 
 
-class Refusal(Exception):
-    """A request that does not go on."""
+class RequestRejected(Exception):
+    """The request is rejected."""
 
     def __init__(self, decision: Decision, status: int = 403) -> None:
         super().__init__(decision.reason)
@@ -74,19 +74,19 @@ class Egress:
         self.server = server
 
     def running(self) -> None:
-        # What a connection speaks is decided by us alone.
+        # Our `next_layer` alone chooses the protocol of a connection.
         ctx.master.addons.remove(ctx.master.addons.get("nextlayer"))
         loop = asyncio.get_running_loop()
-        override.guard_names(loop)
+        override.filter_addresses(loop)
         self.serving = loop.create_task(self.serve())
 
     async def serve(self) -> None:
         try:
             await self.control.serve(self.handle)
         except Exception as error:
-            logger.error("the runner cannot be heard; error=%s", type(error).__name__)
+            logger.error("cannot read from the runner; error=%s", type(error).__name__)
         finally:
-            # Whoever is connected is so no more, at once.
+            # Closes every connection at once.
             os._exit(0)
 
     async def handle(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -100,11 +100,11 @@ class Egress:
             case "unregister":
                 await self.registry.unregister(message["vm"])
             case other:
-                raise ValueError(f"`{other}` is unknown")
+                raise ValueError(f"unknown command `{other}`")
         return {}
 
     def require_filter(self) -> None:
-        """Nothing passes unless the kernel keeps us from the host's own addresses, too."""
+        """Fails unless the kernel also keeps us from the host's own addresses."""
         if not route.is_filtered(self.server.sockets[0].getsockname()[1]):
             raise ValueError("the kernel lets the proxy connect to the host's own addresses")
 
@@ -119,124 +119,131 @@ class Egress:
         if vm is None:
             return
         address = str(hosts.unmapped(hosts.ipaddress.ip_address(client.sockname[0])))
-        known = Connection(vm, time.time(), address, client.sockname[1])
-        self.connections[client.id] = known
-        vm.opened(client.id, known)
+        connection = Connection(vm, time.time(), address, client.sockname[1])
+        self.connections[client.id] = connection
+        vm.opened(client.id, connection)
         client.error = None
 
     def client_disconnected(self, client: connections.Client) -> None:
-        known = self.connections.pop(client.id, None)
-        if known is None:
+        connection = self.connections.pop(client.id, None)
+        if connection is None:
             return
-        if known.decision is not None:
-            self.tell(known.vm, record.of_connection(known))
-        known.vm.closed(client.id)
+        if connection.decision is not None:
+            self.log(connection.vm, record.of_connection(connection))
+        connection.vm.closed(client.id)
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         context = nextlayer.context
         if not context.layers or nextlayer.layer is not None:
             return
         try:
-            known = self.connections[context.client.id]
-            nextlayer.layer = choice.choose(context, nextlayer.data_client(), known)
+            connection = self.connections[context.client.id]
+            nextlayer.layer = choice.choose(context, nextlayer.data_client(), connection)
         except Exception as error:
-            logger.error("a connection is refused; error=%s", type(error).__name__)
-            nextlayer.layer = choice.Refused(context)
+            logger.error("a connection is closed; error=%s", type(error).__name__)
+            nextlayer.layer = choice.ClosedConnection(context)
 
     def tls_failed_client(self, data: Any) -> None:
-        known = self.connections.get(data.context.client.id)
-        if known is not None:
-            decision = known.vm.policy.decide_host(known.host, known.port)
+        connection = self.connections.get(data.context.client.id)
+        if connection is not None:
+            decision = connection.vm.policy.decide_host(connection.host, connection.port)
             reason = "TLS failed: does the client trust the system's certificates?"
-            known.decision, known.error = (
+            connection.decision, connection.error = (
                 decision,
                 decision.reason if not decision.allowed else reason,
             )
 
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
         data.server.error = "refused"
-        known = self.connections[data.client.id]
-        override.client_of.set(known.vm)
+        connection = self.connections[data.client.id]
+        override.current_vm.set(connection.vm)
         host, port = data.server.address[:2]
         refusal = None
-        # A name is looked up, and looked at then.
+        # The addresses of a name are checked when it is resolved.
         if hosts.is_address(host):
-            refusal = known.vm.policy.refuses(host.partition("%")[0], host, port)
+            refusal = connection.vm.policy.rejects(host.partition("%")[0], host, port)
         data.server.error = refusal
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
-        known = self.connections.get(data.client.id)
-        if known is not None:
-            known.error = f"cannot connect: {data.server.error}"
+        connection = self.connections.get(data.client.id)
+        if connection is not None:
+            connection.error = f"cannot connect: {data.server.error}"
 
     # Requests.
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
-        known = self.connections[flow.client_conn.id]
-        known.decision = Decision(False, "CONNECT: there is no proxy to be asked", rule="connect")
-        flow.response = http.Response.make(403, b"this is no proxy that could be asked\n")
+        connection = self.connections[flow.client_conn.id]
+        connection.decision = Decision(False, "CONNECT: not an explicit proxy", rule="connect")
+        flow.response = http.Response.make(403, b"this is not an explicit proxy\n")
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         try:
-            await self.admit(flow)
-        except Refusal as refusal:
+            await self.authorize(flow)
+        except RequestRejected as refusal:
             state = flow.metadata["egress"]
             state.decision = refusal.decision
-            flow.response = refused(refusal)
+            flow.response = rejection_response(refusal)
         except Exception as error:
-            logger.error("a request is refused; error=%s", type(error).__name__)
+            logger.error("a request is rejected; error=%s", type(error).__name__)
             flow.kill()
 
-    async def admit(self, flow: http.HTTPFlow) -> None:
-        known, request = self.connections[flow.client_conn.id], flow.request
+    async def authorize(self, flow: http.HTTPFlow) -> None:
+        connection, request = self.connections[flow.client_conn.id], flow.request
         denied = Decision(False, "not decided")
-        state = State(denied, known.host, known.port, request.path)
+        state = RequestState(denied, connection.host, connection.port, request.path)
         flow.metadata["egress"] = state
-        state.host = named(flow, known)
-        policy = known.vm.policy
+        state.host = requested_host(flow, connection)
+        policy = connection.vm.policy
         headers = {name.lower() for name in request.headers}
         state.decision = policy.decide(
             request.method, request.scheme, state.host, state.port, request.path, headers
         )
         if not state.decision.allowed:
-            raise Refusal(state.decision)
-        # By its name, wherever the guest would have it.
+            raise RequestRejected(state.decision)
+        # Connect to the name, not to the address that the guest has chosen.
         request.data.host, request.data.port = state.host, state.port
-        await self.endow(flow, known, state)
-        if known.vm.may_keep(state.host, state.port, state.path):
-            keep_bodies(flow, known.vm, state)
+        await self.inject_credentials(flow, connection, state)
+        if connection.vm.may_log_bodies(state.host, state.port, state.path):
+            log_bodies(flow, connection.vm, state)
         request.stream = functools.partial(count_sent, state)
 
-    async def endow(self, flow: http.HTTPFlow, known: Connection, state: State) -> None:
-        """Adds what the guest does not have."""
-        request, wallet, api = flow.request, known.vm.wallet, state.decision.api
+    async def inject_credentials(
+        self, flow: http.HTTPFlow, connection: Connection, state: RequestState
+    ) -> None:
+        """Adds credentials and secrets that the guest does not have."""
+        request, credentials, api = flow.request, connection.vm.credentials, state.decision.api
         mask = None
         if api is not None and api.has_credential:
             try:
-                grant = await wallet.grant(api.index)
-                credential.apply(grant, request, api.prefix)
-            except credential.Refused as error:
+                granted = await credentials.get(api.index)
+                credential.apply(granted, request, api.prefix)
+            except credential.CredentialError as error:
                 reason = f"{api.firewall}: {error}"
-                raise Refusal(
+                raise RequestRejected(
                     Decision(False, reason, api, rule="credential"), error.status
                 ) from None
-            if grant.base:
-                base = urlsplit(grant.base)
+            if granted.base:
+                base = urlsplit(granted.base)
                 request.data.host, request.data.scheme = base.hostname or "", base.scheme.encode()
                 request.data.port = base.port or (443 if base.scheme == "https" else 80)
                 request.host_header = base.netloc
-            state.names, mask = grant.names, grant.mask
-        elif request.scheme == "https" and wallet.is_for(state.host, state.port):
-            state.names = [one.name for one in wallet.insert(request, state.host, state.port)]
-            # Whether one is sent just now or was before: the server may have kept it.
-            mask = known.vm.mask
-        left = wallet.left(request)
-        if left is not None:
-            reason = f"the placeholder of {left.name} is not for {request.scheme}://{state.host}"
-            raise Refusal(Decision(False, reason, api, rule="placeholder"))
+            state.names, mask = granted.names, granted.mask
+        elif request.scheme == "https" and credentials.has_secret_for(state.host, state.port):
+            state.names = [
+                secret.name
+                for secret in credentials.replace_placeholders(request, state.host, state.port)
+            ]
+            # Mask even if this request has none: the server may have kept one from before.
+            mask = connection.vm.mask
+        placeholder = credentials.remaining_placeholder(request)
+        if placeholder is not None:
+            reason = (
+                f"the placeholder of {placeholder.name} is not for {request.scheme}://{state.host}"
+            )
+            raise RequestRejected(Decision(False, reason, api, rule="placeholder"))
         if mask is not None:
             state.stream = Stream(mask)
-            # What is packed, or comes in pieces, could not be looked through.
+            # Compressed or partial responses cannot be searched.
             request.headers["accept-encoding"] = "identity"
             request.headers.pop("range", None)
 
@@ -250,18 +257,18 @@ class Egress:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         try:
-            self.answer(flow, flow.metadata["egress"])
+            self.handle_response(flow, flow.metadata["egress"])
         except Exception as error:
-            logger.error("an answer is dropped; error=%s", type(error).__name__)
+            logger.error("a response is dropped; error=%s", type(error).__name__)
             flow.kill()
 
-    def answer(self, flow: http.HTTPFlow, state: State) -> None:
+    def handle_response(self, flow: http.HTTPFlow, state: RequestState) -> None:
         response, vm = flow.response, self.connections[flow.client_conn.id].vm
         api = state.decision.api
         if response is None or not state.decision.allowed:
             return
         if response.status_code == 401 and api is not None and api.has_credential:
-            vm.wallet.refused(api.index)
+            vm.credentials.reject(api.index)
         if state.stream is not None:
             masked = state.stream.mask.bytes
             response.headers.fields = tuple((n, masked(v)) for n, v in response.headers.fields)
@@ -270,10 +277,10 @@ class Egress:
                 del response.headers["content-encoding"]
                 response.status_code, response.headers["content-length"] = 502, "0"
                 response.stream = lambda _: b""
-                state.answered = None
+                state.response_body = None
                 return
-        if is_packed(response):
-            state.answered = None
+        if is_compressed(response):
+            state.response_body = None
         response.stream = functools.partial(count_received, state)
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -283,9 +290,9 @@ class Egress:
             self.end(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        known = self.connections.get(flow.client_conn.id)
-        if known is not None and "egress" not in flow.metadata:
-            known.decision = Decision(False, "no request that could be understood", rule="http")
+        connection = self.connections.get(flow.client_conn.id)
+        if connection is not None and "egress" not in flow.metadata:
+            connection.decision = Decision(False, "malformed request", rule="http")
         self.end(flow)
 
     def websocket_message(self, flow: http.HTTPFlow) -> None:
@@ -297,50 +304,50 @@ class Egress:
             state.received += len(message.content)
             if state.stream is not None:
                 message.content = state.stream.mask.bytes(message.content)
-        # They are kept otherwise, as long as the connection lives.
+        # mitmproxy would keep them as long as the connection lives.
         del messages[:-1]
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         self.end(flow)
 
     def end(self, flow: http.HTTPFlow) -> None:
-        """Puts a request on record."""
-        known = self.connections.get(flow.client_conn.id)
+        """Logs a request, once."""
+        connection = self.connections.get(flow.client_conn.id)
         state = flow.metadata.get("egress")
-        if known is not None and state is not None and not state.is_told:
-            state.is_told = True
-            self.tell(known.vm, record.of_flow(flow, known, state))
+        if connection is not None and state is not None and not state.is_logged:
+            state.is_logged = True
+            self.log(connection.vm, record.of_flow(flow, connection, state))
 
-    def tell(self, vm: Vm, entry: dict[str, Any]) -> None:
-        self.control.tell_soon({"op": "record", "vm": vm.address, "entry": entry})
+    def log(self, vm: Vm, entry: dict[str, Any]) -> None:
+        self.control.send_later({"op": "record", "vm": vm.address, "entry": entry})
 
 
-def named(flow: http.HTTPFlow, known: Connection) -> str:
-    """The host that a request is for: all that name one must name the same."""
+def requested_host(flow: http.HTTPFlow, connection: Connection) -> str:
+    """The host of a request. All places that name a host must name the same one."""
     request = flow.request
-    said = [request.host_header, request.authority]
+    hosts_named = [request.host_header, request.authority]
     if request.data.authority == b"" and request.path.startswith(("http://", "https://")):
-        said.append(urlsplit(request.path).netloc)
+        hosts_named.append(urlsplit(request.path).netloc)
     names = set()
     try:
-        for text in filter(None, said):
+        for text in filter(None, hosts_named):
             parts = urlsplit("//" + text)
-            if parts.port not in (None, known.port) or "@" in text:
+            if parts.port not in (None, connection.port) or "@" in text:
                 raise hosts.BadHost(text)
             names.add(hosts.normalize(parts.hostname or ""))
         if flow.client_conn.tls_established:
-            names.add(known.host)
+            names.add(connection.host)
     except ValueError:
-        raise Refusal(Decision(False, "no host that could be understood", rule="host")) from None
+        raise RequestRejected(Decision(False, "malformed host", rule="host")) from None
     if len(names) > 1:
         reason = "the host of the request is not that of the connection: " + ", ".join(
             sorted(names)
         )
-        raise Refusal(Decision(False, reason, rule="host mismatch"))
-    return names.pop() if names else known.host
+        raise RequestRejected(Decision(False, reason, rule="host mismatch"))
+    return names.pop() if names else connection.host
 
 
-def refused(refusal: Refusal) -> http.Response:
+def rejection_response(refusal: RequestRejected) -> http.Response:
     text = f"sandbox-runner: refused: {refusal.decision.reason}\n"
     rule = refusal.decision.rule or ""
     headers = {
@@ -350,25 +357,25 @@ def refused(refusal: Refusal) -> http.Response:
     return http.Response.make(refusal.status, text, headers)
 
 
-def keep_bodies(flow: http.HTTPFlow, vm: Vm, state: State) -> None:
-    """Has the beginnings of a request's bodies kept for the record."""
+def log_bodies(flow: http.HTTPFlow, vm: Vm, state: RequestState) -> None:
+    """Buffers the beginning of both bodies for the log."""
     masks = [vm.mask] if state.stream is None else [vm.mask, state.stream.mask]
-    state.answered = Body(masks)
-    if not is_packed(flow.request):
-        state.asked = Body(masks)
-    # What is packed could not be masked, and is not kept.
+    state.response_body = Body(masks)
+    if not is_compressed(flow.request):
+        state.request_body = Body(masks)
+    # A compressed body cannot be masked, so it would not be logged.
     flow.request.headers["accept-encoding"] = "identity"
 
 
-def count_sent(state: State, data: bytes) -> bytes:
+def count_sent(state: RequestState, data: bytes) -> bytes:
     state.sent += len(data)
-    if state.asked is not None:
-        state.asked.add(data)
+    if state.request_body is not None:
+        state.request_body.add(data)
     return data
 
 
-def count_received(state: State, data: bytes) -> bytes:
+def count_received(state: RequestState, data: bytes) -> bytes:
     state.received += len(data)
-    if state.answered is not None:
-        state.answered.add(data)
+    if state.response_body is not None:
+        state.response_body.add(data)
     return data if state.stream is None else state.stream(data)

@@ -1,4 +1,4 @@
-"""The beginning of a body, for the record: kept as it passes, masked before it is told."""
+"""The beginning of a body for the log: buffered as it passes, masked before it is logged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from egress.mask import Mask, starred
+from egress.mask import Mask, masked
 
-# So much is told. A batch of the platform's is 1 MiB, and escaped text takes six times as much.
-LONGEST = 16 << 10
+# The limit of a logged body. A batch of the platform is limited to 1 MiB, and escapes take up to
+# six times the space.
+MAX_BYTES = 16 << 10
 
 
-# What gives a URL its own permission: AWS, Google, Azure.
+# Signatures in presigned URLs of AWS, Google and Azure.
 SIGNATURE = re.compile(
     rb"(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
     rb"|(?:[?&;]|\\u0026)(?:sig|signature))(?:=|%3D|\\u003d)([\w%/+.~=-]{8,})",
@@ -25,56 +26,56 @@ SIGNATURE = re.compile(
 class Body:
     def __init__(self, masks: Iterable[Mask]) -> None:
         self.masks = tuple(masks)
-        # A value that begins in what is told may end behind it, and be escaped.
-        self.room = LONGEST + 4 * max((mask.longest for mask in self.masks), default=0)
-        self.kept = bytearray()
+        # A secret at the limit may end after it, and may be escaped.
+        self.capacity = MAX_BYTES + 4 * max((mask.longest for mask in self.masks), default=0)
+        self.buffer = bytearray()
         self.length = 0
-        self.has_ended = False
+        self.is_complete = False
 
     def add(self, data: bytes) -> None:
-        """The next piece; an empty one is the end."""
+        """Adds the next chunk. An empty chunk is the end."""
         self.length += len(data)
-        self.kept += data[: self.room - len(self.kept)]
-        self.has_ended = self.has_ended or not data
+        self.buffer += data[: self.capacity - len(self.buffer)]
+        self.is_complete = self.is_complete or not data
 
-    def told(self, name: str) -> dict[str, Any]:
-        """What is put on record under a name."""
+    def log_fields(self, name: str) -> dict[str, Any]:
+        """The fields of a log entry."""
         if not self.length:
             return {}
-        is_cut = self.length > LONGEST or not self.has_ended
-        data, told = self.masked()[:LONGEST], {}
+        is_truncated = self.length > MAX_BYTES or not self.is_complete
+        data, fields = self.masked()[:MAX_BYTES], {}
         try:
-            # A character may be cut at the end.
-            text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not is_cut)
+            # The last character may be incomplete.
+            text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not is_truncated)
             if "\0" in text:
                 raise ValueError
-            told[name] = text
+            fields[name] = text
         except ValueError:
-            told[name] = base64.b64encode(data).decode()
-            told[name + "_encoding"] = "base64"
-        if is_cut:
-            told[name + "_truncated"] = True
-        return told
+            fields[name] = base64.b64encode(data).decode()
+            fields[name + "_encoding"] = "base64"
+        if is_truncated:
+            fields[name + "_truncated"] = True
+        return fields
 
     def masked(self) -> bytes:
-        """What is kept. The values of one mask may hold those of another, so each sees it whole."""
-        raw = bytes(self.kept)
+        """The masked buffer. Secrets may contain others, so each mask gets the original."""
+        raw = bytes(self.buffer)
         spans = [found.span(1) for found in SIGNATURE.finditer(raw)]
-        is_whole = self.has_ended and self.length == len(raw)
+        is_whole = self.is_complete and self.length == len(raw)
         for mask in self.masks:
             found, undecided = mask.scan(raw)
             spans += found
             if not is_whole:
-                # What would have become a value.
+                # This could be the beginning of a secret.
                 spans.append((undecided, len(raw)))
-        return starred(raw, spans)
+        return masked(raw, spans)
 
 
 def is_presigned(path: str) -> bool:
-    """Whether a request's URL carries its own permission."""
+    """Whether a URL has a signature."""
     return SIGNATURE.search(path.encode("utf-8", "surrogateescape")) is not None
 
 
-def is_packed(message: Any) -> bool:
-    """Whether values could not be found in a body."""
+def is_compressed(message: Any) -> bool:
+    """Whether the body is compressed, so that secrets cannot be found in it."""
     return message.headers.get("content-encoding", "identity").strip().lower() != "identity"

@@ -1,15 +1,15 @@
-"""The connection to the runner: an inherited socket, lines of JSON both ways.
+"""The protocol to the runner: lines of JSON on an inherited socket.
 
 | from   | `op`          | with                        | answer                              |
 |--------|---------------|-----------------------------|-------------------------------------|
 | us     | `ready`       |                             |                                     |
-| runner | `serve`       | `id`                        | `done`: connections are taken       |
+| runner | `serve`       | `id`                        | `done`: connections are accepted    |
 | runner | `register`    | `id`, `vm`, `policy`, …     | `done` with `names`, or an `error`  |
-| runner | `unregister`  | `id`, `vm`                  | the same, when all is closed        |
+| runner | `unregister`  | `id`, `vm`                  | `done`, when all are closed         |
 | us     | `credential`  | `id`, `vm`, `api`, `force`  | `credential` with the `id`          |
 | us     | `record`      | `vm`, `entry`               |                                     |
 
-When the runner is gone, nobody may send anything any more, and we end.
+When the runner closes the socket, the proxy exits.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-# The longest line: a policy may have thousands of rules.
-LONGEST = 16 << 20
-# How long a record may wait for others, in seconds.
-SOON = 0.02
-# What the runner is not told in time is not waited for, in seconds.
-PATIENCE = 20
+# The limit of a line: a policy may have thousands of rules.
+MAX_LINE = 16 << 20
+# How long log entries may wait to be sent together, in seconds.
+BATCH_DELAY = 0.02
+# The time-out of a request for a credential, in seconds.
+TIMEOUT = 20
 
 Handle = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Control:
-    """Our end of it."""
+    """The connection."""
 
     def __init__(self, descriptor: int) -> None:
         self.socket = socket.socket(fileno=descriptor)
@@ -40,12 +40,12 @@ class Control:
         self.last = 0
         self.outbox: list[bytes] = []
         self.flushing: asyncio.TimerHandle | None = None
-        self.orders: set[asyncio.Task[None]] = set()
+        self.commands: set[asyncio.Task[None]] = set()
 
     async def serve(self, handle: Handle) -> None:
-        """Does what the runner says, until it is gone."""
-        reader, self.writer = await asyncio.open_unix_connection(sock=self.socket, limit=LONGEST)
-        self.tell({"op": "ready"})
+        """Handles commands until the runner closes the socket."""
+        reader, self.writer = await asyncio.open_unix_connection(sock=self.socket, limit=MAX_LINE)
+        self.send({"op": "ready"})
         while line := await reader.readline():
             message = json.loads(line)
             if message["op"] == "credential":
@@ -53,31 +53,31 @@ class Control:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
                 continue
-            order = asyncio.create_task(self.obey(handle, message))
-            self.orders.add(order)
-            order.add_done_callback(self.orders.discard)
+            command = asyncio.create_task(self.handle_command(handle, message))
+            self.commands.add(command)
+            command.add_done_callback(self.commands.discard)
 
-    async def obey(self, handle: Handle, message: dict[str, Any]) -> None:
+    async def handle_command(self, handle: Handle, message: dict[str, Any]) -> None:
         try:
             answer = await handle(message)
-            self.tell({"op": "done", "id": message["id"], **answer})
-        # Its text may hold what must not be told.
+            self.send({"op": "done", "id": message["id"], **answer})
+        # Other texts may contain secrets.
         except Exception as error:
             reason = str(error) if type(error) is ValueError else type(error).__name__
-            self.tell({"op": "done", "id": message["id"], "error": reason})
+            self.send({"op": "done", "id": message["id"], "error": reason})
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Says something now, after what was to be said soon."""
-        self.tell_soon(message)
+    def send(self, message: dict[str, Any]) -> None:
+        """Sends a message at once, after those that wait."""
+        self.send_later(message)
         self.flush()
 
-    def tell_soon(self, message: dict[str, Any]) -> None:
-        """Says something with what else is to be said: waking the runner takes longer."""
+    def send_later(self, message: dict[str, Any]) -> None:
+        """Sends a message with others, to wake the runner less often."""
         text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
-        # What a VM has sent need not be text.
+        # Bytes from a VM may not be valid text.
         self.outbox.append(text.encode("utf-8", "replace") + b"\n")
         if self.flushing is None:
-            self.flushing = asyncio.get_running_loop().call_later(SOON, self.flush)
+            self.flushing = asyncio.get_running_loop().call_later(BATCH_DELAY, self.flush)
 
     def flush(self) -> None:
         if self.flushing is not None:
@@ -88,13 +88,13 @@ class Control:
             self.writer.write(b"".join(lines))
 
     async def credential(self, vm: str, api: int, force: bool) -> dict[str, Any]:
-        """Asks for the values of an API."""
+        """Requests the credential of an API."""
         self.last += 1
         waiting = asyncio.get_running_loop().create_future()
         self.waiting[self.last] = waiting
-        self.tell({"op": "credential", "id": self.last, "vm": vm, "api": api, "force": force})
+        self.send({"op": "credential", "id": self.last, "vm": vm, "api": api, "force": force})
         try:
-            return await asyncio.wait_for(waiting, PATIENCE)
+            return await asyncio.wait_for(waiting, TIMEOUT)
         except asyncio.TimeoutError:
             return {"status": 504, "reason": "no credential came in time"}
         finally:

@@ -1,4 +1,4 @@
-"""Real values instead of placeholders: added here, for the API that they are for and no other."""
+"""Credentials and secrets: added to requests to the API or host that they are for, and no other."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 from egress import host as hosts
 from egress.mask import Mask
 
-# A value that ends so soon is asked for anew, in seconds.
+# A credential is renewed this long before it expires, in seconds.
 MARGIN = 30
-# After a refusal by the API, values are asked for anew at most so often, in seconds.
+# The least time between renewals after a rejection by the API, in seconds.
 REFRESH = 60
 
 Ask = Callable[[int, bool], Awaitable[dict[str, Any]]]
 
 
-class Refused(Exception):
-    """There is no value, and the request must not go without it."""
+class CredentialError(Exception):
+    """There is no credential, and the request must not be sent without it."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Secret:
-    """A value that a placeholder stands for, at some hosts."""
+    """A secret, its placeholder, and the hosts that may get it."""
 
     name: str
     placeholder: str
@@ -46,8 +46,8 @@ class Secret:
 
 
 @dataclass
-class Grant:
-    """What an API's requests are to have, as it was told by the platform."""
+class Credential:
+    """What the platform wants to be added to requests to an API."""
 
     headers: dict[str, str]
     query: dict[str, str]
@@ -58,33 +58,39 @@ class Grant:
 
 
 @dataclass
-class Slot:
-    grant: Grant | None = None
-    is_refused: bool = False
+class CachedCredential:
+    credential: Credential | None = None
+    is_rejected: bool = False
     refreshed: float = float("-inf")
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Wallet:
-    """The values of one VM."""
+class CredentialStore:
+    """The secrets and credentials of one VM."""
 
     def __init__(self, secrets: list[Secret], ask: Ask) -> None:
         self.secrets = secrets
         self.ask = ask
-        self.slots: dict[int, Slot] = {}
+        self.cache: dict[int, CachedCredential] = {}
 
-    async def grant(self, api: int) -> Grant:
-        """What requests to an API are to have; asked for once for all that wait for it."""
-        slot = self.slots.setdefault(api, Slot())
-        async with slot.lock:
+    async def get(self, api: int) -> Credential:
+        """The credential of an API. Concurrent callers share one request to the runner."""
+        cached = self.cache.setdefault(api, CachedCredential())
+        async with cached.lock:
             now = time.time()
-            if slot.grant and not slot.is_refused and slot.grant.expires > now + MARGIN:
-                return slot.grant
-            answer = await self.ask(api, slot.is_refused)
+            if (
+                cached.credential
+                and not cached.is_rejected
+                and cached.credential.expires > now + MARGIN
+            ):
+                return cached.credential
+            answer = await self.ask(api, cached.is_rejected)
             if "status" in answer:
-                raise Refused(int(answer["status"]), str(answer.get("reason") or "no credential"))
+                raise CredentialError(
+                    int(answer["status"]), str(answer.get("reason") or "no credential")
+                )
             headers, query = answer.get("headers") or {}, answer.get("query") or {}
-            slot.grant = Grant(
+            cached.credential = Credential(
                 headers,
                 query,
                 answer.get("base"),
@@ -92,26 +98,26 @@ class Wallet:
                 float(answer.get("expiresAt") or now + MARGIN + REFRESH),
                 Mask(sensitive(headers, query)),
             )
-            slot.is_refused = False
-            return slot.grant
+            cached.is_rejected = False
+            return cached.credential
 
-    def refused(self, api: int) -> None:
-        """The API did not take a value: the next request asks for another, but not all the time."""
-        slot, now = self.slots.setdefault(api, Slot()), time.monotonic()
-        if now - slot.refreshed > REFRESH:
-            slot.is_refused, slot.refreshed = True, now
+    def reject(self, api: int) -> None:
+        """The API rejected the credential: the next request renews it, with a limited rate."""
+        cached, now = self.cache.setdefault(api, CachedCredential()), time.monotonic()
+        if now - cached.refreshed > REFRESH:
+            cached.is_rejected, cached.refreshed = True, now
 
-    def is_for(self, host: str, port: int) -> bool:
-        """Whether any secret is for a host."""
-        return any(pattern.fits(host, port) for one in self.secrets for pattern in one.patterns)
+    def has_secret_for(self, host: str, port: int) -> bool:
+        """Whether a host may get any secret."""
+        return any(pattern.matches(host, port) for one in self.secrets for pattern in one.patterns)
 
-    def insert(self, request: Any, host: str, port: int) -> list[Secret]:
-        """Replaces placeholders by what they stand for at this host; returns which."""
-        meant = [one for one in self.secrets if any(p.fits(host, port) for p in one.patterns)]
+    def replace_placeholders(self, request: Any, host: str, port: int) -> list[Secret]:
+        """Replaces the placeholders of secrets for this host; returns the replaced ones."""
+        meant = [one for one in self.secrets if any(p.matches(host, port) for p in one.patterns)]
         return [secret for secret in meant if replace(request, secret)]
 
-    def left(self, request: Any) -> Secret | None:
-        """A placeholder that is in a request still."""
+    def remaining_placeholder(self, request: Any) -> Secret | None:
+        """A secret whose placeholder is still in the request."""
         texts = [request.path, *(value for _, value in request.headers.items(multi=True))]
         texts += [decoded for text in texts if (decoded := basic(text)) is not None]
         for secret in self.secrets:
@@ -121,7 +127,7 @@ class Wallet:
 
 
 def sensitive(headers: dict[str, str], query: dict[str, str]) -> list[str]:
-    """What must not come back: values, and each without the scheme that it is sent with."""
+    """Values to mask in responses: also without their authentication scheme."""
     values = [*headers.values(), *query.values()]
     values += [value.partition(" ")[2] for value in headers.values()]
     for value in headers.values():
@@ -129,27 +135,29 @@ def sensitive(headers: dict[str, str], query: dict[str, str]) -> list[str]:
     return values
 
 
-def apply(grant: Grant, request: Any, prefix: tuple[str, ...]) -> None:
-    """Gives a request what its API wants; what the guest has said there is gone."""
-    for name, value in grant.headers.items():
+def apply(credential: Credential, request: Any, prefix: tuple[str, ...]) -> None:
+    """Adds a credential to a request, in place of the guest's own values."""
+    for name, value in credential.headers.items():
         request.headers[name] = value
     url = urlsplit(request.path)
-    pairs = [(name, value) for name, value in pairs_of(url.query) if name not in grant.query]
-    pairs += grant.query.items()
-    query = urlencode(pairs) if grant.query else url.query
+    pairs = [(name, value) for name, value in pairs_of(url.query) if name not in credential.query]
+    pairs += credential.query.items()
+    query = urlencode(pairs) if credential.query else url.query
     path = url.path
-    if grant.base:
-        base = urlsplit(grant.base)
+    if credential.base:
+        base = urlsplit(credential.base)
         raw = path.split("/")[1:]
         if tuple(map(unquote, raw[: len(prefix)])) != prefix:
-            raise Refused(403, "the path is written so that its base cannot be replaced")
+            raise CredentialError(
+                403, "the path has an encoding that does not allow to replace its base"
+            )
         below = "/".join(raw[len(prefix) :])
         path = base.path.rstrip("/") + "/" + below
     request.path = urlunsplit(("", "", path, query, ""))
 
 
 def replace(request: Any, secret: Secret) -> bool:
-    """Replaces a placeholder in headers and query."""
+    """Replaces a placeholder in headers and query; whether there was one."""
     found = False
     for name, value in list(request.headers.items(multi=True)):
         decoded = basic(value)
@@ -176,7 +184,7 @@ def pairs_of(query: str) -> list[tuple[str, str]]:
 
 
 def basic(value: str) -> str | None:
-    """What `Basic` credentials say."""
+    """The decoded credentials of the scheme `Basic`."""
     scheme, _, encoded = value.partition(" ")
     if scheme.lower() != "basic":
         return None

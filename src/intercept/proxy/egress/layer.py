@@ -1,14 +1,14 @@
-"""Which protocol a connection speaks, and whether we look into it.
+"""Chooses the protocol layer of a connection, and whether TLS is decrypted.
 
 ```text
-  first bytes ─▶ TLS hello ─▶ nothing to see ──▶ passed on as it is, its bytes counted
-              │            └▶ something to see ─▶ TLS with both ends ─▶ HTTP, or refused
+  first bytes ─▶ TLS hello ─▶ no rules for requests ─▶ forwarded unchanged, bytes counted
+              │            └▶ rules for requests ────▶ TLS with both ends ─▶ HTTP, or closed
               ├▶ HTTP
-              └▶ anything else: passed on as it is if its address is allowed, or refused
+              └▶ anything else: forwarded unchanged if the address is allowed, or closed
 ```
 
-The server is always the one that the client names, found by the host's own name servers: not the
-address that the client has chosen.
+The server is always the host that the client names, resolved by the host's DNS servers; the address
+that the client has chosen is not used.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from egress.policy import Decision
 from egress.registry import Connection
 
 HTTP = re.compile(rb"[A-Za-z][A-Za-z-]{2,31} [^\n]")
-# The longest hello, and the longest beginning of a request line that is waited for.
-LONGEST_HELLO = 64 << 10
-LONGEST_METHOD = 33
+# The limits of a TLS hello and of a method, up to which more bytes are awaited.
+MAX_HELLO = 64 << 10
+MAX_METHOD = 33
 
 
-class Counted(layers.TCPLayer):
-    """Bytes that are passed on as they are."""
+class CountedTcp(layers.TCPLayer):
+    """Forwards bytes unchanged, and counts them."""
 
     def __init__(self, context: Context, connection: Connection) -> None:
         super().__init__(context, ignore=True)
@@ -46,8 +46,8 @@ class Counted(layers.TCPLayer):
         yield from super().handle_event(event)
 
 
-class Refused(layer.Layer):
-    """A connection that is closed without a word."""
+class ClosedConnection(layer.Layer):
+    """Closes the connection without a response."""
 
     def _handle_event(self, event: events.Event):
         if isinstance(event, events.Start):
@@ -55,57 +55,57 @@ class Refused(layer.Layer):
 
 
 def choose(context: Context, data: bytes, connection: Connection) -> layer.Layer | None:
-    """What is next; none if more has to be heard first."""
+    """The next layer; `None` if more bytes are needed."""
     if context.client.tls_established:
-        return inside(context, data, connection)
+        return choose_within_tls(context, data, connection)
     if data[:1] == b"\x16":
-        return outside(context, data, connection)
+        return choose_for_tls(context, data, connection)
     if HTTP.match(data):
         return layers.HttpLayer(context, HTTPMode.transparent)
-    if len(data) < LONGEST_METHOD and re.fullmatch(rb"[A-Za-z][A-Za-z-]*( )?", data):
+    if len(data) < MAX_METHOD and re.fullmatch(rb"[A-Za-z][A-Za-z-]*( )?", data):
         return None
-    return raw(context, connection)
+    return choose_for_other(context, connection)
 
 
-def inside(context: Context, data: bytes, connection: Connection) -> layer.Layer | None:
-    """What a client says by TLS that we have ended: nothing but HTTP is understood."""
+def choose_within_tls(context: Context, data: bytes, connection: Connection) -> layer.Layer | None:
+    """Within decrypted TLS: HTTP, or closed."""
     if context.client.alpn in (b"h2", b"http/1.1", b"http/1.0") or HTTP.match(data):
         return layers.HttpLayer(context, HTTPMode.transparent)
-    if len(data) < LONGEST_METHOD and re.fullmatch(rb"([A-Za-z][A-Za-z-]*( )?)?", data):
+    if len(data) < MAX_METHOD and re.fullmatch(rb"([A-Za-z][A-Za-z-]*( )?)?", data):
         return None
-    return refuse(context, connection, Decision(False, "not HTTP, though it would be looked into"))
+    return close(context, connection, Decision(False, "not HTTP within decrypted TLS"))
 
 
-def outside(context: Context, data: bytes, connection: Connection) -> layer.Layer | None:
-    """TLS: passed on as it is if there is nothing to see."""
+def choose_for_tls(context: Context, data: bytes, connection: Connection) -> layer.Layer | None:
+    """TLS: decrypted if the policy has rules for requests to the host."""
     try:
         hello = parse_client_hello(data)
         if hello is None:
-            if len(data) > LONGEST_HELLO:
+            if len(data) > MAX_HELLO:
                 raise ValueError
             return None
         connection.name(hosts.normalize(hello.sni) if hello.sni else None)
     except ValueError:
-        return refuse(context, connection, Decision(False, "no TLS hello that could be understood"))
+        return close(context, connection, Decision(False, "malformed TLS hello"))
     policy, host, port = connection.vm.policy, connection.host, connection.port
     context.server.address = (host, port)
-    if policy.must_see(host, port):
+    if policy.must_decrypt(host, port):
         server = ServerTLSLayer(context)
         server.child_layer = ClientTLSLayer(context)
         return server
     connection.decision = policy.decide_host(host, port)
-    return Counted(context, connection)
+    return CountedTcp(context, connection)
 
 
-def raw(context: Context, connection: Connection) -> layer.Layer:
-    """Neither TLS nor HTTP: nobody says a name."""
+def choose_for_other(context: Context, connection: Connection) -> layer.Layer:
+    """Neither TLS nor HTTP: the connection has an address only."""
     decision = connection.vm.policy.decide_host(connection.host, connection.port)
     if not decision.allowed:
-        return refuse(context, connection, decision)
+        return close(context, connection, decision)
     connection.decision = decision
-    return Counted(context, connection)
+    return CountedTcp(context, connection)
 
 
-def refuse(context: Context, connection: Connection, decision: Decision) -> layer.Layer:
+def close(context: Context, connection: Connection, decision: Decision) -> layer.Layer:
     connection.decision = decision
-    return Refused(context)
+    return ClosedConnection(context)

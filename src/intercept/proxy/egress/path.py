@@ -1,4 +1,4 @@
-"""Paths of requests, and the rules that they fit."""
+"""Paths of requests, and rules for them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import unicodedata
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-# How often a path may be encoded.
-PASSES = 5
+# The limit of nested percent-encodings.
+MAX_DECODINGS = 5
 METHODS = frozenset(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "ANY"])
 PARAMETER = re.compile(r"\{[^{}]+?([+*]?)\}\Z")
 
 
 class BadPath(ValueError):
-    """A path that may mean different things to us and to the server."""
+    """A path that the server could interpret in another way than we do."""
 
 
 def split(raw: str) -> tuple[str, ...]:
-    """The segments of a path, decoded as often as anybody might decode them."""
+    """The segments of a path, percent-decoded until nothing changes."""
     path = raw.partition("?")[0]
     if "#" in path:
         raise BadPath("has a fragment")
-    for _ in range(PASSES):
+    for _ in range(MAX_DECODINGS):
         try:
             decoded = unquote_to_bytes(path).decode()
         except UnicodeDecodeError as error:
-            raise BadPath("is no text") from error
+            raise BadPath("is not UTF-8") from error
         decoded = unicodedata.normalize("NFKC", decoded)
         if decoded == path:
             break
@@ -40,7 +40,7 @@ def split(raw: str) -> tuple[str, ...]:
         raise BadPath("has a backslash or a control character")
     segments = tuple(path[1:].split("/"))
     for segment in segments:
-        # Some servers drop what follows a semicolon before they look at dots.
+        # Some servers remove parameters after a semicolon before they resolve dot segments.
         if segment.partition(";")[0].strip() in (".", ".."):
             raise BadPath("has dot segments")
     if "" in segments[:-1]:
@@ -50,7 +50,7 @@ def split(raw: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Rule:
-    """`METHOD /path/{parameter}`: one segment; `{p+}` one or more and `{p*}` any, at the end."""
+    """`METHOD /path/{p}`: `{p}` matches one segment; at the end `{p+}` one or more, `{p*}` any."""
 
     text: str
     method: str
@@ -61,15 +61,17 @@ class Rule:
         method, _, path = text.strip().partition(" ")
         path = path.strip()
         if method not in METHODS or not path.startswith("/"):
-            raise ValueError(f"`{text}` is no rule: expected METHOD /path")
+            raise ValueError(f"`{text}` is not a rule: expected METHOD /path")
         segments = tuple(path[1:].split("/"))
         for segment in segments[:-1]:
             if greed(segment) in ("+", "*"):
-                raise ValueError(f"`{text}` is no rule: only its end may take several segments")
+                raise ValueError(
+                    f"`{text}` is not a rule: only the last parameter may match several segments"
+                )
         return cls(text, method, segments)
 
-    def fits(self, method: str, segments: tuple[str, ...]) -> bool:
-        """Whether a request fits, by the segments below the API's base."""
+    def matches(self, method: str, segments: tuple[str, ...]) -> bool:
+        """Whether the rule matches a method and the segments below the API's base."""
         if self.method not in ("ANY", method):
             return False
         *fixed, last = self.segments
@@ -78,17 +80,17 @@ class Rule:
             rest = segments[len(fixed) :]
             if len(segments) < len(fixed) or (kind == "+" and not any(rest)):
                 return False
-            return all(map(fits_segment, fixed, segments))
+            return all(map(matches_segment, fixed, segments))
         return len(segments) == len(self.segments) and all(
-            map(fits_segment, self.segments, segments)
+            map(matches_segment, self.segments, segments)
         )
 
 
 def greed(segment: str) -> str | None:
-    """None for a plain segment; of a parameter what follows its name."""
+    """The suffix of a parameter: "", "+" or "*"; `None` for a literal segment."""
     found = PARAMETER.match(segment)
     return found.group(1) if found else None
 
 
-def fits_segment(pattern: str, segment: str) -> bool:
+def matches_segment(pattern: str, segment: str) -> bool:
     return segment != "" if greed(pattern) is not None else pattern == segment

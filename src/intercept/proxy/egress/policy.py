@@ -1,8 +1,8 @@
-"""Who may be reached, and by which requests. Whatever is allowed or refused, is so here.
+"""Decides about hosts and requests. All decisions are made here.
 
-A host that an API of a firewall is at is known by that alone: what its base does not cover there
-is refused. All other hosts are decided about by the lists of names, then by `unknown`. What has no
-name is decided about by its address. Nothing is allowed because of an error.
+For the host of a firewall's API only the API decides: requests outside of its base are rejected.
+For other hosts the lists of names decide, then `unknown`. Connections without a name are decided
+by address. An error never allows anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from egress import host as hosts
 from egress import path as paths
 from egress import route
 
-# Name servers over TCP, TLS and HTTPS: whoever asks them goes past the one that knows the policy.
+# DNS over TCP, TLS and HTTPS would bypass the DNS forwarder, which knows the policy.
 DNS_PORTS = (53, 853)
 DNS_OVER_HTTPS = tuple(
     hosts.Pattern.parse(name)
@@ -39,7 +39,7 @@ OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a request or a connection, and because of what."""
+    """The decision about a request or a connection, and its reason."""
 
     allowed: bool
     reason: str
@@ -54,7 +54,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Grants:
-    """What a job may do with a firewall's APIs, by the names of permissions."""
+    """The permissions that are granted for a firewall, by name."""
 
     allow: frozenset[str]
     deny: frozenset[str]
@@ -67,7 +67,7 @@ class Grants:
         return cls(*lists, value.get("unknownPolicy") or "deny")
 
     def verdict(self, permission: str) -> str | None:
-        """None if nothing is said of it."""
+        """`None` if no list has the permission."""
         verdicts = ("deny", "ask", "allow")
         return next((one for one in verdicts if permission in getattr(self, one)), None)
 
@@ -90,7 +90,7 @@ class Api:
     def parse(cls, index: int, firewall: str, value: dict[str, Any], grants: Grants | None) -> Api:
         base = urlsplit(value["base"])
         if base.scheme not in ("http", "https") or not base.hostname:
-            raise ValueError(f"`{value['base']}` is no base of an API")
+            raise ValueError(f"`{value['base']}` is not the base of an API")
         port = base.port or (443 if base.scheme == "https" else 80)
         rules = tuple(
             (permission["name"], paths.Rule.parse(rule))
@@ -110,7 +110,7 @@ class Api:
         )
 
     def is_at(self, host: str) -> bool:
-        return self.pattern.port is not None and self.pattern.fits(host, self.pattern.port)
+        return self.pattern.port is not None and self.pattern.matches(host, self.pattern.port)
 
     def below(self, segments: tuple[str, ...]) -> tuple[str, ...] | None:
         """The rest of a path that begins with the base's."""
@@ -120,19 +120,19 @@ class Api:
         return segments[count:] or ("",)
 
     def decide(self, method: str, segments: tuple[str, ...]) -> Decision:
-        found = [(name, rule) for name, rule in self.rules if rule.fits(method, segments)]
+        found = [(name, rule) for name, rule in self.rules if rule.matches(method, segments)]
         if self.grants is None:
             name, rule = found[0] if found else (None, None)
             text = rule.text if rule else None
             return Decision(True, f"{self.firewall} is open", self, name, text)
-        # Where several permissions cover a request, the strictest of what is said holds.
-        said = [(self.grants.verdict(name), name, rule.text) for name, rule in found]
-        said = [one for one in said if one[0] is not None] or [
+        # If several permissions cover a request, the strictest verdict applies.
+        verdicts = [(self.grants.verdict(name), name, rule.text) for name, rule in found]
+        verdicts = [one for one in verdicts if one[0] is not None] or [
             (self.grants.unknown, name, rule.text) for name, rule in found[:1]
         ]
         order = {"deny": 0, "ask": 1, "allow": 2}
         unknown = (self.grants.unknown, None, None)
-        verdict, name, text = min(said, key=lambda of: order.get(of[0], 0), default=unknown)
+        verdict, name, text = min(verdicts, key=lambda of: order.get(of[0], 0), default=unknown)
         what = f"permission {name} ({text})" if name else "what no permission covers"
         if verdict == "allow":
             return Decision(True, f"{self.firewall}: {what}", self, name, text)
@@ -142,7 +142,7 @@ class Api:
 
 @dataclass(frozen=True)
 class Reachable:
-    """A socket that may be reached by a name though it is private or the host's own."""
+    """A private socket, or a socket of the host, that may be reached by its name."""
 
     host: str
     port: int
@@ -159,7 +159,7 @@ class Reachable:
 
 @dataclass
 class Policy:
-    """What one VM may do."""
+    """The policy of one VM."""
 
     unknown: str = "deny"
     allow: tuple[hosts.Pattern, ...] = ()
@@ -168,7 +168,7 @@ class Policy:
     internal: tuple[Any, ...] = ()
     reachable: tuple[Reachable, ...] = ()
     apis: tuple[Api, ...] = ()
-    seen: tuple[hosts.Pattern, ...] = field(default=())
+    secret_hosts: tuple[hosts.Pattern, ...] = field(default=())
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Policy:
@@ -193,42 +193,42 @@ class Policy:
             networks("internal"),
             tuple(map(Reachable.parse, value.get("reachable") or ())),
             tuple(apis),
-            patterns("seen"),
+            patterns("secret_hosts"),
         )
 
-    def must_see(self, host: str, port: int) -> bool:
-        """Whether a connection has to be looked into: to decide, to answer, or to add something."""
+    def must_decrypt(self, host: str, port: int) -> bool:
+        """Whether TLS has to be decrypted: to decide about requests, reject, or add secrets."""
         at_api = any(api.is_at(host) for api in self.apis)
-        at_secret = any(pattern.fits(host, port) for pattern in self.seen)
-        return at_api or at_secret or not self.decide_host(host, port).allowed
+        has_secret = any(pattern.matches(host, port) for pattern in self.secret_hosts)
+        return at_api or has_secret or not self.decide_host(host, port).allowed
 
     def decide_host(self, host: str, port: int) -> Decision:
-        """About a host as such, by its normalized name or address."""
+        """Decides about a host by its canonical name or address."""
         denied = self.denied(host, port)
         if denied:
             return denied
         if port in DNS_PORTS:
-            return Decision(False, "no name servers but the gateway", rule=f"dns at port {port}")
-        for pattern in (*self.allow, *self.seen):
-            if pattern.fits(host, port):
+            return Decision(False, "no DNS servers but the gateway", rule=f"dns at port {port}")
+        for pattern in (*self.allow, *self.secret_hosts):
+            if pattern.matches(host, port):
                 return Decision(True, f"allow {pattern}", rule=str(pattern))
-        if any(pattern.fits(host, port) for pattern in DNS_OVER_HTTPS):
-            return Decision(False, "no name servers but the gateway", rule="dns over https")
+        if any(pattern.matches(host, port) for pattern in DNS_OVER_HTTPS):
+            return Decision(False, "no DNS servers but the gateway", rule="dns over https")
         if hosts.is_address(host):
             return self.decide_address(host)
         how = "needs approval" if self.unknown == "ask" else "is unknown"
         return Decision(self.unknown == "allow", f"{host} {how}", rule=f"unknown: {self.unknown}")
 
     def denied(self, host: str, port: int) -> Decision | None:
-        """If the list of denied names has the host: without a port, at any."""
+        """A denial by the list of denied names. A name without a port is denied at every port."""
         for pattern in self.deny:
-            is_meant = pattern.fits(host, pattern.port or hosts.WEB_PORTS[0])
+            is_meant = pattern.matches(host, pattern.port or hosts.WEB_PORTS[0])
             if is_meant and pattern.port in (None, port):
                 return Decision(False, f"deny {pattern}", rule=str(pattern))
         return None
 
     def decide_address(self, address: str) -> Decision:
-        """About what has no name."""
+        """Decides about a connection without a name."""
         parsed = hosts.unmapped(ipaddress.ip_address(address))
         for net in self.addresses:
             if parsed.version == net.version and parsed in net:
@@ -237,9 +237,9 @@ class Policy:
             False, f"the address {address} has no name that is allowed", rule="addresses"
         )
 
-    def names(self) -> dict[str, Any]:
-        """Which names may be asked for: those of which anything may be reached."""
-        allowed = (*self.allow, *self.seen, *(api.pattern for api in self.apis))
+    def resolvable_names(self) -> dict[str, Any]:
+        """Which names may be resolved: those of hosts that may be reached."""
+        allowed = (*self.allow, *self.secret_hosts, *(api.pattern for api in self.apis))
         denied = [*(pattern for pattern in self.deny if pattern.port is None), *DNS_OVER_HTTPS]
         return {
             "unknown": self.unknown == "allow",
@@ -247,10 +247,10 @@ class Policy:
             "deny": [pattern.hosts() for pattern in denied if pattern not in allowed],
         }
 
-    def refuses(self, address: str, host: str, port: int) -> str | None:
-        """Why the proxy may not connect to an address that a host's name leads to, if it may not.
+    def rejects(self, address: str, host: str, port: int) -> str | None:
+        """Why the proxy must not connect to an address of a host; `None` if it may.
 
-        An address of the host's own has to be named by itself: a network that has it is not enough.
+        An address of the runner's host is allowed only by a network of this one address.
         """
         parsed = hosts.unmapped(ipaddress.ip_address(address))
         if any(one.covers(host, port, parsed) for one in self.reachable):
@@ -258,14 +258,14 @@ class Policy:
         nets = [net for net in self.internal if parsed.version == net.version and parsed in net]
         if any(net.num_addresses == 1 for net in nets):
             return None
-        if not route.leads_away(parsed):
+        if not route.is_external(parsed):
             return f"{host} is an address of the runner's own host or of its VMs"
         return None if nets or hosts.is_public(address) else f"{host} is not on the public internet"
 
     def decide(
         self, method: str, scheme: str, host: str, port: int, path: str, headers: Any = ()
     ) -> Decision:
-        """About a request; `host` is normalized, `headers` has lower-case names."""
+        """Decides about a request; `host` is canonical, `headers` has lower-case names."""
         here = [api for api in self.apis if api.is_at(host)]
         denied = self.denied(host, port)
         if denied or not here:
@@ -284,7 +284,7 @@ class Policy:
         covering = [(one, rest) for one in at_port if (rest := one.below(segments)) is not None]
         if not covering:
             return Decision(False, f"{api.firewall}: not below {api.base}", api, rule="base")
-        # The longest base is the nearest; where there are several, the strictest holds.
+        # The longest base applies; if there are several, the strictest decision.
         longest = max(len(one.prefix) for one, _ in covering)
         nearest = [(one, rest) for one, rest in covering if len(one.prefix) == longest]
         decisions = [one.decide(method, rest) for one, rest in nearest]

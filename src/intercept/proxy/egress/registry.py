@@ -1,4 +1,4 @@
-"""The VMs that may send anything, by their addresses, and their open connections."""
+"""The registered VMs by address, and their open connections."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Any
 
 from egress import host as hosts
 from egress.body import is_presigned
-from egress.credential import Secret, Wallet
+from egress.credential import CredentialStore, Secret
 from egress.mask import Mask
 from egress.policy import Decision, Policy
 
 # How long closed connections may take to end, in seconds.
-CLOSING = 5
+CLOSE_TIMEOUT = 5
 
-# A handler of mitmproxy's, with the transports of a connection and those to its servers.
+# Gets mitmproxy's handler of a client connection, which has all its transports.
 Handlers = Callable[[str], Any]
 Ask = Callable[[str, int, bool], Awaitable[dict[str, Any]]]
 
 
 @dataclass(eq=False)
 class Vm:
-    """One that is registered."""
+    """A registered VM."""
 
     address: str
     policy: Policy
-    wallet: Wallet
-    # What must not be on record.
+    credentials: CredentialStore
+    # Masks secrets in the log.
     mask: Mask
-    keeps_bodies: bool
-    # Hosts whose bodies are not kept.
+    logs_bodies: bool
+    # Hosts whose bodies are never logged.
     private: tuple[hosts.Pattern, ...] = ()
     connections: dict[str, Connection] = field(default_factory=dict)
     # Set when the last connection has ended.
     is_idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def may_keep(self, host: str, port: int, path: str) -> bool:
-        """Whether the bodies of a request may be on record. Those of the platform hold presigned
-        URLs; and what is sent to one of these is the platform's, too."""
-        is_private = any(pattern.fits(host, port) for pattern in self.private)
-        return self.keeps_bodies and not is_private and not is_presigned(path)
+    def may_log_bodies(self, host: str, port: int, path: str) -> bool:
+        """Whether the bodies of a request may be logged. Those of the platform contain presigned
+        URLs, and uploads to such a URL belong to the platform as well."""
+        is_private = any(pattern.matches(host, port) for pattern in self.private)
+        return self.logs_bodies and not is_private and not is_presigned(path)
 
     def opened(self, client: str, connection: Connection) -> None:
         self.connections[client] = connection
@@ -55,11 +55,11 @@ class Vm:
 
 @dataclass(eq=False)
 class Connection:
-    """One of a VM's."""
+    """A connection of a VM."""
 
     vm: Vm
     began: float
-    # Where the VM meant to connect to.
+    # The destination before the redirection.
     address: str
     port: int
     host: str = ""
@@ -72,12 +72,12 @@ class Connection:
         self.host = self.address
 
     def name(self, host: str | None) -> None:
-        """The client has said which host it means."""
+        """Sets the host that the client names."""
         self.host = host or self.address
 
 
 class Registry:
-    """All VMs: a source that is not here gets nothing."""
+    """All registered VMs. Connections from other sources are closed."""
 
     def __init__(self, ask: Ask, handlers: Handlers) -> None:
         self.vms: dict[str, Vm] = {}
@@ -85,31 +85,34 @@ class Registry:
         self.handlers = handlers
 
     def register(self, address: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Lets a VM in, instead of what was known of its address; returns which names it may
-        ask for."""
+        """Registers a VM, in place of an earlier one with its address; returns which names it may
+        resolve."""
         self.close(address)
         secrets = [Secret.parse(secret) for secret in value.get("secrets") or ()]
         policy = Policy.parse(value.get("policy") or {})
-        policy.seen = (*policy.seen, *(pattern for one in secrets for pattern in one.patterns))
+        policy.secret_hosts = (
+            *policy.secret_hosts,
+            *(pattern for one in secrets for pattern in one.patterns),
+        )
 
         async def ask(api: int, force: bool) -> dict[str, Any]:
             return await self.ask(address, api, force)
 
         hidden = [*(secret.value for secret in secrets), *(value.get("hidden") or ())]
-        keeps_bodies = bool(value.get("bodies"))
+        logs_bodies = bool(value.get("bodies"))
         private = tuple(map(hosts.Pattern.parse, value.get("private") or ()))
-        vm = Vm(address, policy, Wallet(secrets, ask), Mask(hidden), keeps_bodies, private)
+        vm = Vm(address, policy, CredentialStore(secrets, ask), Mask(hidden), logs_bodies, private)
         self.vms[address] = vm
-        return policy.names()
+        return policy.resolvable_names()
 
     async def unregister(self, address: str) -> None:
-        """Closes all that a VM has open, and waits until it is on record."""
+        """Closes the connections of a VM, and waits until they are logged."""
         vm = self.close(address)
         if vm is not None and vm.connections:
-            await asyncio.wait_for(vm.is_idle.wait(), CLOSING)
+            await asyncio.wait_for(vm.is_idle.wait(), CLOSE_TIMEOUT)
 
     def close(self, address: str) -> Vm | None:
-        """Nothing of a VM passes any more."""
+        """Removes a VM and closes its connections."""
         vm = self.vms.pop(address, None)
         for client in list(vm.connections) if vm else ():
             handler = self.handlers(client)

@@ -1,7 +1,6 @@
-"""Where the kernel would send a packet: to this host itself, to a VM, or elsewhere.
+"""Whether the kernel would route a packet to this host itself, to a VM, or elsewhere.
 
-The kernel is asked each time (RTM_GETROUTE of rtnetlink), so an address counts as the host's
-own from the moment that the host has it.
+Each check asks the kernel (RTM_GETROUTE), so a new address of the host counts at once.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import ipaddress
 import socket
 import struct
 
-# What the links to VMs are named.
+# The prefix of the names of links to VMs.
 VM_LINK = "sr-"
 
 HEADER = struct.Struct("=IHHII")
@@ -24,21 +23,21 @@ NLM_F_REQUEST = 1
 RTA_DST = 1
 RTA_OIF = 4
 RTN_UNICAST = 1
-# How long an answer may take, in seconds: the kernel gives it before the question's call returns.
-PATIENCE = 1.0
-# What the kernel says where it knows no way, so that a connection fails as well.
+# A time-out in seconds, which only a failure exceeds: the kernel replies during `send`.
+TIMEOUT = 1.0
+# The errors for an address without a route, to which a connection fails as well.
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
 
 
-def leads_away(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is neither one of this host's own, nor a VM's, nor a group of hosts."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
-        asked.settimeout(PATIENCE)
-        asked.send(question(address))
-        return read(asked.recv(1 << 16))
+def is_external(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether a unicast address belongs neither to this host nor to a VM."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route_socket:
+        route_socket.settimeout(TIMEOUT)
+        route_socket.send(request(address))
+        return read(route_socket.recv(1 << 16))
 
 
-def question(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+def request(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     route = ROUTE.pack(family, 8 * len(address.packed), 0, 0, 0, 0, 0, 0, 0)
     target = ATTRIBUTE.pack(ATTRIBUTE.size + len(address.packed), RTA_DST) + address.packed
@@ -52,9 +51,9 @@ def read(answer: bytes) -> bool:
         (code,) = struct.unpack_from("=i", answer, HEADER.size)
         if -code in NO_ROUTE:
             return True
-        raise OSError(-code, "the kernel does not say where an address leads")
+        raise OSError(-code, "cannot get the route to an address")
     if kind != RTM_NEWROUTE:
-        raise OSError(errno.EPROTO, "the kernel's answer about a route is not understood")
+        raise OSError(errno.EPROTO, "malformed reply to RTM_GETROUTE")
     (*_, route_type, _flags) = ROUTE.unpack_from(answer, HEADER.size)
     if route_type != RTN_UNICAST:
         return False
@@ -69,10 +68,9 @@ def read(answer: bytes) -> bool:
 
 
 def is_filtered(port: int) -> bool:
-    """Whether the kernel keeps this process from the host's own addresses: from a port where
-    something listens."""
+    """Whether the kernel's filter for proxies is in force. `port` has a listener."""
     with socket.socket() as probe:
-        probe.settimeout(PATIENCE)
+        probe.settimeout(TIMEOUT)
         try:
             probe.connect(("127.0.0.1", port))
         except OSError:

@@ -1,4 +1,4 @@
-"""A text with its escapes decoded, as `src/mask/src/unescape.rs` does it and explains it."""
+"""Decodes the escapes of a text. `src/mask/src/unescape.rs` explains the algorithm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 
 SPECIAL = re.compile(rb"[\\%]")
-# The usual escapes, which are decoded at once.
+# Common escapes, which one match decodes.
 USUAL = re.compile(
     rb"%(?!25|5[cC])([0-9a-fA-F]{2})|\\{1,31}(?:([^\\%bfnrtux])|([bfnrt]))", re.DOTALL
 )
@@ -23,17 +23,17 @@ def has_escapes(text: bytes) -> bool:
 
 
 class Unescaped:
-    """The decoded bytes, and where in the text each comes from."""
+    """The decoded bytes, and the position of each in the text."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
         self.at = 0
         self.met_end = False
         self.data = bytearray()
-        # Of each escape: where its bytes begin and end, and from where to where it is in the text.
+        # Per escape: where its bytes begin; where they end, and its span in the text.
         self.begins: list[int] = []
         self.escapes: list[tuple[int, int, int]] = []
-        # Where an escape begins that may go on after the text, and the bytes before it.
+        # Where an escape begins that may continue after the text, and the length decoded before it.
         self.open, self.decided = len(text), -1
         self.decode()
 

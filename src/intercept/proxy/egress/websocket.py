@@ -1,4 +1,4 @@
-"""Messages of WebSockets: mitmproxy keeps each until it is whole, so their length is limited."""
+"""Limits the length of WebSocket messages, which mitmproxy buffers until they are complete."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from wsproto.events import CloseConnection, Event, Message
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason
 
-# The longest message, unpacked.
-LONGEST = 16 << 20
-# What the pieces of one cost besides, so that it does not come as any number of empty ones.
-PIECE = 64
+# The limit of a message, decompressed.
+MAX_BYTES = 16 << 20
+# Added to the length of each fragment, so that the number of empty fragments is limited as well.
+FRAGMENT_COST = 64
 TOO_LONG = CloseReason.MESSAGE_TOO_BIG
 
 
 def events(connection: Any) -> Iterator[Event]:
-    """As wsproto's, but of whole frames: mitmproxy copies all that it has with each piece.
-    A message that is too long closes the connection, both ways."""
-    pieces, kept = getattr(connection, "kept", ([], 0))
+    """Like wsproto's function, but yields whole frames, since mitmproxy copies its buffer with each
+    event. A message beyond the limit closes the connection in both directions."""
+    fragments, kept = getattr(connection, "kept", ([], 0))
     for event in Connection.events(connection):
         if not isinstance(event, Message):
             yield event
             continue
-        pieces.append(event.data)
-        kept += PIECE + length(event.data)
-        if kept > LONGEST:
+        fragments.append(event.data)
+        kept += FRAGMENT_COST + length(event.data)
+        if kept > MAX_BYTES:
             connection.kept, connection.frame_buf = ([], 0), [b""]
             yield CloseConnection(TOO_LONG, "the message is too long")
             return
         if event.frame_finished:
-            whole = dataclasses.replace(event, data=type(event.data)().join(pieces))
-            pieces, kept = [], 0 if event.message_finished else kept
+            whole = dataclasses.replace(event, data=type(event.data)().join(fragments))
+            fragments, kept = [], 0 if event.message_finished else kept
             yield whole
-    connection.kept = (pieces, kept)
+    connection.kept = (fragments, kept)
 
 
 def length(data: str | bytes) -> int:
@@ -47,12 +47,12 @@ def length(data: str | bytes) -> int:
 def frame_inbound_payload_data(
     deflate: PerMessageDeflate, _decoder: Any, data: bytes
 ) -> bytes | CloseReason:
-    """As wsproto's, which unpacks a thousandfold if asked to."""
+    """Like wsproto's function, with a limit of the decompressed length."""
     if not deflate._inbound_compressed or not deflate._inbound_is_compressible:
         return data
-    unpacker = deflate._decompressor
+    decompressor = deflate._decompressor
     try:
-        unpacked = unpacker.decompress(bytes(data), LONGEST)
+        decompressed = decompressor.decompress(bytes(data), MAX_BYTES)
     except zlib.error:
         return CloseReason.INVALID_FRAME_PAYLOAD_DATA
-    return TOO_LONG if unpacker.unconsumed_tail else unpacked
+    return TOO_LONG if decompressor.unconsumed_tail else decompressed

@@ -2,57 +2,57 @@ import base64
 
 import pytest
 
-from egress.body import LONGEST, Body
+from egress.body import MAX_BYTES, Body
 from egress.mask import Mask
 from egress.registry import Registry
 
 
-def told(pieces, values=(), ended=True):
+def fields(pieces, values=(), ended=True):
     body = Body([Mask(values)])
     for piece in pieces:
         body.add(piece)
     if ended:
         body.add(b"")
-    return body.told("b")
+    return body.log_fields("b")
 
 
-def test_text_is_told_as_it_is_and_nothing_is_not_told():
-    assert told(["ä".encode()[:1], "ä".encode()[1:], b" b"]) == {"b": "ä b"}
-    assert told([]) == {}
+def test_text_is_logged_unchanged_and_an_empty_body_is_omitted():
+    assert fields(["ä".encode()[:1], "ä".encode()[1:], b" b"]) == {"b": "ä b"}
+    assert fields([]) == {}
 
 
-def test_what_is_no_text_is_told_as_base64():
+def test_binary_data_is_logged_as_base64():
     for data in (b"\xff\x00\x01", b"a\0b"):
-        assert told([data]) == {"b": base64.b64encode(data).decode(), "b_encoding": "base64"}
+        assert fields([data]) == {"b": base64.b64encode(data).decode(), "b_encoding": "base64"}
 
 
-def test_a_long_body_is_cut_and_memory_is_bounded():
+def test_a_long_body_is_truncated_and_memory_is_limited():
     body = Body([Mask(["secret-value"])])
     for _ in range(1000):
         body.add(b"x" * 65536)
-    assert len(body.kept) < LONGEST + 100
-    assert body.told("b") == {"b": "x" * LONGEST, "b_truncated": True}
-    # A character that is cut is left out, and what remains is text.
-    wide = told(["€".encode() * LONGEST])
-    assert wide == {"b": "€" * (LONGEST // 3), "b_truncated": True}
+    assert len(body.buffer) < MAX_BYTES + 100
+    assert body.log_fields("b") == {"b": "x" * MAX_BYTES, "b_truncated": True}
+    # An incomplete character is omitted, and the rest is text.
+    wide = fields(["€".encode() * MAX_BYTES])
+    assert wide == {"b": "€" * (MAX_BYTES // 3), "b_truncated": True}
 
 
-def test_values_are_masked_wherever_pieces_and_the_limit_cut_them():
+def test_secrets_are_masked_across_chunks_and_at_the_limit():
     value = "secret-value"
-    assert told([b"a sec", b"ret-val", b"ue b"], [value]) == {"b": "a ************ b"}
-    at_limit = told([b"x" * (LONGEST - 3) + value.encode() + b"y"], [value])
+    assert fields([b"a sec", b"ret-val", b"ue b"], [value]) == {"b": "a ************ b"}
+    at_limit = fields([b"x" * (MAX_BYTES - 3) + value.encode() + b"y"], [value])
     assert at_limit["b"].endswith("x***")
-    # The connection broke in the middle of it.
-    assert told([b"a secret-v"], [value], ended=False) == {"b": "a ********", "b_truncated": True}
+    # The connection failed within the secret.
+    assert fields([b"a secret-v"], [value], ended=False) == {"b": "a ********", "b_truncated": True}
 
 
-def test_a_presigned_url_is_told_without_its_signature():
+def test_the_signature_of_a_presigned_url_is_masked():
     signed = "https://s.org/a?X-Amz-Date=1&X-Amz-Signature=0123456789abcdef&X-Amz-Expires=9"
     stars = signed.replace("0123456789abcdef", "*" * 16)
-    assert told([signed.encode()]) == {"b": stars}
+    assert fields([signed.encode()]) == {"b": stars}
     azure = b'{"url":"https://x.net/c?sv=2\\u0026sig=aB%2Bc%3Dxyz\\u0026se=1"}'
-    assert told([azure]) == {"b": azure.replace(b"aB%2Bc%3Dxyz", b"*" * 12).decode()}
-    assert told([b"?signature=short&design=abcdefghijk"]) == {
+    assert fields([azure]) == {"b": azure.replace(b"aB%2Bc%3Dxyz", b"*" * 12).decode()}
+    assert fields([b"?signature=short&design=abcdefghijk"]) == {
         "b": "?signature=short&design=abcdefghijk"
     }
 
@@ -67,15 +67,15 @@ def test_a_presigned_url_is_told_without_its_signature():
         ("bucket.s3.example", 443, "/k?X-Amz-Signature=0123456789abcdef", False),
     ],
 )
-def test_bodies_of_the_platform_and_of_presigned_urls_are_not_kept(host, port, path, kept):
+def test_bodies_of_the_platform_and_of_presigned_urls_are_not_logged(host, port, path, kept):
     registry = Registry(None, lambda _: None)
     private = ["platform.example", "203.0.113.5:3000"]
     registry.register("10.0.0.1", {"bodies": True, "private": private})
-    assert registry.get("10.0.0.1").may_keep(host, port, path) is kept
+    assert registry.get("10.0.0.1").may_log_bodies(host, port, path) is kept
 
 
-def test_values_within_values_are_masked_as_a_whole():
+def test_secrets_within_secrets_are_masked():
     body = Body([Mask(["inner"]), Mask(["outer-inner-outer"])])
     body.add(b"[outer-inner-outer] inner")
     body.add(b"")
-    assert body.told("b") == {"b": "[*****************] *****"}
+    assert body.log_fields("b") == {"b": "[*****************] *****"}

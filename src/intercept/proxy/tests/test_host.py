@@ -1,4 +1,4 @@
-"""Names of hosts, and addresses."""
+"""Host names and addresses."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from egress import host
         ("_dmarc.a-b.org", "_dmarc.a-b.org"),
     ],
 )
-def test_a_host_has_one_form(text, name):
+def test_a_host_has_a_canonical_form(text, name):
     assert host.normalize(text) == name
 
 
@@ -41,7 +41,7 @@ def test_a_host_has_one_form(text, name):
         "a." * 130 + "org",
     ],
 )
-def test_what_others_could_take_for_another_host_is_none(text):
+def test_an_ambiguous_host_is_rejected(text):
     with pytest.raises(host.BadHost):
         host.normalize(text)
 
@@ -65,11 +65,11 @@ def test_what_others_could_take_for_another_host_is_none(text):
         "2002:7f00:1::",
     ],
 )
-def test_what_is_not_the_public_internet_is_told_from_it(address):
+def test_special_addresses_are_not_public(address):
     assert not host.is_public(address)
 
 
-def test_the_public_internet_is_public():
+def test_addresses_of_the_internet_are_public():
     assert host.is_public("9.9.9.9")
     assert host.is_public("2620:fe::fe")
 
@@ -88,5 +88,5 @@ def test_the_public_internet_is_public():
         "fe80::1",
     ],
 )
-def test_an_address_of_ipv6_that_stands_for_another_is_not_public(address):
+def test_an_ipv6_address_that_embeds_another_is_not_public(address):
     assert not host.is_public(address)

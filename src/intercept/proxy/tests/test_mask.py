@@ -1,4 +1,4 @@
-"""Values that must not come back."""
+"""Masked secrets."""
 
 import base64
 import json
@@ -8,12 +8,12 @@ import pytest
 
 from egress.mask import Mask, Stream
 
-# Those of the crate that the guest's agent and the platform use.
+# The vectors of the crate `mask`, which guest agent and platform use.
 VECTORS = json.loads((Path(__file__).parents[3] / "mask/vectors.json").read_text())
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["about"])
-def test_every_vector_is_masked_and_lengths_stay(vector):
+def test_every_vector_is_masked_without_a_change_of_length(vector):
     before, hidden, after = (vector[part].encode() for part in ("before", "hidden", "after"))
     whole = before + hidden + after
     expected = before + b"*" * len(hidden) + after
@@ -26,7 +26,7 @@ def test_every_vector_is_masked_and_lengths_stay(vector):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_values_that_overlap_are_masked_whole(size):
+def test_overlapping_secrets_are_masked(size):
     data = b"xabcdefghijkly abcdefg"
     stream = Stream(Mask(["abcdef", "defghi", "ghijkl"]))
     pieces = [stream(data[at : at + size]) for at in range(0, len(data), size)] + [stream(b"")]
@@ -44,19 +44,19 @@ def test_base64_is_masked_wherever_lines_break():
         assert len(left.removeprefix(text[: before // 3 * 4])) <= 20
 
 
-def test_a_short_value_is_left_alone():
+def test_a_short_secret_is_not_masked():
     assert Mask(["abc", ""]).bytes(b"abcdef") == b"abcdef"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_a_value_that_comes_in_pieces_is_masked(size):
+def test_a_secret_in_several_chunks_is_masked(size):
     data = b"aaaa secret-value bbbb secret-value"
     stream = Stream(Mask(["secret-value"]))
     pieces = [stream(data[at : at + size]) for at in range(0, len(data), size)] + [stream(b"")]
     assert b"".join(pieces) == data.replace(b"secret-value", b"*" * 12)
 
 
-def test_nothing_is_held_back_that_begins_no_value():
+def test_only_the_beginning_of_a_secret_is_held_back():
     stream = Stream(Mask(["secret-value"]))
     assert stream(b"data: {}\n\n") == b"data: {}\n\n"
     assert stream(b"secr") == b""

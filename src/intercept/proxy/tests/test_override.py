@@ -1,14 +1,14 @@
-"""What mitmproxy keeps for a client is bounded."""
+"""Limits of mitmproxy's buffers."""
 
 from types import SimpleNamespace
 
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.proxy import events
 
-from egress.override import LONGEST_HEAD, bounded_wait
+from egress.override import MAX_HEAD, limit_pipeline
 
 
-def test_what_comes_before_an_answer_is_kept_up_to_a_limit():
+def test_pipelined_requests_are_buffered_up_to_a_limit():
     connection = SimpleNamespace(buf=ReceiveBuffer())
     waited = []
 
@@ -16,9 +16,9 @@ def test_what_comes_before_an_answer_is_kept_up_to_a_limit():
         waited.append(event)
         yield "command"
 
-    for piece in (b"x" * LONGEST_HEAD, b"x"):
+    for piece in (b"x" * MAX_HEAD, b"x"):
         connection.buf += piece
         event = events.DataReceived(None, piece)
-        assert list(bounded_wait(wait)(connection, event)) == ["command"]
-        assert len(connection.buf) == (LONGEST_HEAD if len(piece) > 1 else 0)
+        assert list(limit_pipeline(wait)(connection, event)) == ["command"]
+        assert len(connection.buf) == (MAX_HEAD if len(piece) > 1 else 0)
     assert len(waited) == 2

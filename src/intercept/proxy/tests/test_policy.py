@@ -1,4 +1,4 @@
-"""Who may be reached, and by which requests."""
+"""Decisions about hosts and requests."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def decide(method, path, host="api.github.com", scheme="https", port=443, header
     return POLICY.decide(method, scheme, host, port, path, headers)
 
 
-def test_a_permission_that_is_allowed_allows_what_its_rules_cover():
+def test_an_allowed_permission_allows_the_requests_of_its_rules():
     decision = decide("GET", "/repos/a/b?x=/../y")
     assert decision.allowed
     assert (decision.permission, decision.rule) == ("read", "GET /repos/{owner}/{repo}")
@@ -49,7 +49,7 @@ def test_a_permission_that_is_allowed_allows_what_its_rules_cover():
         ("GET", "/repos/a%2Fb/c", "no permission covers"),
     ],
 )
-def test_what_is_refused_says_which_rule_refused_it(method, path, says):
+def test_a_rejection_names_the_rule(method, path, says):
     decision = decide(method, path)
     assert not decision.allowed
     assert says in decision.reason
@@ -76,28 +76,28 @@ def test_what_is_refused_says_which_rule_refused_it(method, path, says):
         "*",
     ],
 )
-def test_a_path_that_could_mean_another_is_refused(path):
+def test_an_ambiguous_path_is_rejected(path):
     decision = decide("GET", path)
     assert not decision.allowed
     assert decision.rule == "path"
 
 
-def test_an_encoded_path_is_the_same_path():
+def test_an_encoded_path_is_decoded():
     assert decide("GET", "/%72epos/a/%62").permission == "read"
     assert decide("GET", "/raw/a%2520b/c").allowed
 
 
-def test_a_header_that_names_another_method_is_refused():
+def test_a_method_override_header_is_rejected():
     assert not decide("GET", "/repos/a/b", headers={"x-http-method-override"}).allowed
 
 
-def test_the_host_of_an_api_is_known_by_its_base_alone():
+def test_requests_outside_of_an_apis_base_are_rejected():
     assert not decide("GET", "/repos/a/b", scheme="http", port=80).allowed
     assert not decide("GET", "/repos/a/b", port=8443).allowed
     assert decide("GET", "/", host="www.github.com").allowed
 
 
-def test_where_two_permissions_cover_a_request_the_strictest_holds():
+def test_the_strictest_of_several_permissions_applies():
     both = {**GITHUB, "policy": {"allow": ["read"], "deny": ["also"]}}
     both["apis"] = [
         {
@@ -113,7 +113,7 @@ def test_where_two_permissions_cover_a_request_the_strictest_holds():
     assert not policy.decide("GET", "https", "x.org", 443, "/v2/a").allowed
 
 
-def test_a_permission_of_which_nothing_is_said_is_unknown():
+def test_an_unlisted_permission_gets_the_unknown_policy():
     given = {"allow": ["read"], "unknownPolicy": "ask"}
     policy = Policy.parse({"firewalls": [{**GITHUB, "policy": given}]})
     decision = policy.decide("DELETE", "https", "api.github.com", 443, "/repos/a/b")
@@ -121,13 +121,13 @@ def test_a_permission_of_which_nothing_is_said_is_unknown():
     assert policy.decide("GET", "https", "api.github.com", 443, "/repos/a/b").allowed
 
 
-def test_a_firewall_without_a_policy_is_open():
+def test_a_firewall_without_a_policy_allows_everything():
     policy = Policy.parse({"firewalls": [{**GITHUB, "policy": None}]})
     assert policy.decide("DELETE", "https", "api.github.com", 443, "/x").allowed
     assert not policy.decide("GET", "https", "example.com", 443, "/").allowed
 
 
-def test_a_denied_name_is_denied_at_any_port_and_before_all_else():
+def test_a_denied_name_is_denied_at_every_port_and_takes_precedence():
     assert not POLICY.decide_host("a.evil.com", 443).allowed
     assert not POLICY.decide_host("a.evil.com", 9999).allowed
     assert POLICY.decide_host("evil.com", 443).allowed
@@ -135,14 +135,14 @@ def test_a_denied_name_is_denied_at_any_port_and_before_all_else():
     assert not policy.decide("GET", "https", "api.github.com", 443, "/repos/a/b").allowed
 
 
-def test_without_a_word_nothing_is_reached():
+def test_an_empty_policy_allows_nothing():
     policy = Policy.parse({})
     assert not policy.decide_host("example.com", 443).allowed
     assert not policy.decide_host("9.9.9.9", 443).allowed
-    assert not policy.names()["unknown"]
+    assert not policy.resolvable_names()["unknown"]
 
 
-def test_a_name_is_allowed_at_the_ports_of_the_web_or_its_own():
+def test_a_name_is_allowed_at_its_own_port_or_at_80_and_443():
     policy = Policy.parse({"allow": ["a.org", "*.b.org", "c.org:8443"]})
     assert policy.decide_host("a.org", 443).allowed
     assert not policy.decide_host("a.org", 22).allowed
@@ -152,44 +152,44 @@ def test_a_name_is_allowed_at_the_ports_of_the_web_or_its_own():
     assert not policy.decide_host("xb.org", 443).allowed
     assert policy.decide_host("c.org", 8443).allowed
     assert not policy.decide_host("c.org", 443).allowed
-    assert policy.names()["allow"] == ["a.org", "*.b.org", "c.org"]
+    assert policy.resolvable_names()["allow"] == ["a.org", "*.b.org", "c.org"]
 
 
-def test_an_address_needs_a_permission_of_its_own():
+def test_an_address_is_allowed_only_by_the_list_of_addresses():
     policy = Policy.parse({"unknown": "allow", "addresses": ["100.0.0.0/24"]})
     assert policy.decide_host("100.0.0.2", 22).allowed
     assert not policy.decide_host("9.9.9.9", 443).allowed
     assert not policy.decide_host("::1", 443).allowed
 
 
-def test_name_servers_besides_the_gateway_are_refused_unless_named():
+def test_other_dns_servers_are_rejected_unless_named():
     assert not POLICY.decide_host("dns.google", 443).allowed
     assert not POLICY.decide_host("example.com", 853).allowed
     assert not POLICY.decide_host("example.com", 53).allowed
-    assert "dns.google" in POLICY.names()["deny"]
+    assert "dns.google" in POLICY.resolvable_names()["deny"]
     assert Policy.parse({"allow": ["dns.google"]}).decide_host("dns.google", 443).allowed
 
 
-def test_what_is_to_be_approved_is_refused_and_says_so():
+def test_a_rejection_for_lack_of_approval_says_so():
     decision = Policy.parse({"unknown": "ask"}).decide_host("example.com", 443)
     assert not decision.allowed
     assert "needs approval" in decision.reason
 
 
-def test_only_what_has_to_be_seen_is_looked_into():
-    assert POLICY.must_see("api.github.com", 443)
-    assert POLICY.must_see("a.evil.com", 443)
-    assert not POLICY.must_see("example.com", 443)
+def test_tls_is_decrypted_only_if_necessary():
+    assert POLICY.must_decrypt("api.github.com", 443)
+    assert POLICY.must_decrypt("a.evil.com", 443)
+    assert not POLICY.must_decrypt("example.com", 443)
 
 
 @pytest.mark.parametrize("base", ["ftp://x.org", "x.org", "https://", "https://127.1"])
-def test_what_is_no_base_is_refused(base):
+def test_a_malformed_base_is_rejected(base):
     with pytest.raises(ValueError):
         Policy.parse({"firewalls": [{"name": "x", "apis": [{"base": base}]}]})
 
 
 @pytest.mark.parametrize("rule", ["FETCH /a", "GET a", "GET", "GET /{a+}/b", "/a"])
-def test_what_is_no_rule_is_refused(rule):
+def test_a_malformed_rule_is_rejected(rule):
     api = {"base": "https://x.org", "permissions": [{"name": "x", "rules": [rule]}]}
     with pytest.raises(ValueError):
         Policy.parse({"firewalls": [{"name": "x", "apis": [api]}]})

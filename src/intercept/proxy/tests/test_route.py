@@ -1,4 +1,4 @@
-"""Which addresses are this host's own."""
+"""Which addresses belong to the host or to VMs."""
 
 import errno
 import ipaddress
@@ -24,33 +24,33 @@ def error(code):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "224.0.0.1", "255.255.255.255"])
-def test_the_kernel_knows_what_does_not_lead_away(address):
-    assert not route.leads_away(ipaddress.ip_address(address))
+def test_loopback_multicast_and_broadcast_are_not_external(address):
+    assert not route.is_external(ipaddress.ip_address(address))
 
 
-def test_an_answer_says_what_kind_of_address_it_is_and_by_which_link():
+def test_only_a_unicast_route_is_external():
     assert route.read(answer(route.RTN_UNICAST, "lo"))
     assert not route.read(answer(2))
     assert not route.read(answer(5))
 
 
-def test_a_link_to_a_vm_does_not_lead_away(monkeypatch):
+def test_a_route_to_a_vm_is_not_external(monkeypatch):
     monkeypatch.setattr(socket, "if_indextoname", lambda _: "sr-0ac80004")
     assert not route.read(answer(route.RTN_UNICAST, "lo"))
 
 
-def test_no_route_is_no_address_of_the_hosts_and_any_other_error_is_one():
+def test_an_address_without_a_route_is_external_and_other_errors_are_raised():
     assert route.read(error(errno.ENETUNREACH))
     with pytest.raises(OSError):
         route.read(error(errno.ENOBUFS))
 
 
-def test_what_is_the_hosts_own_is_refused_unless_it_is_named_by_itself(monkeypatch):
-    monkeypatch.setattr(route, "leads_away", lambda _: False)
+def test_an_address_of_the_host_is_rejected_unless_it_is_named_alone(monkeypatch):
+    monkeypatch.setattr(route, "is_external", lambda _: False)
     own = "100.0.0.1"
 
     def refused(**value):
-        return policy.Policy.parse(value).refuses(own, "a.org", 9100) is not None
+        return policy.Policy.parse(value).rejects(own, "a.org", 9100) is not None
 
     reachable = {"host": "a.org", "port": 9100, "addresses": [own]}
     assert refused()

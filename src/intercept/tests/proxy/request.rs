@@ -1,8 +1,8 @@
-//! Requests that are allowed and refused.
+//! Allowed and rejected requests.
 
 use serde_json::{Value, json};
 
-use crate::scene::{API, OTHER, Scene, allow, hello, only_api};
+use crate::fixture::{API, Fixture, OTHER, allow, hello, only_api};
 
 fn firewall() -> Value {
     json!({
@@ -20,10 +20,10 @@ fn firewall() -> Value {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_request_passes_if_its_permission_is_given_and_is_told_why_if_not() {
-    let scene = Scene::new();
-    let server = scene.https(hello);
-    let client = scene.client(only_api(firewall()));
+fn a_request_passes_with_a_permission_and_is_rejected_with_a_reason_without() {
+    let fixture = Fixture::new();
+    let server = fixture.https(hello);
+    let client = fixture.client(only_api(firewall()));
     let url = |path: &str| format!("https://{API}{path}");
 
     let passed = client.curl(&[url("/things/1?secret=x")]);
@@ -47,13 +47,13 @@ fn a_request_passes_if_its_permission_is_given_and_is_told_why_if_not() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_host_that_nobody_has_to_look_into_is_passed_on_as_it_is() {
-    let scene = Scene::new();
-    let _server = scene.https(hello);
-    let client = scene.client(allow(&[OTHER]));
+fn a_connection_without_rules_for_requests_is_not_decrypted() {
+    let fixture = Fixture::new();
+    let _server = fixture.https(hello);
+    let client = fixture.client(allow(&[OTHER]));
 
-    // Its own certificate is seen, which only the host trusts.
-    let roots = scene.folder.path().join("roots.pem");
+    // The client sees the server's own certificate, which only the host trusts.
+    let roots = fixture.folder.path().join("roots.pem");
     let url = format!("https://{OTHER}/path");
     let passed = client.curl(&["--cacert", roots.to_str().unwrap(), &url]);
     let refused = client.curl(&[format!("https://{API}/")]);
@@ -70,9 +70,9 @@ fn a_host_that_nobody_has_to_look_into_is_passed_on_as_it_is() {
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn plain_http_and_http_2_are_decided_about_alike() {
-    let scene = Scene::new();
-    let (_https, http) = (scene.https(hello), scene.http(hello));
-    let client = scene.client(allow(&[OTHER]));
+    let fixture = Fixture::new();
+    let (_https, http) = (fixture.https(hello), fixture.http(hello));
+    let client = fixture.client(allow(&[OTHER]));
 
     let plain = client.curl(&[format!("http://{OTHER}/")]);
     let refused = client.curl(&[format!("http://{API}/")]);
@@ -86,10 +86,10 @@ fn plain_http_and_http_2_are_decided_about_alike() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_large_body_of_a_refused_request_is_not_kept() {
-    let scene = Scene::new();
-    let client = scene.client(allow(&[OTHER]));
-    let file = scene.folder.path().join("large");
+fn a_large_body_of_a_rejected_request_is_not_buffered() {
+    let fixture = Fixture::new();
+    let client = fixture.client(allow(&[OTHER]));
+    let file = fixture.folder.path().join("large");
     std::fs::write(&file, vec![0; 64 << 20]).unwrap();
 
     let upload = format!("@{}", file.display());

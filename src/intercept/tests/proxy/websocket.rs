@@ -1,4 +1,4 @@
-//! WebSockets: a request that is decided about, and messages that are bounded.
+//! WebSockets: decided about as requests, with a limit for messages.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,17 +8,17 @@ use std::time::Duration;
 use netns::testing::INTERNET;
 use serde_json::json;
 
-use crate::scene::{API, Client, Scene, only_api};
+use crate::fixture::{API, Client, Fixture, only_api};
 
-/// What is too long for a message.
+/// A message length beyond the limit.
 const TOO_LONG: usize = (16 << 20) + 1;
 
-/// Takes one WebSocket, and does something with it.
+/// Accepts one WebSocket, and runs `with` on it.
 fn serve<T: Send + 'static>(
-    scene: &Scene,
+    fixture: &Fixture,
     with: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    let listener = scene.world.on_the_internet(|| TcpListener::bind((INTERNET, 80)).unwrap());
+    let listener = fixture.world.on_the_internet(|| TcpListener::bind((INTERNET, 80)).unwrap());
     let serve = move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut head = Vec::new();
@@ -35,9 +35,9 @@ fn serve<T: Send + 'static>(
     std::thread::Builder::new().spawn(serve).unwrap()
 }
 
-/// One who may ask for a WebSocket at `/things/…`.
-fn client(scene: &Scene) -> Client {
-    scene.client(only_api(json!({
+/// A guest that may open a WebSocket at `/things/…`.
+fn client(fixture: &Fixture) -> Client {
+    fixture.client(only_api(json!({
         "name": "example",
         "policy": {"allow": ["read"], "unknownPolicy": "ask"},
         "apis": [{
@@ -50,7 +50,7 @@ fn client(scene: &Scene) -> Client {
     })))
 }
 
-/// The beginning of the answer's head.
+/// Requests a WebSocket; returns the beginning of the response.
 fn ask(client: &Client, path: &str) -> (TcpStream, [u8; 12]) {
     let mut stream = client.guest.run(|| TcpStream::connect((INTERNET, 80)).unwrap());
     let head = format!(
@@ -63,7 +63,7 @@ fn ask(client: &Client, path: &str) -> (TcpStream, [u8; 12]) {
     (stream, begin)
 }
 
-/// Hears five bytes and says five.
+/// Receives five bytes and sends five.
 fn echo(mut stream: TcpStream) -> String {
     let mut frame = [0; 11];
     stream.read_exact(&mut frame).unwrap();
@@ -75,19 +75,19 @@ fn echo(mut stream: TcpStream) -> String {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn a_websocket_is_a_request_and_what_follows_it_is_counted() {
-    let scene = Scene::new();
-    let server = serve(&scene, echo);
-    let client = client(&scene);
+fn a_websocket_is_a_request_with_a_count_of_its_bytes() {
+    let fixture = Fixture::new();
+    let server = serve(&fixture, echo);
+    let client = client(&fixture);
 
     let (_, refused) = ask(&client, "/other");
     let (mut stream, taken) = ask(&client, "/things/1");
     stream.write_all(b"\x81\x85\0\0\0\0ping!").unwrap();
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"hello") {
+    let mut received = Vec::new();
+    while !received.ends_with(b"hello") {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
-        heard.extend(byte);
+        received.extend(byte);
     }
     drop(stream);
 
@@ -98,18 +98,18 @@ fn a_websocket_is_a_request_and_what_follows_it_is_counted() {
     assert_eq!((record[1].request_size, record[1].response_size), (Some(5), Some(5)));
 }
 
-/// What one hears until the connection ends, which may be in the middle of its own words.
+/// Everything received until the connection ends, even within a frame.
 fn rest(mut stream: &TcpStream) -> Vec<u8> {
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut chunk) {
-        heard.extend_from_slice(&chunk[..count]);
+        received.extend_from_slice(&chunk[..count]);
     }
-    heard
+    received
 }
 
-/// A frame of 64 KiB of zeros; masked, with a key of zeros, if it is a client's.
+/// A frame of 64 KiB of zeros. A client's frame is masked, with a zero key.
 fn fragment(is_first: bool, is_masked: bool) -> Vec<u8> {
     let mask = if is_masked { 0x80 } else { 0 };
     let mut frame = vec![if is_first { 2 } else { 0 }, mask | 127, 0, 0, 0, 0, 0, 1, 0, 0];
@@ -119,33 +119,33 @@ fn fragment(is_first: bool, is_masked: bool) -> Vec<u8> {
 
 fn say_too_much(mut stream: &TcpStream, is_masked: bool) {
     for said in 0..=(TOO_LONG >> 16) {
-        // It is closed while this goes on.
+        // The proxy closes the connection meanwhile.
         if stream.write_all(&fragment(said == 0, is_masked)).is_err() {
             return;
         }
     }
 }
 
-/// Whether what was heard ends with: closed, as a message is too big.
-fn is_told(heard: &[u8]) -> bool {
+/// Whether the received bytes contain the close code "message too big".
+fn has_close_code(received: &[u8]) -> bool {
     let code = 1009_u16.to_be_bytes();
-    heard.windows(2).any(|two| two == code)
+    received.windows(2).any(|two| two == code)
 }
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn a_message_of_a_guest_that_is_too_long_closes_the_websocket() {
-    let scene = Scene::new();
-    let server = serve(&scene, |stream| rest(&stream));
-    let client = client(&scene);
+    let fixture = Fixture::new();
+    let server = serve(&fixture, |stream| rest(&stream));
+    let client = client(&fixture);
 
     let (stream, _) = ask(&client, "/things/1");
     say_too_much(&stream, true);
     rest(&stream);
 
-    let heard = server.join().unwrap();
-    // Nothing of it, and the end, whose text is masked, and its code as well.
-    assert!(heard.len() < 200 && heard.first() == Some(&0x88), "{}", heard.len());
+    let received = server.join().unwrap();
+    // Only a close frame, whose code and text are masked.
+    assert!(received.len() < 200 && received.first() == Some(&0x88), "{}", received.len());
     let record = client.end();
     let error = record[0].error.as_deref().unwrap();
     assert_eq!(error, "closed: a message of the WebSocket is too long");
@@ -154,19 +154,19 @@ fn a_message_of_a_guest_that_is_too_long_closes_the_websocket() {
 #[test]
 #[ignore = "needs root and mitmproxy"]
 fn a_message_of_a_server_that_is_too_long_closes_the_websocket() {
-    let scene = Scene::new();
-    let server = serve(&scene, |stream| {
+    let fixture = Fixture::new();
+    let server = serve(&fixture, |stream| {
         say_too_much(&stream, false);
         rest(&stream);
     });
-    let client = client(&scene);
+    let client = client(&fixture);
 
     let (stream, _) = ask(&client, "/things/1");
-    let heard = rest(&stream);
+    let received = rest(&stream);
     drop(stream);
     server.join().unwrap();
 
-    assert!(heard.len() < 1000 && is_told(&heard), "{}", heard.len());
+    assert!(received.len() < 1000 && has_close_code(&received), "{}", received.len());
     let record = client.end();
     let error = record[0].error.as_deref().unwrap();
     assert_eq!(error, "closed: a message of the WebSocket is too long");

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::intercept::{Guard, Record};
+use ::intercept::{InterceptionConfig, NetworkLogFile};
 use sandbox::{Cancellation, Sandbox};
 
 pub(crate) use arguments::Arguments;
@@ -83,7 +83,7 @@ fn intercept(run: &mut Run, global: &Global) -> Result<()> {
     let (Some(egress), Some(network)) = (run.egress.take(), &mut run.config.network) else {
         return Ok(());
     };
-    let open = |path: &PathBuf| Record::open(path).map(Arc::new).map_err(Error::Intercept);
+    let open = |path: &PathBuf| NetworkLogFile::open(path).map(Arc::new).map_err(Error::Intercept);
     let record = run.record.as_ref().map(open).transpose()?;
     let held = std::mem::take(&mut run.held);
     let bodies = run.keeps_bodies;
@@ -91,8 +91,9 @@ fn intercept(run: &mut Run, global: &Global) -> Result<()> {
     // Python takes a second to start, in which there is other work.
     gate.warm_up()?;
     network.intercept = Some(gate.interception(move |proxy| {
-        let guard = Guard::new(proxy, egress.policy.clone()).with_secrets(held.clone());
-        guard.with_record(record.clone()).with_bodies(bodies)
+        let guard =
+            InterceptionConfig::new(proxy, egress.policy.clone()).with_secrets(held.clone());
+        guard.with_log(record.clone()).with_bodies(bodies)
     }));
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use intercept::{Authority, Config, Guard, Proxy};
+use intercept::{CertificateAuthority, InterceptionConfig, Proxy, ProxyConfig};
 use sandbox::{Cause, Interception, Interceptor, Registration};
 
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ const ROOTS: &str = "SSL_CERT_FILE";
 
 /// The proxies, and what they are started from.
 pub(crate) struct Gate {
-    config: Config,
+    config: ProxyConfig,
     /// As many at most: one for each processor, as each has memory of its own.
     most: usize,
     proxies: Mutex<Proxies>,
@@ -44,8 +44,8 @@ impl Gate {
     /// As [`open`](Self::open).
     pub(crate) fn at(state_dir: &Path, runtime_dir: &Path) -> Result<Arc<Self>> {
         let path = |name| std::env::var_os(name).map(PathBuf::from);
-        let authority = Authority::open(state_dir).map_err(intercept_error)?;
-        let config = Config {
+        let authority = CertificateAuthority::open(state_dir).map_err(intercept_error)?;
+        let config = ProxyConfig {
             program: program(),
             runtime_dir: runtime_dir.to_owned(),
             authority,
@@ -82,14 +82,14 @@ impl Gate {
     /// Lets one VM pass what the guard does that is made for it.
     pub(crate) fn interception(
         self: &Arc<Self>,
-        guard: impl Fn(&Arc<Proxy>) -> Guard + Send + Sync + 'static,
+        guard: impl Fn(&Arc<Proxy>) -> InterceptionConfig + Send + Sync + 'static,
     ) -> Interception {
         Interception::new(Arc::new(Door { gate: Arc::clone(self), guard: Box::new(guard) }))
     }
 }
 
 /// Makes a guard.
-type Make = dyn Fn(&Arc<Proxy>) -> Guard + Send + Sync;
+type Make = dyn Fn(&Arc<Proxy>) -> InterceptionConfig + Send + Sync;
 
 /// Where a VM is let in.
 struct Door {

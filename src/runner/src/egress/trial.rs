@@ -25,7 +25,7 @@ pub(crate) fn check() -> Result<Duration, Cause> {
     let answer = vmm::with_scratch_network(place, begun + PATIENCE, |lease| {
         let filter = vmm::proxy_filter();
         let address = lease.address()?;
-        let pass = intercept::trial(program(), place, address, filter, begun + PATIENCE)?;
+        let pass = intercept::probe(program(), place, address, filter, begun + PATIENCE)?;
         lease.intercept(pass.port(), pass.observer())?;
         let mut stream = lease.connect(SocketAddrV4::new(SINKHOLE, 80), ANSWER)?;
         stream.set_read_timeout(Some(ANSWER))?;

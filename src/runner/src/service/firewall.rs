@@ -14,7 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use intercept::{
-    Api, Credentials, Firewall, Grants, Guard, Permission, Policy, Reachable, Record, Secret,
+    Api, CredentialProvider, Firewall, Grants, InterceptionConfig, NetworkLogFile, Permission,
+    Policy, Reachable, Secret,
 };
 use sandbox::Interception;
 use serde::Deserialize;
@@ -31,7 +32,7 @@ use crate::error::{Error, Result};
 pub(super) struct Pass {
     pub(super) policy: Policy,
     pub(super) held: Vec<Secret>,
-    pub(super) credentials: Option<Arc<dyn Credentials>>,
+    pub(super) credentials: Option<Arc<dyn CredentialProvider>>,
 }
 
 /// A firewall, as the contract has it; plain or inline.
@@ -83,13 +84,14 @@ pub(super) fn intercept(
         context.secret_values.iter().chain([&context.sandbox_token]).cloned().collect();
     let Pass { policy, held, credentials } =
         Pass::of(&mut context, &egress.policy, job.crew.source.access(), reachable)?;
-    let record = record.map(Record::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
+    let record =
+        record.map(NetworkLogFile::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
     let bodies = context.capture_network_bodies;
     let private = platform_hosts(&context, job.crew.source.access(), authority);
     let interception = job.crew.gate.interception(move |proxy| {
-        let guard = Guard::new(proxy, policy.clone()).with_secrets(held.clone());
+        let guard = InterceptionConfig::new(proxy, policy.clone()).with_secrets(held.clone());
         let guard = guard.hiding(hidden.clone()).with_credentials(credentials.clone());
-        let guard = guard.with_record(record.clone()).with_bodies(bodies);
+        let guard = guard.with_log(record.clone()).with_bodies(bodies);
         guard.with_private_hosts(private.clone())
     });
     Ok((context, Some(interception)))
@@ -117,7 +119,8 @@ impl Pass {
         let has_auth = auths.iter().any(Option::is_some);
         let credentials = has_auth.then(|| {
             let auths = std::iter::repeat_n(None, count).chain(auths).collect();
-            Resolver::of(context, access, auths).map(|one| Arc::new(one) as Arc<dyn Credentials>)
+            Resolver::of(context, access, auths)
+                .map(|one| Arc::new(one) as Arc<dyn CredentialProvider>)
         });
         Ok(Self { policy, held: hold(context)?, credentials: credentials.transpose()? })
     }

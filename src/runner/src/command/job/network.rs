@@ -1,6 +1,6 @@
 //! `runner job network`: what a job sent, and what became of it.
 
-use intercept::Entry;
+use intercept::NetworkLogEntry;
 use platform::Telemetry;
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ fn head() -> String {
 fn text(report: &Telemetry, is_json: bool) -> Result<String> {
     let logs = report.content.get("networkLogs").and_then(Value::as_array);
     let lines = logs.into_iter().flatten().map(|value| {
-        match (is_json, serde_json::from_value::<Entry>(value.clone())) {
+        match (is_json, serde_json::from_value::<NetworkLogEntry>(value.clone())) {
             (false, Ok(entry)) => Ok(line(&entry)),
             _ => json_line(value),
         }
@@ -45,7 +45,7 @@ fn text(report: &Telemetry, is_json: bool) -> Result<String> {
     lines.collect()
 }
 
-fn line(entry: &Entry) -> String {
+fn line(entry: &NetworkLogEntry) -> String {
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let what = entry.url.clone().unwrap_or_else(|| format!("{}:{}", entry.host, entry.port));
     let why = entry.error.as_deref().or(entry.firewall_rule_match.as_deref());
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn people_see_an_entry_in_a_line_that_cannot_move_the_cursor() {
-        let entry: Entry = serde_json::from_value(json!({
+        let entry: NetworkLogEntry = serde_json::from_value(json!({
             "timestamp": "2026-05-01T10:11:12.345Z", "type": "http", "action": "DENY",
             "host": "x", "port": 443, "method": "GET", "url": "https://x/\u{1b}[2J",
             "status": 403, "latency_ms": 7, "error": "x is unknown",

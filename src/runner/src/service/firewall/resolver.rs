@@ -1,10 +1,10 @@
-//! Credentials for the APIs of a job, resolved by the platform when the proxy asks for them.
+//! CredentialProvider for the APIs of a job, resolved by the platform when the proxy asks for them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use guest_common::{Identity, Kind, Limits, Platform, Retry, Stop};
-use intercept::{Credentials, Grant, Refusal};
+use intercept::{Credential, CredentialError, CredentialProvider};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -87,9 +87,9 @@ impl Resolver {
     }
 }
 
-impl Credentials for Resolver {
-    fn get(&self, api: usize, force: bool) -> std::result::Result<Grant, Refusal> {
-        let refusal = |status, reason: &str| Refusal { status, reason: reason.to_owned() };
+impl CredentialProvider for Resolver {
+    fn get(&self, api: usize, force: bool) -> std::result::Result<Credential, CredentialError> {
+        let refusal = |status, reason: &str| CredentialError { status, reason: reason.to_owned() };
         let auth = self.auths.get(api).and_then(Option::as_ref);
         let auth = auth.ok_or_else(|| refusal(424, "this API has no credential"))?;
         let question = Question {
@@ -109,7 +109,7 @@ impl Credentials for Resolver {
             // What the platform says may repeat what it was asked.
             _ => refusal(502, "the platform does not resolve its credential"),
         })?;
-        Ok(Grant {
+        Ok(Credential {
             headers: resolved.headers,
             query: resolved.query.unwrap_or_default(),
             base: resolved.base,

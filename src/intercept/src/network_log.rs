@@ -1,5 +1,4 @@
-//! What a VM sent, and what became of it: a file with one JSON object a line, in the platform's form
-//! of `networkLogs`.
+//! The log of a VM's traffic: a file of JSON lines, in the form of the platform's `networkLogs`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -15,26 +14,26 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::error::file;
 
-/// A record does not become longer: a VM may send on purpose what is recorded.
-const LONGEST: u64 = 64 << 20;
-/// Beyond this there are no bodies in it: they would leave no room for what else is sent.
-const LONGEST_WITH_BODIES: u64 = LONGEST / 2;
+/// The limit of a log's size, since a VM can cause any number of entries.
+const MAX_BYTES: u64 = 64 << 20;
+/// Beyond this size bodies are omitted, to leave room for other entries.
+const MAX_BYTES_WITH_BODIES: u64 = MAX_BYTES / 2;
 
-/// The record of one VM. Each entry is one write, so several may write to it.
+/// The network log of one VM. An entry is written with one call, so several writers may append.
 #[derive(Debug)]
-pub struct Record {
+pub struct NetworkLogFile {
     file: File,
     length: AtomicU64,
 }
 
-/// One entry. What is unknown is left out.
+/// An entry. Unknown fields are omitted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the names are the platform's, and say it")]
-pub struct Entry {
+pub struct NetworkLogEntry {
     /// ISO 8601, UTC.
     pub timestamp: String,
-    /// `http`, `tcp`, `udp`, `icmp`, `dns`; empty, and left out, for every other protocol.
+    /// `http`, `tcp`, `udp`, `icmp`, `dns`; empty and omitted for other protocols.
     #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
     /// `ALLOW` or `DENY`.
@@ -43,12 +42,12 @@ pub struct Entry {
     pub port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Without a query.
+    /// Without the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Until an answer began, or until the connection ended.
+    /// Until the beginning of the response, or the end of the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,15 +62,15 @@ pub struct Entry {
     pub firewall_permission: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_rule_match: Option<String>,
-    /// Names, not values.
+    /// Names of secrets, not values.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub auth_resolved_secrets: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The beginning of what was sent with a request, if that is asked for.
+    /// The beginning of the request's body, if bodies are logged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_body: Option<String>,
-    /// `base64` if it is no text.
+    /// `base64` unless it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_body_encoding: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -84,8 +83,8 @@ pub struct Entry {
     pub response_body_truncated: bool,
 }
 
-impl Record {
-    /// Opens one, 0600; what is in it stays.
+impl NetworkLogFile {
+    /// Opens a log with mode 0600, to append.
     pub fn open(path: &Path) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600);
@@ -95,37 +94,38 @@ impl Record {
     }
 
     /// Appends an entry.
-    pub fn add(&self, entry: &Entry) {
-        let is_long = self.length.load(Ordering::Relaxed) > LONGEST_WITH_BODIES;
-        let line = match is_long && entry.has_bodies() {
-            true => serde_json::to_vec(&entry.without_bodies()),
-            false => serde_json::to_vec(entry),
+    pub fn add(&self, entry: &NetworkLogEntry) {
+        let is_long = self.length.load(Ordering::Relaxed) > MAX_BYTES_WITH_BODIES;
+        let line = if is_long && entry.has_bodies() {
+            serde_json::to_vec(&entry.without_bodies())
+        } else {
+            serde_json::to_vec(entry)
         };
         let Ok(mut line) = line else { return };
         line.push(b'\n');
         let added = line.len() as u64;
         let before = self.length.fetch_add(added, Ordering::Relaxed);
-        if before + added > LONGEST {
-            if before <= LONGEST {
-                log::warn!("a network record is full; bytes={LONGEST}");
+        if before + added > MAX_BYTES {
+            if before <= MAX_BYTES {
+                log::warn!("a network log is full; bytes={MAX_BYTES}");
             }
             return;
         }
         if let Err(error) = (&self.file).write_all(&line) {
-            log::error!("an entry of a network record is lost; error={error}");
+            log::error!("cannot write an entry of a network log; error={error}");
         }
     }
 }
 
-impl Entry {
-    /// Of a question for a name.
-    pub(crate) fn name(name: &str, is_allowed: bool) -> Self {
-        let error = (!is_allowed).then(|| "the policy has no use for this name".to_owned());
+impl NetworkLogEntry {
+    /// A DNS query.
+    pub(crate) fn dns_query(name: &str, is_allowed: bool) -> Self {
+        let error = (!is_allowed).then(|| "the policy does not allow this name".to_owned());
         Self { host: name.to_owned(), port: 53, error, ..Self::new("dns", is_allowed) }
     }
 
-    /// Of a packet that was dropped. A protocol that the platform has no type for is in the error.
-    pub(crate) fn dropped(packet: Dropped) -> Self {
+    /// A dropped packet. The error names a protocol for which the platform has no type.
+    pub(crate) fn dropped_packet(packet: Dropped) -> Self {
         let kind = match i32::from(packet.protocol) {
             libc::IPPROTO_TCP => "tcp",
             libc::IPPROTO_UDP => "udp",
@@ -135,7 +135,7 @@ impl Entry {
         let what = match (kind, packet.address) {
             (_, IpAddr::V6(_)) => "there is no IPv6".to_owned(),
             ("", _) => format!("IP protocol {} does not pass", packet.protocol),
-            _ => "nothing but TCP and questions to the gateway passes".to_owned(),
+            _ => "only TCP and DNS queries to the gateway pass".to_owned(),
         };
         let (host, port) = (packet.address.to_string(), packet.port);
         Self { host, port, error: Some(format!("dropped: {what}")), ..Self::new(kind, false) }
@@ -145,7 +145,7 @@ impl Entry {
         self.request_body.is_some() || self.response_body.is_some()
     }
 
-    /// It says that there were some.
+    /// Marks the omitted bodies as truncated.
     fn without_bodies(&self) -> Self {
         let mut entry = self.clone();
         entry.request_body_truncated |= entry.request_body.take().is_some();
@@ -175,7 +175,7 @@ fn now() -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
-/// Year, month and day, by days since 1970: years begin in March, so that a leap day is the last.
+/// Year, month and day from days since 1970. Years begin in March, so that the leap day is the last.
 fn date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
@@ -194,51 +194,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_dates() {
+    fn days_since_1970_are_converted_to_dates() {
         assert_eq!(date(0), (1970, 1, 1));
         assert_eq!(date(11_016), (2000, 2, 29));
         assert_eq!(date(20_513), (2026, 3, 1));
     }
 
     #[test]
-    fn an_entry_is_a_line_and_says_no_more_than_it_knows() {
+    fn an_entry_is_a_line_without_unknown_fields() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.jsonl");
-        Record::open(&path).unwrap().add(&Entry::name("example.com", true));
-        Record::open(&path).unwrap().add(&Entry::name("evil.com", false));
+        NetworkLogFile::open(&path).unwrap().add(&NetworkLogEntry::dns_query("example.com", true));
+        NetworkLogFile::open(&path).unwrap().add(&NetworkLogEntry::dns_query("evil.com", false));
         let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<Entry> =
+        let lines: Vec<NetworkLogEntry> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((lines[0].action.as_str(), lines[1].action.as_str()), ("ALLOW", "DENY"));
         assert!(!text.contains("null") && text.contains("\"type\":\"dns\""));
     }
 
     #[test]
-    fn a_dropped_packet_is_told_as_it_was_and_by_a_type_of_the_platforms_or_none() {
+    fn a_dropped_packet_has_its_destination_and_a_type_of_the_platform() {
         let packet = |protocol, address: &str, port| {
-            Entry::dropped(Dropped { protocol, address: address.parse().unwrap(), port })
+            NetworkLogEntry::dropped_packet(Dropped {
+                protocol,
+                address: address.parse().unwrap(),
+                port,
+            })
         };
-        let told = |entry: &Entry| (entry.kind.clone(), entry.host.clone(), entry.port);
+        let fields = |entry: &NetworkLogEntry| (entry.kind.clone(), entry.host.clone(), entry.port);
         let of = |kind: &str, host: &str, port| (kind.to_owned(), host.to_owned(), port);
-        assert_eq!(told(&packet(17, "9.9.9.9", 123)), of("udp", "9.9.9.9", 123));
-        assert_eq!(told(&packet(6, "2001:db8::1", 443)), of("tcp", "2001:db8::1", 443));
-        assert_eq!(told(&packet(58, "2001:db8::1", 0)).0, "icmp");
+        assert_eq!(fields(&packet(17, "9.9.9.9", 123)), of("udp", "9.9.9.9", 123));
+        assert_eq!(fields(&packet(6, "2001:db8::1", 443)), of("tcp", "2001:db8::1", 443));
+        assert_eq!(fields(&packet(58, "2001:db8::1", 0)).0, "icmp");
         let sctp = packet(132, "9.9.9.9", 0);
         assert!(sctp.error.as_deref().unwrap().contains("IP protocol 132"));
         assert!(!serde_json::to_string(&sctp).unwrap().contains("\"type\""));
     }
 
     #[test]
-    fn bodies_leave_room_for_what_has_none() {
+    fn bodies_are_omitted_from_a_long_log() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.jsonl");
-        let record = Record::open(&path).unwrap();
-        let entry = Entry { response_body: Some("x".to_owned()), ..Entry::name("a.org", true) };
+        let record = NetworkLogFile::open(&path).unwrap();
+        let entry = NetworkLogEntry {
+            response_body: Some("x".to_owned()),
+            ..NetworkLogEntry::dns_query("a.org", true)
+        };
         record.add(&entry);
-        record.length.store(LONGEST_WITH_BODIES + 1, Ordering::Relaxed);
+        record.length.store(MAX_BYTES_WITH_BODIES + 1, Ordering::Relaxed);
         record.add(&entry);
         let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<Entry> =
+        let lines: Vec<NetworkLogEntry> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[0], entry);
         assert!(lines[1].response_body.is_none() && lines[1].response_body_truncated);

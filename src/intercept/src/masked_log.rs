@@ -1,4 +1,4 @@
-//! A record whose entries hold none of a VM's secrets.
+//! A network log without a VM's secrets.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -6,41 +6,41 @@ use std::sync::Arc;
 use mask::Masker;
 use serde_json::Value;
 
-use crate::record::{Entry, Record};
+use crate::network_log::{NetworkLogEntry, NetworkLogFile};
 use crate::{Error, Result};
 
-/// Puts entries on record, each text of them masked: names that a guest has looked up are its own
-/// choice, and may be made of what it knows.
+/// Masks every text of an entry, also host names: a guest chooses the names that it looks up, and could put
+/// secrets into them.
 #[derive(Debug)]
-pub(crate) struct MaskedRecord {
-    record: Arc<Record>,
+pub(crate) struct MaskedLog {
+    record: Arc<NetworkLogFile>,
     masker: Masker,
 }
 
-impl MaskedRecord {
+impl MaskedLog {
     pub(crate) fn new<'a>(
-        record: Arc<Record>,
+        record: Arc<NetworkLogFile>,
         secrets: impl Iterator<Item = &'a String>,
     ) -> Result<Self> {
-        // Names are compared, and recorded, in lower case.
+        // Names are compared and logged in lower case.
         let both = secrets.flat_map(|secret| [secret.clone(), secret.to_ascii_lowercase()]);
         let masker = Masker::new(both).map_err(|source| Error::Secrets { source })?;
         Ok(Self { record, masker })
     }
 
-    pub(crate) fn add(&self, entry: &Entry) {
+    pub(crate) fn add(&self, entry: &NetworkLogEntry) {
         match self.masked(entry) {
             Ok(masked) => self.record.add(&masked),
-            Err(error) => log::error!("an entry of a network record is lost; error={error}"),
+            Err(error) => log::error!("cannot mask an entry of a network log; error={error}"),
         }
     }
 
-    fn masked(&self, entry: &Entry) -> serde_json::Result<Entry> {
+    fn masked(&self, entry: &NetworkLogEntry) -> serde_json::Result<NetworkLogEntry> {
         let mut value = serde_json::to_value(entry)?;
         self.mask(&mut value);
-        let mut masked: Entry = serde_json::from_value(value)?;
+        let mut masked: NetworkLogEntry = serde_json::from_value(value)?;
         masked.host = self.mask_labels(masked.host);
-        // Words of ours, which a short secret may be by chance.
+        // These are words of ours, which could equal a short secret.
         masked.timestamp.clone_from(&entry.timestamp);
         masked.kind.clone_from(&entry.kind);
         masked.action.clone_from(&entry.action);
@@ -60,7 +60,7 @@ impl MaskedRecord {
         }
     }
 
-    /// A label has 63 bytes at most, so a longer secret is spread over several.
+    /// Masks a secret that is spread over labels, which have at most 63 bytes.
     fn mask_labels(&self, host: String) -> String {
         match self.masker.mask(&host.replace('.', "")) {
             Cow::Borrowed(_) => host,
@@ -79,12 +79,12 @@ impl MaskedRecord {
 mod tests {
     use super::*;
 
-    fn recorded(entries: &[Entry], secrets: &[&str]) -> Vec<Entry> {
+    fn recorded(entries: &[NetworkLogEntry], secrets: &[&str]) -> Vec<NetworkLogEntry> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.jsonl");
-        let record = Arc::new(Record::open(&path).unwrap());
+        let record = Arc::new(NetworkLogFile::open(&path).unwrap());
         let secrets: Vec<_> = secrets.iter().map(|secret| (*secret).to_owned()).collect();
-        let masked = MaskedRecord::new(record, secrets.iter()).unwrap();
+        let masked = MaskedLog::new(record, secrets.iter()).unwrap();
         entries.iter().for_each(|entry| masked.add(entry));
         let text = std::fs::read_to_string(&path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn a_secret_inside_a_name_is_masked_whatever_its_case() {
         let name = "x-s3cretvalue.evil.com";
-        let entries = [Entry::name(name, true), Entry::name("example.com", true)];
+        let entries = [
+            NetworkLogEntry::dns_query(name, true),
+            NetworkLogEntry::dns_query("example.com", true),
+        ];
         let recorded = recorded(&entries, &["S3cretValue"]);
         assert_eq!((recorded[0].host.as_str(), recorded[0].port), ("x-***.evil.com", 53));
         assert_eq!(recorded[1], entries[1]);
@@ -103,21 +106,21 @@ mod tests {
     fn a_secret_spread_over_labels_is_masked_with_all_labels_below_the_domain() {
         let secret = "0123456789abcdef".repeat(5);
         let name = format!("{}.{}.evil.com", &secret[..63], &secret[63..]);
-        let recorded = recorded(&[Entry::name(&name, false)], &[&secret]);
+        let recorded = recorded(&[NetworkLogEntry::dns_query(&name, false)], &[&secret]);
         assert_eq!(recorded[0].host, "***.evil.com");
     }
 
     #[test]
     fn every_text_of_an_entry_is_masked() {
         let said = || Some("say hunter2-and-more".to_owned());
-        let entry = Entry {
+        let entry = NetworkLogEntry {
             url: Some("https://a.org/hunter2%2Dand-more".to_owned()),
             error: said(),
             firewall_name: said(),
             request_body: said(),
             response_body: Some(r#"{"a":"hunter2\u002Dand-more"}"#.to_owned()),
             auth_resolved_secrets: vec!["NAME".to_owned()],
-            ..Entry::name("a.org", true)
+            ..NetworkLogEntry::dns_query("a.org", true)
         };
         let recorded = recorded(&[entry], &["hunter2-and-more"]).remove(0);
         assert_eq!(recorded.url.as_deref(), Some("https://a.org/***"));

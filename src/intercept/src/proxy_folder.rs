@@ -1,4 +1,4 @@
-//! The folder of a proxy: the addon and the authority, readable for its user and nobody else.
+//! The folder of a proxy with the addon and the authority, accessible only for the proxy's user.
 //!
 //! ```text
 //! <runtime>/proxy-<random>/     0700, the proxy's user's
@@ -15,24 +15,30 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
-use crate::error::{chain, file};
-use crate::{Authority, Error, Result, addon};
+use base::error::chain;
+
+use crate::error::file;
+use crate::{CertificateAuthority, Error, Result, addon};
 
 const PREFIX: &str = "proxy-";
 const LOCK: &str = "lock";
-/// What mitmproxy calls it.
+/// mitmproxy's name for the file.
 const AUTHORITY: &str = "mitmproxy-ca.pem";
 
 /// A proxy's folder. Dropping it removes it.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct ProxyFolder {
     folder: TempDir,
     _lock: Flock<File>,
 }
 
-impl Folder {
-    /// Makes one for a user, after what dead owners left is removed.
-    pub(crate) fn make(runtime_dir: &Path, authority: &Authority, uid: u32) -> Result<Self> {
+impl ProxyFolder {
+    /// Makes a folder for a user. Removes the folders of dead owners first.
+    pub(crate) fn make(
+        runtime_dir: &Path,
+        authority: &CertificateAuthority,
+        uid: u32,
+    ) -> Result<Self> {
         let mut builder = DirBuilder::new();
         let created = builder.recursive(true).mode(0o755).create(runtime_dir);
         created.map_err(file("create", runtime_dir))?;
@@ -66,7 +72,7 @@ fn reclaim(runtime_dir: &Path) {
     let Ok(entries) = fs::read_dir(runtime_dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        // One that is just being made has no lock yet.
+        // A folder without a lock file is being made.
         let is_ours = name.is_some_and(|name| name.starts_with(PREFIX));
         let Some(lock) = is_ours.then(|| File::open(path.join(LOCK)).ok()).flatten() else {
             continue;
@@ -74,15 +80,15 @@ fn reclaim(runtime_dir: &Path) {
         if let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
-                    log::warn!("a dead proxy's folder stays; error={}", chain(&error));
+                    log::warn!("cannot remove the folder of a dead proxy; error={}", chain(&error));
                 }
-                _ => log::info!("removed what a dead runner left; path={}", path.display()),
+                _ => log::info!("removed the folder of a dead proxy; path={}", path.display()),
             }
         }
     }
 }
 
-/// The lock is held before it has its name.
+/// Locks the file before it gets its name, so that a named lock file is never free by chance.
 fn lock(folder: &Path) -> Result<Flock<File>> {
     let (path, unnamed) = (folder.join(LOCK), folder.join(".lock"));
     let opened = File::options().write(true).create_new(true).mode(0o600).open(&unnamed);
@@ -116,16 +122,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_its_owners_alone_and_one_of_the_dead_is_removed() {
+    fn a_folder_is_private_and_the_folder_of_a_dead_owner_is_removed() {
         let place = tempfile::tempdir().unwrap();
-        let authority = Authority::open(place.path()).unwrap();
+        let authority = CertificateAuthority::open(place.path()).unwrap();
         let runtime = place.path().join("run");
-        let living = Folder::make(&runtime, &authority, 1).unwrap();
+        let living = ProxyFolder::make(&runtime, &authority, 1).unwrap();
         let dead = runtime.join("proxy-dead");
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join(LOCK), "").unwrap();
 
-        let other = Folder::make(&runtime, &authority, 1).unwrap();
+        let other = ProxyFolder::make(&runtime, &authority, 1).unwrap();
 
         assert!(living.path().exists() && other.path().exists() && !dead.exists());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -1,4 +1,4 @@
-//! What most tests begin with.
+//! What most tests share: a host with a proxy, an internet, and guests.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_test::{Identity, Reply, Request, Server};
-use intercept::{Authority, Config, Entry, Guard, Policy, Proxy, Record, Verdict};
+use intercept::{
+    CertificateAuthority, InterceptionConfig, NetworkLogEntry, NetworkLogFile, Policy, Proxy,
+    ProxyConfig, Verdict,
+};
 use netns::testing::{Guest, HOST, INTERNET, World};
 use netns::{Lease, Pool, ProxyFilter};
 use sandbox::{Interceptor, Network, Registration};
@@ -19,14 +22,14 @@ use tempfile::TempDir;
 
 pub(crate) const API: &str = "api.example.com";
 pub(crate) const OTHER: &str = "other.example.com";
-/// A name that leads to where nobody is to be reached.
+/// A name that resolves to a private address.
 pub(crate) const INSIDE: &str = "inside.example.com";
 
-/// A name that leads to the host itself.
+/// A name that resolves to the host itself.
 pub(crate) const OWN: &str = "own.example.com";
 
-/// A host with a proxy, and an internet with an authority that the host trusts.
-pub(crate) struct Scene {
+/// A host with a proxy, and an internet whose certificates the host trusts.
+pub(crate) struct Fixture {
     pub(crate) world: World,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) pool: Pool,
@@ -34,21 +37,21 @@ pub(crate) struct Scene {
     identity: Identity,
 }
 
-/// A guest all of whose traffic goes through the proxy. Its fields go in this order.
+/// A guest whose traffic goes through the proxy. Its fields are dropped in this order.
 pub(crate) struct Client {
     pub(crate) guest: Guest,
-    pub(crate) pass: Option<Box<dyn Registration>>,
+    pub(crate) registration: Option<Box<dyn Registration>>,
     pub(crate) lease: Lease,
     record: PathBuf,
     authority: PathBuf,
 }
 
-impl Scene {
+impl Fixture {
     pub(crate) fn new() -> Self {
         Self::of(2)
     }
 
-    /// With room for so many guests.
+    /// With a pool of this size.
     pub(crate) fn of(size: usize) -> Self {
         let permissions = fs::Permissions::from_mode(0o711);
         let folder = tempfile::Builder::new().permissions(permissions).tempdir().unwrap();
@@ -60,16 +63,16 @@ impl Scene {
         let roots = folder.path().join("roots.pem");
         internet.install(&roots);
         fs::set_permissions(&roots, fs::Permissions::from_mode(0o644)).unwrap();
-        let config = Config {
+        let config = ProxyConfig {
             program: None,
             runtime_dir: folder.path().join("run"),
-            authority: Authority::open(&folder.path().join("state")).unwrap(),
+            authority: CertificateAuthority::open(&folder.path().join("state")).unwrap(),
             roots: Some(roots),
             host_filter: Arc::new(ProxyFilter),
         };
         let authority = folder.path().join("authority.pem");
         fs::write(&authority, config.authority.certificate()).unwrap();
-        // Its table has the filter for the proxy.
+        // The pool's table has the filter for the proxy.
         let pool = Pool::start(netns::Config {
             size,
             lock_path: folder.path().join("network.lock"),
@@ -81,7 +84,7 @@ impl Scene {
         Self { world, proxy, pool, folder, identity }
     }
 
-    /// A server of all names, at the port of HTTPS.
+    /// An HTTPS server for all names.
     pub(crate) fn https(
         &self,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
@@ -90,7 +93,7 @@ impl Scene {
         Server::serve(listener, Some(&self.identity), handler)
     }
 
-    /// One at the port of HTTP.
+    /// An HTTP server for all names.
     pub(crate) fn http(
         &self,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
@@ -103,25 +106,29 @@ impl Scene {
         self.client_with(policy, |guard| guard)
     }
 
-    pub(crate) fn client_with(&self, policy: Policy, with: impl Fn(Guard) -> Guard) -> Client {
+    pub(crate) fn client_with(
+        &self,
+        policy: Policy,
+        with: impl Fn(InterceptionConfig) -> InterceptionConfig,
+    ) -> Client {
         let mut lease = self.pool.lease(soon()).unwrap();
         let policy_of_packets = sandbox::Policy::intercepted(&[]);
         lease.apply(&Network { policy: policy_of_packets, ..Network::default() }).unwrap();
         let address = lease.address().unwrap();
         let record = self.folder.path().join(format!("{address}.jsonl"));
         let _ = fs::remove_file(&record);
-        let guard = Guard::new(&self.proxy, policy)
-            .with_record(Some(Arc::new(Record::open(&record).unwrap())));
-        let pass = with(guard).register(address, soon()).unwrap();
-        lease.intercept(pass.port(), pass.observer()).unwrap();
+        let guard = InterceptionConfig::new(&self.proxy, policy)
+            .with_log(Some(Arc::new(NetworkLogFile::open(&record).unwrap())));
+        let registration = with(guard).register(address, soon()).unwrap();
+        lease.intercept(registration.port(), registration.observer()).unwrap();
         let guest = Guest::behind(&lease);
         let authority = self.folder.path().join("authority.pem");
-        Client { guest, pass: Some(pass), lease, record, authority }
+        Client { guest, registration: Some(registration), lease, record, authority }
     }
 }
 
 impl Client {
-    /// What curl prints, and the status behind it.
+    /// Curl's output, and the status after it.
     pub(crate) fn curl(&self, arguments: &[impl AsRef<OsStr> + Sync]) -> (String, u16) {
         let output = self.try_curl(arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -144,39 +151,39 @@ impl Client {
         })
     }
 
-    /// What a connection gets that says this at once.
+    /// Sends this on a new connection; returns everything received until its end.
     pub(crate) fn say(&self, to: (Ipv4Addr, u16), words: &[u8]) -> Vec<u8> {
         self.guest.run(|| {
             let mut stream = TcpStream::connect(to).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
             stream.write_all(words).unwrap();
-            let mut heard = Vec::new();
-            let _ = stream.read_to_end(&mut heard);
-            heard
+            let mut received = Vec::new();
+            let _ = stream.read_to_end(&mut received);
+            received
         })
     }
 
-    /// Ends it, and returns what is on record.
-    pub(crate) fn end(self) -> Vec<Entry> {
-        let Self { guest, pass, lease, record, .. } = self;
+    /// Ends the guest; returns its log.
+    pub(crate) fn end(self) -> Vec<NetworkLogEntry> {
+        let Self { guest, registration, lease, record, .. } = self;
         drop(guest);
-        drop(pass);
+        drop(registration);
         drop(lease);
         read(&record)
     }
 }
 
-pub(crate) fn read(record: &Path) -> Vec<Entry> {
+pub(crate) fn read(record: &Path) -> Vec<NetworkLogEntry> {
     let text = fs::read_to_string(record).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// When to give up what should take no time.
+/// A deadline for what should take no time.
 pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-/// A policy that lets nothing pass but one API, of which some permissions are given.
+/// A policy with one firewall only.
 pub(crate) fn only_api(firewall: serde_json::Value) -> Policy {
     Policy { firewalls: vec![serde_json::from_value(firewall).unwrap()], ..Policy::none() }
 }

@@ -1,35 +1,37 @@
-//! A proxy that runs, and the bytes between it and us.
+//! The process of a running proxy, and the messages to and from it.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 use process::Status;
 
-use crate::launch::{Launch, Running, launch};
-use crate::message::{LONGEST, Report};
-use crate::supervisor::Waiting;
+use crate::launch::{LaunchOptions, LaunchedProxy, launch};
+use crate::message::{MAX_LINE, ProxyEvent};
+use crate::observer::NamePolicy;
 use crate::{Error, Result};
 
-/// How long a proxy may take to become ready: Python on a loaded host is slow.
-const READY: Duration = Duration::from_secs(60);
-/// How much of its last words is kept.
-const LAST_WORDS: usize = 2048;
-/// So much is read at once.
+/// The time-out of the start: Python on a loaded host is slow.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of its output is kept, for errors.
+const OUTPUT_LIMIT: usize = 2048;
+/// The size of one read.
 const CHUNK: usize = 64 << 10;
 
-/// A proxy that runs. Dropping it kills it.
-pub(crate) struct Link {
-    running: Running,
+/// A running proxy. Dropping it kills it.
+pub(crate) struct ProxyProcess {
+    running: LaunchedProxy,
     pub(crate) phase: Phase,
     inbox: Vec<u8>,
     pub(crate) outbox: Vec<u8>,
-    words: Vec<u8>,
-    /// What it was asked, and who waits for it.
-    pub(crate) waiting: HashMap<u64, Waiting>,
+    output: Vec<u8>,
+    /// Commands without a reply, by their number.
+    pub(crate) pending: HashMap<u64, PendingCommand>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,19 +40,31 @@ pub(crate) enum Phase {
     Serving { since: Instant },
 }
 
-impl Link {
-    pub(crate) fn start(launched: Launch<'_>) -> Result<Self> {
+/// A command that waits for the proxy's reply.
+pub(crate) enum PendingCommand {
+    Register(Ipv4Addr, Sender<Result<NamePolicy>>),
+    /// Registration of a VM with a restarted proxy.
+    Reregister(Ipv4Addr),
+    Unregister {
+        vm: Ipv4Addr,
+        _done: Sender<()>,
+    },
+    Serve,
+}
+
+impl ProxyProcess {
+    pub(crate) fn start(launched: LaunchOptions<'_>) -> Result<Self> {
         let running = launch(launched)?;
         let options = fcntl(&running.errors, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         options
             .map_err(|errno| Error::Socket { operation: "set up a pipe", source: errno.into() })?;
         log::debug!("proxy started; pid={}", running.child.pid());
-        let phase = Phase::Starting { deadline: Instant::now() + READY };
-        let (inbox, outbox, words) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { running, phase, inbox, outbox, words, waiting: HashMap::new() })
+        let phase = Phase::Starting { deadline: Instant::now() + READY_TIMEOUT };
+        let (inbox, outbox, output) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { running, phase, inbox, outbox, output, pending: HashMap::new() })
     }
 
-    /// What says that there is something to do.
+    /// The descriptors to poll.
     pub(crate) fn interests(&self) -> [PollFd<'_>; 3] {
         let mut control = PollFlags::POLLIN;
         control.set(PollFlags::POLLOUT, !self.outbox.is_empty());
@@ -61,13 +75,13 @@ impl Link {
         ]
     }
 
-    /// Sends what there is to send, and returns what has come. An error is the proxy's end.
-    pub(crate) fn converse(&mut self) -> Result<Vec<Report>> {
-        self.hear_words();
+    /// Writes the outbox and returns received events. After an error the proxy must be dropped.
+    pub(crate) fn exchange(&mut self) -> Result<Vec<ProxyEvent>> {
+        self.read_output();
         let ended = self.running.child.try_wait().map_err(|source| Error::Spawn { source })?;
-        let reports = self.send().and_then(|()| self.receive());
+        let events = self.send().and_then(|()| self.receive());
         if let Some(status) = ended {
-            return Err(self.down(match status {
+            return Err(self.failure(match status {
                 Status::Exited(code) => format!("ended with code {code}"),
                 Status::Signalled { signal, .. } => format!("was killed by signal {signal}"),
             }));
@@ -75,14 +89,14 @@ impl Link {
         if let Phase::Starting { deadline } = self.phase
             && deadline <= Instant::now()
         {
-            return Err(self.down(format!("has not become ready in {READY:?}")));
+            return Err(self.failure(format!("has not become ready in {READY_TIMEOUT:?}")));
         }
-        reports.map_err(|error| self.down(format!("cannot be talked to: {error}")))
+        events.map_err(|error| self.failure(format!("failed on its control socket: {error}")))
     }
 
-    /// Sends what there is to send.
+    /// Writes the outbox.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        self.send().map_err(|error| self.down(format!("cannot be talked to: {error}")))
+        self.send().map_err(|error| self.failure(format!("failed on its control socket: {error}")))
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -97,7 +111,7 @@ impl Link {
         Ok(())
     }
 
-    fn receive(&mut self) -> io::Result<Vec<Report>> {
+    fn receive(&mut self) -> io::Result<Vec<ProxyEvent>> {
         let mut chunk = vec![0; CHUNK];
         match (&self.running.control).read(&mut chunk) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -106,50 +120,50 @@ impl Link {
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
-        let mut reports = Vec::new();
+        let mut events = Vec::new();
         let mut lines = self.inbox.split_inclusive(|byte| *byte == b'\n').peekable();
         let mut rest = 0;
         while let Some(line) = lines.next_if(|line| line.ends_with(b"\n")) {
             rest += line.len();
             match serde_json::from_slice(line) {
-                Ok(report) => reports.push(report),
-                // What is in it is a guest's in part: it is not repeated, and ends nobody's traffic.
+                Ok(event) => events.push(event),
+                // Its content may come from a guest: it is not logged, and the proxy goes on.
                 Err(error) => {
                     let (kind, bytes) = (error.classify(), line.len());
-                    log::error!("the proxy is not understood; kind={kind:?} bytes={bytes}");
+                    log::error!("cannot read a message of the proxy; kind={kind:?} bytes={bytes}");
                 }
             }
         }
         self.inbox.drain(..rest);
-        if self.inbox.len() > LONGEST {
+        if self.inbox.len() > MAX_LINE {
             return Err(ErrorKind::InvalidData.into());
         }
-        Ok(reports)
+        Ok(events)
     }
 
-    fn hear_words(&mut self) {
+    fn read_output(&mut self) {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = nix::unistd::read(&self.running.errors, &mut chunk) {
-            let said = chunk.get(..count).unwrap_or_default();
-            log::debug!("the proxy says {:?}", String::from_utf8_lossy(said));
-            self.words.extend_from_slice(said);
-            let over = self.words.len().saturating_sub(LAST_WORDS);
-            self.words.drain(..over);
+            let chunk = chunk.get(..count).unwrap_or_default();
+            log::debug!("output of the proxy; text={:?}", String::from_utf8_lossy(chunk));
+            self.output.extend_from_slice(chunk);
+            let excess = self.output.len().saturating_sub(OUTPUT_LIMIT);
+            self.output.drain(..excess);
         }
     }
 
-    fn down(&self, problem: String) -> Error {
-        let text = String::from_utf8_lossy(&self.words);
-        // An exception of Python's, if there is one: what comes after it only says that there was.
+    fn failure(&self, problem: String) -> Error {
+        let text = String::from_utf8_lossy(&self.output);
+        // Prefer the line of a Python exception: later lines only event that there was one.
         let mut lines = text.lines().rev();
         let last = lines.clone().find(|line| line.contains("Error: "));
         let last = last.or_else(|| lines.find(|line| !line.trim().is_empty()));
-        let words = last.map(|line| format!("; it said: {}", line.trim())).unwrap_or_default();
-        Error::Down { problem, words }
+        let output = last.map(|line| format!("; its output: {}", line.trim())).unwrap_or_default();
+        Error::ProxyFailed { problem, output }
     }
 }
 
-/// The listener as the proxy is to have it.
+/// The proxy's descriptor of the listener.
 pub(crate) fn duplicate(listener: &std::net::TcpListener) -> Result<OwnedFd> {
     let failed = |source| Error::Socket { operation: "duplicate a socket", source };
     listener.try_clone().map(OwnedFd::from).map_err(failed)
