@@ -256,7 +256,7 @@ impl Checkpoint {
                 .map_err(|source| Error::Thread { name: "history", source })?;
             let count = self.config.artifacts.len().min(SAVE_THREADS);
             let start = |number| {
-                thread::spawn_scoped(scope, &format!("save-{number}"), save)
+                thread::spawn_scoped(scope, format!("save-{number}"), save)
                     .map_err(|source| Error::Thread { name: "save", source })
             };
             let savers: Vec<_> = (1..=count).map(start).collect();

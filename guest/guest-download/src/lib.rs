@@ -64,7 +64,7 @@ pub fn run(manifest: &Manifest, settings: &Settings, operations: Option<&Operati
     let schedule = Schedule::new(&manifest.tasks);
     let results: Vec<bool> = std::thread::scope(|scope| {
         let worker = || work(&schedule, &client, settings, operations);
-        let start = |number| thread::spawn_scoped(scope, &format!("get-{number}"), worker);
+        let start = |number| thread::spawn_scoped(scope, format!("get-{number}"), worker);
         let count = WORKERS.min(manifest.tasks.len());
         let workers: Vec<_> = (1..=count).map(start).collect();
         workers

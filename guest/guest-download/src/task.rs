@@ -132,7 +132,7 @@ fn unpack(
         };
         let current = std::thread::current();
         let number = current.name().unwrap_or_default().trim_start_matches("get-");
-        let fetching = thread::spawn_scoped(scope, &format!("fetch-{number}"), feed)
+        let fetching = thread::spawn_scoped(scope, format!("fetch-{number}"), feed)
             .map_err(|source| Error::Thread { source })?;
         let unpacked = tree.unpack(&mut Archive::new(reader, count));
         // The reader is dropped, so the other thread ends at its next buffer. Its error comes first: if
