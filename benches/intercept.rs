@@ -52,7 +52,7 @@ fn main() {
     fs::set_permissions(&roots, fs::Permissions::from_mode(0o644)).unwrap();
     let listener = world.on_the_internet(|| TcpListener::bind((INTERNET, 443)).unwrap());
     let large = vec![b'x'; LARGE];
-    let _server = Server::serve(listener, Some(&internet.vouch_for(&[NAME])), move |request| {
+    let _server = Server::serve(listener, Some(&internet.issue_for(&[NAME])), move |request| {
         match request.path.as_str() {
             "/large" => Reply::bytes(large.clone()),
             _ => Reply::bytes(*b"hello"),

@@ -30,7 +30,7 @@ impl Internet {
         let authority = Authority::new();
         let roots = runner.state().join("roots.pem");
         authority.install(&roots);
-        let identity = authority.vouch_for(hosts);
+        let identity = authority.issue_for(hosts);
         let listener = runner.world.on_the_internet(|| TcpListener::bind((INTERNET, 443)).unwrap());
         let https = Server::serve(listener, Some(&identity), handler);
         let names = Names::serve(runner);

@@ -118,7 +118,7 @@ mod tests {
         let fake = FakePlatform::start();
         fake.answer("heartbeat", Reply::json(&json!({ "ok": true })));
         for status in [400, 400, 200, 400, 400, 400] {
-            fake.answer("heartbeat", Reply::json(&json!({})).but_status(status));
+            fake.answer("heartbeat", Reply::json(&json!({})).with_status(status));
         }
         let is_reachable = AtomicBool::new(false);
         let heartbeat = heartbeat(fake.server.url(), &Stop::new());

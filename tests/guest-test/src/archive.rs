@@ -1,10 +1,10 @@
-//! Archives for tests: tar with gzip or zstd around it.
+//! Makes tar archives for tests, compressed with gzip or zstd.
 
 use std::io::Write as _;
 
 use tar::{Builder, EntryType, Header};
 
-/// What an archive holds.
+/// An entry of an archive.
 #[derive(Debug, Clone)]
 pub enum Entry<'a> {
     /// Path, content, mode.
@@ -19,7 +19,7 @@ pub enum Entry<'a> {
     Device(&'a str),
 }
 
-/// A tar archive. Paths are written as they are, however evil.
+/// A tar archive. Paths are not validated.
 pub fn tar(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for entry in entries {
@@ -44,12 +44,12 @@ pub fn tar(entries: &[Entry<'_>]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// The same, compressed with gzip.
+/// A tar archive compressed with gzip.
 pub fn tar_gz(entries: &[Entry<'_>]) -> Vec<u8> {
     gzip(&tar(entries))
 }
 
-/// The same, compressed with zstd.
+/// A tar archive compressed with zstd.
 pub fn tar_zst(entries: &[Entry<'_>]) -> Vec<u8> {
     zstd::encode_all(&tar(entries)[..], 3).unwrap()
 }
@@ -67,7 +67,7 @@ fn header(path: &str, kind: EntryType, mode: u32) -> Header {
     header.set_mode(mode);
     header.set_mtime(1_700_000_000);
     header.set_size(0);
-    // By hand: the crate's own way refuses evil paths.
+    // `Header::set_path` rejects absolute paths and `..`.
     header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
     header
 }

@@ -1,4 +1,4 @@
-//! A certificate authority that nobody trusts yet, and servers that it vouches for.
+//! A certificate authority for tests, and the server certificates that it issues.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,41 +8,41 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// The authority.
+/// A certificate authority. A client trusts it after [`Authority::install`].
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// What a server shows: a certificate for its names.
+/// A server's certificate and key.
 pub struct Identity {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority with a new key.
     pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // Otherwise it has the name of those that it vouches for, which then vouch for themselves.
+        // With the default name, equal to that of the issued certificates, those would look self-signed.
         params.distinguished_name.push(DnType::CommonName, "test authority");
         let key = KeyPair::generate().unwrap();
         Authority { issuer: CertifiedIssuer::self_signed(params, key).unwrap() }
     }
 
-    /// Writes its certificate, as a system's store has it.
+    /// Writes its certificate as PEM.
     pub fn install(&self, file: &Path) {
         std::fs::write(file, self.issuer.pem()).unwrap();
     }
 
-    /// A server's identity that it vouches for.
-    pub fn vouch(&self) -> Identity {
-        self.vouch_for(&["localhost"])
+    /// Issues a certificate for `localhost`.
+    pub fn issue(&self) -> Identity {
+        self.issue_for(&["localhost"])
     }
 
-    /// That of a server of these names.
-    pub fn vouch_for(&self, names: &[&str]) -> Identity {
+    /// Issues a certificate for these names.
+    pub fn issue_for(&self, names: &[&str]) -> Identity {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let params = CertificateParams::new(names).unwrap();

@@ -1,10 +1,10 @@
-//! HTTP/1.1 as far as a test needs it: one request read, one reply written, faults included.
+//! A minimal HTTP/1.1 server side: reads a request, writes a reply, with faults.
 
 use std::io::{self, BufRead, Write};
 
 use serde_json::Value;
 
-/// What a server was asked.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// `GET`, `POST`, …
@@ -13,7 +13,7 @@ pub struct Request {
     pub path: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
-    /// All of it.
+    /// The whole body.
     pub body: Vec<u8>,
 }
 
@@ -23,7 +23,7 @@ impl Request {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON; null if it is none.
+    /// The body as JSON. `null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -33,7 +33,7 @@ impl Request {
         self.path.split('?').next().unwrap()
     }
 
-    /// The next request of a connection; none at its end.
+    /// Reads the next request of a connection. `None` at its end.
     pub(crate) fn read(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
         let mut line = String::new();
         if stream.read_line(&mut line)? == 0 {
@@ -57,7 +57,7 @@ impl Request {
     }
 }
 
-/// What a server answers.
+/// A reply.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
@@ -66,18 +66,18 @@ pub struct Reply {
     ending: Ending,
 }
 
-/// How an answer ends.
+/// How a reply ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// As it should.
+    /// The whole reply is sent.
     Whole,
-    /// The connection is closed before anything is said.
+    /// The connection is closed before any byte.
     Dropped,
-    /// Nothing is said, until the server ends.
+    /// The connection stays open without a byte until the server ends.
     Mute,
-    /// The connection is closed after so many bytes of the body.
+    /// The connection is closed after this many bytes of the body.
     CutAfter(usize),
-    /// Nothing more comes after so many bytes of the body, until the server ends.
+    /// After this many bytes of the body the connection stays open without another until the server ends.
     SilentAfter(usize),
 }
 
@@ -97,44 +97,45 @@ impl Reply {
         Reply::bytes(value.to_string()).with("content-type", "application/json")
     }
 
-    /// A refusal with the platform's form of error.
+    /// An error in the platform's format.
     pub fn refusal(status: u16, message: &str) -> Reply {
         let body = serde_json::json!({ "error": { "message": message } });
         Reply { status, ..Reply::json(&body) }
     }
 
-    /// No answer at all: the connection is closed.
+    /// No reply: the connection is closed.
     pub fn dropped() -> Reply {
         Reply::status(200).ending(Ending::Dropped)
     }
 
-    /// No answer at all: the connection stays.
+    /// No reply: the connection stays open.
     pub fn mute() -> Reply {
         Reply::status(200).ending(Ending::Mute)
     }
 
-    /// One more header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Reply {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Another status.
+    /// Sets the status.
     #[must_use]
-    pub fn but_status(mut self, status: u16) -> Reply {
+    pub fn with_status(mut self, status: u16) -> Reply {
         self.status = status;
         self
     }
 
-    /// Another ending.
+    /// Sets the ending.
     #[must_use]
     pub fn ending(mut self, ending: Ending) -> Reply {
         self.ending = ending;
         self
     }
 
-    /// Writes it; false if the connection is to be closed. `hold` returns when the server ends.
+    /// Writes the reply. Returns false if the connection must be closed. `hold` blocks until the server
+    /// ends.
     pub(crate) fn write(&self, stream: &mut impl Write, hold: impl FnOnce()) -> io::Result<bool> {
         match self.ending {
             Ending::Dropped => return Ok(false),

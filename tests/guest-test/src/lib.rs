@@ -1,12 +1,12 @@
-//! What the guest's programs are tested against: HTTP servers on loopback that answer as they are
-//! told, misbehave on purpose, and remember what they were asked.
+//! Test doubles for the guest's programs: HTTP servers on loopback with scripted answers and faults,
+//! which record all requests.
 //!
-//! | to have | use |
+//! | for | use |
 //! |---|---|
-//! | any HTTP server, and its faults | [`Server`], [`Reply`] |
-//! | the platform, as its contract says | [`FakePlatform`] |
-//! | a certificate authority and a server that it vouches for | [`Authority`] |
-//! | archives, good and evil | [`archive`] |
+//! | an HTTP server and its faults | [`Server`], [`Reply`] |
+//! | a platform that follows the contract | [`FakePlatform`] |
+//! | a certificate authority and server certificates | [`Authority`] |
+//! | valid and malicious archives | [`archive`] |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 #![allow(clippy::expect_used, reason = "a test that cannot be set up has failed")]

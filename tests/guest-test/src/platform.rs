@@ -1,109 +1,100 @@
-//! The platform as its contract says, in memory: every guest call has a sensible answer, and the
-//! next answers to a path can be scripted.
+//! A fake platform that follows the contract, in memory. Every call of the guest has a default answer;
+//! the next answers to a call can be scripted.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use base::sync::Mutex;
 use serde_json::{Value, json};
 
 use crate::http::{Reply, Request};
 use crate::server::Server;
 
-/// Where the guest's calls go, without the name of the call.
+/// The path of the guest's calls, without the call's name.
 const HOOKS: &str = "/api/webhooks/agent/";
 
-/// A platform that one run talks to.
+/// A platform for one run.
 pub struct FakePlatform {
-    /// What is behind it.
+    /// The HTTP server.
     pub server: Server,
     script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>>,
-    mood: Arc<Mutex<Mood>>,
+    defaults: Arc<Mutex<Defaults>>,
 }
 
-/// What the platform makes of requests that have no scripted answer.
+/// The state behind the default answers.
 #[derive(Default)]
-struct Mood {
-    /// It has everything that is prepared already.
-    knows: bool,
-    /// It refuses batches of events in which this is.
+struct Defaults {
+    /// Prepare calls answer that the content exists.
+    has_all: bool,
+    /// Batches of events that contain this are rejected.
     poison: Option<String>,
-    /// The numbers of the events that it took.
-    taken: Vec<u64>,
+    /// The sequence numbers of the accepted events.
+    accepted: Vec<u64>,
 }
 
 impl FakePlatform {
-    /// Starts one.
+    /// Starts a platform.
     pub fn start() -> FakePlatform {
         let script: Arc<Mutex<HashMap<String, VecDeque<Reply>>>> = Arc::default();
-        let mood: Arc<Mutex<Mood>> = Arc::default();
-        let (scripted, current) = (Arc::clone(&script), Arc::clone(&mood));
+        let defaults: Arc<Mutex<Defaults>> = Arc::default();
+        let (scripted, current) = (Arc::clone(&script), Arc::clone(&defaults));
         let server = Server::start(move |request| {
             let call = request.target().trim_start_matches(HOOKS).to_owned();
-            let next = scripted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_mut(&call)
-                .and_then(VecDeque::pop_front);
-            next.unwrap_or_else(|| {
-                usual(&call, request, &mut current.lock().unwrap_or_else(PoisonError::into_inner))
-            })
+            let next = scripted.lock().get_mut(&call).and_then(VecDeque::pop_front);
+            next.unwrap_or_else(|| default_answer(&call, request, &mut current.lock()))
         });
-        FakePlatform { server, script, mood }
+        FakePlatform { server, script, defaults }
     }
 
-    /// The next answer to a call (`events`, `heartbeat`, `/upload/…`) that has no scripted one yet.
+    /// Scripts the next answer to a call (`events`, `heartbeat`, `/upload/…`). Scripted answers are used
+    /// in order.
     pub fn answer(&self, call: &str, reply: Reply) {
-        self.script
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(call.to_owned())
-            .or_default()
-            .push_back(reply);
+        self.script.lock().entry(call.to_owned()).or_default().push_back(reply);
     }
 
-    /// From now on everything that is prepared is known already.
-    pub fn know_everything(&self) {
-        self.mood.lock().unwrap_or_else(PoisonError::into_inner).knows = true;
+    /// Makes prepare calls answer that the content exists.
+    pub fn pretend_to_have_all(&self) {
+        self.defaults.lock().has_all = true;
     }
 
-    /// From now on batches of events with this in them are refused.
-    pub fn refuse_events_with(&self, poison: &str) {
-        self.mood.lock().unwrap_or_else(PoisonError::into_inner).poison = Some(poison.to_owned());
+    /// Rejects batches of events that contain `poison`.
+    pub fn reject_events_with(&self, poison: &str) {
+        self.defaults.lock().poison = Some(poison.to_owned());
     }
 
-    /// The numbers of the events that were taken, in that order.
-    pub fn taken_sequences(&self) -> Vec<u64> {
-        self.mood.lock().unwrap_or_else(PoisonError::into_inner).taken.clone()
+    /// The sequence numbers of the accepted events, in the order of arrival.
+    pub fn accepted_sequences(&self) -> Vec<u64> {
+        self.defaults.lock().accepted.clone()
     }
 
-    /// The requests of a call so far.
+    /// The requests to a call so far.
     pub fn calls(&self, call: &str) -> Vec<Request> {
         self.server.requests_to(&format!("{HOOKS}{call}"))
     }
 
-    /// The bodies of a call so far.
+    /// The JSON bodies of a call so far.
     pub fn bodies(&self, call: &str) -> Vec<Value> {
         self.calls(call).iter().map(Request::json).collect()
     }
 
-    /// What was uploaded: path and body.
+    /// The PUT requests so far.
     pub fn uploads(&self) -> Vec<Request> {
         let requests = self.server.requests().into_iter();
         requests.filter(|request| request.method == "PUT").collect()
     }
 
-    /// All events of all requests, in the order in which they came, those sent twice twice.
+    /// The events of all requests in the order of arrival, including repeated ones.
     pub fn events(&self) -> Vec<Value> {
         let batches = self.bodies("events").into_iter();
         batches.flat_map(|body| body["events"].as_array().cloned().unwrap_or_default()).collect()
     }
 
-    /// The sequence numbers of all events that came.
+    /// The sequence numbers of [`Self::events`].
     pub fn sequences(&self) -> Vec<u64> {
         self.events().iter().map(|event| event["sequenceNumber"].as_u64().unwrap()).collect()
     }
 
-    /// Every byte that ever came, for a search.
+    /// All requests as one text, to search in.
     pub fn everything(&self) -> String {
         let requests = self.server.requests();
         let texts = requests.iter().map(|request| {
@@ -118,22 +109,22 @@ impl FakePlatform {
     }
 }
 
-fn usual(call: &str, request: &Request, mood: &mut Mood) -> Reply {
+fn default_answer(call: &str, request: &Request, state: &mut Defaults) -> Reply {
     let body = request.json();
-    // The server's own address is whatever the client calls it.
+    // Upload URLs use the address that the client used.
     let host = request.header("host").unwrap_or_default();
     let upload = |name: &str| format!("http://{host}/upload/{name}?signature=presigned-secret");
     match call {
         "heartbeat" => Reply::json(&json!({ "ok": true })),
         "events" => {
             let text = String::from_utf8_lossy(&request.body);
-            if mood.poison.as_ref().is_some_and(|poison| text.contains(poison)) {
+            if state.poison.as_ref().is_some_and(|poison| text.contains(poison)) {
                 return Reply::refusal(400, "bad event");
             }
             let events = body["events"].as_array().cloned().unwrap_or_default();
             let sequences = events.iter().map(|event| event["sequenceNumber"].as_u64().unwrap());
             let sequences: Vec<u64> = sequences.collect();
-            mood.taken.extend(&sequences);
+            state.accepted.extend(&sequences);
             Reply::json(&json!({
                 "received": sequences.len(),
                 "firstSequence": sequences.first(),
@@ -141,7 +132,7 @@ fn usual(call: &str, request: &Request, mood: &mut Mood) -> Reply {
             }))
         }
         "telemetry" => Reply::json(&json!({ "success": true, "id": "t1" })),
-        "checkpoints/prepare-history" if mood.knows => Reply::json(&json!({ "existing": true })),
+        "checkpoints/prepare-history" if state.has_all => Reply::json(&json!({ "existing": true })),
         "checkpoints/prepare-history" => Reply::json(&json!({
             "existing": false, "presignedUrl": upload("history"), "encoding": body["encoding"],
         })),
@@ -149,7 +140,7 @@ fn usual(call: &str, request: &Request, mood: &mut Mood) -> Reply {
         "checkpoints/partial/prepare" => Reply::json(&json!({ "accepted": true })),
         "checkpoints/partial" => Reply::json(&json!({ "checkpointId": "p1" })),
         "warnings" => Reply::json(&json!({ "success": true })),
-        "storages/prepare" => Reply::json(&prepared(&body, mood.knows, &upload)),
+        "storages/prepare" => Reply::json(&prepared(&body, state.has_all, &upload)),
         "storages/commit" => {
             Reply::json(&json!({ "success": true, "versionId": body["versionId"] }))
         }

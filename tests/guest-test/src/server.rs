@@ -1,20 +1,24 @@
-//! A server, on loopback unless told otherwise: a thread a connection, all requests remembered, ended when dropped.
+//! An HTTP server, usually on loopback. It has a thread per connection and records all requests.
+//! Dropping it ends it.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use base::sync::{Condvar, Mutex, MutexGuard};
+use base::thread;
 
 use crate::authority::Identity;
 use crate::http::{Reply, Request};
 
-/// After this a test that waits for a request fails.
+/// A test that waits longer for a request fails.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
-/// An HTTP server whose answers a function gives.
+/// An HTTP server with a handler function.
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -33,18 +37,18 @@ struct Shared {
 struct State {
     requests: Vec<Request>,
     connections: Vec<TcpStream>,
-    /// A client broke off, or did not like our certificate.
+    /// A client broke its connection, or rejected the certificate.
     had_broken_connection: bool,
     ended: bool,
 }
 
 impl Server {
-    /// Starts one on a port that the system picks.
+    /// Starts a server on a free port.
     pub fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Server {
         Server::serve(loopback(), None, handler)
     }
 
-    /// Starts one that shows this certificate.
+    /// Starts a TLS server with this certificate.
     pub fn start_tls(
         identity: &Identity,
         handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
@@ -52,7 +56,7 @@ impl Server {
         Server::serve(loopback(), Some(identity), handler)
     }
 
-    /// Serves who connects there, by TLS if it has an identity.
+    /// Starts a server on a listener, with TLS if there is an identity.
     pub fn serve(
         listener: TcpListener,
         identity: Option<&Identity>,
@@ -65,8 +69,7 @@ impl Server {
         let shared =
             Arc::new(Shared { handler, state: Mutex::default(), changed: Condvar::new(), tls });
         let accepting = Arc::clone(&shared);
-        let thread =
-            Builder::new().name("server".into()).spawn(move || accepting.accept(&listener));
+        let thread = thread::spawn("server", move || accepting.accept(&listener));
         Server { address, shared, thread: Some(thread.unwrap()), scheme }
     }
 
@@ -75,7 +78,7 @@ impl Server {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// The URL under the name that certificates are made for.
+    /// The URL with the host name `localhost`, for which certificates are issued.
     pub fn named_url(&self) -> String {
         format!("{}://localhost:{}", self.scheme, self.address.port())
     }
@@ -90,12 +93,12 @@ impl Server {
         self.requests().into_iter().filter(|request| request.target() == target).collect()
     }
 
-    /// Waits until there are requests of which `enough` is true.
+    /// Waits until `enough` is true of the requests.
     pub fn wait_for(&self, enough: impl Fn(&[Request]) -> bool) {
         self.wait_until(|state| enough(&state.requests));
     }
 
-    /// Waits until a client has broken off: in TLS, one that does not trust this server.
+    /// Waits until a client breaks its connection. With TLS, a client that does not trust the server does.
     pub fn wait_for_broken_connection(&self) {
         self.wait_until(|state| state.had_broken_connection);
     }
@@ -105,13 +108,12 @@ impl Server {
         let mut state = self.shared.state();
         while !enough(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "what was waited for never came");
-            let waited = self.shared.changed.wait_timeout(state, left);
-            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            assert!(!left.is_zero(), "the condition did not become true in time");
+            state = self.shared.changed.wait_timeout(state, left);
         }
     }
 
-    /// Closes all connections, as a server that is started anew does.
+    /// Closes all connections, like a server that restarts.
     pub fn drop_connections(&self) {
         for connection in self.shared.state().connections.drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
@@ -123,8 +125,8 @@ fn loopback() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-/// Closes a connection when its thread is done with it, also when the handler panicked. Dropping the
-/// stream is not enough: `State` has a clone.
+/// Closes a connection at the end of its thread, also if the handler panics. Dropping the stream is not
+/// enough: `State` has a clone.
 struct Closing(TcpStream);
 
 impl Drop for Closing {
@@ -146,10 +148,10 @@ impl Drop for Server {
 }
 
 impl Shared {
-    /// A test's own condition may panic while it holds the lock. The server still ends in order: a
+    /// A test's condition may panic while it holds the lock. `base::sync::Mutex` is not poisoned by that: a
     /// second panic, in `drop`, would abort all tests of the program.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
@@ -163,8 +165,7 @@ impl Shared {
             state.connections.push(connection.try_clone().unwrap());
             drop(state);
             let shared = Arc::clone(self);
-            let thread = Builder::new().name("connection".into());
-            threads.push(thread.spawn(move || shared.serve(connection)).unwrap());
+            threads.push(thread::spawn("connection", move || shared.serve(connection)).unwrap());
         }
         for thread in threads {
             let _ = thread.join();
@@ -189,7 +190,7 @@ impl Shared {
             let request = match Request::read(&mut stream) {
                 Ok(Some(request)) => request,
                 Ok(None) => break,
-                // A client that breaks off ends its conversation, nothing else.
+                // A broken connection ends this loop only, not the server.
                 Err(_) => {
                     self.state().had_broken_connection = true;
                     self.changed.notify_all();
@@ -200,8 +201,10 @@ impl Shared {
             let reply = (self.handler)(&request);
             self.changed.notify_all();
             let hold = || {
-                let ended = self.changed.wait_while(self.state(), |state| !state.ended);
-                drop(ended.unwrap_or_else(PoisonError::into_inner));
+                let mut state = self.state();
+                while !state.ended {
+                    state = self.changed.wait(state);
+                }
             };
             if !reply.write(stream.get_mut(), hold).unwrap_or(false) {
                 break;
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_ends_in_order_after_a_condition_panicked_while_it_held_the_lock() {
+    fn a_server_works_and_ends_after_a_condition_panicked_with_the_lock() {
         let server = Server::start(|_| Reply::status(200));
         let panicked = catch_unwind(AssertUnwindSafe(|| server.wait_for(|_| panic!("on purpose"))));
         assert!(panicked.is_err());
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_panics_closes_its_connection() {
+    fn a_panic_of_the_handler_closes_its_connection() {
         let server = Server::start(|_| panic!("on purpose"));
         let mut client = TcpStream::connect(server.address).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();

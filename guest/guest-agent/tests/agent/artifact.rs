@@ -92,7 +92,7 @@ fn an_artifact_is_saved_with_modes_links_and_empty_folders() {
 #[test]
 fn a_version_that_the_platform_has_is_committed_without_upload_and_message() {
     let mut fixture = Fixture::new("true");
-    fixture.platform.know_everything();
+    fixture.platform.pretend_to_have_all();
     set_artifact(&mut fixture, json!({}));
     assert_eq!(fixture.run().code, Some(0));
     assert!(fixture.platform.uploads().is_empty());
@@ -105,7 +105,7 @@ fn a_version_that_the_platform_has_is_committed_without_upload_and_message() {
 fn a_changed_mode_makes_a_new_version_of_the_same_files() {
     let mut fixture = Fixture::new("chmod 755 file; mkdir empty");
     fs::write(fixture.path("work/file"), "same").unwrap();
-    fixture.platform.know_everything();
+    fixture.platform.pretend_to_have_all();
     set_artifact(&mut fixture, json!({}));
     assert_eq!(fixture.run().code, Some(0));
     let prepares = fixture.platform.bodies("storages/prepare");

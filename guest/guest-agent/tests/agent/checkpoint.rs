@@ -73,7 +73,7 @@ fn a_platform_that_does_not_acknowledge_zstd_gets_the_history_as_it_is() {
 #[test]
 fn a_history_that_the_platform_has_is_not_uploaded() {
     let fixture = Fixture::new("echo hello");
-    fixture.platform.know_everything();
+    fixture.platform.pretend_to_have_all();
     assert_eq!(fixture.run().code, Some(0));
     assert!(fixture.platform.uploads().is_empty());
     assert_eq!(fixture.platform.calls("checkpoints").len(), 1);

@@ -141,7 +141,7 @@ fn a_working_directory_that_cannot_be_created_is_an_error() {
 fn only_the_certificate_roots_of_the_system_are_trusted() {
     let (known, unknown) = (guest_test::Authority::new(), guest_test::Authority::new());
     let serve =
-        || guest_test::Server::start_tls(&known.vouch(), |_| Reply::refusal(401, "heard you"));
+        || guest_test::Server::start_tls(&known.issue(), |_| Reply::refusal(401, "heard you"));
     let (first, second) = (serve(), serve());
     let mut fixture = Fixture::new("x");
     known.install(&fixture.path("known.pem"));

@@ -105,13 +105,13 @@ fn only_a_rejected_event_is_lost_and_the_error_has_its_number() {
         say '{"type":"a"}'; say '{"type":"poison"}'; say '{"type":"b"}'
         say '{"type":"result","is_error":false}'"#,
     );
-    fixture.platform.refuse_events_with("poison");
+    fixture.platform.reject_events_with("poison");
     let run = fixture.run();
     assert_eq!(run.code, Some(1));
     assert!(run.error().starts_with("events 2 are lost: POST"), "{}", run.error());
     assert!(run.error().contains("HTTP 400: bad event"), "{}", run.error());
     assert_eq!(run.outcome["lastEventSequence"], 1);
-    assert_eq!(fixture.platform.taken_sequences(), [0, 1, 3, 4]);
+    assert_eq!(fixture.platform.accepted_sequences(), [0, 1, 3, 4]);
     assert!(fixture.platform.calls("checkpoints").is_empty());
 }
 

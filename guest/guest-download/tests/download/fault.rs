@@ -128,7 +128,7 @@ fn in_pieces(request: &Request, archive: &[u8], piece: usize) -> Reply {
         return rest;
     }
     let last = archive.len() - 1;
-    rest.but_status(206).with("content-range", &format!("bytes {start}-{last}/{}", archive.len()))
+    rest.with_status(206).with("content-range", &format!("bytes {start}-{last}/{}", archive.len()))
 }
 
 fn rest_is_long(archive: &[u8], start: usize, piece: usize) -> bool {
@@ -176,7 +176,7 @@ fn an_answer_with_another_range_is_not_used() {
     let turn = AtomicUsize::new(0);
     let server = Server::start(move |_| match turn.fetch_add(1, Ordering::SeqCst) {
         0 => Reply::bytes(archive()).with("etag", "\"v1\"").ending(Ending::CutAfter(700_000)),
-        1 => Reply::bytes(archive()).but_status(206).with("content-range", "bytes 0-9/10"),
+        1 => Reply::bytes(archive()).with_status(206).with("content-range", "bytes 0-9/10"),
         _ => Reply::bytes(archive()),
     });
     let fixture = Fixture::new();

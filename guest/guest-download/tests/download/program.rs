@@ -70,7 +70,7 @@ fn a_presigned_url_is_never_logged() {
 #[test]
 fn only_the_certificate_roots_of_the_system_are_trusted() {
     let (known, unknown) = (Authority::new(), Authority::new());
-    let server = Server::start_tls(&known.vouch(), |_| Reply::bytes(archive()));
+    let server = Server::start_tls(&known.issue(), |_| Reply::bytes(archive()));
     let fixture = Fixture::new();
     known.install(&fixture.path("known.pem"));
     unknown.install(&fixture.path("unknown.pem"));

@@ -80,7 +80,7 @@ impl Fixture {
         });
         let pool = pool.unwrap();
         let proxy = Arc::new(Proxy::start(config).unwrap());
-        let identity = internet.vouch_for(&[API, OTHER, INSIDE, OWN]);
+        let identity = internet.issue_for(&[API, OTHER, INSIDE, OWN]);
         Self { world, proxy, pool, folder, identity }
     }
 

@@ -135,7 +135,7 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let text = probed(&format!("http://{gone}"), folder.path());
         assert!(text.contains("cannot reach the platform"), "{text}");
-        let stranger = guest_test::Authority::new().vouch_for(&["localhost"]);
+        let stranger = guest_test::Authority::new().issue_for(&["localhost"]);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let _server = Server::serve(listener, Some(&stranger), |_| Reply::json(&json!({})));
