@@ -1,30 +1,30 @@
-//! What VMs send when it is intercepted: the policy as users describe it, and the proxy.
+//! Interception of a VM's traffic: the policy file, and the proxies.
 //!
 //! ```toml
-//! unknown = "deny"                  # of hosts that nothing below speaks of; or "allow", "ask"
+//! unknown = "deny"                  # for hosts that are not listed below; or "allow", "ask"
 //! allow = ["pypi.org", "*.github.com", "example.com:8443"]
-//! deny = ["gist.github.com"]        # before all else
-//! addresses = ["203.0.113.7"]       # may be reached without a name
-//! internal = ["10.1.0.0/16"]        # names may lead to these networks besides the public internet, and to
-//!                                   # an address of the host's own only if it is listed by itself
+//! deny = ["gist.github.com"]        # takes precedence
+//! addresses = ["203.0.113.7"]       # allowed without a host name
+//! internal = ["10.1.0.0/16"]        # host names may resolve to these networks, besides the public internet;
+//!                                   # the host's own addresses must be listed individually
 //!
-//! [[api]]                           # a host of which only some requests are allowed
+//! [[api]]                           # a host with rules for single requests
 //! base = "https://api.github.com"
 //! allow = ["GET /repos/{owner}/{repo}", "GET /search/{rest+}"]
 //! deny = ["DELETE /{all*}"]
-//! unknown = "ask"                   # of other requests there
+//! unknown = "ask"                   # for other requests to this host
 //! ```
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | this one | the policy's file |
-//! | `gate.rs` | the proxies, started when they are needed first |
-//! | `held.rs` | secrets that VMs have placeholders of |
-//! | `trial.rs` | whether it works on this host |
+//! | this one | the policy file |
+//! | `proxy_pool.rs` | the proxies, started on demand |
+//! | `secret.rs` | secrets that VMs see as placeholders |
+//! | `self_test.rs` | a test of interception on this host |
 
-mod gate;
-mod held;
-mod trial;
+mod proxy_pool;
+mod secret;
+mod self_test;
 
 use std::fs;
 use std::path::Path;
@@ -33,18 +33,18 @@ use intercept::{Api, Firewall, Grants, Permission, Policy, Verdict};
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
-pub(crate) use self::gate::Gate;
-pub(crate) use self::held::{For, hold, values};
-pub(crate) use self::trial::check;
+pub(crate) use self::proxy_pool::ProxyPool;
+pub(crate) use self::secret::{SecretHost, restrict_to_hosts, secret_values};
+pub(crate) use self::self_test::check;
 use crate::error::{Result, Usage};
 
-/// What is let pass of a VM, as far as it is known before there is one.
+/// The interception policy of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Egress {
     pub(crate) policy: Policy,
 }
 
-/// A policy's file, as it is written.
+/// The format of a policy file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -96,20 +96,20 @@ fn deny() -> Verdict {
 }
 
 impl Egress {
-    /// All of the public internet.
+    /// Allows all of the public internet.
     pub(crate) fn open() -> Self {
         Self { policy: Policy::open() }
     }
 
-    /// Reads a file.
+    /// Reads a policy file.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(crate::error::file("read", path))?;
         let parsed = toml::from_str::<File>(&text);
         let file = parsed.map_err(|source| Usage::Policy { path: path.to_owned(), source })?;
-        Ok(Self { policy: file.understand() })
+        Ok(Self { policy: file.into_policy() })
     }
 
-    /// Which packets of a VM go on their way to the proxy.
+    /// The packet policy of an intercepted VM.
     pub(crate) fn packets(&self) -> sandbox::Policy {
         let internal = self.policy.internal.iter().filter_map(|net| match net {
             IpNet::V4(net) => Some(*net),
@@ -120,7 +120,7 @@ impl Egress {
 }
 
 impl File {
-    fn understand(self) -> Policy {
+    fn into_policy(self) -> Policy {
         let nets = |nets: Vec<Net>| nets.into_iter().map(|net| IpNet::V4(net.0)).collect();
         Policy {
             unknown: self.unknown,
@@ -129,14 +129,14 @@ impl File {
             addresses: nets(self.addresses),
             internal: nets(self.internal),
             reachable: Vec::new(),
-            firewalls: self.apis.into_iter().map(ApiEntry::understand).collect(),
+            firewalls: self.apis.into_iter().map(ApiEntry::into_firewall).collect(),
         }
     }
 }
 
 impl ApiEntry {
-    /// Each list is a permission, of the list's name.
-    fn understand(self) -> Firewall {
+    /// Converts each list to a permission of the same name.
+    fn into_firewall(self) -> Firewall {
         let lists = [("allow", self.allow), ("deny", self.deny), ("ask", self.ask)];
         let permissions =
             lists.into_iter().map(|(name, rules)| Permission { name: name.to_owned(), rules });
@@ -159,11 +159,11 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Policy {
-        toml::from_str::<File>(text).unwrap().understand()
+        toml::from_str::<File>(text).unwrap().into_policy()
     }
 
     #[test]
-    fn what_is_not_said_is_denied() {
+    fn a_host_that_is_not_listed_is_denied() {
         assert_eq!(parse(""), Policy::none());
         let policy = parse("[[api]]\nbase = \"https://a.org\"\nallow = [\"GET /x\"]\n");
         let grants = policy.firewalls[0].policy.as_ref().unwrap();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_to_what_is_internal_pass_if_names_may_lead_there() {
+    fn packets_to_internal_networks_are_allowed() {
         let policy = parse("internal = [\"10.1.2.3\"]\naddresses = [\"9.9.9.9\"]\n");
         let rules = Egress { policy }.packets().rules;
         assert!(rules.iter().any(|rule| rule.to.to_string() == "10.1.2.3/32"));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_shown_with_its_line() {
+    fn an_error_names_the_line() {
         let refused = |text: &str| toml::from_str::<File>(text).err().unwrap().to_string();
         let text = refused("internal = [\"a.org\"]\n");
         assert!(text.contains("line 1") && text.contains("IPv4 address or network"), "{text}");

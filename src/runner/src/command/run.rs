@@ -1,12 +1,12 @@
 //! `runner run`: runs a command in a fresh VM, or leaves a VM running in the background.
 //!
 //! ```text
-//! 1 what was typed   → Run: image, command, files, limits
-//! 2 start            the VM; a signal from here on pulls its plug
+//! 1 arguments        → Run: image, command, files, limits
+//! 2 start            of the VM; from here on, a signal kills it
 //! 3 copy in
-//! 4 command          signals are passed on to it; see `interrupt`
-//! 5 copy out         also when the command failed: logs are wanted then
-//! 6 the VM goes      like a pulled plug: its disk goes anyway
+//! 4 command          receives signals; see `interrupt`
+//! 5 copy out         also if the command failed, for its logs
+//! 6 kill             of the VM, without a shutdown: its disk is removed anyway
 //! ```
 
 mod arguments;
@@ -25,7 +25,7 @@ pub(crate) use arguments::Arguments;
 use self::arguments::Run;
 use crate::copy::{Destination, Ownership, copy_in, copy_out, owner};
 use crate::detach;
-use crate::egress::Gate;
+use crate::egress::ProxyPool;
 use crate::error::{Error, Result};
 use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
@@ -38,13 +38,13 @@ use crate::vmm::{self, Host};
 /// How long a VM may take to start: an emulated one on a loaded host is slow.
 const START: Duration = Duration::from_secs(180);
 
-/// Does it; returns the command's exit code.
+/// Runs the sub-command; returns the exit code of the command in the VM.
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     if arguments.detach && !global.detached {
         return detach::start();
     }
     signal::ignore_others()?;
-    let mut run = Run::understand(arguments, global)?;
+    let mut run = Run::resolve(arguments, global)?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -70,7 +70,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let stopping = Instant::now();
     let stopped = sandbox.kill();
     stages.add("stop", stopping.elapsed());
-    // There is no VM any more: what is left to print may be ended like that of any program.
+    // Without a VM, signals get their default action again, which also ends blocked output.
     drop(interrupt);
     stages.show();
     let code = result?;
@@ -78,7 +78,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     Ok(code)
 }
 
-/// Has the proxy let pass what the run's network is to reach, if it is intercepted.
+/// Sets up the interception of the VM's network, if it has a policy.
 fn intercept(run: &mut Run, global: &Global) -> Result<()> {
     let (Some(egress), Some(network)) = (run.egress.take(), &mut run.config.network) else {
         return Ok(());
@@ -87,13 +87,13 @@ fn intercept(run: &mut Run, global: &Global) -> Result<()> {
     let record = run.record.as_ref().map(open).transpose()?;
     let held = std::mem::take(&mut run.held);
     let bodies = run.keeps_bodies;
-    let gate = Gate::open(global)?;
-    // Python takes a second to start, in which there is other work.
-    gate.warm_up()?;
-    network.intercept = Some(gate.interception(move |proxy| {
-        let guard =
+    let proxies = ProxyPool::open(global)?;
+    // Python takes a second to start; other work continues meanwhile.
+    proxies.warm_up()?;
+    network.intercept = Some(proxies.interception(move |proxy| {
+        let config =
             InterceptionConfig::new(proxy, egress.policy.clone()).with_secrets(held.clone());
-        guard.with_log(record.clone()).with_bodies(bodies)
+        config.with_log(record.clone()).with_bodies(bodies)
     }));
     Ok(())
 }
@@ -107,7 +107,7 @@ fn start(
     stages: &mut Stages,
 ) -> Result<Box<dyn Sandbox>> {
     let factory = host.factory(run.vmm, run.config.network.as_ref(), global)?;
-    // A plug that was pulled before the VM had one is pulled here.
+    // A signal may have arrived before there was a VM to kill.
     interrupt.check()?;
     let begun = Instant::now();
     let sandbox = factory.start(&run.config, cancellation, begun + START)?;
@@ -119,19 +119,19 @@ fn start(
     let (kernel, ms) = (&report.kernel, begun.elapsed().as_millis());
     log::info!("vm started; vm={} kernel={kernel} ms={ms}", sandbox.id());
     let copying = Instant::now();
-    fill(run, &*sandbox)?;
+    copy_all_in(run, &*sandbox)?;
     if !run.copies_in.is_empty() {
         stages.add("copy in", copying.elapsed());
     }
     Ok(sandbox)
 }
 
-fn fill(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
+fn copy_all_in(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
     if run.copies_in.is_empty() {
         return Ok(());
     }
-    // The command's user's, so that it can change them. If the guest does not know the user, the
-    // command that is to run as that user will say so.
+    // Files belong to the command's user. If the guest does not know that user, the command itself fails
+    // with a clear error.
     let user = run.job.as_ref().and_then(|job| job.request.user.as_ref());
     let owner = user.map(|user| owner::in_vm(user, sandbox)).transpose()?.flatten();
     let ownership = owner.map_or(Ownership::Inherited, Ownership::New);
@@ -143,8 +143,8 @@ fn fill(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Step 5: each copy is tried, whatever became of the others. Returns how many failed, and says why;
-/// an error of `check`, which is asked between them, ends it.
+/// Step 5: tries every copy, prints errors, and returns how many failed. An error of `check`, which runs
+/// after each copy, ends the step.
 fn copy_all_out(
     copies: &[CopyOut],
     sandbox: &dyn Sandbox,
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_more_is_copied_out_after_a_signal() {
+    fn a_signal_ends_copying_out() {
         let folder = tempfile::tempdir().unwrap();
         let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
         let sandbox = factory
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_exit_code_is_told_with_what_failed_and_passed_on() {
+    fn failed_copies_are_counted_and_the_exit_code_of_the_command_is_kept() {
         let error = |code| Error::NotCopiedOut { failed: 1, total: 3, code };
         let text = "1 of 3 --copy-out failed; the command's exit code is 7";
         assert_eq!(error(7).to_string(), text);

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use rootfs::Store;
 use sandbox::Image;
 
-use crate::egress::Gate;
+use crate::egress::ProxyPool;
 use crate::error::{Error, Result, Usage};
 use crate::options::Global;
 use crate::service::{
@@ -92,10 +92,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let source = arguments.source(&config, global)?;
     let access = source.access().clone();
     let from = access.url.clone();
-    let gate = Gate::open(global)?;
+    let proxies = ProxyPool::open(global)?;
     if config.profiles.values().any(|profile| profile.egress.is_some()) {
         // Python takes a second to start, in which there is no job yet.
-        gate.warm_up()?;
+        proxies.warm_up()?;
     }
     let hands = Hands {
         source,
@@ -104,7 +104,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         images: Arc::new(move |profile| files(&store, profile)),
         journal: Journal::open(&global.state_dir)?,
         network_log: NetworkLog::start(&global.state_dir, access)?,
-        gate,
+        gate: proxies,
     };
     let service = Service::new(&config, hands, signals)?;
     let (name, most) = (&config.name, config.max_concurrent);

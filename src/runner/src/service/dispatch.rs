@@ -22,7 +22,7 @@ use super::pool::Pool;
 use super::report::{Report, Reporter};
 use super::source::{Demand, Mode, Offer, Presence, Source};
 use super::work;
-use crate::egress::Gate;
+use crate::egress::ProxyPool;
 use crate::error::Result;
 
 /// How long a job is let be that somebody else was faster to claim, that could not be claimed, that
@@ -54,7 +54,7 @@ pub(crate) struct Hands {
     pub(crate) plug: Plug,
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Arc<ProxyPool>,
     pub(crate) network_log: NetworkLog,
 }
 

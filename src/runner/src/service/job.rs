@@ -23,7 +23,7 @@ use super::report::{Operations, Report};
 use super::source::{Claim, Offer, Source};
 use super::stage::Stages;
 use super::work;
-use crate::egress::Gate;
+use crate::egress::ProxyPool;
 use crate::error::{Error, Result};
 
 /// What the agent's error begins with if the platform did not answer its first heartbeat.
@@ -42,7 +42,7 @@ pub(crate) struct Crew {
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
     pub(crate) reports: Sender<Report>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Arc<ProxyPool>,
     pub(crate) network_log: NetworkLog,
     /// How long a job has to end when it is asked to.
     pub(crate) cancel_grace: Duration,

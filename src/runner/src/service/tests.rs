@@ -26,7 +26,7 @@ use super::journal::{self, Journal};
 use super::source::local::Local;
 use super::source::{Found, Kind, Offer};
 use super::{Hands, NetworkLog, Service, Source};
-use crate::egress::Gate;
+use crate::egress::ProxyPool;
 use crate::error::Result;
 
 const AGENT: &str = "guest-agent";
@@ -69,7 +69,7 @@ impl Bench {
             },
             images: Arc::new(|_| Ok(image())),
             journal: Journal::open(self.state.path()).unwrap(),
-            gate: Gate::at(self.state.path(), self.state.path()).unwrap(),
+            gate: ProxyPool::at(self.state.path(), self.state.path()).unwrap(),
             network_log,
         };
         // Taken when it is sent: what a test does after a signal, it does after it is obeyed.

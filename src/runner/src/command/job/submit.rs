@@ -20,7 +20,7 @@ use super::events::{Teller, follow};
 use super::given::{self, Folder, SecretFile};
 use super::summary::tell_waiting;
 use super::wait::conclude;
-use crate::egress::{self, For};
+use crate::egress::{self, SecretHost};
 use crate::error::{Error, Result, Usage, file};
 use crate::operator::{OperatorClient, Patience, Watch, json_line, print};
 use crate::options::Global;
@@ -86,8 +86,8 @@ pub(super) struct Arguments {
 
     /// Whom a secret is for, over HTTPS; *.HOST is all below it. The job has a placeholder of it, and
     /// the runner's proxy sends the value instead
-    #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", value_parser = For::parse)]
-    for_: Vec<For>,
+    #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", value_parser = SecretHost::parse)]
+    for_: Vec<SecretHost>,
 
     /// Give the job a copy of a folder, which is kept at the end as the job left it; its name is
     /// the folder's if none is given
@@ -217,7 +217,7 @@ impl Arguments {
             log::warn!("a secret is too short to be masked; name={name}");
         }
         let mut context = self.agent.map(Agent::context).unwrap_or_default();
-        let held = egress::hold(&mut secrets.clone(), &self.for_)?;
+        let held = egress::restrict_to_hosts(&mut secrets.clone(), &self.for_)?;
         if !held.is_empty() {
             let told = |one: &Secret| {
                 let Secret { placeholder, hosts, .. } = one;

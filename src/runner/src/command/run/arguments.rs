@@ -11,7 +11,7 @@ use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId};
 
 use crate::agent::Agent;
 use crate::attend::Job;
-use crate::egress::{self, Egress, For};
+use crate::egress::{self, Egress, SecretHost};
 use crate::error::{Result, Usage};
 use crate::host_ca::HostCa;
 use crate::label;
@@ -103,8 +103,8 @@ pub(crate) struct Arguments {
     secret: Vec<Variable>,
 
     /// Host that may receive the secret (HTTPS only); `*.HOST` matches subdomains
-    #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", requires = "secret", value_parser = For::parse)]
-    for_: Vec<For>,
+    #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", requires = "secret", value_parser = SecretHost::parse)]
+    for_: Vec<SecretHost>,
 
     /// Record the intercepted requests to FILE, one JSON object per line
     #[arg(long, value_name = "FILE")]
@@ -151,32 +151,35 @@ pub(crate) struct Arguments {
     pub(crate) command: Vec<OsString>,
 }
 
-/// A run that makes sense.
+/// The validated arguments.
 pub(super) struct Run {
     pub(super) config: SandboxConfig,
-    /// None if a VM in the background idles.
+    /// None for a VM without a command, in the background.
     pub(super) job: Option<Job>,
     pub(super) copies_in: Vec<CopyIn>,
     pub(super) copies_out: Vec<CopyOut>,
     pub(super) vmm: Vmm,
-    /// What is let pass of its network if that is intercepted.
+    /// The interception policy, if the network is intercepted.
     pub(super) egress: Option<Egress>,
     pub(super) held: Vec<Secret>,
     pub(super) record: Option<PathBuf>,
     pub(super) keeps_bodies: bool,
-    /// Whether output is an agent's events, to be shown to people.
-    pub(super) is_story: bool,
+    /// Whether the output is events of an agent, to be printed as text.
+    pub(super) prints_events: bool,
     pub(super) shows_stages: bool,
     pub(super) is_quiet: bool,
 }
 
 impl Run {
-    pub(super) fn understand(arguments: Arguments, global: &Global) -> Result<Self> {
+    pub(super) fn resolve(arguments: Arguments, global: &Global) -> Result<Self> {
         let store = Store::open(&global.state_dir)?;
         let image = store.get(&arguments.image)?;
         let mut job = arguments.job(&image.description.defaults)?;
         let egress = arguments.egress()?;
-        let held = egress::hold(&mut egress::values(&arguments.secret)?, &arguments.for_)?;
+        let held = egress::restrict_to_hosts(
+            &mut egress::secret_values(&arguments.secret)?,
+            &arguments.for_,
+        )?;
         if egress.is_none() && !(held.is_empty() && arguments.network_record.is_none()) {
             return Err(Usage::NotIntercepted.into());
         }
@@ -198,7 +201,7 @@ impl Run {
             held,
             record: arguments.network_record,
             keeps_bodies: arguments.network_bodies,
-            is_story: arguments.agent.is_some() && !plain,
+            prints_events: arguments.agent.is_some() && !plain,
             shows_stages: arguments.stats,
             is_quiet: global.quiet,
         })
@@ -213,10 +216,12 @@ impl Arguments {
             let base = self.command_arguments.request(Vec::new(), image)?;
             return Ok(Some(agent.job(&prompt, base)));
         }
-        let argv = match self.command.is_empty() {
-            false => self.command.clone(),
-            true if self.detach => return Ok(None),
-            true => image.entrypoint.iter().chain(&image.command).map(OsString::from).collect(),
+        let argv = if !self.command.is_empty() {
+            self.command.clone()
+        } else if self.detach {
+            return Ok(None);
+        } else {
+            image.entrypoint.iter().chain(&image.command).map(OsString::from).collect()
         };
         if argv.is_empty() {
             return Err(Usage::NoCommand { image: self.image.clone() }.into());
@@ -238,7 +243,7 @@ impl Arguments {
         Ok(Some(Network { publish: self.publish.clone(), ..network }))
     }
 
-    /// What is let pass if it is intercepted.
+    /// The interception policy, if the network is intercepted.
     fn egress(&self) -> Result<Option<Egress>> {
         match &self.network {
             NetworkChoice::Intercept(None) => Ok(Some(Egress::open())),
@@ -273,7 +278,7 @@ impl Arguments {
     }
 }
 
-/// Only the program of the command: its arguments may be anything, and a record is not secret.
+/// The labels of the VM. They contain the program without its arguments, which may be secret.
 fn labels(image: &rootfs::Image, job: Option<&Job>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([(label::IMAGE.to_owned(), image.name.clone())]);
     let program = job.and_then(|job| job.request.argv.first()).map(Path::new);
@@ -319,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_the_images_own_runs() {
+    fn the_command_defaults_to_that_of_the_image() {
         let image = Defaults {
             entrypoint: vec!["/entry".into()],
             command: vec!["serve".into()],
@@ -332,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn without_any_command_only_a_vm_in_the_background_makes_sense() {
+    fn only_a_background_vm_may_have_no_command() {
         let none = Defaults::default();
         assert!(matches!(job(&[], &none), Err(Error::Usage(Usage::NoCommand { .. }))));
         assert_eq!(job(&["-d"], &none).unwrap(), None);
     }
 
     #[test]
-    fn a_prompt_of_several_words_is_one() {
+    fn the_words_of_a_prompt_are_joined() {
         let job = job(&["--agent", "mock", "--", "say", "hi"], &Defaults::default());
         let Input::Bytes(bytes) = job.unwrap().unwrap().input else { panic!("no bytes") };
         assert!(String::from_utf8(bytes).unwrap().contains("\"say hi\""));
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn contradicting_flags_are_rejected() {
         assert!(refused(&["-d", "-i", "--", "sh"]).contains("cannot be used with"));
         assert!(refused(&["--agent", "mock", "-t", "--", "x"]).contains("cannot be used with"));
         assert!(refused(&["--agent", "mock"]).contains("required"));
@@ -365,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_told_what_was_expected() {
+    fn the_error_of_a_wrong_value_says_what_was_expected() {
         let text = refused(&["--copy-in", "nonsense", "--", "ls"]);
         assert!(
             text.contains("--copy-in <SRC:DST>") && text.contains("expected SRC:DST"),

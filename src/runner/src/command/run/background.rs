@@ -1,4 +1,4 @@
-//! A VM that nobody sits in front of: it stays until it is stopped, by `runner stop` or a signal.
+//! `runner run -d` in the background: the VM runs until `runner stop` or a signal.
 
 use crossbeam_channel::select;
 use sandbox::Sandbox;
@@ -12,7 +12,7 @@ use crate::interrupt::Interrupt;
 use crate::options::Global;
 use crate::vmm;
 
-/// Runs the command if there is one, follows what it leaves, then waits for the end.
+/// Runs the command if there is one, follows its child processes, then waits for the end of the VM.
 pub(super) fn serve(
     run: &Run,
     sandbox: &dyn Sandbox,

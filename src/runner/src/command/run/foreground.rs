@@ -1,4 +1,4 @@
-//! A command that somebody sits in front of.
+//! `runner run` in the foreground: the command's input, output and copies.
 
 use std::io::Write as _;
 use std::time::Instant;
@@ -48,7 +48,7 @@ pub(super) fn work(
 
 fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> Result<Exit> {
     let mut output = Output::open()?.cancel_on(interrupt.cancelled());
-    if !run.is_story {
+    if !run.prints_events {
         let mut sink = |stream, data: &[u8]| output.write(stream, data);
         return attend(sandbox, job, interrupt, &mut sink);
     }

@@ -1,5 +1,5 @@
-//! Secrets that the host holds: a VM has a placeholder of each, and the proxy sends the value instead,
-//! to the hosts that it is for.
+//! Secrets that stay on the host: a VM gets a placeholder, which the proxy replaces by the value in
+//! requests to certain hosts.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use intercept::Secret;
 use crate::error::{Result, Usage};
 use crate::value::{Refused, Variable};
 
-/// `[NAME=]HOST`: whom a secret is for.
+/// `[NAME=]HOST`: a host that may receive a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct For {
+pub(crate) struct SecretHost {
     name: Option<String>,
     host: String,
 }
 
-impl For {
-    /// The name of a secret may be left out where there is one only.
+impl SecretHost {
+    /// The name may be omitted if there is only one secret.
     pub(crate) fn parse(text: &str) -> std::result::Result<Self, Refused> {
         let (name, host) = match text.split_once('=') {
             Some((name, host)) => (Some(name.to_owned()), host),
@@ -30,8 +30,8 @@ impl For {
     }
 }
 
-/// The values of secrets, by their names; of one that is named only, this process has it.
-pub(crate) fn values(variables: &[Variable]) -> Result<BTreeMap<String, String>> {
+/// The values of secrets by name. A name alone takes the value from the environment.
+pub(crate) fn secret_values(variables: &[Variable]) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for secret in variables {
         let secret = secret.clone().named().ok_or(Usage::NamelessVariable)?;
@@ -44,10 +44,13 @@ pub(crate) fn values(variables: &[Variable]) -> Result<BTreeMap<String, String>>
     Ok(all)
 }
 
-/// Takes those that are for hosts out of `secrets`: what is left, the VM is to have itself.
-pub(crate) fn hold(secrets: &mut BTreeMap<String, String>, for_: &[For]) -> Result<Vec<Secret>> {
+/// Removes the secrets that are restricted to hosts from `secrets`. The VM gets the others itself.
+pub(crate) fn restrict_to_hosts(
+    secrets: &mut BTreeMap<String, String>,
+    hosts_of: &[SecretHost],
+) -> Result<Vec<Secret>> {
     let mut hosts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for one in for_ {
+    for one in hosts_of {
         let only = || (secrets.len() == 1).then(|| secrets.keys().next().cloned()).flatten();
         let name = one.name.clone().or_else(only).ok_or(Usage::ForWithoutSecret)?;
         if !secrets.contains_key(&name) {
@@ -55,16 +58,16 @@ pub(crate) fn hold(secrets: &mut BTreeMap<String, String>, for_: &[For]) -> Resu
         }
         hosts.entry(name).or_default().push(one.host.clone());
     }
-    let mut held = Vec::new();
+    let mut restricted = Vec::new();
     for (name, hosts) in hosts {
         if let Some(value) = secrets.remove(&name) {
-            held.push(Secret { placeholder: placeholder(), name, value, hosts });
+            restricted.push(Secret { placeholder: placeholder(), name, value, hosts });
         }
     }
-    Ok(held)
+    Ok(restricted)
 }
 
-/// What nobody could mean by chance.
+/// A random text that no request contains by chance.
 fn placeholder() -> String {
     format!("placeholder-{}", uuid::Uuid::new_v4().simple())
 }
@@ -77,30 +80,37 @@ mod tests {
         names.iter().map(|name| ((*name).to_owned(), format!("value of {name}"))).collect()
     }
 
-    fn hosts(texts: &[&str]) -> Vec<For> {
-        texts.iter().map(|text| For::parse(text).unwrap()).collect()
+    fn hosts(texts: &[&str]) -> Vec<SecretHost> {
+        texts.iter().map(|text| SecretHost::parse(text).unwrap()).collect()
     }
 
     #[test]
-    fn a_secret_for_hosts_is_held_and_the_others_are_not() {
+    fn a_secret_with_hosts_is_removed_and_the_others_stay() {
         let mut given = secrets(&["A", "B"]);
-        let held = hold(&mut given, &hosts(&["A=x.org", "A=*.Y.org:8443"])).unwrap();
-        assert_eq!((held.len(), held[0].hosts.join(" ").as_str()), (1, "x.org *.y.org:8443"));
-        assert_eq!(held[0].value, "value of A");
+        let restricted =
+            restrict_to_hosts(&mut given, &hosts(&["A=x.org", "A=*.Y.org:8443"])).unwrap();
+        assert_eq!(
+            (restricted.len(), restricted[0].hosts.join(" ").as_str()),
+            (1, "x.org *.y.org:8443")
+        );
+        assert_eq!(restricted[0].value, "value of A");
         assert_eq!(given.keys().collect::<Vec<_>>(), ["B"]);
     }
 
     #[test]
-    fn the_name_may_be_left_out_where_there_is_one_secret() {
-        assert_eq!(hold(&mut secrets(&["A"]), &hosts(&["x.org"])).unwrap()[0].name, "A");
-        assert!(hold(&mut secrets(&["A", "B"]), &hosts(&["x.org"])).is_err());
-        assert!(hold(&mut secrets(&["A"]), &hosts(&["C=x.org"])).is_err());
+    fn the_name_may_be_omitted_if_there_is_one_secret() {
+        assert_eq!(
+            restrict_to_hosts(&mut secrets(&["A"]), &hosts(&["x.org"])).unwrap()[0].name,
+            "A"
+        );
+        assert!(restrict_to_hosts(&mut secrets(&["A", "B"]), &hosts(&["x.org"])).is_err());
+        assert!(restrict_to_hosts(&mut secrets(&["A"]), &hosts(&["C=x.org"])).is_err());
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn a_malformed_host_is_rejected() {
         for text in ["", "A=", "=x.org", "x org", "https://x.org"] {
-            assert!(For::parse(text).is_err(), "{text}");
+            assert!(SecretHost::parse(text).is_err(), "{text}");
         }
     }
 }
