@@ -1,70 +1,40 @@
-//! Builds an image: what is made, in which order.
+//! Builds an image, in this order:
 //!
-//! 1. Take the build lock and a staging folder; check that there is room.
-//! 2. Kernel and writable disk, from the cache or anew.
-//! 3. Root file system: prepare the source, which gives its identity. Unless the
-//!    cache has the result: read it into a tree, furnish the tree, pack it.
-//! 4. Initramfs, out of the kernel's modules and guest-init.
-//! 5. Put all four under the image's name.
+//! 1. Take the build lock and a staging folder; check the free disk space.
+//! 2. Kernel and writable disk, from the cache or built.
+//! 3. Root file system: prepare the source, which yields its cache key. Without a cached result, read
+//!    the source into a tree, add the runner's own files, and pack the tree.
+//! 4. Initramfs, from the kernel's modules and guest-init.
+//! 5. Store all four parts under the image's name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use base::durable;
+
 use crate::arch::Arch;
 use crate::cache::{Cache, Reuse};
+use crate::context::Context;
 use crate::digest::{self, Key};
 use crate::disk;
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::initramfs;
 use crate::kernel::{self, Kernel};
 use crate::program::{self, Programs};
 use crate::progress::{Origin, Progress, Reporter, Step};
+use crate::request::BuildRequest;
 use crate::setup;
 use crate::source::{self, Prepared, Source};
 use crate::squashfs;
 use crate::stage::Stage;
 use crate::store::{self, Description, Image, Store};
 
-/// What a build needs at least, beside what its source takes.
-const ROOM: u64 = 1 << 30;
+/// The disk space that a build needs besides that of its source.
+const MIN_FREE: u64 = 1 << 30;
 
-/// An image that is wanted.
-#[derive(Clone, Debug)]
-pub struct BuildRequest {
-    /// Its name.
-    pub name: String,
-    /// What it is made from.
-    pub source: Source,
-    /// The folder with our static programs: `guest-init`, and those of
-    /// `guest-agent`, `guest-download` and `guest-mock-claude` that exist.
-    pub guest_programs: PathBuf,
-    /// Debian packages besides the usual ones; for a Debian source or a recipe only.
-    pub packages: Vec<String>,
-    /// Which image of a source that holds several: its tag, or its whole name.
-    pub tag: Option<String>,
-    /// Leave out `sudo`, with which the user `user` otherwise runs commands as root without a
-    /// password; for a Debian source or a recipe only, as others have no `sudo` of ours.
-    pub without_sudo: bool,
-    /// Size of the writable disk.
-    pub disk_mib: u64,
-    /// Make everything anew, whatever the cache has.
-    pub no_cache: bool,
-}
-
-/// What all steps of a build share.
-pub(crate) struct Context<'a> {
-    pub(crate) arch: Arch,
-    /// Seconds since 1970 at the beginning of this day: what comes from a mirror
-    /// is looked up there once a day.
-    pub(crate) day: u64,
-    pub(crate) stage: &'a Stage,
-    pub(crate) cache: &'a Cache,
-}
-
-/// Builds an image and stores it, in place of an older one of that name. One build
-/// runs at a time in a state directory; a second waits, and says so.
+/// Builds an image and stores it; replaces an older one of that name. Only one build runs at a time in a
+/// state folder; a second one reports that it waits.
 pub fn build(
     store: &Store,
     request: &BuildRequest,
@@ -75,7 +45,7 @@ pub fn build(
     let programs = program::load(&request.guest_programs, arch)?;
     let mut reporter = Reporter::new(progress);
     let stage = Stage::enter(store.state_dir(), &mut reporter)?;
-    stage.require_space(ROOM + size_of(&request.source))?;
+    stage.require_space(MIN_FREE + size_of(&request.source))?;
     let reuse = if request.no_cache { Reuse::Refused } else { Reuse::Allowed };
     let cache = Cache::open(store.state_dir(), reuse);
     let context = Context { arch, day: today(), stage: &stage, cache: &cache };
@@ -93,7 +63,7 @@ pub fn build(
     Ok(image)
 }
 
-/// The root file system: packed now, or found in the cache.
+/// The root file system, packed or from the cache.
 fn rootfs(
     source: &Prepared,
     programs: &Programs,
@@ -107,7 +77,7 @@ fn rootfs(
     }
     let mut tree = source.read(&context.stage.path("spool"), reporter)?;
     reporter.step(Step::Pack, |meter| {
-        setup::furnish(&mut tree, programs, kernel)?;
+        setup::add_runner_files(&mut tree, programs, kernel)?;
         if source.has_sudo {
             setup::allow_sudo(&mut tree)?;
         }
@@ -198,23 +168,4 @@ fn size_of(source: &Source) -> u64 {
         Source::Recipe(_) => 1 << 30,
         _ => 0,
     }
-}
-
-/// Runs `work` as part of a build; `cached` gets the flag of each finished step.
-#[cfg(test)]
-pub(crate) fn with_context<T>(
-    state_dir: &Path,
-    cached: &mut Vec<bool>,
-    work: impl FnOnce(&Context<'_>, &mut Reporter<'_>) -> Result<T>,
-) -> T {
-    let mut sink = |event| {
-        if let Progress::Finished { cached: flag, .. } = event {
-            cached.push(flag);
-        }
-    };
-    let mut reporter = Reporter::new(&mut sink);
-    let stage = Stage::enter(state_dir, &mut reporter).unwrap();
-    let cache = Cache::open(state_dir, Reuse::Allowed);
-    let context = Context { arch: Arch::X86_64, day: 0, stage: &stage, cache: &cache };
-    work(&context, &mut reporter).unwrap()
 }

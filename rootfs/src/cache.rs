@@ -8,7 +8,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::durable;
+use base::durable;
+
 use crate::error::{Error, Result};
 
 const KEEP: Duration = Duration::from_secs(14 * 24 * 60 * 60);

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::arch::Arch;
-use crate::build::Context;
 use crate::cache::{Cache, Reuse};
+use crate::context::Context;
 use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::progress::{Origin, Progress, Reporter, Step};
@@ -93,7 +93,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::build::with_context;
+    use crate::context::with_context;
 
     #[test]
     fn template_is_a_sparse_ext4_that_is_made_once() {
@@ -130,13 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn absurd_size_is_refused_with_the_bounds() {
+    fn size_out_of_bounds_is_rejected_with_the_bounds() {
         let state = tempfile::tempdir().unwrap();
 
         let error = with_context(state.path(), &mut Vec::new(), |context, reporter| {
             Ok(template(1, context, reporter).unwrap_err())
         });
 
-        assert_eq!(error.to_string(), "disk of 1 MiB is not between 64 and 16777216 MiB");
+        assert_eq!(error.to_string(), "the disk size 1 MiB is not between 64 and 16777216 MiB");
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong in a build and in the store.
+//! Errors of builds and of the store.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,40 +15,38 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the texts say it")]
 pub enum Error {
-    // Asked for what cannot be.
-    #[error("image name {name:?} is not of the form [a-z0-9][a-z0-9._-]*, 64 characters at most")]
+    // Invalid requests.
+    #[error("invalid image name {name:?}: expected [a-z0-9][a-z0-9._-]*, at most 64 characters")]
     BadName { name: String },
     #[error("no image named {name}")]
     NoImage { name: String },
-    #[error("source {text:?} is neither debian:SUITE nor recipe:NAME nor a folder nor an archive")]
+    #[error("source {text:?} is not debian:SUITE, recipe:NAME, a folder or an archive")]
     BadSource { text: String },
     #[error(
-        "{text} is no file or folder, and registries are not asked: save the image to a file with \
+        "{text} is not a file or folder, and registries are not supported: save the image to a file with \
          `skopeo copy docker://{text} oci-archive:image.tar`, or `docker save -o image.tar {text}`, \
          and use that with --from image.tar"
     )]
     NotAFile { text: String },
     #[error(
-        "{path} is neither an image, as it has no `manifest.json` or `oci-layout`, nor a root file \
-         system, as it has no `bin`, `etc`, `usr` or the like: take an archive of `docker save`, \
-         crane, ko, kaniko, jib, buildah or skopeo, or a tar of a root file system"
+        "{path} is not a container image (no `manifest.json` or `oci-layout`) and not a root file \
+         system (no `bin`, `etc`, `usr` or similar): use an archive of `docker save`, crane, ko, \
+         kaniko, jib, buildah or skopeo, or a tar archive of a root file system"
     )]
     UnknownArchive { path: PathBuf },
-    #[error("a tag chooses among the images of an archive, and {source_text} is none of images")]
+    #[error("a tag selects an image of an archive, and {source_text} contains no images")]
     TagWithoutImage { source_text: String },
-    #[error(
-        "packages can be added to a debian:SUITE source or a recipe only, not to {source_text}"
-    )]
+    #[error("packages can only be added to debian:SUITE and recipes, not to {source_text}")]
     PackagesWithoutDebian { source_text: String },
-    #[error("sudo is left out of Debian images only, and {source_text} is none")]
+    #[error("sudo can only be left out of debian:SUITE and recipes, not of {source_text}")]
     SudoWithoutDebian { source_text: String },
-    #[error("no recipe named {name}: there is {known}")]
+    #[error("no recipe named {name}: the recipes are {known}")]
     NoRecipe { name: String, known: String },
-    #[error("package name {name:?} is not one")]
+    #[error("invalid package name {name:?}")]
     BadPackage { name: String },
-    #[error("disk of {mib} MiB is not between {least} and {most} MiB")]
+    #[error("the disk size {mib} MiB is not between {least} and {most} MiB")]
     BadDiskSize { mib: u64, least: u64, most: u64 },
-    #[error("images cannot be built on {name}: only on x86_64 and aarch64")]
+    #[error("images cannot be built on {name}, only on x86_64 and aarch64")]
     UnknownArch { name: &'static str },
     #[error("{path} is not a program for {arch:?}")]
     NotAProgram { path: PathBuf, arch: Arch },
@@ -60,19 +58,19 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {path}")]
     Write { path: PathBuf, source: io::Error },
-    #[error("cannot create folder {path}")]
-    CreateDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Durable(#[from] base::durable::Error),
     #[error("cannot rename {from} to {to}")]
     Rename { from: PathBuf, to: PathBuf, source: io::Error },
     #[error("cannot link {from} to {to}")]
     Link { from: PathBuf, to: PathBuf, source: io::Error },
-    #[error("cannot remove {path}")]
-    Remove { path: PathBuf, source: io::Error },
     #[error("cannot lock {path}")]
     Lock { path: PathBuf, source: io::Error },
-    #[error("not enough room in {path}: {needed_mib} MiB needed, {available_mib} MiB available")]
+    #[error(
+        "not enough disk space in {path}: {needed_mib} MiB needed, {available_mib} MiB available"
+    )]
     NoSpace { path: PathBuf, needed_mib: u64, available_mib: u64 },
-    #[error("cannot understand {path}")]
+    #[error("{path} is malformed")]
     BadRecord { path: PathBuf, source: serde_json::Error },
 
     // Programs of the host.
@@ -90,11 +88,9 @@ pub enum Error {
     // The npm registry.
     #[error("cannot fetch npm package {package}")]
     FetchPackage { package: String, source: Box<Error> },
-    #[error("no archive in {folder}")]
+    #[error("npm left no archive in {folder}")]
     NothingFetched { folder: PathBuf },
-    #[error(
-        "npm package {package} is not what it should be: its integrity is {found}, not {wanted}"
-    )]
+    #[error("npm package {package} has the integrity {found}, not {wanted}")]
     WrongPackage { package: String, wanted: &'static str, found: String },
     #[error("npm package {package} has {member}, which is not a file in its folder")]
     UnexpectedMember { package: String, member: String },
@@ -102,9 +98,9 @@ pub enum Error {
     NoProgram { package: String, file: &'static str },
 
     // The kernel.
-    #[error("apt knows no kernel package {name}")]
+    #[error("apt has no kernel package {name}")]
     NoKernelPackage { name: &'static str },
-    #[error("{path} is not what its digest says")]
+    #[error("{path} does not match its digest")]
     WrongDigest { path: PathBuf },
     #[error("{path} changed while the image was built")]
     SourceChanged { path: PathBuf },
@@ -118,7 +114,7 @@ pub enum Error {
     ReadArchive { archive: String, source: io::Error },
     #[error("cannot read {archive}: {format:?} compression is not supported")]
     UnknownCompression { archive: String, format: Format },
-    #[error("bad archive {archive}")]
+    #[error("{archive} is not a valid archive")]
     BadArchive { archive: String, source: ArchiveFault },
     #[error("cannot read {member} in the source")]
     ReadMember { member: String, source: io::Error },
@@ -130,13 +126,13 @@ pub enum Error {
     NotADirectory { member: String },
     #[error("{member} in the source cannot be a link to {target}")]
     BadLink { member: String, target: String },
-    #[error("too many links in the source on the way to {member}")]
+    #[error("too many symbolic links in the path of {member} in the source")]
     LinkLoop { member: String },
-    #[error("source is too large: more than {limit} {what}")]
+    #[error("the source is too large: more than {limit} {what}")]
     TooLarge { what: &'static str, limit: u64 },
     #[error("image {path} {what}")]
     BadImage { path: PathBuf, what: String },
-    #[error("cannot understand {name} of image {path}")]
+    #[error("{name} of image {path} is malformed")]
     BadDocument { path: PathBuf, name: String, source: serde_json::Error },
 }
 
@@ -153,11 +149,11 @@ pub enum ArchiveFault {
     Extension { size: u64 },
     #[error("malformed extension record")]
     Record,
-    #[error("number that is none or does not fit")]
+    #[error("malformed or oversized number")]
     Number,
     #[error("sparse files are not supported: pack it without --sparse")]
     Sparse,
-    #[error("member of the unknown type {kind}")]
+    #[error("member of unknown type {kind}")]
     Type { kind: u8 },
 }
 
@@ -172,14 +168,14 @@ pub enum PayloadFault {
     Unknown,
     #[error("{format:?} compression is not supported")]
     Compression { format: Format },
-    #[error("compressed block is cut off")]
+    #[error("truncated compressed block")]
     Truncated,
     #[error("malformed lz4 block")]
     Lz4 { source: lz4_flex::block::DecompressError },
-    #[error("{length} bytes are more than a kernel has")]
+    #[error("{length} bytes exceed the size of a kernel")]
     TooLarge { length: usize },
-    #[error("{stated} bytes announced, {found} found")]
+    #[error("expected {stated} bytes, found {found}")]
     Length { stated: usize, found: usize },
-    #[error("what was unpacked is not a kernel")]
+    #[error("the decompressed file is not a kernel")]
     NotAKernel,
 }

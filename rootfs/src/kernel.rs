@@ -14,11 +14,11 @@ mod payload;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base::durable;
 use serde::{Deserialize, Serialize};
 
-use crate::build::Context;
+use crate::context::Context;
 use crate::digest::Key;
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::kernel::package::{Content, Found};
 use crate::progress::{Meter, Origin, Reporter, Step};

@@ -19,8 +19,8 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::archive::Archive;
-use crate::build::Context;
 use crate::compress;
+use crate::context::Context;
 use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::layer::{self, Whiteouts};

@@ -36,7 +36,11 @@ const USER_CONTAINERS: [&str; 4] =
 const ETC_LIMIT: u64 = 4 << 20;
 
 /// Changes the tree as described at the head of this file.
-pub(crate) fn furnish(tree: &mut Tree, programs: &Programs, kernel: &Kernel) -> Result<()> {
+pub(crate) fn add_runner_files(
+    tree: &mut Tree,
+    programs: &Programs,
+    kernel: &Kernel,
+) -> Result<()> {
     for path in ["/proc", "/sys", "/dev", "/run", "/mnt", "/etc", "/usr/local/bin"] {
         ensure_directory(tree, path, &Meta::with_mode(0o755))?;
     }
@@ -139,7 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
 
-        furnish(&mut tree, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         let listing = listing(&tree);
         assert!(listing.contains(&"usr/local/bin/guest-agent=elf".to_owned()));
@@ -158,7 +162,7 @@ mod tests {
         let own = Meta { uid: 7, ..Meta::with_mode(0o700) };
         tree.add(b"var/lib/containers", own.clone(), Content::Directory).unwrap();
 
-        furnish(&mut tree, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         let meta = |path: &str| tree.get(path.as_bytes()).unwrap().unwrap().meta.clone();
         assert_eq!(meta("/var/lib/docker").mode, 0o711);
@@ -175,8 +179,8 @@ mod tests {
         let own = Content::File(&mut &b"kmod"[..]);
         with.add(b"usr/sbin/modprobe", Meta::with_mode(0o755), own).unwrap();
 
-        furnish(&mut without, &programs(), &kernel()).unwrap();
-        furnish(&mut with, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut without, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut with, &programs(), &kernel()).unwrap();
 
         assert!(listing(&without).contains(&"usr/sbin/modprobe->/proc/1/exe".to_owned()));
         assert!(listing(&with).contains(&"usr/sbin/modprobe=kmod".to_owned()));
@@ -204,7 +208,7 @@ mod tests {
         tree.add(b"etc/resolv.conf", Meta::default(), Content::Symlink(b"../victim")).unwrap();
         tree.add(b"victim", Meta::default(), Content::File(&mut &b"kept"[..])).unwrap();
 
-        furnish(&mut tree, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         assert_eq!(tree.read(b"victim", 10).unwrap().unwrap(), b"kept");
         assert_eq!(tree.read(b"etc/resolv.conf", 99).unwrap().unwrap(), RESOLV_CONF.as_bytes());
@@ -217,7 +221,7 @@ mod tests {
         let meta = Meta { gid: 42, ..Meta::with_mode(0o640) };
         tree.add(b"etc/shadow", meta, Content::File(&mut &b"root:*:::::::\n"[..])).unwrap();
 
-        furnish(&mut tree, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         let shadow = tree.get(b"etc/shadow").unwrap().unwrap();
         assert_eq!((shadow.meta.mode, shadow.meta.gid), (0o640, 42));
@@ -230,7 +234,7 @@ mod tests {
         tree.add(b"var/tmp", Meta::with_mode(0o1777), Content::Directory).unwrap();
         tree.add(b"tmp", Meta::default(), Content::Symlink(b"var/tmp")).unwrap();
 
-        furnish(&mut tree, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         assert!(listing(&tree).contains(&"tmp->var/tmp".to_owned()));
     }
@@ -242,7 +246,7 @@ mod tests {
         tree.add(b"usr/bin/bash", Meta::default(), Content::File(&mut &b"elf"[..])).unwrap();
         tree.add(b"bin", Meta::default(), Content::Symlink(b"usr/bin")).unwrap();
 
-        furnish(&mut tree, &programs(), &kernel()).unwrap();
+        add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         let passwd = String::from_utf8(tree.read(b"etc/passwd", 999).unwrap().unwrap()).unwrap();
         assert!(passwd.ends_with("user:x:1000:1000::/home/user:/bin/bash\n"));

@@ -12,13 +12,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
-use crate::build::{BuildRequest, Context};
 use crate::compress;
+use crate::context::Context;
 use crate::digest::{self, Hashing, Key};
 use crate::error::{Error, Result};
 use crate::layer::{self, Whiteouts};
 use crate::oci;
 use crate::progress::{Meter, Origin, Reporter, Step};
+use crate::request::BuildRequest;
 use crate::store::Defaults;
 use crate::tree::{Limits, Tree};
 
@@ -353,14 +354,17 @@ mod tests {
     }
 
     #[test]
-    fn archive_of_neither_is_refused_with_what_is_accepted() {
+    fn unknown_archive_is_rejected_with_the_accepted_kinds() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.tar");
         let sources = TarBuilder::new().dir("project-1.0").file("project-1.0/usr/README", "");
         for archive in [TarBuilder::new(), TarBuilder::new().file("usr", ""), sources] {
             fs::write(&path, [archive.finish(), vec![0; 1024]].concat()).unwrap();
             let error = Source::parse(path.to_str().unwrap()).unwrap_err().to_string();
-            assert!(error.contains("neither an image") && error.contains("docker save"), "{error}");
+            assert!(
+                error.contains("not a container image") && error.contains("docker save"),
+                "{error}"
+            );
         }
     }
 

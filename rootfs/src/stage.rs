@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use base::durable;
+use base::lock::{self, Lock};
 use nix::sys::statvfs::statvfs;
 
-use crate::durable;
 use crate::error::{Error, Result};
-use crate::lock::{self, Lock};
 use crate::progress::Reporter;
 
 /// Removed, with all that is in it, when dropped.
@@ -25,11 +25,13 @@ pub(crate) fn parent(state_dir: &Path) -> PathBuf {
 }
 
 impl Stage {
-    /// Waits for other builds, sweeps up after dead ones and makes a new folder.
+    /// Waits for other builds, removes the folders of dead ones, and creates a new folder.
     pub(crate) fn enter(state_dir: &Path, reporter: &mut Reporter<'_>) -> Result<Stage> {
         let parent = parent(state_dir);
         durable::create_dir(&parent)?;
-        let lock = lock::acquire(&state_dir.join("build.lock"), || reporter.waiting())?;
+        let path = state_dir.join("build.lock");
+        let lock = lock::acquire(&path, || reporter.waiting())
+            .map_err(|source| Error::Lock { path, source })?;
         sweep(&parent)?;
         let dir = parent.join(unique_name());
         durable::create_dir(&dir)?;

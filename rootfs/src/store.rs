@@ -16,12 +16,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use base::durable;
+use base::lock;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::Arch;
-use crate::durable;
 use crate::error::{Error, Result};
-use crate::lock;
 use crate::stage;
 
 pub(crate) const KERNEL: &str = "vmlinux";
@@ -166,7 +166,7 @@ impl Store {
             source,
         })?;
         drop(lock);
-        durable::remove(&doomed)
+        Ok(durable::remove(&doomed)?)
     }
 
     pub(crate) fn state_dir(&self) -> &Path {
@@ -202,7 +202,8 @@ impl Store {
     }
 
     fn lock(&self) -> Result<lock::Lock> {
-        lock::acquire(&self.images().join(".lock"), || ())
+        let path = self.images().join(".lock");
+        lock::acquire(&path, || ()).map_err(|source| Error::Lock { path, source })
     }
 
     fn images(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::build::with_context;
+use crate::context::with_context;
 use crate::digest;
 use crate::progress::{Origin, Step};
 use crate::testing::{TarBuilder, listing, tree};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::build::Context;
+use crate::context::Context;
 use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::progress::{Meter, Origin, Reporter, Step};

@@ -12,13 +12,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base::durable;
 use serde_json::Value;
 
 use crate::archive::{Archive, Kind, Member};
-use crate::build::Context;
 use crate::compress;
+use crate::context::Context;
 use crate::digest::{self, Key};
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::stage::Stage;

@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_recipe_is_an_error_that_lists_those_there_are() {
+    fn unknown_recipe_is_an_error_that_lists_the_recipes() {
         let error = Recipe::named("clade").unwrap_err();
 
-        assert_eq!(error.to_string(), "no recipe named clade: there is claude");
+        assert_eq!(error.to_string(), "no recipe named clade: the recipes are claude");
     }
 
     #[test]

@@ -100,15 +100,14 @@ fn archive_with_the_right_hash_is_taken_whatever_it_is_called() {
 }
 
 #[test]
-fn archive_with_another_hash_is_refused_with_both() {
+fn archive_with_another_hash_is_rejected_with_both() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("any.tgz");
     fs::write(&archive, "evil").unwrap();
 
     let error = verify(&PACKAGE, &archive).unwrap_err().to_string();
 
-    let start =
-        "npm package @scope/tool-x64@1.2.3 is not what it should be: its integrity is sha512-";
+    let start = "npm package @scope/tool-x64@1.2.3 has the integrity sha512-";
     assert!(error.starts_with(start), "{error}");
     assert!(error.ends_with(&format!(", not {}", PACKAGE.integrity)), "{error}");
 }
