@@ -1,4 +1,4 @@
-//! The sub-commands, one file each: what was typed (`Arguments`), and what is done (`run`).
+//! The sub-commands, one file each, with the flags (`Arguments`) and the function that runs it (`run`).
 
 pub(crate) mod bench;
 pub(crate) mod cp;

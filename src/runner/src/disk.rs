@@ -1,8 +1,7 @@
-//! How fast a VM's disks are, as users say it: `bandwidth=200M,operations=5000` behind a flag, or a
-//! table of TOML.
+//! Disk limits of a VM: `bandwidth=200M,operations=5000` as a flag, or a TOML table.
 //!
 //! ```toml
-//! disk_limits = { bandwidth = "200M", operations = 5000 }    # bytes, and operations, per second
+//! disk_limits = { bandwidth = "200M", operations = 5000 }    # bytes and operations per second
 //! ```
 
 use std::ops::RangeInclusive;
@@ -14,13 +13,12 @@ use serde::{Deserialize, Deserializer};
 use crate::network::Word;
 use crate::value::{self, Refused};
 
-/// A VM with the least of both boots in some ten seconds, emulated. With much less its start would be
-/// given up.
+/// With both minima, an emulated VM boots in about ten seconds; with much less, its start would time out.
 const BANDWIDTHS: RangeInclusive<u64> = 1_000_000..=1_000_000_000_000;
-/// As above.
+/// See [`BANDWIDTHS`].
 const OPERATIONS: RangeInclusive<u64> = 50..=1_000_000_000;
 
-/// Limits, as a file has them.
+/// Disk limits in a configuration file.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LimitsTable {
@@ -43,7 +41,7 @@ impl LimitsTable {
     }
 }
 
-/// Limits, as they stand behind a flag.
+/// Disk limits of a flag.
 pub(crate) fn limits(text: &str) -> Result<DiskLimits, Refused> {
     let refused = "expected bandwidth=RATE in bytes per second (like 200M, from 1M to 1000G), \
                    operations=N per second (from 50 to 1G), or both with a comma between them";
@@ -55,7 +53,7 @@ pub(crate) fn limits(text: &str) -> Result<DiskLimits, Refused> {
             "operations" => (&mut limits.operations_per_second, operations),
             _ => return Err(refused),
         };
-        // What is said twice is not plain.
+        // A repeated limit is ambiguous.
         if limit.replace(parse(rate).ok_or(refused)?).is_some() {
             return Err(refused);
         }
@@ -104,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_slow_nameless_or_said_twice_is_refused() {
+    fn limits_that_are_too_low_unknown_or_repeated_are_rejected() {
         for text in ["", "200M", "bandwidth=", "bandwidth=999K", "operations=49", "iops=100"] {
             assert!(limits(text).is_err(), "{text}");
         }
@@ -113,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_says_the_same() {
+    fn a_table_sets_the_same_limits() {
         let table: LimitsTable = toml::from_str("bandwidth = \"200M\"\noperations = 5000").unwrap();
         assert_eq!(table.understand(), of(Some(200_000_000), Some(5000)));
         assert_eq!(toml::from_str::<LimitsTable>("").unwrap().understand(), DiskLimits::default());

@@ -1,5 +1,5 @@
-//! The certificate authorities that this host's administrator added to its store: guests trust them,
-//! too, since a proxy that inspects TLS stands between them and the internet as well.
+//! Certificate authorities that were added to this host's trust store. Guests trust them too, since a proxy
+//! that inspects the host's TLS connections also inspects theirs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Where administrators put authorities: `update-ca-certificates` takes `*.crt` of the first, and
-/// `update-ca-trust` and its kind take every file of the others.
+/// Folders of added authorities: `update-ca-certificates` reads `*.crt` of the first, `update-ca-trust` and
+/// similar tools read every file of the others.
 const FOLDERS: [(&str, Option<&str>); 4] = [
     ("/usr/local/share/ca-certificates", Some("crt")),
     ("/etc/pki/ca-trust/source/anchors", None),
@@ -17,59 +17,59 @@ const FOLDERS: [(&str, Option<&str>); 4] = [
     ("/etc/ca-certificates/trust-source/anchors", None),
 ];
 
-/// How deep folders are looked into.
+/// The largest depth of folders that is searched.
 const DEPTH: usize = 4;
 
-/// The largest file that is read.
+/// The largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// All certificates go in one message to the guest, with room for the rest of it.
+/// The largest size of all certificates, which are sent to the guest in one message with other content.
 const TOTAL_LIMIT: usize = 256 << 10;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// Whether guests trust them.
+/// Whether guests trust the added authorities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum HostCa {
-    /// They do.
+    /// Guests trust them.
     On,
-    /// They trust the authorities of their image alone, and the proxy's where there is one.
+    /// Guests trust only the authorities of their image, and the proxy's if there is one.
     Off,
 }
 
 impl HostCa {
-    /// The certificates that a guest is given, as PEM.
+    /// The certificates for a guest, as PEM.
     pub(crate) fn certificates(self) -> Vec<String> {
         match self {
-            Self::On => look().certificates,
+            Self::On => read_all().certificates,
             Self::Off => Vec::new(),
         }
     }
 }
 
-/// What was found.
+/// The added authorities of this host.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// As PEM, each once.
+    /// As PEM, without duplicates.
     pub(crate) certificates: Vec<String>,
-    /// How many were left out since all together are too long.
+    /// How many certificates are omitted because of the size limit.
     pub(crate) left_out: usize,
 }
 
-/// Reads what there is now.
-pub(crate) fn look() -> Found {
-    let found = look_below(Path::new("/"));
+/// Reads the added authorities.
+pub(crate) fn read_all() -> Found {
+    let found = read_below(Path::new("/"));
     if found.left_out > 0 {
         log::warn!(
-            "guests do not trust all of the host's authorities; left_out={}",
+            "some authorities exceed the size limit and are not trusted by guests; left_out={}",
             found.left_out
         );
     }
     found
 }
 
-fn look_below(root: &Path) -> Found {
+fn read_below(root: &Path) -> Found {
     let mut certificates = BTreeSet::new();
     for (folder, ending) in FOLDERS {
         let folder = root.join(folder.trim_start_matches('/'));
@@ -93,8 +93,7 @@ fn look_below(root: &Path) -> Found {
     found
 }
 
-/// The files in a folder and those in it; links are followed, as the tools do. A folder that is not
-/// there has none.
+/// The files of a folder and its subfolders, following links as the tools do; none if it does not exist.
 fn files(folder: &Path, depth: usize) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files = Vec::new();
@@ -110,7 +109,7 @@ fn files(folder: &Path, depth: usize) -> Vec<PathBuf> {
     files
 }
 
-/// The certificates in a file, each as DER: it is one, or has any number in PEM.
+/// The certificates of a file as DER. The file is one DER certificate, or contains PEM blocks.
 fn read(path: &Path) -> Vec<Vec<u8>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -124,13 +123,10 @@ fn read(path: &Path) -> Vec<Vec<u8>> {
     let compact = |block: &str| block.split_whitespace().collect::<String>();
     let ders = blocks.filter_map(|(block, _)| STANDARD.decode(compact(block)).ok());
     let found: Vec<_> = ders.filter(|der| is_whole(der)).collect();
-    match found.is_empty() && is_whole(&bytes) {
-        true => vec![bytes],
-        false => found,
-    }
+    if found.is_empty() && is_whole(&bytes) { vec![bytes] } else { found }
 }
 
-/// Whether all of it is one DER sequence of a length that only certificates have.
+/// Whether the bytes are exactly one DER sequence with a length of at least 128 bytes.
 fn is_whole(der: &[u8]) -> bool {
     match der {
         [0x30, 0x81, length, rest @ ..] => rest.len() == usize::from(*length),
@@ -163,7 +159,7 @@ mod tests {
     const DEBIAN: &str = "usr/local/share/ca-certificates";
     const RED_HAT: &str = "etc/pki/ca-trust/source/anchors";
 
-    /// No certificate, but what looks like one from outside.
+    /// A DER sequence of the size of a certificate.
     fn der(byte: u8, length: u8) -> Vec<u8> {
         [&[0x30, 0x81, length][..], &vec![byte; usize::from(length)]].concat()
     }
@@ -174,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn host_without_additions_has_none() {
+    fn a_host_without_added_authorities_has_none() {
         let root = tempfile::tempdir().unwrap();
 
-        assert_eq!(look_below(root.path()), Found::default());
+        assert_eq!(read_below(root.path()), Found::default());
     }
 
     #[test]
@@ -186,7 +182,7 @@ mod tests {
         write(root.path(), &format!("{DEBIAN}/corp/root.crt"), pem(&der(1, 200)));
         write(root.path(), &format!("{DEBIAN}/README"), pem(&der(2, 200)));
 
-        assert_eq!(look_below(root.path()).certificates, [pem(&der(1, 200))]);
+        assert_eq!(read_below(root.path()).certificates, [pem(&der(1, 200))]);
     }
 
     #[test]
@@ -196,7 +192,7 @@ mod tests {
         write(root.path(), &format!("{RED_HAT}/two.pem"), two);
         write(root.path(), &format!("{RED_HAT}/binary"), der(3, 200));
 
-        let found = look_below(root.path()).certificates;
+        let found = read_below(root.path()).certificates;
 
         assert_eq!(found, [1, 2, 3].map(|byte| pem(&der(byte, 200))));
     }
@@ -207,28 +203,28 @@ mod tests {
         write(root.path(), &format!("{DEBIAN}/a.crt"), pem(&der(1, 200)));
         write(root.path(), &format!("{RED_HAT}/a.pem"), der(1, 200));
 
-        assert_eq!(look_below(root.path()).certificates.len(), 1);
+        assert_eq!(read_below(root.path()).certificates.len(), 1);
     }
 
     #[test]
-    fn keys_and_damaged_files_are_no_authorities() {
+    fn keys_and_damaged_files_are_ignored() {
         let root = tempfile::tempdir().unwrap();
         let key = pem(&der(1, 200)).replace("CERTIFICATE", "PRIVATE KEY");
         write(root.path(), &format!("{RED_HAT}/key.pem"), key);
         write(root.path(), &format!("{RED_HAT}/cut.pem"), &pem(&der(1, 200))[..100]);
         write(root.path(), &format!("{RED_HAT}/cut.der"), &der(1, 200)[..100]);
 
-        assert_eq!(look_below(root.path()), Found::default());
+        assert_eq!(read_below(root.path()), Found::default());
     }
 
     #[test]
-    fn more_than_a_message_holds_are_left_out_and_counted() {
+    fn certificates_beyond_the_size_limit_are_omitted_and_counted() {
         let root = tempfile::tempdir().unwrap();
         let large = |byte| [&[0x30, 0x82, 0xff, 0xff][..], &vec![byte; 0xffff]].concat();
         let all: String = (0..4).map(|byte| pem(&large(byte))).collect();
         write(root.path(), &format!("{RED_HAT}/all.pem"), all);
 
-        let found = look_below(root.path());
+        let found = read_below(root.path());
 
         assert_eq!((found.certificates.len(), found.left_out), (2, 2));
     }

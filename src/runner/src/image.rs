@@ -1,11 +1,11 @@
-//! The files that a VM starts from: those of an image, and perhaps a disk of another size.
+//! The files of an image that a VM starts from.
 
 use rootfs::Store;
 use sandbox::Image;
 
 use crate::error::Result;
 
-/// Those of an image, with a disk of so many MiB, or the image's own.
+/// The files of an image, with a disk of `disk_mib` MiB or the image's own.
 pub(crate) fn files(store: &Store, image: &rootfs::Image, disk_mib: Option<u64>) -> Result<Image> {
     let disk_template = match disk_mib {
         Some(mib) => store.disk(mib)?,

@@ -1,8 +1,8 @@
-//! Logs: on standard error, with the name of the thread, so that each line carries its VM.
+//! Logs to standard error. Each line has the name of its thread, which names the VM.
 //!
-//! INVARIANT: nothing logs prompts, values of environment variables, or tokens. So the HTTP library
-//! says nothing at all: it logs URLs and whole requests.
-//! INVARIANT: what others have chosen is escaped: no control character reaches a terminal.
+//! INVARIANT: prompts, values of environment variables and tokens are not logged. The HTTP libraries
+//! are silenced, since they log URLs and whole requests.
+//! INVARIANT: control characters are escaped, so text of guests cannot control a terminal.
 
 use std::io::Write;
 use std::thread;
@@ -13,10 +13,10 @@ use log::LevelFilter;
 use crate::cli::Cli;
 use crate::terminal::harmless;
 
-/// Where what is logged may be a secret.
+/// Crates whose log messages may contain secrets.
 const SILENT: [&str; 2] = ["ureq", "rustls"];
 
-/// Starts logging: what the command is said to log, unless `RUST_LOG` or a flag says otherwise.
+/// Starts logging, with the sub-command's filter unless `RUST_LOG` or `--quiet` overrides it.
 pub(crate) fn start(cli: &Cli) {
     let mut builder = Builder::from_env(Env::default().default_filter_or(cli.command.log_filter()));
     if cli.global.quiet {
@@ -30,7 +30,7 @@ pub(crate) fn start(cli: &Cli) {
             let (time, level) = (line.timestamp_millis(), record.level());
             let current = thread::current();
             let name = current.name().unwrap_or("?");
-            // A guest's text begins no line of its own.
+            // Further lines are indented, so that text of a guest cannot imitate a log line.
             let text = harmless(&record.args().to_string()).replace('\n', "\n    ");
             writeln!(line, "{time} {level:5} {name:11} {text}")
         })

@@ -3,13 +3,13 @@
 //! | to know | read |
 //! |---|---|
 //! | the command line | [`cli`]; [`options`]; one file per sub-command in [`command`] |
-//! | how a command in a VM meets this terminal | [`attend`], [`input`], [`interrupt`] |
-//! | how files come and go | [`copy`] |
-//! | what a VM's network may be | [`network`]; when it is intercepted: [`egress`] |
+//! | input, output and signals of a command in a VM | [`attend`], [`input`], [`output`], [`interrupt`] |
+//! | copies between host and VM | [`copy`] |
+//! | networks of VMs | [`network`]; interception: [`egress`] |
 //! | how jobs of the platform are asked for | `operator`, `command/job` |
-//! | what is behind `-d` | [`detach`], [`background`] |
+//! | background commands (`-d`) | [`detach`], [`background`] |
 //! | the service that takes jobs | [`service`] |
-//! | which virtual machines there are | [`vmm`]: the only file that names a kind |
+//! | virtual machines | [`vmm`]: the only file that names the kinds of monitors |
 
 mod agent;
 mod attend;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     };
     let cli = cli::Cli::parse_from(arguments);
     logging::start(&cli);
-    descriptor::ask_for_all();
+    descriptor::raise_limit();
     let failure_code = cli.command.failure_code();
     match cli.run() {
         Ok(code) => ExitCode::from(code),

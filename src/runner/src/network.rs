@@ -1,14 +1,14 @@
-//! Networks as users describe them: a policy in a file of TOML.
+//! Network policies in TOML files.
 //!
 //! ```toml
 //! default = "deny"                  # or "allow": the public internet
-//! dns = true                        # names are resolved; unless said, if the default is to allow
+//! dns = true                        # resolve names with the host's DNS servers; default: if `allow`
 //!
-//! [[rule]]                          # the first that fits decides
+//! [[rule]]                          # the first matching rule decides
 //! action = "allow"
 //! to = ["140.82.112.0/20", "10.1.2.3"]
-//! protocol = "tcp"                  # tcp, udp, icmp; any if left out
-//! ports = [443, "8000-8100"]        # of tcp and udp; any if left out
+//! protocol = "tcp"                  # tcp, udp or icmp; default: any
+//! ports = [443, "8000-8100"]        # of tcp and udp; default: any
 //!
 //! [limits]
 //! upload = "20M"                    # bits per second
@@ -29,10 +29,10 @@ use serde::{Deserialize, Deserializer};
 use crate::error::{Error, Result, Usage};
 use crate::value;
 
-/// As many rules as a policy may come to.
-const RULES: usize = 4096;
+/// The largest number of rules of a policy, after expansion.
+const MAX_RULES: usize = 4096;
 
-/// A policy with its limits, as it is written: a file, or a table of another one.
+/// The format of a policy with its limits: a file, or a table of the runner's configuration.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
@@ -54,7 +54,7 @@ struct RuleEntry {
     ports: Option<List<Ports>>,
 }
 
-/// Limits, as they are written.
+/// The format of network limits.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LimitsTable {
@@ -79,7 +79,7 @@ enum ProtocolName {
     Icmp,
 }
 
-/// One, or several.
+/// One element or a list.
 struct List<T>(Vec<T>);
 
 struct Net(Ipv4Net);
@@ -89,7 +89,7 @@ struct Ports(RangeInclusive<u16>);
 /// Bits per second.
 struct Rate(u64);
 
-/// Reads a policy and its limits.
+/// Reads a policy file.
 pub(crate) fn read(path: &Path) -> Result<Network> {
     let text = fs::read_to_string(path).map_err(|source| Error::File {
         operation: "read",
@@ -103,7 +103,7 @@ fn parse(text: &str) -> std::result::Result<Network, toml::de::Error> {
     from_table(toml::Deserializer::parse(text)?)
 }
 
-/// A policy and its limits out of a table.
+/// Reads a policy from a table.
 pub(crate) fn from_table<'de, D: Deserializer<'de>>(
     from: D,
 ) -> std::result::Result<Network, D::Error> {
@@ -112,20 +112,22 @@ pub(crate) fn from_table<'de, D: Deserializer<'de>>(
     for entry in &table.rules {
         entry.expand(&mut rules).map_err(D::Error::custom)?;
     }
-    if rules.len() > RULES {
-        let text =
-            format!("the rules come to {} networks and ports, more than {RULES}", rules.len());
+    if rules.len() > MAX_RULES {
+        let text = format!(
+            "the rules expand to {} combinations of networks and ports, more than {MAX_RULES}",
+            rules.len()
+        );
         return Err(D::Error::custom(text));
     }
     let default = table.default.into();
-    // A name server is a way out, too: whoever asks it for names tells it something.
+    // DNS can leak data, so it is on by default only if everything is allowed.
     let dns = table.dns.unwrap_or(default == Action::Allow);
     let policy = Policy { rules, default, dns };
     Ok(Network { policy, limits: table.limits.over(Limits::default()), ..Network::default() })
 }
 
 impl LimitsTable {
-    /// What it says, and for the rest what there is.
+    /// These limits, with those of `limits` where one is not set.
     pub(crate) fn over(&self, limits: Limits) -> Limits {
         Limits {
             upload: self.upload.as_ref().map(|rate| rate.0).or(limits.upload),
@@ -138,7 +140,7 @@ impl LimitsTable {
 impl RuleEntry {
     fn expand(&self, rules: &mut Vec<Rule>) -> std::result::Result<(), &'static str> {
         if self.protocol == Some(ProtocolName::Icmp) && self.ports.is_some() {
-            return Err("a rule for icmp has ports, which icmp has not");
+            return Err("icmp has no ports: remove `ports` from the rule");
         }
         let protocol = self.protocol.map(Protocol::from);
         let any = List(Vec::new());
@@ -175,9 +177,9 @@ impl From<ProtocolName> for Protocol {
     }
 }
 
-/// What is written as a number or a text.
+/// A number or a string.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a number or a text")]
+#[serde(untagged, expecting = "expected a number or a string")]
 pub(crate) enum Word {
     Number(u64),
     Text(String),
@@ -192,7 +194,7 @@ impl Word {
     }
 }
 
-/// One, or several, and never none: what that would mean is not plain.
+/// An empty list is rejected: its meaning would be ambiguous.
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         struct Visitor<T>(std::marker::PhantomData<T>);
@@ -201,7 +203,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
             type Value = List<T>;
 
             fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                out.write_str("one or a list of several")
+                out.write_str("one value or a list")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<List<T>, E> {
@@ -226,7 +228,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
                     list.push(one);
                 }
                 if list.is_empty() {
-                    return Err(A::Error::custom("an empty list fits nothing: leave it out"));
+                    return Err(A::Error::custom("an empty list matches nothing: leave it out"));
                 }
                 Ok(List(list))
             }
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_says_who_may_be_reached() {
+    fn a_policy_expands_to_rules_in_order() {
         let text = r#"
             default = "allow"
             dns = false
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_denied() {
+    fn the_default_is_to_deny() {
         let network = parse("").unwrap();
         assert_eq!(network.policy, Policy { rules: Vec::new(), default: Action::Deny, dns: false });
         assert!(parse("default = \"allow\"").unwrap().policy.dns);
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
+    fn an_error_names_the_line_and_the_expected_value() {
         let text = refused("dns = true\n[[rule]]\naction = \"allow\"\nto = \"example.org\"\n");
         assert!(text.contains("line 4") && text.contains("expected an IPv4 address"), "{text}");
         let text = refused("default = \"alow\"\n");
@@ -332,7 +334,7 @@ mod tests {
         assert!(refused(&format!("{rule}ports = 65536\n")).contains("expected a port"));
         assert!(refused(&format!("{rule}ports = []\n")).contains("leave it out"));
         let icmp = format!("{rule}protocol = \"icmp\"\nports = 80\n");
-        assert!(refused(&icmp).contains("icmp has not"));
+        assert!(refused(&icmp).contains("icmp has no ports"));
         assert!(refused("[limits]\nupload = \"fast\"\n").contains("bits per second"));
     }
 }

@@ -1,4 +1,4 @@
-//! How far long work is: a bar on a terminal, plain lines otherwise, nothing if quiet.
+//! Progress of builds and copies: a bar on a terminal, else plain lines; nothing with `--quiet`.
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -11,18 +11,18 @@ use sandbox::Special;
 use crate::copy::CopyEvent;
 use crate::output;
 
-/// How many skipped files are named.
+/// How many skipped files are listed.
 const MOST_NAMED: u64 = 20;
 
-/// A total is known.
+/// For work with a known total.
 const BAR: &str = "{prefix:16} [{bar:30}] {bytes}/{total_bytes}";
-/// None is.
+/// For work without a known total.
 const COUNT: &str = "{prefix:16} {bytes}";
-/// None is, and it may take long.
+/// For long work without a known total.
 const RATE: &str = "{prefix:16} {bytes}, {bytes_per_sec}, {msg}";
 const WORD: &str = "{prefix:16} …";
 
-/// Shows how far a build of an image is.
+/// Prints the progress of an image build.
 pub(crate) struct Build {
     bar: Option<ProgressBar>,
     is_quiet: bool,
@@ -84,7 +84,7 @@ impl Drop for Build {
     }
 }
 
-/// Shows how much was copied, and names what was skipped.
+/// Prints the progress of a copy, and lists skipped files.
 pub(crate) struct Copying {
     bar: Option<ProgressBar>,
     files: u64,
@@ -145,7 +145,7 @@ impl Drop for Copying {
     }
 }
 
-/// Not to be seen before there is something to show, and redrawn only when something changes.
+/// A bar that is invisible until it has content, and redrawn only on changes.
 fn hidden() -> ProgressBar {
     ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))
 }
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_templates_are_understood() {
+    fn every_template_is_valid() {
         let templates = [BAR, COUNT, RATE, WORD];
         assert!(templates.iter().all(|text| ProgressStyle::with_template(text).is_ok()));
     }

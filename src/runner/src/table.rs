@@ -1,9 +1,8 @@
-//! Tables for people: columns as wide as they have to be.
+//! Renders tables with aligned columns.
 
 use crate::terminal::harmless;
 
-/// The rows below each other, the first being the heads. Names and labels may be anything, and stay
-/// within their cells.
+/// Renders rows, the first of which is the header. Control characters in cells are escaped.
 pub(crate) fn render(rows: &[Vec<String>]) -> String {
     let clean = |cell: &String| harmless(cell).replace(['\n', '\t'], " ");
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(clean).collect()).collect();
@@ -19,7 +18,7 @@ pub(crate) fn render(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// A time that has passed since a moment in seconds since 1970: `5s`, `3m`, `2h`, `4d`.
+/// The time since a Unix time in seconds: `5s`, `3m`, `2h`, `4d`.
 pub(crate) fn age(since: u64) -> String {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
     match now.saturating_sub(since) {
@@ -47,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_went_back_makes_nothing_negative() {
+    fn an_age_is_not_negative_if_the_clock_went_back() {
         assert_eq!(age(u64::MAX), "0s");
     }
 }

@@ -1,4 +1,4 @@
-//! The terminal in front of this process.
+//! The terminal of this process: size, raw mode, and escaping of untrusted text.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -19,8 +19,8 @@ pub(crate) fn size() -> Option<PtySize> {
     Some(PtySize { rows, columns })
 }
 
-/// A text with its control characters escaped, but for ends of lines and tabs. A text that a guest
-/// or another program has chosen moves no cursor, sets no title, and turns nothing around.
+/// Escapes control characters except line feeds and tabs, and characters that change the direction of
+/// text. Untrusted text then cannot move the cursor, set the title or reorder a line.
 pub(crate) fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.replace("\r\n", "\n").chars() {
@@ -30,20 +30,20 @@ pub(crate) fn harmless(text: &str) -> String {
                 // Writing to a string cannot fail.
                 let _ = write!(clean, "\\x{:02x}", u32::from(c));
             }
-            c if c.is_control() || turns_text(c) => clean.extend(c.escape_unicode()),
+            c if c.is_control() || reorders_text(c) => clean.extend(c.escape_unicode()),
             c => clean.push(c),
         }
     }
     clean
 }
 
-/// Whether a character changes the direction of those after it, or ends a line unseen.
-fn turns_text(c: char) -> bool {
+/// Whether a character changes the direction of text, or is an invisible line break.
+fn reorders_text(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Standard input's terminal in raw mode: each key goes to the command, also Ctrl-C. Dropping it
-/// restores what was, whatever the reason.
+/// The terminal of standard input in raw mode, in which Ctrl-C is sent to the command. Dropping it
+/// restores the previous mode.
 pub(crate) struct Raw {
     terminal: OwnedFd,
     before: Termios,
@@ -81,13 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_shown_and_not_obeyed() {
+    fn control_characters_are_escaped() {
         assert_eq!(harmless("\x1b]0;title\x07\x08\x7f"), "\\x1b]0;title\\x07\\x08\\x7f");
         assert_eq!(harmless("\u{9b}2J\u{202e}txt.exe"), "\\u{9b}2J\\u{202e}txt.exe");
     }
 
     #[test]
-    fn lines_and_letters_stay_as_they_are() {
+    fn line_feeds_and_letters_are_not_escaped() {
         assert_eq!(harmless("größe:\t1\r\n日本\n"), "größe:\t1\n日本\n");
         assert_eq!(harmless("over\rwritten"), "over\\x0dwritten");
     }

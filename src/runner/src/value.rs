@@ -1,8 +1,7 @@
-//! What may stand behind a flag: each value's syntax, and what it means.
+//! Parsers of flag values.
 //!
-//! A text that is refused is told what was expected. It is not told what it was: the argument
-//! parser repeats it, which is why an environment variable is never refused here: it may be a
-//! secret.
+//! An error says what was expected; clap adds the rejected text. Environment variables are therefore never
+//! rejected here: they may be secrets.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -13,7 +12,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use sandbox::{Publish, User};
 
-/// Why a text was refused.
+/// What a rejected text should have been.
 pub(crate) type Refused = &'static str;
 
 /// `NAME=VALUE`, or `NAME` of a variable that this process has. See [`Variable::named`].
@@ -24,7 +23,7 @@ pub(crate) struct Variable {
 }
 
 impl Variable {
-    /// None if there is no name, which is yet to be refused.
+    /// None if the name is empty, which the caller rejects.
     pub(crate) fn named(self) -> Option<Self> {
         (!self.name.is_empty()).then_some(self)
     }
@@ -44,20 +43,20 @@ pub(crate) struct CopyOut {
     pub(crate) local: PathBuf,
 }
 
-/// What a VM may reach, as it is asked for.
+/// The value of `--network`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetworkChoice {
     /// The public internet.
     Open,
-    /// It has no network.
+    /// No network.
     None,
-    /// As a file says.
+    /// The public internet and networks of a policy file.
     Policy(PathBuf),
-    /// Through the proxy; as a file says, or all of the public internet.
+    /// Through the proxy, by a policy file or to all of the public internet.
     Intercept(Option<PathBuf>),
 }
 
-/// Either side of `runner cp`.
+/// Source or destination of `runner cp`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// `VM:PATH`.
@@ -69,7 +68,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// A path of the host, or none for a stream.
+    /// The path, or none for a stream.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::Guest { path, .. } | Self::Local(path) => Some(path),
@@ -78,7 +77,7 @@ impl Place {
     }
 }
 
-/// A parser of any bytes, which is what paths and variables consist of.
+/// A clap parser for paths and variables, which may contain any bytes.
 pub(crate) fn os<T, F>(parse: F) -> impl TypedValueParser<Value = T>
 where
     T: Clone + Send + Sync + 'static,
@@ -114,7 +113,7 @@ pub(crate) fn copy_out(text: &[u8]) -> Result<CopyOut, Refused> {
     }
 }
 
-/// A path that begins with `.` or `/` is the host's, whatever colons it has.
+/// A path that begins with `.` or `/` is on the host, even if it contains colons.
 pub(crate) fn place(text: &[u8]) -> Result<Place, Refused> {
     let local = || Place::Local(PathBuf::from(OsString::from_vec(text.to_vec())));
     if text.is_empty() {
@@ -136,7 +135,7 @@ pub(crate) fn place(text: &[u8]) -> Result<Place, Refused> {
     }
 }
 
-/// What is before the byte at `position`, and what is after it.
+/// The parts before and after the byte at `position`.
 fn split(text: &[u8], position: Option<usize>) -> Option<(&OsStr, &OsStr)> {
     let (before, after) = text.split_at_checked(position?)?;
     Some((OsStr::from_bytes(before), OsStr::from_bytes(after.get(1..)?)))
@@ -145,7 +144,7 @@ fn split(text: &[u8], position: Option<usize>) -> Option<(&OsStr, &OsStr)> {
 /// `USER` or `USER:GROUP`, each a name or a number.
 pub(crate) fn user(text: &str) -> Result<User, Refused> {
     let refused = "expected USER or USER:GROUP, each a name or a number";
-    // The kernel takes -1, which is this number, for "as it is".
+    // chown(2) interprets this number (-1) as "unchanged".
     let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX);
     let is_good = |text: &str| !text.is_empty() && !text.contains(':');
     let Some((user, group)) = text.split_once(':') else {
@@ -160,7 +159,7 @@ pub(crate) fn user(text: &str) -> Result<User, Refused> {
     }
 }
 
-/// `500ms`, `30s`, `1.5s`, `5m`, `2h`, `1d`, `1h30m`; a number alone is that of seconds. Never zero.
+/// `500ms`, `30s`, `1.5s`, `5m`, `2h`, `1d`, `1h30m`; a bare number is in seconds. Zero is rejected.
 pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
     let refused = "expected a time like 30, 500ms, 1.5s, 5m, 1h30m";
     let is_number = |c: char| c.is_ascii_digit() || c == '.';
@@ -187,7 +186,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
     if total.is_zero() || total > year { Err(refused) } else { Ok(total) }
 }
 
-/// A decimal number of units, with at most nine digits behind the point.
+/// Multiplies a decimal number of at most nine fractional digits by a unit.
 fn times(number: &str, unit: Duration) -> Option<Duration> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let whole = unit.checked_mul(whole.parse().ok()?)?;
@@ -210,7 +209,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, Refused> {
     number.checked_mul(1 << shift).ok_or(refused)
 }
 
-/// A number, or one of thousands: `5000`, `20K`, `20M`, `1G`.
+/// A number with an optional decimal unit: `5000`, `20K`, `20M`, `1G`.
 pub(crate) fn decimal(text: &str) -> Option<u64> {
     let (number, unit) = match text.as_bytes().last()? {
         b'K' => (text.strip_suffix('K')?, 1_000),
@@ -221,7 +220,7 @@ pub(crate) fn decimal(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// The size of a VM's disk, in MiB: `512M`, `8G`; a number alone is that of MiB.
+/// The size of a VM's disk in MiB: `512M`, `8G`; a bare number is in MiB.
 pub(crate) fn disk(text: &str) -> Result<u64, Refused> {
     let refused = "expected a size from 64M to 16T, like 8G";
     let (number, mib) = match text.as_bytes().last() {
@@ -235,19 +234,19 @@ pub(crate) fn disk(text: &str) -> Result<u64, Refused> {
     size.ok_or(refused)
 }
 
-/// A VM's name: such that it is none of a path, a flag, or half of a `VM:PATH`.
+/// A VM's name, which cannot be confused with a path, a flag or `VM:PATH`.
 pub(crate) fn name(text: &str) -> Result<String, Refused> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !starts || text.len() > 63 || !text.bytes().all(good) {
         return Err(
-            "expected letters, digits, `-`, `_` and `.`, at most 63, none of the last three first",
+            "expected up to 63 letters, digits, `-`, `_` and `.`, starting with a letter or digit",
         );
     }
     Ok(text.to_owned())
 }
 
-/// An IANA time zone, like `Europe/Berlin`. Whether the image knows it is seen in the VM.
+/// An IANA time zone, like `Europe/Berlin`. The VM checks whether its image has it.
 pub(crate) fn timezone(text: &str) -> Result<String, Refused> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+/".contains(&byte);
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -275,10 +274,10 @@ pub(crate) fn network(text: &[u8]) -> Result<NetworkChoice, Refused> {
     }
 }
 
-/// `[ADDRESS:]HOST:GUEST`: ports of the host and of the VM. The address is an IPv4 one of the host;
-/// without it the port is on the loopback device.
+/// `[ADDRESS:]HOST:GUEST`: ports of the host and of the VM. The IPv4 address of the host defaults to
+/// 127.0.0.1.
 pub(crate) fn publish(text: &str) -> Result<Publish, Refused> {
-    let refused = "expected [ADDRESS:]HOST:GUEST, two ports behind an IPv4 address of the host";
+    let refused = "expected [ADDRESS:]HOST:GUEST, an IPv4 address of the host and two ports";
     let (host, guest) = text.rsplit_once(':').ok_or(refused)?;
     let port = guest.parse().ok().filter(|port| *port != 0).ok_or(refused)?;
     let host = match host.split_once(':') {
@@ -296,7 +295,7 @@ pub(crate) fn guest_path(text: &[u8]) -> Result<PathBuf, Refused> {
     Ok(PathBuf::from(OsString::from_vec(text.to_vec())))
 }
 
-/// A path of the host that stays the same when this process goes to another folder.
+/// A path of the host, made absolute.
 pub(crate) fn absolute(text: &[u8]) -> Result<PathBuf, Refused> {
     std::path::absolute(OsStr::from_bytes(text)).map_err(|_| "expected a path")
 }

@@ -100,7 +100,7 @@ pub(super) enum Start {
     Parked,
 }
 
-/// Does it. The exit code is 1 if a VM did not start.
+/// Runs the sub-command; the exit code is 1 if a VM did not start.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let (text, code) = match &arguments.command {
         Some(Command::Compare { before, after }) => {

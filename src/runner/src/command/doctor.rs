@@ -14,8 +14,8 @@ use crate::options::Global;
 use crate::output::Output;
 use crate::vmm::{self, Finding, State};
 
-/// Room that VMs and images should have.
-const ROOM_MIB: u64 = 4096;
+/// The recommended free space for VMs and images.
+const MIN_FREE_MIB: u64 = 4096;
 const DEFAULT_IMAGE: &str = "default";
 
 /// Check whether this host can run VMs, and print how to fix each problem
@@ -54,7 +54,6 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let findings = look(global);
     let is_well = findings.iter().all(|finding| finding.state != State::Missing);
@@ -69,12 +68,12 @@ fn look(global: &Global) -> Vec<Finding> {
     let mut findings = vmm::check(global);
     let has_image = has_image(state_dir);
     findings.extend(rootfs::missing_tools().iter().map(|tool| missing_tool(tool, has_image)));
-    findings.extend([proxy(), authorities(&host_ca::look())]);
-    findings.extend([room(state_dir), guest_programs(), default_image(state_dir)]);
+    findings.extend([proxy(), authorities(&host_ca::read_all())]);
+    findings.extend([free_space(state_dir), guest_programs(), default_image(state_dir)]);
     findings
 }
 
-/// A tool that only builds of images need. VMs run without it once there is an image.
+/// A missing tool of image builds. It is only weak if an image exists already.
 fn missing_tool(tool: &MissingTool, has_image: bool) -> Finding {
     let state = if tool.is_needed && !has_image { State::Missing } else { State::Weak };
     Finding {
@@ -85,34 +84,32 @@ fn missing_tool(tool: &MissingTool, has_image: bool) -> Finding {
     }
 }
 
-/// Looks only, as [`default_image`] does.
+/// Whether the store has an image. Creates nothing.
 fn has_image(state_dir: &Path) -> bool {
     let is_there = state_dir.join("images").is_dir();
     let list = || Store::open(state_dir).and_then(|store| store.list());
     is_there && list().is_ok_and(|images| !images.is_empty())
 }
 
-/// Whether what VMs send can be intercepted.
+/// Whether interception works on this host.
 fn proxy() -> Finding {
     let subject = "proxy";
     match egress::check() {
         Ok(time) => {
             let detail =
-                format!("refuses a trial request {:.1} s after its start", time.as_secs_f64());
+                format!("denied a test request {:.1} s after its start", time.as_secs_f64());
             Finding { subject, state: State::Good, detail, remedy: None }
         }
         Err(error) => {
-            let causes =
-                std::iter::successors(Some(&*error as &dyn std::error::Error), |e| e.source());
-            let causes: Vec<_> = causes.map(ToString::to_string).collect();
-            let detail = format!("no network can be intercepted: {}", causes.join(": "));
+            let reason = base::error::chain(&*error);
+            let detail = format!("networks cannot be intercepted: {reason}");
             let remedy = Some("scripts/setup; or network = \"open\" in runner.toml".to_owned());
             Finding { subject, state: State::Weak, detail, remedy }
         }
     }
 }
 
-/// How many certificate authorities of the host guests trust.
+/// The number of added certificate authorities that guests trust.
 fn authorities(found: &Found) -> Finding {
     let subject = "host authorities";
     let count = found.certificates.len();
@@ -123,22 +120,26 @@ fn authorities(found: &Found) -> Finding {
         }
         (_, left_out) => {
             let all = count + left_out;
-            (State::Weak, format!("guests trust {count} of {all}: together they are too long"))
+            (
+                State::Weak,
+                format!("guests trust {count} of {all}: the others exceed the size limit"),
+            )
         }
     };
     Finding { subject, state, detail, remedy: None }
 }
 
-/// On the file system of the state folder, or where that will be.
-fn room(state_dir: &Path) -> Finding {
+/// The free space of the file system of the state folder, or of its first existing parent.
+fn free_space(state_dir: &Path) -> Finding {
     let subject = "disk space";
     let there = state_dir.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
     match nix::sys::statvfs::statvfs(there) {
         Ok(stat) => {
             let mib = (stat.blocks_available() * stat.fragment_size()) >> 20;
-            let (state, remedy) = match mib < ROOM_MIB {
-                false => (State::Good, None),
-                true => (State::Weak, Some(format!("make room for {ROOM_MIB} MiB"))),
+            let (state, remedy) = if mib < MIN_FREE_MIB {
+                (State::Weak, Some(format!("free at least {MIN_FREE_MIB} MiB")))
+            } else {
+                (State::Good, None)
             };
             let detail = format!("{mib} MiB free in {}", there.display());
             Finding { subject, state, detail, remedy }
@@ -166,7 +167,7 @@ fn guest_programs() -> Finding {
     }
 }
 
-/// Looks only: a host is not changed by being examined.
+/// Whether the default image exists. Creates nothing.
 fn default_image(state_dir: &Path) -> Finding {
     let subject = "default image";
     let is_there = state_dir.join("images").is_dir();
@@ -225,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_with_its_remedy() {
+    fn a_missing_tool_is_printed_with_its_remedy() {
         let text = text(&[finding(State::Missing)], false);
         assert!(text.starts_with("missing  x: not found\n           → apt-get install x\n"));
     }
 
     #[test]
-    fn a_host_with_an_image_can_do_without_the_tools_that_build_one() {
+    fn build_tools_are_optional_once_there_is_an_image() {
         let tool = MissingTool { tool: "t", package: "p", why: "makes disks", is_needed: true };
         assert_eq!(missing_tool(&tool, false).state, State::Missing);
         assert_eq!(missing_tool(&tool, true).state, State::Weak);
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_image_that_is_there_counts_as_one() {
+    fn an_image_without_a_description_does_not_count() {
         let folder = tempfile::tempdir().unwrap();
         assert!(!has_image(folder.path()));
         let image = folder.path().join("images/default");
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities_of_the_host_are_counted() {
+    fn added_authorities_are_counted() {
         let found = |count: usize, left_out| {
             authorities(&Found { certificates: vec![String::new(); count], left_out })
         };
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_was_only_looked_at_is_as_before() {
+    fn a_check_creates_no_files() {
         let folder = tempfile::tempdir().unwrap();
         let found = default_image(folder.path());
         assert_eq!(found.state, State::Weak);

@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     command: Vec<OsString>,
 }
 
-/// Does it; returns the command's exit code.
+/// Runs the sub-command; returns the exit code of the command in the VM.
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     if arguments.detach {
         return if global.detached { keep(global, arguments) } else { detach::start() };

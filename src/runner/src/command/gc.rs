@@ -12,7 +12,6 @@ use crate::vmm;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {}
 
-/// Does it.
 pub(crate) fn run(global: &Global, _arguments: &Arguments) -> Result<u8> {
     let reclaimed = vmm::reclaim(&global.state_dir)?;
     for id in &reclaimed {

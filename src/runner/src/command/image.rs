@@ -96,7 +96,6 @@ struct BuildArguments {
     no_cache: bool,
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let store = Store::open(&global.state_dir)?;
     match arguments.command {

@@ -41,7 +41,6 @@ pub(crate) struct Arguments {
     vm: String,
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let record = vmm::find(&global.state_dir, &arguments.vm)?;
     match &arguments.command {

@@ -59,7 +59,6 @@ struct Times {
     max: f64,
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let Command::Bench(bench) = &arguments.command;
     let report = measure(global, bench)?;

@@ -86,7 +86,6 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     if let Some(vm) = &arguments.vm {
         let commands = background::list(&vmm::find(&global.state_dir, vm)?)?;

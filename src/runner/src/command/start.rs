@@ -52,7 +52,6 @@ pub(crate) struct Arguments {
     check: bool,
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let config = match &arguments.config {
         Some(path) => Config::read(path)?,

@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
     vm: Vec<String>,
 }
 
-/// Does it; a VM that cannot be stopped does not keep the others running.
+/// Runs the sub-command. A failure does not prevent the other VMs from being stopped.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let host = Host::open(&global.state_dir)?;
     let stop = |name: &String| {

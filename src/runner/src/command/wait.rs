@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     vm: String,
 }
 
-/// Does it; returns the command's exit code.
+/// Runs the sub-command; returns the exit code of the command in the VM.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let record = vmm::find(&global.state_dir, &arguments.vm)?;
     let name = arguments.command.as_deref();

@@ -84,7 +84,6 @@ struct Size {
     network: Option<Network>,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.understand(global)?;
     if !nix::unistd::geteuid().is_root() {
