@@ -258,7 +258,7 @@ fn throughput(world: &World, figures: &mut Figures) {
 struct Deaf;
 
 impl EgressObserver for Deaf {
-    fn may_ask(&self, _name: &str) -> bool {
+    fn may_resolve(&self, _name: &str) -> bool {
         true
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base::error::chain;
+
 use crate::host::{self, Host};
 use crate::membership::leftovers;
 use crate::namespace::Namespace;
@@ -9,7 +11,6 @@ use crate::nft::Transaction;
 use crate::ruleset;
 use crate::slot::TrafficConfig;
 use crate::{Error, Range, Result, guest, tap};
-use base::error::chain;
 
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Eq)]

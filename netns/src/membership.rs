@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use base::error::chain;
+
 use crate::Result;
 use crate::garbage::{self, Garbage};
 use crate::host::{self, Host, describe};
 use crate::lock::{Lock, Locks};
 use crate::range::Range;
-use base::error::chain;
 
 /// The default lock file, by which the runners of a host divide the networks.
 pub const LOCK_PATH: &str = "/run/sandbox-runner/network.lock";

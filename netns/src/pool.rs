@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use base::error::chain;
 use crossbeam_channel::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select, unbounded,
 };
@@ -30,7 +31,6 @@ use crate::membership::{LOCK_PATH, Membership};
 use crate::range::Range;
 use crate::slot::{Slot, TrafficConfig};
 use crate::{Error, Lease, Result};
-use base::error::chain;
 
 const THREAD: &str = "netns";
 const FACTORY_THREAD: &str = "netns-make";

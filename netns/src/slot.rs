@@ -20,6 +20,7 @@ mod runtime;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use base::error::chain;
 use nix::errno::Errno;
 use sandbox::{Limits, Policy};
 
@@ -27,7 +28,6 @@ pub(crate) use self::namespace_parts::DnsSockets;
 use self::namespace_parts::NamespaceParts;
 pub use self::runtime::Counters;
 use self::runtime::NetworkState;
-use base::error::chain;
 
 use crate::error::kernel;
 use crate::garbage::{self, Garbage};

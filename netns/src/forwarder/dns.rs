@@ -136,11 +136,11 @@ impl DnsForwarder {
             let Some(question) = Question::read(&message) else {
                 return self.respond(&failure(message), guest);
             };
-            let may_ask = observer.may_ask(&question.name);
+            let may_resolve = observer.may_resolve(&question.name);
             if question.is_service_binding() {
                 return self.respond(&question.nodata(&message), guest);
             }
-            if !may_ask {
+            if !may_resolve {
                 return self.respond(&question.response(&message, SINKHOLE), guest);
             }
         }

@@ -102,15 +102,15 @@ pub(crate) fn passes(mut from: &TcpStream, mut to: &TcpStream) -> bool {
 
 /// Records its events: names of DNS queries, and dropped packets.
 pub(crate) struct RecordingObserver {
-    may_ask: bool,
+    may_resolve: bool,
     events_tx: Sender<String>,
     events: Receiver<String>,
 }
 
 impl RecordingObserver {
-    pub(crate) fn new(may_ask: bool) -> Arc<Self> {
+    pub(crate) fn new(may_resolve: bool) -> Arc<Self> {
         let (events_tx, events) = unbounded();
-        Arc::new(Self { may_ask, events_tx, events })
+        Arc::new(Self { may_resolve, events_tx, events })
     }
 
     /// The next event.
@@ -130,9 +130,9 @@ impl RecordingObserver {
 }
 
 impl EgressObserver for RecordingObserver {
-    fn may_ask(&self, name: &str) -> bool {
+    fn may_resolve(&self, name: &str) -> bool {
         self.events_tx.send(name.to_owned()).unwrap();
-        self.may_ask
+        self.may_resolve
     }
 
     fn dropped(&self, packet: Dropped) {

@@ -15,10 +15,10 @@ use crate::fixture::{Fixture, RecordingObserver, connect, is_forbidden, lease_wi
 /// A query for `a.org`.
 const QUESTION: &[u8] = b"\x07\x09\x01\0\0\x01\0\0\0\0\0\0\x01a\x03org\0\0\x01\0\x01";
 
-fn intercepted(pool: &Pool, may_ask: bool) -> (Lease, TcpListener, Arc<RecordingObserver>) {
+fn intercepted(pool: &Pool, may_resolve: bool) -> (Lease, TcpListener, Arc<RecordingObserver>) {
     let mut lease = lease_with(pool, Policy::intercepted(&[]));
     let proxy = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    let observer = RecordingObserver::new(may_ask);
+    let observer = RecordingObserver::new(may_resolve);
     let watch = Arc::clone(&observer);
     lease.intercept(proxy.local_addr().unwrap().port(), watch).unwrap();
     (lease, proxy, observer)

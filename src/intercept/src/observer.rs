@@ -23,7 +23,7 @@ pub(crate) struct RecordingObserver {
 }
 
 impl NamePolicy {
-    pub(crate) fn may_ask(&self, name: &str) -> bool {
+    pub(crate) fn may_resolve(&self, name: &str) -> bool {
         let has = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, name));
         !has(&self.deny) && (self.unknown || has(&self.allow))
     }
@@ -38,9 +38,9 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 impl EgressObserver for RecordingObserver {
-    fn may_ask(&self, name: &str) -> bool {
+    fn may_resolve(&self, name: &str) -> bool {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let is_allowed = self.names.may_ask(&name);
+        let is_allowed = self.names.may_resolve(&name);
         if let Some(log) = &self.log {
             log.add(&NetworkLogEntry::dns_query(&name, is_allowed));
         }
@@ -66,14 +66,18 @@ mod tests {
     #[test]
     fn a_name_is_allowed_by_the_list_or_by_the_default() {
         let strict = names(false);
-        assert!(strict.may_ask("a.org") && strict.may_ask("y.b.org"));
-        assert!(!strict.may_ask("b.org") && !strict.may_ask("yb.org") && !strict.may_ask("c.org"));
-        assert!(!strict.may_ask("x.b.org"));
-        assert!(names(true).may_ask("c.org") && !names(true).may_ask("x.b.org"));
+        assert!(strict.may_resolve("a.org") && strict.may_resolve("y.b.org"));
+        assert!(
+            !strict.may_resolve("b.org")
+                && !strict.may_resolve("yb.org")
+                && !strict.may_resolve("c.org")
+        );
+        assert!(!strict.may_resolve("x.b.org"));
+        assert!(names(true).may_resolve("c.org") && !names(true).may_resolve("x.b.org"));
     }
 
     #[test]
     fn case_and_a_final_dot_are_ignored() {
-        assert!(RecordingObserver { names: names(false), log: None }.may_ask("A.ORG."));
+        assert!(RecordingObserver { names: names(false), log: None }.may_resolve("A.ORG."));
     }
 }

