@@ -1,8 +1,8 @@
-//! What the service costs: memory when idle, memory for each VM, dispatch, and the stages of mock jobs
-//! that run at once.
+//! The service's memory when idle and per VM, the time from submission to claim, and the stages of mock jobs, one at a
+//! time and concurrently.
 //!
 //! `cargo bench -p runner --bench service -- [--jobs N]`, as root, with the default image in
-//! `$RUNNER_TEST_STATE_DIR`. It has a state folder of its own beside the images.
+//! `$RUNNER_TEST_STATE_DIR`. It creates its own state folder beside the images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench")]
 
@@ -38,19 +38,28 @@ fn main() {
     );
     service.dispatch();
     service.idle_vms(jobs.min(8));
-    let begun = Instant::now();
+    let started = Instant::now();
     let runs: Vec<_> = (0..jobs).map(|n| service.submit(&format!("echo {n}"))).collect();
     let ended: Vec<_> = runs.iter().map(|run| service.client.wait(*run, None).unwrap()).collect();
-    let good = ended.iter().filter(|job| job.status == Status::Completed).count();
-    println!("{good} of {jobs} jobs at once completed, in {:.1} s", begun.elapsed().as_secs_f64());
+    let completed = ended.iter().filter(|job| job.status == Status::Completed).count();
+    println!(
+        "{completed} of {jobs} concurrent jobs completed, in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     println!(
         "afterwards: VmRSS {} KiB, VmHWM {} KiB",
         service.memory("VmRSS:"),
         service.memory("VmHWM:")
     );
     service.stop();
-    stages(state.path(), jobs);
+    let log = fs::read_to_string(state.path().join("service.log")).unwrap();
+    let finished: Vec<_> = log.lines().filter(|line| line.contains("job finished;")).collect();
+    print_stages("one job at a time", &finished[..DISPATCHED]);
+    print_stages("concurrent jobs", &finished[finished.len() - jobs..]);
 }
+
+/// The number of jobs that run one at a time.
+const DISPATCHED: usize = 11;
 
 struct Service {
     child: Child,
@@ -58,10 +67,10 @@ struct Service {
 }
 
 impl Service {
-    fn start(state: &Path, most: usize) -> Self {
+    fn start(state: &Path, max_concurrent: usize) -> Self {
         let config = state.join("runner.toml");
         let text = format!(
-            "[runner]\ncpu_overcommit = 64.0\nmemory_mib = 65536\nmax_concurrent = {most}\n\
+            "[runner]\ncpu_overcommit = 64.0\nmemory_mib = 65536\nmax_concurrent = {max_concurrent}\n\
              [profiles.default]\nmemory_mib = 256\nmock_claude = true\n"
         );
         fs::write(&config, text).unwrap();
@@ -70,7 +79,7 @@ impl Service {
         command.env("RUNNER_RUNTIME_DIR", state.join("run")).env("RUST_LOG", "info");
         let log = File::create(state.join("service.log")).unwrap();
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -79,7 +88,10 @@ impl Service {
             "{}",
             fs::read_to_string(state.join("service.log")).unwrap()
         );
-        println!("ready with {most} networks after {:.0} ms", begun.elapsed().as_secs_f64() * 1e3);
+        println!(
+            "ready with {max_concurrent} networks after {:.0} ms",
+            started.elapsed().as_secs_f64() * 1e3
+        );
         Self { child, client: Client::new(state) }
     }
 
@@ -94,9 +106,9 @@ impl Service {
         self.client.submit(&submission).unwrap().run_id
     }
 
-    /// Submitted to claimed, as the platform has written it down, in whole milliseconds.
+    /// Measures the time from submission to claim by the platform's timestamps, in whole milliseconds.
     fn dispatch(&self) {
-        let mut times: Vec<i64> = (0..11)
+        let mut times: Vec<i64> = (0..DISPATCHED)
             .map(|_| {
                 let run = self.submit("true");
                 let job = self.client.wait(run, None).unwrap();
@@ -104,10 +116,14 @@ impl Service {
             })
             .collect();
         times.sort_unstable();
-        println!("submitted to claimed, idle: p50 {} ms, worst {} ms", times[5], times[10]);
+        println!(
+            "submitted to claimed, idle: p50 {} ms, worst {} ms",
+            times[DISPATCHED / 2],
+            times[DISPATCHED - 1]
+        );
     }
 
-    /// VMs whose agents only sleep: what each costs this process.
+    /// Measures the memory that the service needs per VM with a sleeping agent.
     fn idle_vms(&self, count: usize) {
         let before = self.memory("VmRSS:");
         let runs: Vec<_> = (0..count).map(|_| self.submit("sleep 1000")).collect();
@@ -129,17 +145,15 @@ impl Service {
     }
 }
 
-/// The stages of the last `jobs` jobs, from the log.
-fn stages(state: &Path, jobs: usize) {
-    let log = fs::read_to_string(state.join("service.log")).unwrap();
-    let over: Vec<_> = log.lines().filter(|line| line.contains("job over;")).collect();
+/// Prints the stages of jobs by their lines in the log. `api_to_vm_start` is the time from submission to the VM's start.
+fn print_stages(title: &str, lines: &[&str]) {
     let mut all: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for line in &over[over.len() - jobs..] {
+    for line in lines {
         for (name, time) in line.split(' ').filter_map(|word| word.split_once("_ms=")) {
             all.entry(name).or_default().push(time.parse().unwrap());
         }
     }
-    println!("{:<18} {:>9} {:>9} ms", "stage", "p50", "worst");
+    println!("{title}:\n{:<18} {:>9} {:>9} ms", "stage", "p50", "worst");
     for (name, times) in &mut all {
         times.sort_by(f64::total_cmp);
         println!("{name:<18} {:>9.1} {:>9.1}", times[times.len() / 2], times[times.len() - 1]);

@@ -137,7 +137,7 @@ fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
 
     leave(service);
     let told = log(&runner);
-    for line in told.lines().filter(|line| line.contains("job over")) {
+    for line in told.lines().filter(|line| line.contains("job finished")) {
         println!("{line}");
     }
     assert_eq!(told.matches("job claimed; run=").count(), 2, "{told}");
@@ -394,7 +394,7 @@ fn most_at_once(log: &str) -> usize {
     let mut running = 0;
     let counts = log.lines().map(|line| {
         running += usize::from(line.contains("job claimed; "));
-        running -= usize::from(line.contains("job over; "));
+        running -= usize::from(line.contains("job finished; "));
         running
     });
     counts.max().unwrap_or_default()

@@ -4,9 +4,9 @@ use std::fs;
 
 use platform::{Client, Job, RunId, Status, Submission};
 
+use crate::crash_point::LOG_FILTER;
 use crate::host::Host;
 use crate::job::leave;
-use crate::moment::MOMENTS;
 use crate::runner::{Runner, Running, text};
 
 /// A service that keeps so many VMs.
@@ -18,7 +18,7 @@ fn serve(runner: &Runner, parked: u32, warm: u32) -> Running {
     let path = runner.state().join("runner.toml");
     fs::write(&path, config).unwrap();
     let mut service = runner.service(&["start", "--local", "--config", path.to_str().unwrap()]);
-    service.env("RUST_LOG", MOMENTS);
+    service.env("RUST_LOG", LOG_FILTER);
     Running::ready(service)
 }
 

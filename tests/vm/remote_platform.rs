@@ -9,9 +9,9 @@ use std::time::Duration;
 use netns::testing::{HOST, INTERNET, PRIVATE};
 use platform::{Artifact, Client, Config, Platform, RunId, Status, Submission};
 
+use crate::crash_point::LOG_FILTER;
 use crate::fault::{Fault, Way};
 use crate::host::Host;
-use crate::moment::MOMENTS;
 use crate::runner::{Runner, Running};
 
 /// A platform on the internet, whose state outlives it.
@@ -66,7 +66,7 @@ impl RemotePlatform {
         );
         fs::write(&config, text).unwrap();
         let mut service = runner.service(&["start", "--config", config.to_str().unwrap()]);
-        service.env("RUST_LOG", MOMENTS);
+        service.env("RUST_LOG", LOG_FILTER);
         Running::ready(service)
     }
 }

@@ -146,7 +146,7 @@ pub(crate) enum Error {
     #[error("the agent exited with code {code} and reported no outcome: {said}")]
     NoOutcome { code: u8, said: String },
     #[error("{0}")]
-    Ended(crate::service::End),
+    Ended(crate::service::CancelReason),
     #[error("a thread of the runner panicked: this is a bug")]
     Panicked,
 

@@ -12,8 +12,8 @@ use crate::egress::ProxyPool;
 use crate::error::{Error, Result, Usage};
 use crate::options::Global;
 use crate::service::{
-    Api, Config, Hands, Journal, Lock, NetworkLog, Profile, Service, Source, blank, pool_size,
-    probe,
+    Api, Config, Dependencies, Journal, NetworkLog, Profile, Service, ServiceLock, Source,
+    base_config, pool_size, probe,
 };
 use crate::signal::{self, Listener, Wake};
 use crate::value;
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let config = match &arguments.config {
         Some(path) => Config::read(path)?,
-        None => Config::standard()?,
+        None => Config::default_for_host()?,
     };
     arguments.check(&config)?;
     let store = Store::open(&global.state_dir)?;
@@ -82,9 +82,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         Ok(()) => {}
     }
     let (_listener, signals) = listen()?;
-    let _lock = Lock::take(&global.state_dir)?;
+    let _lock = ServiceLock::take(&global.state_dir)?;
     let host = Host::open(&global.state_dir)?;
-    let examples = config.profiles.values().map(|profile| blank(profile, files(&store, profile)?));
+    let examples =
+        config.profiles.values().map(|profile| base_config(profile, files(&store, profile)?));
     let examples = examples.collect::<Result<Vec<_>>>()?;
     let size = config.max_concurrent + pool_size(&config.profiles, config.parked);
     let factory = host.factory_of(arguments.vmm, size, &examples, global)?;
@@ -96,19 +97,19 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         // Python takes a second to start, in which there is no job yet.
         proxies.warm_up()?;
     }
-    let hands = Hands {
+    let dependencies = Dependencies {
         source,
         factory,
-        plug: vmm::kill_any(),
+        kill_vm: vmm::kill_any(),
         images: Arc::new(move |profile| files(&store, profile)),
         journal: Journal::open(&global.state_dir)?,
         network_log: NetworkLog::start(&global.state_dir, access)?,
-        gate: proxies,
+        proxies,
     };
-    let service = Service::new(&config, hands, signals)?;
+    let service = Service::new(&config, dependencies, signals)?;
     let (name, most) = (&config.name, config.max_concurrent);
     output::line(format_args!("ready: runner={name} platform={from} max_concurrent={most}"))?;
-    service.serve()?;
+    service.run()?;
     Ok(0)
 }
 

@@ -1,81 +1,81 @@
-//! What VMs may have together, and what of it is taken.
+//! Admission control: a budget of CPUs and memory for concurrent VMs.
 
 use std::fmt;
 
-/// So much of processors and memory.
+/// An amount of CPUs and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Amount {
+pub(crate) struct Resources {
     pub(crate) vcpus: u32,
     pub(crate) memory_mib: u32,
 }
 
-impl Amount {
-    /// Whether there is enough for `other`.
+impl Resources {
+    /// Whether `other` fits into this.
     pub(crate) fn covers(self, other: Self) -> bool {
         self.vcpus >= other.vcpus && self.memory_mib >= other.memory_mib
     }
 
-    /// How often `other` fits.
-    pub(crate) fn times(self, other: Self) -> u32 {
+    /// How many times `other` fits into this.
+    pub(crate) fn capacity_for(self, other: Self) -> u32 {
         (self.vcpus / other.vcpus.max(1)).min(self.memory_mib / other.memory_mib.max(1))
     }
 }
 
-impl fmt::Display for Amount {
+impl fmt::Display for Resources {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} processors and {} MiB", self.vcpus, self.memory_mib)
+        write!(formatter, "{} CPUs and {} MiB", self.vcpus, self.memory_mib)
     }
 }
 
-/// The ledger.
+/// The budget, and how much of it is allocated.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    budget: Amount,
-    most: usize,
-    taken: Amount,
+    budget: Resources,
+    max_vms: usize,
+    allocated: Resources,
     count: usize,
 }
 
 impl Admission {
-    /// For at most so many VMs that have together at most the budget.
-    pub(crate) fn new(budget: Amount, most: usize) -> Self {
-        Self { budget, most, taken: Amount::default(), count: 0 }
+    /// Admits at most `max_vms` VMs, which together use at most `budget`.
+    pub(crate) fn new(budget: Resources, max_vms: usize) -> Self {
+        Self { budget, max_vms, allocated: Resources::default(), count: 0 }
     }
 
     /// Whether a VM of this size may start now.
-    pub(crate) fn has_room(&self, amount: Amount) -> bool {
-        self.count < self.most && self.free().covers(amount)
+    pub(crate) fn has_room(&self, resources: Resources) -> bool {
+        self.count < self.max_vms && self.free().covers(resources)
     }
 
-    /// What is not taken.
-    pub(crate) fn free(&self) -> Amount {
-        Amount {
-            vcpus: self.budget.vcpus.saturating_sub(self.taken.vcpus),
-            memory_mib: self.budget.memory_mib.saturating_sub(self.taken.memory_mib),
+    /// The unallocated part of the budget.
+    pub(crate) fn free(&self) -> Resources {
+        Resources {
+            vcpus: self.budget.vcpus.saturating_sub(self.allocated.vcpus),
+            memory_mib: self.budget.memory_mib.saturating_sub(self.allocated.memory_mib),
         }
     }
 
-    /// Takes it, if there is room.
-    pub(crate) fn admit(&mut self, amount: Amount) -> bool {
-        let has_room = self.has_room(amount);
+    /// Allocates the resources of a VM. Returns false if they do not fit.
+    pub(crate) fn admit(&mut self, resources: Resources) -> bool {
+        let has_room = self.has_room(resources);
         if has_room {
             self.count += 1;
-            self.taken.vcpus += amount.vcpus;
-            self.taken.memory_mib += amount.memory_mib;
+            self.allocated.vcpus += resources.vcpus;
+            self.allocated.memory_mib += resources.memory_mib;
         }
         has_room
     }
 
-    /// Gives it back.
-    pub(crate) fn release(&mut self, amount: Amount) {
+    /// Returns the resources of a VM to the budget.
+    pub(crate) fn release(&mut self, resources: Resources) {
         self.count = self.count.saturating_sub(1);
-        self.taken.vcpus = self.taken.vcpus.saturating_sub(amount.vcpus);
-        self.taken.memory_mib = self.taken.memory_mib.saturating_sub(amount.memory_mib);
+        self.allocated.vcpus = self.allocated.vcpus.saturating_sub(resources.vcpus);
+        self.allocated.memory_mib = self.allocated.memory_mib.saturating_sub(resources.memory_mib);
     }
 
-    /// What is taken, and by how many.
-    pub(crate) fn taken(&self) -> (Amount, usize) {
-        (self.taken, self.count)
+    /// The allocated resources and the number of VMs that use them.
+    pub(crate) fn allocated(&self) -> (Resources, usize) {
+        (self.allocated, self.count)
     }
 }
 
@@ -84,22 +84,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scarcest_thing_decides() {
-        let mut admission = Admission::new(Amount { vcpus: 4, memory_mib: 2048 }, 3);
-        let small = Amount { vcpus: 1, memory_mib: 512 };
-        assert!(admission.admit(Amount { vcpus: 3, memory_mib: 512 }));
-        assert!(!admission.has_room(Amount { vcpus: 2, memory_mib: 1 }));
-        assert!(!admission.has_room(Amount { vcpus: 1, memory_mib: 1537 }));
+    fn a_vm_is_admitted_only_if_both_cpus_and_memory_suffice() {
+        let mut admission = Admission::new(Resources { vcpus: 4, memory_mib: 2048 }, 3);
+        let small = Resources { vcpus: 1, memory_mib: 512 };
+        assert!(admission.admit(Resources { vcpus: 3, memory_mib: 512 }));
+        assert!(!admission.has_room(Resources { vcpus: 2, memory_mib: 1 }));
+        assert!(!admission.has_room(Resources { vcpus: 1, memory_mib: 1537 }));
         assert!(admission.admit(small));
-        assert_eq!(admission.taken(), (Amount { vcpus: 4, memory_mib: 1024 }, 2));
+        assert_eq!(admission.allocated(), (Resources { vcpus: 4, memory_mib: 1024 }, 2));
         admission.release(small);
         assert!(admission.has_room(small));
     }
 
     #[test]
-    fn no_more_than_so_many_at_once() {
-        let mut admission = Admission::new(Amount { vcpus: 64, memory_mib: 65536 }, 1);
-        let small = Amount { vcpus: 1, memory_mib: 1 };
+    fn no_more_than_the_maximum_number_of_vms_is_admitted() {
+        let mut admission = Admission::new(Resources { vcpus: 64, memory_mib: 65536 }, 1);
+        let small = Resources { vcpus: 1, memory_mib: 1 };
         assert!(admission.admit(small) && !admission.admit(small));
     }
 }

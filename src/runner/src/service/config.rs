@@ -1,7 +1,7 @@
-//! `runner.toml`: what the service is to be.
+//! `runner.toml`: the configuration of the service.
 //!
-//! Every key is in `examples/runner.toml`, with what it means and its default; a test reads that.
-//! Two levels: [`File`] is what was written, [`Config`] what it means.
+//! `examples/runner.toml` documents every key with its default; a test parses it.
+//! [`File`] mirrors the file, [`Config`] is its validated meaning.
 
 mod profile;
 #[cfg(test)]
@@ -18,56 +18,62 @@ use serde::Deserialize;
 
 pub(crate) use self::profile::Profile;
 use self::profile::ProfileTable;
-use super::admission::Amount;
+use super::admission::Resources;
 use super::endpoint::Endpoint;
 use crate::error::{Error, Result, Usage};
 use crate::value;
 
-/// The profile of jobs that name none.
+/// The profile of jobs that name no profile.
 pub(crate) const DEFAULT_PROFILE: &str = "default";
 
-/// As many sessions as a platform is told of.
-const MOST_PARKED: u32 = 1024;
+/// The most parked VMs: a heartbeat lists the session of each.
+const MAX_PARKED: u32 = 1024;
 
-/// The service.
+/// The configuration of the service.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) group: String,
-    /// What jobs' VMs may have together.
-    pub(crate) budget: Amount,
+    /// The CPUs and memory of all jobs' VMs together.
+    pub(crate) budget: Resources,
     /// How many VMs may run at once.
     pub(crate) max_concurrent: usize,
     pub(crate) cancel_grace: Duration,
-    /// How many VMs are kept for their sessions, and for how long.
+    /// How many VMs are parked for their sessions, and for how long.
     pub(crate) parked: usize,
     pub(crate) parked_for: Duration,
     pub(crate) api: Option<Api>,
-    #[cfg_attr(not(feature = "platform"), expect(dead_code, reason = "it is said all the same"))]
+    #[cfg_attr(
+        not(feature = "platform"),
+        expect(dead_code, reason = "only the embedded platform reads it")
+    )]
     pub(crate) local: Local,
     pub(crate) profiles: BTreeMap<String, Profile>,
 }
 
-/// A platform elsewhere.
+/// A remote platform.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub(crate) url: String,
     pub(crate) token_file: PathBuf,
-    /// The environment variable with what opens a protected deployment.
+    /// The environment variable with the bypass secret of a protected deployment.
     pub(crate) bypass: Option<String>,
-    /// By whom jobs may be pushed, if at all.
+    /// The realtime service that pushes jobs; `None` disables pushes.
     pub(crate) push: Option<Hosts>,
-    /// Endpoints that VMs reach besides the platform's, whatever their profile's policy.
+    /// Further endpoints that VMs may reach regardless of their profile's policy.
     pub(crate) reachable: Vec<Endpoint>,
 }
 
 /// The embedded platform.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "platform"), expect(dead_code, reason = "it is said all the same"))]
+#[cfg_attr(
+    not(feature = "platform"),
+    expect(dead_code, reason = "only the embedded platform reads it")
+)]
 pub(crate) struct Local {
-    /// Where it listens besides.
+    /// Further addresses that it listens on.
     pub(crate) listen: Vec<SocketAddr>,
-    /// By which port of their gateway guests reach it.
+    /// The port of the gateway at which guests reach it.
     pub(crate) guest_port: u16,
 }
 
@@ -113,11 +119,11 @@ struct LocalTable {
     guest_port: Option<u16>,
 }
 
-/// A time as on the command line.
+/// A duration in the format of the command line.
 struct Time(Duration);
 
 impl Config {
-    /// Reads a file.
+    /// Reads a configuration file.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|source| Error::File {
             operation: "read",
@@ -127,48 +133,45 @@ impl Config {
         let folder = path.parent().unwrap_or(Path::new("."));
         let file = toml::from_str(&text)
             .map_err(|source| Usage::Config { path: path.to_owned(), source })?;
-        Self::understand(file, folder, &Machine::look())
+        Self::resolve(file, folder, &Machine::detect())
     }
 
-    /// What it is where there is no file.
-    pub(crate) fn standard() -> Result<Self> {
-        Self::understand(File::default(), Path::new("."), &Machine::look())
+    /// The configuration without a file.
+    pub(crate) fn default_for_host() -> Result<Self> {
+        Self::resolve(File::default(), Path::new("."), &Machine::detect())
     }
 
-    /// Paths in it are relative to `folder`.
-    fn understand(file: File, folder: &Path, machine: &Machine) -> Result<Self> {
+    /// Validates `file`, whose paths are relative to `folder`.
+    fn resolve(file: File, folder: &Path, machine: &Machine) -> Result<Self> {
         let File { runner, api, local, mut profiles } = file;
         profiles.entry(DEFAULT_PROFILE.to_owned()).or_default();
         let overcommit = runner.cpu_overcommit.unwrap_or(2.0);
         if !(0.1..=64.0).contains(&overcommit) {
-            return Err(wrong("runner.cpu_overcommit", "a factor from 0.1 to 64"));
+            return Err(invalid("runner.cpu_overcommit", "a factor from 0.1 to 64"));
         }
         let vcpus = f64::from(runner.vcpus.unwrap_or(machine.vcpus)) * overcommit;
         let all = runner.memory_mib.unwrap_or(machine.memory_mib);
         let profiles: BTreeMap<_, _> = profiles
             .into_iter()
-            .map(|(name, table)| Ok((name.clone(), table.understand(&name, folder)?)))
+            .map(|(name, table)| Ok((name.clone(), table.resolve(&name, folder)?)))
             .collect::<Result<_>>()?;
-        // Warm VMs have their memory whether or not there are jobs.
+        // Warm VMs use their memory even without jobs.
         let warm =
-            profiles.values().map(|one| u64::from(one.warm) * u64::from(one.amount.memory_mib));
+            profiles.values().map(|one| u64::from(one.warm) * u64::from(one.resources.memory_mib));
         let memory_mib = u64::from(all).saturating_sub(warm.sum());
-        let budget = Amount { vcpus: vcpus.max(1.0) as u32, memory_mib: memory_mib as u32 };
+        let budget = Resources { vcpus: vcpus.max(1.0) as u32, memory_mib: memory_mib as u32 };
         for (name, profile) in &profiles {
-            if !budget.covers(profile.amount) {
-                let (name, needed) = (name.clone(), profile.amount);
-                return Err(Usage::ProfileTooLarge {
-                    name,
-                    needed: needed.to_string(),
-                    budget: budget.to_string(),
-                }
-                .into());
+            if !budget.covers(profile.resources) {
+                let (name, needed) = (name.clone(), profile.resources);
+                let (needed, budget) = (needed.to_string(), budget.to_string());
+                return Err(Usage::ProfileTooLarge { name, needed, budget }.into());
             }
         }
-        let least = profiles.values().map(|profile| budget.times(profile.amount)).max();
-        let most = runner.max_concurrent.unwrap_or(least.unwrap_or(1)).clamp(1, 1024);
-        if runner.parked > MOST_PARKED {
-            return Err(wrong("runner.parked", "a number up to 1024"));
+        let capacity =
+            profiles.values().map(|profile| budget.capacity_for(profile.resources)).max();
+        let max_concurrent = runner.max_concurrent.unwrap_or(capacity.unwrap_or(1)).clamp(1, 1024);
+        if runner.parked > MAX_PARKED {
+            return Err(invalid("runner.parked", "a number up to 1024"));
         }
         let group = runner.group.unwrap_or_else(|| "local/default".to_owned());
         check_group(&group)?;
@@ -176,11 +179,11 @@ impl Config {
             name: runner.name.unwrap_or_else(|| machine.name.clone()),
             group,
             budget,
-            max_concurrent: most as usize,
+            max_concurrent: max_concurrent as usize,
             cancel_grace: runner.cancel_grace.map_or(Duration::from_secs(90), |time| time.0),
             parked: runner.parked as usize,
             parked_for: runner.parked_for.map_or(Duration::from_secs(10 * 60), |time| time.0),
-            api: api.map(|api| api.understand(folder)).transpose()?,
+            api: api.map(|api| api.resolve(folder)).transpose()?,
             local: Local { listen: local.listen, guest_port: local.guest_port.unwrap_or(8700) },
             profiles,
         })
@@ -188,53 +191,54 @@ impl Config {
 }
 
 impl ApiTable {
-    fn understand(self, folder: &Path) -> Result<Api> {
+    fn resolve(self, folder: &Path) -> Result<Api> {
         let url = self.url.trim_end_matches('/');
         let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
         if host.is_empty() || url.contains(|c: char| c.is_whitespace() || c == '?' || c == '#') {
-            return Err(wrong("api.url", "an address like https://platform.example"));
+            return Err(invalid("api.url", "a URL like https://platform.example"));
         }
         let (url, token_file) = (url.to_owned(), folder.join(self.token_file));
         let hosts = self.realtime_host.map(|host| Hosts::new(&host, &host)).transpose();
-        let hosts = hosts.map_err(|_| wrong("api.realtime_host", "a host, with or without a port"));
+        let hosts =
+            hosts.map_err(|_| invalid("api.realtime_host", "a host, with or without a port"));
         let push = self.push.unwrap_or(true).then_some(hosts?.unwrap_or_default());
         let reachable: Option<_> =
             self.reachable.iter().map(|text| Endpoint::parse(text)).collect();
         let expected = "a list of HOST or HOST:PORT, where HOST is a name or an IPv4 address";
-        let reachable = reachable.ok_or_else(|| wrong("api.reachable", expected))?;
+        let reachable = reachable.ok_or_else(|| invalid("api.reachable", expected))?;
         Ok(Api { url, token_file, bypass: self.bypass_env, push, reachable })
     }
 }
 
-fn wrong(key: &str, expected: &'static str) -> Error {
+fn invalid(key: &str, expected: &'static str) -> Error {
     Usage::ConfigValue { key: key.to_owned(), expected }.into()
 }
 
-/// `scope/name`.
+/// Checks for the form `scope/name`.
 fn check_group(group: &str) -> Result<()> {
-    let good = |part: &str| {
+    let is_valid = |part: &str| {
         !part.is_empty()
             && part
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     match group.split_once('/') {
-        Some((scope, name)) if good(scope) && good(name) => Ok(()),
-        _ => Err(wrong("runner.group", "scope/name, of small letters, digits and `-`")),
+        Some((scope, name)) if is_valid(scope) && is_valid(name) => Ok(()),
+        _ => Err(invalid("runner.group", "scope/name, of lower-case letters, digits and `-`")),
     }
 }
 
-/// What this host has.
+/// The host's name and resources.
 struct Machine {
     name: String,
     vcpus: u32,
-    /// What VMs may have of its memory: four fifths.
+    /// The memory for VMs: four fifths of the host's.
     memory_mib: u32,
 }
 
 impl Machine {
-    fn look() -> Self {
+    fn detect() -> Self {
         let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let vcpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The execution context: what a platform says of a job that was claimed.
+//! The execution context: the platform's description of a claimed job.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-/// What is known of a job. It holds secrets, so it shows nothing but its id.
+/// The description of a claimed job. It contains secrets, so `Debug` prints only its ID.
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Context {
+pub(crate) struct ExecutionContext {
     pub(crate) run_id: RunId,
     pub(crate) prompt: String,
     pub(crate) sandbox_token: String,
     pub(crate) cli_agent_type: String,
-    /// By which the session's VM is found again.
+    /// Identifies the session whose parked VM the job may reuse.
     pub(crate) reuse_key: Option<String>,
     pub(crate) working_dir: Option<String>,
     pub(crate) append_system_prompt: Option<String>,
@@ -47,11 +47,11 @@ pub(crate) struct Context {
     pub(crate) capture_network_bodies: bool,
 }
 
-/// A run's id. It becomes the name of files, so it is one and nothing else.
+/// A run's ID. It is used in file names, so it is always a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RunId(uuid::Uuid);
 
-/// A session that is gone on with.
+/// A session to resume.
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ResumeSession {
@@ -60,19 +60,19 @@ pub(crate) struct ResumeSession {
     pub(crate) history_ref: Option<HistoryRef>,
 }
 
-/// Where a session's history is.
+/// The location of a session's history.
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HistoryRef {
     pub(crate) hash: String,
-    /// A secret.
+    /// A presigned URL, which is a secret.
     pub(crate) url: String,
     pub(crate) encoding: Encoding,
     pub(crate) raw_size: u64,
     pub(crate) encoded_size: u64,
 }
 
-/// How a history is packed.
+/// The compression of a history.
 #[derive(Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Encoding {
@@ -82,12 +82,12 @@ pub(crate) enum Encoding {
 }
 
 impl RunId {
-    /// None if the text is no id.
+    /// `None` if the text is not a UUID.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(Self)
     }
 
-    /// Its first eight digits, for people and threads.
+    /// Its first eight digits, for thread and VM names.
     pub(crate) fn short(self) -> String {
         self.to_string().chars().take(8).collect()
     }
@@ -108,17 +108,20 @@ impl Serialize for RunId {
 impl<'de> Deserialize<'de> for RunId {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a run's id is a UUID"))
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a run's ID must be a UUID"))
     }
 }
 
-impl fmt::Debug for Context {
+impl fmt::Debug for ExecutionContext {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Context").field("run_id", &self.run_id).finish_non_exhaustive()
+        formatter
+            .debug_struct("ExecutionContext")
+            .field("run_id", &self.run_id)
+            .finish_non_exhaustive()
     }
 }
 
-/// `null` means the same as nothing.
+/// Treats `null` like an absent field.
 fn or_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     from: D,
 ) -> std::result::Result<T, D::Error> {
@@ -131,8 +134,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The least that a platform must say.
-    pub(crate) fn least() -> Value {
+    /// A context with only the required fields.
+    pub(crate) fn minimal_context() -> Value {
         json!({
             "runId": "01234567-89ab-4def-8123-456789abcdef",
             "prompt": "do it",
@@ -142,15 +145,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn null_is_nothing_and_what_is_unknown_does_not_matter() {
-        let mut value = least();
+    fn null_fields_are_absent_and_unknown_fields_are_ignored() {
+        let mut value = minimal_context();
         let lists = ["environment", "secretValues", "tools"];
         let others = ["debugNoMockClaude", "resumeSession", "captureNetworkBodies"];
         for name in lists.into_iter().chain(others) {
             value[name] = Value::Null;
         }
         value["later"] = json!({"x": 1});
-        let context: Context = serde_json::from_value(value).unwrap();
+        let context: ExecutionContext = serde_json::from_value(value).unwrap();
         assert!(context.environment.is_empty() && context.tools.is_empty());
         assert!(!context.capture_network_bodies);
         assert!(!format!("{context:?}").contains("token-of-the-run"));
@@ -158,9 +161,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_id_is_no_path() {
-        let mut value = least();
+    fn a_run_id_that_is_a_path_is_refused() {
+        let mut value = minimal_context();
         value["runId"] = "../../etc/passwd".into();
-        assert!(serde_json::from_value::<Context>(value).is_err());
+        assert!(serde_json::from_value::<ExecutionContext>(value).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The main thread: admits jobs, has the clock, and obeys signals. It sleeps in one `select!`.
+//! The main thread: admits jobs, enforces their time limits, and handles signals. It sleeps in one `select!`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,51 +10,46 @@ use guest_common::{Identity, Kind, Limits, Platform, Stop};
 use nix::sys::signal::Signal;
 use sandbox::SandboxFactory;
 
-use super::admission::{Admission, Amount};
+use super::admission::{Admission, Resources};
+use super::cancellation::{CancelReason, JobCancellation, KillVm};
 use super::config::{Config, DEFAULT_PROFILE, Profile};
 use super::context::RunId;
-use super::job::{Crew, How, Images, Job, News};
+use super::execution;
+use super::job::{Images, Job, JobContext, JobEvent, JobOutcome};
 use super::journal::Journal;
-use super::leash::{End, Leash, Plug};
 use super::network_log::NetworkLog;
 use super::phase::Phase;
 use super::pool::Pool;
-use super::report::{Report, Reporter};
-use super::source::{Demand, Mode, Offer, Presence, Source};
-use super::work;
+use super::report::{JobReport, Reporter};
+use super::shutdown;
+use super::source::{Demand, Mode, Offer, RunnerStatus, Source};
 use crate::egress::ProxyPool;
 use crate::error::Result;
 
-/// How long a job is let be that somebody else was faster to claim, that could not be claimed, that
-/// there is no room for, and whose profile is not known.
-const AFTER_LOSS: Duration = Duration::from_secs(2);
+/// How long a job is ignored after a lost claim race, a failed claim, no capacity, and an unknown profile.
+const AFTER_LOST_RACE: Duration = Duration::from_secs(2);
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-const WITHOUT_ROOM: Duration = Duration::from_secs(5);
-const WITHOUT_PROFILE: Duration = Duration::from_secs(60);
+const AFTER_NO_CAPACITY: Duration = Duration::from_secs(5);
+const AFTER_UNKNOWN_PROFILE: Duration = Duration::from_secs(60);
 
-/// How long outcomes may still be told when all jobs have ended: through a restart of the platform; and
-/// when the runner is to stop at once.
-const LAST_REPORTS: Duration = Duration::from_secs(60);
-const LAST_REPORTS_IN_HASTE: Duration = Duration::from_secs(10);
+/// The interval between attempts to kill a job, whose VM may not have started yet.
+const KILL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between attempts to end a job by force: its VM may just be made.
-const FORCE_AGAIN: Duration = Duration::from_secs(5);
+/// The most jobs that a poll may exclude.
+const MAX_EXCLUDED: usize = 128;
 
-/// As many jobs as a poll may exclude.
-const MOST_EXCLUDED: usize = 128;
-
-/// A request of the reporter's.
-const REPORT: Limits =
+/// The limits of the reporter's requests.
+const REPORT_LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(30), redirects: 0 };
 
-/// What the service works with.
-pub(crate) struct Hands {
+/// What the service is built from.
+pub(crate) struct Dependencies {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) factory: Arc<dyn SandboxFactory>,
-    pub(crate) plug: Plug,
+    pub(crate) kill_vm: KillVm,
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
-    pub(crate) gate: Arc<ProxyPool>,
+    pub(crate) proxies: Arc<ProxyPool>,
     pub(crate) network_log: NetworkLog,
 }
 
@@ -63,157 +58,148 @@ pub(crate) struct Service {
     profiles: BTreeMap<String, Profile>,
     cancel_grace: Duration,
     admission: Admission,
-    crew: Arc<Crew>,
+    shared: Arc<JobContext>,
     reporter: Reporter,
-    plug: Plug,
-    rings: Receiver<()>,
+    kill_vm: KillVm,
+    notifications: Receiver<()>,
     signals: Receiver<Signal>,
-    news: Receiver<News>,
-    tell: Sender<News>,
-    running: HashMap<RunId, Running>,
+    events: Receiver<JobEvent>,
+    events_tx: Sender<JobEvent>,
+    running: HashMap<RunId, RunningJob>,
+    /// Jobs that are ignored, each until this time.
     excluded: HashMap<RunId, Instant>,
     phase: Phase,
-    told: Option<Presence>,
+    last_reported: Option<RunnerStatus>,
 }
 
-/// A job that was admitted.
-struct Running {
-    leash: Arc<Leash>,
+/// An admitted job.
+struct RunningJob {
+    cancellation: Arc<JobCancellation>,
     thread: JoinHandle<()>,
-    amount: Amount,
-    /// When it was admitted.
-    since: Instant,
-    /// When its time is up; none while it is being claimed.
-    until: Option<Instant>,
-    /// When it is ended by force.
-    force_at: Option<Instant>,
+    resources: Resources,
+    admitted_at: Instant,
+    /// Its time limit; `None` until it is claimed.
+    deadline: Option<Instant>,
+    /// When it is killed; `None` unless it was cancelled.
+    kill_at: Option<Instant>,
 }
 
 impl Service {
-    /// Reports what an earlier process left, and is ready to take jobs.
-    pub(crate) fn new(config: &Config, hands: Hands, signals: Receiver<Signal>) -> Result<Self> {
-        let Hands { source, factory, plug, images, journal, gate, network_log } = hands;
+    /// Recovers the jobs of an earlier process from the journal and starts the service's threads.
+    pub(crate) fn new(
+        config: &Config,
+        dependencies: Dependencies,
+        signals: Receiver<Signal>,
+    ) -> Result<Self> {
+        let Dependencies { source, factory, kill_vm, images, journal, proxies, network_log } =
+            dependencies;
         let stop = Stop::new();
-        // Each report has its own run's identity: this one only brings the connections.
-        let nobody = Identity {
+        // Each report uses its run's identity. This one only shares the connections.
+        let identity = Identity {
             url: source.access().url.clone(),
             token: String::new(),
             bypass: None,
             run_id: String::new(),
         };
-        let platform = Platform::of(Kind::Runner, &nobody, REPORT, &stop)?;
+        let platform = Platform::of(Kind::Runner, &identity, REPORT_LIMITS, &stop)?;
         let (reporter, reports) =
             Reporter::start(platform, stop, Arc::clone(&source), journal.clone())?;
-        let left = source.recover(&journal)?;
-        let ended = left.ended.into_iter().map(|record| Report::Outcome(Box::new(record)));
-        for report in ended.chain(left.unanswered.into_iter().map(Report::Unanswered)) {
+        let recovered = source.recover(&journal)?;
+        let ended = recovered.ended.into_iter().map(|record| JobReport::Outcome(Box::new(record)));
+        for report in ended.chain(recovered.unanswered.into_iter().map(JobReport::UnansweredClaim))
+        {
             let _ = reports.send(report);
         }
-        let (tell, news) = unbounded();
+        let (events_tx, events) = unbounded();
         let pool = {
-            let (images, tell) = (Arc::clone(&images), tell.clone());
-            let blank = move |profile: &Profile| work::blank(profile, images(profile)?);
-            let changed = move || drop(tell.send(News::Held));
-            Pool::start(config, factory, Arc::clone(&plug), Arc::new(blank), changed)?
+            let (images, events_tx) = (Arc::clone(&images), events_tx.clone());
+            let base_config =
+                move |profile: &Profile| execution::base_config(profile, images(profile)?);
+            let changed = move || drop(events_tx.send(JobEvent::SessionsChanged));
+            Pool::start(config, factory, Arc::clone(&kill_vm), Arc::new(base_config), changed)?
         };
-        let rings = source.rings().clone();
+        let notifications = source.notifications().clone();
         Ok(Self {
             profiles: config.profiles.clone(),
             cancel_grace: config.cancel_grace,
             admission: Admission::new(config.budget, config.max_concurrent),
-            crew: Arc::new(Crew {
+            shared: Arc::new(JobContext {
                 source,
                 pool,
                 images,
                 journal,
                 reports,
-                gate,
+                proxies,
                 network_log,
                 cancel_grace: config.cancel_grace,
             }),
             reporter,
-            plug,
-            rings,
+            kill_vm,
+            notifications,
             signals,
-            news,
-            tell,
+            events,
+            events_tx,
             running: HashMap::new(),
             excluded: HashMap::new(),
             phase: Phase::Running,
-            told: None,
+            last_reported: None,
         })
     }
 
-    /// Serves until it is told to leave and the last job has ended.
-    pub(crate) fn serve(mut self) -> Result<()> {
+    /// Runs until a signal starts the shutdown and the last job has ended.
+    pub(crate) fn run(mut self) -> Result<()> {
         loop {
-            // Whoever was told to take no more takes none that came after that.
+            // A signal that has arrived applies before the next job is taken.
             while let Ok(signal) = self.signals.try_recv() {
-                self.obey(signal);
+                self.handle_signal(signal);
             }
-            if self.running.is_empty() && self.phase >= Phase::Leaving {
+            if self.running.is_empty() && self.phase >= Phase::ShuttingDown {
                 break;
             }
             self.take_jobs();
-            self.tell_presence();
-            let alarm = self.next_alarm().map_or_else(never, at);
+            self.report_status();
+            let timer = self.next_deadline().map_or_else(never, at);
             select! {
-                recv(self.signals) -> signal => self.obey(signal.unwrap_or(Signal::SIGTERM)),
-                recv(self.rings) -> ring => if ring.is_err() {
-                    log::error!("there will be no more jobs: the platform has gone");
-                    self.rings = never();
-                    self.enter(Phase::Leaving);
+                recv(self.signals) -> signal => self.handle_signal(signal.unwrap_or(Signal::SIGTERM)),
+                recv(self.notifications) -> notification => if notification.is_err() {
+                    log::error!("the source of jobs has ended: shutting down");
+                    self.notifications = never();
+                    self.enter_phase(Phase::ShuttingDown);
                 },
-                recv(self.news) -> news => if let Ok(news) = news { self.hear(news) },
-                recv(alarm) -> _ => {}
+                recv(self.events) -> event => if let Ok(event) = event { self.handle_event(event) },
+                recv(timer) -> _ => {}
             }
-            self.look_at_the_clock();
+            self.enforce_deadlines();
         }
-        let Self { crew, reporter, mut signals, phase, .. } = self;
-        let source = Arc::clone(&crew.source);
-        // With it goes the last sender of reports, so the reporter ends when it has told all.
-        drop(crew);
-        let patience = if phase == Phase::Stopping { LAST_REPORTS_IN_HASTE } else { LAST_REPORTS };
-        let mut end = Instant::now() + patience;
-        loop {
-            select! {
-                recv(reporter.done()) -> _ => break,
-                recv(at(end)) -> _ => break,
-                recv(signals) -> signal => match signal.map(|signal| phase.after(signal)) {
-                    Ok(Phase::Stopping) => {
-                        source.give_up_claims();
-                        end = end.min(Instant::now() + LAST_REPORTS_IN_HASTE);
-                    }
-                    Ok(_) => {}
-                    Err(_) => signals = never(),
-                },
-            }
-        }
-        reporter.stop();
-        source.tell(Presence::stopping());
+        let Self { shared, reporter, signals, phase, .. } = self;
+        let source = Arc::clone(&shared.source);
+        // This drops the last sender of reports: the reporter ends once it has sent all.
+        drop(shared);
+        shutdown::send_last_reports(reporter, &*source, signals, phase);
+        source.report_status(RunnerStatus::stopping());
         source.stop();
         Ok(())
     }
 
-    /// Looks for jobs as long as there is room and they come; and for cancellations once at least.
+    /// Fetches updates of the source until it offers no job. Fetches at least once, for cancellations.
     fn take_jobs(&mut self) {
         loop {
             let demand = self.demand();
-            let news = match self.crew.source.look(&demand) {
-                Ok(news) => news,
+            let update = match self.shared.source.next_update(&demand) {
+                Ok(update) => update,
                 Err(error) => {
-                    log::error!("cannot look for jobs; error={}", error.chain());
+                    log::error!("cannot get jobs from the source; error={}", error.chain());
                     return;
                 }
             };
-            for cancelled in news.cancelled {
-                let running = self.running.get(&cancelled.run);
-                if running.is_some_and(|running| running.since <= cancelled.asked) {
-                    self.end(cancelled.run, End::Cancelled);
+            for request in update.cancelled {
+                let running = self.running.get(&request.run);
+                if running.is_some_and(|running| running.admitted_at <= request.requested_at) {
+                    self.cancel(request.run, CancelReason::Cancelled);
                 }
             }
-            match news.offer {
-                Some(offer) if self.phase == Phase::Running => self.consider(offer),
+            match update.offer {
+                Some(offer) if self.phase == Phase::Running => self.admit(offer),
                 _ => return,
             }
         }
@@ -223,65 +209,73 @@ impl Service {
         if self.phase != Phase::Running {
             return Demand::default();
         }
-        // Those that are not claimed yet are offered by any platform, so they come first.
-        let claiming = self.running.iter().filter(|(_, running)| running.until.is_none());
+        // Jobs that are being claimed come first: every platform still offers those.
+        let claiming = self.running.iter().filter(|(_, running)| running.deadline.is_none());
         let claiming = claiming.map(|(run, _)| run);
-        let claimed = self.running.iter().filter(|(_, running)| running.until.is_some());
+        let claimed = self.running.iter().filter(|(_, running)| running.deadline.is_some());
         let claimed = claimed.map(|(run, _)| run);
         let excluded = claiming.chain(self.excluded.keys()).chain(claimed);
         Demand {
             profiles: self.admittable(),
-            excluded: excluded.copied().take(MOST_EXCLUDED).collect(),
+            excluded: excluded.copied().take(MAX_EXCLUDED).collect(),
         }
     }
 
-    /// The profiles that there is room for.
+    /// The profiles of which another VM fits into the budget.
     fn admittable(&self) -> Vec<String> {
-        let has_room = |(_, profile): &(&String, &Profile)| self.admission.has_room(profile.amount);
+        let has_room =
+            |(_, profile): &(&String, &Profile)| self.admission.has_room(profile.resources);
         self.profiles.iter().filter(has_room).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Admits a job, or lets it be for a while.
-    fn consider(&mut self, offer: Offer) {
+    /// Admits an offered job, or ignores it for a while.
+    fn admit(&mut self, offer: Offer) {
         let run = offer.run;
-        // What is pushed was not asked for.
+        // A pushed job may be one that the demand excluded.
         if self.excluded.contains_key(&run) {
             return;
         }
         if self.running.contains_key(&run) {
-            self.exclude(run, WITHOUT_ROOM);
+            self.exclude(run, AFTER_NO_CAPACITY);
             return;
         }
         let name = offer.profile.as_deref().unwrap_or(DEFAULT_PROFILE);
         let Some(profile) = self.profiles.get(name).cloned() else {
-            log::warn!("a job wants a profile that is not there; run={run} profile={name:?}");
-            self.exclude(run, WITHOUT_PROFILE);
+            log::warn!("a job names an unknown profile; run={run} profile={name:?}");
+            self.exclude(run, AFTER_UNKNOWN_PROFILE);
             return;
         };
-        if !self.admission.admit(profile.amount) {
-            self.exclude(run, WITHOUT_ROOM);
+        if !self.admission.admit(profile.resources) {
+            self.exclude(run, AFTER_NO_CAPACITY);
             return;
         }
-        let (amount, key) = (profile.amount, offer.reuse_key.as_deref());
-        self.crew.pool.make_room(self.admission.free().memory_mib, key);
-        let leash = Arc::new(Leash::new(Arc::clone(&self.plug)));
+        let (resources, key) = (profile.resources, offer.reuse_key.as_deref());
+        self.shared.pool.evict_for(self.admission.free().memory_mib, key);
+        let cancellation = Arc::new(JobCancellation::new(Arc::clone(&self.kill_vm)));
         let job = Job {
             run,
             offer,
             profile,
-            leash: Arc::clone(&leash),
-            crew: Arc::clone(&self.crew),
-            news: self.tell.clone(),
+            cancellation: Arc::clone(&cancellation),
+            shared: Arc::clone(&self.shared),
+            events: self.events_tx.clone(),
         };
         match job.start() {
             Ok(thread) => {
-                let since = Instant::now();
-                let running = Running { leash, thread, amount, since, until: None, force_at: None };
+                let admitted_at = Instant::now();
+                let running = RunningJob {
+                    cancellation,
+                    thread,
+                    resources,
+                    admitted_at,
+                    deadline: None,
+                    kill_at: None,
+                };
                 self.running.insert(run, running);
             }
             Err(error) => {
-                log::error!("a job is let be; run={run} error={}", error.chain());
-                self.admission.release(amount);
+                log::error!("cannot start a job; run={run} error={}", error.chain());
+                self.admission.release(resources);
                 self.exclude(run, AFTER_FAILURE);
             }
         }
@@ -291,97 +285,95 @@ impl Service {
         self.excluded.insert(run, Instant::now() + time);
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            // It is told with the rest.
-            News::Held => {}
-            News::Claimed { run, until } => {
+    fn handle_event(&mut self, event: JobEvent) {
+        match event {
+            // The main loop reports the new status.
+            JobEvent::SessionsChanged => {}
+            JobEvent::Claimed { run, deadline } => {
                 if let Some(running) = self.running.get_mut(&run) {
-                    running.until = Some(until);
+                    running.deadline = Some(deadline);
                 }
             }
-            News::Over { run, how } => {
+            JobEvent::Finished { run, outcome } => {
                 let Some(running) = self.running.remove(&run) else { return };
-                if running.thread.join().is_err() {
-                    log::error!("a thread panicked: this is a bug; thread=job-{}", run.short());
-                }
-                self.admission.release(running.amount);
-                match how {
-                    How::Done => {}
-                    How::Lost => self.exclude(run, AFTER_LOSS),
-                    How::Failed => self.exclude(run, AFTER_FAILURE),
+                base::thread::join(running.thread);
+                self.admission.release(running.resources);
+                match outcome {
+                    JobOutcome::Done => {}
+                    JobOutcome::Lost => self.exclude(run, AFTER_LOST_RACE),
+                    JobOutcome::Failed => self.exclude(run, AFTER_FAILURE),
                 }
             }
         }
     }
 
-    fn obey(&mut self, signal: Signal) {
+    fn handle_signal(&mut self, signal: Signal) {
         let phase = self.phase.after(signal);
         if phase != self.phase {
-            self.enter(phase);
+            self.enter_phase(phase);
         }
-        if phase == Phase::Stopping {
-            self.crew.source.give_up_claims();
+        if phase == Phase::FastShutdown {
+            self.shared.source.abort_claims();
             for running in self.running.values_mut() {
-                running.force_at = Some(Instant::now() + FORCE_AGAIN);
-                running.leash.force(End::Stopped);
+                running.kill_at = Some(Instant::now() + KILL_INTERVAL);
+                running.cancellation.kill(CancelReason::Stopped);
             }
         }
     }
 
-    fn enter(&mut self, phase: Phase) {
+    fn enter_phase(&mut self, phase: Phase) {
         self.phase = phase;
-        if phase >= Phase::Leaving {
-            self.crew.pool.close();
+        if phase >= Phase::ShuttingDown {
+            self.shared.pool.close();
         }
         log::info!("{}; jobs={}", phase.describe(), self.running.len());
     }
 
-    /// Asks a job to end, and sees to it that it does.
-    fn end(&mut self, run: RunId, end: End) {
+    /// Cancels a job, and schedules its kill after the grace period.
+    fn cancel(&mut self, run: RunId, reason: CancelReason) {
         let Some(running) = self.running.get_mut(&run) else { return };
-        if running.force_at.is_none() {
-            log::info!("a job is asked to end; run={run} reason={:?}", end.to_string());
-            running.force_at = Some(Instant::now() + self.cancel_grace);
-            running.leash.ask(end);
+        if running.kill_at.is_none() {
+            log::info!("job cancelled; run={run} reason={:?}", reason.to_string());
+            running.kill_at = Some(Instant::now() + self.cancel_grace);
+            running.cancellation.cancel(reason);
         }
     }
 
-    fn look_at_the_clock(&mut self) {
+    fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         self.excluded.retain(|_, until| *until > now);
-        let is_up = |running: &Running| {
-            running.force_at.is_none() && running.until.is_some_and(|until| until <= now)
+        let is_overdue = |running: &RunningJob| {
+            running.kill_at.is_none() && running.deadline.is_some_and(|deadline| deadline <= now)
         };
-        let late = self.running.iter().filter(|(_, running)| is_up(running));
-        let late: Vec<_> = late.map(|(run, _)| *run).collect();
-        for run in late {
-            self.end(run, End::TimedOut);
+        let overdue = self.running.iter().filter(|(_, running)| is_overdue(running));
+        let overdue: Vec<_> = overdue.map(|(run, _)| *run).collect();
+        for run in overdue {
+            self.cancel(run, CancelReason::TimedOut);
         }
         for (run, running) in &mut self.running {
-            if running.force_at.is_some_and(|at| at <= now) {
-                log::warn!("a job did not end when it was asked to, and is killed; run={run}");
-                running.force_at = Some(now + FORCE_AGAIN);
-                // It was asked to end, with a reason that stands.
-                running.leash.force(End::Stopped);
+            if running.kill_at.is_some_and(|at| at <= now) {
+                log::warn!("a cancelled job did not end, and is killed; run={run}");
+                running.kill_at = Some(now + KILL_INTERVAL);
+                // The reason of its cancellation stands.
+                running.cancellation.kill(CancelReason::Stopped);
             }
         }
     }
 
-    fn next_alarm(&self) -> Option<Instant> {
-        let of_jobs = self.running.values().filter_map(|one| one.force_at.or(one.until));
-        of_jobs.chain(self.excluded.values().copied()).min()
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = self.running.values().filter_map(|job| job.kill_at.or(job.deadline));
+        deadlines.chain(self.excluded.values().copied()).min()
     }
 
-    fn tell_presence(&mut self) {
-        let (taken, running) = self.admission.taken();
+    fn report_status(&mut self) {
+        let (allocated, running) = self.admission.allocated();
         let mode = Mode::from(self.phase);
         let profiles = if mode == Mode::Running { self.admittable() } else { Vec::new() };
-        let held = self.crew.pool.held();
-        let presence = Presence { mode, taken, running, profiles, held };
-        if self.told.as_ref() != Some(&presence) {
-            self.crew.source.tell(presence.clone());
-            self.told = Some(presence);
+        let sessions = self.shared.pool.sessions();
+        let status = RunnerStatus { mode, allocated, running, profiles, sessions };
+        if self.last_reported.as_ref() != Some(&status) {
+            self.shared.source.report_status(status.clone());
+            self.last_reported = Some(status);
         }
     }
 }

@@ -1,15 +1,14 @@
-//! TCP endpoints that a job needs though they may be at a private address or at the host's own: those of
-//! the platform, of its object store, and of `[api] reachable`.
+//! TCP endpoints that every job may reach, even at private addresses or at the host's own: the platform, its
+//! object store, and `[api] reachable`.
 //!
 //! | endpoint | opened |
 //! |---|---|
 //! | host and port of `[api] url` | always |
 //! | each of `[api] reachable` | always |
-//! | hosts of the archives in a job's context | if the platform itself is not on the public internet |
+//! | hosts of the archives in a job's context | if the platform has a private address |
 //!
-//! A platform on the public internet opens no private address: its contexts would otherwise lead guests to
-//! whatever the runner's network has. Names are resolved when the job starts, for IPv4, and a VM reaches them
-//! at those addresses until it ends.
+//! A platform with a public address opens no private address, as its contexts could otherwise direct guests to
+//! any service in the runner's network. Names are resolved to IPv4 addresses once, when the job starts.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,8 +17,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
 use intercept::Reachable;
 use serde_json::Value;
 
-use super::context::Context;
-use super::source::Access;
+use super::context::ExecutionContext;
+use super::source::PlatformAccess;
 
 /// A host and a TCP port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +28,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// As a configuration has it: `HOST` at the port of HTTPS, or `HOST:PORT`.
+    /// Parses `HOST`, with port 443, or `HOST:PORT`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.split_once(':') {
             Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)?),
@@ -40,7 +39,7 @@ impl Endpoint {
         (!host.is_empty() && host.chars().all(is_good)).then_some(Self { host, port })
     }
 
-    /// Where a URL leads; none if that is no HTTP, or an address of IPv6.
+    /// The endpoint of a URL; `None` if its scheme is not HTTP or HTTPS, or its host is an IPv6 address.
     pub(crate) fn of_url(url: &str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let port = match scheme {
@@ -49,18 +48,19 @@ impl Endpoint {
             _ => return None,
         };
         let authority = rest.split(['/', '?', '#']).next()?;
-        match authority.contains(':') {
-            true => Self::parse(authority),
-            false => Some(Self { port, ..Self::parse(authority)? }),
+        if authority.contains(':') {
+            Self::parse(authority)
+        } else {
+            Some(Self { port, ..Self::parse(authority)? })
         }
     }
 
-    /// The addresses of IPv4 that its name leads to now; none if it cannot be resolved.
+    /// Resolves the host's IPv4 addresses; empty if that fails.
     pub(crate) fn resolve(&self) -> Vec<Ipv4Addr> {
         let found = match (self.host.as_str(), self.port).to_socket_addrs() {
             Ok(found) => found,
             Err(error) => {
-                log::warn!("cannot resolve what jobs are to reach; endpoint={self} error={error}");
+                log::warn!("cannot resolve an endpoint of jobs; endpoint={self} error={error}");
                 return Vec::new();
             }
         };
@@ -78,18 +78,18 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What a job reaches whatever the policy of its profile, each with its addresses.
-pub(super) fn of_job(context: &Context, access: &Access) -> Vec<Reachable> {
-    // Guests reach the embedded platform by a port of their gateway.
+/// The endpoints that a job may reach regardless of its profile's policy, with their addresses.
+pub(super) fn of_job(context: &ExecutionContext, access: &PlatformAccess) -> Vec<Reachable> {
+    // Guests reach the embedded platform at a port of their gateway.
     let Some(platform) = Endpoint::of_url(&access.guest_url).filter(|_| access.service.is_none())
     else {
         return Vec::new();
     };
     let platform = resolved(platform);
-    let is_ours = platform.addresses.iter().any(|address| is_private(*address));
+    let platform_is_private = platform.addresses.iter().any(|address| is_private(*address));
     let configured = access.reachable.iter().cloned().map(resolved);
-    let stores = stores(context).into_iter().filter(|_| is_ours).map(resolved);
-    // The metadata services of clouds are there, and no platform's store is.
+    let stores = stores(context).into_iter().filter(|_| platform_is_private).map(resolved);
+    // Link-local addresses are those of cloud metadata services, never of an object store.
     let stores = stores.map(|store| {
         let addresses = store.addresses.into_iter().filter(|address| !address.is_link_local());
         Reachable { addresses: addresses.collect(), ..store }
@@ -99,7 +99,7 @@ pub(super) fn of_job(context: &Context, access: &Access) -> Vec<Reachable> {
     all
 }
 
-/// As sockets.
+/// The socket addresses of all endpoints.
 pub(super) fn sockets(reachable: &[Reachable]) -> Vec<SocketAddrV4> {
     let at = |one: &Reachable| {
         let port = one.port;
@@ -108,13 +108,13 @@ pub(super) fn sockets(reachable: &[Reachable]) -> Vec<SocketAddrV4> {
     reachable.iter().flat_map(at).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The hosts of the archives that a job begins with.
-fn stores(context: &Context) -> BTreeSet<Endpoint> {
+/// The endpoints of a job's archives.
+fn stores(context: &ExecutionContext) -> BTreeSet<Endpoint> {
     archives(context).into_iter().filter_map(Endpoint::of_url).collect()
 }
 
-/// The URLs of the archives that a job begins with.
-pub(super) fn archives(context: &Context) -> Vec<&str> {
+/// The URLs of a job's archives.
+pub(super) fn archives(context: &ExecutionContext) -> Vec<&str> {
     let manifest = context.storage_manifest.as_ref().unwrap_or(&Value::Null);
     let lists = ["storageMounts", "storages", "artifacts"];
     let mounts = lists.into_iter().filter_map(|list| manifest[list].as_array()).flatten();
@@ -127,11 +127,11 @@ fn resolved(endpoint: Endpoint) -> Reachable {
     Reachable { host: endpoint.host, port: endpoint.port, addresses }
 }
 
-/// Whether an address is of a private network, or the host's own.
+/// Whether an address belongs to a private network or to the host.
 fn is_private(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
     let is_shared = a == 100 && (64..128).contains(&b);
-    // Only an address of its own is one that the host can send from.
+    // bind(2) succeeds only for the host's own addresses.
     let is_own = || UdpSocket::bind((address, 0)).is_ok();
     address.is_private() || address.is_loopback() || is_shared || is_own()
 }
@@ -141,10 +141,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::service::context::tests::least;
+    use crate::service::context::tests::minimal_context;
 
-    fn access(url: &str, reachable: &[&str]) -> Access {
-        Access {
+    fn access(url: &str, reachable: &[&str]) -> PlatformAccess {
+        PlatformAccess {
             guest_url: url.into(),
             url: url.into(),
             service: None,
@@ -153,16 +153,16 @@ mod tests {
         }
     }
 
-    fn of(archive: &str, access: &Access) -> Vec<String> {
-        let mut value = least();
+    fn of(archive: &str, access: &PlatformAccess) -> Vec<String> {
+        let mut value = minimal_context();
         value["storageManifest"] = json!({"storages": [{"archiveUrl": archive}]});
-        let context: Context = serde_json::from_value(value).unwrap();
+        let context: ExecutionContext = serde_json::from_value(value).unwrap();
         let shown = |socket: SocketAddrV4| socket.to_string();
         sockets(&of_job(&context, access)).into_iter().map(shown).collect()
     }
 
     #[test]
-    fn an_endpoint_is_a_host_and_a_port() {
+    fn an_endpoint_is_a_host_with_an_optional_port() {
         let shown = |text| Endpoint::parse(text).map(|it| it.to_string()).unwrap_or_default();
         assert_eq!(shown("Minio.corp.:9000"), "minio.corp:9000");
         assert_eq!(shown("10.1.2.3"), "10.1.2.3:443");
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_platform_opens_itself_and_its_store() {
+    fn a_private_platform_opens_itself_and_its_object_store() {
         let all = of("http://10.9.9.9:9000/x", &access("http://10.1.2.3:3000", &["10.4.4.4:5"]));
         assert_eq!(all, ["10.1.2.3:3000", "10.4.4.4:5", "10.9.9.9:9000"]);
         let metadata = of("http://169.254.169.254/x", &access("http://10.1.2.3:3000", &[]));
@@ -194,16 +194,16 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_address_is_private() {
+    fn the_hosts_own_addresses_are_private() {
         assert!(is_private(Ipv4Addr::LOCALHOST) && is_private([100, 64, 0, 1].into()));
         assert!(!is_private([192, 0, 2, 9].into()));
     }
 
     #[test]
-    fn an_embedded_platform_is_reached_by_the_gateway_alone() {
+    fn an_embedded_platform_is_reached_only_at_the_gateway() {
         let host = "127.0.0.1:1".parse().unwrap();
         let service = Some(sandbox::Service { port: 8700, host });
-        let access = Access { service, ..access("http://192.168.241.1:8700", &[]) };
+        let access = PlatformAccess { service, ..access("http://192.168.241.1:8700", &[]) };
         assert!(of("http://192.168.241.1:8700/blobs/1", &access).is_empty());
     }
 }

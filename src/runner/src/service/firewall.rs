@@ -1,11 +1,11 @@
-//! What a job may do on the network, as its context says it, and the credentials for it.
+//! A job's interception policy and credentials, from its context.
 //!
-//! | in the context | what becomes of it |
+//! | field of the context | use |
 //! |---|---|
 //! | `firewalls`, `networkPolicies` | added to the profile's policy |
-//! | `encryptedSecrets`, `secretConnectorMap`, `vars` | given back to the platform, when the proxy asks for credentials |
-//! | `captureNetworkBodies` | the beginnings of bodies are on record |
-//! | `heldSecrets` | ours: names of secrets, each with hosts; the job gets placeholders of them |
+//! | `encryptedSecrets`, `secretConnectorMap`, `vars` | sent to the platform when the proxy asks for credentials |
+//! | `captureNetworkBodies` | the network log contains the beginnings of bodies |
+//! | `heldSecrets` | an extension of the contract: secrets by name, each with hosts; the job gets placeholders |
 
 mod resolver;
 
@@ -22,29 +22,29 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::resolver::{Auth, Resolver};
-use super::context::Context;
+use super::context::ExecutionContext;
 use super::endpoint;
 use super::job::Job;
-use super::source::Access;
+use super::source::PlatformAccess;
 use crate::error::{Error, Result};
 
-/// What a job is let pass.
-pub(super) struct Pass {
+/// A job's interception policy, with its secrets and credentials.
+pub(super) struct JobPolicy {
     pub(super) policy: Policy,
-    pub(super) held: Vec<Secret>,
+    pub(super) held_secrets: Vec<Secret>,
     pub(super) credentials: Option<Arc<dyn CredentialProvider>>,
 }
 
-/// A firewall, as the contract has it; plain or inline.
+/// A firewall in one of the contract's two forms.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Entry {
-    Inline { firewall: Plain },
-    Plain(Plain),
+enum FirewallEntry {
+    Inline { firewall: FirewallSpec },
+    Plain(FirewallSpec),
 }
 
 #[derive(Deserialize)]
-struct Plain {
+struct FirewallSpec {
     name: String,
     #[serde(rename = "ref")]
     reference: Option<String>,
@@ -58,21 +58,21 @@ struct ApiEntry {
     permissions: Option<Vec<Permission>>,
 }
 
-/// A secret that the job has a placeholder of.
+/// A secret of which the job gets only a placeholder.
 #[derive(Deserialize)]
-struct Held {
+struct HeldSecret {
     placeholder: String,
     hosts: Vec<String>,
 }
 
-/// Who stands between a job and the internet, if its profile wants that, and the context as the job may
-/// know it.
+/// The interception of a job's traffic, if its profile has one, and the context without the values of held
+/// secrets.
 pub(super) fn intercept(
     job: &Job,
-    context: &Context,
+    context: &ExecutionContext,
     reachable: &[Reachable],
     record: Option<&Path>,
-) -> Result<(Context, Option<Interception>)> {
+) -> Result<(ExecutionContext, Option<Interception>)> {
     let mut context = context.clone();
     let Some(egress) = &job.profile.egress else {
         return match context.held_secrets {
@@ -82,36 +82,36 @@ pub(super) fn intercept(
     };
     let hidden: Vec<_> =
         context.secret_values.iter().chain([&context.sandbox_token]).cloned().collect();
-    let Pass { policy, held, credentials } =
-        Pass::of(&mut context, &egress.policy, job.crew.source.access(), reachable)?;
-    let record =
-        record.map(NetworkLogFile::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
+    let JobPolicy { policy, held_secrets, credentials } =
+        JobPolicy::of(&mut context, &egress.policy, job.shared.source.access(), reachable)?;
+    let log = record.map(NetworkLogFile::open).transpose().map_err(Error::Intercept)?.map(Arc::new);
     let bodies = context.capture_network_bodies;
-    let private = platform_hosts(&context, job.crew.source.access(), authority);
-    let interception = job.crew.gate.interception(move |proxy| {
-        let guard = InterceptionConfig::new(proxy, policy.clone()).with_secrets(held.clone());
-        let guard = guard.hiding(hidden.clone()).with_credentials(credentials.clone());
-        let guard = guard.with_log(record.clone()).with_bodies(bodies);
-        guard.with_private_hosts(private.clone())
+    let private = platform_hosts(&context, job.shared.source.access(), authority);
+    let interception = job.shared.proxies.interception(move |proxy| {
+        let config =
+            InterceptionConfig::new(proxy, policy.clone()).with_secrets(held_secrets.clone());
+        let config = config.hiding(hidden.clone()).with_credentials(credentials.clone());
+        let config = config.with_log(log.clone()).with_bodies(bodies);
+        config.with_private_hosts(private.clone())
     });
     Ok((context, Some(interception)))
 }
 
-impl Pass {
-    /// What the profile's policy and the context say together. The values of secrets that are held are
-    /// taken out of the context.
+impl JobPolicy {
+    /// Combines the profile's policy with the context, and replaces the values of held secrets in the context by
+    /// their placeholders.
     pub(super) fn of(
-        context: &mut Context,
+        context: &mut ExecutionContext,
         base: &Policy,
-        access: &Access,
+        access: &PlatformAccess,
         reachable: &[Reachable],
     ) -> Result<Self> {
         let mut policy = base.clone();
         let mut auths = Vec::new();
         for entry in std::mem::take(&mut context.firewalls) {
-            policy.firewalls.push(understand(entry, context, &mut auths)?);
+            policy.firewalls.push(parse_firewall(entry, context, &mut auths)?);
         }
-        // The job's own platform, and what it has there.
+        // The job's platform and its archives.
         policy.allow.extend(platform_hosts(context, access, name_and_port));
         policy.allow.extend(reachable.iter().map(|one| format!("{}:{}", one.host, one.port)));
         policy.reachable.extend_from_slice(reachable);
@@ -122,22 +122,30 @@ impl Pass {
             Resolver::of(context, access, auths)
                 .map(|one| Arc::new(one) as Arc<dyn CredentialProvider>)
         });
-        Ok(Self { policy, held: hold(context)?, credentials: credentials.transpose()? })
+        Ok(Self {
+            policy,
+            held_secrets: take_held_secrets(context)?,
+            credentials: credentials.transpose()?,
+        })
     }
 }
 
-fn bad(what: &'static str) -> impl FnOnce(serde_json::Error) -> Error {
-    // Its text could repeat what is in there.
+fn invalid(what: &'static str) -> impl FnOnce(serde_json::Error) -> Error {
+    // serde's message may quote the value.
     move |_| Error::NetworkContext { what }
 }
 
-fn understand(entry: Value, context: &Context, auths: &mut Vec<Option<Auth>>) -> Result<Firewall> {
-    let entry = serde_json::from_value(entry).map_err(bad("firewalls"))?;
-    let (Entry::Inline { firewall } | Entry::Plain(firewall)) = entry;
+fn parse_firewall(
+    entry: Value,
+    context: &ExecutionContext,
+    auths: &mut Vec<Option<Auth>>,
+) -> Result<Firewall> {
+    let entry = serde_json::from_value(entry).map_err(invalid("firewalls"))?;
+    let (FirewallEntry::Inline { firewall } | FirewallEntry::Plain(firewall)) = entry;
     let key = firewall.reference.as_ref().unwrap_or(&firewall.name);
     let grants = context.network_policies.get(key).cloned();
     let grants: Option<Grants> =
-        grants.map(serde_json::from_value).transpose().map_err(bad("networkPolicies"))?;
+        grants.map(serde_json::from_value).transpose().map_err(invalid("networkPolicies"))?;
     let mut apis = Vec::new();
     for api in firewall.apis {
         let auth = api.auth.filter(|auth| *auth != Auth::default());
@@ -151,7 +159,7 @@ fn understand(entry: Value, context: &Context, auths: &mut Vec<Option<Auth>>) ->
     Ok(Firewall { name: firewall.name, policy: grants, apis })
 }
 
-/// `${{ vars.NAME }}` is the variable's value; one that is unknown stays, and is no host.
+/// Replaces `${{ vars.NAME }}` by the variable's value. An unknown variable becomes `${{}}`, which matches no host.
 fn with_variables(base: &str, vars: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     let mut rest = base;
@@ -170,10 +178,10 @@ fn with_variables(base: &str, vars: &BTreeMap<String, String>) -> String {
     text + rest
 }
 
-/// The hosts that guests need in order to be jobs at all, as `host_of` finds them in URLs.
+/// The hosts of the platform and of the job's archives, extracted from their URLs by `host_of`.
 fn platform_hosts(
-    context: &Context,
-    access: &Access,
+    context: &ExecutionContext,
+    access: &PlatformAccess,
     host_of: fn(&str) -> Option<String>,
 ) -> Vec<String> {
     let urls = endpoint::archives(context).into_iter().chain([access.guest_url.as_str()]);
@@ -183,13 +191,13 @@ fn platform_hosts(
     hosts
 }
 
-/// Host and port, as a policy names them.
+/// The `host:port` of a URL, or its host if it has no port.
 fn authority(url: &str) -> Option<String> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
     rest.split(['/', '?', '#']).next().map(str::to_ascii_lowercase)
 }
 
-/// The same, unless the host is an address, which needs no name.
+/// As [`authority`], but `None` if the host is an address.
 fn name_and_port(url: &str) -> Option<String> {
     let is_name = |authority: &String| {
         let host = authority.split(':').next().unwrap_or_default();
@@ -198,14 +206,15 @@ fn name_and_port(url: &str) -> Option<String> {
     authority(url).filter(is_name)
 }
 
-/// Takes the values of held secrets out of the context; their placeholders take their place.
-fn hold(context: &mut Context) -> Result<Vec<Secret>> {
+/// Replaces the values of held secrets in the context by their placeholders, and returns the secrets.
+fn take_held_secrets(context: &mut ExecutionContext) -> Result<Vec<Secret>> {
     let Some(held) = context.held_secrets.take().filter(|held| !held.is_null()) else {
         return Ok(Vec::new());
     };
-    let held: BTreeMap<String, Held> = serde_json::from_value(held).map_err(bad("heldSecrets"))?;
+    let held: BTreeMap<String, HeldSecret> =
+        serde_json::from_value(held).map_err(invalid("heldSecrets"))?;
     let mut secrets = Vec::new();
-    for (name, Held { placeholder, hosts }) in held {
+    for (name, HeldSecret { placeholder, hosts }) in held {
         let slot = context.environment.get_mut(&name);
         let slot = slot.ok_or(Error::NetworkContext { what: "heldSecrets" })?;
         let value = std::mem::replace(slot, placeholder.clone());
@@ -222,10 +231,10 @@ mod tests {
 
     use super::resolver::AUTH;
     use super::*;
-    use crate::service::context::tests::least;
+    use crate::service::context::tests::minimal_context;
 
-    fn access(url: &str) -> Access {
-        Access {
+    fn access(url: &str) -> PlatformAccess {
+        PlatformAccess {
             guest_url: url.into(),
             url: url.into(),
             service: None,
@@ -234,14 +243,14 @@ mod tests {
         }
     }
 
-    fn pass(more: Value, url: &str) -> Result<(Pass, Context)> {
-        let mut value = least();
+    fn job_policy(more: Value, url: &str) -> Result<(JobPolicy, ExecutionContext)> {
+        let mut value = minimal_context();
         value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let mut context: Context = serde_json::from_value(value).unwrap();
+        let mut context: ExecutionContext = serde_json::from_value(value).unwrap();
         let (host, port) = ("minio.corp".to_owned(), 9000);
         let reachable = Reachable { host, port, addresses: vec![[10, 1, 2, 3].into()] };
-        let pass = Pass::of(&mut context, &Policy::none(), &access(url), &[reachable])?;
-        Ok((pass, context))
+        let policy = JobPolicy::of(&mut context, &Policy::none(), &access(url), &[reachable])?;
+        Ok((policy, context))
     }
 
     fn firewalls() -> Value {
@@ -261,28 +270,30 @@ mod tests {
     }
 
     #[test]
-    fn firewalls_are_those_of_the_context_with_its_policies_and_variables() {
-        let (pass, _) = pass(firewalls(), "https://platform.example").unwrap();
-        let [open, github] = &pass.policy.firewalls[..] else { panic!("not two") };
+    fn firewalls_of_the_context_get_its_policies_and_variables() {
+        let (policy, _) = job_policy(firewalls(), "https://platform.example").unwrap();
+        let [open, github] = &policy.policy.firewalls[..] else { panic!("not two") };
         assert!(open.policy.is_none() && !open.apis[0].has_credential);
         assert_eq!(github.policy.as_ref().unwrap().allow, ["read"]);
         assert_eq!(github.apis[0].base, "https://acme.github.com");
         assert!(github.apis[0].has_credential);
-        assert_eq!(pass.policy.allow, ["platform.example", "minio.corp:9000"]);
-        assert_eq!(pass.policy.reachable[0].host, "minio.corp");
+        assert_eq!(policy.policy.allow, ["platform.example", "minio.corp:9000"]);
+        assert_eq!(policy.policy.reachable[0].host, "minio.corp");
     }
 
     #[test]
-    fn credentials_are_resolved_by_the_platform_for_the_api_that_is_asked_for() {
-        let server = Server::start(|request| match request.json()["forceRefresh"] == true {
-            true => Reply::refusal(424, "sealed"),
-            false => Reply::json(&json!({
+    fn the_platform_resolves_the_credentials_of_the_requested_api() {
+        let server = Server::start(|request| {
+            if request.json()["forceRefresh"] == true {
+                return Reply::refusal(424, "sealed");
+            }
+            Reply::json(&json!({
                 "headers": {"authorization": "Bearer real"},
                 "resolvedSecrets": ["T"], "expiresAt": 9,
-            })),
+            }))
         });
-        let (pass, _) = pass(firewalls(), &server.url()).unwrap();
-        let credentials = pass.credentials.unwrap();
+        let (policy, _) = job_policy(firewalls(), &server.url()).unwrap();
+        let credentials = policy.credentials.unwrap();
 
         let grant = credentials.get(1, false).unwrap();
         let refusal = credentials.get(1, true).unwrap_err();
@@ -299,50 +310,50 @@ mod tests {
     }
 
     #[test]
-    fn a_question_for_credentials_is_asked_again_when_the_platform_fails_for_a_moment() {
+    fn a_credential_request_is_retried_after_a_transient_failure() {
         let replies = std::sync::Mutex::new(vec![
             Reply::json(&json!({"headers": {"authorization": "Bearer real"}})),
             Reply::dropped(),
             Reply::refusal(500, "oops").with("retry-after", "0"),
         ]);
         let server = Server::start(move |_| replies.lock().unwrap().pop().unwrap());
-        let (pass, _) = pass(firewalls(), &server.url()).unwrap();
+        let (policy, _) = job_policy(firewalls(), &server.url()).unwrap();
 
-        let grant = pass.credentials.unwrap().get(1, false).unwrap();
+        let grant = policy.credentials.unwrap().get(1, false).unwrap();
 
         assert_eq!(grant.headers["authorization"], "Bearer real");
         assert_eq!(server.requests_to(AUTH).len(), 3);
     }
 
     #[test]
-    fn the_platform_and_its_object_store_are_private_also_by_their_addresses() {
-        let mut value = least();
+    fn hosts_of_the_platform_and_its_object_store_may_be_addresses() {
+        let mut value = minimal_context();
         let archive = json!({"archiveUrl": "https://Store.example/a?X-Amz-Signature=s"});
         value["storageManifest"] = json!({"storageMounts": [archive]});
-        let context: Context = serde_json::from_value(value).unwrap();
+        let context: ExecutionContext = serde_json::from_value(value).unwrap();
         let hosts = |host_of| platform_hosts(&context, &access("http://203.0.113.5:3000"), host_of);
         assert_eq!(hosts(authority), ["203.0.113.5:3000", "store.example"]);
         assert_eq!(hosts(name_and_port), ["store.example"]);
     }
 
     #[test]
-    fn a_secret_that_is_held_leaves_the_context() {
+    fn a_held_secret_is_replaced_by_its_placeholder() {
         let more = json!({
             "environment": {"KEY": "the-value", "OTHER": "x"},
             "secretValues": ["the-value", "other-secret"],
             "heldSecrets": {"KEY": {"placeholder": "placeholder-1", "hosts": ["a.org"]}},
         });
-        let (pass, context) = pass(more, "https://platform.example").unwrap();
-        assert_eq!(pass.held[0].value, "the-value");
+        let (policy, context) = job_policy(more, "https://platform.example").unwrap();
+        assert_eq!(policy.held_secrets[0].value, "the-value");
         assert_eq!(context.environment["KEY"], "placeholder-1");
         assert_eq!(context.secret_values, ["other-secret"]);
         assert!(context.held_secrets.is_none());
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_and_not_repeated() {
+    fn an_invalid_firewall_is_refused_without_quoting_it() {
         let more = json!({"firewalls": [{"name": "x", "apis": "the-value"}]});
-        let error = pass(more, "https://platform.example").err().unwrap();
+        let error = job_policy(more, "https://platform.example").err().unwrap();
         assert!(error.chain().contains("firewalls") && !error.chain().contains("the-value"));
     }
 }

@@ -1,9 +1,9 @@
-//! Who this runner is, from one start to the next; and that there is one of it.
+//! The runner's persistent identity, and the lock that allows one service per state folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -12,23 +12,23 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result, file};
 
-/// The right to serve a state folder, for as long as it is there.
+/// The exclusive lock of a state folder, held until dropped.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    _file: Flock<File>,
+pub(crate) struct ServiceLock {
+    _lock: Flock<File>,
 }
 
-impl Lock {
-    /// An error if another process has it.
+impl ServiceLock {
+    /// Takes the lock. An error if another process holds it.
     pub(crate) fn take(state_dir: &Path) -> Result<Self> {
-        fs::create_dir_all(state_dir).map_err(file("make", state_dir))?;
+        fs::create_dir_all(state_dir).map_err(file("create", state_dir))?;
         let path = state_dir.join("service.lock");
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let opened = options.open(&path).map_err(file("open", &path))?;
         let locked = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
-            // A process that a dead one was just starting has its files for a moment.
-            Err((opened, Errno::EWOULDBLOCK)) if is_of_the_dead(&opened) => {
+            // A child that a dead runner has just forked keeps the lock until it calls execve(2).
+            Err((opened, Errno::EWOULDBLOCK)) if holder_is_dead(&opened) => {
                 Flock::lock(opened, FlockArg::LockExclusive)
             }
             other => other,
@@ -38,14 +38,14 @@ impl Lock {
             errno => file::<io::Error>("lock", &path)(errno.into()),
         })?;
         let pid = std::process::id().to_string();
-        let signed = lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0));
-        signed.map_err(file("write", &path))?;
-        Ok(Self { _file: lock })
+        let written = lock.set_len(0).and_then(|()| lock.write_all_at(pid.as_bytes(), 0));
+        written.map_err(file("write", &path))?;
+        Ok(Self { _lock: lock })
     }
 }
 
-/// Whether the process that signed a lock is no more.
-fn is_of_the_dead(lock: &File) -> bool {
+/// Whether the process whose PID is in the lock file is dead.
+fn holder_is_dead(lock: &File) -> bool {
     let mut pid = [0; 20];
     let length = lock.read_at(&mut pid, 0).unwrap_or_default();
     let pid = pid.get(..length).and_then(|pid| std::str::from_utf8(pid).ok());
@@ -53,16 +53,16 @@ fn is_of_the_dead(lock: &File) -> bool {
     pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
-/// The runner's name among machines.
+/// The runner's identity, which heartbeats report.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Identity {
+pub(crate) struct RunnerIdentity {
     pub(crate) id: Uuid,
-    /// How often it was started.
+    /// The number of starts.
     pub(crate) generation: u64,
 }
 
-impl Identity {
-    /// That of a state folder, which is thereby started once more.
+impl RunnerIdentity {
+    /// Reads the identity of a state folder, or creates it, and increments its generation.
     pub(crate) fn next(state_dir: &Path) -> Result<Self> {
         let path = state_dir.join("runner.json");
         let known = match fs::read(&path) {
@@ -78,7 +78,7 @@ impl Identity {
         Ok(next)
     }
 
-    fn write(&self, path: &PathBuf) -> Result<()> {
+    fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|source| Error::Json { source })?;
         let draft = path.with_extension("draft");
         let write = || {
@@ -98,18 +98,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_folder_is_served_by_one() {
+    fn a_second_lock_on_a_state_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = Lock::take(folder.path()).unwrap();
-        assert!(matches!(Lock::take(folder.path()), Err(Error::Served { .. })));
+        let lock = ServiceLock::take(folder.path()).unwrap();
+        assert!(matches!(ServiceLock::take(folder.path()), Err(Error::Served { .. })));
         drop(lock);
-        Lock::take(folder.path()).unwrap();
+        ServiceLock::take(folder.path()).unwrap();
     }
 
     #[test]
-    fn what_a_dead_runner_was_just_starting_is_no_runner() {
+    fn a_lock_held_by_a_child_of_a_dead_runner_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        drop(Lock::take(folder.path()).unwrap());
+        drop(ServiceLock::take(folder.path()).unwrap());
         let mut dead = Command::new("true").spawn().unwrap();
         dead.wait().unwrap();
         let path = folder.path().join("service.lock");
@@ -117,17 +117,17 @@ mod tests {
         let file = File::open(path).unwrap();
         let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno);
         thread::scope(|scope| {
-            let taken = scope.spawn(|| Lock::take(folder.path()));
+            let taken = scope.spawn(|| ServiceLock::take(folder.path()));
             drop(held.unwrap());
             taken.join().unwrap().unwrap();
         });
     }
 
     #[test]
-    fn the_id_stays_and_starts_are_counted() {
+    fn the_id_persists_and_each_start_increments_the_generation() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Identity::next(folder.path()).unwrap();
-        let second = Identity::next(folder.path()).unwrap();
+        let first = RunnerIdentity::next(folder.path()).unwrap();
+        let second = RunnerIdentity::next(folder.path()).unwrap();
         assert_eq!(first.id, second.id);
         assert_eq!((first.generation, second.generation), (1, 2));
     }

@@ -1,7 +1,7 @@
-//! What a run's agent is given: its environment, and the files that stand for what is long or secret.
+//! The agent's input: environment variables, and files for long or secret values.
 //!
-//! Values go as data, in the request that starts the agent. Those over 64 KiB, and the environment
-//! that is for the agent's CLI alone, are files in `/home/user/.vm0/inbox`, which the agent removes.
+//! Variables are part of the request that starts the agent. Values over 64 KiB, and the environment of the
+//! agent's CLI, are files in `/home/user/.vm0/inbox`, which the agent removes.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,22 +13,22 @@ use guest_common::env;
 use mask::Masker;
 use serde_json::{Value, json};
 
-use super::context::Context;
-use super::source::Access;
+use super::context::ExecutionContext;
+use super::source::PlatformAccess;
 
-/// The home of the user whom agents run as.
+/// The home of the user that agents run as.
 pub(crate) const HOME: &str = "/home/user";
 
-/// The folder for files, below the home.
+/// The folder of the files, below the home.
 pub(crate) const INBOX: &str = ".vm0/inbox";
 
-/// Where an agent works if nothing is said.
+/// The default working directory.
 const WORKSPACE: &str = "/home/user/workspace";
 
-/// The longest value of a variable.
-const LONGEST: usize = 64 << 10;
+/// The longest value of a variable, in bytes.
+const MAX_VALUE: usize = 64 << 10;
 
-/// The environment of an agent and the files in its inbox, by name.
+/// An agent's environment, and its files by name.
 #[derive(Default)]
 pub(crate) struct Inbox {
     pub(crate) environment: Vec<(OsString, OsString)>,
@@ -36,8 +36,8 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// What the context says. `mock` is whether the profile prefers the stand-in.
-    pub(crate) fn of(context: &Context, access: &Access, mock: bool) -> Self {
+    /// The input according to `context`. `mock`: the profile runs the mock CLI unless the job forbids it.
+    pub(crate) fn of(context: &ExecutionContext, access: &PlatformAccess, mock: bool) -> Self {
         let mut inbox = Self::default();
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         inbox.put("HOME", HOME.to_owned());
@@ -73,24 +73,24 @@ impl Inbox {
         inbox
     }
 
-    /// How long the agent has to end when it is asked to, and how large its disk is.
-    pub(super) fn bound(&mut self, cancel_grace: Duration, disk_mib: Option<u64>) {
-        // At least a second: of less nothing is left for a checkpoint.
+    /// Tells the agent its grace period after SIGTERM and the size of its disk.
+    pub(super) fn set_limits(&mut self, cancel_grace: Duration, disk_mib: Option<u64>) {
+        // At least one second, so that the agent has time for a checkpoint.
         self.put(env::CANCEL_GRACE_SECS, cancel_grace.as_secs().max(1).to_string());
         self.put(env::DISK_MIB, disk_mib.map(|mib| mib.to_string()).unwrap_or_default());
     }
 
-    /// Both forms of the manifest: what of it is kept at the end.
+    /// Sets the variables for artifacts to save at the end, from both forms of the manifest.
     fn put_artifacts(&mut self, manifest: Option<&Value>) {
         let Some(manifest) = manifest else { return };
         let mounts = manifest["storageMounts"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let kept = mounts.iter().filter(|mount| mount["writeback"] == true);
-        let kept: Vec<_> = kept.map(artifact).collect();
-        if !kept.is_empty() {
-            self.put(env::ARTIFACTS, Value::from(kept).to_string());
+        let artifacts = mounts.iter().filter(|mount| mount["writeback"] == true);
+        let artifacts: Vec<_> = artifacts.map(artifact).collect();
+        if !artifacts.is_empty() {
+            self.put(env::ARTIFACTS, Value::from(artifacts).to_string());
         }
-        let older = [("artifact", "ARTIFACT", "VOLUME_NAME"), ("memory", "MEMORY", "NAME")];
-        for (member, word, name) in older {
+        let singles = [("artifact", "ARTIFACT", "VOLUME_NAME"), ("memory", "MEMORY", "NAME")];
+        for (member, word, name) in singles {
             let one = &manifest[member];
             let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
             if one.is_object() {
@@ -102,10 +102,10 @@ impl Inbox {
         }
     }
 
-    /// A variable, or a file if it is long, or nothing if it is empty.
+    /// Sets a variable, or writes a file if the value is too long for one. Ignores an empty value.
     fn put(&mut self, name: &str, value: String) {
-        // No variable holds such a byte; a file does.
-        if value.len() > LONGEST || value.contains('\0') {
+        // A variable cannot contain NUL; a file can.
+        if value.len() > MAX_VALUE || value.contains('\0') {
             self.put_file(&format!("{name}_FILE"), name.to_lowercase(), value);
         } else if !value.is_empty() {
             self.environment.push((name.into(), value.into()));
@@ -118,23 +118,24 @@ impl Inbox {
     }
 }
 
-impl Context {
-    /// Where the agent works.
+impl ExecutionContext {
+    /// The agent's working directory.
     pub(crate) fn working_dir(&self) -> &str {
         self.working_dir.as_deref().filter(|path| path.starts_with('/')).unwrap_or(WORKSPACE)
     }
 
-    /// The user's time zone, if it is one.
+    /// The user's time zone, if it is valid.
     pub(crate) fn timezone(&self) -> Option<String> {
         crate::value::timezone(self.user_timezone.as_deref()?).ok()
     }
 
     fn wants_mock(&self, profile: bool) -> bool {
-        let is_told = self.feature_flags.as_ref().is_some_and(|flags| flags["mockClaude"] == true);
-        is_told || (profile && !self.debug_no_mock_claude)
+        let is_requested =
+            self.feature_flags.as_ref().is_some_and(|flags| flags["mockClaude"] == true);
+        is_requested || (profile && !self.debug_no_mock_claude)
     }
 
-    /// Whether there is anything to be fetched.
+    /// Whether the job has storages to download.
     pub(crate) fn has_storages(&self) -> bool {
         let Some(manifest) = &self.storage_manifest else { return false };
         let has = |list: &str| manifest[list].as_array().is_some_and(|list| !list.is_empty());
@@ -144,16 +145,16 @@ impl Context {
             || manifest["memory"].is_object()
     }
 
-    /// The text without any of the job's secrets.
+    /// Replaces the job's secrets in a text by `***`.
     pub(crate) fn masked(&self, text: String) -> String {
         match Masker::new(self.secret_values.iter().chain([&self.sandbox_token])) {
             Ok(masker) => masker.mask(&text).into_owned(),
-            Err(error) => format!("the reason is not shown: {error}"),
+            Err(error) => format!("the text cannot be masked and is not shown: {error}"),
         }
     }
 }
 
-fn secrets(context: &Context) -> String {
+fn secrets(context: &ExecutionContext) -> String {
     let all = [&context.sandbox_token].into_iter().chain(&context.secret_values);
     all.map(|secret| STANDARD.encode(secret)).collect::<Vec<_>>().join(",")
 }
@@ -174,13 +175,13 @@ fn artifact(mount: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::context::tests::least;
+    use crate::service::context::tests::minimal_context;
 
     fn inbox(change: impl FnOnce(&mut Value), mock: bool) -> Inbox {
-        let mut value = least();
+        let mut value = minimal_context();
         change(&mut value);
-        let context: Context = serde_json::from_value(value).unwrap();
-        let access = Access {
+        let context: ExecutionContext = serde_json::from_value(value).unwrap();
+        let access = PlatformAccess {
             guest_url: "http://platform".into(),
             url: "http://here".into(),
             service: None,
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_context_is_an_environment() {
+    fn a_minimal_context_yields_the_required_variables() {
         let inbox = inbox(|_| {}, false);
         assert_eq!(variable(&inbox, "VM0_API_URL").unwrap(), "http://platform");
         assert_eq!(variable(&inbox, "VM0_WORKING_DIR").unwrap(), "/home/user/workspace");
@@ -210,8 +211,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_or_the_users_is_a_file() {
-        let long = "x".repeat(LONGEST + 1);
+    fn long_values_and_the_users_environment_are_files() {
+        let long = "x".repeat(MAX_VALUE + 1);
         let prompt = long.clone();
         let inbox = inbox(
             |context| {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_artifacts_are_passed_on_without_urls() {
+    fn artifacts_of_both_forms_are_passed_on_without_urls() {
         let inbox = inbox(
             |context| {
                 context["storageManifest"] = json!({
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stand_in_runs_where_the_profile_or_the_job_wants_it() {
+    fn the_mock_cli_runs_if_the_profile_or_the_job_enables_it() {
         let name = "USE_MOCK_CLAUDE";
         assert!(variable(&inbox(|_| {}, true), name).is_some());
         assert!(variable(&inbox(|_| {}, false), name).is_none());
@@ -263,10 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_a_text_is_masked_the_longest_first() {
-        let mut value = least();
+    fn overlapping_secrets_are_masked_longest_first() {
+        let mut value = minimal_context();
         value["secretValues"] = json!(["secret", "secret-longer", "abc"]);
-        let context: Context = serde_json::from_value(value).unwrap();
+        let context: ExecutionContext = serde_json::from_value(value).unwrap();
         let text = "a secret-longer b secret c abc d token-of-the-run".to_owned();
         assert_eq!(context.masked(text), "a *** b *** c abc d ***");
     }

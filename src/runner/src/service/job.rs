@@ -1,181 +1,184 @@
-//! The thread of a job: from its claim to the end of its VM.
+//! The thread of a job, from its claim to the end of its VM.
 //!
-//! INVARIANT: whatever happens to the job, its claim ends in one completion, and the main thread hears
-//! that its room is free again.
+//! INVARIANT: every claim ends in exactly one completion, and the thread always sends
+//! [`JobEvent::Finished`], so that the main thread releases the job's resources.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use guest_common::epoch_ms;
 use sandbox::Image;
 
+use super::cancellation::JobCancellation;
 use super::config::Profile;
 use super::context::RunId;
 use super::endpoint::Endpoint;
-use super::journal::{Completion, Journal, Record, State};
-use super::leash::Leash;
+use super::execution;
+use super::journal::{ClaimRecord, ClaimState, Completion, Journal};
 use super::network_log::NetworkLog;
-use super::pool::{Pool, Taken};
-use super::report::{Operations, Report};
+use super::pool::{Pool, PooledVm};
+use super::report::{JobReport, JobTelemetry};
 use super::source::{Claim, Offer, Source};
 use super::stage::Stages;
-use super::work;
 use crate::egress::ProxyPool;
 use crate::error::{Error, Result};
 
-/// What the agent's error begins with if the platform did not answer its first heartbeat.
+/// Part of the agent's error if the platform did not answer its first heartbeat.
 const UNREACHABLE: &str = "cannot reach API at";
 
-/// The longest time that a job may take.
-const LONGEST: Duration = Duration::from_secs(2 * 60 * 60);
+/// The longest time limit of a job.
+const MAX_TIMEOUT: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// The files that VMs of a profile start from.
+/// Finds the image files of a profile.
 pub(crate) type Images = dyn Fn(&Profile) -> Result<Image> + Send + Sync;
 
-/// What all jobs' threads share.
-pub(crate) struct Crew {
+/// What the threads of all jobs share.
+pub(crate) struct JobContext {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) pool: Pool,
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
-    pub(crate) reports: Sender<Report>,
-    pub(crate) gate: Arc<ProxyPool>,
+    pub(crate) reports: Sender<JobReport>,
+    pub(crate) proxies: Arc<ProxyPool>,
     pub(crate) network_log: NetworkLog,
-    /// How long a job has to end when it is asked to.
+    /// The time between SIGTERM and SIGKILL for a cancelled job.
     pub(crate) cancel_grace: Duration,
 }
 
-/// A job that was admitted.
+/// An admitted job.
 pub(crate) struct Job {
     pub(crate) run: RunId,
     pub(crate) offer: Offer,
     pub(crate) profile: Profile,
-    pub(crate) leash: Arc<Leash>,
-    pub(crate) crew: Arc<Crew>,
-    pub(crate) news: Sender<News>,
+    pub(crate) cancellation: Arc<JobCancellation>,
+    pub(crate) shared: Arc<JobContext>,
+    pub(crate) events: Sender<JobEvent>,
 }
 
-/// What the main thread hears of a job.
+/// Sent by job threads and the pool to the main thread.
 #[derive(Debug)]
-pub(crate) enum News {
-    /// It is ours, and may run until then.
-    Claimed { run: RunId, until: Instant },
-    /// Its thread ends.
-    Over { run: RunId, how: How },
-    /// Sessions have got VMs here, or lost them.
-    Held,
+pub(crate) enum JobEvent {
+    /// The job was claimed and may run until `deadline`.
+    Claimed { run: RunId, deadline: Instant },
+    /// The job's thread ends.
+    Finished { run: RunId, outcome: JobOutcome },
+    /// The set of sessions with a parked VM changed.
+    SessionsChanged,
 }
 
-/// How it went with a job.
+/// The result of a job's thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
-    /// It was done, well or not.
+pub(crate) enum JobOutcome {
+    /// The job was claimed, and its completion is in the journal.
     Done,
-    /// Somebody else has it.
+    /// Another runner has the job.
     Lost,
-    /// It could not be claimed.
+    /// The claim failed.
     Failed,
 }
 
 impl Job {
-    /// Starts its thread.
+    /// Starts the job's thread.
     pub(crate) fn start(self) -> Result<JoinHandle<()>> {
-        thread::Builder::new()
-            .name(format!("job-{}", self.run.short()))
-            .spawn(move || self.live())
+        base::thread::spawn(format!("job-{}", self.run.short()), move || self.run())
             .map_err(|source| Error::Thread { name: "job", source })
     }
 
-    fn live(self) {
-        let mut farewell = Farewell { job: &self, how: How::Failed };
+    fn run(self) {
+        let mut guard = CompletionGuard { job: &self, outcome: JobOutcome::Failed };
         let mut stages = Stages::default();
         let claim =
-            stages.measure("claim", || self.crew.source.claim(&self.offer, &self.crew.journal));
-        farewell.how = match claim {
+            stages.measure("claim", || self.shared.source.claim(&self.offer, &self.shared.journal));
+        guard.outcome = match claim {
             Ok(Some(claim)) => {
-                self.attempt(claim, stages);
-                How::Done
+                self.run_claimed(claim, stages);
+                JobOutcome::Done
             }
             Ok(None) => {
-                log::debug!("somebody else has the job; run={}", self.run);
-                How::Lost
+                log::debug!("another runner has the job; run={}", self.run);
+                JobOutcome::Lost
             }
             Err(error) => {
-                log::warn!("a job cannot be claimed; run={} error={:?}", self.run, error.chain());
-                let _ = self.crew.reports.send(Report::Unanswered(self.run));
-                How::Failed
+                log::warn!("cannot claim a job; run={} error={:?}", self.run, error.chain());
+                let _ = self.shared.reports.send(JobReport::UnansweredClaim(self.run));
+                JobOutcome::Failed
             }
         };
     }
 
-    fn attempt(&self, claim: Claim, mut stages: Stages) {
-        let begun = Instant::now();
+    fn run_claimed(&self, claim: Claim, mut stages: Stages) {
+        let started = Instant::now();
         let Claim { attempt, timeout, token, context } = claim;
         let run = self.run;
-        let limit = self.profile.timeout.min(timeout.unwrap_or(LONGEST)).min(LONGEST);
-        let _ = self.news.send(News::Claimed { run, until: begun + limit });
-        let mut record = Record {
+        let limit = self.profile.timeout.min(timeout.unwrap_or(MAX_TIMEOUT)).min(MAX_TIMEOUT);
+        let _ = self.events.send(JobEvent::Claimed { run, deadline: started + limit });
+        let mut record = ClaimRecord {
             run,
             attempt,
-            source: self.crew.source.kind(),
-            state: State::Claimed { token: token.clone() },
+            source: self.shared.source.kind(),
+            state: ClaimState::Claimed { token: token.clone() },
         };
         let mut slot = None;
         let is_intercepted = self.profile.egress.is_some();
-        let told = is_intercepted.then(|| self.crew.network_log.tell(run, &token));
-        let network_record = told.as_ref().map(|told| told.path.as_path());
-        let written = self.crew.journal.write(&record);
+        let log = is_intercepted.then(|| self.shared.network_log.open(run, &token));
+        let network_record = log.as_ref().map(|log| log.path.as_path());
+        let written = self.shared.journal.write(&record);
         let claimed = written.and(context).map_err(|error| error.chain());
-        let worked = claimed.and_then(|context| {
+        let result = claimed.and_then(|context| {
             log::info!("job claimed; run={run} attempt={}", attempt.unwrap_or(1));
-            // What a panic leaves of the VM is only ended.
-            let work = AssertUnwindSafe(|| {
-                work::work(self, &context, network_record, &mut slot, &mut stages)
+            // After a panic the VM is only killed.
+            let execute = AssertUnwindSafe(|| {
+                execution::execute(self, &context, network_record, &mut slot, &mut stages)
             });
-            let worked = catch_unwind(work).unwrap_or(Err(Error::Panicked));
-            worked.map_err(|error| context.masked(error.chain()))
+            let result = catch_unwind(execute).unwrap_or(Err(Error::Panicked));
+            result.map_err(|error| context.masked(error.chain()))
         });
-        let reason = self.reason(&worked);
-        let completion = self.completion(worked, slot.as_ref());
+        let reason = self.failure_reason(&result);
+        let completion = self.completion(result, slot.as_ref());
         self.warn_if_unreachable(&completion);
         let code = completion.exit_code;
-        record.state = State::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
-        match self.crew.journal.write(&record) {
-            Ok(()) => log::debug!("outcome written; run={run}"),
-            Err(error) => {
-                log::error!("an outcome is not on the disk; run={run} error={}", error.chain());
+        record.state = ClaimState::Ended { token: token.clone(), at_ms: epoch_ms(), completion };
+        self.write_outcome(&record);
+        if let Some(log) = &log {
+            log.flush();
+        }
+        // If the reporter has stopped, the next start reads the outcome from the journal.
+        let _ = self.shared.reports.send(JobReport::Outcome(Box::new(record)));
+        self.cancellation.clear();
+        if let Some(pooled) = slot {
+            let started = Instant::now();
+            let released = self.release_vm(pooled, code);
+            stages.add("cleanup", started.elapsed(), released.is_ok());
+            if let Err(error) = released {
+                log::error!("cannot park or kill a vm; run={run} error={}", error.chain());
             }
         }
-        if let Some(told) = &told {
-            told.flush();
-        }
-        // A reporter that is gone finds it in the journal at the next start.
-        let _ = self.crew.reports.send(Report::Outcome(Box::new(record)));
-        self.leash.let_go();
-        if let Some(taken) = slot {
-            let begun = Instant::now();
-            let cleared = self.clear(taken, code);
-            stages.add("cleanup", begun.elapsed(), cleared.is_ok());
-            if let Err(error) = cleared {
-                log::error!("a vm did not end well; run={run} error={}", error.chain());
-            }
-        }
-        // Nothing is sent any more.
-        drop(told);
-        stages.add("job", begun.elapsed(), code == 0);
-        log::info!("job over; run={run} exit_code={code}{reason} {}", stages.line());
-        let operations = Operations { run, token, operations: stages.operations() };
-        let _ = self.crew.reports.send(Report::Operations(operations));
+        // The VM no longer sends: upload the rest of its network log.
+        drop(log);
+        stages.add("job", started.elapsed(), code == 0);
+        log::info!("job finished; run={run} exit_code={code}{reason} {}", stages.log_fields());
+        let telemetry = JobTelemetry { run, token, operations: stages.operations() };
+        let _ = self.shared.reports.send(JobReport::Telemetry(telemetry));
     }
 
-    /// Says where to look if the agent could not reach the platform from its VM.
+    fn write_outcome(&self, record: &ClaimRecord) {
+        match self.shared.journal.write(record) {
+            Ok(()) => log::debug!("outcome written; run={}", self.run),
+            Err(error) => {
+                let (run, error) = (self.run, error.chain());
+                log::error!("cannot write an outcome to the journal; run={run} error={error}");
+            }
+        }
+    }
+
+    /// Logs the platform's URL and addresses if the agent could not reach it from its VM.
     fn warn_if_unreachable(&self, completion: &Completion) {
-        let said = completion.error.as_deref();
-        let Some(error) = said.filter(|error| error.contains(UNREACHABLE)) else { return };
-        let url = &self.crew.source.access().guest_url;
+        let error = completion.error.as_deref();
+        let Some(error) = error.filter(|error| error.contains(UNREACHABLE)) else { return };
+        let url = &self.shared.source.access().guest_url;
         let addresses = Endpoint::of_url(url).map(|it| it.resolve()).unwrap_or_default();
         log::error!(
             "a job cannot reach the platform from its vm; run={} profile={} url={url} \
@@ -185,43 +188,43 @@ impl Job {
         );
     }
 
-    /// Keeps the VM for its session if that is wanted and all went well, or ends it.
-    fn clear(&self, taken: Taken, code: u8) -> Result<()> {
-        let is_good = code == 0 && self.leash.end().is_none();
-        if is_good && self.crew.pool.wants(&taken) {
-            return self.crew.pool.park(taken, &self.profile);
+    /// Parks the VM for its session after a success, if the pool accepts it, or kills it.
+    fn release_vm(&self, pooled: PooledVm, code: u8) -> Result<()> {
+        let is_success = code == 0 && self.cancellation.reason().is_none();
+        if is_success && self.shared.pool.can_park(&pooled) {
+            return self.shared.pool.park(pooled, &self.profile);
         }
-        Ok(taken.sandbox.kill()?)
+        Ok(pooled.sandbox.kill()?)
     }
 
-    /// Why the runner ended it, for the log. What the agent says is for the platform alone: it may
-    /// repeat the prompt.
-    fn reason(&self, worked: &std::result::Result<Completion, String>) -> String {
-        let ours = self.leash.end().map(|end| end.to_string());
-        let reason = ours.or_else(|| worked.as_ref().err().cloned());
+    /// For the log: why the runner ended the job. The agent's own error goes only to the platform, because
+    /// it may contain the prompt.
+    fn failure_reason(&self, result: &std::result::Result<Completion, String>) -> String {
+        let reason = self.cancellation.reason().map(|reason| reason.to_string());
+        let reason = reason.or_else(|| result.as_ref().err().cloned());
         reason.map_or_else(String::new, |reason| format!(" reason={reason:?}"))
     }
 
-    /// What the platform is told.
+    /// The completion for the platform.
     fn completion(
         &self,
-        worked: std::result::Result<Completion, String>,
-        taken: Option<&Taken>,
+        result: std::result::Result<Completion, String>,
+        pooled: Option<&PooledVm>,
     ) -> Completion {
-        let sandbox_id = taken.map(|taken| taken.sandbox.id().to_string());
-        let sandbox_reuse_result = taken.and_then(|taken| taken.reuse);
-        match (worked, self.leash.end()) {
-            // Whoever was done before it was ended, is done.
+        let sandbox_id = pooled.map(|pooled| pooled.sandbox.id().to_string());
+        let sandbox_reuse_result = pooled.and_then(|pooled| pooled.reuse);
+        match (result, self.cancellation.reason()) {
+            // A job that succeeded before its cancellation took effect is a success.
             (Ok(completion), None) => completion,
             (Ok(completion), Some(_)) if completion.exit_code == 0 => completion,
-            (Ok(completion), Some(end)) => Completion {
-                exit_code: end.exit_code(),
-                error: Some(end.to_string()),
+            (Ok(completion), Some(reason)) => Completion {
+                exit_code: reason.exit_code(),
+                error: Some(reason.to_string()),
                 ..completion
             },
-            (Err(_), Some(end)) => Completion {
-                exit_code: end.exit_code(),
-                error: Some(end.to_string()),
+            (Err(_), Some(reason)) => Completion {
+                exit_code: reason.exit_code(),
+                error: Some(reason.to_string()),
                 sandbox_id,
                 sandbox_reuse_result,
                 ..Completion::default()
@@ -233,14 +236,15 @@ impl Job {
     }
 }
 
-/// Tells the main thread of the end, however it comes.
-struct Farewell<'a> {
+/// Sends [`JobEvent::Finished`] when dropped, also by a panic.
+struct CompletionGuard<'a> {
     job: &'a Job,
-    how: How,
+    outcome: JobOutcome,
 }
 
-impl Drop for Farewell<'_> {
+impl Drop for CompletionGuard<'_> {
     fn drop(&mut self) {
-        let _ = self.job.news.send(News::Over { run: self.job.run, how: self.how });
+        let _ =
+            self.job.events.send(JobEvent::Finished { run: self.job.run, outcome: self.outcome });
     }
 }

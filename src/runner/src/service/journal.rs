@@ -1,14 +1,15 @@
-//! The journal: what is known of each claim until the platform has accepted its outcome.
+//! The journal: one record per claim, until the platform has accepted the outcome.
 //!
 //! ```text
 //!            source                    job's thread               thread `report`
 //!  claiming ───────▶ claimed: token ────────────────▶ ended: outcome ────────────▶ (removed)
 //! ```
 //!
-//! A record is a file `<state>/outcomes/<run>.json`, for its owner only, as it holds the job's token.
+//! A record is a file `<state>/outcomes/<run>.json`, readable by its owner only because it contains the job's
+//! token.
 //!
-//! INVARIANT: an outcome is on the disk before it is sent, and stays until it was accepted or finally
-//! refused; a record is replaced whole or not at all.
+//! INVARIANT: an outcome is on disk before it is sent, and stays there until the platform accepts or finally
+//! refuses it. A record is replaced atomically.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -19,55 +20,55 @@ use serde::{Deserialize, Serialize};
 
 use super::context::RunId;
 use super::pool::Reuse;
-use super::source::Kind;
+use super::source::SourceKind;
 use crate::error::{Error, Result, file};
 
-/// Less room than this on the host's disk is none.
-const NO_ROOM: u64 = 1 << 20;
+/// The host's disk counts as full below this many free bytes.
+const MIN_FREE: u64 = 1 << 20;
 
-/// The records' folder.
+/// The folder of the records.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     folder: PathBuf,
 }
 
-/// What is known of a claim.
+/// The record of a claim.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct ClaimRecord {
     pub(crate) run: RunId,
     pub(crate) attempt: Option<u32>,
-    pub(crate) source: Kind,
+    pub(crate) source: SourceKind,
     #[serde(flatten)]
-    pub(crate) state: State,
+    pub(crate) state: ClaimState,
 }
 
-impl Record {
-    /// When it ended, if it has, in milliseconds since 1970.
+impl ClaimRecord {
+    /// The time of the outcome in milliseconds since 1970, if there is one.
     pub(crate) fn ended_ms(&self) -> Option<u64> {
         match self.state {
-            State::Ended { at_ms, .. } => Some(at_ms),
+            ClaimState::Ended { at_ms, .. } => Some(at_ms),
             _ => None,
         }
     }
 }
 
-/// How far it is.
+/// The progress of a claim.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
-pub(crate) enum State {
-    /// The platform is being asked; with the same id it answers the same. The profile is the offer's.
+pub(crate) enum ClaimState {
+    /// The claim was requested. The request's ID makes retries idempotent; the profile is the offer's.
     Claiming {
         request: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         profile: Option<String>,
     },
-    /// The job is ours.
+    /// The platform granted the claim.
     Claimed { token: String },
-    /// It has ended, in milliseconds since 1970.
+    /// The job has ended, at `at_ms` milliseconds since 1970.
     Ended { token: String, at_ms: u64, completion: Completion },
 }
 
-/// An outcome as the platform is told it.
+/// The outcome of a job as sent to the platform.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Completion {
@@ -83,23 +84,23 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    /// A job that failed for this reason.
+    /// The completion of a job that failed with this error.
     pub(crate) fn failed(error: String) -> Self {
         Self { exit_code: 1, error: Some(error), ..Self::default() }
     }
 }
 
 impl Journal {
-    /// The journal of a state folder.
+    /// Opens or creates the journal of a state folder.
     pub(crate) fn open(state_dir: &Path) -> Result<Self> {
         let folder = state_dir.join("outcomes");
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(file("make", &folder))?;
+        made.map_err(file("create", &folder))?;
         Ok(Self { folder })
     }
 
-    /// Writes a record, in the place of the one before; it is on the disk when this returns.
-    pub(crate) fn write(&self, record: &Record) -> Result<()> {
+    /// Replaces the run's record atomically. It is on disk when this returns.
+    pub(crate) fn write(&self, record: &ClaimRecord) -> Result<()> {
         let path = self.path(record.run);
         let draft = path.with_extension("draft");
         let json = serde_json::to_vec(record).map_err(|source| Error::Json { source })?;
@@ -115,26 +116,29 @@ impl Journal {
         write().map_err(file("write", &path))
     }
 
-    /// Removes a record. One that stays is sent again, which does no harm.
+    /// Removes a record. If that fails, the outcome is sent again, which is harmless.
     pub(crate) fn remove(&self, run: RunId) {
         let path = self.path(run);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::error!("a record stays; path={} error={error}", path.display());
+                log::error!(
+                    "cannot remove a record of the journal; path={} error={error}",
+                    path.display()
+                );
             }
             _ => {}
         }
     }
 
-    /// All records. What cannot be read is moved aside, for somebody to look at.
-    pub(crate) fn read(&self) -> Result<Vec<Record>> {
+    /// Reads all records. A damaged one is renamed to `<run>.damaged`.
+    pub(crate) fn read(&self) -> Result<Vec<ClaimRecord>> {
         let mut records = Vec::new();
         let entries = fs::read_dir(&self.folder).map_err(file("read", &self.folder))?;
         for entry in entries {
             let path = entry.map_err(file("read", &self.folder))?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("json") => {}
-                // Of a write that did not come to its end.
+                // The rest of an interrupted write.
                 Some("draft") => {
                     fs::remove_file(&path).map_err(file("remove", &path))?;
                     continue;
@@ -146,21 +150,24 @@ impl Journal {
                 Ok(record) => records.push(record),
                 Err(source) => {
                     let error = Error::Record { path: path.clone(), source };
-                    log::error!("a claim's outcome is lost; error={}", error.chain());
-                    let aside = path.with_extension("damaged");
-                    fs::rename(&path, &aside).map_err(file("rename", &path))?;
+                    log::error!(
+                        "a record of the journal is damaged, and its job is not reported; error={}",
+                        error.chain()
+                    );
+                    let damaged = path.with_extension("damaged");
+                    fs::rename(&path, &damaged).map_err(file("rename", &path))?;
                 }
             }
         }
         Ok(records)
     }
 
-    /// The folder, if the host's disk that it is on is full. VMs' disks are on the same one.
+    /// The folder, if the host's disk that contains it is full. The VMs' disks are on the same one.
     pub(crate) fn full_disk(&self) -> Option<PathBuf> {
         let disk = nix::sys::statvfs::statvfs(&self.folder).ok()?;
         let room = disk.blocks_available() * disk.fragment_size();
         let has_no_inode = disk.files() > 0 && disk.files_available() == 0;
-        (room < NO_ROOM || has_no_inode).then(|| self.folder.clone())
+        (room < MIN_FREE || has_no_inode).then(|| self.folder.clone())
     }
 
     fn path(&self, run: RunId) -> PathBuf {
@@ -178,46 +185,50 @@ pub(crate) mod tests {
         RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap()
     }
 
-    fn record(state: State) -> Record {
-        Record { run: run(), attempt: Some(2), source: Kind::Local, state }
+    fn record(state: ClaimState) -> ClaimRecord {
+        ClaimRecord { run: run(), attempt: Some(2), source: SourceKind::Local, state }
     }
 
     #[test]
-    fn a_record_is_replaced_and_its_owners_only() {
+    fn a_record_is_replaced_and_readable_by_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.write(&record(State::Claimed { token: "t".into() })).unwrap();
+        journal.write(&record(ClaimState::Claimed { token: "t".into() })).unwrap();
         let completion = Completion { exit_code: 3, ..Completion::default() };
-        journal.write(&record(State::Ended { token: "t".into(), at_ms: 5, completion })).unwrap();
+        journal
+            .write(&record(ClaimState::Ended { token: "t".into(), at_ms: 5, completion }))
+            .unwrap();
 
         let records = Journal::open(folder.path()).unwrap().read().unwrap();
 
         assert_eq!(records.len(), 1);
-        let State::Ended { completion, .. } = &records[0].state else { panic!("not ended") };
+        let ClaimState::Ended { completion, .. } = &records[0].state else { panic!("not ended") };
         assert_eq!((completion.exit_code, records[0].attempt), (3, Some(2)));
         let mode = fs::metadata(journal.path(run())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
-    fn a_crash_while_writing_leaves_the_record_before() {
+    fn a_crash_while_writing_leaves_the_previous_record() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.write(&record(State::Claimed { token: "t".into() })).unwrap();
+        journal.write(&record(ClaimState::Claimed { token: "t".into() })).unwrap();
         let draft = journal.path(run()).with_extension("draft");
         fs::write(&draft, "{\"run\":").unwrap();
 
         let records = journal.read().unwrap();
 
-        assert!(matches!(records[0].state, State::Claimed { .. }));
+        assert!(matches!(records[0].state, ClaimState::Claimed { .. }));
         assert!(!draft.exists());
     }
 
     #[test]
-    fn a_damaged_record_hides_no_other() {
+    fn a_damaged_record_is_renamed_and_the_others_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.write(&record(State::Claiming { request: "r".into(), profile: None })).unwrap();
+        journal
+            .write(&record(ClaimState::Claiming { request: "r".into(), profile: None }))
+            .unwrap();
         fs::write(folder.path().join("outcomes/x.json"), "nonsense").unwrap();
 
         assert_eq!(journal.read().unwrap().len(), 1);
@@ -225,10 +236,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_record_that_was_removed_is_gone() {
+    fn removing_a_record_twice_succeeds() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        journal.write(&record(State::Claiming { request: "r".into(), profile: None })).unwrap();
+        journal
+            .write(&record(ClaimState::Claiming { request: "r".into(), profile: None }))
+            .unwrap();
         journal.remove(run());
         journal.remove(run());
         assert!(journal.read().unwrap().is_empty());

@@ -1,15 +1,15 @@
-//! The thread `network-log`: tells the platform what jobs send, while they run, before their outcome is
-//! told, and once more when their VMs are gone, out of the records that the proxy writes.
+//! The thread `network-log`: uploads the network logs of jobs, which the proxy writes to files, to the platform.
 //!
-//! It sleeps in its channel until the next round is due. What the platform cannot take now is sent again
-//! in a later round; what is not told at a job's end is lost, and the job not. A batch that the platform
-//! refuses for good is halved until the entry is found that it refuses, which is dropped.
+//! It uploads periodically while a job runs, before the job's outcome is sent, and after its VM has ended. It sleeps
+//! in its channel until the next round is due. A batch that fails is retried in a later round. Entries that are
+//! not uploaded at a job's end are lost, without effect on the job. A batch that the platform refuses for good is
+//! halved until the refused entry is found, which is dropped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -17,39 +17,38 @@ use guest_common::{Identity, Kind, Limits, Platform, Stop, pause_after};
 use serde_json::{Value, json};
 
 use super::context::RunId;
-use super::source::Access;
+use super::source::PlatformAccess;
 use crate::error::{Error, Result, file};
 
 const THREAD: &str = "network-log";
-/// Below the state folder.
+/// The folder of the logs, below the state folder.
 const FOLDER: &str = "network";
 
-/// How often it is told.
-const ROUND: Duration = Duration::from_secs(2);
-/// The most entries and bytes of one report: with what is around them, less than the platform's 1 MiB.
-const ENTRIES: usize = 500;
-const BYTES: usize = 900 << 10;
-/// The types of entries that the contract has.
+/// The interval between uploads.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The most entries and bytes of one batch. The whole request stays below the platform's limit of 1 MiB.
+const MAX_ENTRIES: usize = 500;
+const MAX_BYTES: usize = 900 << 10;
+/// The entry types of the contract.
 const TYPES: [&str; 5] = ["http", "tcp", "udp", "icmp", "dns"];
-/// How long an outcome waits until what led to it is told: longer than that takes, unless the platform
-/// is away.
-const FLUSH: Duration = Duration::from_millis(500);
+/// How long an outcome waits for the upload of the log, which takes less unless the platform is unreachable.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(10), redirects: 0 };
 
-/// What is to be done.
-enum Request {
+/// The thread's input.
+enum Command {
     Begin {
         run: RunId,
         token: String,
         path: PathBuf,
     },
-    /// The sender is dropped when what there is by now is told.
+    /// Upload the entries written so far, then drop the sender.
     Flush {
         run: RunId,
         _done: Sender<()>,
     },
-    /// Likewise; nothing comes any more.
+    /// Upload the rest, forget the job, then drop the sender.
     End {
         run: RunId,
         _done: Sender<()>,
@@ -58,85 +57,83 @@ enum Request {
 
 /// The owner of the thread.
 pub(crate) struct NetworkLog {
-    requests: Option<Sender<Request>>,
+    commands: Option<Sender<Command>>,
     folder: PathBuf,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A job whose record is told, until this is dropped: then the rest is told, and the record removed.
-pub(crate) struct Told<'a> {
+/// The log of one job. Dropping it uploads the rest and removes the file.
+pub(crate) struct JobLog<'a> {
     log: &'a NetworkLog,
     run: RunId,
     pub(crate) path: PathBuf,
 }
 
 impl NetworkLog {
-    /// Records of dead runners are removed: their jobs have ended.
-    pub(crate) fn start(state_dir: &Path, access: Access) -> Result<Self> {
+    /// Starts the thread, and removes the logs of an earlier process, whose jobs have ended.
+    pub(crate) fn start(state_dir: &Path, access: PlatformAccess) -> Result<Self> {
         let folder = state_dir.join(FOLDER);
         fs::create_dir_all(&folder).map_err(file("create", &folder))?;
         for entry in fs::read_dir(&folder).map_err(file("read", &folder))?.flatten() {
             let _ = fs::remove_file(entry.path());
         }
-        let (requests, inbox) = unbounded();
+        let (commands, commands_rx) = unbounded();
         let stop = Stop::new();
-        let desk = Desk { access, stop: stop.clone(), jobs: BTreeMap::new() };
-        let thread =
-            thread::Builder::new().name(THREAD.to_owned()).spawn(move || desk.work(&inbox));
+        let worker = Worker { access, stop: stop.clone(), jobs: BTreeMap::new() };
+        let thread = base::thread::spawn(THREAD, move || worker.run(&commands_rx));
         let thread = thread.map_err(|source| Error::Thread { name: THREAD, source })?;
-        Ok(Self { requests: Some(requests), folder, stop, thread: Some(thread) })
+        Ok(Self { commands: Some(commands), folder, stop, thread: Some(thread) })
     }
 
-    /// Tells from now on what is in the record of a job.
-    pub(crate) fn tell(&self, run: RunId, token: &str) -> Told<'_> {
+    /// Starts the uploads of a job's log.
+    pub(crate) fn open(&self, run: RunId, token: &str) -> JobLog<'_> {
         let path = self.folder.join(format!("{run}.jsonl"));
         let token = token.to_owned();
-        self.ask(Request::Begin { run, token, path: path.clone() });
-        Told { log: self, run, path }
+        self.send(Command::Begin { run, token, path: path.clone() });
+        JobLog { log: self, run, path }
     }
 
-    fn ask(&self, request: Request) {
-        if let Some(requests) = &self.requests {
-            // A thread that is gone tells nothing.
-            let _ = requests.send(request);
+    fn send(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // If the thread has ended, the log is lost.
+            let _ = commands.send(command);
         }
     }
 }
 
-impl Told<'_> {
-    /// Tells what there is by now, so that whoever hears of the job's end finds it.
+impl JobLog<'_> {
+    /// Uploads the entries written so far, so that they reach the platform before the outcome. Waits 500 ms at
+    /// most.
     pub(crate) fn flush(&self) {
         let (done_tx, done) = crossbeam_channel::bounded(0);
-        self.log.ask(Request::Flush { run: self.run, _done: done_tx });
-        let _ = done.recv_timeout(FLUSH);
+        self.log.send(Command::Flush { run: self.run, _done: done_tx });
+        let _ = done.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 
 impl Drop for NetworkLog {
     fn drop(&mut self) {
-        drop(self.requests.take());
+        drop(self.commands.take());
         self.stop.signal();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("a thread panicked: this is a bug; thread={THREAD}");
+        if let Some(thread) = self.thread.take() {
+            base::thread::join(thread);
         }
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for JobLog<'_> {
     fn drop(&mut self) {
         let (done_tx, done) = crossbeam_channel::bounded(0);
-        self.log.ask(Request::End { run: self.run, _done: done_tx });
+        self.log.send(Command::End { run: self.run, _done: done_tx });
         let _ = done.recv();
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// The thread's own.
-struct Desk {
-    access: Access,
+/// The state of the thread.
+struct Worker {
+    access: PlatformAccess,
     stop: Stop,
     jobs: BTreeMap<RunId, Job>,
 }
@@ -144,50 +141,51 @@ struct Desk {
 struct Job {
     token: String,
     path: PathBuf,
-    /// How much of the record was read.
-    read: u64,
-    /// Batches that were read and not told yet.
+    /// How many bytes of the file were read.
+    offset: u64,
+    /// Batches that were read and not uploaded yet.
     pending: VecDeque<Vec<Value>>,
-    /// Not before then, unless the job ends: the platform has asked for time.
+    /// The next upload unless the job ends earlier: the platform may ask for a pause.
     due: Instant,
-    /// How many entries the platform has refused for good.
+    /// The number of entries that the platform refused for good.
     dropped: usize,
-    /// The platform wants nothing of this run any more.
-    is_over: bool,
+    /// The platform refuses this run's token, so nothing more is sent.
+    is_refused: bool,
 }
 
 impl Job {
     fn new(token: String, path: PathBuf) -> Self {
         let pending = VecDeque::new();
-        Self { token, path, read: 0, pending, due: Instant::now(), dropped: 0, is_over: false }
+        Self { token, path, offset: 0, pending, due: Instant::now(), dropped: 0, is_refused: false }
     }
 }
 
-impl Desk {
-    fn work(mut self, inbox: &Receiver<Request>) {
-        let mut due = Instant::now() + ROUND;
+impl Worker {
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut due = Instant::now() + INTERVAL;
         loop {
-            let request = match self.jobs.is_empty() {
-                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => inbox.recv_deadline(due),
+            let command = if self.jobs.is_empty() {
+                commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                commands.recv_deadline(due)
             };
-            match request {
-                Ok(Request::Begin { run, token, path }) => {
+            match command {
+                Ok(Command::Begin { run, token, path }) => {
                     self.jobs.insert(run, Job::new(token, path));
                 }
-                Ok(Request::Flush { run, _done }) => {
+                Ok(Command::Flush { run, _done }) => {
                     if let Some(mut job) = self.jobs.remove(&run) {
-                        self.tell(run, &mut job);
+                        self.upload(run, &mut job);
                         self.jobs.insert(run, job);
                     }
                 }
-                Ok(Request::End { run, _done }) => {
+                Ok(Command::End { run, _done }) => {
                     if let Some(mut job) = self.jobs.remove(&run) {
-                        self.tell(run, &mut job);
+                        self.upload(run, &mut job);
                         if job.dropped > 0 {
                             let count = job.dropped;
                             log::warn!(
-                                "entries of a network log were dropped; run={run} count={count}"
+                                "the platform refused entries of a network log; run={run} count={count}"
                             );
                         }
                     }
@@ -195,51 +193,51 @@ impl Desk {
                 Err(RecvTimeoutError::Timeout) => {
                     let mut jobs = std::mem::take(&mut self.jobs);
                     for (run, job) in jobs.iter_mut().filter(|(_, job)| job.due <= Instant::now()) {
-                        self.tell(*run, job);
+                        self.upload(*run, job);
                     }
                     self.jobs = jobs;
-                    due = Instant::now() + ROUND;
+                    due = Instant::now() + INTERVAL;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Tells all that there is, as far as the platform takes it.
-    fn tell(&self, run: RunId, job: &mut Job) {
-        while !job.is_over {
+    /// Uploads all entries, until the file ends or an upload fails.
+    fn upload(&self, run: RunId, job: &mut Job) {
+        while !job.is_refused {
             let Some(entries) = job.pending.pop_front() else {
                 match read(job) {
                     Ok(true) => continue,
                     Ok(false) => break,
                     Err(error) => {
-                        log::warn!(
-                            "cannot read a network record; run={run} error={}",
-                            error.chain()
-                        );
+                        log::warn!("cannot read a network log; run={run} error={}", error.chain());
                         break;
                     }
                 }
             };
             let Err(error) = self.post(run, &job.token, &entries) else { continue };
             let Some(refusal) = error.of_api().filter(|one| one.is_refusal()) else {
-                log::debug!("a network log waits; run={run} error={:?}", error.chain());
+                log::debug!(
+                    "cannot upload a network log, retrying later; run={run} error={:?}",
+                    error.chain()
+                );
                 job.due = Instant::now() + pause_after(error.of_api(), Duration::ZERO);
                 job.pending.push_front(entries);
                 return;
             };
-            job.is_over = refusal.refuses_caller();
-            if entries.len() > 1 && !job.is_over {
+            job.is_refused = refusal.refuses_caller();
+            if entries.len() > 1 && !job.is_refused {
                 let (first, second) = entries.split_at(entries.len() / 2);
                 job.pending.push_front(second.to_vec());
                 job.pending.push_front(first.to_vec());
                 continue;
             }
-            // The first one says why; a guest may cause any number of them.
+            // Only the first refusal is logged: a guest could cause any number of them.
             if job.dropped == 0 {
                 let error = error.chain();
                 log::warn!(
-                    "the platform refuses entries of a network log; run={run} error={error:?}"
+                    "the platform refuses an entry of a network log; run={run} error={error:?}"
                 );
             }
             job.dropped += entries.len();
@@ -260,27 +258,27 @@ impl Desk {
     }
 }
 
-/// Reads the next batch of a record; false if there is none.
+/// Reads the next batch of a log. Returns false at its end.
 fn read(job: &mut Job) -> Result<bool> {
-    let (entries, next) = batch(&job.path, job.read)?;
-    let is_new = next > job.read;
-    job.read = next;
+    let (entries, next) = batch(&job.path, job.offset)?;
+    let is_new = next > job.offset;
+    job.offset = next;
     if !entries.is_empty() {
         job.pending.push_back(entries);
     }
     Ok(is_new)
 }
 
-/// Whether an entry is of a type that the contract has; without one it is a request.
+/// Whether the contract has the entry's type. An entry without a type is an HTTP request.
 fn is_known(entry: &Value) -> bool {
     entry["type"].as_str().is_none_or(|kind| TYPES.contains(&kind))
 }
 
-/// The next whole lines of a record from a place on, and where the next batch begins.
+/// The next complete lines of a log from an offset on, and the offset of the next batch.
 fn batch(path: &Path, from: u64) -> Result<(Vec<Value>, u64)> {
     let failed = || file("read", path);
     let mut record = match File::open(path) {
-        // Nothing has been sent yet.
+        // The guest has sent nothing yet.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Ok((Vec::new(), from));
         }
@@ -290,17 +288,17 @@ fn batch(path: &Path, from: u64) -> Result<(Vec<Value>, u64)> {
     let mut reader = BufReader::new(record);
     let (mut entries, mut line, mut next) = (Vec::new(), String::new(), from);
     let mut bytes = 0;
-    while entries.len() < ENTRIES {
+    while entries.len() < MAX_ENTRIES {
         line.clear();
         let count = reader.read_line(&mut line).map_err(failed())?;
-        let is_too_long = count > BYTES;
-        if !line.ends_with('\n') || (!is_too_long && bytes + count > BYTES) {
+        let is_too_long = count > MAX_BYTES;
+        if !line.ends_with('\n') || (!is_too_long && bytes + count > MAX_BYTES) {
             break;
         }
         next += count as u64;
-        // One that no batch has room for would keep all that comes after it.
+        // An entry larger than a batch is skipped: it would block all later ones.
         if is_too_long {
-            log::warn!("an entry of a network record is too long to be told; bytes={count}");
+            log::warn!("an entry of a network log is too large and is dropped; bytes={count}");
             continue;
         }
         bytes += count;
@@ -316,10 +314,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_told_to_its_end_and_removed() {
+    fn a_log_is_uploaded_to_its_end_and_removed() {
         let state = tempfile::tempdir().unwrap();
         let server = Server::start(|_| Reply::json(&json!({"success": true, "id": "1"})));
-        let access = Access {
+        let access = PlatformAccess {
             guest_url: server.url(),
             url: server.url(),
             service: None,
@@ -328,12 +326,12 @@ mod tests {
         };
         let log = NetworkLog::start(state.path(), access).unwrap();
         let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
-        let told = log.tell(run, "token");
+        let job_log = log.open(run, "token");
         let lines: String = (0..1001).map(|n| format!("{{\"port\":{n}}}\n")).collect();
-        fs::write(&told.path, lines + "{\"half").unwrap();
-        let path = told.path.clone();
+        fs::write(&job_log.path, lines + "{\"half").unwrap();
+        let path = job_log.path.clone();
 
-        drop(told);
+        drop(job_log);
 
         let requests = server.requests_to("/api/webhooks/agent/telemetry");
         let entries: Vec<_> = requests
@@ -345,8 +343,8 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// What a platform that answers so is told of these entries, in all its requests.
-    fn told(
+    /// Uploads entries to a platform with these answers. Returns the entries of each request.
+    fn uploaded(
         entries: &[Value],
         answer: impl Fn(&[Value]) -> Reply + Send + Sync + 'static,
     ) -> Vec<Vec<Value>> {
@@ -355,7 +353,7 @@ mod tests {
             request.json()["networkLogs"].as_array().unwrap().clone()
         };
         let server = Server::start(move |request| answer(&list(request)));
-        let access = Access {
+        let access = PlatformAccess {
             guest_url: server.url(),
             url: server.url(),
             service: None,
@@ -363,11 +361,12 @@ mod tests {
             reachable: Vec::new(),
         };
         let log = NetworkLog::start(state.path(), access).unwrap();
-        let told = log.tell(RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap(), "token");
+        let job_log =
+            log.open(RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap(), "token");
         let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
-        fs::write(&told.path, text).unwrap();
-        told.flush();
-        drop(told);
+        fs::write(&job_log.path, text).unwrap();
+        job_log.flush();
+        drop(job_log);
         server.requests_to("/api/webhooks/agent/telemetry").iter().map(list).collect()
     }
 
@@ -376,10 +375,10 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_refused_for_good_is_dropped_and_holds_up_no_other() {
+    fn a_refused_entry_is_dropped_and_the_others_are_uploaded() {
         let entries: Vec<_> = (0..10).map(|n| json!({"type": "tcp", "port": n})).collect();
         let bad = |list: &[Value]| list.iter().any(|entry| entry["port"] == 3);
-        let requests = told(&entries, move |list| match bad(list) {
+        let requests = uploaded(&entries, move |list| match bad(list) {
             true => Reply::refusal(400, "no such port"),
             false => accepted(),
         });
@@ -390,27 +389,27 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_types_that_the_contract_has_not_are_never_sent() {
+    fn entries_of_unknown_types_are_not_uploaded() {
         let entry = |kind: &str| json!({"type": kind, "host": "0.0.0.0", "port": 0});
         let entries = ["other", "udp", "igmp", "dns"].map(entry);
-        let requests = told(&entries, |_| accepted());
+        let requests = uploaded(&entries, |_| accepted());
         assert_eq!(requests, [[entry("udp"), entry("dns")]]);
         let many: Vec<_> =
             std::iter::repeat_n(entry("other"), 2000).chain([entry("tcp")]).collect();
-        assert_eq!(told(&many, |_| accepted()), [[entry("tcp")]]);
+        assert_eq!(uploaded(&many, |_| accepted()), [[entry("tcp")]]);
     }
 
     #[test]
-    fn a_platform_that_refuses_the_run_is_sent_no_more_of_it() {
+    fn a_run_whose_token_is_refused_uploads_nothing_more() {
         let entries: Vec<_> = (0..1200).map(|n| json!({"type": "tcp", "port": n})).collect();
-        assert_eq!(told(&entries, |_| Reply::refusal(401, "who?")).len(), 1);
+        assert_eq!(uploaded(&entries, |_| Reply::refusal(401, "who?")).len(), 1);
     }
 
     #[test]
-    fn what_a_platform_cannot_take_now_is_sent_again_and_once() {
+    fn a_batch_that_fails_is_uploaded_again_once() {
         let first = std::sync::atomic::AtomicBool::new(true);
         let entries: Vec<_> = (0..3).map(|n| json!({"type": "tcp", "port": n})).collect();
-        let requests = told(&entries, move |_| {
+        let requests = uploaded(&entries, move |_| {
             let is_first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
             if is_first { Reply::refusal(503, "not now") } else { accepted() }
         });
@@ -418,14 +417,14 @@ mod tests {
     }
 
     #[test]
-    fn batches_of_long_entries_are_no_longer_than_the_platform_takes() {
+    fn batches_of_large_entries_stay_below_the_platforms_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record.jsonl");
-        // Each of them is as long as two bodies of nothing but escapes.
+        // Each entry has two bodies of control characters only, which JSON escapes.
         let body = "\u{1}".repeat(16 << 10);
         let long = |n: usize| json!({"port": n, "request_body": body, "response_body": body});
         let mut lines: Vec<_> = (0..20).map(long).collect();
-        lines.insert(10, json!({"port": "none", "error": "x".repeat(BYTES)}));
+        lines.insert(10, json!({"port": "none", "error": "x".repeat(MAX_BYTES)}));
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         fs::write(&path, text).unwrap();
 
@@ -436,7 +435,7 @@ mod tests {
                 break;
             }
             from = next;
-            assert!(json!(entries).to_string().len() <= BYTES + ENTRIES);
+            assert!(json!(entries).to_string().len() <= MAX_BYTES + MAX_ENTRIES);
             ports.extend(entries.iter().map(|entry| entry["port"].as_u64().unwrap()));
         }
 

@@ -1,59 +1,61 @@
-//! VMs that are ready before a job wants them.
+//! The VM pool: warm VMs for any job of a profile, and parked VMs for their session's next job.
 //!
 //! ```text
-//!            thread `warm`        claim                    park
-//!  nothing ───────────────▶ warm ───────▶ a job's ───────────────────────▶ parked
-//!                                          ▲   claim, by the same session    │
+//!            thread `warm`        claim                        park
+//!  none ──────────────────▶ warm ───────▶ assigned ──────────────────────▶ parked
+//!                                          ▲   claim by the same session     │
 //!                                          └─────────────────────────────────┤
-//!  nothing ◀──── too old, too many, the host is short of memory, it ended ───┘
+//!  none ◀──── expired, too many, memory pressure, the VM ended ──────────────┘
 //! ```
 //!
-//! A warm VM is nobody's: what identifies a job is set when it is claimed. A parked one is of the
-//! session whose job ran in it last (the platform's `reuseKey`), and goes to none but that session.
+//! A warm VM is unassigned: it gets the identity of a job when it is claimed. A parked VM belongs to the session
+//! whose job ran in it last (the platform's `reuseKey`), and only that session may claim it.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | this one | what jobs do with it |
-//! | `stock.rs` | what there is, and which goes first; no thread, no VM is needed to test it |
-//! | `keeper.rs` | thread `pool`: sees VMs end and grow old, and ends those that go |
-//! | `maker.rs` | thread `warm`: makes warm ones, and snapshots that were lost |
-//! | `pressure.rs` | thread `pressure`: hears from the kernel when memory is short |
+//! | this file | claiming and parking by jobs |
+//! | `state.rs` | the VMs and the order of eviction; testable without threads and VMs |
+//! | `reaper.rs` | thread `pool`: kills expired, evicted and ended VMs |
+//! | `replenisher.rs` | thread `warm`: starts warm VMs, and makes missing snapshots |
+//! | `pressure.rs` | thread `pressure`: waits for the kernel's memory pressure events |
 
-mod keeper;
-mod maker;
 mod pressure;
-mod stock;
+mod reaper;
+mod replenisher;
+mod state;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use base::sync::{Mutex, MutexGuard};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use guest_common::epoch_ms;
 use sandbox::{Cancellation, Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use self::keeper::Keeper;
-use self::maker::Maker;
 use self::pressure::Pressure;
-use self::stock::{Parked, Stock};
+use self::reaper::Reaper;
+use self::replenisher::Replenisher;
+use self::state::{ParkedVm, PoolState};
+use super::cancellation::KillVm;
 use super::config::{Config, Profile};
-use super::leash::Plug;
 use crate::error::{Error, Result};
 
-/// How long a VM may take to start: an emulated one on a loaded host is slow. And to go on.
-const START: Duration = Duration::from_secs(300);
-const RESUME: Duration = Duration::from_secs(60);
-/// How long one may take to be parked.
-const PARK: Duration = Duration::from_secs(30);
+/// The time limits for starting a VM, which is slow on a loaded host without KVM, for resuming one, and for parking
+/// one.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+const RESUME_TIMEOUT: Duration = Duration::from_secs(60);
+const PARK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a VM of a profile is, for nobody in particular.
-pub(crate) type Blank = dyn Fn(&Profile) -> Result<SandboxConfig> + Send + Sync;
+/// Makes the configuration of an unassigned VM of a profile.
+pub(crate) type BaseConfig = dyn Fn(&Profile) -> Result<SandboxConfig> + Send + Sync;
 
-/// Whether a job got the VM that its session had before, as the platform is told.
+/// Whether a job reuses its session's VM; part of the completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Reuse {
@@ -64,7 +66,7 @@ pub(crate) enum Reuse {
     UnparkFailed,
 }
 
-/// A session that has a VM here.
+/// A session with a parked VM, in the format of heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HeldSession {
@@ -78,18 +80,18 @@ struct Reusable {
     profile: String,
 }
 
-/// A VM that a job has.
-pub(crate) struct Taken {
+/// A VM that a job has claimed.
+pub(crate) struct PooledVm {
     pub(crate) sandbox: Box<dyn Sandbox>,
-    /// None where VMs are not parked.
+    /// `None` if parking is disabled.
     pub(crate) reuse: Option<Reuse>,
-    /// The session, once it is known.
+    /// The session ID that the agent reported.
     pub(crate) session: Option<String>,
     key: Option<String>,
     image: Image,
 }
 
-/// The pool. Dropping it ends all that is in it.
+/// The pool. Dropping it kills its VMs.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -98,243 +100,250 @@ pub(crate) struct Pool {
 
 struct Shared {
     factory: Arc<dyn SandboxFactory>,
-    stock: Mutex<Stock>,
-    requests: Sender<Request>,
-    plug: Plug,
+    state: Mutex<PoolState>,
+    commands: Sender<ReaperCommand>,
+    kill_vm: KillVm,
     /// Cancels the starts of warm VMs.
     cancellation: Cancellation,
-    /// How many may be parked.
-    most_parked: usize,
+    /// The most VMs that may be parked.
+    max_parked: usize,
 }
 
-/// What the thread `pool` is asked for.
-enum Request {
-    /// Look at the stock again.
-    Look,
-    /// End a VM that is of no more use.
-    End(Box<dyn Sandbox>),
-    /// The host is short of memory.
-    Pressure,
-    /// End everything.
+/// The input of the thread `pool`.
+enum ReaperCommand {
+    /// The state changed.
+    Wake,
+    /// Kill a VM.
+    Kill(Box<dyn Sandbox>),
+    /// The host is short of memory: evict a parked VM.
+    EvictOldest,
+    /// Kill all VMs and end.
     Stop,
 }
 
-/// What came of looking for a session's VM.
-struct Unparked {
+/// The result of the search for a session's parked VM.
+struct UnparkResult {
     sandbox: Option<Box<dyn Sandbox>>,
     reuse: Option<Reuse>,
 }
 
-/// What a job wants.
-pub(crate) struct Wish<'a> {
+/// A job's request for a VM.
+pub(crate) struct PoolRequest<'a> {
     pub(crate) profile: &'a str,
-    /// Its session's.
+    /// The `reuseKey` of its session.
     pub(crate) key: Option<&'a str>,
-    /// What the VM is to be.
+    /// The VM's configuration.
     pub(crate) config: &'a SandboxConfig,
     /// Cancels the VM's start.
     pub(crate) cancellation: &'a Cancellation,
-    /// Hears which VM it will be, before that is touched.
-    pub(crate) hold: &'a dyn Fn(SandboxId) -> Result<()>,
+    /// Called with the VM's ID before the VM is started or assigned. An error aborts the request.
+    pub(crate) set_vm: &'a dyn Fn(SandboxId) -> Result<()>,
 }
 
 impl Pool {
-    /// Starts its threads. `changed` is called when sessions have come or gone.
+    /// Starts the pool's threads. They call `changed` when the set of sessions with a parked VM changes.
     pub(crate) fn start(
         config: &Config,
         factory: Arc<dyn SandboxFactory>,
-        plug: Plug,
-        blank: Arc<Blank>,
+        kill_vm: KillVm,
+        base_config: Arc<BaseConfig>,
         changed: impl Fn() + Send + 'static,
     ) -> Result<Self> {
-        let (requests, inbox) = unbounded();
-        let (orders, ordered) = bounded(1);
-        let stock = Mutex::new(Stock::new(&config.profiles, config.parked_for));
-        let most_parked = config.parked;
+        let (commands, commands_rx) = unbounded();
+        let (profiles_tx, profiles_rx) = bounded(1);
+        let state = Mutex::new(PoolState::new(&config.profiles, config.parked_for));
+        let max_parked = config.parked;
         let shared = Arc::new(Shared {
             factory,
-            stock,
-            requests,
-            plug,
+            state,
+            commands,
+            kill_vm,
             cancellation: Cancellation::new(),
-            most_parked,
+            max_parked,
         });
-        let maker = Maker { shared: Arc::clone(&shared), blank, profiles: config.profiles.clone() };
-        let keeper = Keeper::new(Arc::clone(&shared), inbox, orders, Box::new(changed));
+        let replenisher = Replenisher {
+            shared: Arc::clone(&shared),
+            base_config,
+            profiles: config.profiles.clone(),
+        };
+        let reaper = Reaper::new(Arc::clone(&shared), commands_rx, profiles_tx, Box::new(changed));
         let pool = Self { shared, threads: Mutex::default(), pressure: Mutex::default() };
-        pool.spawn("warm", move || maker.run(&ordered))?;
-        pool.spawn("pool", move || keeper.run())?;
-        if most_parked > 0 {
-            let requests = pool.shared.requests.clone();
-            let told = move || drop(requests.send(Request::Pressure));
-            *pool.pressure.lock().unwrap_or_else(PoisonError::into_inner) = Pressure::start(told);
+        let warm = base::thread::spawn("warm", move || replenisher.run(&profiles_rx));
+        pool.add_thread("warm", warm)?;
+        pool.add_thread("pool", base::thread::spawn("pool", move || reaper.run()))?;
+        if max_parked > 0 {
+            let commands = pool.shared.commands.clone();
+            let on_pressure = move || drop(commands.send(ReaperCommand::EvictOldest));
+            *pool.pressure.lock() = Pressure::start(on_pressure);
         }
         Ok(pool)
     }
 
-    fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = Builder::new().name(name.to_owned()).spawn(work);
-        let thread = thread.map_err(|source| Error::Thread { name, source })?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    fn add_thread(&self, name: &'static str, spawned: io::Result<JoinHandle<()>>) -> Result<()> {
+        self.threads.lock().push(spawned.map_err(|source| Error::Thread { name, source })?);
         Ok(())
     }
 
-    /// A VM for a job: its session's, or a warm one, or one that is started now.
-    pub(crate) fn claim(&self, wish: &Wish<'_>) -> Result<Taken> {
-        let Unparked { sandbox: found, reuse } = self.unpark(wish)?;
-        let taken = |sandbox, reuse| Taken {
+    /// A VM for a job: its session's parked VM, else a warm VM, else a new one.
+    pub(crate) fn claim(&self, request: &PoolRequest<'_>) -> Result<PooledVm> {
+        let UnparkResult { sandbox: unparked, reuse } = self.unpark(request)?;
+        let pooled = |sandbox, reuse| PooledVm {
             sandbox,
             reuse,
             session: None,
-            key: wish.key.filter(|_| self.shared.most_parked > 0).map(str::to_owned),
-            image: wish.config.image.clone(),
+            key: request.key.filter(|_| self.shared.max_parked > 0).map(str::to_owned),
+            image: request.config.image.clone(),
         };
-        if let Some(sandbox) = found {
-            return Ok(taken(sandbox, reuse));
+        if let Some(sandbox) = unparked {
+            return Ok(pooled(sandbox, reuse));
         }
-        let warm = self.shared.lock().take_warm(wish.profile, &wish.config.image);
-        for gone in warm.stale {
-            self.shared.end(gone);
+        let warm = self.shared.lock().take_warm(request.profile, &request.config.image);
+        for stale in warm.stale {
+            self.shared.kill(stale);
         }
         if let Some(warm) = warm.found {
-            self.shared.look();
-            if let Some(sandbox) = self.assign(warm, wish)? {
+            self.shared.wake_reaper();
+            if let Some(sandbox) = self.assign(warm, request)? {
                 log::debug!("a warm vm is claimed; vm={}", sandbox.id());
-                return Ok(taken(sandbox, reuse));
+                return Ok(pooled(sandbox, reuse));
             }
         }
-        (wish.hold)(wish.config.id)?;
-        let sandbox =
-            self.shared.factory.start(wish.config, wish.cancellation, Instant::now() + START)?;
+        (request.set_vm)(request.config.id)?;
+        let sandbox = self.shared.factory.start(
+            request.config,
+            request.cancellation,
+            Instant::now() + START_TIMEOUT,
+        )?;
         if sandbox.start_report().stages.iter().any(|(stage, _)| *stage == "boot") {
-            self.shared.lock().booted(wish.profile);
-            self.shared.look();
+            self.shared.lock().note_boot(request.profile);
+            self.shared.wake_reaper();
         }
-        Ok(taken(sandbox, reuse))
+        Ok(pooled(sandbox, reuse))
     }
 
-    /// The VM that the job's session had before, if it is there and good.
-    fn unpark(&self, wish: &Wish<'_>) -> Result<Unparked> {
-        let none = |reuse| Ok(Unparked { sandbox: None, reuse });
-        if self.shared.most_parked == 0 {
+    /// Claims the parked VM of the job's session, if it is usable.
+    fn unpark(&self, request: &PoolRequest<'_>) -> Result<UnparkResult> {
+        let none = |reuse| Ok(UnparkResult { sandbox: None, reuse });
+        if self.shared.max_parked == 0 {
             return none(None);
         }
-        let Some(key) = wish.key else { return none(Some(Reuse::NoReuseKey)) };
+        let Some(key) = request.key else { return none(Some(Reuse::NoReuseKey)) };
         let parked = self.shared.lock().take_parked(key);
         let Some(parked) = parked else { return none(Some(Reuse::PoolMiss)) };
-        self.shared.look();
-        if parked.profile != wish.profile || parked.image != wish.config.image {
-            self.shared.end(parked.sandbox);
+        self.shared.wake_reaper();
+        if parked.profile != request.profile || parked.image != request.config.image {
+            self.shared.kill(parked.sandbox);
             return none(Some(Reuse::ProfileMismatch));
         }
-        let sandbox = self.assign(parked.sandbox, wish)?;
+        let sandbox = self.assign(parked.sandbox, request)?;
         let reuse = if sandbox.is_some() { Reuse::Reused } else { Reuse::UnparkFailed };
-        Ok(Unparked { sandbox, reuse: Some(reuse) })
+        Ok(UnparkResult { sandbox, reuse: Some(reuse) })
     }
 
-    /// Makes a VM the job's; none if that failed, and the VM goes.
+    /// Assigns a VM to the job. If that fails, the VM is killed and the result is `None`.
     fn assign(
         &self,
         sandbox: Box<dyn Sandbox>,
-        wish: &Wish<'_>,
+        request: &PoolRequest<'_>,
     ) -> Result<Option<Box<dyn Sandbox>>> {
-        if let Err(error) = (wish.hold)(sandbox.id()) {
-            self.shared.end(sandbox);
+        if let Err(error) = (request.set_vm)(sandbox.id()) {
+            self.shared.kill(sandbox);
             return Err(error);
         }
-        match sandbox.assign(wish.config, Instant::now() + RESUME) {
+        match sandbox.assign(request.config, Instant::now() + RESUME_TIMEOUT) {
             Ok(()) => Ok(Some(sandbox)),
             Err(error) => {
                 let error = Error::from(error).chain();
-                log::warn!("a vm that was ready is of no use; vm={} error={error}", sandbox.id());
-                self.shared.end(sandbox);
+                log::warn!(
+                    "cannot assign a pooled vm, and it is killed; vm={} error={error}",
+                    sandbox.id()
+                );
+                self.shared.kill(sandbox);
                 Ok(None)
             }
         }
     }
 
-    /// Whether this VM can be kept for its session.
-    pub(crate) fn wants(&self, taken: &Taken) -> bool {
-        taken.key.is_some() && pressure::has_memory() && self.shared.lock().is_open()
+    /// Whether the VM may be parked for its session.
+    pub(crate) fn can_park(&self, pooled: &PooledVm) -> bool {
+        pooled.key.is_some() && pressure::has_memory() && self.shared.lock().is_open()
     }
 
-    /// Parks a VM whose job is done; an error means that it goes.
-    pub(crate) fn park(&self, taken: Taken, profile: &Profile) -> Result<()> {
-        let Taken { sandbox, key, image, session, .. } = taken;
-        self.shared.lock().take_in_hand(sandbox.id());
-        let parked = sandbox.park(Instant::now() + PARK);
-        self.shared.lock().let_go(sandbox.id());
+    /// Parks a VM after its job. After an error it is killed.
+    pub(crate) fn park(&self, pooled: PooledVm, profile: &Profile) -> Result<()> {
+        let PooledVm { sandbox, key, image, session, .. } = pooled;
+        self.shared.lock().begin_work(sandbox.id());
+        let parked = sandbox.park(Instant::now() + PARK_TIMEOUT);
+        self.shared.lock().finish_work(sandbox.id());
         if let Err(error) = parked {
-            self.shared.end(sandbox);
+            self.shared.kill(sandbox);
             return Err(error.into());
         }
         log::debug!("a vm is parked; vm={}", sandbox.id());
-        let held = session.map(|session_id| HeldSession {
+        let session = session.map(|session_id| HeldSession {
             session_id,
             last_completed_at: epoch_ms(),
             reusable_sandbox: Reusable { profile: profile.name.clone() },
         });
-        let parked = Parked {
+        let parked = ParkedVm {
             key: key.unwrap_or_default(),
             profile: profile.name.clone(),
             image,
-            memory_mib: profile.amount.memory_mib,
+            memory_mib: profile.resources.memory_mib,
             since: Instant::now(),
-            held,
+            session,
             sandbox,
         };
-        let gone = self.shared.lock().put_parked(parked, self.shared.most_parked);
-        gone.into_iter().for_each(|sandbox| self.shared.end(sandbox));
-        self.shared.look();
+        let evicted = self.shared.lock().put_parked(parked, self.shared.max_parked);
+        evicted.into_iter().for_each(|sandbox| self.shared.kill(sandbox));
+        self.shared.wake_reaper();
         Ok(())
     }
 
-    /// Ends parked VMs until the rest has room in so much memory, the oldest first; that of `key` is
+    /// Evicts parked VMs, oldest first, until the rest fits into `free_mib` of memory. Keeps the VM of `key`, which is
     /// about to be claimed.
-    pub(crate) fn make_room(&self, free_mib: u32, key: Option<&str>) {
-        let gone = self.shared.lock().make_room(free_mib, key);
-        gone.into_iter().for_each(|sandbox| self.shared.end(sandbox));
+    pub(crate) fn evict_for(&self, free_mib: u32, key: Option<&str>) {
+        let evicted = self.shared.lock().evict_for(free_mib, key);
+        evicted.into_iter().for_each(|sandbox| self.shared.kill(sandbox));
     }
 
-    /// The sessions that have a VM here, by when they came.
-    pub(crate) fn held(&self) -> Vec<HeldSession> {
-        self.shared.lock().held()
+    /// The sessions with a parked VM, oldest first.
+    pub(crate) fn sessions(&self) -> Vec<HeldSession> {
+        self.shared.lock().sessions()
     }
 
-    /// Ends all VMs that nobody has, and makes no more.
+    /// Kills all VMs without a job, and starts no more.
     pub(crate) fn close(&self) {
-        drop(self.pressure.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let in_hand = self.shared.lock().close();
+        drop(self.pressure.lock().take());
+        let in_progress = self.shared.lock().close();
         self.shared.cancellation.cancel();
-        in_hand.into_iter().for_each(|vm| (self.shared.plug)(vm));
-        drop(self.shared.requests.send(Request::Stop));
+        in_progress.into_iter().for_each(|vm| (self.shared.kill_vm)(vm));
+        drop(self.shared.commands.send(ReaperCommand::Stop));
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         self.close();
-        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if thread.join().is_err() {
-                log::error!("a thread of the pool panicked: this is a bug");
-            }
+        for thread in self.threads.get_mut().drain(..) {
+            base::thread::join(thread);
         }
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock()
     }
 
-    fn look(&self) {
-        drop(self.requests.send(Request::Look));
+    fn wake_reaper(&self) {
+        drop(self.commands.send(ReaperCommand::Wake));
     }
 
-    /// Has a VM ended by the thread `pool`; where that is gone, here.
-    fn end(&self, sandbox: Box<dyn Sandbox>) {
-        if let Err(unsent) = self.requests.send(Request::End(sandbox))
-            && let Request::End(sandbox) = unsent.into_inner()
+    /// Has the thread `pool` kill a VM, or kills it here if that thread has ended.
+    fn kill(&self, sandbox: Box<dyn Sandbox>) {
+        if let Err(unsent) = self.commands.send(ReaperCommand::Kill(sandbox))
+            && let ReaperCommand::Kill(sandbox) = unsent.into_inner()
         {
             kill(sandbox);
         }
@@ -344,11 +353,11 @@ impl Shared {
 fn kill(sandbox: Box<dyn Sandbox>) {
     let vm = sandbox.id();
     if let Err(error) = sandbox.kill() {
-        log::error!("a vm did not end well; vm={vm} error={}", Error::from(error).chain());
+        log::error!("cannot kill a vm; vm={vm} error={}", Error::from(error).chain());
     }
 }
 
-/// How many VMs the pool has at most, besides those of jobs.
+/// The most VMs in the pool, apart from those of jobs.
 pub(crate) fn size(profiles: &BTreeMap<String, Profile>, parked: usize) -> usize {
     parked + profiles.values().map(|profile| profile.warm as usize).sum::<usize>()
 }

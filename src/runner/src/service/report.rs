@@ -1,17 +1,17 @@
-//! The thread `report`: tells the platform how jobs ended, until it has heard it, and has jobs offered
-//! again whose claims it did not answer.
+//! The thread `report`: sends outcomes of jobs to the platform until it accepts them, and has jobs offered again
+//! whose claims got no answer.
 //!
 //! ```text
 //!  due ──▶ sent ──▶ accepted, or finally refused ──▶ the record is removed
 //!   ▲        │
-//!   └────────┘ no answer, 5xx, 429: in 1 s, 2 s, … 60 s, or when the platform says; for a day
+//!   └────────┘ no answer, 5xx, 429: after 1 s, 2 s, … 60 s, or `Retry-After`; for a day
 //! ```
 //!
-//! It sleeps in its channel until the next one is due. What it has not told when it stops is in the
-//! journal, and told after the next start.
+//! It sleeps in its channel until the next report is due. Outcomes that it has not sent when it stops are in the
+//! journal, and are sent after the next start.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -21,89 +21,88 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::RunId;
-use super::journal::{Completion, Journal, Record, State};
+use super::journal::{ClaimRecord, ClaimState, Completion, Journal};
 use super::source::Source;
 use crate::error::{Error, Result};
 
 const THREAD: &str = "report";
 
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(60);
 
-/// How long an outcome is told in vain.
-const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The age at which an undeliverable outcome is dropped.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is told.
-pub(crate) enum Report {
-    /// A record that has ended.
-    Outcome(Box<Record>),
-    /// A claim that had no answer.
-    Unanswered(RunId),
-    /// How long things took, for as many as come: it is tried once.
-    Operations(Operations),
+/// A report about a job.
+pub(crate) enum JobReport {
+    /// A record with an outcome.
+    Outcome(Box<ClaimRecord>),
+    /// A claim that got no answer.
+    UnansweredClaim(RunId),
+    /// Durations of stages. They are sent once, without retries.
+    Telemetry(JobTelemetry),
 }
 
-/// How long things took in a job.
-pub(crate) struct Operations {
+/// The durations of a job's stages.
+pub(crate) struct JobTelemetry {
     pub(crate) run: RunId,
     pub(crate) token: String,
     pub(crate) operations: Vec<Operation<'static>>,
 }
 
-/// The owner of the thread, which ends when nobody has anything to report any more.
+/// The owner of the thread, which ends after the last sender is dropped and all outcomes are sent.
 pub(crate) struct Reporter {
     stop: guest_common::Stop,
     done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What is owed to the platform.
-struct Pending {
-    debt: Debt,
+/// A report that is retried until it succeeds.
+struct PendingReport {
+    subject: Subject,
     since_ms: u64,
     due: Instant,
-    wait: Duration,
+    delay: Duration,
 }
 
-enum Debt {
-    Outcome(Box<Record>),
+enum Subject {
+    Outcome(Box<ClaimRecord>),
     Claim(RunId),
 }
 
-struct Desk {
+struct ReportWorker {
     platform: Platform,
     source: Arc<dyn Source>,
     journal: Journal,
-    pending: Vec<Pending>,
+    pending: Vec<PendingReport>,
 }
 
 impl Reporter {
-    /// Starts it; reports go to the sender. Requests are made as `platform` makes them.
+    /// Starts the thread. Returns the sender for its reports. Its requests use the connections of `platform`.
     pub(crate) fn start(
         platform: Platform,
         stop: guest_common::Stop,
         source: Arc<dyn Source>,
         journal: Journal,
-    ) -> Result<(Self, Sender<Report>)> {
-        let (reports, inbox) = unbounded();
+    ) -> Result<(Self, Sender<JobReport>)> {
+        let (reports, reports_rx) = unbounded();
         let (done_tx, done) = bounded(0);
-        let mut desk = Desk { platform, source, journal, pending: Vec::new() };
+        let mut worker = ReportWorker { platform, source, journal, pending: Vec::new() };
         let stopped = stop.clone();
-        let work = move || {
+        let thread = base::thread::spawn(THREAD, move || {
             let _done: Sender<()> = done_tx;
-            desk.work(&inbox, &stopped);
-        };
-        let thread = thread::Builder::new().name(THREAD.to_owned()).spawn(work);
+            worker.run(&reports_rx, &stopped);
+        });
         let thread = thread.map_err(|source| Error::Thread { name: THREAD, source })?;
         Ok((Self { stop, done, thread: Some(thread) }, reports))
     }
 
-    /// Disconnects when all is told, which needs all senders to be dropped.
+    /// Disconnects once all senders are dropped and all outcomes are sent.
     pub(crate) fn done(&self) -> &Receiver<()> {
         &self.done
     }
 
-    /// Ends it; what is not told then is told after the next start.
+    /// Stops the thread. Outcomes that are not sent are sent after the next start.
     pub(crate) fn stop(mut self) {
         self.end();
     }
@@ -111,9 +110,7 @@ impl Reporter {
     fn end(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         self.stop.signal();
-        if thread.join().is_err() {
-            log::error!("a thread panicked: this is a bug; thread={THREAD}");
-        }
+        base::thread::join(thread);
     }
 }
 
@@ -123,7 +120,7 @@ impl Drop for Reporter {
     }
 }
 
-/// The answer to an outcome; one that does not say anything is a success, too.
+/// The answer to an outcome. An answer without `success` is a success.
 #[derive(Deserialize)]
 #[serde(try_from = "Value")]
 struct Accepted;
@@ -134,103 +131,109 @@ impl TryFrom<Value> for Accepted {
     fn try_from(answer: Value) -> std::result::Result<Self, Self::Error> {
         match answer.as_object().map(|answer| answer.get("success")) {
             Some(None | Some(Value::Bool(true))) => Ok(Self),
-            _ => Err("it does not say that the outcome was taken"),
+            _ => Err("it does not confirm the outcome"),
         }
     }
 }
 
-impl Desk {
-    fn work(&mut self, inbox: &Receiver<Report>, stop: &guest_common::Stop) {
+impl ReportWorker {
+    fn run(&mut self, reports: &Receiver<JobReport>, stop: &guest_common::Stop) {
         loop {
             let next = self.pending.iter().map(|pending| pending.due).min();
             let report = match next {
-                Some(due) => inbox.recv_deadline(due),
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => reports.recv_deadline(due),
+                None => reports.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match report {
-                Ok(Report::Outcome(record)) => self.owe(Debt::Outcome(record)),
-                Ok(Report::Unanswered(run)) => self.owe(Debt::Claim(run)),
-                Ok(Report::Operations(operations)) => self.tell_operations(&operations),
+                Ok(JobReport::Outcome(record)) => self.enqueue(Subject::Outcome(record)),
+                Ok(JobReport::UnansweredClaim(run)) => self.enqueue(Subject::Claim(run)),
+                Ok(JobReport::Telemetry(telemetry)) => self.send_telemetry(&telemetry),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.tell_the_rest(stop),
+                Err(RecvTimeoutError::Disconnected) => return self.drain(stop),
             }
-            self.tell_what_is_due();
+            self.send_due();
             if stop.is_given() {
                 return;
             }
         }
     }
 
-    /// Nothing more comes: what there is, is told, or kept for the next start, as are claims without an
-    /// answer.
-    fn tell_the_rest(&mut self, stop: &guest_common::Stop) {
-        self.pending.retain(|pending| matches!(pending.debt, Debt::Outcome(_)));
+    /// Sends the rest after the last sender is dropped. Claims without an answer, and outcomes that are unsent when
+    /// `stop` is given, are left to the next start.
+    fn drain(&mut self, stop: &guest_common::Stop) {
+        self.pending.retain(|pending| matches!(pending.subject, Subject::Outcome(_)));
         while let Some(due) = self.pending.iter().map(|pending| pending.due).min() {
             if stop.wait_until(due) {
                 let count = self.pending.len();
-                log::warn!(
-                    "what the platform did not take is told after the next start; count={count}"
-                );
+                log::warn!("unsent outcomes are sent after the next start; count={count}");
                 return;
             }
-            self.tell_what_is_due();
+            self.send_due();
         }
     }
 
-    fn tell_what_is_due(&mut self) {
+    fn send_due(&mut self) {
         for mut pending in std::mem::take(&mut self.pending) {
             if pending.due > Instant::now() {
                 self.pending.push(pending);
                 continue;
             }
-            let record = match &pending.debt {
-                Debt::Outcome(record) => record,
-                Debt::Claim(run) => {
-                    if self.source.offer_again(*run) {
-                        pending.due = Instant::now() + pending.wait;
-                        pending.wait = (pending.wait * 2).min(LONGEST_WAIT);
+            let record = match &pending.subject {
+                Subject::Outcome(record) => record,
+                Subject::Claim(run) => {
+                    if self.source.reoffer(*run) {
+                        pending.due = Instant::now() + pending.delay;
+                        pending.delay = (pending.delay * 2).min(MAX_DELAY);
                         self.pending.push(pending);
                     }
                     continue;
                 }
             };
-            let (run, Err(error)) = (record.run, self.tell(record)) else { continue };
+            let (run, Err(error)) = (record.run, self.send_outcome(record)) else { continue };
             let age = Duration::from_millis(epoch_ms().saturating_sub(pending.since_ms));
-            if age >= PATIENCE {
+            if age >= GIVE_UP_AFTER {
                 log::error!(
-                    "the platform is not told of a job; run={run} error={:?}",
+                    "an outcome cannot be delivered and is dropped; run={run} error={:?}",
                     error.chain()
                 );
                 self.journal.remove(run);
                 continue;
             }
-            log::warn!("the platform is told again later; run={run} error={:?}", error.chain());
-            pending.due = Instant::now() + pause_after(error.of_api(), pending.wait);
-            pending.wait = (pending.wait * 2).min(LONGEST_WAIT);
+            log::warn!(
+                "cannot send an outcome, retrying later; run={run} error={:?}",
+                error.chain()
+            );
+            pending.due = Instant::now() + pause_after(error.of_api(), pending.delay);
+            pending.delay = (pending.delay * 2).min(MAX_DELAY);
             self.pending.push(pending);
         }
     }
 
-    fn owe(&mut self, debt: Debt) {
-        let is_same = |one: &Pending| match (&one.debt, &debt) {
-            (Debt::Claim(known), Debt::Claim(run)) => known == run,
+    fn enqueue(&mut self, subject: Subject) {
+        let is_same = |one: &PendingReport| match (&one.subject, &subject) {
+            (Subject::Claim(known), Subject::Claim(run)) => known == run,
             _ => false,
         };
         if self.pending.iter().any(is_same) {
             return;
         }
-        let since_ms = match &debt {
-            Debt::Outcome(record) => record.ended_ms(),
-            Debt::Claim(_) => None,
+        let since_ms = match &subject {
+            Subject::Outcome(record) => record.ended_ms(),
+            Subject::Claim(_) => None,
         };
         let since_ms = since_ms.unwrap_or_else(epoch_ms);
-        self.pending.push(Pending { debt, since_ms, due: Instant::now(), wait: FIRST_WAIT });
+        self.pending.push(PendingReport {
+            subject,
+            since_ms,
+            due: Instant::now(),
+            delay: FIRST_DELAY,
+        });
     }
 
-    /// Tells of an outcome; an error if it is to be told again.
-    fn tell(&self, record: &Record) -> Result<()> {
+    /// Sends an outcome. An error means that it must be sent again.
+    fn send_outcome(&self, record: &ClaimRecord) -> Result<()> {
         let run = record.run;
-        let State::Ended { token, completion, .. } = &record.state else { return Ok(()) };
+        let ClaimState::Ended { token, completion, .. } = &record.state else { return Ok(()) };
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
@@ -240,11 +243,11 @@ impl Desk {
         }
         let body = Body { run_id: run, completion };
         match self.post::<Option<Accepted>>(run, token, "complete", &body) {
-            Ok(_) => log::debug!("the platform knows the outcome; run={run}"),
-            // Only the platform's own word is final: whatever else goes wrong may be ours, and be mended.
+            Ok(_) => log::debug!("outcome accepted; run={run}"),
+            // Only a refusal by the platform is final. Other errors may be temporary.
             Err(Error::Api { source }) if source.is_refusal() => {
                 let error = guest_common::chain(&source);
-                log::warn!("the outcome is refused; run={run} error={error:?}");
+                log::warn!("the platform refuses an outcome; run={run} error={error:?}");
             }
             Err(error) => return Err(error),
         }
@@ -252,11 +255,11 @@ impl Desk {
         Ok(())
     }
 
-    fn tell_operations(&self, report: &Operations) {
-        let body = json!({"runId": report.run, "sandboxOperations": report.operations});
-        let told = self.post::<IgnoredAny>(report.run, &report.token, "telemetry", &body);
-        if let Err(error) = told {
-            log::debug!("telemetry is lost; run={} error={:?}", report.run, error.chain());
+    fn send_telemetry(&self, telemetry: &JobTelemetry) {
+        let body = json!({"runId": telemetry.run, "sandboxOperations": telemetry.operations});
+        let sent = self.post::<IgnoredAny>(telemetry.run, &telemetry.token, "telemetry", &body);
+        if let Err(error) = sent {
+            log::debug!("cannot send telemetry; run={} error={:?}", telemetry.run, error.chain());
         }
     }
 

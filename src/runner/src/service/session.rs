@@ -1,67 +1,68 @@
-//! The history of a session that a job goes on with: fetched or inline, checked, put where the agent's
-//! CLI looks for it. Nothing of it is kept on this host.
+//! Restores the history of the session that a job resumes: downloads or takes it from the context, verifies it, and
+//! writes it to the path where the agent's CLI reads it. The host keeps no copy.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use base::hex;
 use flate2::read::MultiGzDecoder;
 use guest_common::{Client, Limits, Retry, Stop};
 use sandbox::Sandbox;
 use sha2::{Digest as _, Sha256};
 
-use super::context::{Context, Encoding, HistoryRef, ResumeSession};
-use super::delivery::Delivery;
+use super::context::{Encoding, ExecutionContext, HistoryRef, ResumeSession};
 use super::inbox::HOME;
-use super::source::Access;
+use super::source::PlatformAccess;
+use super::upload::Upload;
 use crate::error::{Error, Result};
 
-/// The most bytes of a history on its way, and of one that is unpacked.
-const LONGEST_ENCODED: u64 = 128 << 20;
-const LONGEST: u64 = 1 << 30;
+/// The largest size of a history, compressed and decompressed.
+const MAX_ENCODED: u64 = 128 << 20;
+const MAX_SIZE: u64 = 1 << 30;
 
-/// How long a server may be silent, and how often it may send one elsewhere.
+/// The limits of a download: silence of the server, and redirects.
 const LIMITS: Limits = Limits { whole: None, silence: Duration::from_secs(60), redirects: 5 };
 
 const CHUNK: usize = 128 << 10;
 
-/// Puts the history of the context's session into a VM, if it goes on with one, until `stop`.
+/// Writes the history of the session that the job resumes, if any, into its VM. `stop` cancels the download.
 pub(crate) fn restore(
     sandbox: &dyn Sandbox,
-    context: &Context,
-    access: &Access,
+    context: &ExecutionContext,
+    access: &PlatformAccess,
     stop: &Stop,
 ) -> Result<()> {
     let Some(session) = &context.resume_session else { return Ok(()) };
-    let path = place(context, session)?;
+    let path = history_path(context, session)?;
     match (&session.session_history, &session.history_ref) {
         (Some(text), _) => put(sandbox, &path, text.as_bytes(), text.len() as u64, None),
         (None, Some(history)) => {
-            let url = access.seen_from_here(&history.url);
+            let url = access.host_url(&history.url);
             fetch(sandbox, &path, &url, history, &Client::new(LIMITS, stop))
         }
         (None, None) => Err(Error::History { problem: "is not in the context" }),
     }
 }
 
-/// Where the CLI looks for it, below the home.
-fn place(context: &Context, session: &ResumeSession) -> Result<PathBuf> {
+/// The path where the CLI reads the history, relative to the home.
+fn history_path(context: &ExecutionContext, session: &ResumeSession) -> Result<PathBuf> {
     let id = &session.session_id;
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(good) {
-        return Err(Error::History { problem: "has a session id that is no file name" });
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if id.is_empty() || id.len() > 128 || !id.bytes().all(is_valid) {
+        return Err(Error::History { problem: "has a session ID that is not a file name" });
     }
     if context.cli_agent_type == "codex" {
         return Ok(PathBuf::from(format!(".codex/sessions/rollout-{id}.jsonl")));
     }
     let project = context.working_dir().trim_end_matches('/').replace('/', "-");
     if project.len() > 255 || project.contains('\0') {
-        return Err(Error::History { problem: "belongs to a working directory that is no path" });
+        return Err(Error::History { problem: "belongs to an invalid working directory" });
     }
     Ok(PathBuf::from(format!(".claude/projects/{project}/{id}.jsonl")))
 }
 
-/// In as many attempts as usual: what came of one that failed is not seen by anybody.
+/// Downloads a history with the usual retries. A failed attempt leaves no file.
 fn fetch(
     sandbox: &dyn Sandbox,
     path: &Path,
@@ -69,7 +70,7 @@ fn fetch(
     history: &HistoryRef,
     client: &Client,
 ) -> Result<()> {
-    if history.encoded_size > LONGEST_ENCODED || history.raw_size > LONGEST {
+    if history.encoded_size > MAX_ENCODED || history.raw_size > MAX_SIZE {
         return Err(Error::History { problem: "is too large" });
     }
     let mut failed = None;
@@ -85,7 +86,7 @@ fn fetch(
             .and_then(|data| put(sandbox, path, data, history.raw_size, Some(&history.hash)));
         match done {
             Ok(()) => Ok(()),
-            // A body that was cut short may come whole next time.
+            // A retry may get the whole body.
             Err(Error::ReadHistory { source }) => {
                 Err(guest_common::Error::Transport { call: "GET of a history".to_owned(), source })
             }
@@ -106,8 +107,8 @@ fn put(
     size: u64,
     hash: Option<&str>,
 ) -> Result<()> {
-    let mut delivery = Delivery::begin(sandbox, HOME)?;
-    delivery.file(path, size)?;
+    let mut upload = Upload::begin(sandbox, HOME)?;
+    upload.file(path, size)?;
     let (mut digest, mut left) = (Sha256::new(), size);
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -120,22 +121,21 @@ fn put(
         let chunk = buffer.get(..count).unwrap_or_default();
         left = left
             .checked_sub(count as u64)
-            .ok_or(Error::History { problem: "is longer than it should be" })?;
+            .ok_or(Error::History { problem: "is longer than announced" })?;
         digest.update(chunk);
-        delivery.data(chunk)?;
+        upload.data(chunk)?;
     }
     if left > 0 {
-        return Err(Error::History { problem: "is shorter than it should be" });
+        return Err(Error::History { problem: "is shorter than announced" });
     }
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    if hash.is_some_and(|hash| !hash.eq_ignore_ascii_case(&hex(&digest.finalize()))) {
-        return Err(Error::History { problem: "is not the one that it should be" });
+    if hash.is_some_and(|hash| !hash.eq_ignore_ascii_case(&hex::encode(&digest.finalize()))) {
+        return Err(Error::History { problem: "has another hash than announced" });
     }
-    delivery.finish()
+    upload.finish()
 }
 
-/// How long one step of a transfer into a VM may take.
-pub(super) fn step() -> Instant {
+/// The deadline of one step of a transfer into a VM, starting now.
+pub(super) fn step_deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
@@ -147,24 +147,24 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::service::context::tests::least;
+    use crate::service::context::tests::minimal_context;
 
     const TEXT: &str = "{\"type\":\"user\"}\n";
     const PLACE: &str = "/home/user/.claude/projects/-home-user-workspace/s-1.jsonl";
 
-    fn context(session: Value) -> Context {
-        let mut value = least();
+    fn context(session: Value) -> ExecutionContext {
+        let mut value = minimal_context();
         value["resumeSession"] = session;
         serde_json::from_value(value).unwrap()
     }
 
-    /// What is in the session's file afterwards.
+    /// Restores a session and returns the content of its file.
     fn restored(session: Value, url: &str) -> Result<String> {
         let factory = Script::default().factory();
         let sandbox = factory
             .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
-        let access = Access {
+        let access = PlatformAccess {
             guest_url: "http://guest".into(),
             url: url.into(),
             service: None,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn reference(encoding: &str, encoded: &[u8], raw_size: usize) -> Value {
-        let hash: String = Sha256::digest(TEXT).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&Sha256::digest(TEXT));
         json!({"sessionId": "s-1", "historyRef": {
             "kind": "blob", "hash": hash, "url": "http://guest/blob", "encoding": encoding,
             "rawSize": raw_size, "encodedSize": encoded.len(),
@@ -191,31 +191,31 @@ mod tests {
     }
 
     #[test]
-    fn an_inline_history_is_put_where_the_cli_looks() {
+    fn an_inline_history_is_written_to_the_path_that_the_cli_reads() {
         let session = json!({"sessionId": "s-1", "sessionHistory": TEXT});
         assert_eq!(restored(session, "http://unused").unwrap(), TEXT);
     }
 
     #[test]
-    fn a_history_is_fetched_from_here_and_unpacked() {
+    fn a_history_is_downloaded_by_the_host_and_decompressed() {
         assert_eq!(fetched("identity", TEXT.as_bytes(), TEXT.len()).unwrap(), TEXT);
         let packed = zstd::encode_all(TEXT.as_bytes(), 1).unwrap();
         assert_eq!(fetched("zstd", &packed, TEXT.len()).unwrap(), TEXT);
     }
 
     #[test]
-    fn a_history_that_is_another_or_longer_is_refused() {
+    fn a_history_with_another_hash_or_length_is_refused() {
         let other = TEXT.replace("user", "evil");
         let error = fetched("identity", other.as_bytes(), TEXT.len()).unwrap_err();
-        assert!(error.to_string().contains("not the one"), "{error}");
+        assert!(error.to_string().contains("another hash"), "{error}");
         let error = fetched("identity", TEXT.as_bytes(), TEXT.len() - 1).unwrap_err();
         assert!(error.to_string().contains("longer"), "{error}");
     }
 
     #[test]
-    fn a_job_that_ends_waits_for_no_history() {
+    fn stopping_a_job_ends_its_download_of_a_history() {
         let server = Server::start(|_| Reply::mute());
-        let access = Access {
+        let access = PlatformAccess {
             guest_url: "http://guest".into(),
             url: server.url(),
             service: None,
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_would_lead_elsewhere_is_refused() {
+    fn a_session_id_that_leads_out_of_the_folder_is_refused() {
         let session = json!({"sessionId": "../../x", "sessionHistory": TEXT});
         restored(session, "http://unused").unwrap_err();
     }

@@ -1,5 +1,5 @@
-//! Where jobs come from. Sources differ in how they learn of jobs; what is done with a job is the
-//! same for all, and so is how its end is told: over HTTP, with the job's own token.
+//! Sources of jobs. Sources differ only in how they discover and claim jobs. All jobs run in the same way, and
+//! their completions are sent over HTTP with the job's own token.
 
 #[cfg(feature = "platform")]
 pub(crate) mod local;
@@ -13,127 +13,125 @@ use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::admission::Amount;
-use super::context::{Context, RunId};
+use super::admission::Resources;
+use super::context::{ExecutionContext, RunId};
 use super::endpoint::Endpoint;
-use super::journal::{Journal, Record};
+use super::journal::{ClaimRecord, Journal};
 use super::pool::HeldSession;
 use crate::error::{Error, Result};
 
 /// A source of jobs.
 ///
-/// INVARIANT: a ring is only a hint. What is true comes from [`Source::look`], so rings may melt into
-/// one, and a push that was lost delays a job but loses none.
+/// INVARIANT: a notification is only a hint. [`Source::next_update`] has the facts, so notifications may coalesce, and
+/// a lost push delays a job but loses none.
 pub(crate) trait Source: Send + Sync {
-    /// Which kind, as the journal's records name it.
-    fn kind(&self) -> Kind;
+    /// The kind that the journal's records name.
+    fn kind(&self) -> SourceKind;
 
-    /// Rings when there may be something to look at; disconnects when there never will be again.
-    fn rings(&self) -> &Receiver<()>;
+    /// Receives a message when there may be an update, and disconnects when the source has ended.
+    fn notifications(&self) -> &Receiver<()>;
 
-    /// Says what there is room for, and hears what is to be done. It does not wait.
-    fn look(&self, demand: &Demand) -> Result<News>;
+    /// Publishes the demand, and returns an offer and cancellations. Does not block.
+    fn next_update(&self, demand: &Demand) -> Result<SourceUpdate>;
 
-    /// Claims a job, which may take a while; none if somebody else has it. After an error nobody
-    /// knows whose it is, until it is offered again ([`Source::offer_again`]) and claimed as the same.
+    /// Claims a job; `None` if another runner has it. Blocks. After an error the owner is unknown, until the job is
+    /// offered again ([`Source::reoffer`]) and claimed with the same request ID.
     fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>>;
 
-    /// Says how this runner is. It does not wait.
-    fn tell(&self, presence: Presence);
+    /// Publishes the runner's status. Does not block.
+    fn report_status(&self, status: RunnerStatus);
 
-    /// How the platform is reached.
-    fn access(&self) -> &Access;
+    /// The platform's addresses.
+    fn access(&self) -> &PlatformAccess;
 
-    /// Offers a job once more whose claim had no answer; false if its claim has one now.
-    fn offer_again(&self, run: RunId) -> bool;
+    /// Offers a job again whose claim got no answer. Returns false if the claim has an answer now.
+    fn reoffer(&self, run: RunId) -> bool;
 
-    /// Sees to the jobs that an earlier process claimed. Records that are done with are removed.
-    fn recover(&self, journal: &Journal) -> Result<Left>;
+    /// Recovers the jobs that an earlier process claimed, and removes obsolete records.
+    fn recover(&self, journal: &Journal) -> Result<RecoveredJobs>;
 
-    /// Gives up claims under way; the next start sees to what became of them.
-    fn give_up_claims(&self) {}
+    /// Aborts pending claims. The next start recovers them.
+    fn abort_claims(&self) {}
 
-    /// Ends its threads; nothing is asked of it afterwards.
+    /// Ends the source's threads. The source must not be used afterwards.
     fn stop(&self);
 }
 
 /// The kinds of sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub(crate) enum SourceKind {
     Local,
     Api,
 }
 
-/// What there is room for.
+/// The jobs that the runner has capacity for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
-    /// None means that no job is wanted.
+    /// The admittable profiles. If empty, no job is requested.
     pub(crate) profiles: Vec<String>,
-    /// Jobs that are not wanted now.
+    /// Jobs that must not be offered now.
     pub(crate) excluded: Vec<RunId>,
 }
 
-/// What is to be done.
+/// An offer and cancellations.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct SourceUpdate {
     pub(crate) offer: Option<Offer>,
-    /// Jobs of ours that are to be cancelled; they may be named again.
-    pub(crate) cancelled: Vec<Cancelled>,
+    /// Jobs of this runner to cancel. One may be repeated.
+    pub(crate) cancelled: Vec<CancelRequest>,
 }
 
-/// A job that is to be cancelled, if it was claimed before that was asked for: another claim of the
-/// same job is not meant.
+/// A request to cancel a job. It does not apply to a claim after `requested_at`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cancelled {
+pub(crate) struct CancelRequest {
     pub(crate) run: RunId,
-    /// When the platform was asked.
-    pub(crate) asked: Instant,
+    /// When the platform was asked for cancellations, or pushed one.
+    pub(crate) requested_at: Instant,
 }
 
-/// What an earlier process left of its jobs.
+/// The jobs of an earlier process.
 #[derive(Default)]
-pub(crate) struct Left {
-    /// Records that have ended, to be reported.
-    pub(crate) ended: Vec<Record>,
-    /// Claims without an answer: their jobs are offered again.
+pub(crate) struct RecoveredJobs {
+    /// Records with outcomes to report.
+    pub(crate) ended: Vec<ClaimRecord>,
+    /// Jobs whose claims got no answer, to be offered again.
     pub(crate) unanswered: Vec<RunId>,
 }
 
-/// A job that may be claimed.
+/// A job that can be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub(crate) run: RunId,
     pub(crate) profile: Option<String>,
-    /// By which its session's VM is found again, if the source says so already.
+    /// The `reuseKey` of its session, if the source knows it before the claim.
     pub(crate) reuse_key: Option<String>,
-    pub(crate) found: Found,
-    /// When.
-    pub(crate) at: Instant,
+    pub(crate) discovery: Discovery,
+    pub(crate) discovered_at: Instant,
 }
 
-/// How a job was found.
+/// How a job was discovered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum Discovery {
     Polled,
     Pushed,
 }
 
-/// A job that was claimed.
+/// A claimed job.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// How often it was handed out, if the source says so.
+    /// The number of the attempt, if the source counts attempts.
     pub(crate) attempt: Option<u32>,
-    /// How long it may run, if the source says so.
+    /// The job's time limit, if the source sets one.
     pub(crate) timeout: Option<Duration>,
-    /// The job's own.
+    /// The job's token.
     pub(crate) token: String,
-    /// What the job is. If that makes no sense, the claim still has to come to its end.
-    pub(crate) context: Result<Context>,
+    /// The job's description. The claim needs a completion even if this is an error.
+    pub(crate) context: Result<ExecutionContext>,
 }
 
 impl Claim {
-    /// What a platform says of a job that was claimed.
+    /// Parses the platform's description of a claimed job.
     pub(crate) fn of(context: Value, attempt: Option<u32>, timeout: Option<Duration>) -> Self {
         let token = token_of(&context).unwrap_or_default().to_owned();
         let context = serde_json::from_value(context);
@@ -142,36 +140,36 @@ impl Claim {
     }
 }
 
-/// The token in what a platform says of a job that was claimed.
+/// The token in a platform's description of a claimed job.
 fn token_of(context: &Value) -> Option<&str> {
     context["sandboxToken"].as_str().filter(|token| !token.is_empty())
 }
 
-/// How this runner is.
+/// The runner's status, as heartbeats report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Presence {
+pub(crate) struct RunnerStatus {
     pub(crate) mode: Mode,
-    pub(crate) taken: Amount,
+    pub(crate) allocated: Resources,
     pub(crate) running: usize,
     pub(crate) profiles: Vec<String>,
-    /// Sessions that have a VM here.
-    pub(crate) held: Vec<HeldSession>,
+    /// The sessions with a parked VM.
+    pub(crate) sessions: Vec<HeldSession>,
 }
 
-impl Presence {
-    /// A runner that has ended its last job, and ends.
+impl RunnerStatus {
+    /// The status of a runner whose last job has ended.
     pub(crate) fn stopping() -> Self {
         Self {
             mode: Mode::Stopping,
-            taken: Amount::default(),
+            allocated: Resources::default(),
             running: 0,
             profiles: Vec::new(),
-            held: Vec::new(),
+            sessions: Vec::new(),
         }
     }
 }
 
-/// What a runner does.
+/// The runner's mode, as heartbeats report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
@@ -180,24 +178,24 @@ pub(crate) enum Mode {
     Stopping,
 }
 
-/// How the platform is reached.
+/// The addresses of the platform.
 #[derive(Debug, Clone)]
-pub(crate) struct Access {
-    /// By guests; URLs in contexts may begin with it.
+pub(crate) struct PlatformAccess {
+    /// The URL for guests, which URLs in contexts may begin with.
     pub(crate) guest_url: String,
-    /// By this process.
+    /// The URL for this process.
     pub(crate) url: String,
-    /// The port of the gateway behind which it is, if guests reach it by one.
+    /// The port of the guests' gateway that leads to the platform, if it is embedded.
     pub(crate) service: Option<sandbox::Service>,
-    /// What opens a deployment that is protected.
+    /// The bypass secret of a protected deployment.
     pub(crate) bypass: Option<String>,
-    /// What guests reach besides it, whatever their policy.
+    /// Further endpoints that guests may reach regardless of their policy.
     pub(crate) reachable: Vec<Endpoint>,
 }
 
-impl Access {
-    /// A URL of a context as this process uses it.
-    pub(crate) fn seen_from_here<'a>(&self, url: &'a str) -> Cow<'a, str> {
+impl PlatformAccess {
+    /// Translates a URL of a context for this process.
+    pub(crate) fn host_url<'a>(&self, url: &'a str) -> Cow<'a, str> {
         match url.strip_prefix(self.guest_url.as_str()) {
             Some(rest) if rest.starts_with('/') => format!("{}{rest}", self.url).into(),
             _ => url.into(),
@@ -210,17 +208,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_platforms_own_urls_are_reached_from_here_otherwise() {
-        let access = Access {
+    fn only_the_platforms_own_urls_are_translated_for_the_host() {
+        let access = PlatformAccess {
             guest_url: "http://192.168.241.1:8700".into(),
             url: "http://127.0.0.1:4000".into(),
             service: None,
             bypass: None,
             reachable: Vec::new(),
         };
-        let there = |url| access.seen_from_here(url).into_owned();
-        assert_eq!(there("http://192.168.241.1:8700/blobs/1"), "http://127.0.0.1:4000/blobs/1");
-        assert_eq!(there("http://192.168.241.1:87001/x"), "http://192.168.241.1:87001/x");
-        assert_eq!(there("https://storage.example/x"), "https://storage.example/x");
+        let translated = |url| access.host_url(url).into_owned();
+        assert_eq!(
+            translated("http://192.168.241.1:8700/blobs/1"),
+            "http://127.0.0.1:4000/blobs/1"
+        );
+        assert_eq!(translated("http://192.168.241.1:87001/x"), "http://192.168.241.1:87001/x");
+        assert_eq!(translated("https://storage.example/x"), "https://storage.example/x");
     }
 }

@@ -1,4 +1,4 @@
-//! How long the stages of a job took: for a line in the log, and for the platform.
+//! The durations of a job's stages, for the log and for the platform's telemetry.
 
 use std::time::{Duration, Instant};
 
@@ -17,41 +17,41 @@ struct Stage {
     name: &'static str,
     ended: String,
     took: Duration,
-    is_good: bool,
+    is_success: bool,
 }
 
 impl Stages {
-    /// Does something that is a stage.
+    /// Runs a stage and records its duration.
     pub(crate) fn measure<T>(
         &mut self,
         name: &'static str,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         log::debug!("stage begins; stage={name}");
-        let begun = Instant::now();
-        let done = work();
-        self.add(name, begun.elapsed(), done.is_ok());
-        done
+        let started = Instant::now();
+        let result = work();
+        self.add(name, started.elapsed(), result.is_ok());
+        result
     }
 
-    pub(crate) fn add(&mut self, name: &'static str, took: Duration, is_good: bool) {
-        self.all.push(Stage { name, ended: iso_now(), took, is_good });
+    pub(crate) fn add(&mut self, name: &'static str, took: Duration, is_success: bool) {
+        self.all.push(Stage { name, ended: iso_now(), took, is_success });
     }
 
-    /// As the platform is told of them.
+    /// The stages in the platform's format.
     pub(crate) fn operations(&self) -> Vec<Operation<'static>> {
         let operation = |stage: &Stage| Operation {
             ts: stage.ended.clone(),
             action_type: stage.name,
             duration_ms: u64::try_from(stage.took.as_millis()).unwrap_or(u64::MAX),
-            success: stage.is_good,
+            success: stage.is_success,
             error: None,
         };
         self.all.iter().map(operation).collect()
     }
 
-    /// `claim_ms=1 vm_create_ms=2000 …`
-    pub(crate) fn line(&self) -> String {
+    /// The stages as log fields: `claim_ms=1 vm_create_ms=2000 …`.
+    pub(crate) fn log_fields(&self) -> String {
         let words = self
             .all
             .iter()

@@ -1,4 +1,4 @@
-//! The service with the embedded platform and scripted sandboxes: no root, no VM.
+//! The service with the embedded platform and scripted sandboxes, without root and without VMs.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -20,64 +20,63 @@ pub(super) mod push;
 mod reuse;
 mod scripted;
 
-use super::admission::Amount;
+use super::admission::Resources;
 use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
 use super::source::local::Local;
-use super::source::{Found, Kind, Offer};
-use super::{Hands, NetworkLog, Service, Source};
+use super::source::{Discovery, Offer, SourceKind};
+use super::{Dependencies, NetworkLog, Service, Source};
 use crate::egress::ProxyPool;
 use crate::error::Result;
 
 const AGENT: &str = "guest-agent";
 
-/// A service in a state folder, which outlives it.
-struct Bench {
+/// A state folder and a configuration, which outlive the services that use them.
+struct Fixture {
     state: tempfile::TempDir,
     config: Config,
 }
 
-struct Serving {
+struct RunningService {
     signals: Sender<Signal>,
     thread: JoinHandle<Result<()>>,
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
-        let mut config = Config::standard().unwrap();
-        config.budget = Amount { vcpus: 8, memory_mib: 8192 };
+        let mut config = Config::default_for_host().unwrap();
+        config.budget = Resources { vcpus: 8, memory_mib: 8192 };
         config.max_concurrent = 8;
         config.cancel_grace = Duration::from_secs(60);
         config.local = LocalConfig { listen: Vec::new(), guest_port: 8700 };
         Self { state: tempfile::tempdir().unwrap(), config }
     }
 
-    fn start(&self, factory: &Arc<Factory>) -> Serving {
+    fn start(&self, factory: &Arc<Factory>) -> RunningService {
         let source = Local::start(self.state.path(), &self.config.local).unwrap();
         self.start_with(Arc::new(source), factory)
     }
 
-    fn start_with(&self, source: Arc<dyn Source>, factory: &Arc<Factory>) -> Serving {
+    fn start_with(&self, source: Arc<dyn Source>, factory: &Arc<Factory>) -> RunningService {
         let access = source.access().clone();
         let network_log = NetworkLog::start(self.state.path(), access).unwrap();
-        let hands = Hands {
+        let dependencies = Dependencies {
             source,
             factory: Arc::clone(factory) as Arc<dyn SandboxFactory>,
-            plug: {
+            kill_vm: {
                 let factory = Arc::clone(factory);
                 Arc::new(move |vm| factory.unplug(vm))
             },
             images: Arc::new(|_| Ok(image())),
             journal: Journal::open(self.state.path()).unwrap(),
-            gate: ProxyPool::at(self.state.path(), self.state.path()).unwrap(),
+            proxies: ProxyPool::at(self.state.path(), self.state.path()).unwrap(),
             network_log,
         };
-        // Taken when it is sent: what a test does after a signal, it does after it is obeyed.
-        let (signals, obeyed) = bounded(0);
-        let service = Service::new(&self.config, hands, obeyed).unwrap();
-        let serve = move || service.serve();
-        let thread = std::thread::Builder::new().name("main".into()).spawn(serve).unwrap();
-        Serving { signals, thread }
+        // Without capacity, a send returns only once the service receives the signal.
+        let (signals, signals_rx) = bounded(0);
+        let service = Service::new(&self.config, dependencies, signals_rx).unwrap();
+        let thread = base::thread::spawn("main", move || service.run()).unwrap();
+        RunningService { signals, thread }
     }
 
     fn client(&self) -> Client {
@@ -97,19 +96,20 @@ impl Bench {
     }
 }
 
-impl Serving {
+impl RunningService {
     fn signal(&self, signal: Signal) {
         self.signals.send(signal).unwrap();
     }
 
-    /// Ends all jobs.
-    fn hard_stop(self) {
+    /// Kills all jobs and waits for the service's end.
+    fn fast_shutdown(self) {
         self.signal(Signal::SIGTERM);
         self.signal(Signal::SIGTERM);
         self.thread.join().unwrap().unwrap();
     }
 
-    fn leave(self) {
+    /// Waits for all jobs and for the service's end.
+    fn shut_down(self) {
         self.signal(Signal::SIGTERM);
         self.thread.join().unwrap().unwrap();
     }
@@ -120,8 +120,8 @@ fn offer(run: super::context::RunId) -> Offer {
         run,
         profile: None,
         reuse_key: None,
-        found: Found::Polled,
-        at: std::time::Instant::now(),
+        discovery: Discovery::Polled,
+        discovered_at: std::time::Instant::now(),
     }
 }
 
@@ -134,7 +134,7 @@ fn prompt(text: &str) -> Submission {
     Submission { prompt: text.into(), ..Submission::default() }
 }
 
-/// What the scripted agent leaves behind.
+/// Writes the scripted agent's `outcome.json`.
 fn leave_outcome(request: &ExecRequest, record: &mut Record, outcome: &serde_json::Value) {
     let run = variable(request, "VM0_RUN_ID").unwrap();
     let path = format!("/home/user/.vm0/guest-agent/runs/{run}/outcome.json");
@@ -147,34 +147,34 @@ fn variable(request: &ExecRequest, name: &str) -> Option<String> {
 }
 
 /// An agent that succeeds.
-fn good() -> Script {
+fn successful() -> Script {
     let act = |request: &ExecRequest, record: &mut Record| {
         leave_outcome(request, record, &json!({"exitCode": 0, "lastEventSequence": 3}));
     };
     Script::default().on(AGENT, &["working\n"], 0).act(AGENT, act)
 }
 
-/// An agent that says when it runs, and runs until it is ended.
-fn held(manner: Manner) -> (Arc<Factory>, Receiver<()>) {
-    let (tell, begun) = unbounded();
+/// An agent that reports its start on the channel and runs until it is killed.
+fn waiting(manner: Manner) -> (Arc<Factory>, Receiver<()>) {
+    let (started_tx, started) = unbounded();
     let act = move |request: &ExecRequest, record: &mut Record| {
         leave_outcome(request, record, &json!({"exitCode": 143, "error": "ended by signal 15"}));
-        tell.send(()).unwrap();
+        started_tx.send(()).unwrap();
     };
-    (Arc::new(Script::default().hold(AGENT, manner).act(AGENT, act).factory()), begun)
+    (Arc::new(Script::default().hold(AGENT, manner).act(AGENT, act).factory()), started)
 }
 
 #[test]
-fn a_job_is_claimed_filled_run_and_completed_and_its_vm_goes() {
-    let bench = Bench::new();
-    let factory = Arc::new(good().factory());
-    let serving = bench.start(&factory);
+fn a_job_is_claimed_run_and_completed_and_its_vm_is_killed() {
+    let fixture = Fixture::new();
+    let factory = Arc::new(successful().factory());
+    let service = fixture.start(&factory);
     let mut submission = prompt("do it");
     submission.environment.insert("COLOR".into(), "blue".into());
     submission.secrets.insert("TOKEN".into(), "swordfish".into());
 
-    let job = bench.end(bench.submit(&submission));
-    serving.leave();
+    let job = fixture.end(fixture.submit(&submission));
+    service.shut_down();
 
     assert_eq!((job.status, job.error), (Status::Completed, None));
     let record = factory.record();
@@ -188,18 +188,18 @@ fn a_job_is_claimed_filled_run_and_completed_and_its_vm_goes() {
     let entry = |path: &str| record.entries.iter().find(|entry| entry.path == Path::new(path));
     assert_eq!(entry(".vm0/inbox").unwrap().mode, 0o700);
     assert_eq!(entry(".vm0/inbox/environment.json").unwrap().mode, 0o600);
-    assert_eq!(bench.records(), 0);
+    assert_eq!(fixture.records(), 0);
 }
 
 #[test]
-fn what_keeps_a_job_from_running_is_that_jobs_failure_alone() {
-    let bench = Bench::new();
+fn a_job_that_cannot_run_fails_without_affecting_the_next() {
+    let fixture = Fixture::new();
     let factory = Arc::new(Script::default().factory());
-    let serving = bench.start(&factory);
+    let service = fixture.start(&factory);
 
-    let job = bench.end(bench.submit(&prompt("do it")));
-    let other = bench.end(bench.submit(&prompt("do it")));
-    serving.leave();
+    let job = fixture.end(fixture.submit(&prompt("do it")));
+    let other = fixture.end(fixture.submit(&prompt("do it")));
+    service.shut_down();
 
     assert_eq!((job.status, other.status), (Status::Failed, Status::Failed));
     let error = job.error.unwrap();
@@ -207,32 +207,32 @@ fn what_keeps_a_job_from_running_is_that_jobs_failure_alone() {
 }
 
 #[test]
-fn the_agents_own_failure_is_told_as_it_told_it() {
+fn the_agents_error_is_reported_without_control_characters() {
     let act = |request: &ExecRequest, record: &mut Record| {
         let error = "lost events\u{1b}[2J";
         leave_outcome(request, record, &json!({"exitCode": 1, "error": error}));
     };
     let factory = Arc::new(Script::default().on(AGENT, &[], 1).act(AGENT, act).factory());
-    let bench = Bench::new();
-    let serving = bench.start(&factory);
-    let job = bench.end(bench.submit(&prompt("do it")));
-    serving.leave();
+    let fixture = Fixture::new();
+    let service = fixture.start(&factory);
+    let job = fixture.end(fixture.submit(&prompt("do it")));
+    service.shut_down();
     assert_eq!((job.exit_code, job.error.as_deref()), (Some(1), Some("lost events [2J")));
 }
 
 #[test]
-fn a_job_that_had_too_little_memory_is_told_so_where_it_failed() {
+fn a_job_that_fails_for_lack_of_memory_gets_the_remedy() {
     let act = |request: &ExecRequest, record: &mut Record| {
         let code = if variable(request, "VM0_PROMPT").unwrap() == "fail" { 1 } else { 0 };
         leave_outcome(request, record, &json!({"exitCode": code, "error": "the CLI was killed"}));
     };
     let script = Script::default().on(AGENT, &[], 0).starve(AGENT, 2).act(AGENT, act);
-    let bench = Bench::new();
-    let serving = bench.start(&Arc::new(script.factory()));
+    let fixture = Fixture::new();
+    let service = fixture.start(&Arc::new(script.factory()));
 
-    let failed = bench.end(bench.submit(&prompt("fail")));
-    let recovered = bench.end(bench.submit(&prompt("go on")));
-    serving.leave();
+    let failed = fixture.end(fixture.submit(&prompt("fail")));
+    let recovered = fixture.end(fixture.submit(&prompt("go on")));
+    service.shut_down();
 
     let error = "the CLI was killed: the VM ran out of memory (1024 MiB) and its kernel killed \
                  2 processes: give it more with `memory_mib`";
@@ -241,65 +241,65 @@ fn a_job_that_had_too_little_memory_is_told_so_where_it_failed() {
 }
 
 #[test]
-fn an_agent_that_cannot_begin_on_a_full_disk_fails_with_the_remedy() {
+fn an_agent_that_fails_on_a_full_disk_gets_the_remedy() {
     let act = |request: &ExecRequest, record: &mut Record| {
         let error = "cannot create settings.json: No space left on device (os error 28)";
         leave_outcome(request, record, &json!({"exitCode": 1, "error": error}));
     };
     let script = Script::default().on(AGENT, &[], 1).act(AGENT, act);
-    let bench = Bench::new();
-    let serving = bench.start(&Arc::new(script.factory()));
-    let job = bench.end(bench.submit(&prompt("do it")));
-    serving.leave();
+    let fixture = Fixture::new();
+    let service = fixture.start(&Arc::new(script.factory()));
+    let job = fixture.end(fixture.submit(&prompt("do it")));
+    service.shut_down();
     let error = job.error.unwrap();
     assert!(error.ends_with("28): the disk is full: give it more with `disk`"), "{error}");
 }
 
 #[test]
-fn the_agent_starts_as_root_and_is_told_whom_to_become_and_how_long_it_may_take() {
+fn the_agent_starts_as_root_with_its_user_and_grace_period() {
     let act = |request: &ExecRequest, record: &mut Record| {
-        let told = ["VM0_RUN_AS", "VM0_CANCEL_GRACE_SECS"].map(|name| variable(request, name));
-        assert_eq!(told, [Some("user".to_owned()), Some("60".to_owned())]);
+        let variables = ["VM0_RUN_AS", "VM0_CANCEL_GRACE_SECS"].map(|name| variable(request, name));
+        assert_eq!(variables, [Some("user".to_owned()), Some("60".to_owned())]);
         assert_eq!(
             (request.user.as_ref(), variable(request, "HOME")),
             (None, Some("/home/user".into()))
         );
         leave_outcome(request, record, &json!({"exitCode": 0}));
     };
-    let bench = Bench::new();
-    let serving =
-        bench.start(&Arc::new(Script::default().on(AGENT, &[], 0).act(AGENT, act).factory()));
-    let job = bench.end(bench.submit(&prompt("do it")));
-    serving.leave();
+    let fixture = Fixture::new();
+    let service =
+        fixture.start(&Arc::new(Script::default().on(AGENT, &[], 0).act(AGENT, act).factory()));
+    let job = fixture.end(fixture.submit(&prompt("do it")));
+    service.shut_down();
     assert_eq!((job.status, job.error), (Status::Completed, None));
 }
 
 #[test]
-fn success_is_not_what_the_guest_says_alone() {
+fn a_successful_outcome_with_a_failed_exit_code_is_a_failure() {
     let act = |request: &ExecRequest, record: &mut Record| {
         leave_outcome(request, record, &json!({"exitCode": 0}));
     };
     let factory = Arc::new(Script::default().on(AGENT, &[], 9).act(AGENT, act).factory());
-    let bench = Bench::new();
-    let serving = bench.start(&factory);
-    let job = bench.end(bench.submit(&prompt("do it")));
-    serving.leave();
+    let fixture = Fixture::new();
+    let service = fixture.start(&factory);
+    let job = fixture.end(fixture.submit(&prompt("do it")));
+    service.shut_down();
     assert_eq!(job.exit_code, Some(9));
 }
 
 #[test]
-fn a_panic_in_a_jobs_thread_is_that_jobs_failure_alone() {
+fn a_panic_in_a_jobs_thread_fails_only_that_job() {
     let act = |request: &ExecRequest, record: &mut Record| {
         assert_ne!(variable(request, "VM0_PROMPT").as_deref(), Some("panic"), "as asked");
         leave_outcome(request, record, &json!({"exitCode": 0}));
     };
     let factory = Arc::new(Script::default().on(AGENT, &[], 0).act(AGENT, act).factory());
-    let bench = Bench::new();
-    let serving = bench.start(&factory);
+    let fixture = Fixture::new();
+    let service = fixture.start(&factory);
 
-    let bad = bench.end(bench.submit(&prompt("panic")));
-    let good = bench.end(bench.submit(&prompt("do it")));
-    serving.leave();
+    let bad = fixture.end(fixture.submit(&prompt("panic")));
+    let good = fixture.end(fixture.submit(&prompt("do it")));
+    service.shut_down();
 
     assert_eq!(bad.exit_code, Some(1));
     assert!(bad.error.unwrap().contains("panicked"));
@@ -309,227 +309,212 @@ fn a_panic_in_a_jobs_thread_is_that_jobs_failure_alone() {
 }
 
 #[test]
-fn a_cancelled_job_is_asked_to_end() {
-    let bench = Bench::new();
-    let (factory, begun) = held(Manner::Polite);
-    let serving = bench.start(&factory);
-    let run = bench.submit(&prompt("wait"));
-    begun.recv().unwrap();
+fn a_cancelled_jobs_agent_gets_sigterm() {
+    let fixture = Fixture::new();
+    let (factory, started) = waiting(Manner::Polite);
+    let service = fixture.start(&factory);
+    let run = fixture.submit(&prompt("wait"));
+    started.recv().unwrap();
 
-    bench.client().cancel(run).unwrap();
+    fixture.client().cancel(run).unwrap();
 
-    let job = bench.end(run);
+    let job = fixture.end(run);
     assert_eq!((job.status, job.exit_code), (Status::Cancelled, Some(137)));
     assert_eq!(factory.record().signals, [Signal::SIGTERM as u8]);
-    serving.leave();
+    service.shut_down();
 }
 
 #[test]
-fn a_cancelled_job_that_does_not_listen_is_killed() {
-    let mut bench = Bench::new();
-    bench.config.cancel_grace = Duration::from_millis(20);
-    let (factory, begun) = held(Manner::Deaf);
-    let serving = bench.start(&factory);
-    let run = bench.submit(&prompt("wait"));
-    begun.recv().unwrap();
+fn a_cancelled_job_that_ignores_sigterm_is_killed() {
+    let mut fixture = Fixture::new();
+    fixture.config.cancel_grace = Duration::from_millis(20);
+    let (factory, started) = waiting(Manner::Deaf);
+    let service = fixture.start(&factory);
+    let run = fixture.submit(&prompt("wait"));
+    started.recv().unwrap();
 
-    bench.client().cancel(run).unwrap();
+    fixture.client().cancel(run).unwrap();
 
-    assert_eq!(bench.end(run).error.as_deref(), Some("the job was cancelled"));
-    serving.leave();
+    assert_eq!(fixture.end(run).error.as_deref(), Some("the job was cancelled"));
+    service.shut_down();
 }
 
 #[test]
-fn a_job_ends_when_its_time_is_up() {
-    let mut bench = Bench::new();
-    for profile in bench.config.profiles.values_mut() {
+fn a_job_that_exceeds_its_time_limit_ends_with_code_124() {
+    let mut fixture = Fixture::new();
+    for profile in fixture.config.profiles.values_mut() {
         profile.timeout = Duration::from_millis(50);
     }
-    let (factory, _begun) = held(Manner::Polite);
-    let serving = bench.start(&factory);
-    let job = bench.end(bench.submit(&prompt("wait")));
+    let (factory, _started) = waiting(Manner::Polite);
+    let service = fixture.start(&factory);
+    let job = fixture.end(fixture.submit(&prompt("wait")));
     assert_eq!((job.exit_code, job.error.as_deref()), (Some(124), Some("the job's time was up")));
-    serving.leave();
+    service.shut_down();
 }
 
 #[test]
-fn who_drains_takes_no_job_until_it_resumes() {
-    let bench = Bench::new();
-    let (factory, begun) = held(Manner::Polite);
-    let serving = bench.start(&factory);
-    let first = bench.submit(&prompt("wait"));
-    begun.recv().unwrap();
-    serving.signal(Signal::SIGUSR1);
-    let second = bench.submit(&prompt("wait"));
-    bench.client().cancel(first).unwrap();
-    bench.end(first);
-    assert_eq!(bench.client().job(&second.to_string()).unwrap().status, Status::Queued);
+fn a_draining_service_takes_no_job_until_it_resumes() {
+    let fixture = Fixture::new();
+    let (factory, started) = waiting(Manner::Polite);
+    let service = fixture.start(&factory);
+    let first = fixture.submit(&prompt("wait"));
+    started.recv().unwrap();
+    service.signal(Signal::SIGUSR1);
+    let second = fixture.submit(&prompt("wait"));
+    fixture.client().cancel(first).unwrap();
+    fixture.end(first);
+    assert_eq!(fixture.client().job(&second.to_string()).unwrap().status, Status::Queued);
 
-    serving.signal(Signal::SIGUSR2);
+    service.signal(Signal::SIGUSR2);
 
-    begun.recv().unwrap();
-    bench.client().cancel(second).unwrap();
-    bench.end(second);
-    serving.leave();
+    started.recv().unwrap();
+    fixture.client().cancel(second).unwrap();
+    fixture.end(second);
+    service.shut_down();
 }
 
 #[test]
-fn who_leaves_finishes_what_it_has() {
-    let bench = Bench::new();
-    let (factory, begun) = held(Manner::Polite);
-    let serving = bench.start(&factory);
-    let run = bench.submit(&prompt("wait"));
-    begun.recv().unwrap();
-    serving.signal(Signal::SIGTERM);
-    bench.client().cancel(run).unwrap();
-    assert_eq!(bench.end(run).status, Status::Cancelled);
-    serving.thread.join().unwrap().unwrap();
+fn a_service_that_shuts_down_finishes_its_jobs() {
+    let fixture = Fixture::new();
+    let (factory, started) = waiting(Manner::Polite);
+    let service = fixture.start(&factory);
+    let run = fixture.submit(&prompt("wait"));
+    started.recv().unwrap();
+    service.signal(Signal::SIGTERM);
+    fixture.client().cancel(run).unwrap();
+    assert_eq!(fixture.end(run).status, Status::Cancelled);
+    service.thread.join().unwrap().unwrap();
 }
 
 #[test]
-fn a_second_signal_ends_all_jobs_and_says_so() {
-    let bench = Bench::new();
-    let (factory, begun) = held(Manner::Deaf);
-    let serving = bench.start(&factory);
-    let run = bench.submit(&prompt("wait"));
-    begun.recv().unwrap();
+fn a_second_signal_kills_all_jobs_and_reports_them() {
+    let fixture = Fixture::new();
+    let (factory, started) = waiting(Manner::Deaf);
+    let service = fixture.start(&factory);
+    let run = fixture.submit(&prompt("wait"));
+    started.recv().unwrap();
 
-    serving.signal(Signal::SIGTERM);
-    serving.signal(Signal::SIGINT);
-    serving.thread.join().unwrap().unwrap();
+    service.signal(Signal::SIGTERM);
+    service.signal(Signal::SIGINT);
+    service.thread.join().unwrap().unwrap();
 
-    let serving = bench.start(&Arc::new(good().factory()));
-    let job = bench.end(run);
+    let service = fixture.start(&Arc::new(successful().factory()));
+    let job = fixture.end(run);
     assert_eq!((job.exit_code, job.error.as_deref()), (Some(137), Some("runner stopped")));
     assert_eq!(job.attempt, 1);
-    serving.leave();
+    service.shut_down();
 }
 
-/// Has seven jobs run, each until it is cancelled; returns how many had a VM at once at most. A new
-/// one is waited for whenever one has ended, so it is also how many there were all the time.
-fn most_at_once(bench: &Bench, expected: usize) -> usize {
-    let most = Arc::new(AtomicUsize::new(0));
-    let (tell, begun) = unbounded();
-    let seen = Arc::clone(&most);
+/// Runs seven jobs, each until it is cancelled. Returns the largest number of VMs at once. Whenever a job ends, it
+/// waits for the next to start, so `expected` VMs run all the time.
+fn max_concurrency(fixture: &Fixture, expected: usize) -> usize {
+    let max = Arc::new(AtomicUsize::new(0));
+    let (started_tx, started) = unbounded();
+    let seen = Arc::clone(&max);
     let act = move |request: &ExecRequest, record: &mut Record| {
         leave_outcome(request, record, &json!({"exitCode": 143}));
         seen.fetch_max(record.started - record.ended, SeqCst);
-        tell.send(variable(request, "VM0_RUN_ID").unwrap().parse::<RunId>().unwrap()).unwrap();
+        started_tx
+            .send(variable(request, "VM0_RUN_ID").unwrap().parse::<RunId>().unwrap())
+            .unwrap();
     };
     let factory = Arc::new(Script::default().hold(AGENT, Manner::Polite).act(AGENT, act).factory());
-    let serving = bench.start(&factory);
+    let service = fixture.start(&factory);
     let jobs = 7;
     for _ in 0..jobs {
-        bench.submit(&prompt("wait"));
+        fixture.submit(&prompt("wait"));
     }
-    let mut running: VecDeque<_> = (0..expected).map(|_| begun.recv().unwrap()).collect();
+    let mut running: VecDeque<_> = (0..expected).map(|_| started.recv().unwrap()).collect();
     for ended in 1..=jobs {
         let run = running.pop_front().unwrap();
-        bench.client().cancel(run).unwrap();
-        assert_eq!(bench.end(run).status, Status::Cancelled);
+        fixture.client().cancel(run).unwrap();
+        assert_eq!(fixture.end(run).status, Status::Cancelled);
         if ended + expected <= jobs {
-            running.push_back(begun.recv().unwrap());
+            running.push_back(started.recv().unwrap());
         }
     }
-    serving.leave();
-    most.load(SeqCst)
+    service.shut_down();
+    max.load(SeqCst)
 }
 
 #[test]
-fn as_many_jobs_run_at_once_as_may_and_never_more() {
-    let mut bench = Bench::new();
-    bench.config.max_concurrent = 3;
-    assert_eq!(most_at_once(&bench, 3), 3);
+fn as_many_jobs_run_at_once_as_configured() {
+    let mut fixture = Fixture::new();
+    fixture.config.max_concurrent = 3;
+    assert_eq!(max_concurrency(&fixture, 3), 3);
 }
 
 #[test]
-fn many_jobs_run_within_the_budget() {
-    let mut bench = Bench::new();
-    // Each takes a processor, and 1024 MiB.
-    bench.config.budget = Amount { vcpus: 8, memory_mib: 2500 };
-    assert_eq!(most_at_once(&bench, 2), 2);
-    bench.config.budget = Amount { vcpus: 4, memory_mib: 8192 };
-    assert_eq!(most_at_once(&bench, 4), 4);
+fn jobs_run_within_the_budget_of_cpus_and_memory() {
+    let mut fixture = Fixture::new();
+    // Each VM has one CPU and 1024 MiB.
+    fixture.config.budget = Resources { vcpus: 8, memory_mib: 2500 };
+    assert_eq!(max_concurrency(&fixture, 2), 2);
+    fixture.config.budget = Resources { vcpus: 4, memory_mib: 8192 };
+    assert_eq!(max_concurrency(&fixture, 4), 4);
 }
 
 #[test]
-fn a_runner_that_died_after_its_claim_gives_the_job_back() {
-    let bench = Bench::new();
-    let journal = Journal::open(bench.state.path()).unwrap();
+fn jobs_of_a_dead_runner_return_to_the_queue() {
+    let fixture = Fixture::new();
+    let journal = Journal::open(fixture.state.path()).unwrap();
     let runs = {
-        // A runner that dies with two jobs, one of whose claims it had not even written down.
-        let local = Local::start(bench.state.path(), &bench.config.local).unwrap();
-        let run = bench.submit(&prompt("do it"));
-        let ours = super::context::RunId::parse(&run.to_string()).unwrap();
-        let claim = local.claim(&offer(ours), &journal).unwrap().unwrap();
-        let state = journal::State::Claimed { token: claim.token };
-        let record =
-            journal::Record { run: ours, attempt: claim.attempt, source: Kind::Local, state };
+        // A runner that dies with two jobs, and has written only one claim to the journal.
+        let local = Local::start(fixture.state.path(), &fixture.config.local).unwrap();
+        let run = fixture.submit(&prompt("do it"));
+        let run_id = super::context::RunId::parse(&run.to_string()).unwrap();
+        let claim = local.claim(&offer(run_id), &journal).unwrap().unwrap();
+        let state = journal::ClaimState::Claimed { token: claim.token };
+        let record = journal::ClaimRecord {
+            run: run_id,
+            attempt: claim.attempt,
+            source: SourceKind::Local,
+            state,
+        };
         journal.write(&record).unwrap();
-        let other = bench.submit(&prompt("do it"));
-        let other_ours = super::context::RunId::parse(&other.to_string()).unwrap();
-        local.claim(&offer(other_ours), &journal).unwrap().unwrap();
+        let other = fixture.submit(&prompt("do it"));
+        let other_id = super::context::RunId::parse(&other.to_string()).unwrap();
+        local.claim(&offer(other_id), &journal).unwrap().unwrap();
         local.stop();
         [run, other]
     };
 
-    let serving = bench.start(&Arc::new(good().factory()));
+    let service = fixture.start(&Arc::new(successful().factory()));
 
     for run in runs {
-        let job = bench.end(run);
+        let job = fixture.end(run);
         assert_eq!((job.status, job.attempt), (Status::Completed, 2));
     }
-    serving.leave();
-    assert_eq!(bench.records(), 0);
+    service.shut_down();
+    assert_eq!(fixture.records(), 0);
 }
 
 #[test]
-fn an_outcome_that_was_not_sent_is_sent_by_the_next_runner() {
-    let bench = Bench::new();
-    let journal = Journal::open(bench.state.path()).unwrap();
-    let local = Local::start(bench.state.path(), &bench.config.local).unwrap();
-    let run = bench.submit(&prompt("do it"));
-    let ours = super::context::RunId::parse(&run.to_string()).unwrap();
-    let claim = local.claim(&offer(ours), &journal).unwrap().unwrap();
+fn an_unsent_outcome_is_sent_after_the_next_start() {
+    let fixture = Fixture::new();
+    let journal = Journal::open(fixture.state.path()).unwrap();
+    let local = Local::start(fixture.state.path(), &fixture.config.local).unwrap();
+    let run = fixture.submit(&prompt("do it"));
+    let run_id = super::context::RunId::parse(&run.to_string()).unwrap();
+    let claim = local.claim(&offer(run_id), &journal).unwrap().unwrap();
     let completion = journal::Completion { exit_code: 7, ..journal::Completion::default() };
     let at_ms = guest_common::epoch_ms();
-    let state = journal::State::Ended { token: claim.token, at_ms, completion };
-    let record = journal::Record { run: ours, attempt: claim.attempt, source: Kind::Local, state };
+    let state = journal::ClaimState::Ended { token: claim.token, at_ms, completion };
+    let record = journal::ClaimRecord {
+        run: run_id,
+        attempt: claim.attempt,
+        source: SourceKind::Local,
+        state,
+    };
     journal.write(&record).unwrap();
     local.stop();
     drop(local);
 
-    let factory = Arc::new(good().factory());
-    let serving = bench.start(&factory);
+    let factory = Arc::new(successful().factory());
+    let service = fixture.start(&factory);
 
-    let job = bench.end(run);
+    let job = fixture.end(run);
     assert_eq!((job.exit_code, job.attempt), (Some(7), 1));
-    serving.leave();
-    assert_eq!((bench.records(), factory.record().started), (0, 0));
-}
-
-/// Not a test of behaviour: `cargo test --release -p runner -- --ignored --nocapture dispatch`.
-#[test]
-#[ignore = "a measurement"]
-fn dispatch_is_fast() {
-    let bench = Bench::new();
-    let (tell, begun) = unbounded();
-    let act = move |request: &ExecRequest, record: &mut Record| {
-        tell.send(std::time::Instant::now()).unwrap();
-        leave_outcome(request, record, &json!({"exitCode": 0}));
-    };
-    let factory = Arc::new(Script::default().on(AGENT, &[], 0).act(AGENT, act).factory());
-    let serving = bench.start(&factory);
-    let mut times: Vec<_> = (0..200)
-        .map(|_| {
-            let submitted = std::time::Instant::now();
-            let run = bench.submit(&prompt("do it"));
-            let time = begun.recv().unwrap() - submitted;
-            bench.end(run);
-            time
-        })
-        .collect();
-    times.sort();
-    println!("submitted to agent started: p50 {:?} p99 {:?}", times[100], times[198]);
-    serving.leave();
+    service.shut_down();
+    assert_eq!((fixture.records(), factory.record().started), (0, 0));
 }

@@ -132,8 +132,8 @@ impl Arguments {
             let unknown = || Error::NoProfile { name: name.clone(), path: path.clone() };
             let profile = config.profiles.get(name).ok_or_else(unknown)?;
             return Ok(Size {
-                vcpus: profile.amount.vcpus,
-                memory_mib: profile.amount.memory_mib,
+                vcpus: profile.resources.vcpus,
+                memory_mib: profile.resources.memory_mib,
                 disk_mib: profile.disk_mib,
                 disk_limits: profile.disk_limits,
                 network: profile.network.clone(),

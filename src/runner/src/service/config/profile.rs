@@ -1,4 +1,4 @@
-//! A kind of VM, as `runner.toml` has it.
+//! VM profiles of `runner.toml`.
 
 use std::fmt;
 use std::path::Path;
@@ -9,33 +9,33 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Time, wrong};
+use super::{Time, invalid};
 use crate::egress::Egress;
 use crate::error::Result;
 use crate::host_ca::HostCa;
 use crate::network::LimitsTable;
-use crate::service::admission::Amount;
+use crate::service::admission::Resources;
 use crate::value::NetworkChoice;
 use crate::{disk, network, value};
 
-const MOST_WARM: u32 = 64;
+const MAX_WARM: u32 = 64;
 
-/// A kind of VM.
+/// The configuration of a kind of VM.
 #[derive(Debug, Clone)]
 pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) image: String,
-    pub(crate) amount: Amount,
-    /// The image's own if none.
+    pub(crate) resources: Resources,
+    /// The disk size; the image's default if `None`.
     pub(crate) disk_mib: Option<u64>,
     pub(crate) disk_limits: DiskLimits,
     pub(crate) network: Option<Network>,
-    /// What is let pass of its network if that is intercepted.
+    /// The interception policy, if the network is intercepted.
     pub(crate) egress: Option<Egress>,
     pub(crate) timeout: Duration,
     pub(crate) mock_claude: bool,
     pub(crate) host_ca: HostCa,
-    /// How many VMs are kept ready.
+    /// How many warm VMs are kept.
     pub(crate) warm: u32,
 }
 
@@ -55,29 +55,31 @@ pub(super) struct ProfileTable {
     warm: u32,
 }
 
-/// A size as on the command line.
+/// A disk size in the format of the command line.
 struct Disk(u64);
 
-/// A network as on the command line, or as a policy's file has it.
+/// A network in the format of the command line, or an inline policy.
 enum Choice {
     Named(NetworkChoice),
-    Written(Network),
+    Inline(Network),
 }
 
 impl ProfileTable {
-    pub(super) fn understand(self, name: &str, folder: &Path) -> Result<Profile> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
+    pub(super) fn resolve(self, name: &str, folder: &Path) -> Result<Profile> {
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_valid) {
             let key = format!("profiles.{name:?}");
-            return Err(wrong(&key, "a name of letters, digits, `-`, `_`, `.` and `/`"));
+            return Err(invalid(&key, "a name of letters, digits, `-`, `_`, `.` and `/`"));
         }
-        let amount =
-            Amount { vcpus: self.vcpus.unwrap_or(1), memory_mib: self.memory_mib.unwrap_or(1024) };
-        if !(1..=64).contains(&amount.vcpus) {
-            return Err(wrong(&format!("profiles.{name}.vcpus"), "a number from 1 to 64"));
+        let resources = Resources {
+            vcpus: self.vcpus.unwrap_or(1),
+            memory_mib: self.memory_mib.unwrap_or(1024),
+        };
+        if !(1..=64).contains(&resources.vcpus) {
+            return Err(invalid(&format!("profiles.{name}.vcpus"), "a number from 1 to 64"));
         }
-        if amount.memory_mib < 96 {
-            return Err(wrong(&format!("profiles.{name}.memory_mib"), "at least 96"));
+        if resources.memory_mib < 96 {
+            return Err(invalid(&format!("profiles.{name}.memory_mib"), "at least 96"));
         }
         let choice = self.network.unwrap_or(Choice::Named(NetworkChoice::Intercept(None)));
         let (mut network, egress) = choice.read(folder)?;
@@ -85,16 +87,19 @@ impl ProfileTable {
             (None, _) => {}
             (Some(limits), Some(network)) => network.limits = limits.over(network.limits),
             (Some(_), None) => {
-                return Err(wrong(&format!("profiles.{name}.limits"), "a network to be limited"));
+                return Err(invalid(
+                    &format!("profiles.{name}.limits"),
+                    "a network: there is none to limit",
+                ));
             }
         }
-        if self.warm > MOST_WARM {
-            return Err(wrong(&format!("profiles.{name}.warm"), "a number up to 64"));
+        if self.warm > MAX_WARM {
+            return Err(invalid(&format!("profiles.{name}.warm"), "a number up to 64"));
         }
         Ok(Profile {
             name: name.to_owned(),
             image: self.image.unwrap_or_else(|| "default".to_owned()),
-            amount,
+            resources,
             disk_mib: self.disk.map(|disk| disk.0),
             disk_limits: self.disk_limits.understand(),
             network,
@@ -108,7 +113,7 @@ impl ProfileTable {
 }
 
 impl Choice {
-    /// The network, and what is let pass of it if it is intercepted.
+    /// The network, and the interception policy if it is intercepted.
     fn read(self, folder: &Path) -> Result<(Option<Network>, Option<Egress>)> {
         let network = match self {
             Self::Named(NetworkChoice::Open) => Some(Network::default()),
@@ -122,7 +127,7 @@ impl Choice {
                 let network = Network { policy: egress.packets(), ..Network::default() };
                 return Ok((Some(network), Some(egress)));
             }
-            Self::Written(network) => Some(network),
+            Self::Inline(network) => Some(network),
         };
         Ok((network, None))
     }
@@ -137,13 +142,13 @@ impl<'de> Deserialize<'de> for Disk {
 
 impl<'de> Deserialize<'de> for Choice {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        struct Either;
+        struct ChoiceVisitor;
 
-        impl<'de> Visitor<'de> for Either {
+        impl<'de> Visitor<'de> for ChoiceVisitor {
             type Value = Choice;
 
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("open, none, policy=FILE, or a policy's table")
+                out.write_str("open, none, policy=FILE, or a policy table")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Choice, E> {
@@ -151,10 +156,10 @@ impl<'de> Deserialize<'de> for Choice {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Choice, A::Error> {
-                network::from_table(MapAccessDeserializer::new(map)).map(Choice::Written)
+                network::from_table(MapAccessDeserializer::new(map)).map(Choice::Inline)
             }
         }
 
-        from.deserialize_any(Either)
+        from.deserialize_any(ChoiceVisitor)
     }
 }

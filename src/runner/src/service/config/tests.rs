@@ -1,4 +1,4 @@
-//! What `runner.toml` may say, and how what it may not say is refused.
+//! Parsing of `runner.toml`, and its error messages.
 
 use sandbox::{DiskLimits, Limits};
 
@@ -9,26 +9,26 @@ const MACHINE: fn() -> Machine = || Machine { name: "box".into(), vcpus: 4, memo
 
 fn read(text: &str) -> Result<Config> {
     let source = |source| crate::error::Usage::Config { path: "runner.toml".into(), source };
-    Config::understand(toml::from_str(text).map_err(source)?, Path::new("/etc"), &MACHINE())
+    Config::resolve(toml::from_str(text).map_err(source)?, Path::new("/etc"), &MACHINE())
 }
 
-fn refused(text: &str) -> String {
+fn error(text: &str) -> String {
     read(text).unwrap_err().chain()
 }
 
 #[test]
-fn without_a_file_there_is_one_profile_and_the_machines_budget() {
+fn without_a_file_there_is_one_profile_and_the_hosts_budget() {
     let config = read("").unwrap();
-    assert_eq!(config.budget, Amount { vcpus: 8, memory_mib: 8192 });
+    assert_eq!(config.budget, Resources { vcpus: 8, memory_mib: 8192 });
     assert_eq!(config.max_concurrent, 8);
     assert_eq!(config.profiles.keys().collect::<Vec<_>>(), ["default"]);
     assert_eq!((config.name.as_str(), config.group.as_str()), ("box", "local/default"));
 }
 
 #[test]
-fn the_example_is_a_configuration() {
+fn the_example_file_is_valid_with_and_without_its_commented_keys() {
     let text = include_str!("../../../../../examples/runner.toml");
-    // Commented keys show their defaults: with the marks taken away it is one, too.
+    // Keys after `#:` show their defaults, and must be valid too.
     let uncommented: String = text
         .lines()
         .map(|line| line.strip_prefix("#:").unwrap_or(line).trim_start().to_owned() + "\n")
@@ -40,43 +40,43 @@ fn the_example_is_a_configuration() {
 }
 
 #[test]
-fn a_mistake_is_shown_with_its_line_and_what_was_expected() {
-    let text = refused("[runner]\nname = \"x\"\nmax_concurent = 3\n");
+fn an_error_names_the_line_and_what_was_expected() {
+    let text = error("[runner]\nname = \"x\"\nmax_concurent = 3\n");
     assert!(text.contains("line 3") && text.contains("`max_concurrent`"), "{text}");
-    let text = refused("[profiles.big]\ntimeout = \"soon\"\n");
+    let text = error("[profiles.big]\ntimeout = \"soon\"\n");
     assert!(text.contains("line 2") && text.contains("expected a time"), "{text}");
-    assert!(refused("[runner]\ngroup = \"Team\"\n").contains("runner.group"));
-    assert!(refused("[profiles.x]\nvcpus = 0\n").contains("profiles.x.vcpus"));
+    assert!(error("[runner]\ngroup = \"Team\"\n").contains("runner.group"));
+    assert!(error("[profiles.x]\nvcpus = 0\n").contains("profiles.x.vcpus"));
     for url in ["platform.example", "htps://x", "ftp://x", "http:/x", "https://", "https://x?y"] {
-        let text = refused(&format!("[api]\nurl = \"{url}\"\ntoken_file = \"t\"\n"));
+        let text = error(&format!("[api]\nurl = \"{url}\"\ntoken_file = \"t\"\n"));
         assert!(text.contains("api.url"), "{url}: {text}");
     }
-    let text = refused("[api]\nurl = \"https://x\"\ntoken_file = \"t\"\nreachable = [\"*.x\"]\n");
+    let text = error("[api]\nurl = \"https://x\"\ntoken_file = \"t\"\nreachable = [\"*.x\"]\n");
     assert!(text.contains("api.reachable") && text.contains("HOST:PORT"), "{text}");
-    let text = refused("[profiles.big]\nmemory_mib = 9000\n");
+    let text = error("[profiles.big]\nmemory_mib = 9000\n");
     assert!(text.contains("profile `big`") && text.contains("9000 MiB"), "{text}");
-    let text = refused("[profiles.big]\ndisc = \"8G\"\n");
+    let text = error("[profiles.big]\ndisc = \"8G\"\n");
     assert!(text.contains("line 2") && text.contains("`disk`"), "{text}");
-    let text = refused("[profiles.big]\ndisk = \"8GB\"\n");
+    let text = error("[profiles.big]\ndisk = \"8GB\"\n");
     assert!(text.contains("line 2") && text.contains("like 8G"), "{text}");
-    let text = refused("[profiles.big.disk_limits]\nbandwith = 1\n");
+    let text = error("[profiles.big.disk_limits]\nbandwith = 1\n");
     assert!(text.contains("line 2") && text.contains("`bandwidth`"), "{text}");
-    let text = refused("[profiles.big]\ndisk_limits = { bandwidth = \"fast\" }\n");
+    let text = error("[profiles.big]\ndisk_limits = { bandwidth = \"fast\" }\n");
     assert!(text.contains("line 2") && text.contains("bytes per second"), "{text}");
-    let text = refused("[profiles.big]\ndisk_limits = { operations = 1 }\n");
+    let text = error("[profiles.big]\ndisk_limits = { operations = 1 }\n");
     assert!(text.contains("line 2") && text.contains("from 50"), "{text}");
-    let text = refused("[profiles.big.limits]\nupload = \"fast\"\n");
+    let text = error("[profiles.big.limits]\nupload = \"fast\"\n");
     assert!(text.contains("line 2") && text.contains("bits per second"), "{text}");
-    let text = refused("[profiles.big.network]\ndns = true\ndefualt = \"deny\"\n");
+    let text = error("[profiles.big.network]\ndns = true\ndefualt = \"deny\"\n");
     assert!(text.contains("line 3") && text.contains("`default`"), "{text}");
-    let text = refused("[profiles.big]\nnetwork = 1\n");
+    let text = error("[profiles.big]\nnetwork = 1\n");
     assert!(text.contains("line 2") && text.contains("policy=FILE"), "{text}");
-    let text = refused("[profiles.big]\nnetwork = \"none\"\nlimits = { upload = \"1M\" }\n");
+    let text = error("[profiles.big]\nnetwork = \"none\"\nlimits = { upload = \"1M\" }\n");
     assert!(text.contains("profiles.big.limits"), "{text}");
 }
 
 #[test]
-fn a_profile_says_what_its_vms_have() {
+fn a_profile_sets_disk_limits_and_network_of_its_vms() {
     let config = read(
         r#"
         [profiles.deploy]
@@ -110,25 +110,25 @@ fn a_profile_says_what_its_vms_have() {
 }
 
 #[test]
-fn paths_are_relative_to_the_file() {
+fn paths_are_relative_to_the_folder_of_the_file() {
     let config = read("[api]\nurl = \"https://x/\"\ntoken_file = \"token\"\n").unwrap();
     let api = config.api.unwrap();
     assert_eq!((api.url.as_str(), api.token_file), ("https://x", "/etc/token".into()));
 }
 
 #[test]
-fn what_warm_vms_have_is_not_there_for_jobs() {
+fn memory_of_warm_vms_is_not_available_to_jobs() {
     let config =
         read("[runner]\nmemory_mib = 4096\n[profiles.x]\nmemory_mib = 1024\nwarm = 2\n").unwrap();
     assert_eq!((config.budget.memory_mib, config.profiles["x"].warm), (2048, 2));
-    let text = refused("[runner]\nmemory_mib = 2048\n[profiles.x]\nmemory_mib = 1024\nwarm = 2\n");
+    let text = error("[runner]\nmemory_mib = 2048\n[profiles.x]\nmemory_mib = 1024\nwarm = 2\n");
     assert!(text.contains("1024 MiB"), "{text}");
-    assert!(refused("[profiles.x]\nwarm = 65\n").contains("profiles.x.warm"));
-    assert!(refused("[runner]\nparked = 2000\n").contains("runner.parked"));
+    assert!(error("[profiles.x]\nwarm = 65\n").contains("profiles.x.warm"));
+    assert!(error("[runner]\nparked = 2000\n").contains("runner.parked"));
 }
 
 #[test]
-fn guests_trust_the_hosts_authorities_unless_a_profile_says_otherwise() {
+fn guests_trust_the_hosts_authorities_unless_a_profile_disables_it() {
     let config = read("[profiles.own]\nhost_ca = false\n").unwrap();
     assert_eq!(read("").unwrap().profiles["default"].host_ca, HostCa::On);
     assert_eq!(config.profiles["own"].host_ca, HostCa::Off);

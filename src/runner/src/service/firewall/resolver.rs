@@ -1,4 +1,4 @@
-//! CredentialProvider for the APIs of a job, resolved by the platform when the proxy asks for them.
+//! Has the platform resolve the credentials of a job's APIs when the proxy asks for them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,20 +9,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::service::context::Context;
-use crate::service::source::Access;
+use crate::service::context::ExecutionContext;
+use crate::service::source::PlatformAccess;
 
-/// What a question for credentials may take.
+/// The limits of one attempt.
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(10)), silence: Duration::from_secs(10), redirects: 0 };
-/// No further attempt begins after this: the proxy waits 20 s for the answer.
-const ATTEMPTS: Duration = Duration::from_secs(8);
-/// The longest answer that makes sense.
-const LONGEST_ANSWER: u64 = 256 << 10;
-/// Where the platform resolves credentials.
+/// No attempt starts after this time: the proxy waits 20 s for the answer.
+const RETRY_TIME: Duration = Duration::from_secs(8);
+/// The largest accepted answer, in bytes.
+const MAX_ANSWER: u64 = 256 << 10;
+/// The call that resolves credentials.
 pub(super) const AUTH: &str = "/api/webhooks/agent/firewall/auth";
 
-/// What an API's requests are to have, with references to secrets that only the platform resolves.
+/// The authentication of an API: templates that contain references to secrets.
 #[derive(Deserialize, Clone, Default, PartialEq, Eq)]
 pub(super) struct Auth {
     #[serde(default)]
@@ -31,7 +31,7 @@ pub(super) struct Auth {
     pub(super) query: Option<BTreeMap<String, String>>,
 }
 
-/// Has the platform resolve credentials.
+/// Resolves credentials by calling the platform.
 pub(super) struct Resolver {
     platform: Platform,
     auths: Vec<Option<Auth>>,
@@ -42,7 +42,7 @@ pub(super) struct Resolver {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Question<'a> {
+struct ResolveRequest<'a> {
     encrypted_secrets: &'a Option<Value>,
     auth_headers: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,11 @@ struct Resolved {
 }
 
 impl Resolver {
-    pub(super) fn of(context: &Context, access: &Access, auths: Vec<Option<Auth>>) -> Result<Self> {
+    pub(super) fn of(
+        context: &ExecutionContext,
+        access: &PlatformAccess,
+        auths: Vec<Option<Auth>>,
+    ) -> Result<Self> {
         let identity = Identity {
             url: access.url.clone(),
             token: context.sandbox_token.clone(),
@@ -78,7 +82,7 @@ impl Resolver {
         };
         let platform = Platform::of(Kind::Runner, &identity, LIMITS, &Stop::new())?;
         Ok(Self {
-            platform: platform.with_answers_of(LONGEST_ANSWER),
+            platform: platform.with_answers_of(MAX_ANSWER),
             auths,
             encrypted_secrets: context.encrypted_secrets.clone(),
             connectors: context.secret_connector_map.clone(),
@@ -92,7 +96,7 @@ impl CredentialProvider for Resolver {
         let refusal = |status, reason: &str| CredentialError { status, reason: reason.to_owned() };
         let auth = self.auths.get(api).and_then(Option::as_ref);
         let auth = auth.ok_or_else(|| refusal(424, "this API has no credential"))?;
-        let question = Question {
+        let request = ResolveRequest {
             encrypted_secrets: &self.encrypted_secrets,
             auth_headers: &auth.headers,
             auth_base: &auth.base,
@@ -101,13 +105,13 @@ impl CredentialProvider for Resolver {
             vars: &self.vars,
             force_refresh: force,
         };
-        let retry = Retry { deadline: Some(Instant::now() + ATTEMPTS), ..Retry::usual() };
-        let resolved = self.platform.post_again(&retry, AUTH, &question);
+        let retry = Retry { deadline: Some(Instant::now() + RETRY_TIME), ..Retry::usual() };
+        let resolved = self.platform.post_again(&retry, AUTH, &request);
         let resolved: Resolved = resolved.map_err(|error| match error.status() {
-            Some(402) => refusal(402, "there is no credit for its credential"),
-            Some(424) => refusal(424, "its credential is not configured"),
-            // What the platform says may repeat what it was asked.
-            _ => refusal(502, "the platform does not resolve its credential"),
+            Some(402) => refusal(402, "there is no credit left for this API's credential"),
+            Some(424) => refusal(424, "this API's credential is not configured"),
+            // The platform's message may quote the request.
+            _ => refusal(502, "the platform cannot resolve this API's credential"),
         })?;
         Ok(Credential {
             headers: resolved.headers,

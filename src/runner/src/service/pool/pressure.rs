@@ -1,42 +1,42 @@
-//! The thread `pressure`: hears from the kernel when tasks wait for memory (`/proc/pressure/memory`),
-//! which it tells as an event; nothing is looked at meanwhile.
+//! The thread `pressure`: waits for memory pressure events of the kernel (PSI trigger on `/proc/pressure/memory`),
+//! without polling at intervals.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
+use base::event::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const PATH: &str = "/proc/pressure/memory";
-/// Some task waits for memory for 150 ms within a second: the kernel tells so once a second at most.
+/// An event if tasks stall on memory for 150 ms within a second; at most one event per second.
 const TRIGGER: &[u8] = b"some 150000 1000000\0";
-/// The part of the host's memory that is to stay available when a VM is parked.
-const SPARE: u64 = 10;
+/// A VM is parked only if 1/10 of the host's memory is available.
+const MIN_AVAILABLE_PART: u64 = 10;
 
 /// The owner of the thread.
 pub(super) struct Pressure {
-    stop: Arc<EventFd>,
+    stop: Arc<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Pressure {
-    /// Calls `tell` each time; none where the kernel does not say.
-    pub(super) fn start(tell: impl Fn() + Send + 'static) -> Option<Self> {
+    /// Calls `on_pressure` for each event. `None` if the kernel has no PSI.
+    pub(super) fn start(on_pressure: impl Fn() + Send + 'static) -> Option<Self> {
         let started = trigger().and_then(|trigger| {
-            let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+            let stop = Arc::new(Event::new()?);
             let stopped = Arc::clone(&stop);
-            let thread = Builder::new()
-                .name("pressure".to_owned())
-                .spawn(move || listen(&trigger, &stopped, &tell))?;
+            let thread = base::thread::spawn("pressure", move || {
+                listen(&trigger, &stopped, &on_pressure);
+            })?;
             Ok(Self { stop, thread: Some(thread) })
         });
         started
             .inspect_err(|error| {
-                log::info!("parked vms do not go when memory is short; path={PATH} error={error}");
+                log::info!("memory pressure does not evict parked vms; path={PATH} error={error}");
             })
             .ok()
     }
@@ -44,11 +44,9 @@ impl Pressure {
 
 impl Drop for Pressure {
     fn drop(&mut self) {
-        if let Err(errno) = self.stop.write(1) {
-            log::error!("cannot wake a thread; thread=pressure error={errno}");
-        }
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            log::error!("a thread panicked: this is a bug; thread=pressure");
+        self.stop.set();
+        if let Some(thread) = self.thread.take() {
+            base::thread::join(thread);
         }
     }
 }
@@ -59,7 +57,7 @@ fn trigger() -> std::io::Result<File> {
     Ok(file)
 }
 
-fn listen(trigger: &File, stop: &EventFd, tell: &dyn Fn()) {
+fn listen(trigger: &File, stop: &Event, on_pressure: &dyn Fn()) {
     loop {
         let mut fds = [
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
@@ -67,23 +65,23 @@ fn listen(trigger: &File, stop: &EventFd, tell: &dyn Fn()) {
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
-            Err(errno) => return log::error!("cannot wait for memory; error={errno}"),
+            Err(errno) => return log::error!("cannot wait for memory pressure; error={errno}"),
             Ok(_) => {}
         }
         if fds[0].any().unwrap_or(true) {
             return;
         }
-        let said = fds[1].revents().unwrap_or(PollFlags::POLLERR);
-        if said.contains(PollFlags::POLLERR) {
-            return log::warn!("parked vms do not go any more when memory is short");
+        let events = fds[1].revents().unwrap_or(PollFlags::POLLERR);
+        if events.contains(PollFlags::POLLERR) {
+            return log::warn!("memory pressure no longer evicts parked vms");
         }
-        if said.contains(PollFlags::POLLPRI) {
-            tell();
+        if events.contains(PollFlags::POLLPRI) {
+            on_pressure();
         }
     }
 }
 
-/// Whether the host has memory enough to keep what is not needed now.
+/// Whether the host has enough available memory to park a VM.
 pub(super) fn has_memory() -> bool {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = |name: &str| {
@@ -91,7 +89,7 @@ pub(super) fn has_memory() -> bool {
         line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
     };
     match (kib("MemTotal:"), kib("MemAvailable:")) {
-        (Some(total), Some(available)) => available >= total / SPARE,
+        (Some(total), Some(available)) => available >= total / MIN_AVAILABLE_PART,
         _ => true,
     }
 }

@@ -8,8 +8,8 @@ use sandbox::fake::{Factory, Script};
 
 use super::*;
 
-/// A pool, and who hears of its sessions.
-struct Bench {
+/// A pool, and the channel that is notified of changed sessions.
+struct Fixture {
     factory: Arc<Factory>,
     pool: Pool,
     profile: Profile,
@@ -26,14 +26,14 @@ fn image(name: &str) -> Image {
     }
 }
 
-fn blank(profile: &Profile) -> SandboxConfig {
+fn base_config(profile: &Profile) -> SandboxConfig {
     SandboxConfig {
         id: SandboxId::random().unwrap(),
         name: None,
         labels: BTreeMap::new(),
         image: image("new"),
-        vcpus: profile.amount.vcpus,
-        memory_mib: profile.amount.memory_mib,
+        vcpus: profile.resources.vcpus,
+        memory_mib: profile.resources.memory_mib,
         disk_limits: profile.disk_limits,
         network: None,
         hostname: "vm".into(),
@@ -42,58 +42,64 @@ fn blank(profile: &Profile) -> SandboxConfig {
     }
 }
 
-impl Bench {
+impl Fixture {
     fn new(warm: u32, parked: usize, script: Script) -> Self {
-        let mut config = Config::standard().unwrap();
+        let mut config = Config::default_for_host().unwrap();
         config.parked = parked;
         let profile = config.profiles.get_mut("default").unwrap();
         profile.warm = warm;
-        profile.amount.memory_mib = 1024;
+        profile.resources.memory_mib = 1024;
         let profile = profile.clone();
         let factory = Arc::new(script.factory());
-        let (tell, changed) = unbounded();
-        let plug = {
+        let (changed_tx, changed) = unbounded();
+        let kill_vm = {
             let factory = Arc::clone(&factory);
             Arc::new(move |vm| factory.unplug(vm))
         };
         let sandboxes = Arc::clone(&factory) as Arc<dyn SandboxFactory>;
-        let blank = Arc::new(|profile: &Profile| Ok(blank(profile)));
-        let told = move || {
-            let _ = tell.send(());
+        let base_config = Arc::new(|profile: &Profile| Ok(base_config(profile)));
+        let notify = move || {
+            let _ = changed_tx.send(());
         };
-        let pool = Pool::start(&config, sandboxes, plug, blank, told).unwrap();
+        let pool = Pool::start(&config, sandboxes, kill_vm, base_config, notify).unwrap();
         Self { factory, pool, profile, changed }
     }
 
-    fn claim(&self, key: Option<&str>) -> Taken {
+    fn claim(&self, key: Option<&str>) -> PooledVm {
         self.claim_for("default", key, "new").unwrap()
     }
 
-    fn claim_for(&self, profile: &str, key: Option<&str>, image_name: &str) -> Result<Taken> {
+    fn claim_for(&self, profile: &str, key: Option<&str>, image_name: &str) -> Result<PooledVm> {
         let config = SandboxConfig {
             name: Some("job".into()),
             image: image(image_name),
-            ..blank(&self.profile)
+            ..base_config(&self.profile)
         };
         let cancellation = &Cancellation::new();
-        self.pool.claim(&Wish { profile, key, config: &config, cancellation, hold: &|_| Ok(()) })
+        self.pool.claim(&PoolRequest {
+            profile,
+            key,
+            config: &config,
+            cancellation,
+            set_vm: &|_| Ok(()),
+        })
     }
 
-    /// Parks a VM, and returns when that is known; returns which it was.
-    fn park(&self, taken: Taken) -> SandboxId {
-        let taken = Taken { session: taken.key.clone(), ..taken };
-        let id = taken.sandbox.id();
-        self.pool.park(taken, &self.profile).unwrap();
+    /// Parks a VM, waits for the notification, and returns the VM's ID.
+    fn park(&self, pooled: PooledVm) -> SandboxId {
+        let pooled = PooledVm { session: pooled.key.clone(), ..pooled };
+        let id = pooled.sandbox.id();
+        self.pool.park(pooled, &self.profile).unwrap();
         self.changed.recv().unwrap();
         id
     }
 
-    /// Waits until there are so many warm ones.
+    /// Waits until `count` warm VMs were started.
     fn wait_for_warm(&self, count: usize) {
         while self.factory.record().prepared < count {
             std::thread::yield_now();
         }
-        // The one that makes them has put the last one in when it is idle.
+        // The replenisher adds the VM to the pool after it was started.
         while self.pool.shared.lock().is_missing("default") {
             std::thread::yield_now();
         }
@@ -107,137 +113,137 @@ impl Bench {
 }
 
 #[test]
-fn a_warm_vm_becomes_the_jobs_and_another_takes_its_place() {
-    let bench = Bench::new(2, 0, Script::default());
-    bench.wait_for_warm(2);
-    let taken = bench.claim(None);
-    assert_eq!(taken.reuse, None);
-    assert_eq!(bench.factory.record().assigned, [(taken.sandbox.id(), Some("job".into()))]);
-    bench.wait_for_warm(3);
-    assert_eq!(bench.factory.record().started, 0);
+fn a_claimed_warm_vm_is_assigned_and_replaced_by_another() {
+    let fixture = Fixture::new(2, 0, Script::default());
+    fixture.wait_for_warm(2);
+    let pooled = fixture.claim(None);
+    assert_eq!(pooled.reuse, None);
+    assert_eq!(fixture.factory.record().assigned, [(pooled.sandbox.id(), Some("job".into()))]);
+    fixture.wait_for_warm(3);
+    assert_eq!(fixture.factory.record().started, 0);
 }
 
 #[test]
-fn a_vm_of_an_image_that_was_replaced_is_no_jobs() {
-    let bench = Bench::new(1, 0, Script::default());
-    bench.wait_for_warm(1);
-    let taken = bench.claim_for("default", None, "newer").unwrap();
-    assert!(bench.factory.record().assigned.is_empty());
-    assert_eq!(bench.factory.record().started, 1);
-    bench.wait_for_ends(1);
-    drop(taken);
+fn a_warm_vm_of_a_replaced_image_is_killed() {
+    let fixture = Fixture::new(1, 0, Script::default());
+    fixture.wait_for_warm(1);
+    let pooled = fixture.claim_for("default", None, "newer").unwrap();
+    assert!(fixture.factory.record().assigned.is_empty());
+    assert_eq!(fixture.factory.record().started, 1);
+    fixture.wait_for_ends(1);
+    drop(pooled);
 }
 
 #[test]
-fn a_session_gets_its_own_vm_again_and_nobody_elses() {
-    let bench = Bench::new(0, 4, Script::default());
-    let first = bench.claim(Some("a"));
+fn a_parked_vm_is_reused_only_by_its_session() {
+    let fixture = Fixture::new(0, 4, Script::default());
+    let first = fixture.claim(Some("a"));
     assert_eq!(first.reuse, Some(Reuse::PoolMiss));
-    let id = bench.park(first);
-    assert_eq!(bench.factory.record().parked, [id]);
-    assert_eq!(bench.pool.held().len(), 1);
+    let id = fixture.park(first);
+    assert_eq!(fixture.factory.record().parked, [id]);
+    assert_eq!(fixture.pool.sessions().len(), 1);
 
-    let other = bench.claim(Some("b"));
+    let other = fixture.claim(Some("b"));
     assert_eq!((other.reuse, other.sandbox.id() == id), (Some(Reuse::PoolMiss), false));
-    let nobody = bench.claim(None);
-    assert_eq!(nobody.reuse, Some(Reuse::NoReuseKey));
-    assert!(!bench.pool.wants(&nobody));
-    let again = bench.claim(Some("a"));
+    let without_session = fixture.claim(None);
+    assert_eq!(without_session.reuse, Some(Reuse::NoReuseKey));
+    assert!(!fixture.pool.can_park(&without_session));
+    let again = fixture.claim(Some("a"));
     assert_eq!((again.reuse, again.sandbox.id()), (Some(Reuse::Reused), id));
-    assert!(bench.pool.held().is_empty());
+    assert!(fixture.pool.sessions().is_empty());
 }
 
 #[test]
-fn a_vm_of_another_profile_or_image_is_not_gone_on_with() {
-    let bench = Bench::new(0, 4, Script::default());
-    bench.park(bench.claim(Some("a")));
-    let taken = bench.claim_for("large", Some("a"), "new").unwrap();
-    assert_eq!(taken.reuse, Some(Reuse::ProfileMismatch));
-    bench.wait_for_ends(1);
-    bench.park(bench.claim(Some("b")));
-    let taken = bench.claim_for("default", Some("b"), "newer").unwrap();
-    assert_eq!(taken.reuse, Some(Reuse::ProfileMismatch));
+fn a_parked_vm_of_another_profile_or_image_is_not_reused() {
+    let fixture = Fixture::new(0, 4, Script::default());
+    fixture.park(fixture.claim(Some("a")));
+    let pooled = fixture.claim_for("large", Some("a"), "new").unwrap();
+    assert_eq!(pooled.reuse, Some(Reuse::ProfileMismatch));
+    fixture.wait_for_ends(1);
+    fixture.park(fixture.claim(Some("b")));
+    let pooled = fixture.claim_for("default", Some("b"), "newer").unwrap();
+    assert_eq!(pooled.reuse, Some(Reuse::ProfileMismatch));
 }
 
 #[test]
-fn one_that_does_not_wake_up_is_replaced() {
-    let bench = Bench::new(0, 4, Script::default().stubborn());
-    let id = bench.park(bench.claim(Some("a")));
-    let taken = bench.claim(Some("a"));
-    assert_eq!(taken.reuse, Some(Reuse::UnparkFailed));
-    assert_ne!(taken.sandbox.id(), id);
-    bench.wait_for_ends(1);
+fn a_parked_vm_that_cannot_be_resumed_is_replaced() {
+    let fixture = Fixture::new(0, 4, Script::default().stubborn());
+    let id = fixture.park(fixture.claim(Some("a")));
+    let pooled = fixture.claim(Some("a"));
+    assert_eq!(pooled.reuse, Some(Reuse::UnparkFailed));
+    assert_ne!(pooled.sandbox.id(), id);
+    fixture.wait_for_ends(1);
 }
 
 #[test]
-fn whoever_is_parked_longest_makes_room() {
-    let bench = Bench::new(0, 2, Script::default());
+fn the_oldest_parked_vms_are_evicted_first() {
+    let fixture = Fixture::new(0, 2, Script::default());
     for key in ["a", "b", "c"] {
-        bench.park(bench.claim(Some(key)));
+        fixture.park(fixture.claim(Some(key)));
     }
     // Only two may be parked.
-    bench.wait_for_ends(1);
-    assert_eq!(bench.claim(Some("a")).reuse, Some(Reuse::PoolMiss));
-    bench.wait_for_ends(2);
-    // Of the two, one has room; that which is about to be claimed is not counted.
-    bench.pool.make_room(1024, None);
-    bench.pool.make_room(1023, Some("c"));
-    bench.wait_for_ends(3);
-    assert_eq!(bench.claim(Some("c")).reuse, Some(Reuse::Reused));
+    fixture.wait_for_ends(1);
+    assert_eq!(fixture.claim(Some("a")).reuse, Some(Reuse::PoolMiss));
+    fixture.wait_for_ends(2);
+    // One of the two fits. The VM that is about to be claimed is not counted.
+    fixture.pool.evict_for(1024, None);
+    fixture.pool.evict_for(1023, Some("c"));
+    fixture.wait_for_ends(3);
+    assert_eq!(fixture.claim(Some("c")).reuse, Some(Reuse::Reused));
 }
 
 #[test]
-fn short_memory_takes_the_oldest() {
-    let bench = Bench::new(0, 2, Script::default());
-    bench.park(bench.claim(Some("a")));
-    bench.park(bench.claim(Some("b")));
-    bench.pool.shared.requests.send(Request::Pressure).unwrap();
-    bench.changed.recv().unwrap();
-    assert_eq!(bench.claim(Some("b")).reuse, Some(Reuse::Reused));
-    assert_eq!(bench.claim(Some("a")).reuse, Some(Reuse::PoolMiss));
+fn memory_pressure_evicts_the_oldest_parked_vm() {
+    let fixture = Fixture::new(0, 2, Script::default());
+    fixture.park(fixture.claim(Some("a")));
+    fixture.park(fixture.claim(Some("b")));
+    fixture.pool.shared.commands.send(ReaperCommand::EvictOldest).unwrap();
+    fixture.changed.recv().unwrap();
+    assert_eq!(fixture.claim(Some("b")).reuse, Some(Reuse::Reused));
+    assert_eq!(fixture.claim(Some("a")).reuse, Some(Reuse::PoolMiss));
 }
 
 #[test]
-fn one_that_is_too_old_or_ended_is_seen() {
-    let bench = Bench::new(0, 4, Script::default());
-    let id = bench.park(bench.claim(Some("a")));
-    bench.factory.end(id);
-    bench.changed.recv().unwrap();
-    bench.park(bench.claim(Some("b")));
-    let mut stock = bench.pool.shared.lock();
-    assert!(stock.take_useless(Instant::now()).is_empty());
+fn parked_vms_that_expire_or_end_are_removed() {
+    let fixture = Fixture::new(0, 4, Script::default());
+    let id = fixture.park(fixture.claim(Some("a")));
+    fixture.factory.end(id);
+    fixture.changed.recv().unwrap();
+    fixture.park(fixture.claim(Some("b")));
+    let mut state = fixture.pool.shared.lock();
+    assert!(state.take_expired(Instant::now()).is_empty());
     let later = Instant::now() + Duration::from_secs(601);
-    assert_eq!(stock.take_useless(later).len(), 1);
+    assert_eq!(state.take_expired(later).len(), 1);
 }
 
 #[test]
-fn whoever_fails_again_and_again_tries_less_and_less_often() {
-    let bench = Bench::new(0, 0, Script::default());
-    let mut stock = bench.pool.shared.lock();
+fn the_pause_after_failed_starts_doubles() {
+    let fixture = Fixture::new(0, 0, Script::default());
+    let mut state = fixture.pool.shared.lock();
     let now = Instant::now();
-    stock.booted("default");
+    state.note_boot("default");
     for seconds in [10, 20, 40] {
-        assert!(stock.failed(now));
-        assert_eq!(stock.next_alarm(now), Some(now + Duration::from_secs(seconds)));
-        assert_eq!(stock.order(now), None);
+        assert!(state.failed(now));
+        assert_eq!(state.next_deadline(now), Some(now + Duration::from_secs(seconds)));
+        assert_eq!(state.next_profile(now), None);
     }
-    assert!(stock.order(now + Duration::from_secs(40)).is_some());
-    stock.succeeded();
-    stock.failed(now);
-    assert_eq!(stock.next_alarm(now), Some(now + Duration::from_secs(10)));
+    assert!(state.next_profile(now + Duration::from_secs(40)).is_some());
+    state.succeeded();
+    state.failed(now);
+    assert_eq!(state.next_deadline(now), Some(now + Duration::from_secs(10)));
 }
 
 #[test]
-fn nothing_is_left_of_a_pool_that_is_closed() {
-    let bench = Bench::new(2, 2, Script::default());
-    bench.wait_for_warm(2);
-    let taken = bench.claim(Some("a"));
-    bench.park(taken);
-    let running = bench.claim(None);
-    bench.pool.close();
-    assert!(!bench.pool.wants(&running));
+fn closing_the_pool_kills_all_its_vms() {
+    let fixture = Fixture::new(2, 2, Script::default());
+    fixture.wait_for_warm(2);
+    let pooled = fixture.claim(Some("a"));
+    fixture.park(pooled);
+    let running = fixture.claim(None);
+    fixture.pool.close();
+    assert!(!fixture.pool.can_park(&running));
     drop(running);
-    let Bench { factory, pool, .. } = bench;
+    let Fixture { factory, pool, .. } = fixture;
     drop(pool);
     let record = factory.record();
     assert_eq!(record.started + record.prepared, record.ended);

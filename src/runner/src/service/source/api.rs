@@ -1,13 +1,13 @@
-//! A platform elsewhere as a source: jobs are polled for, claims and heartbeats are requests.
+//! A remote platform as a source: HTTP requests poll for jobs, claim them and send heartbeats.
 //!
 //! | thread | sleeps in | does |
 //! |---|---|---|
-//! | `poll` | its request, which the platform may hold; its channel | asks for a job whenever there is room for one |
-//! | `push` | its subscription's channel (and `ably` in its socket) | hears of jobs and cancellations as they are published |
-//! | `heartbeat` | its channel | says how this runner is, every 10 s and on each change, and that it stops |
+//! | `poll` | its request, which the platform may hold; its channel | polls for a job while there is capacity |
+//! | `push` | its subscription's channel (and `ably` in its socket) | receives jobs and cancellations as they are published |
+//! | `heartbeat` | its channel | reports the runner's status every 10 s, on each change and on shutdown |
 //!
-//! What they hear is put down for [`Source::look`], and the bell rung. A claim is a request of its job's
-//! own thread (`claim.rs`).
+//! The threads queue updates for [`Source::next_update`] and notify the main thread. Each job's own thread claims it
+//! (`claim.rs`).
 
 mod claim;
 mod heartbeat;
@@ -18,64 +18,70 @@ mod shared;
 
 use std::convert::Infallible;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ably_subscriber::Subscription;
+use base::sync::{Mutex, MutexGuard};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use guest_common::{Identity, Kind as Caller, Limits, Platform, Stop};
+use guest_common::{Identity, Kind, Limits, Platform, Stop};
 
 use self::claim::Claims;
-use self::poll::Due;
+use self::poll::ScheduledPoll;
 pub(crate) use self::probe::probe;
 use self::shared::Shared;
-use super::{Access, Claim, Demand, Kind, Left, News, Offer, Presence, Source};
+use super::{
+    Claim, Demand, Offer, PlatformAccess, RecoveredJobs, RunnerStatus, Source, SourceKind,
+    SourceUpdate,
+};
 use crate::error::{Error, Result, file};
 use crate::service::config::{Api as Config, Config as Whole};
 use crate::service::context::RunId;
-use crate::service::identity::Identity as Runner;
+use crate::service::identity::RunnerIdentity;
 use crate::service::journal::Journal;
 
-/// How long a claim is tried while the platform does not answer.
-const CLAIM: Duration = Duration::from_secs(60);
+/// How long a claim is retried while the platform does not answer.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The longest context that makes sense: a history may be in it.
-const LONGEST_CONTEXT: u64 = 192 << 20;
+/// The largest accepted context, in bytes. It may contain a history.
+const MAX_CONTEXT: u64 = 192 << 20;
 
-/// A poll is held for up to 30 s.
-const POLL: Limits = limits(45);
-const ORDINARY: Limits = limits(30);
-const HEARTBEAT: Limits = limits(3);
+/// The platform holds a poll for up to 30 s.
+const POLL_LIMITS: Limits = limits(45);
+const DEFAULT_LIMITS: Limits = limits(30);
+const HEARTBEAT_LIMITS: Limits = limits(3);
 
 const fn limits(seconds: u64) -> Limits {
     let time = Duration::from_secs(seconds);
     Limits { whole: Some(time), silence: time, redirects: 0 }
 }
 
-/// A platform elsewhere.
+/// A remote platform.
 pub(crate) struct Api {
     shared: Arc<Shared>,
-    rings: Receiver<()>,
-    access: Access,
+    notifications: Receiver<()>,
+    access: PlatformAccess,
     claims: Claims,
     claims_stop: Stop,
     stop: Stop,
-    /// Ends the heartbeats, before `stop` ends their requests.
-    leave: Stop,
+    /// Ends the waits of the thread `heartbeat`, which then sends a last heartbeat.
+    heartbeat_stop: Stop,
     heartbeat: Mutex<Option<JoinHandle<()>>>,
-    /// The end of the thread `push`.
-    listening: Mutex<Option<Sender<Infallible>>>,
+    /// Dropped to end the thread `push`.
+    push_stop: Mutex<Option<Sender<Infallible>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Api {
-    /// Starts its threads. Nothing is asked for before there is a demand.
+    /// Starts the threads. The first poll waits for a demand.
     pub(crate) fn start(state_dir: &Path, whole: &Whole, config: &Config) -> Result<Self> {
         let token = token(&config.token_file)?;
         let access = access(config)?;
-        let runner = Runner::next(state_dir)?;
+        let runner = RunnerIdentity::next(state_dir)?;
         let identity = Identity {
             url: access.url.clone(),
             token,
@@ -83,88 +89,88 @@ impl Api {
             run_id: runner.id.to_string(),
         };
         let (stop, claims_stop) = (Stop::new(), Stop::new());
-        let platform = |limits, stop| Platform::of(Caller::Runner, &identity, limits, stop);
-        let (polls, beats) = (platform(POLL, &stop)?, platform(HEARTBEAT, &stop)?);
-        let (tokens, claims) = (platform(ORDINARY, &stop)?, platform(ORDINARY, &claims_stop)?);
-        let (bell, rings) = bounded(1);
+        let platform = |limits, stop| Platform::of(Kind::Runner, &identity, limits, stop);
+        let (polls, heartbeats) =
+            (platform(POLL_LIMITS, &stop)?, platform(HEARTBEAT_LIMITS, &stop)?);
+        let (tokens, claims) =
+            (platform(DEFAULT_LIMITS, &stop)?, platform(DEFAULT_LIMITS, &claims_stop)?);
+        let (notifier, notifications) = bounded(1);
         let (wake_poll, poll_woken) = bounded(1);
-        let (wake_beat, beat_woken) = bounded(1);
+        let (wake_heartbeat, heartbeat_woken) = bounded(1);
         let shared = Arc::new(Shared {
             runner,
             name: whole.name.clone(),
             group: whole.group.clone(),
             total: whole.budget,
-            most: whole.max_concurrent,
-            heard: Mutex::default(),
-            bell,
+            max_concurrent: whole.max_concurrent,
+            state: Mutex::default(),
+            notifier,
             wake_poll,
-            wake_beat,
+            wake_heartbeat,
         });
         let api = Self {
             shared: Arc::clone(&shared),
-            rings,
+            notifications,
             access,
             claims: Claims::new(
-                claims.with_answers_of(LONGEST_CONTEXT),
+                claims.with_answers_of(MAX_CONTEXT),
                 claims_stop.clone(),
-                CLAIM,
+                CLAIM_TIMEOUT,
             ),
             claims_stop,
             stop: stop.clone(),
-            leave: Stop::new(),
+            heartbeat_stop: Stop::new(),
             heartbeat: Mutex::default(),
-            listening: Mutex::default(),
+            push_stop: Mutex::default(),
             threads: Mutex::default(),
         };
         if let Some(hosts) = &config.push {
-            let subscription = push::subscribe(&whole.group, hosts, tokens)?;
-            let (listening, stopped) = bounded(0);
-            *api.listening.lock().unwrap_or_else(PoisonError::into_inner) = Some(listening);
-            let shared = Arc::clone(&shared);
-            let push = spawn("push", move || shared.listen(subscription, &stopped))?;
-            api.threads().push(push);
+            api.spawn_push(push::subscribe(&whole.group, hosts, tokens)?)?;
         }
-        let (poll, beat) = (Arc::clone(&shared), shared);
-        let poll = spawn("poll", move || poll.poll(&polls, &poll_woken, &stop))?;
-        api.threads().push(poll);
-        let leave = api.leave.clone();
-        let heartbeat = spawn("heartbeat", move || beat.beat(&beats, &beat_woken, &leave))?;
-        *api.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(heartbeat);
+        let poll = base::thread::spawn("poll", move || shared.run_poll(&polls, &poll_woken, &stop));
+        api.threads().push(poll.map_err(thread_error("poll"))?);
+        let (shared, stop) = (Arc::clone(&api.shared), api.heartbeat_stop.clone());
+        let heartbeat = base::thread::spawn("heartbeat", move || {
+            shared.run_heartbeat(&heartbeats, &heartbeat_woken, &stop);
+        });
+        *api.heartbeat.lock() = Some(heartbeat.map_err(thread_error("heartbeat"))?);
         Ok(api)
     }
 
+    fn spawn_push(&self, subscription: Subscription) -> Result<()> {
+        let (push_stop, stopped) = bounded(0);
+        *self.push_stop.lock() = Some(push_stop);
+        let shared = Arc::clone(&self.shared);
+        let push = base::thread::spawn("push", move || shared.run_push(subscription, &stopped));
+        self.threads().push(push.map_err(thread_error("push"))?);
+        Ok(())
+    }
+
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+        self.threads.lock()
     }
 
-    /// Waits until the last heartbeat is told, which has a limit of 3 s.
-    fn end_heartbeats(&self) {
-        let heartbeat = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Sends the last heartbeat, which takes at most 3 s, and ends the thread.
+    fn stop_heartbeats(&self) {
+        let heartbeat = self.heartbeat.lock().take();
         let Some(heartbeat) = heartbeat else { return };
-        self.shared.lock().is_leaving = true;
-        self.leave.signal();
-        let _ = self.shared.wake_beat.try_send(());
-        join(heartbeat);
+        self.shared.lock().is_stopping = true;
+        self.heartbeat_stop.signal();
+        let _ = self.shared.wake_heartbeat.try_send(());
+        base::thread::join(heartbeat);
     }
 }
 
-fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
-    thread.map_err(|source| Error::Thread { name, source })
+fn thread_error(name: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Thread { name, source }
 }
 
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        log::error!("a thread panicked: this is a bug; thread=poll, push or heartbeat");
-    }
-}
-
-fn access(config: &Config) -> Result<Access> {
+fn access(config: &Config) -> Result<PlatformAccess> {
     let bypass = config
         .bypass
         .as_ref()
         .map(|name| std::env::var(name).map_err(|_| Error::NoBypass { name: name.clone() }));
-    Ok(Access {
+    Ok(PlatformAccess {
         guest_url: config.url.clone(),
         url: config.url.clone(),
         service: None,
@@ -173,12 +179,12 @@ fn access(config: &Config) -> Result<Access> {
     })
 }
 
-/// The runner's token, with a warning if others could read it, too.
+/// Reads the runner's token. Logs a warning if other users can read the file.
 fn token(path: &Path) -> Result<String> {
     let token = fs::read_to_string(path).map_err(file("read", path))?;
     let mode = fs::metadata(path).map(|it| it.permissions().mode()).unwrap_or_default();
     if mode & 0o077 != 0 {
-        log::warn!("others may read the runner's token: chmod 600 {}", path.display());
+        log::warn!("other users can read the runner's token: chmod 600 {}", path.display());
     }
     match token.trim() {
         "" => Err(Error::EmptyToken { path: path.to_owned() }),
@@ -187,71 +193,73 @@ fn token(path: &Path) -> Result<String> {
 }
 
 impl Source for Api {
-    fn kind(&self) -> Kind {
-        Kind::Api
+    fn kind(&self) -> SourceKind {
+        SourceKind::Api
     }
 
-    fn rings(&self) -> &Receiver<()> {
-        &self.rings
+    fn notifications(&self) -> &Receiver<()> {
+        &self.notifications
     }
 
-    fn look(&self, demand: &Demand) -> Result<News> {
-        let mut heard = self.shared.lock();
-        let cancelled = std::mem::take(&mut heard.cancelled);
-        let offer = heard.offers.pop_front();
-        let is_changed = heard.demand != *demand;
+    fn next_update(&self, demand: &Demand) -> Result<SourceUpdate> {
+        let mut state = self.shared.lock();
+        let cancelled = std::mem::take(&mut state.cancelled);
+        let offer = state.offers.pop_front();
+        let is_changed = state.demand != *demand;
         if is_changed {
-            heard.demand = demand.clone();
+            state.demand = demand.clone();
         }
-        // This demand is the first to tell what became of the offer before.
-        let was_deciding = std::mem::replace(&mut heard.is_deciding, offer.is_some());
-        drop(heard);
+        // This demand is the first that reflects the decision on the previous offer.
+        let was_deciding = std::mem::replace(&mut state.is_deciding, offer.is_some());
+        drop(state);
         if is_changed {
-            self.shared.schedule(Due::now());
+            self.shared.schedule(ScheduledPoll::now());
         } else if was_deciding {
             let _ = self.shared.wake_poll.try_send(());
         }
-        Ok(News { offer, cancelled })
+        Ok(SourceUpdate { offer, cancelled })
     }
 
     fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>> {
         self.claims.claim(offer, journal)
     }
 
-    fn offer_again(&self, run: RunId) -> bool {
-        let Some(offer) = self.claims.open_offer(run) else { return false };
-        // What is claimed before the first heartbeat would belong to the process before.
-        if self.shared.lock().is_introduced {
-            self.shared.put_down(offer, Vec::new(), Instant::now());
+    fn reoffer(&self, run: RunId) -> bool {
+        let Some(offer) = self.claims.unanswered_offer(run) else { return false };
+        // The platform would assign a claim before the first heartbeat to the previous process.
+        if self.shared.lock().is_registered {
+            self.shared.push_update(offer, Vec::new(), Instant::now());
         }
         true
     }
 
-    fn tell(&self, presence: Presence) {
-        self.shared.lock().presence = Some(presence);
-        let _ = self.shared.wake_beat.try_send(());
+    fn report_status(&self, status: RunnerStatus) {
+        self.shared.lock().status = Some(status);
+        let _ = self.shared.wake_heartbeat.try_send(());
     }
 
-    fn access(&self) -> &Access {
+    fn access(&self) -> &PlatformAccess {
         &self.access
     }
 
-    fn recover(&self, journal: &Journal) -> Result<Left> {
+    fn recover(&self, journal: &Journal) -> Result<RecoveredJobs> {
         self.claims.recover(journal)
     }
 
-    fn give_up_claims(&self) {
+    fn abort_claims(&self) {
         self.claims_stop.signal();
     }
 
     fn stop(&self) {
-        self.give_up_claims();
-        self.end_heartbeats();
+        self.abort_claims();
+        self.stop_heartbeats();
         self.stop.signal();
-        drop(self.listening.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.push_stop.lock().take());
         let _ = self.shared.wake_poll.try_send(());
         let threads: Vec<_> = self.threads().drain(..).collect();
-        threads.into_iter().for_each(join);
+        for thread in threads {
+            base::thread::join(thread);
+        }
     }
 }
 

@@ -1,28 +1,31 @@
-//! The embedded platform as a source: no HTTP between it and the main loop, no thread, and no time
-//! lost. What jobs' guests and this runner tell of a job goes over HTTP all the same.
+//! The embedded platform as a source. Jobs are discovered and claimed by function calls, without HTTP and without a
+//! thread. Guests and the reporter still use HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use base::sync::Mutex;
 use crossbeam_channel::Receiver;
 use platform::{Platform, Wanted};
 use sandbox::Service;
 
-use super::{Access, Cancelled, Claim, Demand, Found, Kind, Left, News, Offer, Presence, Source};
+use super::{
+    CancelRequest, Claim, Demand, Discovery, Offer, PlatformAccess, RecoveredJobs, RunnerStatus,
+    Source, SourceKind, SourceUpdate,
+};
 use crate::error::{Error, Result};
 use crate::service::config::Local as Config;
 use crate::service::context::RunId;
-use crate::service::journal::{Journal, Record, State};
+use crate::service::journal::{ClaimRecord, ClaimState, Journal};
 
-/// The gateway's address, in every VM the same.
+/// The gateway's address, which is the same in every VM.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
 
 /// The embedded platform.
 pub(crate) struct Local {
     source: platform::Source,
-    access: Access,
+    access: PlatformAccess,
     platform: Mutex<Option<Platform>>,
 }
 
@@ -31,7 +34,7 @@ impl Local {
     pub(crate) fn start(state_dir: &Path, config: &Config) -> Result<Self> {
         let guest_url = format!("http://{GATEWAY}:{}", config.guest_port);
         let mut settings = platform::Config::new(state_dir);
-        // The first is for guests and us alone.
+        // The first address is for guests and this process only.
         settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
         settings.listen.extend(&config.listen);
         settings.guest_url = Some(guest_url.clone());
@@ -40,7 +43,7 @@ impl Local {
         let first = platform.addresses().first().copied();
         let host = first.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, config.guest_port)));
         let service = Some(Service { port: config.guest_port, host });
-        let access = Access {
+        let access = PlatformAccess {
             guest_url,
             url: format!("http://{host}"),
             service,
@@ -52,84 +55,91 @@ impl Local {
 }
 
 impl Source for Local {
-    fn kind(&self) -> Kind {
-        Kind::Local
+    fn kind(&self) -> SourceKind {
+        SourceKind::Local
     }
 
-    fn rings(&self) -> &Receiver<()> {
+    fn notifications(&self) -> &Receiver<()> {
         self.source.rings()
     }
 
-    fn look(&self, demand: &Demand) -> Result<News> {
-        let asked = Instant::now();
-        let cancelled = self.source.cancelled()?.into_iter().filter_map(ours);
-        let cancelled = cancelled.map(|run| Cancelled { run, asked }).collect();
+    fn next_update(&self, demand: &Demand) -> Result<SourceUpdate> {
+        let requested_at = Instant::now();
+        let cancelled = self.source.cancelled()?.into_iter().filter_map(to_run_id);
+        let cancelled = cancelled.map(|run| CancelRequest { run, requested_at }).collect();
         if demand.profiles.is_empty() {
-            return Ok(News { offer: None, cancelled });
+            return Ok(SourceUpdate { offer: None, cancelled });
         }
         let wanted = Wanted {
             profiles: demand.profiles.clone(),
-            excluded: demand.excluded.iter().copied().filter_map(theirs).collect(),
+            excluded: demand.excluded.iter().copied().filter_map(to_platform_id).collect(),
         };
         let offer = self.source.next(&wanted, Instant::now())?;
         let offer = offer.and_then(|offer| {
             let (run, profile, reuse_key) =
-                (ours(offer.run_id)?, offer.profile, Some(offer.reuse_key));
-            Some(Offer { run, profile, reuse_key, found: Found::Pushed, at: asked })
+                (to_run_id(offer.run_id)?, offer.profile, Some(offer.reuse_key));
+            Some(Offer {
+                run,
+                profile,
+                reuse_key,
+                discovery: Discovery::Pushed,
+                discovered_at: requested_at,
+            })
         });
-        Ok(News { offer, cancelled })
+        Ok(SourceUpdate { offer, cancelled })
     }
 
     fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
-        let Some(id) = theirs(offer.run) else { return Ok(None) };
+        let Some(id) = to_platform_id(offer.run) else { return Ok(None) };
         let Some(claimed) = self.source.claim(id)? else { return Ok(None) };
         let timeout = claimed.timeout_ms.map(Duration::from_millis);
         Ok(Some(Claim::of(claimed.context, Some(claimed.attempt), timeout)))
     }
 
-    /// It answers always.
-    fn offer_again(&self, _run: RunId) -> bool {
+    /// A claim always gets an answer.
+    fn reoffer(&self, _run: RunId) -> bool {
         false
     }
 
-    /// It is in this process, and knows.
-    fn tell(&self, _presence: Presence) {}
+    /// The embedded platform needs no heartbeats.
+    fn report_status(&self, _status: RunnerStatus) {}
 
-    fn access(&self) -> &Access {
+    fn access(&self) -> &PlatformAccess {
         &self.access
     }
 
-    /// A job without an outcome goes back into the queue, whether or not its claim was written down.
-    fn recover(&self, journal: &Journal) -> Result<Left> {
+    /// Returns jobs without an outcome to the queue, whether or not the journal has their claim.
+    fn recover(&self, journal: &Journal) -> Result<RecoveredJobs> {
         let records = journal.read()?.into_iter().filter(|record| record.source == self.kind());
-        let is_ended = |record: &Record| matches!(record.state, State::Ended { .. });
+        let is_ended = |record: &ClaimRecord| matches!(record.state, ClaimState::Ended { .. });
         let (ended, others): (Vec<_>, Vec<_>) = records.partition(is_ended);
         for orphan in self.source.orphans()? {
-            let is_known = |record: &Record| {
-                Some(record.run) == ours(orphan.run_id) && record.attempt == Some(orphan.attempt)
+            let is_known = |record: &ClaimRecord| {
+                Some(record.run) == to_run_id(orphan.run_id)
+                    && record.attempt == Some(orphan.attempt)
             };
             if !ended.iter().any(is_known) {
                 self.source.give_back(orphan.run_id, orphan.attempt)?;
             }
         }
         others.iter().for_each(|record| journal.remove(record.run));
-        Ok(Left { ended, unanswered: Vec::new() })
+        Ok(RecoveredJobs { ended, unanswered: Vec::new() })
     }
 
     fn stop(&self) {
-        let platform = self.platform.lock().map(|mut platform| platform.take());
-        let stopped = platform.ok().flatten().map_or(Ok(()), Platform::stop);
+        let platform = self.platform.lock().take();
+        let stopped = platform.map_or(Ok(()), Platform::stop);
         if let Err(error) = stopped {
             let error = Error::Platform { source: error };
-            log::error!("the embedded platform did not stop well; error={}", error.chain());
+            log::error!("cannot stop the embedded platform; error={}", error.chain());
         }
     }
 }
 
-fn ours(run: platform::RunId) -> Option<RunId> {
+fn to_run_id(run: platform::RunId) -> Option<RunId> {
     RunId::parse(&run.to_string())
 }
 
-fn theirs(run: RunId) -> Option<platform::RunId> {
+fn to_platform_id(run: RunId) -> Option<platform::RunId> {
     run.to_string().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The service with a platform that publishes its jobs, by a server with Ably's own codec.
+//! The service with a platform that pushes its jobs through a server with Ably's own codec.
 
 use std::sync::Arc;
 
@@ -9,25 +9,25 @@ use serde_json::json;
 
 use self::server::{REQUEST, Server};
 use super::api::source_with;
-use super::{Bench, Serving, good, held};
-use crate::service::identity::Identity;
+use super::{Fixture, RunningService, successful, waiting};
+use crate::service::identity::RunnerIdentity;
 
 #[path = "../../../../ably-subscriber/tests/subscription/server.rs"]
-#[allow(dead_code, reason = "what the subscriber's tests ask of it besides")]
+#[allow(dead_code, reason = "the subscriber's tests use the rest")]
 pub(crate) mod server;
 
 const RUN: &str = "01234567-89ab-4def-8123-456789abcdef";
 
-/// A platform that hands out nothing when it is polled, and a runner that is subscribed to it.
-struct Pushing {
+/// A platform whose polls return no job, and a runner that has subscribed to its pushes.
+struct PushFixture {
     platform: Platform,
     realtime: Server,
-    serving: Serving,
+    service: RunningService,
     runner: tempfile::TempDir,
-    _bench: Bench,
+    _bench: Fixture,
 }
 
-impl Pushing {
+impl PushFixture {
     fn start(factory: &Arc<Factory>) -> Self {
         let platform = Platform::start(|request| match request.target() {
             "/api/runners/realtime/token" => Reply::bytes(REQUEST),
@@ -37,13 +37,13 @@ impl Pushing {
             _ => Reply::json(&json!({"success": true})),
         });
         let realtime = Server::start();
-        let bench = Bench::new();
+        let fixture = Fixture::new();
         let runner = tempfile::tempdir().unwrap();
         let hosts = Hosts::new(&realtime.address(), &realtime.address()).unwrap();
-        let source = source_with(&runner, &bench, &platform.url(), "runner's", Some(hosts));
-        let serving = bench.start_with(source, factory);
+        let source = source_with(&runner, &fixture, &platform.url(), "runner's", Some(hosts));
+        let service = fixture.start_with(source, factory);
         realtime.wait("attach", 1);
-        Self { platform, realtime, serving, runner, _bench: bench }
+        Self { platform, realtime, service, runner, _bench: fixture }
     }
 
     fn publish(&self, name: &str, data: &serde_json::Value) {
@@ -62,8 +62,8 @@ impl Pushing {
 }
 
 #[test]
-fn a_job_that_is_pushed_is_claimed_without_a_poll() {
-    let pushing = Pushing::start(&Arc::new(good().factory()));
+fn a_pushed_job_is_claimed_without_a_poll() {
+    let pushing = PushFixture::start(&Arc::new(successful().factory()));
     pushing.publish("job", &json!({"runId": RUN, "unknown": 1}));
 
     let claim = pushing.wait_for("/claim").json();
@@ -75,13 +75,13 @@ fn a_job_that_is_pushed_is_claimed_without_a_poll() {
     assert_eq!(token.json()["group"], "local/default");
     let attach = &pushing.realtime.seen("attach")[0];
     assert_eq!(attach["frame"]["channel"], "runner-group:local/default");
-    pushing.serving.leave();
+    pushing.service.shut_down();
 }
 
 #[test]
-fn a_job_for_this_very_runner_is_claimed_and_one_for_another_polled_for() {
-    let pushing = Pushing::start(&Arc::new(good().factory()));
-    let us = Identity::next(pushing.runner.path()).unwrap().id;
+fn a_job_pushed_to_this_runner_is_claimed_and_one_for_another_is_polled_for() {
+    let pushing = PushFixture::start(&Arc::new(successful().factory()));
+    let own_id = RunnerIdentity::next(pushing.runner.path()).unwrap().id;
     let is_deferred = |request: &guest_test::Request| {
         request.target() == "/api/runners/poll"
             && request.json()["telemetry"]["pollReason"] == "deferred"
@@ -91,24 +91,24 @@ fn a_job_for_this_very_runner_is_claimed_and_one_for_another_polled_for() {
     pushing.publish("job", &json!({"runId": RUN, "targetRunnerId": "another"}));
     pushing.platform.wait_for(|requests| requests.iter().any(is_deferred));
     assert!(!pushing.platform.requests().iter().any(is_claim));
-    pushing.publish("job", &json!({"runId": RUN, "targetRunnerId": us}));
+    pushing.publish("job", &json!({"runId": RUN, "targetRunnerId": own_id}));
 
     pushing.wait_for("/complete");
-    pushing.serving.leave();
+    pushing.service.shut_down();
 }
 
 #[test]
-fn a_cancellation_is_pushed_too_and_nonsense_is_passed_over() {
-    let (factory, begun) = held(Manner::Polite);
-    let pushing = Pushing::start(&factory);
+fn a_pushed_cancellation_is_applied_and_invalid_pushes_are_ignored() {
+    let (factory, started) = waiting(Manner::Polite);
+    let pushing = PushFixture::start(&factory);
     pushing.publish("job", &json!({"runId": "../../x"}));
     pushing.publish("cancel", &json!([]));
     pushing.publish("job", &json!({"runId": RUN}));
-    begun.recv().unwrap();
+    started.recv().unwrap();
 
     pushing.publish("cancel", &json!({"runId": RUN}));
 
     let completion = pushing.wait_for("/complete").json();
     assert_eq!(completion["error"], "the job was cancelled");
-    pushing.serving.leave();
+    pushing.service.shut_down();
 }

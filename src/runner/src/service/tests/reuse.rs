@@ -1,4 +1,4 @@
-//! Jobs of one session, at a platform elsewhere, by a runner that keeps VMs.
+//! Jobs of one session of a remote platform, run by a runner that parks VMs.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,10 +8,10 @@ use sandbox::fake::Script;
 use serde_json::json;
 
 use super::api::source_with;
-use super::{AGENT, Bench, leave_outcome};
+use super::{AGENT, Fixture, leave_outcome};
 
 #[test]
-fn a_sessions_next_job_gets_its_vm_and_the_platform_is_told_all_of_it() {
+fn a_sessions_next_job_reuses_its_vm_and_the_platform_gets_the_reuse_result() {
     let runs = [1, 2].map(|n| format!("01234567-89ab-4def-8123-00000000000{n}"));
     let offers = Mutex::new(runs.clone().into_iter());
     let (holds_tx, holds) = unbounded();
@@ -36,25 +36,25 @@ fn a_sessions_next_job_gets_its_vm_and_the_platform_is_told_all_of_it() {
         })),
         _ => Reply::json(&json!({"success": true})),
     });
-    let mut bench = Bench::new();
-    bench.config.parked = 1;
+    let mut fixture = Fixture::new();
+    fixture.config.parked = 1;
     let runner = tempfile::tempdir().unwrap();
-    let source = source_with(&runner, &bench, &server.url(), "runner's", None);
+    let source = source_with(&runner, &fixture, &server.url(), "runner's", None);
     let leave = |request: &_, record: &mut _| {
         leave_outcome(request, record, &json!({"exitCode": 0, "sessionId": "s-1"}));
     };
     let factory = Arc::new(Script::default().on(AGENT, &[], 0).act(AGENT, leave).factory());
-    let serving = bench.start_with(source, &factory);
+    let service = fixture.start_with(source, &factory);
 
     let complete = "/api/webhooks/agent/complete";
     let is_complete = |request: &guest_test::Request| request.target() == complete;
     server.wait_for(|requests| requests.iter().filter(|request| is_complete(request)).count() == 2);
-    serving.leave();
+    service.shut_down();
 
-    let told = server.requests_to(complete);
-    let reuse = told.iter().map(|request| request.json()["sandboxReuseResult"].clone());
+    let completions = server.requests_to(complete);
+    let reuse = completions.iter().map(|request| request.json()["sandboxReuseResult"].clone());
     assert_eq!(reuse.collect::<Vec<_>>(), [json!("poolMiss"), json!("reused")]);
-    assert_eq!(told[0].json()["sandboxId"], told[1].json()["sandboxId"]);
+    assert_eq!(completions[0].json()["sandboxId"], completions[1].json()["sandboxId"]);
     let beats = server.requests_to("/api/runners/heartbeat");
     let held = beats.iter().map(|beat| beat.json()["heldSessionStates"][0].clone());
     let held = held.into_iter().find(|held| !held.is_null()).unwrap();

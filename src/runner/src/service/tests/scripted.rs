@@ -1,4 +1,4 @@
-//! The service with a source that follows a script.
+//! The service with a scripted source.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -9,78 +9,80 @@ use guest_test::{Reply, Server};
 use sandbox::fake::Manner;
 use serde_json::json;
 
-use super::{Bench, held, offer};
+use super::{Fixture, offer, waiting};
 use crate::error::Result;
 use crate::service::context::RunId;
 use crate::service::journal::Journal;
 use crate::service::journal::tests::run;
 use crate::service::source::{
-    Access, Cancelled, Claim, Demand, Kind, Left, News, Offer, Presence, Source,
+    CancelRequest, Claim, Demand, Offer, PlatformAccess, RecoveredJobs, RunnerStatus, Source,
+    SourceKind, SourceUpdate,
 };
 
-/// Its claims are granted, outcomes taken; what it has to say is put into it.
-struct Scripted {
+/// A source with queued updates, which grants all claims and accepts all outcomes.
+struct ScriptedSource {
     _platform: Server,
-    access: Access,
-    bell: Sender<()>,
-    rings: Receiver<()>,
-    news: Mutex<VecDeque<News>>,
-    tell_looks: Sender<()>,
-    looks: Receiver<()>,
+    access: PlatformAccess,
+    notifier: Sender<()>,
+    notifications: Receiver<()>,
+    updates: Mutex<VecDeque<SourceUpdate>>,
+    calls_tx: Sender<()>,
+    /// The calls of `next_update`.
+    calls: Receiver<()>,
 }
 
-impl Scripted {
+impl ScriptedSource {
     fn new() -> Arc<Self> {
         let platform = Server::start(|_| Reply::json(&json!({"success": true})));
         let url = platform.url();
-        let access = Access {
+        let access = PlatformAccess {
             guest_url: url.clone(),
             url,
             service: None,
             bypass: None,
             reachable: Vec::new(),
         };
-        let ((bell, rings), (tell_looks, looks)) = (bounded(1), unbounded());
+        let ((notifier, notifications), (calls_tx, calls)) = (bounded(1), unbounded());
         Arc::new(Self {
             _platform: platform,
             access,
-            bell,
-            rings,
-            news: Mutex::default(),
-            tell_looks,
-            looks,
+            notifier,
+            notifications,
+            updates: Mutex::default(),
+            calls_tx,
+            calls,
         })
     }
 
-    /// Says something, and returns when it was heard and obeyed.
-    fn say(&self, news: News) {
-        self.news.lock().unwrap().push_back(news);
-        while !self.news.lock().unwrap().is_empty() {
-            self.wait_for_look();
+    /// Queues an update and waits until the service has handled it.
+    fn publish(&self, update: SourceUpdate) {
+        self.updates.lock().unwrap().push_back(update);
+        while !self.updates.lock().unwrap().is_empty() {
+            self.wait_for_call();
         }
-        // Whoever looks again has done with what was before.
-        self.looks.try_iter().for_each(drop);
-        self.wait_for_look();
+        // The service calls again only after it has handled the update.
+        self.calls.try_iter().for_each(drop);
+        self.wait_for_call();
     }
 
-    fn wait_for_look(&self) {
-        let _ = self.bell.try_send(());
-        self.looks.recv().unwrap();
+    fn wait_for_call(&self) {
+        let _ = self.notifier.try_send(());
+        self.calls.recv().unwrap();
     }
 }
 
-impl Source for Scripted {
-    fn kind(&self) -> Kind {
-        Kind::Api
+impl Source for ScriptedSource {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Api
     }
 
-    fn rings(&self) -> &Receiver<()> {
-        &self.rings
+    fn notifications(&self) -> &Receiver<()> {
+        &self.notifications
     }
 
-    fn look(&self, _demand: &Demand) -> Result<News> {
-        let _ = self.tell_looks.send(());
-        Ok(self.news.lock().unwrap().pop_front().unwrap_or_default())
+    fn next_update(&self, _demand: &Demand) -> Result<SourceUpdate> {
+        let _ = self.calls_tx.send(());
+        Ok(self.updates.lock().unwrap().pop_front().unwrap_or_default())
     }
 
     fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
@@ -91,42 +93,42 @@ impl Source for Scripted {
         Ok(Some(Claim::of(context, None, None)))
     }
 
-    fn offer_again(&self, _run: RunId) -> bool {
+    fn reoffer(&self, _run: RunId) -> bool {
         false
     }
 
-    fn tell(&self, _presence: Presence) {}
+    fn report_status(&self, _status: RunnerStatus) {}
 
-    fn access(&self) -> &Access {
+    fn access(&self) -> &PlatformAccess {
         &self.access
     }
 
-    fn recover(&self, _journal: &Journal) -> Result<Left> {
-        Ok(Left::default())
+    fn recover(&self, _journal: &Journal) -> Result<RecoveredJobs> {
+        Ok(RecoveredJobs::default())
     }
 
     fn stop(&self) {}
 }
 
-fn cancelled(asked: Instant) -> News {
-    News { offer: None, cancelled: vec![Cancelled { run: run(), asked }] }
+fn cancelled(requested_at: Instant) -> SourceUpdate {
+    SourceUpdate { offer: None, cancelled: vec![CancelRequest { run: run(), requested_at }] }
 }
 
 #[test]
-fn a_cancellation_from_before_a_claim_is_not_for_it() {
-    let mut bench = Bench::new();
-    bench.config.cancel_grace = Duration::from_secs(60);
-    let (factory, begun) = held(Manner::Deaf);
-    let source = Scripted::new();
-    let serving = bench.start_with(Arc::clone(&source) as Arc<dyn Source>, &factory);
+fn a_cancellation_from_before_a_claim_does_not_apply_to_it() {
+    let mut fixture = Fixture::new();
+    fixture.config.cancel_grace = Duration::from_secs(60);
+    let (factory, started) = waiting(Manner::Deaf);
+    let source = ScriptedSource::new();
+    let service = fixture.start_with(Arc::clone(&source) as Arc<dyn Source>, &factory);
     let before = Instant::now();
-    source.say(News { offer: Some(offer(run())), cancelled: Vec::new() });
-    begun.recv().unwrap();
+    source.publish(SourceUpdate { offer: Some(offer(run())), cancelled: Vec::new() });
+    started.recv().unwrap();
 
-    source.say(cancelled(before));
+    source.publish(cancelled(before));
     assert!(factory.record().signals.is_empty());
-    source.say(cancelled(Instant::now()));
+    source.publish(cancelled(Instant::now()));
     assert_eq!(factory.record().signals.len(), 1);
 
-    serving.hard_stop();
+    service.fast_shutdown();
 }

@@ -1,53 +1,51 @@
-//! Claims: whatever becomes of an answer on its way, each job is claimed once and told of once.
+//! Claims of jobs at a remote platform. A lost answer neither loses a job nor runs it twice.
 //!
 //! ```text
-//!  the request's id is in the journal ──▶ asked ──▶ granted ──▶ the job's thread
-//!                                          │ ▲ offered again, also by the next process: the same id
+//!  the request's ID is in the journal ──▶ sent ──▶ granted ──▶ the job's thread
+//!                                          │ ▲ retried with the same ID, also by the next process
 //!                                no answer ▼ │
-//!                                        open ─────▶ 404, 409, 403, … : the record is removed
+//!                                     unanswered ──▶ 404, 409, 403, … : the record is removed
 //! ```
 //!
-//! A job whose claim had no answer never ran, so it is not failed: whoever has room for it claims it as
-//! the same.
+//! A job whose claim got no answer has not run. It is offered again and claimed with the same ID.
 //!
-//! INVARIANT: one thread at most asks for a job at any time, always with the id in the journal.
+//! INVARIANT: at most one thread requests a job at any time, always with the ID in the journal.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use base::sync::{Mutex, MutexGuard};
 use guest_common::{Platform, Retry, Stop, epoch_ms};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::service::context::RunId;
-use crate::service::journal::{Completion, Journal, Record, State};
-use crate::service::source::{Claim, Found, Kind, Left, Offer, token_of};
+use crate::service::journal::{ClaimRecord, ClaimState, Completion, Journal};
+use crate::service::source::{Claim, Discovery, Offer, RecoveredJobs, SourceKind, token_of};
 
-/// Why a job fails whose runner was killed.
-const DIED: &str = "the runner died";
+/// The error of a job whose runner was killed.
+const RUNNER_DIED: &str = "the runner died";
 
-/// The claims of one platform.
+/// The claims at one platform.
 pub(super) struct Claims {
     platform: Platform,
     stop: Stop,
-    /// How long one is tried before its job's thread gives it up.
-    patience: Duration,
-    /// Those without an answer.
-    open: Mutex<HashMap<RunId, Open>>,
+    /// How long a claim is retried in its job's thread.
+    timeout: Duration,
+    unanswered: Mutex<HashMap<RunId, UnansweredClaim>>,
 }
 
 /// A claim without an answer.
-struct Open {
-    /// The request's id; none while somebody asks.
+struct UnansweredClaim {
+    /// The request's ID; `None` while a thread sends the request.
     request: Option<String>,
-    /// The offer's.
+    /// The profile of the offer.
     profile: Option<String>,
 }
 
-/// What the platform says of a job that is ours.
+/// The description of a job whose claim was granted.
 #[derive(Deserialize)]
 #[serde(try_from = "Value")]
 struct Granted(Value);
@@ -61,17 +59,17 @@ impl TryFrom<Value> for Granted {
     }
 }
 
-/// What came of a request.
-enum Answer {
+/// The answer to a claim.
+enum ClaimAnswer {
     Granted(Granted),
-    /// Somebody else has it, or it is not for us.
+    /// Another runner has the job, or this runner may not claim it.
     Denied(guest_common::Error),
     None(guest_common::Error),
 }
 
 impl Claims {
-    pub(super) fn new(platform: Platform, stop: Stop, patience: Duration) -> Self {
-        Self { platform, stop, patience, open: Mutex::default() }
+    pub(super) fn new(platform: Platform, stop: Stop, timeout: Duration) -> Self {
+        Self { platform, stop, timeout, unanswered: Mutex::default() }
     }
 
     /// See [`Source::claim`](crate::service::Source::claim).
@@ -80,146 +78,155 @@ impl Claims {
         let known = match self.lock().entry(run) {
             Entry::Occupied(entry) => match entry.into_mut().request.take() {
                 Some(request) => Some(request),
-                // Somebody asks just now.
+                // Another thread sends the request just now.
                 None => return Ok(None),
             },
             Entry::Vacant(entry) => {
-                entry.insert(Open { request: None, profile: offer.profile.clone() });
+                entry.insert(UnansweredClaim { request: None, profile: offer.profile.clone() });
                 None
             }
         };
-        let request = match known.map_or_else(|| begin(offer, journal), Ok) {
+        let request = match known.map_or_else(|| record_request(offer, journal), Ok) {
             Ok(request) => request,
             Err(error) => {
                 self.lock().remove(&run);
                 return Err(error);
             }
         };
-        let retry = Retry::until(Instant::now() + self.patience);
-        match self.ask(offer, &request, &retry) {
-            Answer::Granted(Granted(context)) => {
+        let retry = Retry::until(Instant::now() + self.timeout);
+        match self.send(offer, &request, &retry) {
+            ClaimAnswer::Granted(Granted(context)) => {
                 self.lock().remove(&run);
                 Ok(Some(Claim::of(context, None, None)))
             }
-            Answer::Denied(error) => {
-                self.close(run, journal);
+            ClaimAnswer::Denied(error) => {
+                self.forget(run, journal);
                 match error.status() {
                     Some(404 | 409) => Ok(None),
                     _ => Err(Error::Api { source: error }),
                 }
             }
-            Answer::None(source) => {
+            ClaimAnswer::None(source) => {
                 self.put_back(run, request);
                 Err(Error::Api { source })
             }
         }
     }
 
-    /// What a job was offered as whose claim has no answer yet. Twofold none: the claim has one; or
-    /// somebody asks for it just now.
-    pub(super) fn open_offer(&self, run: RunId) -> Option<Option<Offer>> {
-        let open = self.lock();
-        let open = open.get(&run)?;
-        let (profile, found) = (open.profile.clone(), Found::Polled);
-        let offer = Offer { run, profile, reuse_key: None, found, at: Instant::now() };
-        Some(open.request.as_ref().map(|_| offer))
+    /// The offer of a job whose claim has no answer. The outer `None`: the claim has an answer. The inner `None`: a
+    /// thread sends the request just now.
+    pub(super) fn unanswered_offer(&self, run: RunId) -> Option<Option<Offer>> {
+        let unanswered = self.lock();
+        let unanswered = unanswered.get(&run)?;
+        let (profile, discovery) = (unanswered.profile.clone(), Discovery::Polled);
+        let offer =
+            Offer { run, profile, reuse_key: None, discovery, discovered_at: Instant::now() };
+        Some(unanswered.request.as_ref().map(|_| offer))
     }
 
-    /// A job whose runner died has failed: nobody else will say so. One whose claim had no answer has
-    /// not begun.
-    pub(super) fn recover(&self, journal: &Journal) -> Result<Left> {
-        let mut left = Left::default();
-        for record in journal.read()?.into_iter().filter(|one| one.source == Kind::Api) {
+    /// A claimed job whose runner died has failed, and only this runner can report it. A job whose claim got no answer
+    /// has not started.
+    pub(super) fn recover(&self, journal: &Journal) -> Result<RecoveredJobs> {
+        let mut recovered = RecoveredJobs::default();
+        for record in journal.read()?.into_iter().filter(|one| one.source == SourceKind::Api) {
             let run = record.run;
             match record.state {
-                State::Ended { .. } => left.ended.push(record),
-                State::Claimed { token } => {
+                ClaimState::Ended { .. } => recovered.ended.push(record),
+                ClaimState::Claimed { token } => {
                     let record = ended(run, token);
                     journal.write(&record)?;
-                    left.ended.push(record);
+                    recovered.ended.push(record);
                 }
-                State::Claiming { request, profile } => {
-                    self.lock().insert(run, Open { request: Some(request), profile });
-                    left.unanswered.push(run);
+                ClaimState::Claiming { request, profile } => {
+                    self.lock().insert(run, UnansweredClaim { request: Some(request), profile });
+                    recovered.unanswered.push(run);
                 }
             }
         }
-        Ok(left)
+        Ok(recovered)
     }
 
-    fn ask(&self, offer: &Offer, request: &str, retry: &Retry) -> Answer {
+    fn send(&self, offer: &Offer, request: &str, retry: &Retry) -> ClaimAnswer {
         let path = format!("/api/runners/jobs/{}/claim", offer.run);
-        let source = match offer.found {
-            Found::Polled => "poll",
-            Found::Pushed => "ably",
+        let source = match offer.discovery {
+            Discovery::Polled => "poll",
+            Discovery::Pushed => "ably",
         };
-        let waited = u64::try_from(offer.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waited = u64::try_from(offer.discovered_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let telemetry = json!({"discoverySource": source, "jobDiscoveredToClaimRequestMs": waited});
         let body = json!({"capabilities": [], "telemetry": telemetry}).to_string();
         let attempt = || self.platform.attempt_as(request, &path, body.as_bytes());
         match retry.run(&self.stop, attempt) {
-            Ok(granted) => Answer::Granted(granted),
-            // A token that is not taken says nothing of the job.
+            Ok(granted) => ClaimAnswer::Granted(granted),
+            // A 401 concerns the runner's token, not the job.
             Err(error) if error.status().is_some_and(|status| status != 401) => {
-                if error.is_retriable() { Answer::None(error) } else { Answer::Denied(error) }
+                if error.is_retriable() {
+                    ClaimAnswer::None(error)
+                } else {
+                    ClaimAnswer::Denied(error)
+                }
             }
-            Err(error) => Answer::None(error),
+            Err(error) => ClaimAnswer::None(error),
         }
     }
 
     fn put_back(&self, run: RunId, request: String) {
-        if let Some(open) = self.lock().get_mut(&run) {
-            open.request = Some(request);
+        if let Some(unanswered) = self.lock().get_mut(&run) {
+            unanswered.request = Some(request);
         }
     }
 
-    /// The platform has said that it is not ours.
-    fn close(&self, run: RunId, journal: &Journal) {
-        // In this order: nobody may write another record in between.
+    /// Forgets a denied claim.
+    fn forget(&self, run: RunId, journal: &Journal) {
+        // In this order: until the entry is removed, no other thread writes a record of this run.
         journal.remove(run);
         self.lock().remove(&run);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Open>> {
-        // Nothing panics while it has the lock.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, UnansweredClaim>> {
+        self.unanswered.lock()
     }
 }
 
-/// Puts the id of a request into the journal.
-fn begin(offer: &Offer, journal: &Journal) -> Result<String> {
+/// Writes a new request ID to the journal.
+fn record_request(offer: &Offer, journal: &Journal) -> Result<String> {
     let request = guest_common::random_uuid();
-    let state = State::Claiming { request: request.clone(), profile: offer.profile.clone() };
-    journal.write(&Record { run: offer.run, attempt: None, source: Kind::Api, state })?;
+    let state = ClaimState::Claiming { request: request.clone(), profile: offer.profile.clone() };
+    journal.write(&ClaimRecord {
+        run: offer.run,
+        attempt: None,
+        source: SourceKind::Api,
+        state,
+    })?;
     Ok(request)
 }
 
-fn ended(run: RunId, token: String) -> Record {
-    let completion = Completion::failed(DIED.to_owned());
-    let state = State::Ended { token, at_ms: epoch_ms(), completion };
-    Record { run, attempt: None, source: Kind::Api, state }
+fn ended(run: RunId, token: String) -> ClaimRecord {
+    let completion = Completion::failed(RUNNER_DIED.to_owned());
+    let state = ClaimState::Ended { token, at_ms: epoch_ms(), completion };
+    ClaimRecord { run, attempt: None, source: SourceKind::Api, state }
 }
 
 #[cfg(test)]
 mod tests {
-    use guest_common::{Identity, Kind as Caller, Limits};
+    use guest_common::{Identity, Kind, Limits};
     use guest_test::{Reply, Server};
 
     use super::*;
     use crate::service::journal::tests::run;
 
-    /// Claims at a platform that answers so, the last answer for ever.
-    struct Bench {
+    /// A platform with scripted answers, of which the last one repeats.
+    struct Fixture {
         state: tempfile::TempDir,
         journal: Journal,
         server: Server,
     }
 
-    impl Bench {
+    impl Fixture {
         fn new(replies: Vec<Reply>) -> Self {
             let replies = Mutex::new(replies);
             let server = Server::start(move |_| {
-                let mut replies = replies.lock().unwrap();
+                let mut replies = replies.lock();
                 if replies.len() > 1 { replies.remove(0) } else { replies[0].clone() }
             });
             let state = tempfile::tempdir().unwrap();
@@ -227,7 +234,7 @@ mod tests {
             Self { state, journal, server }
         }
 
-        /// As a process that starts with what is in the journal, and does not wait.
+        /// Claims as made by a new process, without retries.
         fn claims(&self) -> Claims {
             let token = "t".to_owned();
             let identity =
@@ -235,16 +242,16 @@ mod tests {
             let time = Duration::from_secs(30);
             let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
             let stop = Stop::new();
-            let platform = Platform::of(Caller::Runner, &identity, limits, &stop).unwrap();
+            let platform = Platform::of(Kind::Runner, &identity, limits, &stop).unwrap();
             Claims::new(platform, stop, Duration::ZERO)
         }
 
         fn states(&self) -> Vec<&'static str> {
             let records = Journal::open(self.state.path()).unwrap().read().unwrap();
-            let state = |record: Record| match record.state {
-                State::Claiming { .. } => "claiming",
-                State::Claimed { .. } => "claimed",
-                State::Ended { .. } => "ended",
+            let state = |record: ClaimRecord| match record.state {
+                ClaimState::Claiming { .. } => "claiming",
+                ClaimState::Claimed { .. } => "claimed",
+                ClaimState::Ended { .. } => "ended",
             };
             records.into_iter().map(state).collect()
         }
@@ -263,8 +270,8 @@ mod tests {
             run: run(),
             profile: None,
             reuse_key: None,
-            found: Found::Polled,
-            at: Instant::now(),
+            discovery: Discovery::Polled,
+            discovered_at: Instant::now(),
         }
     }
 
@@ -273,77 +280,79 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_without_an_answer_is_asked_for_again_as_the_same() {
-        let bench = Bench::new(vec![Reply::dropped(), granted()]);
-        let claims = bench.claims();
-        claims.claim(&offer(), &bench.journal).unwrap_err();
-        assert_eq!(bench.states(), ["claiming"]);
+    fn a_claim_without_an_answer_is_retried_with_the_same_id() {
+        let fixture = Fixture::new(vec![Reply::dropped(), granted()]);
+        let claims = fixture.claims();
+        claims.claim(&offer(), &fixture.journal).unwrap_err();
+        assert_eq!(fixture.states(), ["claiming"]);
 
-        let claim = claims.claim(&offer(), &bench.journal).unwrap().unwrap();
+        let claim = claims.claim(&offer(), &fixture.journal).unwrap().unwrap();
 
         assert_eq!(claim.token, "job's");
-        let ids = bench.ids();
+        let ids = fixture.ids();
         assert_eq!((ids.len(), &ids[0]), (2, &ids[1]));
-        assert!(claims.open_offer(run()).is_none());
+        assert!(claims.unanswered_offer(run()).is_none());
     }
 
     #[test]
-    fn a_claim_whose_answer_died_with_its_runner_is_made_by_the_next_as_the_same() {
-        let bench = Bench::new(vec![Reply::dropped(), granted()]);
+    fn the_next_process_retries_an_unanswered_claim_with_the_same_id() {
+        let fixture = Fixture::new(vec![Reply::dropped(), granted()]);
         let large = Offer { profile: Some("large".into()), ..offer() };
-        bench.claims().claim(&large, &bench.journal).unwrap_err();
+        fixture.claims().claim(&large, &fixture.journal).unwrap_err();
 
-        let claims = bench.claims();
-        let left = claims.recover(&bench.journal).unwrap();
-        assert_eq!((left.ended.len(), left.unanswered), (0, vec![run()]));
-        let again = claims.open_offer(run()).unwrap().unwrap();
+        let claims = fixture.claims();
+        let recovered = claims.recover(&fixture.journal).unwrap();
+        assert_eq!((recovered.ended.len(), recovered.unanswered), (0, vec![run()]));
+        let again = claims.unanswered_offer(run()).unwrap().unwrap();
         assert_eq!((again.run, again.profile.as_deref()), (run(), Some("large")));
 
-        assert_eq!(claims.claim(&again, &bench.journal).unwrap().unwrap().token, "job's");
-        assert_eq!(bench.ids()[0], bench.ids()[1]);
+        assert_eq!(claims.claim(&again, &fixture.journal).unwrap().unwrap().token, "job's");
+        assert_eq!(fixture.ids()[0], fixture.ids()[1]);
     }
 
     #[test]
-    fn what_is_not_ours_leaves_nothing() {
+    fn a_denied_claim_leaves_no_record() {
         for status in [403, 404, 409] {
-            let bench = Bench::new(vec![Reply::dropped(), Reply::refusal(status, "no")]);
-            let claims = bench.claims();
-            claims.claim(&offer(), &bench.journal).unwrap_err();
-            let again = claims.open_offer(run()).unwrap().unwrap();
-            // Who has it instead, or that nobody may, is the platform's to say.
-            let claimed = claims.claim(&again, &bench.journal);
-            assert!(claimed.is_err() == (status == 403) && claims.open_offer(run()).is_none());
-            assert!(bench.states().is_empty(), "{status}");
+            let fixture = Fixture::new(vec![Reply::dropped(), Reply::refusal(status, "no")]);
+            let claims = fixture.claims();
+            claims.claim(&offer(), &fixture.journal).unwrap_err();
+            let again = claims.unanswered_offer(run()).unwrap().unwrap();
+            // 403 is an error; 404 and 409 mean that another runner has the job.
+            let claimed = claims.claim(&again, &fixture.journal);
+            assert!(
+                claimed.is_err() == (status == 403) && claims.unanswered_offer(run()).is_none()
+            );
+            assert!(fixture.states().is_empty(), "{status}");
         }
     }
 
     #[test]
-    fn a_success_without_a_token_is_no_answer() {
+    fn a_success_without_a_token_counts_as_no_answer() {
         let empty = Reply::json(&json!({"runId": run(), "sandboxToken": ""}));
-        let bench = Bench::new(vec![empty, granted()]);
-        let claims = bench.claims();
-        claims.claim(&offer(), &bench.journal).unwrap_err();
-        assert_eq!(bench.states(), ["claiming"]);
-        assert!(claims.claim(&offer(), &bench.journal).unwrap().is_some());
+        let fixture = Fixture::new(vec![empty, granted()]);
+        let claims = fixture.claims();
+        claims.claim(&offer(), &fixture.journal).unwrap_err();
+        assert_eq!(fixture.states(), ["claiming"]);
+        assert!(claims.claim(&offer(), &fixture.journal).unwrap().is_some());
     }
 
     #[test]
-    fn a_runner_whose_own_token_is_not_taken_forgets_no_claim() {
-        let bench = Bench::new(vec![Reply::dropped(), Reply::refusal(401, "who?"), granted()]);
-        bench.claims().claim(&offer(), &bench.journal).unwrap_err();
+    fn a_runner_whose_own_token_is_refused_keeps_its_claims() {
+        let fixture = Fixture::new(vec![Reply::dropped(), Reply::refusal(401, "who?"), granted()]);
+        fixture.claims().claim(&offer(), &fixture.journal).unwrap_err();
 
-        let claims = bench.claims();
-        claims.recover(&bench.journal).unwrap();
-        claims.claim(&offer(), &bench.journal).unwrap_err();
-        assert!(claims.claim(&offer(), &bench.journal).unwrap().is_some());
+        let claims = fixture.claims();
+        claims.recover(&fixture.journal).unwrap();
+        claims.claim(&offer(), &fixture.journal).unwrap_err();
+        assert!(claims.claim(&offer(), &fixture.journal).unwrap().is_some());
     }
 
     #[test]
-    fn who_stops_leaves_it_to_the_next_start() {
-        let bench = Bench::new(vec![granted()]);
-        let claims = bench.claims();
+    fn a_stopped_claim_is_left_to_the_next_start() {
+        let fixture = Fixture::new(vec![granted()]);
+        let claims = fixture.claims();
         claims.stop.signal();
-        claims.claim(&offer(), &bench.journal).unwrap_err();
-        assert_eq!(bench.states(), ["claiming"]);
+        claims.claim(&offer(), &fixture.journal).unwrap_err();
+        assert_eq!(fixture.states(), ["claiming"]);
     }
 }

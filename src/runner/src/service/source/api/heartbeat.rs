@@ -1,5 +1,4 @@
-//! The thread `heartbeat`: says how this runner is, every 10 s and on each change, and at last that it
-//! stops.
+//! The thread `heartbeat`: reports the runner's status to the platform every 10 s, on each change and on shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,9 @@ use serde_json::json;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::service::context::RunId;
-use crate::service::source::Presence;
+use crate::service::source::RunnerStatus;
 
-const BEAT: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,39 +21,44 @@ struct Reply {
 }
 
 impl Shared {
-    /// The thread. `leave` ends its waits, and not its requests: the last heartbeat comes after it.
-    pub(super) fn beat(&self, platform: &Platform, woken: &Receiver<()>, leave: &Stop) {
-        let (mut sequence, mut told) = (0, None);
+    /// The thread. `stop` ends its waits but not its requests, as the last heartbeat comes after it.
+    pub(super) fn run_heartbeat(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
+        let (mut sequence, mut last_reported) = (0, None);
         loop {
-            let _ = woken.recv_timeout(BEAT);
-            let (presence, is_leaving) = {
-                let heard = self.lock();
-                (heard.presence.clone(), heard.is_leaving)
+            let _ = woken.recv_timeout(INTERVAL);
+            let (status, is_stopping) = {
+                let state = self.lock();
+                (state.status.clone(), state.is_stopping)
             };
-            if is_leaving && told == presence {
+            if is_stopping && last_reported == status {
                 return;
             }
-            let Some(presence) = presence else { continue };
+            let Some(status) = status else { continue };
             sequence += 1;
-            let asked = Instant::now();
-            match self.tell(platform, &presence, sequence) {
-                Ok(cancelled) => self.put_down(None, cancelled, asked),
+            let sent_at = Instant::now();
+            match self.send_heartbeat(platform, &status, sequence) {
+                Ok(cancelled) => self.push_update(None, cancelled, sent_at),
                 Err(error) => {
-                    log::warn!("a heartbeat was not heard; error={:?}", error.chain());
-                    leave.wait_until(asked + pause_after(error.of_api(), Duration::ZERO));
+                    log::warn!("a heartbeat failed; error={:?}", error.chain());
+                    stop.wait_until(sent_at + pause_after(error.of_api(), Duration::ZERO));
                 }
             }
-            if is_leaving {
+            if is_stopping {
                 return;
             }
-            told = Some(presence);
-            if !std::mem::replace(&mut self.lock().is_introduced, true) {
+            last_reported = Some(status);
+            if !std::mem::replace(&mut self.lock().is_registered, true) {
                 let _ = self.wake_poll.try_send(());
             }
         }
     }
 
-    fn tell(&self, platform: &Platform, presence: &Presence, sequence: u64) -> Result<Vec<RunId>> {
+    fn send_heartbeat(
+        &self,
+        platform: &Platform,
+        status: &RunnerStatus,
+        sequence: u64,
+    ) -> Result<Vec<RunId>> {
         let body = json!({
             "runnerId": self.runner.id,
             "runnerName": self.name,
@@ -63,13 +67,13 @@ impl Shared {
             "snapshotSequence": sequence,
             "totalVcpu": self.total.vcpus,
             "totalMemoryMb": self.total.memory_mib,
-            "maxConcurrent": self.most,
-            "allocatedVcpu": presence.taken.vcpus,
-            "allocatedMemoryMb": presence.taken.memory_mib,
-            "runningCount": presence.running,
-            "admittableProfiles": presence.profiles,
-            "heldSessionStates": presence.held,
-            "mode": presence.mode,
+            "maxConcurrent": self.max_concurrent,
+            "allocatedVcpu": status.allocated.vcpus,
+            "allocatedMemoryMb": status.allocated.memory_mib,
+            "runningCount": status.running,
+            "admittableProfiles": status.profiles,
+            "heldSessionStates": status.sessions,
+            "mode": status.mode,
         });
         let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
         let reply: Reply = platform.attempt("/api/runners/heartbeat", &body)?;

@@ -1,12 +1,12 @@
-//! The thread `poll`: asks for a job whenever there is room for one.
+//! The thread `poll`: polls for a job while there is capacity.
 //!
-//! | after | it asks again |
+//! | after | the next poll is |
 //! |---|---|
 //! | a job, or a poll that the platform held | at once |
-//! | nothing | in 5 s; where jobs are pushed, in 30 s |
-//! | cancellations alone | in 1 s |
-//! | an error | in 5 s, or when the platform says |
-//! | more room; a job that was pushed; a push that may have been missed | at once |
+//! | no job | in 5 s; in 30 s while jobs are pushed |
+//! | only cancellations | in 1 s |
+//! | an error | in 5 s, or after `Retry-After` |
+//! | more capacity; a pushed job; a push that may have been missed | at once |
 //! | a job that was pushed to another runner | in 2 s |
 
 use std::time::{Duration, Instant};
@@ -19,27 +19,27 @@ use serde_json::json;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::service::context::RunId;
-use crate::service::source::{Demand, Found, Offer};
+use crate::service::source::{Demand, Discovery, Offer};
 
-/// Between polls that found nothing, unless the platform held them; and where jobs are pushed.
+/// The intervals between polls without a job: regularly, and while jobs are pushed.
 const FAST: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(30);
-/// From here on it was held.
+/// A poll that takes at least this long was held by the platform.
 const HELD: Duration = Duration::from_secs(1);
-/// After a poll that told of cancellations alone, which the next may do as well.
+/// The delay after a poll that returned only cancellations, which the next one may repeat.
 const AFTER_CANCELLATION: Duration = Duration::from_secs(1);
 
-/// The most polls that are scheduled besides the usual one.
-const MOST_SCHEDULED: usize = 64;
+/// The most additional polls that are scheduled.
+const MAX_SCHEDULED: usize = 64;
 
-/// When a poll is due, and why, as the platform is told.
+/// The time of a poll, and its reason for the platform's telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Due {
+pub(super) struct ScheduledPoll {
     at: Instant,
     reason: &'static str,
 }
 
-impl Due {
+impl ScheduledPoll {
     pub(super) fn now() -> Self {
         Self { at: Instant::now(), reason: "immediate" }
     }
@@ -49,33 +49,33 @@ impl Due {
     }
 }
 
-/// Polls besides the usual one, each of which is made: a poll before its time does not replace it.
+/// Additional polls, in order. Each one is made: an earlier poll does not replace it.
 #[derive(Debug, Default)]
-pub(super) struct Schedule(Vec<Due>);
+pub(super) struct Schedule(Vec<ScheduledPoll>);
 
 impl Schedule {
-    pub(super) fn add(&mut self, due: Due) {
-        // Where there are too many, the last one is postponed to the new one's time.
-        self.0.truncate(MOST_SCHEDULED - 1);
+    pub(super) fn add(&mut self, due: ScheduledPoll) {
+        // At the limit, the new poll replaces the last one.
+        self.0.truncate(MAX_SCHEDULED - 1);
         let at = self.0.partition_point(|other| other.at <= due.at);
         self.0.insert(at, due);
     }
 
-    /// When the next poll is due, where usually that is `usual`. Of several that are due now, the
-    /// reason is the latest one's.
-    fn next(&self, usual: Due, now: Instant) -> Due {
+    /// The next poll: the first additional one before `regular`, else `regular`. If several are overdue, the latest of
+    /// them, for its reason.
+    fn next(&self, regular: ScheduledPoll, now: Instant) -> ScheduledPoll {
         let overdue = self.0.iter().take_while(|due| due.at <= now).last();
-        let first = self.0.first().filter(|due| due.at < usual.at);
-        *overdue.or(first).unwrap_or(&usual)
+        let first = self.0.first().filter(|due| due.at < regular.at);
+        *overdue.or(first).unwrap_or(&regular)
     }
 
-    /// A poll begins: whatever was due by then is done.
-    fn poll(&mut self, now: Instant) {
+    /// Removes the polls that a poll at `now` satisfies.
+    fn complete(&mut self, now: Instant) {
         self.0.retain(|due| due.at > now);
     }
 }
 
-/// What came of a poll.
+/// The result of a poll.
 enum Polled {
     Job(RunId),
     Cancellations,
@@ -100,15 +100,15 @@ struct Job {
 
 impl Shared {
     /// The thread.
-    pub(super) fn poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
-        let mut usual = Due::now();
+    pub(super) fn run_poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
+        let mut regular = ScheduledPoll::now();
         loop {
-            // What was to be known of it is in what is shared, and in the stop.
+            // A wake-up carries no data: the state and `stop` are read below.
             let _ = woken.try_recv();
             if stop.is_given() {
                 return;
             }
-            let Some((demand, next)) = self.demand(usual) else {
+            let Some((demand, next)) = self.demand(regular) else {
                 let _ = woken.recv();
                 continue;
             };
@@ -116,51 +116,50 @@ impl Shared {
                 continue;
             }
             let begun = Instant::now();
-            self.lock().schedule.poll(begun);
-            usual = match self.ask(platform, &demand, next.reason) {
-                // Whoever does not hear what is excluded is not asked more often for it.
+            self.lock().schedule.complete(begun);
+            regular = match self.send_poll(platform, &demand, next.reason) {
+                // The platform ignored the exclusion: poll no faster than usual.
                 Ok(Polled::Job(run)) if demand.excluded.contains(&run) => {
                     stop.wait_until(begun + FAST);
-                    Due::now()
+                    ScheduledPoll::now()
                 }
-                Ok(Polled::Job(_)) => Due::now(),
-                Ok(Polled::Cancellations) => self.usual(begun + AFTER_CANCELLATION),
-                Ok(Polled::Nothing) if begun.elapsed() >= HELD => self.usual(Instant::now()),
-                Ok(Polled::Nothing) => self.usual(begun + FAST),
+                Ok(Polled::Job(_)) => ScheduledPoll::now(),
+                Ok(Polled::Cancellations) => self.regular(begun + AFTER_CANCELLATION),
+                Ok(Polled::Nothing) if begun.elapsed() >= HELD => self.regular(Instant::now()),
+                Ok(Polled::Nothing) => self.regular(begun + FAST),
                 Err(_) if stop.is_given() => return,
                 Err(error) => {
-                    log::warn!("cannot ask for jobs; error={:?}", error.chain());
-                    // More room makes no platform better, and it may have said how long to wait.
+                    log::warn!("cannot poll for jobs; error={:?}", error.chain());
+                    // More capacity must not shorten the pause that the platform may have requested.
                     stop.wait_until(Instant::now() + pause_after(error.of_api(), FAST));
-                    Due::now()
+                    ScheduledPoll::now()
                 }
             };
         }
     }
 
-    /// After a poll that found no job: at that time, or slowly where jobs are pushed.
-    fn usual(&self, unless_pushed: Instant) -> Due {
-        if self.lock().is_pushed {
-            Due { at: Instant::now() + SLOW, reason: "slow" }
+    /// The next regular poll after one without a job: at `unless_pushed`, or later while jobs are pushed.
+    fn regular(&self, unless_pushed: Instant) -> ScheduledPoll {
+        if self.lock().is_subscribed {
+            ScheduledPoll { at: Instant::now() + SLOW, reason: "slow" }
         } else {
-            Due { at: unless_pushed, reason: "fast" }
+            ScheduledPoll { at: unless_pushed, reason: "fast" }
         }
     }
 
-    /// What to ask for, and when; none if no job is wanted, if nothing was told yet of this process, or
-    /// if it is not decided yet what becomes of the job that was offered: until then the demand does not
-    /// exclude it.
-    fn demand(&self, usual: Due) -> Option<(Demand, Due)> {
-        let heard = self.lock();
-        let is_open = heard.is_deciding || !heard.offers.is_empty();
-        if !heard.is_introduced || is_open || heard.demand.profiles.is_empty() {
+    /// The demand and the next poll. `None` if there is no demand, before the first heartbeat, and while an offer is
+    /// undecided, as the demand does not exclude its job yet.
+    fn demand(&self, regular: ScheduledPoll) -> Option<(Demand, ScheduledPoll)> {
+        let state = self.lock();
+        let is_undecided = state.is_deciding || !state.offers.is_empty();
+        if !state.is_registered || is_undecided || state.demand.profiles.is_empty() {
             return None;
         }
-        Some((heard.demand.clone(), heard.schedule.next(usual, Instant::now())))
+        Some((state.demand.clone(), state.schedule.next(regular, Instant::now())))
     }
 
-    /// One poll.
-    fn ask(&self, platform: &Platform, demand: &Demand, reason: &str) -> Result<Polled> {
+    /// Sends one poll, and queues its results.
+    fn send_poll(&self, platform: &Platform, demand: &Demand, reason: &str) -> Result<Polled> {
         let body = json!({
             "runnerId": self.runner.id,
             "group": self.group,
@@ -169,7 +168,7 @@ impl Shared {
             "telemetry": {"pollReason": reason},
         });
         let body = serde_json::to_vec(&body).map_err(|source| Error::Json { source })?;
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let reply: Reply = platform.attempt("/api/runners/poll", &body)?;
         let cancelled = reply.cancelled_run_ids.unwrap_or_default();
         let polled = match &reply.job {
@@ -181,10 +180,10 @@ impl Shared {
             run: job.run_id,
             profile: job.experimental_profile,
             reuse_key: job.reuse_key,
-            found: Found::Polled,
-            at: Instant::now(),
+            discovery: Discovery::Polled,
+            discovered_at: Instant::now(),
         };
-        self.put_down(reply.job.map(offer), cancelled, asked);
+        self.push_update(reply.job.map(offer), cancelled, requested_at);
         Ok(polled)
     }
 }
@@ -193,37 +192,37 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn at(start: Instant, seconds: u64, reason: &'static str) -> Due {
-        Due { at: start + Duration::from_secs(seconds), reason }
+    fn at(start: Instant, seconds: u64, reason: &'static str) -> ScheduledPoll {
+        ScheduledPoll { at: start + Duration::from_secs(seconds), reason }
     }
 
     #[test]
     fn a_poll_before_the_time_of_a_deferred_one_does_not_replace_it() {
         let start = Instant::now();
         let time = |seconds| start + Duration::from_secs(seconds);
-        let usual = at(start, 30, "slow");
+        let regular = at(start, 30, "slow");
         let mut schedule = Schedule::default();
         schedule.add(at(start, 2, "deferred"));
         schedule.add(at(start, 1, "immediate"));
 
-        assert_eq!(schedule.next(usual, time(0)), at(start, 1, "immediate"));
-        schedule.poll(time(1));
-        assert_eq!(schedule.next(usual, time(1)), at(start, 2, "deferred"));
-        schedule.poll(time(2));
-        assert_eq!(schedule.next(usual, time(2)), usual);
+        assert_eq!(schedule.next(regular, time(0)), at(start, 1, "immediate"));
+        schedule.complete(time(1));
+        assert_eq!(schedule.next(regular, time(1)), at(start, 2, "deferred"));
+        schedule.complete(time(2));
+        assert_eq!(schedule.next(regular, time(2)), regular);
     }
 
     #[test]
-    fn one_poll_is_enough_for_all_that_are_due_by_then() {
+    fn one_poll_satisfies_all_that_are_due_by_then() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         (1..=3).for_each(|second| schedule.add(at(start, second, "deferred")));
-        schedule.poll(start + Duration::from_secs(2));
+        schedule.complete(start + Duration::from_secs(2));
         assert_eq!(schedule.0, [at(start, 3, "deferred")]);
     }
 
     #[test]
-    fn a_deferred_poll_that_is_overdue_says_so_whatever_else_is_due() {
+    fn an_overdue_deferred_poll_determines_the_reason() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         schedule.add(at(start, 0, "immediate"));
@@ -233,11 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_pushes_neither_grows_without_end_nor_delays_the_first() {
+    fn many_pushes_are_bounded_and_do_not_delay_the_first_poll() {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         (1..=1000).for_each(|second| schedule.add(at(start, second, "deferred")));
-        assert_eq!(schedule.0.len(), MOST_SCHEDULED);
+        assert_eq!(schedule.0.len(), MAX_SCHEDULED);
         assert_eq!(schedule.next(at(start, 2000, "slow"), start).at, at(start, 1, "").at);
         assert_eq!(schedule.0.last(), Some(&at(start, 1000, "deferred")));
     }

@@ -1,4 +1,4 @@
-//! Whether the platform can be used at all, asked before jobs are: by a call that changes nothing there.
+//! Checks at start whether the platform is usable, with a call that changes nothing there.
 
 use std::io::ErrorKind;
 
@@ -10,15 +10,15 @@ use crate::error::{Error, Result};
 use crate::service::config::{Api as Config, Config as Whole};
 use crate::service::endpoint::Endpoint;
 
-/// How long the platform may take to answer, in seconds.
-const ANSWER: u64 = 10;
-/// How long it may take to refuse a poll, which it may hold otherwise, in seconds.
-const REFUSAL: u64 = 3;
-/// A profile that no job has.
+/// The limit for an answer, in seconds.
+const ANSWER_SECS: u64 = 10;
+/// The limit for a refusal of a poll, in seconds. The platform holds an accepted poll.
+const REFUSAL_SECS: u64 = 3;
+/// A profile that no job names.
 const NO_PROFILE: &str = "runner-check";
 
-/// Asks the platform for a token for pushes, and says what stands in the way: that it cannot be reached, that
-/// TLS fails, that it refuses the runner's token, that it fails itself, or that no VM could reach it.
+/// Requests a token for pushes. The error says whether the platform is unreachable, TLS fails, it refuses the runner's
+/// token, it has an internal error, or VMs cannot reach it.
 pub(crate) fn probe(whole: &Whole, config: &Config) -> Result<()> {
     let access = access(config)?;
     let identity = Identity {
@@ -28,17 +28,17 @@ pub(crate) fn probe(whole: &Whole, config: &Config) -> Result<()> {
         run_id: uuid::Uuid::nil().to_string(),
     };
     let url = || config.url.clone();
-    let platform = Platform::of(Kind::Runner, &identity, limits(ANSWER), &Stop::new())?;
+    let platform = Platform::of(Kind::Runner, &identity, limits(ANSWER_SECS), &Stop::new())?;
     let body = json!({"group": whole.group}).to_string();
-    let asked = platform.attempt::<Value>("/api/runners/realtime/token", body.as_bytes());
-    match asked {
+    let answer = platform.attempt::<Value>("/api/runners/realtime/token", body.as_bytes());
+    match answer {
         Err(error) if error.status() == Some(401) => Err(refused(config, error)),
-        // Of this group, or of one that has no pushes: only a poll tells which.
+        // The token is not for this group, or the group has no pushes: only a poll distinguishes the two.
         Err(error) if error.status() == Some(403) => poll(whole, config, &identity),
         Err(source) if source.status().is_some_and(|status| status >= 500) => {
             Err(Error::PlatformFails { url: url(), source })
         }
-        // Without pushes jobs are polled for.
+        // Without pushes the runner polls for jobs.
         Err(error) if error.status().is_some() => Ok(()),
         Err(guest_common::Error::Answer { .. }) | Ok(_) => Ok(()),
         Err(source) if is_tls(&source) => Err(Error::PlatformTls { url: url(), source }),
@@ -47,16 +47,16 @@ pub(crate) fn probe(whole: &Whole, config: &Config) -> Result<()> {
     reachable_from_vms(config)
 }
 
-/// Whether a poll is refused. One that is held is not.
+/// An error if the platform refuses a poll. It holds a poll that it accepts.
 fn poll(whole: &Whole, config: &Config, identity: &Identity) -> Result<()> {
-    let platform = Platform::of(Kind::Runner, identity, limits(REFUSAL), &Stop::new())?;
+    let platform = Platform::of(Kind::Runner, identity, limits(REFUSAL_SECS), &Stop::new())?;
     let body = json!({
         "runnerId": identity.run_id,
         "group": whole.group,
         "supportedProfiles": [NO_PROFILE],
     });
-    let asked = platform.attempt::<Value>("/api/runners/poll", body.to_string().as_bytes());
-    match asked {
+    let answer = platform.attempt::<Value>("/api/runners/poll", body.to_string().as_bytes());
+    match answer {
         Err(error) if matches!(error.status(), Some(401 | 403)) => Err(refused(config, error)),
         _ => Ok(()),
     }
@@ -74,13 +74,13 @@ fn is_tls(error: &guest_common::Error) -> bool {
     }
 }
 
-/// The loopback device of the host is not that of a VM.
+/// An error if the platform's addresses are all loopback addresses, which a VM cannot reach.
 fn reachable_from_vms(config: &Config) -> Result<()> {
     let addresses = Endpoint::of_url(&config.url).map(|it| it.resolve()).unwrap_or_default();
-    match !addresses.is_empty() && addresses.iter().all(|address| address.is_loopback()) {
-        true => Err(Error::PlatformOnLoopback { url: config.url.clone() }),
-        false => Ok(()),
+    if !addresses.is_empty() && addresses.iter().all(|address| address.is_loopback()) {
+        return Err(Error::PlatformOnLoopback { url: config.url.clone() });
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
         std::fs::write(&token_file, "the-token").unwrap();
         let (bypass, push, reachable) = (None, None, Vec::new());
         let config = Config { url: url.to_owned(), token_file, bypass, push, reachable };
-        let whole = Whole::standard().unwrap();
+        let whole = Whole::default_for_host().unwrap();
         probe(&whole, &config).err().map(|error| error.chain()).unwrap_or_default()
     }
 
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_refused_is_told_with_its_file() {
+    fn a_refused_token_is_reported_with_its_file() {
         let text = answered(|_| Reply::refusal(401, "bad token"));
         assert!(text.contains("rejected the token") && text.contains("/token"), "{text}");
         assert!(!text.contains("the-token"), "{text}");
@@ -117,28 +117,28 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_that_fails_is_told_and_one_without_pushes_is_good() {
+    fn a_failing_platform_is_reported_and_one_without_pushes_is_accepted() {
         let text = answered(|_| Reply::refusal(503, "maintenance"));
         assert!(text.contains("failed") && text.contains("503"), "{text}");
         let text = answered(|request| match request.target() {
             "/api/runners/poll" => Reply::json(&json!({"job": null})),
             _ => Reply::refusal(403, "no pushes"),
         });
-        // What is wrong is that tests are on the loopback device.
+        // The only error left is that the test's platform is on the loopback device.
         assert!(text.contains("VMs cannot reach"), "{text}");
         assert!(answered(|_| Reply::refusal(404, "no")).contains("VMs cannot reach"));
     }
 
     #[test]
-    fn a_platform_that_is_not_there_or_is_vouched_for_by_nobody_is_told() {
+    fn an_unreachable_platform_and_an_untrusted_certificate_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let text = probed(&format!("http://{gone}"), folder.path());
         assert!(text.contains("cannot reach the platform"), "{text}");
-        let stranger = guest_test::Authority::new().issue_for(&["localhost"]);
+        let untrusted = guest_test::Authority::new().issue_for(&["localhost"]);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let _server = Server::serve(listener, Some(&stranger), |_| Reply::json(&json!({})));
+        let _server = Server::serve(listener, Some(&untrusted), |_| Reply::json(&json!({})));
         let text = probed(&format!("https://localhost:{port}"), folder.path());
         assert!(text.contains("TLS with the platform"), "{text}");
     }

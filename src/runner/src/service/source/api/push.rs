@@ -1,8 +1,7 @@
-//! The thread `push`: hears of jobs and cancellations as they are published, so that they wait for no
-//! poll.
+//! The thread `push`: receives jobs and cancellations from an Ably channel as they are published.
 //!
-//! A push is a hint. What was missed, a poll finds: at once when the subscription is connected (again) or
-//! has a gap, slowly while it is, and fast while it is not.
+//! A push is only a hint: polls find jobs whose pushes were missed. Polls are immediate after the subscription
+//! connects or reports a gap, slow while it is connected, and fast otherwise.
 
 #[cfg(test)]
 #[cfg(feature = "platform")]
@@ -17,17 +16,17 @@ use guest_common::Platform;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::poll::Due;
+use super::poll::ScheduledPoll;
 use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::service::context::RunId;
-use crate::service::source::{Found, Offer};
+use crate::service::source::{Discovery, Offer};
 
-/// How many messages wait to be heard. A burst of more is a gap, which a poll makes up for.
-const MOST_EVENTS: usize = 4096;
+/// The most queued messages. More are reported as a gap, which triggers a poll.
+const MAX_EVENTS: usize = 4096;
 
-/// How long a job is left to the runner that it was pushed to.
-const NOT_OURS: Duration = Duration::from_secs(2);
+/// The delay of a poll for a job that was pushed to another runner.
+const OTHER_RUNNER_DELAY: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,13 +42,13 @@ struct PushedCancel {
     run_id: RunId,
 }
 
-/// Subscribes to the jobs of a group, with tokens that the platform has issued.
+/// Subscribes to the jobs of a group, with tokens from the platform.
 pub(super) fn subscribe(group: &str, hosts: &Hosts, platform: Platform) -> Result<Subscription> {
     let body = json!({"group": group}).to_string();
     let fetch = move || token_request(&platform, body.as_bytes());
     let config = Config::new(format!("runner-group:{group}"), fetch)
         .hosts(hosts.clone())
-        .max_events(MOST_EVENTS);
+        .max_events(MAX_EVENTS);
     ably_subscriber::subscribe(config).map_err(|source| Error::Push { source })
 }
 
@@ -66,72 +65,75 @@ fn token_request(
 
 impl Shared {
     /// The thread. It ends with the subscription, or when `stopped` is disconnected.
-    pub(super) fn listen(&self, subscription: Subscription, stopped: &Receiver<Infallible>) {
+    pub(super) fn run_push(&self, subscription: Subscription, stopped: &Receiver<Infallible>) {
         loop {
             select! {
                 recv(subscription.receiver()) -> event => match event {
-                    Ok(event) => self.hear(event),
+                    Ok(event) => self.handle_event(event),
                     Err(_) => break,
                 },
                 recv(stopped) -> _ => break,
             }
         }
-        self.lock().is_pushed = false;
+        self.lock().is_subscribed = false;
         if let Err(error) = subscription.close() {
-            log::error!("a subscription did not end well; error={error}");
+            log::error!("cannot close the subscription; error={error}");
         }
     }
 
-    fn hear(&self, event: Event) {
+    fn handle_event(&self, event: Event) {
         match event {
-            Event::Message(message) => return self.hear_message(&message),
+            Event::Message(message) => return self.handle_message(&message),
             Event::Connected => {
-                log::info!("jobs are pushed; group={}", self.group);
-                self.lock().is_pushed = true;
+                log::info!("subscribed to pushes; group={}", self.group);
+                self.lock().is_subscribed = true;
             }
-            Event::Gap(gap) => log::debug!("pushes may be lost; reason={:?}", gap.to_string()),
+            Event::Gap(gap) => {
+                log::debug!("pushes may have been missed, polling; reason={:?}", gap.to_string())
+            }
             Event::Disconnected { reason } => {
-                log::warn!("jobs are polled for, as they are not pushed now; reason={reason:?}");
-                self.lock().is_pushed = false;
+                log::warn!("pushes are disconnected, polling for jobs; reason={reason:?}");
+                self.lock().is_subscribed = false;
             }
             Event::Failed(failure) => {
                 let reason = failure.to_string();
-                log::warn!("jobs are polled for, as they cannot be pushed; reason={reason:?}");
-                self.lock().is_pushed = false;
+                log::warn!("pushes have failed, polling for jobs; reason={reason:?}");
+                self.lock().is_subscribed = false;
             }
             _ => return,
         }
-        self.schedule(Due::now());
+        self.schedule(ScheduledPoll::now());
     }
 
-    fn hear_message(&self, message: &Message) {
+    fn handle_message(&self, message: &Message) {
         match message.name.as_deref() {
             Some("job") => match message.data.parse::<PushedJob>() {
-                Ok(job) => self.hear_job(job),
+                Ok(job) => self.handle_job(job),
                 Err(error) => {
-                    log::warn!("a job that was pushed makes no sense; error={error}");
-                    self.schedule(Due::now());
+                    log::warn!("a pushed job is invalid; error={error}");
+                    self.schedule(ScheduledPoll::now());
                 }
             },
             Some("cancel") => match message.data.parse::<PushedCancel>() {
-                Ok(cancel) => self.put_down(None, vec![cancel.run_id], Instant::now()),
-                Err(error) => log::warn!("a cancellation makes no sense; error={error}"),
+                Ok(cancel) => self.push_update(None, vec![cancel.run_id], Instant::now()),
+                Err(error) => log::warn!("a pushed cancellation is invalid; error={error}"),
             },
-            name => log::debug!("a message is not for runners; name={name:?}"),
+            name => log::debug!("ignoring a message of an unknown type; name={name:?}"),
         }
     }
 
-    fn hear_job(&self, job: PushedJob) {
-        let us = self.runner.id.to_string();
-        if job.target_runner_id.is_some_and(|target| target != us) {
-            self.schedule(Due::deferred(NOT_OURS));
+    fn handle_job(&self, job: PushedJob) {
+        let own_id = self.runner.id.to_string();
+        if job.target_runner_id.is_some_and(|target| target != own_id) {
+            self.schedule(ScheduledPoll::deferred(OTHER_RUNNER_DELAY));
             return;
         }
-        log::debug!("a job was pushed; run={}", job.run_id);
-        let at = Instant::now();
+        log::debug!("job pushed; run={}", job.run_id);
+        let discovered_at = Instant::now();
         let (run, profile) = (job.run_id, job.profile);
-        let offer = Offer { run, profile, reuse_key: None, found: Found::Pushed, at };
-        self.put_down(Some(offer), Vec::new(), at);
-        self.schedule(Due::now());
+        let offer =
+            Offer { run, profile, reuse_key: None, discovery: Discovery::Pushed, discovered_at };
+        self.push_update(Some(offer), Vec::new(), discovered_at);
+        self.schedule(ScheduledPoll::now());
     }
 }

@@ -1,77 +1,83 @@
-//! What the threads of [`Api`](super::Api) hear of the platform, put down for the main thread to look at,
-//! and what they are to know of this runner.
+//! The state that the threads of [`Api`](super::Api) share with the main thread: updates of the platform for the main
+//! thread, and the runner's demand and status for the platform.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use base::sync::{Mutex, MutexGuard};
 use crossbeam_channel::Sender;
 
-use super::poll::{Due, Schedule};
-use crate::service::admission::Amount;
+use super::poll::{Schedule, ScheduledPoll};
+use crate::service::admission::Resources;
 use crate::service::context::RunId;
-use crate::service::identity::Identity;
-use crate::service::source::{Cancelled, Demand, Offer, Presence};
+use crate::service::identity::RunnerIdentity;
+use crate::service::source::{CancelRequest, Demand, Offer, RunnerStatus};
 
-/// The most offers that wait to be looked at. What is dropped, a poll finds.
-const MOST_OFFERS: usize = 64;
+/// The most queued offers. A later poll finds jobs whose offers were dropped.
+const MAX_OFFERS: usize = 64;
 
-/// What the threads share with the main thread.
+/// The shared state, and the runner's constants.
 pub(super) struct Shared {
-    pub(super) runner: Identity,
+    pub(super) runner: RunnerIdentity,
     pub(super) name: String,
     pub(super) group: String,
-    pub(super) total: Amount,
-    pub(super) most: usize,
-    pub(super) heard: Mutex<Heard>,
-    pub(super) bell: Sender<()>,
+    pub(super) total: Resources,
+    pub(super) max_concurrent: usize,
+    pub(super) state: Mutex<SharedState>,
+    pub(super) notifier: Sender<()>,
     pub(super) wake_poll: Sender<()>,
-    pub(super) wake_beat: Sender<()>,
+    pub(super) wake_heartbeat: Sender<()>,
 }
 
-/// What is put down.
+/// The mutable part.
 #[derive(Default)]
-pub(super) struct Heard {
+pub(super) struct SharedState {
     pub(super) demand: Demand,
     pub(super) offers: VecDeque<Offer>,
-    /// Whether the main thread has an offer of which the demand does not tell yet what became.
+    /// Whether the main thread has an offer that the demand does not reflect yet.
     pub(super) is_deciding: bool,
-    pub(super) cancelled: Vec<Cancelled>,
-    pub(super) presence: Option<Presence>,
+    pub(super) cancelled: Vec<CancelRequest>,
+    pub(super) status: Option<RunnerStatus>,
     /// Whether the next heartbeat is the last one.
-    pub(super) is_leaving: bool,
-    /// Whether this process has told of itself, or tried to: what is claimed before belongs, for the
-    /// platform, to the process before.
-    pub(super) is_introduced: bool,
-    /// Whether jobs are pushed at present.
-    pub(super) is_pushed: bool,
-    /// Polls besides the usual ones.
+    pub(super) is_stopping: bool,
+    /// Whether this process has sent a heartbeat, or tried to. The platform assigns earlier claims to the previous
+    /// process.
+    pub(super) is_registered: bool,
+    /// Whether the subscription for pushes is connected.
+    pub(super) is_subscribed: bool,
+    /// Polls in addition to the regular ones.
     pub(super) schedule: Schedule,
 }
 
 impl Shared {
-    /// Puts down what the main thread is to look at. Jobs are cancelled as of `asked`.
-    pub(super) fn put_down(&self, offer: Option<Offer>, cancelled: Vec<RunId>, asked: Instant) {
+    /// Queues an offer and cancellations for the main thread, and notifies it.
+    pub(super) fn push_update(
+        &self,
+        offer: Option<Offer>,
+        cancelled: Vec<RunId>,
+        requested_at: Instant,
+    ) {
         if offer.is_none() && cancelled.is_empty() {
             return;
         }
-        let mut heard = self.lock();
-        if heard.offers.len() < MOST_OFFERS {
-            heard.offers.extend(offer);
+        let mut state = self.lock();
+        if state.offers.len() < MAX_OFFERS {
+            state.offers.extend(offer);
         }
-        heard.cancelled.extend(cancelled.into_iter().map(|run| Cancelled { run, asked }));
-        drop(heard);
-        let _ = self.bell.try_send(());
+        state
+            .cancelled
+            .extend(cancelled.into_iter().map(|run| CancelRequest { run, requested_at }));
+        drop(state);
+        let _ = self.notifier.try_send(());
     }
 
-    /// Schedules a poll at that time.
-    pub(super) fn schedule(&self, due: Due) {
+    /// Schedules an additional poll.
+    pub(super) fn schedule(&self, due: ScheduledPoll) {
         self.lock().schedule.add(due);
         let _ = self.wake_poll.try_send(());
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Heard> {
-        // Nothing panics while it has the lock.
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, SharedState> {
+        self.state.lock()
     }
 }

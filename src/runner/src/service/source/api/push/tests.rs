@@ -1,4 +1,4 @@
-//! A burst of pushes, by a server with Ably's own codec.
+//! A burst of pushes from a server with Ably's own codec.
 
 use guest_common::{Identity, Kind, Limits, Stop};
 use guest_test::Reply;
@@ -7,7 +7,7 @@ use super::*;
 use crate::service::tests::push::server;
 
 #[test]
-fn a_burst_of_thousands_is_held_until_it_is_heard() {
+fn thousands_of_pushes_are_queued_without_a_gap() {
     let realtime = server::Server::start();
     let platform = guest_test::Server::start(|_| Reply::bytes(server::REQUEST));
     let (url, token) = (platform.url(), "t".to_owned());
@@ -24,7 +24,7 @@ fn a_burst_of_thousands_is_held_until_it_is_heard() {
         let frame = json!({"channel": "runner-group:a/b"});
         realtime.command(&json!({"op": "publish", "messages": messages, "frame": frame}));
     }
-    // It is answered after all that came before it.
+    // The client answers this after all messages before it.
     realtime.send(json!({"action": 17}));
     realtime.wait("auth", 1);
 

@@ -1,5 +1,5 @@
-//! Runners that are killed, and jobs that are cancelled, at each moment of a job. The moment is seen in
-//! what the runner logs, so it is that one however slow the host is.
+//! Kills runners, and cancels jobs, at each crash point: a line in the runner's log. This makes the point independent
+//! of the host's speed.
 
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -12,10 +12,10 @@ use crate::job::{CONFIG, leave};
 use crate::remote_platform::RemotePlatform;
 use crate::runner::{Runner, Running};
 
-/// What has a service log each moment.
-pub(crate) const MOMENTS: &str = "info,runner::service=debug,microvm=debug";
+/// The log filter with which a service logs every crash point.
+pub(crate) const LOG_FILTER: &str = "info,runner::service=debug,microvm=debug";
 
-/// What is logged at the moments of a job, in their order.
+/// The log lines of a job's crash points, in order.
 const CLAIM: &str = "stage begins; stage=claim";
 const BEFORE_THE_AGENT: [&str; 7] = [
     "job claimed; run=",
@@ -30,23 +30,23 @@ const AGENT: &str = "stage begins; stage=agent";
 const OUTCOME: &str = "stage begins; stage=outcome";
 const WRITTEN: &str = "outcome written; run=";
 
-/// A runner with the jobs of its own platform, or of one elsewhere.
-struct Scene {
+/// A runner with the jobs of its embedded platform, or of a remote one.
+struct Fixture {
     runner: Runner,
     platform: Option<RemotePlatform>,
     before: Host,
 }
 
-impl Scene {
+impl Fixture {
     fn local() -> Self {
         let runner = Runner::new();
         let before = Host::look(runner.state());
         Self { runner, platform: None, before }
     }
 
-    fn elsewhere() -> Self {
-        let scene = Self::local();
-        Self { platform: Some(RemotePlatform::start(&scene.runner)), ..scene }
+    fn remote() -> Self {
+        let fixture = Self::local();
+        Self { platform: Some(RemotePlatform::start(&fixture.runner)), ..fixture }
     }
 
     fn serve(&self) -> Running {
@@ -57,7 +57,7 @@ impl Scene {
         fs::write(&path, CONFIG).unwrap();
         let path = path.to_str().unwrap();
         let mut service = self.runner.service(&["start", "--local", "--config", path]);
-        service.env("RUST_LOG", MOMENTS);
+        service.env("RUST_LOG", LOG_FILTER);
         Running::ready(service)
     }
 
@@ -70,8 +70,8 @@ impl Scene {
         fs::read_to_string(self.runner.log()).unwrap()
     }
 
-    /// Submits a job with an artifact, and returns when it has come to this.
-    fn submit(&self, service: &Running, prompt: &str, moment: &str) -> RunId {
+    /// Submits a job with an artifact, and returns once the job has reached `crash_point`.
+    fn submit(&self, service: &Running, prompt: &str, crash_point: &str) -> RunId {
         let before = self.log().len();
         let folder = self.runner.state().join("repo");
         fs::create_dir_all(&folder).unwrap();
@@ -85,11 +85,11 @@ impl Scene {
         loop {
             let log = self.log();
             let log = log.get(before..).unwrap();
-            if log.contains(moment) {
+            if log.contains(crash_point) {
                 return run;
             }
-            let is_over = log.contains(&format!("job over; run={run}"));
-            assert!(!is_over, "`{moment}` did not come: {log}");
+            let is_finished = log.contains(&format!("job finished; run={run}"));
+            assert!(!is_finished, "`{crash_point}` was not reached: {log}");
             service.wait_beside(inotify.as_fd());
             inotify.read_events().unwrap();
         }
@@ -99,14 +99,14 @@ impl Scene {
         self.client().wait(run, None).unwrap()
     }
 
-    /// Kills the runner when a job has come to this, and returns how the job ends with the next one.
-    fn killed_at(&self, moment: &str) -> Job {
+    /// Kills the runner when a job reaches `crash_point`. Returns the job as the next runner completes it.
+    fn killed_at(&self, crash_point: &str) -> Job {
         let mut service = self.serve();
-        let run = self.submit(&service, "echo hello", moment);
-        self.kill_and_go_on(&mut service, run)
+        let run = self.submit(&service, "echo hello", crash_point);
+        self.kill_and_restart(&mut service, run)
     }
 
-    fn kill_and_go_on(&self, service: &mut Running, run: RunId) -> Job {
+    fn kill_and_restart(&self, service: &mut Running, run: RunId) -> Job {
         service.signal(libc::SIGKILL);
         service.child.wait().unwrap();
         let service = self.serve();
@@ -122,15 +122,15 @@ impl Scene {
         let mut service = self.serve();
         let run = self.submit(&service, prompt, AGENT);
         self.client().follow(run, -1).next().unwrap().unwrap();
-        self.kill_and_go_on(&mut service, run)
+        self.kill_and_restart(&mut service, run)
     }
 
-    fn cancel_at_each_moment(self) {
+    fn cancel_at_each_crash_point(self) {
         let service = self.serve();
-        for moment in [CLAIM].into_iter().chain(BEFORE_THE_AGENT).chain([AGENT]) {
-            let run = self.submit(&service, "sleep 1000", moment);
+        for crash_point in [CLAIM].into_iter().chain(BEFORE_THE_AGENT).chain([AGENT]) {
+            let run = self.submit(&service, "sleep 1000", crash_point);
             self.client().cancel(run).unwrap();
-            assert_eq!(self.end(run).status, Status::Cancelled, "cancelled at `{moment}`");
+            assert_eq!(self.end(run).status, Status::Cancelled, "cancelled at `{crash_point}`");
         }
         leave(service);
         self.runner.assert_nothing_left(&self.before);
@@ -139,46 +139,49 @@ impl Scene {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_runner_that_is_killed_at_any_moment_does_its_own_jobs_again_and_leaves_nothing() {
-    let scene = Scene::local();
+fn a_killed_runner_runs_its_embedded_platforms_jobs_again_at_every_crash_point() {
+    let fixture = Fixture::local();
     let all = [CLAIM].into_iter().chain(BEFORE_THE_AGENT).chain([AGENT, OUTCOME, WRITTEN]);
-    for moment in all {
-        let job = scene.killed_at(moment);
-        assert_eq!((job.status, job.error), (Status::Completed, None), "killed at `{moment}`");
-        // What had come to its end is not done again.
-        assert!(job.attempt <= if moment == WRITTEN { 1 } else { 2 }, "killed at `{moment}`");
+    for crash_point in all {
+        let job = fixture.killed_at(crash_point);
+        assert_eq!((job.status, job.error), (Status::Completed, None), "killed at `{crash_point}`");
+        // A job whose outcome is in the journal is not run again.
+        assert!(
+            job.attempt <= if crash_point == WRITTEN { 1 } else { 2 },
+            "killed at `{crash_point}`"
+        );
     }
-    let job = scene.killed_while_the_agent_runs("sleep 3");
+    let job = fixture.killed_while_the_agent_runs("sleep 3");
     assert_eq!((job.status, job.attempt), (Status::Completed, 2));
 }
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_runner_that_is_killed_at_any_moment_tells_a_platform_elsewhere_what_became_of_the_job() {
-    let scene = Scene::elsewhere();
+fn a_killed_runner_reports_its_job_to_a_remote_platform_at_every_crash_point() {
+    let fixture = Fixture::remote();
     let died =
         |job: &Job| job.exit_code == Some(1) && job.error.as_deref() == Some("the runner died");
-    for moment in BEFORE_THE_AGENT.into_iter().chain([AGENT]) {
-        let job = scene.killed_at(moment);
-        assert!(died(&job), "killed at `{moment}`: {:?} {:?}", job.status, job.error);
+    for crash_point in BEFORE_THE_AGENT.into_iter().chain([AGENT]) {
+        let job = fixture.killed_at(crash_point);
+        assert!(died(&job), "killed at `{crash_point}`: {:?} {:?}", job.status, job.error);
     }
-    assert!(died(&scene.killed_while_the_agent_runs("sleep 1000")));
-    // It may have been just before, or just after.
-    for moment in [CLAIM, OUTCOME] {
-        let job = scene.killed_at(moment);
-        assert!(died(&job) || job.status == Status::Completed, "{moment}: {:?}", job.error);
+    assert!(died(&fixture.killed_while_the_agent_runs("sleep 1000")));
+    // At these points the platform may already have the claim or the outcome, or not.
+    for crash_point in [CLAIM, OUTCOME] {
+        let job = fixture.killed_at(crash_point);
+        assert!(died(&job) || job.status == Status::Completed, "{crash_point}: {:?}", job.error);
     }
-    assert_eq!(scene.killed_at(WRITTEN).status, Status::Completed);
+    assert_eq!(fixture.killed_at(WRITTEN).status, Status::Completed);
 }
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_job_may_be_cancelled_at_any_moment() {
-    Scene::local().cancel_at_each_moment();
+fn a_job_can_be_cancelled_at_every_crash_point() {
+    Fixture::local().cancel_at_each_crash_point();
 }
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_job_of_a_platform_elsewhere_may_be_cancelled_at_any_moment() {
-    Scene::elsewhere().cancel_at_each_moment();
+fn a_job_of_a_remote_platform_can_be_cancelled_at_every_crash_point() {
+    Fixture::remote().cancel_at_each_crash_point();
 }
