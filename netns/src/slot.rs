@@ -160,7 +160,7 @@ impl Slot {
     }
 
     /// Removes networks together, in about the time of one.
-    #[expect(clippy::vec_box, reason = "so they come, and moving one is moving a page")]
+    #[expect(clippy::vec_box, reason = "slots are boxed everywhere, as they are large")]
     pub(crate) fn remove(mut slots: Vec<Box<Self>>) {
         let garbage: Vec<_> = slots.iter().map(|slot| slot.garbage()).collect();
         if !garbage.is_empty() {

@@ -57,7 +57,7 @@ pub enum Error {
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// NamePolicy the operation and the path of a failed file operation.
+/// The error of a file operation, with the operation and the path.
 pub(crate) fn file(
     operation: &'static str,
     path: impl Into<PathBuf>,

@@ -162,7 +162,7 @@ impl Supervisor {
     fn exchange(&mut self) {
         let ProxyState::Up(process) = &mut self.state else { return };
         match process.exchange() {
-            Ok(reports) => reports.into_iter().for_each(|report| self.handle_event(report)),
+            Ok(events) => events.into_iter().for_each(|event| self.handle_event(event)),
             Err(error) => return self.handle_failure(error),
         }
         // Send commands that the events have caused before sleeping.
@@ -209,7 +209,7 @@ impl Supervisor {
         }
     }
 
-    fn next(&mut self) -> u64 {
+    fn next_number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
@@ -222,8 +222,8 @@ impl Supervisor {
             ProxyRequest::Unregister { vm, done } => self.unregister(vm, done),
             ProxyRequest::Credential { id, answer } => {
                 let answer = match &answer {
-                    Ok(grant) => CredentialResponse::Credential(grant),
-                    Err(refusal) => CredentialResponse::Error(refusal),
+                    Ok(credential) => CredentialResponse::Credential(credential),
+                    Err(error) => CredentialResponse::Error(error),
                 };
                 // A restarted proxy does not know the number and ignores the response.
                 if let ProxyState::Up(process) = &mut self.state {
@@ -245,7 +245,7 @@ impl Supervisor {
             let _ = reply.send(Err(error));
             return;
         }
-        let id = self.next();
+        let id = self.next_number();
         match &mut self.state {
             ProxyState::Up(process) if matches!(process.phase, Phase::Serving { .. }) => {
                 ProxyCommand::Register { id, vm, registration: &guest.registration }
@@ -268,7 +268,7 @@ impl Supervisor {
                 chain(&error)
             );
         }
-        let id = self.next();
+        let id = self.next_number();
         if let ProxyState::Up(process) = &mut self.state
             && matches!(process.phase, Phase::Serving { .. })
         {
@@ -280,8 +280,8 @@ impl Supervisor {
 }
 
 impl Supervisor {
-    fn handle_event(&mut self, report: ProxyEvent) {
-        match report {
+    fn handle_event(&mut self, event: ProxyEvent) {
+        match event {
             ProxyEvent::Ready => self.register_all(),
             ProxyEvent::Done { id, error, names } => self.handle_done(id, error, names),
             ProxyEvent::Record { vm, entry } => {
@@ -353,10 +353,10 @@ impl Supervisor {
         let submitted = credentials.ok_or_else(none).and_then(|credentials| {
             self.workers.submit(CredentialRequest { id, vm, api, force, credentials })
         });
-        if let Err(refusal) = submitted
+        if let Err(error) = submitted
             && let ProxyState::Up(process) = &mut self.state
         {
-            let answer = CredentialResponse::Error(&refusal);
+            let answer = CredentialResponse::Error(&error);
             ProxyCommand::Credential { id, answer }.write(&mut process.outbox);
         }
     }

@@ -22,9 +22,9 @@ fn the_beginning_of_a_body_is_logged_without_secrets() {
             _ => vec![0xff; 100_000],
         })
     });
-    let client = fixture.client_with(Policy::none(), |guard| {
-        let guard = guard.with_secrets(vec![secret(API)]).hiding(vec![HIDDEN.to_owned()]);
-        guard.with_bodies(true)
+    let client = fixture.client_with(Policy::none(), |config| {
+        let config = config.with_secrets(vec![secret(API)]).hiding(vec![HIDDEN.to_owned()]);
+        config.with_bodies(true)
     });
 
     let sent = format!("a body with {HIDDEN}");
@@ -65,8 +65,8 @@ fn bodies_of_the_platform_and_of_presigned_urls_are_not_logged() {
     const PRESIGNED: &str = "https://store.example/k?X-Amz-Signature=0123456789abcdef";
     let fixture = Fixture::new();
     let _server = fixture.http(|_| Reply::bytes(PRESIGNED.as_bytes().to_vec()));
-    let client = fixture.client_with(allow(&[API, OTHER]), |guard| {
-        guard.with_bodies(true).with_private_hosts(vec![API.to_owned()])
+    let client = fixture.client_with(allow(&[API, OTHER]), |config| {
+        config.with_bodies(true).with_private_hosts(vec![API.to_owned()])
     });
 
     client.curl(&["-d", "{}", &format!("http://{API}/checkpoints/prepare-history")]);
@@ -88,7 +88,7 @@ fn bodies_of_the_platform_and_of_presigned_urls_are_not_logged() {
 fn a_secret_in_a_name_is_masked_in_every_entry() {
     let fixture = Fixture::new();
     let _server = fixture.http(|_| Reply::bytes(Vec::new()));
-    let hide = |guard: intercept::InterceptionConfig| guard.hiding(vec![HIDDEN.to_owned()]);
+    let hide = |config: intercept::InterceptionConfig| config.hiding(vec![HIDDEN.to_owned()]);
     let client = fixture.client_with(Policy::none(), hide);
 
     client.registration.as_ref().unwrap().observer().may_resolve(&format!("{HIDDEN}.evil.com."));

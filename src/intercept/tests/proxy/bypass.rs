@@ -17,9 +17,9 @@ fn the_host_of_a_request_must_be_that_of_the_connection() {
     let fixture = Fixture::new();
     let server = fixture.https(hello);
     let policy = intercept::Policy { deny: vec![API.to_owned()], ..allow(&[OTHER]) };
-    let client = fixture.client_with(policy, |guard| {
+    let client = fixture.client_with(policy, |config| {
         // So that the connection is decrypted.
-        guard.with_secrets(vec![crate::credential::secret(OTHER)])
+        config.with_secrets(vec![crate::credential::secret(OTHER)])
     });
 
     let fronted = client.curl(&["-H", &format!("Host: {API}"), &format!("https://{OTHER}/")]);

@@ -28,7 +28,7 @@ fn a_placeholder_is_replaced_for_its_host_and_rejected_for_others() {
     let fixture = Fixture::new();
     let (https, http) = (fixture.https(hello), fixture.http(hello));
     let client =
-        fixture.client_with(allow(&[OTHER]), |guard| guard.with_secrets(vec![secret(API)]));
+        fixture.client_with(allow(&[OTHER]), |config| config.with_secrets(vec![secret(API)]));
     let header = format!("x-key: {PLACEHOLDER}");
 
     let passed = client.curl(&["--http2", "-H", &header, &format!("https://{API}/")]);
@@ -55,7 +55,8 @@ fn a_response_that_repeats_the_secret_is_masked() {
         assert_eq!(request.header("range"), None);
         reply.with("set-cookie", "a=1").with("set-cookie", &format!("b={key}"))
     });
-    let client = fixture.client_with(Policy::none(), |guard| guard.with_secrets(vec![secret(API)]));
+    let client =
+        fixture.client_with(Policy::none(), |config| config.with_secrets(vec![secret(API)]));
 
     let header = format!("x-key: {PLACEHOLDER}");
     let (body, _) = client.curl(&["--compressed", "-H", &header, &format!("https://{API}/")]);
@@ -108,8 +109,8 @@ fn what_an_api_wants_is_added_and_a_401_forces_one_refresh() {
     });
     let credentials = Arc::new(Numbered::default());
     let own = Arc::clone(&credentials);
-    let client = fixture.client_with(only_api(api()), move |guard| {
-        guard.with_credentials(Some(Arc::clone(&own) as Arc<dyn CredentialProvider>))
+    let client = fixture.client_with(only_api(api()), move |config| {
+        config.with_credentials(Some(Arc::clone(&own) as Arc<dyn CredentialProvider>))
     });
 
     let url = format!("https://{API}/x?a=1");
@@ -139,8 +140,8 @@ impl CredentialProvider for Poor {
 fn a_request_without_its_credential_is_not_sent() {
     let fixture = Fixture::new();
     let server = fixture.https(hello);
-    let with =
-        fixture.client_with(only_api(api()), |guard| guard.with_credentials(Some(Arc::new(Poor))));
+    let with = fixture
+        .client_with(only_api(api()), |config| config.with_credentials(Some(Arc::new(Poor))));
     let without = fixture.client(only_api(api()));
 
     let (text, status) = with.curl(&[format!("https://{API}/")]);

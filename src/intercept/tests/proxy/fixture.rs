@@ -103,7 +103,7 @@ impl Fixture {
     }
 
     pub(crate) fn client(&self, policy: Policy) -> Client {
-        self.client_with(policy, |guard| guard)
+        self.client_with(policy, |config| config)
     }
 
     pub(crate) fn client_with(
@@ -117,9 +117,9 @@ impl Fixture {
         let address = lease.address().unwrap();
         let record = self.folder.path().join(format!("{address}.jsonl"));
         let _ = fs::remove_file(&record);
-        let guard = InterceptionConfig::new(&self.proxy, policy)
+        let config = InterceptionConfig::new(&self.proxy, policy)
             .with_log(Some(Arc::new(NetworkLogFile::open(&record).unwrap())));
-        let registration = with(guard).register(address, soon()).unwrap();
+        let registration = with(config).register(address, soon()).unwrap();
         lease.intercept(registration.port(), registration.observer()).unwrap();
         let guest = Guest::behind(&lease);
         let authority = self.folder.path().join("authority.pem");

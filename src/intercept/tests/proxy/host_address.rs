@@ -163,8 +163,8 @@ fn a_proxy_whose_filter_is_gone_registers_no_more_vms() {
     drop(fixture.client(Policy::open()));
     fixture.world.flush_rules();
 
-    let guard = intercept::InterceptionConfig::new(&fixture.proxy, Policy::open());
-    let error = guard.register([10, 200, 0, 2].into(), soon()).err().unwrap().to_string();
+    let config = intercept::InterceptionConfig::new(&fixture.proxy, Policy::open());
+    let error = config.register([10, 200, 0, 2].into(), soon()).err().unwrap().to_string();
 
     assert!(error.contains("host's own addresses"), "{error}");
 }
