@@ -1,15 +1,15 @@
-//! What is kept of a command in the background, in a folder of its own:
+//! The files of a background command, in a folder of its own:
 //!
-//! | file | what it is |
+//! | file | content |
 //! |---|---|
-//! | `output.log` | what it and its descendants write; see [`OutputLog`] |
-//! | `command.jsonl` | a line when it starts, a line when it ends; only appended to |
+//! | `output.log` | output of the command and its descendants; see [`OutputLog`] |
+//! | `command.jsonl` | append-only: one line for the start, one for the end |
 //! | `alive` | a FIFO that the command's runner keeps open for writing |
 //! | `runner.log` | that runner's log |
 //!
-//! The command of `run -d` has the VM's folder, each of `exec -d` has `commands/NAME` in it. All of
-//! that goes with the VM. The kernel closes the FIFO of a runner that is killed; a reader that opens it
-//! later reads the end of the file.
+//! The command of `run -d` uses the VM's folder, each of `exec -d` uses `commands/NAME` in it. They are
+//! removed with the VM. The kernel closes the FIFO of a runner that is killed; later readers read the end of
+//! file.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -29,13 +29,13 @@ use crate::output_log::{self, OutputLog};
 use crate::shortage;
 use crate::vmm::{self, VmRecord};
 
-/// As many commands of `exec -d` are kept for each VM, those that ended included.
-pub(crate) const MOST: usize = 32;
+/// The largest number of commands of `exec -d` per VM, including ended ones.
+pub(crate) const MAX_COMMANDS: usize = 32;
 
-/// Where they are in the VM's folder.
+/// The folder of named commands, in the VM's folder.
 const COMMANDS: &str = "commands";
 
-/// What happened to the command.
+/// The file of start and end.
 const EVENTS: &str = "command.jsonl";
 
 /// The FIFO.
@@ -49,7 +49,7 @@ enum Line {
     Ended(Ended),
 }
 
-/// How a command began.
+/// The start of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Started {
     /// Without its arguments, which may be secret.
@@ -57,16 +57,16 @@ pub(crate) struct Started {
     pub(crate) unix: u64,
 }
 
-/// How it ended.
+/// The end of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) code: u8,
-    /// In words.
+    /// A description, like `exit code 1`.
     pub(crate) how: String,
     pub(crate) unix: u64,
 }
 
-/// The folder of a VM's own command, or of one that is named.
+/// The folder of the command of `run -d`, or of a named one.
 pub(crate) fn folder(vm: &VmRecord, name: Option<&str>) -> PathBuf {
     match name {
         Some(name) => vm.folder.join(COMMANDS).join(name),
@@ -74,24 +74,24 @@ pub(crate) fn folder(vm: &VmRecord, name: Option<&str>) -> PathBuf {
     }
 }
 
-/// Keeps what a command writes, and how it ends.
+/// Writes the files of a background command.
 pub(crate) struct Recorder {
     path: PathBuf,
     events: File,
     output: OutputLog,
     memory_mib: u32,
     is_over: bool,
-    /// Held, never written to.
+    /// Kept open, never written to.
     _alive: File,
 }
 
 impl Recorder {
-    /// Takes note in `folder` that `program` is started.
+    /// Creates the files in `folder`, and records the start of `program`.
     pub(crate) fn create(folder: &Path, program: &str, memory_mib: u32) -> Result<Self> {
         let alive = folder.join(ALIVE);
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         nix::unistd::mkfifo(&alive, mode).map_err(file("create", &alive))?;
-        // Both ends, so that it opens at once.
+        // Opened for reading too, so that the call does not block.
         let opened = File::options().read(true).write(true).open(&alive);
         let alive = opened.map_err(file("open", &alive))?;
         let output = OutputLog::create(&folder.join(output_log::OUTPUT))?;
@@ -103,7 +103,7 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Takes note of the end, if that was not known before.
+    /// Records the end, unless it was recorded before.
     pub(crate) fn finish(&mut self, result: &Result<Exit>) {
         match result {
             Ok(exit) => self.ended(exit),
@@ -119,7 +119,7 @@ impl Recorder {
         self.append(&Line::Ended(Ended { code, how, unix: now() }));
     }
 
-    /// In one write, so that a reader sees the line as a whole.
+    /// Appends a line with a single write, so that readers see it completely.
     fn append(&mut self, line: &Line) {
         let written = serde_json::to_string(line).map_err(io::Error::from);
         let written =
@@ -145,7 +145,7 @@ impl Sink for Recorder {
     }
 }
 
-/// How a command ended, in a word or two.
+/// A short description of an outcome.
 pub(crate) fn describe(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Exited(code) => format!("exit code {code}"),
@@ -156,7 +156,7 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     }
 }
 
-/// A command of `exec -d` whose name is taken, before it runs.
+/// A reserved name for a command of `exec -d`, with its files.
 pub(crate) struct Reserved {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
@@ -164,18 +164,18 @@ pub(crate) struct Reserved {
 }
 
 impl Reserved {
-    /// Gives the name back.
+    /// Releases the name, and removes the files.
     pub(crate) fn cancel(self) {
         if let Err(error) = fs::remove_dir_all(&self.folder) {
-            log::warn!("a folder stays; path={} error={error}", self.folder.display());
+            log::warn!("cannot remove a folder; path={} error={error}", self.folder.display());
         }
     }
 }
 
-/// Takes a name for a command of `exec -d`: the one that is wanted, which no running command has, or
-/// one that none has. Where there are [`MOST`] commands, the oldest that ended is forgotten.
+/// Reserves a name for a command of `exec -d`: `wanted`, unless a running command has it, or a free one.
+/// At the limit of [`MAX_COMMANDS`], the oldest ended command is removed.
 pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Result<Reserved> {
-    // Neither the VM's folder is removed nor a name in it taken meanwhile.
+    // Prevents the removal of the VM's folder, and concurrent reservations.
     let _lock = vmm::lock_folders(vm)?;
     let all = vm.folder.join(COMMANDS);
     let taken = named(vm)?;
@@ -189,13 +189,13 @@ pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Res
         Some((_, report)) if report.is_attended => {
             return Err(Error::CommandTaken { vm: vm.id.to_string(), name });
         }
-        Some(_) => forget(&folder)?,
-        None if taken.len() >= MOST => {
+        Some(_) => remove(&folder)?,
+        None if taken.len() >= MAX_COMMANDS => {
             let over = taken.iter().filter(|(_, report)| !report.is_attended);
             let oldest = over.min_by_key(|(_, report)| report.started.unix);
-            let oldest =
-                oldest.ok_or(Error::TooManyCommands { vm: vm.id.to_string(), limit: MOST })?;
-            forget(&all.join(&oldest.0))?;
+            let oldest = oldest
+                .ok_or(Error::TooManyCommands { vm: vm.id.to_string(), limit: MAX_COMMANDS })?;
+            remove(&all.join(&oldest.0))?;
         }
         None => {}
     }
@@ -203,33 +203,33 @@ pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Res
     private.mode(0o700);
     match private.create(&all) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        // A VM that is gone does not come back by this.
+        // Fails if the VM's folder is gone.
         made => made.map_err(file("create", &all))?,
     }
-    // What a runner left that was killed right here.
+    // The leftover of a runner that was killed at this point.
     if folder.exists() {
-        forget(&folder)?;
+        remove(&folder)?;
     }
     private.create(&folder).map_err(file("create", &folder))?;
     let recorder = Recorder::create(&folder, program, vm.memory_mib)?;
     Ok(Reserved { name, folder, recorder })
 }
 
-fn forget(folder: &Path) -> Result<()> {
+fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder).map_err(file("remove", folder))
 }
 
-/// What is known of a command.
+/// The state of a background command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) started: Started,
     pub(crate) ended: Option<Ended>,
-    /// Whether its runner lives, which it does until the last descendant has closed the output. A
-    /// command without an end and without a runner is lost.
+    /// Whether its runner lives. It does until the last descendant has closed the output. A command
+    /// without an end and without a runner is lost.
     pub(crate) is_attended: bool,
 }
 
-/// Reads what happens to a command.
+/// Reads the files of a background command.
 pub(crate) struct Observer {
     path: PathBuf,
     events: File,
@@ -237,7 +237,7 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// `None` if there is no command in this folder.
+    /// `None` if the folder has no command.
     pub(crate) fn open(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(EVENTS);
         let events = match File::open(&path) {
@@ -256,24 +256,24 @@ impl Observer {
         self.alive.as_fd()
     }
 
-    /// The file that grows when something happens.
+    /// The file to watch for changes.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether the command's runner lives.
     pub(crate) fn is_attended(&self) -> bool {
-        // Without a writer a read returns 0, with one it would block: no byte is ever written.
+        // No byte is ever written: a read returns 0 without a writer, else EAGAIN.
         matches!((&self.alive).read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// What is known now; `None` before anything is.
+    /// The current state; `None` before the start is recorded.
     pub(crate) fn look(&mut self) -> Result<Option<Report>> {
-        // Asked first: who ended has said everything before.
+        // Checked first: a runner that has ended wrote its last line before.
         let is_attended = self.is_attended();
         let text = read_all(&mut self.events).map_err(file("read", &self.path))?;
         let (mut started, mut ended) = (None, None);
-        // One that is not whole yet is not a line yet.
+        // An incomplete line is ignored.
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             match serde_json::from_str(line) {
                 Ok(Line::Started(line)) => started = Some(line),
@@ -293,7 +293,7 @@ fn read_all(file: &mut File) -> io::Result<String> {
     Ok(text)
 }
 
-/// The VM's own command, which has no name, and those of `exec -d`, the oldest first.
+/// The command of `run -d`, which has no name, and those of `exec -d`, oldest first.
 pub(crate) fn list(vm: &VmRecord) -> Result<Vec<(Option<String>, Report)>> {
     let own = report(&vm.folder)?.map(|report| (None, report));
     let mut named: Vec<_> =
@@ -322,7 +322,7 @@ fn report(folder: &Path) -> Result<Option<Report>> {
         Ok(observer) => {
             observer.map(|mut observer| observer.look()).transpose().map(Option::flatten)
         }
-        // Forgotten between the opening of its two files.
+        // Removed between the opening of its two files.
         Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_ends_once_and_its_log_goes_on_until_its_recorder_is_dropped() {
+    fn a_command_ends_once_and_its_log_continues_until_the_recorder_is_dropped() {
         let (_vms, vm) = vm();
         let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
         let mut observer = Observer::open(&vm.folder).unwrap().unwrap();
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_is_not_seen() {
+    fn an_incomplete_line_is_ignored() {
         let (_vms, vm) = vm();
         let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
         recorder.events.write_all(b"{\"ended\":{\"co").unwrap();
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_without_a_name_gets_one_and_one_that_did_not_start_leaves_nothing() {
+    fn a_command_without_a_name_gets_one_and_a_cancelled_one_leaves_nothing() {
         let (_vms, vm) = vm();
         let first = reserve(&vm, None, "serve").unwrap();
         let second = reserve(&vm, None, "serve").unwrap();
@@ -417,21 +417,22 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_commands_the_oldest_that_ended_is_forgotten_and_none_that_runs() {
+    fn at_the_limit_the_oldest_ended_command_is_removed_and_no_running_one() {
         let (_vms, vm) = vm();
-        let mut all: Vec<_> = (0..MOST).map(|_| reserve(&vm, None, "serve").unwrap()).collect();
+        let mut all: Vec<_> =
+            (0..MAX_COMMANDS).map(|_| reserve(&vm, None, "serve").unwrap()).collect();
         let refused = reserve(&vm, None, "serve").err().unwrap();
         assert!(matches!(refused, Error::TooManyCommands { .. }));
         drop(all.remove(4));
         reserve(&vm, Some("one-more"), "serve").unwrap();
         let names = names(&vm);
-        assert_eq!(names.len(), MOST);
+        assert_eq!(names.len(), MAX_COMMANDS);
         assert!(names.contains(&Some("one-more".to_owned())));
         assert!(!names.contains(&Some("command-5".to_owned())));
     }
 
     #[test]
-    fn a_vm_that_is_gone_takes_no_command() {
+    fn a_removed_vm_rejects_commands() {
         let (_vms, vm) = vm();
         fs::remove_dir(&vm.folder).unwrap();
         assert!(reserve(&vm, None, "serve").is_err());

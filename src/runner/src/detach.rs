@@ -1,18 +1,18 @@
-//! A VM that stays: `run -d` starts a runner in the background that owns it.
+//! Background runners: `run -d` and `exec -d` start a second runner process, which owns the VM or command.
 //!
 //! ```text
-//!  run -d                             run -d, in the background
-//!  1 starts it, with pipes, tells     2 a session of its own: no terminal, no Ctrl-C
-//!    it our arguments by one          3 starts the VM; what goes wrong it says on our stderr
-//!  5 prints the name, exit 0  ◀─────  4 writes the VM's name to the pipe
-//!    (no name: its exit code)         6 closes the pipe; stderr goes to <folder>/runner.log
-//!                                     7 runs the command, waits for the VM's end or a signal
+//!  foreground                            background
+//!  1 starts the background runner,       2 starts a session: no terminal, no Ctrl-C
+//!    sends it our arguments by a pipe    3 starts the VM; prints errors to our stderr
+//!  5 prints the name, exits with 0  ◀──  4 writes the name to a pipe
+//!    (no name: its exit code)            6 closes the pipe; stderr goes to <folder>/runner.log
+//!                                        7 runs the command, waits for the VM's end or a signal
 //! ```
 //!
-//! If step 1's process is gone by step 4, the pipe is broken and the VM ends.
+//! If the foreground process ends before step 4, the pipe is broken and the VM ends.
 //!
-//! Arguments may hold secrets (`--env`, a prompt), and everybody may read a process's command line.
-//! In front it is short-lived and the caller's choice; in the background it says nothing.
+//! Arguments may contain secrets (`--env`, a prompt), and every user can read a process's command line.
+//! The background runner lives long, so its command line contains no arguments.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -27,21 +27,21 @@ use std::process::Command;
 use crate::error::{Error, Result};
 use crate::{output, output_log, signal};
 
-/// The flag of the runner in the background: alone on its command line, before all that it is told.
+/// The flag of the background runner, which is the only one on its command line.
 const FLAG: &str = "--detached";
 
-/// The arguments of this process, whichever way they come.
+/// The arguments of this process, from its command line or from standard input.
 pub(crate) fn arguments() -> Result<Vec<OsString>> {
     let typed: Vec<OsString> = env::args_os().collect();
     if typed.len() != 2 || typed[1] != FLAG {
         return Ok(typed);
     }
-    let mut told = Vec::new();
-    io::stdin().read_to_end(&mut told).map_err(|source| Error::Detach { source })?;
-    Ok(typed.into_iter().chain(unpack(&told)).collect())
+    let mut packed = Vec::new();
+    io::stdin().read_to_end(&mut packed).map_err(|source| Error::Detach { source })?;
+    Ok(typed.into_iter().chain(unpack(&packed)).collect())
 }
 
-/// As the kernel does it: a zero byte behind each.
+/// Encodes arguments as the kernel does: each ends with a zero byte.
 fn pack(arguments: impl Iterator<Item = OsString>) -> Vec<u8> {
     let ended = |argument: OsString| [argument.into_vec(), vec![0]].concat();
     arguments.flat_map(ended).collect()
@@ -52,7 +52,7 @@ fn unpack(bytes: &[u8]) -> impl Iterator<Item = OsString> {
     ended.filter_map(|text| text.strip_suffix(&[0])).map(|text| OsStr::from_bytes(text).to_owned())
 }
 
-/// In front: steps 1 and 5.
+/// In the foreground: steps 1 and 5.
 pub(crate) fn start() -> Result<u8> {
     signal::ignore_others()?;
     let failed = |source| Error::Detach { source };
@@ -77,8 +77,8 @@ pub(crate) fn start() -> Result<u8> {
     Err(Error::Detached { code })
 }
 
-/// In the background: step 2. What our caller had open is not ours to hold, either: somebody may
-/// wait for the end of a pipe. To be called before anything of ours is open.
+/// In the background: step 2. Also closes inherited descriptors, since another process may wait for the end
+/// of a pipe. Call it before this process opens any descriptor.
 pub(crate) fn leave_terminal() -> Result<()> {
     nix::unistd::setsid().map_err(|errno| Error::Detach { source: errno.into() })?;
     let open = fs::read_dir("/proc/self/fd").map_err(|source| Error::Detach { source })?;
@@ -88,26 +88,26 @@ pub(crate) fn leave_terminal() -> Result<()> {
         .filter(|fd| *fd > 2)
         .collect();
     for fd in inherited {
-        // The one that listed them is closed by now.
+        // The descriptor of the listing itself is closed already, so an error is expected.
         let _ = nix::unistd::close(fd);
     }
     Ok(())
 }
 
-/// In the background: steps 4 and 6. From here on, nobody watches.
+/// In the background: steps 4 and 6. From here on, the foreground process may be gone.
 pub(crate) fn announce(name: &str, folder: &Path) -> Result<()> {
     let log = output_log::append_to(&folder.join(output_log::RUNNER))?;
-    tell(name, &log).map_err(|source| Error::Detach { source })
+    hand_over(name, &log).map_err(|source| Error::Detach { source })
 }
 
-fn tell(name: &str, log: &File) -> io::Result<()> {
+fn hand_over(name: &str, log: &File) -> io::Result<()> {
     let null = File::options().write(true).open("/dev/null")?;
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{name}")?;
     stdout.flush()?;
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(log)?;
-    // The folder that we were started in is not ours to hold.
+    // A working directory would keep its file system from being unmounted.
     env::set_current_dir("/")
 }
 
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_arrive_as_they_were_also_empty_ones_and_any_bytes() {
+    fn empty_arguments_and_arbitrary_bytes_are_preserved() {
         let sent = ["run", "-d", "", "two\nlines"].map(OsString::from).to_vec();
         let sent = [sent, vec![OsString::from_vec(b"\xff".to_vec())]].concat();
         let packed = pack(sent.iter().cloned());

@@ -1,7 +1,7 @@
-//! Following files of a VM as they grow, until it, or the command that they are about, is over.
+//! Follows a log file of a VM until the VM or the command ends.
 //!
-//! A follower sleeps in one `poll`: inotify reports that the file grew or that the folder is removed,
-//! and the FIFO `alive` hangs up when the command's runner ends.
+//! A follower blocks in one poll(2): inotify reports that the file grew or that its folder was removed, and
+//! the FIFO `alive` hangs up when the command's runner ends.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,13 +14,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::error::{Error, Result, file};
 
-/// A file and the folder that it is in.
-pub(crate) struct Watch<'a> {
+/// An inotify watch of a file and its folder.
+pub(crate) struct FileWatch<'a> {
     inotify: Inotify,
     path: &'a Path,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> FileWatch<'a> {
     pub(crate) fn start(path: &'a Path) -> Result<Self> {
         let failed = |errno: Errno| file("watch", path)(errno);
         let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
@@ -31,7 +31,7 @@ impl<'a> Watch<'a> {
         let folder = path.parent().unwrap_or(path);
         for (path, events) in [(path, AddWatchFlags::IN_MODIFY), (folder, in_folder)] {
             match inotify.add_watch(path, events) {
-                // Gone by now, which is seen before there is a sleep.
+                // Removed already: the caller checks for that before it waits.
                 Ok(_) | Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(failed(errno)),
             }
@@ -39,12 +39,12 @@ impl<'a> Watch<'a> {
         Ok(Self { inotify, path })
     }
 
-    /// Sleeps until something happened.
+    /// Waits for a change.
     pub(crate) fn sleep(&self) -> Result<()> {
         self.sleep_on(&mut [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)])
     }
 
-    /// Sleeps until something happened, or until the FIFO has no writer any more.
+    /// Waits for a change, or until the FIFO has no writer.
     pub(crate) fn sleep_or(&self, fifo: BorrowedFd<'_>) -> Result<()> {
         self.sleep_on(&mut [
             PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
@@ -65,12 +65,12 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Shows what was not shown yet.
+/// Prints the rest of the log.
 pub(crate) fn show(log: &mut File, out: &mut impl Write) -> Result<()> {
     io::copy(log, out).map(drop).map_err(|source| Error::Output { source })
 }
 
-/// Shows what is there and what comes, as long as it goes on.
+/// Prints the log and everything that is appended while `goes_on` returns true.
 pub(crate) fn follow(
     log: &mut File,
     sleep: impl Fn() -> Result<()>,
@@ -78,7 +78,7 @@ pub(crate) fn follow(
     out: &mut impl Write,
 ) -> Result<()> {
     loop {
-        // Asked before the rest is shown: what was written before the end is not missed.
+        // Checked before the rest is printed, so that the last output is not missed.
         let last = !goes_on()?;
         show(log, out)?;
         if last {
@@ -97,7 +97,7 @@ mod tests {
     use crate::output_log;
 
     #[test]
-    fn following_shows_what_is_there_what_is_added_and_what_came_last() {
+    fn following_prints_existing_added_and_last_output() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(output_log::OUTPUT);
         fs::write(&path, "one ").unwrap();
@@ -115,7 +115,7 @@ mod tests {
             .map_err(file("write", &path))
         };
 
-        let watch = Watch::start(&path).unwrap();
+        let watch = FileWatch::start(&path).unwrap();
         follow(&mut log, || watch.sleep(), goes_on, &mut shown).unwrap();
 
         assert_eq!(shown, b"one two three");

@@ -11,7 +11,7 @@ use sandbox::SandboxId;
 
 use crate::background::{self, Observer};
 use crate::error::{Error, Result, file};
-use crate::follow::{Watch, follow, show};
+use crate::follow::{FileWatch, follow, show};
 use crate::options::Global;
 use crate::output::Output;
 use crate::output_log;
@@ -66,7 +66,7 @@ fn of_vm(global: &Global, arguments: &Arguments, record: &VmRecord) -> Result<u8
     print(global, arguments, record.id, (&mut log, &path), stdout)
 }
 
-/// Shows a log, for as long as it is wanted.
+/// Prints a log, and follows it if requested.
 fn print(
     global: &Global,
     arguments: &Arguments,
@@ -76,7 +76,7 @@ fn print(
 ) -> Result<u8> {
     if arguments.follow {
         let goes_on = || Ok(path.exists() && vmm::is_running(&global.state_dir, id)?);
-        let watch = Watch::start(path)?;
+        let watch = FileWatch::start(path)?;
         follow(log, || watch.sleep(), goes_on, out)?;
     } else {
         show(log, out)?;
@@ -92,7 +92,7 @@ fn of_command(arguments: &Arguments, record: &VmRecord, name: &str) -> Result<u8
     let mut log = File::open(&path).map_err(file("open", &path))?;
     let mut output = Output::open()?;
     if arguments.follow {
-        let watch = Watch::start(&path)?;
+        let watch = FileWatch::start(&path)?;
         let sleep = || watch.sleep_or(observer.alive());
         follow(&mut log, sleep, || Ok(observer.is_attended()), output.stdout())?;
     } else {
@@ -101,8 +101,7 @@ fn of_command(arguments: &Arguments, record: &VmRecord, name: &str) -> Result<u8
     Ok(0)
 }
 
-/// Passes on text with its control characters escaped: nobody ran a guest's kernel and init to have
-/// them at the terminal.
+/// Escapes control characters: text of a guest's console must not control the terminal.
 struct Escaped<W>(W);
 
 impl<W: Write> Write for Escaped<W> {

@@ -2,7 +2,7 @@
 
 use crate::background::{self, Ended, Observer, Report};
 use crate::error::{Error, Result};
-use crate::follow::Watch;
+use crate::follow::FileWatch;
 use crate::options::Global;
 use crate::value;
 use crate::vmm;
@@ -42,10 +42,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     Ok(ended.code)
 }
 
-/// How the command ends; none if its runner ended before.
+/// Waits for the end of the command; none if its runner ended first.
 fn end(observer: &mut Observer) -> Result<Option<Ended>> {
     let path = observer.path().to_owned();
-    let watch = Watch::start(&path)?;
+    let watch = FileWatch::start(&path)?;
     loop {
         match observer.look()? {
             Some(Report { ended: Some(ended), .. }) => return Ok(Some(ended)),
@@ -68,7 +68,7 @@ mod tests {
     use crate::attend::Sink as _;
     use crate::background::Recorder;
 
-    /// What a wait brings that begins while the command runs.
+    /// Waits for a running command, which `finish` ends.
     fn waited(finish: impl FnOnce(Recorder)) -> Option<u8> {
         let folder = tempfile::tempdir().unwrap();
         let recorder = Recorder::create(folder.path(), "make", 256).unwrap();
