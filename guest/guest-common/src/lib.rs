@@ -8,7 +8,7 @@
 //! | retry a request | [`Retry`] |
 //! | use the private files of a run | [`RunFolder`] |
 //! | report to the platform how long something took | [`OperationLog`] |
-//! | name a variable that the runner sets and the guest reads | [`env`] |
+//! | name a variable that the runner sets and the guest reads | [`mod@env`] |
 //!
 //! # Invariants
 //!
