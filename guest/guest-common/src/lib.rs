@@ -33,7 +33,7 @@ pub use date::{epoch_ms, iso_now, iso_of};
 pub use error::{Error, Result};
 pub use folder::{Draft, RunFolder, allocate};
 pub use operation::{OPERATIONS, Operation, OperationLog};
-pub use platform::{Identity, Kind, Platform};
+pub use platform::{ClientType, Identity, Platform};
 pub use retry::{Retry, pause_after};
 pub use stop::Stop;
 

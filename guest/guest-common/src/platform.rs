@@ -30,7 +30,7 @@ pub struct Identity {
 
 /// The program that calls, as the `x-client-type` header names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ClientType {
     /// The agent in the guest.
     GuestAgent,
     /// The runner on the host.
@@ -50,11 +50,11 @@ pub struct Platform {
 impl Platform {
     /// A client for guest-agent. Sends nothing yet. `stop` ends its requests.
     pub fn new(identity: &Identity, stop: &Stop) -> Result<Self> {
-        Self::of(Kind::GuestAgent, identity, LIMITS, stop)
+        Self::of(ClientType::GuestAgent, identity, LIMITS, stop)
     }
 
     /// As [`Platform::new`], for any program and limits.
-    pub fn of(kind: Kind, identity: &Identity, limits: Limits, stop: &Stop) -> Result<Self> {
+    pub fn of(kind: ClientType, identity: &Identity, limits: Limits, stop: &Stop) -> Result<Self> {
         let client = Client::new(limits, stop);
         let url = identity.url.trim_end_matches('/').to_owned();
         let headers = headers(kind, identity)?;
@@ -62,7 +62,7 @@ impl Platform {
     }
 
     /// A client for another identity that shares this one's connections.
-    pub fn with(&self, kind: Kind, identity: &Identity) -> Result<Self> {
+    pub fn with(&self, kind: ClientType, identity: &Identity) -> Result<Self> {
         let url = identity.url.trim_end_matches('/').to_owned();
         let headers = headers(kind, identity)?;
         Ok(Self { client: self.client.clone(), url, headers, max_answer: MAX_ANSWER })
@@ -116,12 +116,12 @@ impl Platform {
 }
 
 /// The headers of every request.
-fn headers(kind: Kind, identity: &Identity) -> Result<Vec<(&'static str, HeaderValue)>> {
+fn headers(kind: ClientType, identity: &Identity) -> Result<Vec<(&'static str, HeaderValue)>> {
     let mut authorization = header(&format!("Bearer {}", identity.token))?;
     authorization.set_sensitive(true);
     let kind = match kind {
-        Kind::GuestAgent => "guest-agent",
-        Kind::Runner => "runner",
+        ClientType::GuestAgent => "guest-agent",
+        ClientType::Runner => "runner",
     };
     let mut headers = vec![
         ("authorization", authorization),

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
-use guest_common::{Identity, Kind, Limits, Platform, Stop};
+use guest_common::{ClientType, Identity, Limits, Platform, Stop};
 use nix::sys::signal::Signal;
 use sandbox::SandboxFactory;
 
@@ -101,7 +101,7 @@ impl Service {
             bypass: None,
             run_id: String::new(),
         };
-        let platform = Platform::of(Kind::Runner, &identity, REPORT_LIMITS, &stop)?;
+        let platform = Platform::of(ClientType::Runner, &identity, REPORT_LIMITS, &stop)?;
         let (reporter, reports) =
             Reporter::start(platform, stop, Arc::clone(&source), journal.clone())?;
         let recovered = source.recover(&journal)?;

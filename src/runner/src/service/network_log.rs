@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use guest_common::{Identity, Kind, Limits, Platform, Stop, pause_after};
+use guest_common::{ClientType, Identity, Limits, Platform, Stop, pause_after};
 use serde_json::{Value, json};
 
 use super::context::RunId;
@@ -251,7 +251,7 @@ impl Worker {
             bypass: self.access.bypass.clone(),
             run_id: run.to_string(),
         };
-        let platform = Platform::of(Kind::Runner, &identity, LIMITS, &self.stop)?;
+        let platform = Platform::of(ClientType::Runner, &identity, LIMITS, &self.stop)?;
         let body = json!({"runId": run, "networkLogs": entries}).to_string();
         let _: Value = platform.attempt("/api/webhooks/agent/telemetry", body.as_bytes())?;
         Ok(())

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use guest_common::{Identity, Kind, Operation, Platform, epoch_ms, pause_after};
+use guest_common::{ClientType, Identity, Operation, Platform, epoch_ms, pause_after};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -277,7 +277,7 @@ impl ReportWorker {
             bypass: access.bypass.clone(),
             run_id: run.to_string(),
         };
-        let platform = self.platform.with(Kind::Runner, &identity)?;
+        let platform = self.platform.with(ClientType::Runner, &identity)?;
         let body = serde_json::to_vec(body).map_err(|source| Error::Json { source })?;
         Ok(platform.attempt(&format!("/api/webhooks/agent/{call}"), &body)?)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use guest_common::{Identity, Kind, Limits, Platform, Retry, Stop};
+use guest_common::{ClientType, Identity, Limits, Platform, Retry, Stop};
 use intercept::{Credential, CredentialError, CredentialProvider};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,7 +80,7 @@ impl Resolver {
             bypass: access.bypass.clone(),
             run_id: context.run_id.to_string(),
         };
-        let platform = Platform::of(Kind::Runner, &identity, LIMITS, &Stop::new())?;
+        let platform = Platform::of(ClientType::Runner, &identity, LIMITS, &Stop::new())?;
         Ok(Self {
             platform: platform.with_answers_of(MAX_ANSWER),
             auths,

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use ably_subscriber::Subscription;
 use base::sync::{Mutex, MutexGuard};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use guest_common::{Identity, Kind, Limits, Platform, Stop};
+use guest_common::{ClientType, Identity, Limits, Platform, Stop};
 
 use self::claim::Claims;
 use self::poll::ScheduledPoll;
@@ -89,7 +89,7 @@ impl Api {
             run_id: runner.id.to_string(),
         };
         let (stop, claims_stop) = (Stop::new(), Stop::new());
-        let platform = |limits, stop| Platform::of(Kind::Runner, &identity, limits, stop);
+        let platform = |limits, stop| Platform::of(ClientType::Runner, &identity, limits, stop);
         let (polls, heartbeats) =
             (platform(POLL_LIMITS, &stop)?, platform(HEARTBEAT_LIMITS, &stop)?);
         let (tokens, claims) =

@@ -209,7 +209,7 @@ fn ended(run: RunId, token: String) -> ClaimRecord {
 
 #[cfg(test)]
 mod tests {
-    use guest_common::{Identity, Kind, Limits};
+    use guest_common::{ClientType, Identity, Limits};
     use guest_test::{Reply, Server};
 
     use super::*;
@@ -242,7 +242,7 @@ mod tests {
             let time = Duration::from_secs(30);
             let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
             let stop = Stop::new();
-            let platform = Platform::of(Kind::Runner, &identity, limits, &stop).unwrap();
+            let platform = Platform::of(ClientType::Runner, &identity, limits, &stop).unwrap();
             Claims::new(platform, stop, Duration::ZERO)
         }
 

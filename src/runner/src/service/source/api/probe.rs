@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use guest_common::{Identity, Kind, Platform, Stop};
+use guest_common::{ClientType, Identity, Platform, Stop};
 use serde_json::{Value, json};
 
 use super::{access, limits, token};
@@ -28,7 +28,7 @@ pub(crate) fn probe(whole: &Whole, config: &Config) -> Result<()> {
         run_id: uuid::Uuid::nil().to_string(),
     };
     let url = || config.url.clone();
-    let platform = Platform::of(Kind::Runner, &identity, limits(ANSWER_SECS), &Stop::new())?;
+    let platform = Platform::of(ClientType::Runner, &identity, limits(ANSWER_SECS), &Stop::new())?;
     let body = json!({"group": whole.group}).to_string();
     let answer = platform.attempt::<Value>("/api/runners/realtime/token", body.as_bytes());
     match answer {
@@ -49,7 +49,7 @@ pub(crate) fn probe(whole: &Whole, config: &Config) -> Result<()> {
 
 /// An error if the platform refuses a poll. It holds a poll that it accepts.
 fn poll(whole: &Whole, config: &Config, identity: &Identity) -> Result<()> {
-    let platform = Platform::of(Kind::Runner, identity, limits(REFUSAL_SECS), &Stop::new())?;
+    let platform = Platform::of(ClientType::Runner, identity, limits(REFUSAL_SECS), &Stop::new())?;
     let body = json!({
         "runnerId": identity.run_id,
         "group": whole.group,

@@ -1,6 +1,6 @@
 //! A burst of pushes from a server with Ably's own codec.
 
-use guest_common::{Identity, Kind, Limits, Stop};
+use guest_common::{ClientType, Identity, Limits, Stop};
 use guest_test::Reply;
 
 use super::*;
@@ -14,7 +14,7 @@ fn thousands_of_pushes_are_queued_without_a_gap() {
     let identity = Identity { url, token, bypass: None, run_id: "r".into() };
     let time = Duration::from_secs(60);
     let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
-    let caller = Platform::of(Kind::Runner, &identity, limits, &Stop::new()).unwrap();
+    let caller = Platform::of(ClientType::Runner, &identity, limits, &Stop::new()).unwrap();
     let hosts = Hosts::new(&realtime.address(), &realtime.address()).unwrap();
     let subscription = subscribe("a/b", &hosts, caller).unwrap();
     realtime.wait("attach", 1);
