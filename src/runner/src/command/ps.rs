@@ -197,7 +197,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn people_see_what_runs() {
+    fn the_table_lists_running_vms_only() {
         let text = table(&[record(true), record(false)]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
@@ -206,7 +206,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_vm_that_is_nobodys_is_told_from_the_others() {
+    fn a_parked_vm_is_listed_as_parked() {
         let text = table(&[VmRecord { phase: Phase::Parked, ..record(true) }]);
         assert!(text.contains("default   (parked)   qemu"), "{text}");
     }
@@ -239,7 +239,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn programs_see_everything() {
+    fn json_lists_vms_of_dead_runners_too() {
         let rows: serde_json::Value =
             serde_json::from_str(&json(&[record(true), record(false)]).unwrap()).unwrap();
         assert_eq!(rows[0]["ports"][0]["host"], "127.0.0.1:8080");

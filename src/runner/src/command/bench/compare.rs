@@ -1,10 +1,10 @@
-//! Whether two measurements differ.
+//! Compares two measurements.
 
 use super::rank::{self, Difference};
 use super::report::Report;
 use crate::table;
 
-/// Stage by stage. Stages that only one of them has are left out.
+/// A table of the stages that both reports have.
 pub(super) fn table(before: &Report, after: &Report) -> String {
     let heads = ["STAGE", "BEFORE", "AFTER", "RATIO", "CHANCE", ""].map(str::to_owned).to_vec();
     let mut rows = vec![heads];

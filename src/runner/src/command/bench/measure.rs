@@ -1,12 +1,11 @@
-//! Starting VMs, several at once, and timing them.
+//! Starts VMs, several at once, and measures each stage.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Builder};
 use std::time::{Duration, Instant};
 
+use base::sync::Mutex;
 use rootfs::Store;
 use sandbox::{
     Cancellation, DiskLimits, Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig,
@@ -24,7 +23,7 @@ use crate::{image, network};
 /// How long a VM may take to start: an emulated one on a loaded host is slow.
 const START: Duration = Duration::from_secs(300);
 
-/// What each VM took, stage by stage, in milliseconds.
+/// The stages of one VM and their durations in milliseconds.
 type Times = Vec<(String, f64)>;
 
 pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
@@ -42,12 +41,12 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
     let report = Mutex::new(Report::new(factory.kind(), wanted.count, wanted.concurrency));
     let next = AtomicU32::new(0);
     let is_more = || next.fetch_add(1, Ordering::Relaxed) < wanted.count;
-    let add = |times| report.lock().unwrap_or_else(PoisonError::into_inner).add(times);
+    let add = |times| report.lock().add(times);
     let factory = &*factory;
     let work = || match wanted.start {
         Start::Usual | Start::Cold => while_true(is_more, || add(one(factory, &template))),
         Start::Warm => while_true(is_more, || add(one_warm(factory, &template))),
-        Start::Parked => park_and_go_on(factory, &template, is_more, add),
+        Start::Parked => park_and_resume(factory, &template, is_more, add),
     };
     thread::scope(|scope| {
         for number in 0..wanted.concurrency.min(wanted.count) {
@@ -57,7 +56,7 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
         }
         Ok::<(), Error>(())
     })?;
-    Ok(report.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(report.into_inner())
 }
 
 fn while_true(is_more: impl Fn() -> bool, mut work: impl FnMut()) {
@@ -66,8 +65,8 @@ fn while_true(is_more: impl Fn() -> bool, mut work: impl FnMut()) {
     }
 }
 
-/// The same VM for as long as it lasts.
-fn park_and_go_on(
+/// Parks and resumes the same VM repeatedly; starts another one after a failure.
+fn park_and_resume(
     factory: &dyn SandboxFactory,
     template: &SandboxConfig,
     is_more: impl Fn() -> bool,
@@ -111,7 +110,7 @@ fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
     })
 }
 
-/// One VM, from its start to its end.
+/// Times one VM, from its start to its end.
 fn one(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
     let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
     let begun = Instant::now();
@@ -123,7 +122,7 @@ fn one(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> 
     Ok(times)
 }
 
-/// One VM, from when it becomes somebody's.
+/// Times one warm VM, from its assignment to its end.
 fn one_warm(factory: &dyn SandboxFactory, template: &SandboxConfig) -> Result<Times> {
     let config = SandboxConfig { id: SandboxId::random()?, ..template.clone() };
     let sandbox = factory.prepare(&config, &Cancellation::new(), Instant::now() + START)?;
@@ -146,7 +145,7 @@ fn finish(sandbox: Box<dyn Sandbox>, begun: Instant, times: &mut Times) -> Resul
     Ok(())
 }
 
-/// One round of a VM that is parked and goes on.
+/// Times one round of parking and resuming a VM.
 fn round(sandbox: &dyn Sandbox, template: &SandboxConfig) -> Result<Times> {
     let begun = Instant::now();
     let deadline = begun + START;

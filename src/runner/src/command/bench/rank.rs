@@ -1,17 +1,17 @@
 //! The rank test of Mann, Whitney and Wilcoxon: whether one of two samples tends to be larger. It
 //! looks at the order of times only, so an outlier weighs no more than any other.
 
-/// Below this chance two samples count as different.
+/// The significance level.
 pub(super) const LEVEL: f64 = 0.01;
-/// With fewer values on a side the normal approximation is none.
+/// The smallest sample for which the normal approximation holds.
 const FEWEST: usize = 8;
 
 /// How two samples differ.
 #[derive(Debug, PartialEq)]
 pub(super) enum Difference {
-    /// There are too few values.
+    /// The samples are too small.
     TooFew,
-    /// The chance that samples of the same differ so much.
+    /// The p-value: the chance that equal distributions differ this much.
     Chance(f64),
 }
 

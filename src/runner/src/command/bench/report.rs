@@ -1,4 +1,4 @@
-//! What was measured: for people, for programs, and read again.
+//! The report of a measurement: as a table, and as JSON that can be read back.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::table;
 
-/// So many reasons of VMs that did not start are kept.
+/// The largest number of failure reasons that are kept.
 const REASONS: usize = 5;
 
 /// A measurement.
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_start_is_counted_and_told() {
+    fn failed_starts_are_counted_and_listed() {
         let mut report = report([1, 2]);
         report.add(Err(Error::NotRoot));
         assert_eq!(report.succeeded, 2);
