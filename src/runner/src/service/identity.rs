@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use base::durable;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::journal::durable_error;
 use crate::error::{Error, Result, file};
 
 /// The exclusive lock of a state folder, held until dropped.
@@ -80,13 +82,7 @@ impl RunnerIdentity {
 
     fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_vec(self).map_err(|source| Error::Json { source })?;
-        let draft = path.with_extension("draft");
-        let write = || {
-            fs::write(&draft, &json)?;
-            File::open(&draft)?.sync_all()?;
-            fs::rename(&draft, path)
-        };
-        write().map_err(file("write", path))
+        durable::write(path, &json).map_err(durable_error)
     }
 }
 

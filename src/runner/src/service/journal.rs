@@ -11,11 +11,12 @@
 //! INVARIANT: an outcome is on disk before it is sent, and stays there until the platform accepts or finally
 //! refuses it. A record is replaced atomically.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use base::durable;
 use serde::{Deserialize, Serialize};
 
 use super::context::RunId;
@@ -102,18 +103,8 @@ impl Journal {
     /// Replaces the run's record atomically. It is on disk when this returns.
     pub(crate) fn write(&self, record: &ClaimRecord) -> Result<()> {
         let path = self.path(record.run);
-        let draft = path.with_extension("draft");
         let json = serde_json::to_vec(record).map_err(|source| Error::Json { source })?;
-        let write = || -> io::Result<()> {
-            let mut options = OpenOptions::new();
-            let mut draft_file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            draft_file.write_all(&json)?;
-            draft_file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(file("write", &path))
+        durable::write_private(&path, &json).map_err(durable_error)
     }
 
     /// Removes a record. If that fails, the outcome is sent again, which is harmless.
@@ -138,8 +129,8 @@ impl Journal {
             let path = entry.map_err(file("read", &self.folder))?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("json") => {}
-                // The rest of an interrupted write.
-                Some("draft") => {
+                // The rest of an interrupted write, also by an earlier version.
+                Some("new" | "draft") => {
                     fs::remove_file(&path).map_err(file("remove", &path))?;
                     continue;
                 }
@@ -173,6 +164,12 @@ impl Journal {
     fn path(&self, run: RunId) -> PathBuf {
         self.folder.join(format!("{run}.json"))
     }
+}
+
+/// The error of a file operation of [`base::durable`].
+pub(super) fn durable_error(error: durable::Error) -> Error {
+    let durable::Error { operation, path, source } = error;
+    Error::File { operation, path, source }
 }
 
 #[cfg(test)]
@@ -213,13 +210,13 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
         journal.write(&record(ClaimState::Claimed { token: "t".into() })).unwrap();
-        let draft = journal.path(run()).with_extension("draft");
-        fs::write(&draft, "{\"run\":").unwrap();
+        let temporary = journal.path(run()).with_extension("new");
+        fs::write(&temporary, "{\"run\":").unwrap();
 
         let records = journal.read().unwrap();
 
         assert!(matches!(records[0].state, ClaimState::Claimed { .. }));
-        assert!(!draft.exists());
+        assert!(!temporary.exists());
     }
 
     #[test]
