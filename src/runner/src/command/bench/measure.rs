@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::{self, Builder};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use base::sync::Mutex;
@@ -50,8 +50,7 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
     };
     thread::scope(|scope| {
         for number in 0..wanted.concurrency.min(wanted.count) {
-            let name = format!("bench-{number}");
-            let spawned = Builder::new().name(name).spawn_scoped(scope, work);
+            let spawned = base::thread::spawn_scoped(scope, format!("bench-{number}"), work);
             spawned.map_err(|source| Error::Thread { name: "bench", source })?;
         }
         Ok::<(), Error>(())
