@@ -49,6 +49,7 @@ mod network_log;
 mod phase;
 mod pool;
 mod report;
+mod reuse;
 mod session;
 mod shutdown;
 mod source;

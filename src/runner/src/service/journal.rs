@@ -20,7 +20,7 @@ use base::durable;
 use serde::{Deserialize, Serialize};
 
 use super::context::RunId;
-use super::pool::Reuse;
+use super::reuse::Reuse;
 use super::source::SourceKind;
 use crate::error::{Error, Result, file};
 

@@ -36,7 +36,6 @@ use base::sync::{Mutex, MutexGuard};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use guest_common::epoch_ms;
 use sandbox::{Cancellation, Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
-use serde::{Deserialize, Serialize};
 
 use self::pressure::Pressure;
 use self::reaper::Reaper;
@@ -44,6 +43,7 @@ use self::replenisher::Replenisher;
 use self::state::{ParkedVm, PoolState};
 use super::cancellation::KillVm;
 use super::config::{Config, Profile};
+use super::reuse::{HeldSession, ReusableSandbox, Reuse};
 use crate::error::{Error, Result};
 
 /// The time limits for starting a VM, which is slow on a loaded host without KVM, for resuming one, and for parking
@@ -54,31 +54,6 @@ const PARK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes the configuration of an unassigned VM of a profile.
 pub(crate) type BaseConfig = dyn Fn(&Profile) -> Result<SandboxConfig> + Send + Sync;
-
-/// Whether a job reuses its session's VM; part of the completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Reuse {
-    Reused,
-    NoReuseKey,
-    PoolMiss,
-    ProfileMismatch,
-    UnparkFailed,
-}
-
-/// A session with a parked VM, in the format of heartbeats.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct HeldSession {
-    session_id: String,
-    last_completed_at: u64,
-    reusable_sandbox: Reusable,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Reusable {
-    profile: String,
-}
 
 /// A VM that a job has claimed.
 pub(crate) struct PooledVm {
@@ -283,7 +258,7 @@ impl Pool {
         let session = session.map(|session_id| HeldSession {
             session_id,
             last_completed_at: epoch_ms(),
-            reusable_sandbox: Reusable { profile: profile.name.clone() },
+            reusable_sandbox: ReusableSandbox { profile: profile.name.clone() },
         });
         let parked = ParkedVm {
             key: key.unwrap_or_default(),

@@ -17,7 +17,7 @@ use super::admission::Resources;
 use super::context::{ExecutionContext, RunId};
 use super::endpoint::Endpoint;
 use super::journal::{ClaimRecord, Journal};
-use super::pool::HeldSession;
+use super::reuse::HeldSession;
 use crate::error::{Error, Result};
 
 /// A source of jobs.

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 
-use super::{HeldSession, ReaperCommand, Shared, kill};
+use super::{ReaperCommand, Shared, kill};
+use crate::service::reuse::HeldSession;
 
 /// The state of the thread.
 pub(super) struct Reaper {

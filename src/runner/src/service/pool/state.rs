@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use sandbox::{Image, Sandbox, SandboxId};
 
-use super::HeldSession;
 use crate::service::config::Profile;
+use crate::service::reuse::HeldSession;
 
 /// The pause after a failed start. It doubles with each further failure, up to the maximum.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
