@@ -1,6 +1,6 @@
 //! Why secrets cannot be masked.
 
-/// See each variant.
+/// A set of secrets cannot be masked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,11 +1,11 @@
-//! Replaces secrets in texts by `***`, however they are encoded.
+//! Replaces secrets in texts by `***`, also in common encodings.
 //!
 //! The guest's agent, the embedded platform and the runner use this crate. The proxy's addon
 //! (`intercept/proxy/egress/mask.py`) implements the same encodings in Python; `vectors.json` holds
 //! the test vectors of all of them.
 //!
-//! A text is searched twice for the secret and its variants: as it is, and with its escapes decoded.
-//! So the number of patterns does not depend on how many ways there are to escape a character.
+//! A text is searched twice for the secret and its variants: unchanged, and with its escapes decoded. So
+//! the number of patterns does not depend on the number of ways to escape a character.
 //!
 //! | encoding | found by |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The secrets of one job, ready to be searched for.
+//! Masks a set of secrets in a text.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub struct Masker {
 }
 
 impl Masker {
-    /// Masks these secrets. A secret of less than 5 bytes is ignored: it is in every text.
+    /// Masks these secrets. A secret of less than 5 bytes is ignored, as it would match too much.
     pub fn new<S: AsRef<[u8]>>(secrets: impl IntoIterator<Item = S>) -> Result<Self> {
         let patterns = Patterns::of(secrets);
         let search = if patterns.is_empty() { None } else { Some(Search::new(&patterns)?) };
@@ -46,7 +46,7 @@ mod tests {
 
     const VECTORS: &str = include_str!("../vectors.json");
 
-    /// The masked text; in pieces of any size a stream gives the same.
+    /// The masked text. Asserts that a stream gives the same for pieces of any size.
     fn mask(secrets: &[&str], text: &str) -> String {
         let masker = Masker::new(secrets).unwrap();
         let masked = masker.mask(text).into_owned();
@@ -89,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn what_only_begins_like_a_secret_stays() {
+    fn a_prefix_of_a_secret_is_not_masked() {
         assert_eq!(mask(&["hunter2"], "hunter1 hunte hunterhunter2"), "hunter1 hunte hunter***");
         assert_eq!(mask(&["aaaab"], "aaaaaaaaab aaaa"), "aaaaa*** aaaa");
         assert_eq!(mask(&["a\"bcdef"], r#"a\"bc 100% of a\"bcd"#), r#"a\"bc 100% of a\"bcd"#);
     }
 
     #[test]
-    fn short_secrets_are_ignored_and_without_secrets_all_stays() {
+    fn short_secrets_are_ignored_and_no_secrets_change_nothing() {
         assert_eq!(mask(&["abcd", ""], "abcd %61bcd"), "abcd %61bcd");
         assert_eq!(mask(&[], "any\\u0074hing"), "any\\u0074hing");
     }
@@ -110,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn characters_around_and_in_secrets_stay_whole() {
+    fn multibyte_characters_around_secrets_stay_valid() {
         assert_eq!(mask(&["pässwörd"], "äpässwördö"), "ä***ö");
     }
 
     #[test]
-    fn an_escape_that_is_none_changes_nothing() {
+    fn an_invalid_escape_stays_unchanged() {
         for text in ["100%", "%zz\\", "\\u12", "a+b", "\\x1", "%2", "\\ud800", "%25%2"] {
             assert_eq!(mask(&["hunter2"], text), text);
         }

@@ -1,4 +1,4 @@
-//! What is searched for: the variants of secrets.
+//! The patterns to search for: variants of the secrets.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub(crate) type Window = [u8; WINDOW];
 /// The variants of all secrets.
 #[derive(Debug, Default)]
 pub(crate) struct Patterns {
-    /// What is found as a whole.
+    /// Patterns that match as a whole.
     pub(crate) whole: BTreeSet<Vec<u8>>,
     /// Wherever base64 is wrapped, lines have a multiple of four characters. So windows that begin
     /// at each fourth character, and one at each end, cover what a line has of a secret.

@@ -10,13 +10,13 @@ use crate::pattern::{Patterns, WINDOW, Window};
 use crate::unescape::{Unescaped, has_escapes};
 use crate::{Error, Result};
 
-/// What stands for a secret.
+/// Replaces a secret.
 const MASK: &[u8] = b"***";
 
 /// How many bytes a filter looks at: fewer than the shortest pattern has.
 const PREFIX: usize = 4;
 
-/// Knows all patterns.
+/// A search for all patterns.
 #[derive(Debug)]
 pub(crate) struct Search {
     automaton: NFA,
@@ -30,7 +30,7 @@ pub(crate) struct Search {
     window_filter: Filter,
 }
 
-/// From where to where a match is.
+/// The start and end of a match.
 pub(crate) type Range = (usize, usize);
 
 /// What a text of which more may come has of the patterns.

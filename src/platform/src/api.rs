@@ -1,10 +1,10 @@
-//! Which request is answered by what.
+//! The routes, and which file handles each.
 //!
 //! | path | who | where |
 //! |---|---|---|
 //! | `/api/runners/…` | runners, by the runners' token | `runner.rs` |
 //! | `/api/webhooks/agent/…` | guests (and runners for them), by their run's token | `guest.rs` |
-//! | `/blobs/…`, `/uploads/…` | whoever has the URL | `content.rs` |
+//! | `/blobs/…`, `/uploads/…` | holders of a presigned URL | `content.rs` |
 //! | `/v1/…` | the operator, over the Unix socket alone | `operator.rs` |
 
 mod content;
@@ -47,7 +47,7 @@ impl Handler for Api {
     }
 }
 
-/// Refuses all methods but one.
+/// Rejects every method but one.
 fn only(head: &Head, method: Method) -> Result<(), Refusal> {
     if head.method == method { Ok(()) } else { Err(Refusal::Method { allowed: method.name() }) }
 }
@@ -66,8 +66,8 @@ fn token(head: &Head) -> Result<Tag, Refusal> {
     head.bearer().map(hash).ok_or(Refusal::Unauthenticated)
 }
 
-/// How long a client wants to wait, in milliseconds, at most as long as we hold.
+/// The `hold` parameter in milliseconds, at most [`Config::poll_hold`](crate::Config::poll_hold).
 fn hold(backend: &Backend, head: &Head) -> Duration {
-    let wish = head.parameter("hold").and_then(|text| text.parse().ok()).unwrap_or(0);
-    Duration::from_millis(wish).min(backend.config.poll_hold)
+    let requested = head.parameter("hold").and_then(|text| text.parse().ok()).unwrap_or(0);
+    Duration::from_millis(requested).min(backend.config.poll_hold)
 }

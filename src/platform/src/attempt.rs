@@ -5,7 +5,7 @@
 //!   queued ────────▶ running: attempt n ────────────▶ completed | failed | cancelled
 //!      ▲                 │ live                          attempt: ended
 //!      └─────────────────┘
-//!        no sign of life for a lease, or given back: attempt n is lost, its token revoked
+//!        lease expired, or given back: attempt n is lost, its token revoked
 //! ```
 //!
 //! INVARIANT: a running job has exactly one live attempt, the one in its row; no other job has any.
@@ -27,8 +27,7 @@ use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
 impl Backend {
-    /// Whose token it is, before anything else of the request is looked at: `<run>/<attempt>`, as
-    /// uploads are owned. Which run the request is about, its body says.
+    /// The attempt that a token belongs to, as `<run>/<attempt>`, before the body is read.
     pub(crate) fn owner(&self, token: &Tag) -> Result<String> {
         let token = *token;
         self.db.read("look for a token", move |tx| {
@@ -46,7 +45,7 @@ impl Backend {
     }
 }
 
-/// An attempt as its token proves it.
+/// An attempt that a token has authenticated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller {
     pub(crate) job: i64,
@@ -58,7 +57,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Whose token it is, if it is this run's and was not revoked.
+    /// The attempt of a token that belongs to this run and is not revoked.
     pub(crate) fn authorize(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
         let query = "SELECT job, attempts.attempt, state, ended, run, has_secrets
                      FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
@@ -77,12 +76,13 @@ impl Caller {
         Ok(caller)
     }
 
-    /// As [`Caller::authorize`], for what only a running attempt may do.
+    /// As [`Caller::authorize`], for a live attempt only.
     pub(crate) fn live(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
         let caller = Self::authorize(tx, token, run)?;
         if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
     }
-    /// Refuses to store what the job's secrets may be in, if nobody can hide them.
+
+    /// Rejects data that may contain the job's secrets if they cannot be masked any more.
     pub(crate) fn check_masked(&self, is_masked: bool) -> Result<(), Refusal> {
         if self.has_secrets && !is_masked { Err(Refusal::SecretsGone) } else { Ok(()) }
     }

@@ -1,22 +1,22 @@
-//! Everything that a platform has, and what each of its operations needs of it. The operations
-//! themselves are in the files named after what they are about, as more methods of [`Backend`].
+//! The state that all operations of the platform share. Each operation is a method of [`Backend`] in the
+//! file of its subject.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::bell::{Bell, Topic, Woken};
 use crate::blob::Blobs;
 use crate::clock::after;
 use crate::db::Db;
 use crate::folder::Folder;
 use crate::http::Method;
 use crate::key::{self, Key, Tag};
+use crate::notifier::{Notifier, Topic, Woken};
 use crate::presence::Presence;
 use crate::secret::Secrets;
 use crate::{Config, Error, Refusal, Result, sign};
 
-/// How long telemetry is taken after a job's end.
-pub(crate) const AFTERMATH: Duration = Duration::from_secs(10 * 60);
+/// For how long after the end of a job its telemetry is accepted.
+pub(crate) const TELEMETRY_GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// The platform without its server and its threads.
 pub(crate) struct Backend {
@@ -25,11 +25,11 @@ pub(crate) struct Backend {
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) secrets: Secrets,
     pub(crate) presence: Presence,
-    pub(crate) bell: Bell,
+    pub(crate) notifier: Notifier,
     pub(crate) key: Arc<Key>,
     pub(crate) runner_token: String,
     runner_token_hash: Tag,
-    // Last, so that the lock goes when all else is closed.
+    // Last, so that the lock is released after everything else is closed.
     pub(crate) folder: Folder,
 }
 
@@ -43,7 +43,7 @@ impl Backend {
             blobs: Arc::new(Blobs::new(folder.blobs(), folder.partial())),
             secrets: Secrets::new(folder.secrets()),
             presence: Presence::default(),
-            bell: Bell::default(),
+            notifier: Notifier::default(),
             key: Arc::new(Key::open(&folder.key())?),
             runner_token_hash: key::hash(&runner_token),
             runner_token,
@@ -55,22 +55,23 @@ impl Backend {
         Ok(backend)
     }
 
-    /// Lets in who has the runners' token.
+    /// Checks the runners' token.
     pub(crate) fn check_runner(&self, token: Option<&str>) -> Result<(), Refusal> {
         let hash = key::hash(token.ok_or(Refusal::Unauthenticated)?);
-        match key::same(&hash, &self.runner_token_hash) {
-            true => Ok(()),
-            false => Err(Refusal::Unauthenticated),
+        if key::same(&hash, &self.runner_token_hash) {
+            Ok(())
+        } else {
+            Err(Refusal::Unauthenticated)
         }
     }
 
-    /// A URL that carries its own permission.
+    /// A presigned URL.
     pub(crate) fn url(&self, base: &str, method: Method, path: &str) -> String {
         sign::url(&self.key, base, method, path, self.config.url_lifetime)
     }
 
-    /// Looks until there is something, at once and after each ring of the topic, for as long as
-    /// `hold`.
+    /// Calls `look` at once and after each notification of the topic, until it finds something or
+    /// `hold` has passed.
     pub(crate) fn held<T>(
         &self,
         topic: Topic,
@@ -78,12 +79,12 @@ impl Backend {
         mut look: impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let deadline = after(Instant::now(), hold);
-        let mut watch = self.bell.watch(topic);
+        let mut subscription = self.notifier.subscribe(topic);
         loop {
             if let Some(found) = look()? {
                 return Ok(Some(found));
             }
-            match watch.wait(deadline) {
+            match subscription.wait(deadline) {
                 Woken::Changed => {}
                 Woken::Deadline => return Ok(None),
                 Woken::Stopped => return Err(Error::Stopped),

@@ -1,8 +1,8 @@
-//! Content by its SHA-256.
+//! A content-addressed store: files named by their SHA-256.
 //!
-//! What comes in goes to `partial/`, is flushed, and is renamed to its digest: a name under
-//! `blobs/` always holds the whole of what it says. Two uploads of the same content do not meet
-//! before the rename, which either may win.
+//! An upload is written to `partial/`, flushed, and renamed to its digest, so a file in `blobs/` is
+//! always complete. Concurrent uploads of the same content use separate files until the rename, which
+//! either may win.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,23 +17,23 @@ use sha2::{Digest, Sha256};
 use crate::error::file;
 use crate::{Refusal, Result, folder};
 
-/// The size of the pieces that content is moved in.
+/// The size of one read or write.
 pub(crate) const CHUNK: usize = 128 * 1024;
 
-/// Where content comes from.
+/// A source of bytes.
 pub(crate) trait Input {
-    /// Takes some bytes; none at the end.
+    /// Reads some bytes; 0 at the end.
     fn take(&mut self, buffer: &mut [u8]) -> Result<usize>;
 }
 
-/// Content that is kept.
+/// A stored blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Blob {
     pub(crate) digest: String,
     pub(crate) size: u64,
 }
 
-/// All content of a platform.
+/// All blobs of a platform.
 pub(crate) struct Blobs {
     root: PathBuf,
     partial: PathBuf,
@@ -45,8 +45,7 @@ impl Blobs {
         Self { root, partial, next: AtomicU64::new(0) }
     }
 
-    /// Receives content of at most `limit` bytes, and shows each piece to `look`. Nothing is kept
-    /// before [`Incoming::keep`].
+    /// Receives at most `limit` bytes, and passes each piece to `look`. [`Incoming::keep`] stores them.
     pub(crate) fn receive(
         &self,
         input: &mut dyn Input,
@@ -79,12 +78,12 @@ impl Blobs {
         }
     }
 
-    /// Whether there is content of that digest.
+    /// Whether a blob with this digest exists.
     pub(crate) fn has(&self, digest: &str) -> bool {
         self.path(digest).exists()
     }
 
-    /// The digests of what has been there for longer than `age`, with sizes.
+    /// The blobs that are older than `age`.
     pub(crate) fn older_than(&self, age: Duration) -> Result<Vec<Blob>> {
         let mut found = Vec::new();
         for folder in folder::entries(&self.root)? {
@@ -119,7 +118,7 @@ impl Blobs {
     }
 }
 
-/// Content that was received, but is not kept yet. Dropping it removes it.
+/// Received content that is not stored yet. Dropping it removes it.
 pub(crate) struct Incoming<'a> {
     blobs: &'a Blobs,
     open: File,
@@ -129,12 +128,12 @@ pub(crate) struct Incoming<'a> {
 }
 
 impl Incoming<'_> {
-    /// The SHA-256 of what came.
+    /// The SHA-256 of the received bytes.
     pub(crate) fn digest(&self) -> String {
         hex::encode(&self.hasher.clone().finalize())
     }
 
-    /// Gives the content its name; it is on the disk when this returns.
+    /// Stores the content durably under its digest.
     pub(crate) fn keep(self) -> Result<Blob> {
         let blob = Blob { digest: self.digest(), size: self.size };
         let path = self.blobs.path(&blob.digest);
@@ -152,7 +151,7 @@ impl Drop for Incoming<'_> {
     fn drop(&mut self) {
         // After `keep` the name is gone already.
         if let Err(error) = folder::remove(&self.path) {
-            log::warn!("half an upload stays; error={}", base::error::chain(&error));
+            log::warn!("cannot remove a partial upload; error={}", base::error::chain(&error));
         }
     }
 }

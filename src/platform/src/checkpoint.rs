@@ -23,7 +23,7 @@ const LONGEST_SESSION: usize = 256;
 /// A checkpoint as a guest sends it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Request {
+pub(crate) struct CheckpointRequest {
     pub(crate) run_id: RunId,
     cli_agent_type: String,
     cli_agent_session_id: String,
@@ -34,7 +34,7 @@ pub(crate) struct Request {
 /// A partial checkpoint as a guest sends it. Without a session there is no history.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct PartialRequest {
+pub(crate) struct PartialCheckpointRequest {
     pub(crate) run_id: RunId,
     cli_agent_type: String,
     session: Option<Session>,
@@ -94,7 +94,11 @@ pub struct Checkpoint {
 
 impl Backend {
     /// Stores an attempt's checkpoint, and returns its id. A later one takes its place.
-    pub(crate) fn take_checkpoint(&self, token: &Tag, request: Request) -> Result<String> {
+    pub(crate) fn take_checkpoint(
+        &self,
+        token: &Tag,
+        request: CheckpointRequest,
+    ) -> Result<String> {
         let session = Session {
             id: request.cli_agent_session_id,
             history_hash: request.cli_agent_session_history_hash,
@@ -112,7 +116,7 @@ impl Backend {
     pub(crate) fn take_partial_checkpoint(
         &self,
         token: &Tag,
-        request: PartialRequest,
+        request: PartialCheckpointRequest,
     ) -> Result<String> {
         let contents = Contents {
             agent: request.cli_agent_type,

@@ -15,7 +15,7 @@ use self::exchange::{Calls, Payload, Reply};
 pub use self::follow::Follow;
 use crate::api::{Prune, escape};
 use crate::clock::{iso8601, now_ms};
-use crate::storage::{Committed, Manifest, Prepared, Request};
+use crate::storage::{Committed, Manifest, Prepared, StorageRequest};
 use crate::{
     Checkpoint, Error, Event, Job, Mount, Page, Pruned, Result, RunId, Runner, Submission,
     Submitted, Telemetry, folder, pack,
@@ -59,11 +59,11 @@ impl Client {
     /// [`Submission::artifacts`].
     pub fn upload(&self, artifact: &Artifact) -> Result<Mount> {
         let packed = pack::pack(&artifact.folder)?;
-        let mut request = Request {
+        let mut request = StorageRequest {
             storage_name: Some(artifact.name.clone()),
             archive_hash: Some(packed.hash),
             files: packed.files,
-            ..Request::default()
+            ..StorageRequest::default()
         };
         let prepared: Prepared = self.post("/v1/storages/prepare", &request)?;
         if let Some(uploads) = prepared.uploads {

@@ -1,10 +1,10 @@
-//! What can be said about a platform before it starts.
+//! The configuration of a platform.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How a platform is to be. [`Config::new`] has the defaults.
+/// The configuration of a platform. [`Config::new`] has the defaults.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
@@ -16,18 +16,18 @@ pub struct Config {
     /// `http://192.168.241.1:8080`. Otherwise the base is how the claimer reached us; of claims in
     /// this process, the first address.
     pub guest_url: Option<String>,
-    /// How long an attempt lives without any sign of life from its guest or its runner. Guests give
-    /// one each minute.
+    /// For how long an attempt lives without requests of its guest or heartbeats of its runner. Guests
+    /// send a heartbeat each minute.
     pub lease: Duration,
-    /// How often a job is tried before a lost runner fails it.
+    /// After how many lost attempts a job fails.
     pub attempts: u32,
-    /// How long a cancelled job may take until it counts as ended; runners have 90 s for it.
+    /// The timeout of a cancellation, after which the attempt is lost; runners have 90 s for it.
     pub cancel_grace: Duration,
-    /// How long a job may take if its submission does not say.
+    /// The timeout of a job whose submission has none.
     pub timeout: Duration,
-    /// How long upload and download URLs are good.
+    /// The lifetime of presigned URLs.
     pub url_lifetime: Duration,
-    /// How long a poll without work is held at most.
+    /// The maximum duration of a long poll.
     pub poll_hold: Duration,
     /// The largest archive, in bytes.
     pub largest_archive: u64,
@@ -35,12 +35,11 @@ pub struct Config {
     pub largest_upload: u64,
     /// How much one attempt's events and telemetry may take together, in bytes.
     pub largest_record: u64,
-    /// How long a client may take for the head of a request, and for its body, which has a second
-    /// more for each MiB; uploads have more.
-    pub patience: Duration,
-    /// How long finished jobs are kept.
+    /// The timeout of a request's head, and of its body, which gets 1 s more per MiB. Uploads get more.
+    pub request_timeout: Duration,
+    /// For how long finished jobs are stored.
     pub retention: Duration,
-    /// How long requests under way have when it stops.
+    /// For how long the stop waits for requests under way.
     pub stop_grace: Duration,
 }
 
@@ -61,7 +60,7 @@ impl Config {
             largest_archive: 16 << 30,
             largest_upload: 64 << 30,
             largest_record: 1 << 30,
-            patience: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
             retention: Duration::from_secs(30 * 24 * 60 * 60),
             stop_grace: Duration::from_secs(5),
         }

@@ -1,8 +1,8 @@
-//! The database, and the one thread that touches it.
+//! The SQLite database and the one thread that uses it.
 //!
-//! Whoever wants something of it sends the thread a piece of work and waits for the answer: so
-//! nobody holds a lock over the disk, and each piece of writing work is one transaction. A
-//! transaction that was answered is on the disk (`synchronous=FULL`).
+//! Other threads send it closures and wait for the results, so no lock is held during disk I/O. Each
+//! write is one transaction, which is on the disk when the caller gets its result
+//! (`synchronous=FULL`).
 
 mod failure;
 mod open;
@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// The name of the thread.
 const THREAD: &str = "platform-db";
 
-/// How many may wait for the thread; the next ones wait to be let in.
+/// The capacity of the queue; a full queue blocks the sender.
 const QUEUE: usize = 64;
 
 type Task = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -42,7 +42,7 @@ impl Db {
         Ok(Self { path: path.to_owned(), tasks: Some(tasks_tx), thread: Some(thread) })
     }
 
-    /// Does work in a transaction, which is on the disk when this returns, or did not happen.
+    /// Runs `work` in a transaction, which is on the disk when this returns, or is rolled back.
     pub(crate) fn write<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -57,13 +57,13 @@ impl Db {
         })
     }
 
-    /// Reads; all of the work sees the same state.
+    /// Runs `work`, which sees one consistent state.
     pub(crate) fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Connection) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
-        // This process alone writes, from this one thread.
+        // Only this thread writes to the database.
         self.call(operation, |connection| work(connection))
     }
 
@@ -81,7 +81,7 @@ impl Db {
             return Err(Error::Stopped);
         };
         let answer = answer.recv().map_err(|_| Error::Panicked { name: THREAD })?;
-        answer.map_err(|failure| failure.explain(operation, &self.path))
+        answer.map_err(|failure| failure.into_error(operation, &self.path))
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use crate::Refusal;
 
     #[test]
-    fn work_that_is_refused_leaves_no_trace() {
+    fn a_refusal_rolls_the_transaction_back() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("control.db")).unwrap();
         let add = "INSERT INTO storages (id, name, created) VALUES ('i', 'n', 1)";
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_of_and_leaves_the_database_usable() {
+    fn a_full_disk_is_an_error_and_leaves_the_database_usable() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("control.db")).unwrap();
         let add = |name: String| {

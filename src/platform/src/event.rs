@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::bounded::list;
 use crate::clock::now_ms;
 use crate::db::Outcome;
 use crate::job::{Status, find};
 use crate::key::Tag;
 use crate::mask::Mask;
+use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId};
 
 /// The most events of one batch.
@@ -110,7 +110,7 @@ impl Backend {
             Ok(caller.attempt)
         })?;
         self.presence.touch(run, attempt);
-        self.bell.ring(Topic::Job(run));
+        self.notifier.notify(Topic::Job(run));
         Ok(received)
     }
 

@@ -1,4 +1,4 @@
-//! The state on disk, and the proof that one process alone serves it.
+//! The state folder and its lock: one process serves a folder.
 //!
 //! ```text
 //! <state>/control/          0700
@@ -9,7 +9,7 @@
 //!     runner.token          0600: what runners of this host authenticate with
 //!     secrets/<run>         0600: from a job's submission until its end
 //!     blobs/<2>/<digest>    archives, manifests and histories by their SHA-256
-//!     partial/              what is just being received; emptied at the start
+//!     partial/              uploads under way; emptied at the start
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -31,7 +31,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes what is missing of it, and takes the lock.
+    /// Creates missing folders, and acquires the lock.
     pub(crate) fn open(state: &Path) -> Result<Self> {
         let path = path(state);
         for folder in [path.clone(), path.join("secrets"), path.join("blobs"), path.join("partial")]
@@ -80,8 +80,7 @@ fn path(state: &Path) -> PathBuf {
     state.join("control")
 }
 
-/// Calls `with` with a name of the socket that is short enough for the kernel, however long its
-/// folder's path is.
+/// Calls `with` with a path to the socket that fits in `sun_path`, through `/proc/self/fd`.
 pub(crate) fn at_socket<T>(
     socket: &Path,
     with: impl FnOnce(&Path) -> io::Result<T>,
@@ -91,12 +90,12 @@ pub(crate) fn at_socket<T>(
     with(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
 }
 
-/// Makes a folder for our eyes only, and its parents.
+/// Creates a folder and its parents with mode 0700.
 pub(crate) fn make(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(file("create", path))
 }
 
-/// What is in a folder.
+/// The paths of a folder's entries.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(file("read", folder))?;
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(file("read", folder))).collect()
@@ -116,12 +115,12 @@ fn from_durable(error: base::durable::Error) -> Error {
     file(error.operation, &error.path)(error.source)
 }
 
-/// Flushes what a folder lists.
+/// Flushes a folder to the disk.
 pub(crate) fn flush(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|open| open.sync_all()).map_err(file("flush", folder))
 }
 
-/// Removes a file; gone already is fine.
+/// Removes a file. An absent one is not an error.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

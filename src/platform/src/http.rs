@@ -1,11 +1,11 @@
-//! HTTP/1.1, as little of it as the platform needs, for clients that may be hostile or slow.
+//! A minimal HTTP/1.1 server, for clients that may be hostile or slow.
 //!
 //! | what | bound |
 //! |---|---|
 //! | connections, so threads | [`Limits::connections`]; of one guest [`Limits::per_peer`] |
-//! | a request's head | 16 KiB, 64 headers, [`Limits::patience`] from its first byte |
+//! | a request's head | 16 KiB, 64 headers, [`Limits::request_timeout`] from its first byte |
 //! | a body in memory | its route's limit; what came of all guests' [`Limits::memory`], of one a quarter |
-//! | a body's time | [`Limits::patience`] and 1 s for each MiB; an upload's at least 60 s for each 100 MiB |
+//! | a body's time | [`Limits::request_timeout`] and 1 s for each MiB; an upload's at least 60 s for each 100 MiB |
 //! | a reply's time | 60 s without any progress of 128 KiB |
 //! | an idle connection | 75 s |
 //!
@@ -32,7 +32,7 @@ pub(crate) use self::shared::Limits;
 pub(crate) struct Request<'a> {
     pub(crate) head: Head,
     pub(crate) body: Body<'a>,
-    /// Whether it came over the socket that is for this host's operator only.
+    /// Whether it came over the operator's Unix socket.
     pub(crate) is_operator: bool,
 }
 

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::submission::{Submission, Submitted};
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::clock::now_ms;
 use crate::db::Outcome;
+use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId};
 
 /// Where a job is.
@@ -134,8 +134,8 @@ impl Backend {
         if was_queued {
             self.ended(run);
         }
-        self.bell.ring(Topic::Work);
-        self.bell.ring(Topic::Deadline);
+        self.notifier.notify(Topic::Work);
+        self.notifier.notify(Topic::Deadline);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl Backend {
             log::error!("a job's secrets stay; run={run} error={}", base::error::chain(&error));
         }
         self.presence.forget(run);
-        self.bell.ring(Topic::Job(run));
+        self.notifier.notify(Topic::Job(run));
     }
 
     /// The jobs that have not ended.

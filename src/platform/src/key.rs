@@ -1,9 +1,7 @@
-//! The host's key, and what is made with it: tokens, signatures, and digests that nobody without
-//! the key can guess their way back from.
+//! The host's key, and the HMACs made with it: run tokens, URL signatures, fingerprints.
 //!
-//! A run's token is not drawn but made, from the key and a random nonce of its attempt: so a claim
-//! whose reply was lost is answered with the same token again, and yet the database holds nothing
-//! but the token's hash. Whoever has the database alone can neither read nor make one.
+//! A run's token is derived from the key and a random nonce of the attempt. So a repeated claim gets the
+//! same token, although the database stores only its hash. The database alone does not reveal tokens.
 
 use std::fs;
 use std::io;
@@ -17,14 +15,14 @@ use subtle::ConstantTimeEq;
 use crate::error::file;
 use crate::{Error, Result, RunId, folder};
 
-/// What signs, and what is compared.
+/// An HMAC or a hash.
 pub(crate) type Tag = [u8; 32];
 
-/// The key. It is never shown.
+/// The secret key.
 pub(crate) struct Key([u8; 32]);
 
 impl Key {
-    /// Reads the key, or draws one for a new state folder.
+    /// Reads the key, or generates one for a new state folder.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         match fs::read(path) {
             Ok(bytes) => {
@@ -51,12 +49,12 @@ impl Key {
         hex::encode(&self.tag("url", &[text.as_bytes()]))
     }
 
-    /// Whether a signature is a URL's.
+    /// Verifies the signature of a URL.
     pub(crate) fn is_signature(&self, text: &str, signature: &str) -> bool {
         same(self.sign(text).as_bytes(), signature.as_bytes())
     }
 
-    /// Stands for a submission, to tell whether another is the same.
+    /// A keyed hash of a submission, to compare it with another.
     pub(crate) fn fingerprint(&self, bytes: &[u8]) -> Tag {
         self.tag("submission", &[bytes])
     }
@@ -72,7 +70,7 @@ impl Key {
     }
 }
 
-/// The token of this host's runners: read, or drawn for a new state folder.
+/// The token of this host's runners: read, or generated for a new state folder.
 pub(crate) fn runner_token(path: &Path) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(token) => Ok(token.trim().to_owned()),
@@ -85,17 +83,17 @@ pub(crate) fn runner_token(path: &Path) -> Result<String> {
     }
 }
 
-/// What is stored of a token. Tokens are long and random, so a plain hash is enough.
+/// The stored hash of a token. Tokens are long and random, so a plain hash is enough.
 pub(crate) fn hash(token: &str) -> Tag {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Compares in a time that tells nothing about where the difference is.
+/// Compares in constant time.
 pub(crate) fn same(one: &[u8], other: &[u8]) -> bool {
     one.ct_eq(other).into()
 }
 
-/// Random bytes that nobody can guess.
+/// Random bytes for keys and nonces.
 pub(crate) fn random() -> Result<[u8; 32]> {
     base::random::bytes().map_err(|source| Error::Entropy { source })
 }
@@ -120,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_cut_is_refused() {
+    fn a_truncated_key_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         fs::write(&path, "short").unwrap();

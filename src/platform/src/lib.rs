@@ -38,7 +38,6 @@
 mod api;
 mod attempt;
 mod backend;
-mod bell;
 mod blob;
 mod bounded;
 mod checkpoint;
@@ -54,9 +53,9 @@ mod history;
 mod http;
 mod job;
 mod json;
-mod keeper;
 mod key;
 mod mask;
+mod notifier;
 mod pack;
 mod platform;
 mod presence;
@@ -68,6 +67,7 @@ mod sign;
 mod source;
 mod storage;
 mod telemetry;
+mod timer;
 mod warning;
 
 pub use attempt::{Completed, Completion, Offer, Wanted};

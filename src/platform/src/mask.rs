@@ -1,7 +1,7 @@
-//! Masks a job's secrets in what is stored of it.
+//! Masks a job's secrets in stored data.
 //!
-//! The guest masks what it sends. This is the second net, for a guest that does not: it finds the same
-//! encodings (the crate `mask`).
+//! The guest masks its data before it sends them. The platform masks them again, with the same crate
+//! `mask`, in case a guest does not.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use ::mask::Masker;
 use crate::Refusal;
 use crate::json::rewrite;
 
-/// The most bytes of secrets: what finds them takes many times the memory.
+/// The most bytes of secrets: the automaton takes many times their memory.
 const LARGEST: usize = 1 << 20;
 
-/// Finds the secrets of one job.
+/// Masks the secrets of one job.
 pub(crate) struct Mask(Masker);
 
 impl Mask {

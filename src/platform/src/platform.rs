@@ -1,10 +1,10 @@
-//! The platform as a whole: what it starts, and in which order that ends.
+//! The running platform: the order of its start and stop.
 //!
 //! 1. The state folder with its lock, the database with its thread.
 //! 2. The server, over TCP and over the operator's socket.
-//! 3. The keeper's thread.
+//! 3. The timer thread.
 //!
-//! It ends in the reverse order; before that, whoever waits for something is sent away.
+//! It stops in the reverse order, after it has ended all long polls.
 
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
@@ -22,15 +22,15 @@ use crate::backend::Backend;
 use crate::error::file;
 use crate::http::{Endpoint, Limits, Server};
 use crate::storage::LARGEST_LIST;
-use crate::{Config, Error, Pruned, Result, Source, folder, keeper};
+use crate::{Config, Error, Pruned, Result, Source, folder, timer};
 
-const KEEPER: &str = "platform-keeper";
+const TIMER: &str = "platform-timer";
 
 /// A running platform. Dropping it stops it.
 pub struct Platform {
     backend: Arc<Backend>,
     server: Server,
-    keeper: Option<JoinHandle<()>>,
+    timer: Option<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -44,21 +44,21 @@ impl Platform {
         // 2
         let mut endpoints = tcp;
         endpoints.push(Endpoint::Unix(listen_for_operator(&socket)?));
-        let patience = backend.config.patience;
+        let request_timeout = backend.config.request_timeout;
         // A quarter of the memory, a guest's share, has room for the largest list of files.
         let memory = 4 * LARGEST_LIST;
-        let limits = Limits { connections: 512, per_peer: 16, memory, patience };
+        let limits = Limits { connections: 512, per_peer: 16, memory, request_timeout };
         let server = Server::start(endpoints, limits, Arc::new(Api(Arc::clone(&backend))))?;
         // 3
-        let keeper = {
+        let timer = {
             let backend = Arc::clone(&backend);
-            base::thread::spawn(KEEPER, move || keeper::run(&backend))
+            base::thread::spawn(TIMER, move || timer::run(&backend))
         };
-        // Who waits for something would keep the server from ending.
-        let keeper = keeper.inspect_err(|_| backend.bell.stop());
-        let keeper = keeper.map_err(|source| Error::Thread { name: KEEPER, source })?;
+        // A long poll would keep the server from stopping.
+        let timer = timer.inspect_err(|_| backend.notifier.stop());
+        let timer = timer.map_err(|source| Error::Thread { name: TIMER, source })?;
         log::debug!("platform serves; addresses={addresses:?}");
-        Ok(Self { backend, server, keeper: Some(keeper), addresses })
+        Ok(Self { backend, server, timer: Some(timer), addresses })
     }
 
     /// Where runners and guests reach it.
@@ -93,11 +93,11 @@ impl Platform {
     }
 
     fn end(&mut self) -> Result<()> {
-        let Some(keeper) = self.keeper.take() else {
+        let Some(timer) = self.timer.take() else {
             return Ok(());
         };
-        self.backend.bell.stop();
-        let kept = keeper.join().map_err(|_| Error::Panicked { name: KEEPER });
+        self.backend.notifier.stop();
+        let kept = timer.join().map_err(|_| Error::Panicked { name: TIMER });
         let served = self.server.stop(self.backend.config.stop_grace);
         served.and(kept)
     }
@@ -106,7 +106,7 @@ impl Platform {
 impl Drop for Platform {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            log::error!("the platform did not stop well; error={}", chain(&error));
+            log::error!("cannot stop the platform; error={}", chain(&error));
         }
     }
 }
@@ -130,7 +130,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> 
     Ok((endpoints, bound))
 }
 
-/// Whoever holds the folder's lock may take the socket of a process that was killed.
+/// Listens on the operator's socket. The folder's lock is held, so an existing socket is stale.
 fn listen_for_operator(path: &Path) -> Result<UnixListener> {
     folder::remove(path)?;
     let listener = folder::at_socket(path, |name| UnixListener::bind(name));

@@ -1,5 +1,5 @@
-//! Who gave a sign of life when. It is in memory only: after a restart everybody starts anew, with
-//! a whole lease, since nobody could give a sign to a platform that was not there.
+//! When each runner and attempt was last seen. This is in memory only: after a restart of the platform
+//! each attempt gets a whole lease, as its heartbeats could not arrive meanwhile.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use uuid::Uuid;
 
 use crate::RunId;
 
-/// How long a runner counts as there without a word: polls are held for half of it.
-const THERE: Duration = Duration::from_secs(60);
+/// For how long a runner counts as present after its last request. Polls are held for half of it.
+const RUNNER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One start of a runner, who answers for what it claimed as long as it lives. Its generation is
-/// 0 until a heartbeat says it.
+/// One process of a runner. Its heartbeats keep the attempts alive that it claimed. The generation is
+/// 0 until a heartbeat has named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Incarnation {
     pub(crate) runner: Uuid,
     pub(crate) generation: i64,
 }
 
-/// A runner as its last heartbeat told.
+/// A runner according to its last heartbeat.
 #[derive(Debug, Clone, Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the contract's heartbeat has them")]
@@ -42,25 +42,25 @@ pub struct Runner {
 }
 
 #[derive(Default)]
-struct Signs {
+struct Sightings {
     attempts: HashMap<(RunId, u32), Instant>,
     runners: HashMap<Uuid, (Runner, Instant)>,
-    here: HashSet<Incarnation>,
+    local: HashSet<Incarnation>,
     profiles: HashMap<Uuid, (BTreeSet<String>, Instant)>,
 }
 
-/// What runners there are.
+/// Which profiles the present runners take.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum There {
-    Nobody,
-    /// Some of which it is not known what they take.
+pub(crate) enum Availability {
+    NoRunner,
+    /// A runner is present that has not named its profiles.
     Unknown,
-    /// All that they ever had room for.
+    /// The profiles that the runners have had room for.
     Profiles(BTreeSet<String>),
 }
 
-impl Signs {
-    fn has_room_for(&mut self, runner: Uuid, profiles: &[String]) {
+impl Sightings {
+    fn add_profiles(&mut self, runner: Uuid, profiles: &[String]) {
         let (known, seen) =
             self.profiles.entry(runner).or_insert_with(|| (BTreeSet::new(), Instant::now()));
         known.extend(profiles.iter().cloned());
@@ -68,100 +68,103 @@ impl Signs {
     }
 }
 
-/// All signs of life.
+/// When each runner and attempt was last seen.
 #[derive(Default)]
 pub(crate) struct Presence {
-    signs: Mutex<Signs>,
+    sightings: Mutex<Sightings>,
 }
 
 impl Presence {
-    /// Something came from an attempt.
+    /// Records a request of an attempt.
     pub(crate) fn touch(&self, run: RunId, attempt: u32) {
         self.lock().attempts.insert((run, attempt), Instant::now());
     }
 
-    /// An attempt has ended.
+    /// Removes the attempts of a run that has ended.
     pub(crate) fn forget(&self, run: RunId) {
         self.lock().attempts.retain(|(other, _), _| *other != run);
     }
 
-    /// A heartbeat came. One that was overtaken by a later one is ignored; whether it was not.
+    /// Records a heartbeat; `false` if a later one arrived first, so that it is ignored.
     pub(crate) fn heartbeat(&self, runner: Runner) -> bool {
-        let mut signs = self.lock();
-        let is_late = signs.runners.get(&runner.runner_id).is_some_and(|(known, _)| {
+        let mut sightings = self.lock();
+        let is_late = sightings.runners.get(&runner.runner_id).is_some_and(|(known, _)| {
             (known.generation, known.sequence) > (runner.generation, runner.sequence)
         });
         if !is_late {
-            let before = signs.runners.get(&runner.runner_id).map(|(known, _)| known.generation);
+            let before =
+                sightings.runners.get(&runner.runner_id).map(|(known, _)| known.generation);
             if before.is_some_and(|generation| generation != runner.generation) {
-                // It may have been set up anew.
-                signs.profiles.remove(&runner.runner_id);
+                // Its configuration may have changed.
+                sightings.profiles.remove(&runner.runner_id);
             }
-            signs.has_room_for(runner.runner_id, &runner.admittable_profiles);
-            signs.runners.insert(runner.runner_id, (runner, Instant::now()));
+            sightings.add_profiles(runner.runner_id, &runner.admittable_profiles);
+            sightings.runners.insert(runner.runner_id, (runner, Instant::now()));
         }
         !is_late
     }
 
-    /// A runner asks for jobs of these profiles.
-    pub(crate) fn asks_for(&self, runner: Uuid, profiles: &[String]) {
-        self.lock().has_room_for(runner, profiles);
+    /// Records that a runner polls for jobs of these profiles.
+    pub(crate) fn record_profiles(&self, runner: Uuid, profiles: &[String]) {
+        self.lock().add_profiles(runner, profiles);
     }
 
-    /// What runners there are.
-    pub(crate) fn there(&self) -> There {
-        let signs = self.lock();
-        let is_here = |runner: &Uuid| signs.here.iter().any(|here| here.runner == *runner);
+    /// Which profiles the present runners take.
+    pub(crate) fn availability(&self) -> Availability {
+        let sightings = self.lock();
+        let is_local = |runner: &Uuid| sightings.local.iter().any(|here| here.runner == *runner);
         let is_there = |(runner, (_, seen)): &(&Uuid, &(_, Instant))| {
-            is_here(runner) || seen.elapsed() < THERE
+            is_local(runner) || seen.elapsed() < RUNNER_TIMEOUT
         };
         let there: Vec<_> =
-            signs.profiles.iter().filter(is_there).map(|(_, (all, _))| all).collect();
+            sightings.profiles.iter().filter(is_there).map(|(_, (all, _))| all).collect();
         match there[..] {
-            [] if signs.here.is_empty() => There::Nobody,
-            _ if there.is_empty() || there.iter().any(|all| all.is_empty()) => There::Unknown,
-            _ => There::Profiles(there.into_iter().flatten().cloned().collect()),
+            [] if sightings.local.is_empty() => Availability::NoRunner,
+            _ if there.is_empty() || there.iter().any(|all| all.is_empty()) => {
+                Availability::Unknown
+            }
+            _ => Availability::Profiles(there.into_iter().flatten().cloned().collect()),
         }
     }
 
-    /// The latest start of a runner, as far as it is known.
+    /// The latest known process of a runner.
     pub(crate) fn latest(&self, runner: Uuid) -> Incarnation {
         let generation = self.lock().runners.get(&runner).map_or(0, |(known, _)| known.generation);
         Incarnation { runner, generation }
     }
 
-    /// A runner in this process lives until [`Presence::leave`].
+    /// Counts a runner in this process as alive until [`Presence::leave`].
     pub(crate) fn join(&self, here: Incarnation) {
-        self.lock().here.insert(here);
+        self.lock().local.insert(here);
     }
 
-    /// Whether it is in this process and lives.
-    pub(crate) fn is_here(&self, one: Incarnation) -> bool {
-        self.lock().here.contains(&one)
+    /// Whether it is a live runner in this process.
+    pub(crate) fn is_local(&self, one: Incarnation) -> bool {
+        self.lock().local.contains(&one)
     }
 
     pub(crate) fn leave(&self, here: Incarnation) {
-        self.lock().here.remove(&here);
+        self.lock().local.remove(&here);
     }
 
-    /// When there was the last sign that an attempt goes on: from itself, or from the very start of
-    /// the runner that claimed it. An attempt of which nothing was heard begins now.
-    pub(crate) fn last_sign(
+    /// When an attempt was last seen: by its own requests, or by heartbeats of the runner process that
+    /// claimed it. An attempt that was never seen counts as seen now.
+    pub(crate) fn last_seen(
         &self,
         run: RunId,
         attempt: u32,
         owner: Option<Incarnation>,
     ) -> Instant {
         let now = Instant::now();
-        let mut signs = self.lock();
-        let from_attempt = *signs.attempts.entry((run, attempt)).or_insert(now);
+        let mut sightings = self.lock();
+        let from_attempt = *sightings.attempts.entry((run, attempt)).or_insert(now);
         let Some(owner) = owner else {
             return from_attempt;
         };
-        if signs.here.contains(&owner) {
+        if sightings.local.contains(&owner) {
             return now;
         }
-        match signs.runners.get(&owner.runner) {
+        match sightings.runners.get(&owner.runner) {
             Some((runner, seen)) if runner.generation == owner.generation => {
                 from_attempt.max(*seen)
             }
@@ -169,18 +172,18 @@ impl Presence {
         }
     }
 
-    /// All runners that gave a heartbeat since the start.
+    /// The runners that sent a heartbeat since the platform started.
     pub(crate) fn runners(&self) -> Vec<Runner> {
-        let signs = self.lock();
+        let sightings = self.lock();
         let with_age = |(runner, seen): &(Runner, Instant)| {
             let age_ms = u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX);
             Runner { age_ms, ..runner.clone() }
         };
-        signs.runners.values().map(with_age).collect()
+        sightings.runners.values().map(with_age).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Signs> {
-        self.signs.lock()
+    fn lock(&self) -> MutexGuard<'_, Sightings> {
+        self.sightings.lock()
     }
 }
 
@@ -206,35 +209,35 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_runner_gives_no_sign_for_what_it_claimed_before() {
+    fn heartbeats_of_a_restarted_runner_do_not_extend_earlier_claims() {
         let presence = Presence::default();
         let run = RunId::random();
         let owner = |generation| Some(Incarnation { runner: Uuid::nil(), generation });
-        let claimed = presence.last_sign(run, 1, owner(1));
+        let claimed = presence.last_seen(run, 1, owner(1));
         presence.heartbeat(runner(2, 1));
 
-        assert_eq!(presence.last_sign(run, 1, owner(1)), claimed);
-        assert!(presence.last_sign(run, 1, owner(2)) > claimed);
+        assert_eq!(presence.last_seen(run, 1, owner(1)), claimed);
+        assert!(presence.last_seen(run, 1, owner(2)) > claimed);
     }
 
     #[test]
-    fn a_runner_has_what_it_ever_had_room_for_until_it_is_started_anew() {
+    fn profiles_of_a_runner_accumulate_until_it_restarts() {
         let presence = Presence::default();
         let of = |generation, sequence, profiles: &[&str]| Runner {
             admittable_profiles: profiles.iter().map(|name| (*name).to_owned()).collect(),
             ..runner(generation, sequence)
         };
         let there = |profiles: &[&str]| {
-            There::Profiles(profiles.iter().map(|name| (*name).to_owned()).collect())
+            Availability::Profiles(profiles.iter().map(|name| (*name).to_owned()).collect())
         };
-        assert_eq!(presence.there(), There::Nobody);
+        assert_eq!(presence.availability(), Availability::NoRunner);
         presence.heartbeat(of(1, 1, &[]));
-        assert_eq!(presence.there(), There::Unknown);
+        assert_eq!(presence.availability(), Availability::Unknown);
         presence.heartbeat(of(1, 2, &["big", "small"]));
         presence.heartbeat(of(1, 3, &[]));
-        assert_eq!(presence.there(), there(&["big", "small"]));
+        assert_eq!(presence.availability(), there(&["big", "small"]));
         presence.heartbeat(of(2, 1, &["small"]));
-        assert_eq!(presence.there(), there(&["small"]));
+        assert_eq!(presence.availability(), there(&["small"]));
     }
 
     #[test]

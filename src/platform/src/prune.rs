@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{AFTERMATH, Backend};
+use crate::backend::{Backend, TELEMETRY_GRACE};
 use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
 use crate::{Result, RunId};
@@ -36,14 +36,14 @@ impl Backend {
         let mut pruned = Pruned::default();
         // One at a time: others wait for the database as long as one job's events take.
         for job in self.db.read("list old jobs", move |tx| old_jobs(tx, keep))? {
-            if self.bell.is_stopped() {
+            if self.notifier.is_stopped() {
                 return Ok(pruned);
             }
             pruned.jobs += self.db.write("remove a job", move |tx| remove(tx, job))?;
         }
         pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
         for blob in self.blobs.older_than(keep.min(GRACE))? {
-            if self.bell.is_stopped() {
+            if self.notifier.is_stopped() {
                 break;
             }
             let blobs = Arc::clone(&self.blobs);
@@ -69,7 +69,7 @@ impl Backend {
 
     /// Forgets what hides the secrets of jobs that may not report any more.
     pub(crate) fn forget_masks(&self) -> Result<()> {
-        let since = now_ms().saturating_sub(millis(AFTERMATH));
+        let since = now_ms().saturating_sub(millis(TELEMETRY_GRACE));
         let reporting = self.db.read("list reporting jobs", move |tx| {
             let query = "SELECT run FROM jobs WHERE finished IS NULL OR finished > ?1";
             let mut statement = tx.prepare(query)?;

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_in_a_file_for_our_eyes_only_until_they_are_removed() {
+    fn secrets_are_in_a_file_of_mode_0600_until_they_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let secrets = Secrets::new(dir.path().to_owned());
         let run = RunId::random();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_no_open_job_goes() {
+    fn secrets_of_no_open_job_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let secrets = Secrets::new(dir.path().to_owned());
         let (open, ended) = (RunId::random(), RunId::random());

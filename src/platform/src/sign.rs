@@ -1,5 +1,5 @@
-//! URLs that carry their own permission: for one method and one path with its parameters, until
-//! they expire. The host is not signed, as it is reached by several addresses.
+//! Presigned URLs: valid for one method and one path with its parameters, until they expire. The host is
+//! not signed, as the platform has several addresses.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::key::Key;
 
 const SIGNATURE: &str = "&signature=";
 
-/// Makes the URL for `path`, which has parameters already or ends in `?`.
+/// Signs a URL for `path`, which has parameters already or ends in `?`.
 pub(crate) fn url(key: &Key, base: &str, method: Method, path: &str, life: Duration) -> String {
     let expires = now_ms().saturating_add(millis(life));
     let joint = if path.ends_with('?') { "" } else { "&" };
@@ -19,7 +19,7 @@ pub(crate) fn url(key: &Key, base: &str, method: Method, path: &str, life: Durat
     format!("{base}{target}{SIGNATURE}{signature}")
 }
 
-/// Accepts what [`url`] made, unchanged and in time.
+/// Verifies the signature and the expiry of a URL from [`url`].
 pub(crate) fn check(key: &Key, head: &Head) -> Result<(), Refusal> {
     let (target, signature) = head.target.split_once(SIGNATURE).ok_or(Refusal::BadSignature)?;
     if !key.is_signature(&text(head.method, target), signature) {

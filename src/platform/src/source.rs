@@ -1,7 +1,7 @@
-//! Work for a runner in this process: no HTTP in between, and no time lost.
+//! Jobs for a runner in the same process, without HTTP.
 //!
-//! What it is told by [`Source::rings`] is a hint; what is true is asked for. So a runner that
-//! sleeps in its own `select!` loses nothing, however many rings melt into one.
+//! A message of [`Source::notifications`] is a hint: the runner then asks for jobs and cancellations. So
+//! a runner that waits in its own `select!` misses nothing when notifications coalesce.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::attempt::Claimant;
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::key::{hash, random};
+use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Completed, Completion, Error, Offer, Refusal, Result, RunId, Wanted};
 
@@ -48,7 +48,7 @@ pub struct Source {
     backend: Arc<Backend>,
     base: String,
     here: Incarnation,
-    rings: Receiver<()>,
+    notifications: Receiver<()>,
 }
 
 impl Source {
@@ -57,19 +57,19 @@ impl Source {
         let generation = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let here = Incarnation { runner: RUNNER, generation };
         backend.presence.join(here);
-        let rings = backend.bell.worker();
-        Ok(Self { backend, base, here, rings })
+        let notifications = backend.notifier.subscribe_to_work();
+        Ok(Self { backend, base, here, notifications })
     }
 
-    /// Rings when there may be a job or a cancellation; disconnects when the platform stops.
+    /// A notification for each possible job or cancellation; disconnects when the platform stops.
     #[must_use]
-    pub fn rings(&self) -> &Receiver<()> {
-        &self.rings
+    pub fn notifications(&self) -> &Receiver<()> {
+        &self.notifications
     }
 
     /// The oldest job that fits, as soon as there is one; `None` at the deadline, which may be now.
     pub fn next(&self, wanted: &Wanted, deadline: Instant) -> Result<Option<Offer>> {
-        self.backend.presence.asks_for(RUNNER, &wanted.profiles);
+        self.backend.presence.record_profiles(RUNNER, &wanted.profiles);
         let hold = deadline.saturating_duration_since(Instant::now());
         self.backend.held(Topic::Work, hold, || self.backend.offer(wanted))
     }
@@ -120,6 +120,6 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         self.backend.presence.leave(self.here);
-        self.backend.bell.ring(Topic::Deadline);
+        self.backend.notifier.notify(Topic::Deadline);
     }
 }

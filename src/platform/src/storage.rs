@@ -40,7 +40,7 @@ pub(crate) enum Writer {
 /// The storage that is meant, one way or the other.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct Request {
+pub(crate) struct StorageRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) run_id: Option<RunId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,12 @@ pub(crate) fn blob_path(digest: &str) -> String {
 
 impl Backend {
     /// Names the version that files make, and says where to upload it.
-    pub(crate) fn prepare(&self, writer: Writer, request: Request, base: &str) -> Result<Prepared> {
+    pub(crate) fn prepare(
+        &self,
+        writer: Writer,
+        request: StorageRequest,
+        base: &str,
+    ) -> Result<Prepared> {
         let (owner, storage, version, existing) =
             self.db.write("prepare a version", move |tx| {
                 let owner = writer.authorize(tx)?;
@@ -138,7 +143,7 @@ impl Backend {
     }
 
     /// Makes what was uploaded a version.
-    pub(crate) fn commit(&self, writer: Writer, mut request: Request) -> Result<Committed> {
+    pub(crate) fn commit(&self, writer: Writer, mut request: StorageRequest) -> Result<Committed> {
         let mut is_masked = false;
         if let Writer::Guest(_, run) = writer
             && let Some(mask) = self.secrets.mask(&run)?
@@ -222,7 +227,7 @@ impl Writer {
         Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
     }
 
-    fn storage(&self, tx: &Transaction<'_>, request: &Request) -> Outcome<String> {
+    fn storage(&self, tx: &Transaction<'_>, request: &StorageRequest) -> Outcome<String> {
         let (id, name) = (request.storage_id.as_deref(), request.storage_name.as_deref());
         let Self::Guest(_, run) = self else {
             let name = name.ok_or_else(|| Refusal::bad("`storageName` is missing"))?;
@@ -262,7 +267,7 @@ fn name(
     storage: &str,
     content: &str,
     owner: &str,
-    request: &Request,
+    request: &StorageRequest,
 ) -> Outcome<String> {
     let query = "SELECT archive FROM versions WHERE storage = ?1 AND version = ?2";
     let plain: Option<String> =

@@ -7,13 +7,13 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::attempt::Caller;
-use crate::backend::{AFTERMATH, Backend};
-use crate::bell::Topic;
+use crate::backend::{Backend, TELEMETRY_GRACE};
 use crate::bounded::list;
 use crate::clock::{millis, now_ms};
 use crate::event::{Page, charge, next_position};
 use crate::json::rewrite;
 use crate::key::Tag;
+use crate::notifier::Topic;
 use crate::{Error, Refusal, Result, RunId};
 
 /// The most entries of one report.
@@ -25,7 +25,7 @@ const PAGE: usize = 4 << 20;
 /// A report as it was sent, and what is kept of it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Report {
+pub(crate) struct TelemetryReport {
     #[serde(skip_serializing)]
     pub(crate) run_id: RunId,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ struct Entries(#[serde(deserialize_with = "list::<_, _, MOST>")] Vec<Box<RawValu
 
 /// What a report is answered.
 #[derive(Serialize)]
-pub(crate) struct Reported {
+pub(crate) struct TelemetryResponse {
     success: bool,
     id: String,
 }
@@ -64,7 +64,11 @@ pub struct Telemetry {
 
 impl Backend {
     /// Stores a report. It may come some time after the job's end.
-    pub(crate) fn take_report(&self, token: &Tag, report: Report) -> Result<Reported> {
+    pub(crate) fn take_report(
+        &self,
+        token: &Tag,
+        report: TelemetryReport,
+    ) -> Result<TelemetryResponse> {
         let (token, run) = (*token, report.run_id);
         check(&report)?;
         let mask = self.secrets.mask(&run)?;
@@ -91,8 +95,8 @@ impl Backend {
         if caller.ended.is_none() {
             self.presence.touch(run, caller.attempt);
         }
-        self.bell.ring(Topic::Job(run));
-        Ok(Reported { success: true, id: position.to_string() })
+        self.notifier.notify(Topic::Job(run));
+        Ok(TelemetryResponse { success: true, id: position.to_string() })
     }
 
     /// The reports after a position; waits for so long if there are none yet.
@@ -135,7 +139,7 @@ impl Backend {
 }
 
 /// The limit is for all lists together.
-fn check(report: &Report) -> Result<(), Refusal> {
+fn check(report: &TelemetryReport) -> Result<(), Refusal> {
     let lists = [&report.metrics, &report.sandbox_operations, &report.network_logs];
     let entries: usize = lists.into_iter().flatten().map(|list| list.0.len()).sum();
     if entries > MOST {
@@ -146,7 +150,7 @@ fn check(report: &Report) -> Result<(), Refusal> {
 
 /// After its end an attempt may report for a while; but not, once nobody can hide its secrets.
 fn admit(caller: Caller, is_masked: bool) -> Result<(), Refusal> {
-    let is_late = |ended: i64| now_ms() > ended.saturating_add(millis(AFTERMATH));
+    let is_late = |ended: i64| now_ms() > ended.saturating_add(millis(TELEMETRY_GRACE));
     if caller.ended.is_some_and(is_late) {
         return Err(Refusal::Ended);
     }

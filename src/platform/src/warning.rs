@@ -6,10 +6,10 @@ use serde::Deserialize;
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::db::Outcome;
 use crate::event::charge;
 use crate::key::Tag;
+use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId};
 
 /// The most warnings of an attempt.
@@ -21,14 +21,14 @@ const LONGEST: usize = 2000;
 /// An attempt's warnings as its guest sends them: all of them, those of before are replaced.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Request {
+pub(crate) struct WarningsRequest {
     run_id: RunId,
     warnings: Vec<String>,
 }
 
 impl Backend {
     /// Stores an attempt's warnings.
-    pub(crate) fn take_warnings(&self, token: &Tag, request: Request) -> Result<()> {
+    pub(crate) fn take_warnings(&self, token: &Tag, request: WarningsRequest) -> Result<()> {
         let (token, run, mut warnings) = (*token, request.run_id, request.warnings);
         if warnings.len() > MOST {
             return Err(Refusal::TooLarge { limit: MOST as u64, unit: "warnings" }.into());
@@ -47,7 +47,7 @@ impl Backend {
             charge(tx, caller, warnings.iter().map(String::len).sum(), most)?;
             store(tx, caller, &warnings)
         })?;
-        self.bell.ring(Topic::Job(run));
+        self.notifier.notify(Topic::Job(run));
         Ok(())
     }
 }

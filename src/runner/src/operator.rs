@@ -1,10 +1,9 @@
-//! The platform of a state folder, as commands meet it.
+//! The client of the platform that serves the state folder, as the commands use it.
 //!
-//! What it says comes back as errors for people here: the operator asked for a job, and does not
-//! want to hear of statuses and codes.
+//! It turns the HTTP statuses and codes of the platform into errors for the operator.
 
 mod error;
-mod watch;
+mod retrying_client;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,14 +13,14 @@ use platform::{Client, Job, RunId};
 use serde::Serialize;
 
 pub(crate) use self::error::Error;
-pub(crate) use self::watch::{Patience, Watch};
+pub(crate) use self::retrying_client::{Reconnect, RetryingClient};
 use crate::error::Result;
 use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
 use crate::output::Output;
 use crate::signal;
 
-/// A platform that somebody serves, or will.
+/// A client of the platform of a state folder.
 pub(crate) struct OperatorClient<'a> {
     state: &'a Path,
     is_quiet: bool,
@@ -34,31 +33,32 @@ impl<'a> OperatorClient<'a> {
         Self { state, is_quiet: global.quiet, client: Client::new(state) }
     }
 
-    /// Asks it something.
+    /// Sends a request.
     pub(crate) fn ask<T>(&self, ask: impl FnOnce(&Client) -> platform::Result<T>) -> Result<T> {
         Ok(ask(&self.client).map_err(|error| Error::explain(error, self.state))?)
     }
 
-    /// A job by its id, or by the beginning of it.
+    /// A job by its id or an unambiguous prefix of it.
     pub(crate) fn job(&self, id: &str) -> Result<Job> {
         self.ask(|client| client.job(id))
     }
 
-    /// Does something that may wait for a job as long as it takes, and for a platform that is started
-    /// anew. A signal ends the wait, and not the job.
-    pub(crate) fn attend<T>(
+    /// Runs `work`, whose requests are repeated while the platform restarts. A signal cancels `work`, not
+    /// the job.
+    pub(crate) fn with_retries<T>(
         &self,
         run: RunId,
-        patience: &Patience,
-        work: impl FnOnce(&Watch<'_>, &mut Output) -> Result<T>,
+        reconnect: &Reconnect,
+        work: impl FnOnce(&RetryingClient<'_>, &mut Output) -> Result<T>,
     ) -> Result<T> {
         let signals = signal::block()?;
         let client = self.client.clone();
         let interrupt =
             Interrupt::start(signals, FirstSignal::Forward, Arc::new(move || client.cut()))?;
         let mut output = Output::open()?.cancel_on(interrupt.cancelled());
-        let watch = Watch { operator: self, called_off: interrupt.cancelled(), patience };
-        match interrupt.or_interrupted(work(&watch, &mut output)) {
+        let retrying =
+            RetryingClient { operator: self, cancelled: interrupt.cancelled(), reconnect };
+        match interrupt.or_interrupted(work(&retrying, &mut output)) {
             Err(crate::error::Error::Interrupted { signal }) => {
                 Err(Error::Left { run, signal }.into())
             }

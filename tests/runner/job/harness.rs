@@ -119,7 +119,7 @@ impl Host {
             if !cancelled.is_empty() {
                 return cancelled;
             }
-            self.source.rings().recv_timeout(Duration::from_secs(60)).unwrap();
+            self.source.notifications().recv_timeout(Duration::from_secs(60)).unwrap();
         }
     }
 }

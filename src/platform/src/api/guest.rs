@@ -9,7 +9,7 @@ use crate::attempt::Completion;
 use crate::backend::Backend;
 use crate::http::{Account, Method, Request, Response};
 use crate::key::Tag;
-use crate::storage::{LARGEST_LIST, Request as StorageRequest, Writer};
+use crate::storage::{LARGEST_LIST, StorageRequest, Writer};
 use crate::{Refusal, Result, RunId};
 
 /// A batch has 512 KiB, but one event alone may have more.

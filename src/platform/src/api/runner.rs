@@ -76,7 +76,7 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     if poll.supported_profiles.is_empty() {
         return Err(Refusal::bad("a runner supports one profile at least").into());
     }
-    backend.presence.asks_for(poll.runner_id, &poll.supported_profiles);
+    backend.presence.record_profiles(poll.runner_id, &poll.supported_profiles);
     let wanted = Wanted { profiles: poll.supported_profiles, excluded };
     let hold = backend.config.poll_hold;
     let runner = backend.presence.latest(poll.runner_id);
@@ -117,7 +117,7 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
         return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
     }
     let runner_id = beat.runner_id;
-    backend.hear(Runner {
+    backend.record_heartbeat(Runner {
         runner_id,
         runner_name: beat.runner_name,
         group: beat.group,

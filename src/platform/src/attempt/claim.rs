@@ -1,4 +1,4 @@
-//! The claim: who comes first gets the job, and gets it again if the reply was lost.
+//! Claims: the first one gets the job. A repeated claim request gets the same attempt again.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use super::complete::end_attempt;
 use super::context::Context;
 use super::lose::end_job;
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::clock::now_ms;
 use crate::db::Outcome;
 use crate::job::{Status, find};
 use crate::key::{Tag, hash, random};
+use crate::notifier::Topic;
 use crate::presence::{Incarnation, Runner};
 use crate::secret::Values;
 use crate::{Error, Refusal, Result, RunId};
 
-/// Who claims.
+/// The sender of a claim.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Claimant {
-    /// The runner, if it says who it is. Its heartbeats then count as signs of life of the job.
+    /// The runner, if the request names it. Its heartbeats then keep the attempt alive.
     pub(crate) owner: Option<Incarnation>,
-    /// The same for all tries of one claim.
+    /// The idempotency key of the claim.
     pub(crate) request: Option<String>,
 }
 
@@ -36,8 +36,8 @@ pub(crate) struct Claim {
 }
 
 impl Backend {
-    /// Claims a job; `base` is the beginning of URLs for its guest. A job that cannot be done as it
-    /// was submitted fails here, and says why.
+    /// Claims a job; `base` is the base of the URLs for its guest. A job whose secrets or session are
+    /// gone fails here, with the reason.
     pub(crate) fn claim(&self, run: RunId, claimant: Claimant, base: &str) -> Result<Claim> {
         // Before the claim, so that it fails if they cannot be read; they never change.
         let secrets = self.secrets_to_hide(&run)?;
@@ -68,14 +68,14 @@ impl Backend {
             Ok(Ok((attempt, token, context)))
         })?;
         let (attempt, token, context) = claimed.map_err(|reason| {
-            log::error!("a job cannot be done; run={run} reason={reason}");
+            log::error!("a job cannot be started; run={run} reason={reason}");
             self.ended(run);
             Refusal::Ended
         })?;
         log::info!("job claimed; run={run} attempt={attempt}");
         self.presence.touch(run, attempt);
-        self.bell.ring(Topic::Deadline);
-        self.bell.ring(Topic::Job(run));
+        self.notifier.notify(Topic::Deadline);
+        self.notifier.notify(Topic::Job(run));
         let timeout_ms = context.timeout_ms;
         let secrets = secrets.ok().flatten().unwrap_or_default();
         let context = context.json(self, &token, secrets, base);
@@ -84,7 +84,7 @@ impl Backend {
 }
 
 impl Backend {
-    /// A job's secrets, or why they cannot be used: whatever cannot be hidden is not given out.
+    /// A job's secrets, or why they cannot be used. Secrets that cannot be masked are not given out.
     fn secrets_to_hide(&self, run: &RunId) -> Result<Result<Option<Values>, &'static str>> {
         let known = self.secrets.read(run).and_then(|values| {
             self.secrets.mask(run)?;
@@ -100,10 +100,10 @@ impl Backend {
         }
     }
 
-    /// A runner gives a sign of life. What it claimed before anybody knew its generation is of this
-    /// one from here on: a runner may claim before its first heartbeat, and before the first that
-    /// comes to a platform that was started anew.
-    pub(crate) fn hear(&self, runner: Runner) -> Result<()> {
+    /// Records a heartbeat. Attempts that the runner claimed before its generation was known now belong
+    /// to this generation: a runner may claim before its first heartbeat, and before the first one that
+    /// reaches a restarted platform.
+    pub(crate) fn record_heartbeat(&self, runner: Runner) -> Result<()> {
         let one = Incarnation { runner: runner.runner_id, generation: runner.generation };
         if !self.presence.heartbeat(runner) {
             return Ok(());
@@ -136,8 +136,8 @@ fn repeated(
     Ok(found.optional()?)
 }
 
-/// The attempt lives by the heartbeats of whoever has claimed it last: the process that did so first
-/// may have died before it was answered.
+/// Binds the attempt to the runner process that claimed it last: the first one may have died before it
+/// got the reply.
 fn bind(tx: &Transaction<'_>, (job, attempt): (i64, u32), claimant: &Claimant) -> Outcome<()> {
     let set = "UPDATE attempts SET runner = ?3, generation = ?4 WHERE job = ?1 AND attempt = ?2";
     let owner = claimant.owner;

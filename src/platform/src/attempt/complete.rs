@@ -1,4 +1,4 @@
-//! How an attempt ended. The first outcome stands; the same token is told it again.
+//! Completions. The first one decides the outcome; a repeated one gets the same reply.
 
 use base::error::chain;
 use rusqlite::{Transaction, params};
@@ -12,11 +12,11 @@ use crate::job::Status;
 use crate::key::Tag;
 use crate::{Result, RunId};
 
-/// The most letters that are kept of an error's text.
+/// The most characters of an error text that are stored.
 const LONGEST_ERROR: usize = 16 * 1024;
 
-/// What stands for an error's text that nobody can hide the secrets in.
-const UNSHOWN: &str =
+/// Replaces an error text in which secrets cannot be masked any more.
+const REDACTED: &str =
     "it failed, and why is not shown: its secrets, which might be in that, are gone";
 
 /// The outcome of a run.
@@ -33,7 +33,7 @@ pub struct Completion {
     pub last_event_sequence: Option<i64>,
 }
 
-/// What a completion is answered.
+/// The reply to a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Completed {
     /// Always true.
@@ -51,10 +51,10 @@ impl Backend {
         mut completion: Completion,
     ) -> Result<Completed> {
         let token = *token;
-        // Told first: afterwards the secrets are gone.
+        // First, as the completion removes the secrets.
         let mask = self.secrets.mask(&run).unwrap_or_else(|error| {
-            // A job ends also when its secrets cannot be hidden.
-            log::error!("cannot hide a job's secrets; run={run} error={}", chain(&error));
+            // The job must end all the same.
+            log::error!("cannot mask a job's secrets; run={run} error={}", chain(&error));
             None
         });
         let is_masked = mask.is_some();
@@ -67,7 +67,7 @@ impl Backend {
         let (status, is_first) = self.db.write("complete a job", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
             if completion.error.is_some() && caller.check_masked(is_masked).is_err() {
-                completion.error = Some(UNSHOWN.to_owned());
+                completion.error = Some(REDACTED.to_owned());
             }
             if caller.ended.is_none() {
                 end(tx, caller, &completion)?;
@@ -85,7 +85,7 @@ impl Backend {
     }
 }
 
-/// A run that succeeded has, even if it was to be cancelled meanwhile.
+/// A successful run counts as completed even if it was cancelled meanwhile.
 fn end(tx: &Transaction<'_>, caller: Caller, completion: &Completion) -> Outcome<()> {
     let now = now_ms();
     let set = "UPDATE jobs SET finished = ?2, exit_code = ?3, error = ?4, last_sequence = ?5,

@@ -1,5 +1,5 @@
-//! Attempts that end otherwise than by a completion: nobody gives a sign of life, the runner gives
-//! the job back, the job takes too long, its cancellation takes too long.
+//! Attempts that end without a completion: the lease expires, the runner gives the job back, or the
+//! time-out or the cancellation takes too long.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 use super::complete::end_attempt;
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::clock::{after, millis, now_ms};
 use crate::db::Outcome;
 use crate::job::Status;
+use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
 
-/// An attempt that is live, as far as anybody knows.
+/// An attempt that is live according to the database.
 struct Live {
     job: i64,
     run: RunId,
@@ -26,26 +26,26 @@ struct Live {
     cancelled: Option<i64>,
 }
 
-/// What is to be done about one.
+/// What to do about a live attempt.
 enum Verdict {
-    /// Nothing until then.
-    Lives(Instant),
-    /// Its time is over: it is asked to end.
+    /// Nothing to do before this instant.
+    Alive(Instant),
+    /// Its time-out has passed: cancel it.
     TimedOut,
-    /// It was asked to end, and did not.
+    /// It was cancelled and has not ended in time.
     Overdue,
-    /// Nobody gives a sign of life.
+    /// Its lease has expired.
     Lost,
 }
 
 impl Backend {
-    /// Does what is due about live attempts, and says when to look again.
-    pub(crate) fn look_after_attempts(&self) -> Result<Option<Instant>> {
+    /// Ends or cancels the live attempts whose deadline has passed; returns the next deadline.
+    pub(crate) fn enforce_deadlines(&self) -> Result<Option<Instant>> {
         let mut next: Option<Instant> = None;
         let mut failed = Ok(());
         for live in self.db.read("list live attempts", live)? {
-            let done = match self.judge(&live) {
-                Verdict::Lives(until) => {
+            let done = match self.assess(&live) {
+                Verdict::Alive(until) => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                     Ok(())
                 }
@@ -53,14 +53,14 @@ impl Backend {
                 Verdict::Overdue => self.give_up(&live, "it did not end when it was asked to"),
                 Verdict::Lost => self.lose(live.run, live.attempt, "no sign of life"),
             };
-            // One that cannot be helped must not keep us from the others.
+            // A failure must not prevent the work for other attempts.
             failed = failed.and(done);
         }
         failed.map(|()| next)
     }
 
-    /// Ends an attempt whose runner is gone; the job is tried again, or fails if that was often
-    /// enough. An attempt that has ended meanwhile is left alone.
+    /// Marks an attempt as lost. The job is queued again, or fails after `Config::attempts` attempts. An
+    /// attempt that has ended meanwhile stays as it is.
     pub(crate) fn lose(&self, run: RunId, attempt: u32, reason: &'static str) -> Result<()> {
         let most = self.config.attempts;
         let status = self.db.write("give a job back", move |tx| {
@@ -82,26 +82,26 @@ impl Backend {
         if status.is_final() {
             self.ended(run);
         }
-        self.bell.ring(Topic::Job(run));
-        self.bell.ring(Topic::Work);
+        self.notifier.notify(Topic::Job(run));
+        self.notifier.notify(Topic::Work);
         Ok(())
     }
 
-    /// The live attempts of a runner of this process that it claimed before it was started anew.
+    /// The live attempts that an earlier process of this runner claimed.
     pub(crate) fn orphans(&self, runner: Uuid) -> Result<Vec<(RunId, u32)>> {
         let owned = |live: &Live| {
-            live.owner.is_some_and(|one| one.runner == runner && !self.presence.is_here(one))
+            live.owner.is_some_and(|one| one.runner == runner && !self.presence.is_local(one))
         };
         let all = self.db.read("list live attempts", live)?;
         Ok(all.into_iter().filter(owned).map(|live| (live.run, live.attempt)).collect())
     }
 
-    fn judge(&self, live: &Live) -> Verdict {
+    fn assess(&self, live: &Live) -> Verdict {
         let (now, clock) = (Instant::now(), now_ms());
         let until = |due: i64| now + Duration::from_millis(due.saturating_sub(clock).max(0) as u64);
         let over = |due: i64| due <= clock;
-        let sign = self.presence.last_sign(live.run, live.attempt, live.owner);
-        let lease = after(sign, self.config.lease);
+        let seen = self.presence.last_seen(live.run, live.attempt, live.owner);
+        let lease = after(seen, self.config.lease);
         if lease <= now {
             return Verdict::Lost;
         }
@@ -122,8 +122,8 @@ impl Backend {
             }
             (None, None) => None,
         };
-        // A clock that was set back must not keep us from looking.
-        Verdict::Lives(due.map_or(lease, |due| lease.min(until(due))))
+        // The lease bounds the wait: the wall clock may have been set back.
+        Verdict::Alive(due.map_or(lease, |due| lease.min(until(due))))
     }
 
     fn time_out(&self, live: &Live) -> Result<()> {
@@ -134,8 +134,8 @@ impl Backend {
             Ok(tx.execute(set, (job, now_ms(), attempt))?)
         })?;
         log::info!("job timed out; run={}", live.run);
-        self.bell.ring(Topic::Work);
-        self.bell.ring(Topic::Deadline);
+        self.notifier.notify(Topic::Work);
+        self.notifier.notify(Topic::Deadline);
         Ok(())
     }
 
@@ -150,7 +150,7 @@ impl Backend {
         if is_given_up {
             log::warn!("job given up; run={run} attempt={attempt} reason={reason}");
             self.ended(run);
-            self.bell.ring(Topic::Work);
+            self.notifier.notify(Topic::Work);
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// A job that a runner claimed of which nobody had heard.
+    /// A job that an unknown runner claimed.
     fn claimed(backend: &Backend) -> RunId {
         let submission = Submission { prompt: "x".into(), ..Submission::default() };
         let run = backend.submit(submission).unwrap().run_id;
@@ -230,55 +230,55 @@ mod tests {
         run
     }
 
-    /// The last sign of life of the only attempt.
-    fn sign(backend: &Backend) -> Instant {
+    /// When the only attempt was last seen.
+    fn last_seen(backend: &Backend) -> Instant {
         let live = backend.db.read("list", live).unwrap().remove(0);
-        backend.presence.last_sign(live.run, live.attempt, live.owner)
+        backend.presence.last_seen(live.run, live.attempt, live.owner)
     }
 
     #[test]
-    fn a_job_claimed_before_its_runners_first_heartbeat_lives_by_the_later_ones() {
+    fn heartbeats_keep_a_job_alive_that_was_claimed_before_the_first_of_them() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
         claimed(&backend);
-        let claim = sign(&backend);
+        let claim = last_seen(&backend);
 
-        backend.hear(runner(5, 1)).unwrap();
-        let first = sign(&backend);
-        backend.hear(runner(5, 2)).unwrap();
+        backend.record_heartbeat(runner(5, 1)).unwrap();
+        let first = last_seen(&backend);
+        backend.record_heartbeat(runner(5, 2)).unwrap();
 
         assert!(first > claim);
-        assert!(sign(&backend) > first);
+        assert!(last_seen(&backend) > first);
     }
 
     #[test]
-    fn a_job_that_the_next_start_of_a_runner_claims_as_the_same_lives_by_its_heartbeats() {
+    fn heartbeats_of_a_restarted_runner_keep_a_job_alive_that_it_claimed_again() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
-        backend.hear(runner(5, 1)).unwrap();
+        backend.record_heartbeat(runner(5, 1)).unwrap();
         let run = claimed(&backend);
-        backend.hear(runner(6, 1)).unwrap();
+        backend.record_heartbeat(runner(6, 1)).unwrap();
         let owner = Some(backend.presence.latest(Uuid::from_u128(7)));
         let again = Claimant { owner, request: Some("r".to_owned()) };
         assert_eq!(backend.claim(run, again, "").unwrap().attempt, 1);
-        let claim = sign(&backend);
+        let claim = last_seen(&backend);
 
-        backend.hear(runner(6, 2)).unwrap();
+        backend.record_heartbeat(runner(6, 2)).unwrap();
 
-        assert!(sign(&backend) > claim);
+        assert!(last_seen(&backend) > claim);
     }
 
     #[test]
-    fn what_is_bound_to_one_start_of_a_runner_does_not_live_by_the_next() {
+    fn heartbeats_of_a_restarted_runner_do_not_keep_its_earlier_jobs_alive() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
         claimed(&backend);
-        let claim = sign(&backend);
-        backend.hear(runner(5, 1)).unwrap();
+        let claim = last_seen(&backend);
+        backend.record_heartbeat(runner(5, 1)).unwrap();
 
-        backend.hear(runner(6, 1)).unwrap();
-        backend.hear(runner(5, 2)).unwrap();
+        backend.record_heartbeat(runner(6, 1)).unwrap();
+        backend.record_heartbeat(runner(5, 2)).unwrap();
 
-        assert_eq!(sign(&backend), claim);
+        assert_eq!(last_seen(&backend), claim);
     }
 }

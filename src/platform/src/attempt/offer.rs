@@ -5,16 +5,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
-use crate::bell::Topic;
 use crate::clock::{millis, now_ms};
+use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
 
-/// How long runners are told of an attempt that was lost. What they have of it ends by then without
-/// them, as its guest is refused.
-const TOLD: Duration = Duration::from_secs(60 * 60);
+/// For how long a lost attempt is listed as cancelled. After that its guest has ended anyway, as its
+/// requests are rejected.
+const LOST_LISTED: Duration = Duration::from_secs(60 * 60);
 
-/// What a runner can take.
+/// Which jobs a runner can take.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// The profiles that it has room for; a job without a profile fits any.
@@ -66,8 +66,8 @@ impl Backend {
         })
     }
 
-    /// As [`Backend::offer`], but waits for a job for so long; and for the wish to cancel one that
-    /// `runner` has or may have, of which each is told once.
+    /// As [`Backend::offer`], but waits up to `hold` for a job, or for the cancellation of a job that
+    /// `runner` may run. Each cancellation is returned once.
     pub(crate) fn offer_held(
         &self,
         wanted: &Wanted,
@@ -90,7 +90,7 @@ impl Backend {
     /// what this start of the runner had: one that has the job anew is not told to end it. Of jobs
     /// that were claimed by nobody knows whom, all are told.
     pub(crate) fn cancelled(&self, runner: Incarnation) -> Result<Vec<RunId>> {
-        let since = now_ms().saturating_sub(millis(TOLD));
+        let since = now_ms().saturating_sub(millis(LOST_LISTED));
         self.db.read("list cancelled jobs", move |tx| {
             let query = "SELECT run, jobs.id FROM jobs JOIN attempts
                          ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt

@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use crate::{Error, Result, folder};
 
-/// How long nothing may come: longer than anything is held.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout of each read and write; longer than any long poll.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The most bytes of a reply's head, and of a reply that is kept in memory.
 const LARGEST_HEAD: u64 = 16 * 1024;
@@ -93,8 +93,8 @@ pub(super) fn ask(
     let stream = folder::at_socket(socket, |name| UnixStream::connect(name));
     let stream = stream.map_err(|source| Error::NotServed { path: socket.to_owned(), source })?;
     let fail = |source| Error::Exchange { operation: "ask", source };
-    stream.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(fail)?;
+    stream.set_read_timeout(Some(IDLE_TIMEOUT)).map_err(fail)?;
+    stream.set_write_timeout(Some(IDLE_TIMEOUT)).map_err(fail)?;
     let stream = Arc::new(stream);
     calls.add(&stream)?;
     let sent = send(&stream, method, path, payload);

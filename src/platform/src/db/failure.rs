@@ -1,4 +1,4 @@
-//! What can go wrong in a piece of work on the database.
+//! Errors of a piece of work on the database.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::{Error, Refusal};
 /// The result of a piece of work.
 pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Why a piece of work was not done. Its caller knows what it was for: see [`Failure::explain`].
+/// Why a piece of work failed. Only its caller knows the operation: see [`Failure::into_error`].
 #[derive(Debug)]
 pub(crate) enum Failure {
     Sql(rusqlite::Error),
@@ -17,8 +17,8 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Says what failed on what, and recognizes what somebody can do something about.
-    pub(crate) fn explain(self, operation: &'static str, path: &Path) -> Error {
+    /// The error with its operation and path; a full disk and a corrupt file get variants of their own.
+    pub(crate) fn into_error(self, operation: &'static str, path: &Path) -> Error {
         let path = path.to_owned();
         match self {
             Self::Ours(error) => error,

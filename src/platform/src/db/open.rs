@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         connection.set_prepared_statement_cache_capacity(128);
         Ok(connection)
     };
-    connect().map_err(|failure: Failure| failure.explain("open", path))
+    connect().map_err(|failure: Failure| failure.into_error("open", path))
 }
 
 /// Refuses what another program made, and what a newer one of ours did.

@@ -13,10 +13,10 @@ use crate::{Refusal, Result};
 
 const MIB: u64 = 1024 * 1024;
 
-/// What an upload has for each 100 MiB that it has begun.
+/// The time of an upload per started 100 MiB.
 const UPLOAD: Duration = Duration::from_secs(60);
 
-/// How much of a body is read at once.
+/// The size of one read.
 const PIECE: usize = 16 * 1024;
 
 /// The body of the request that is just being handled.
@@ -25,19 +25,20 @@ pub(crate) struct Body<'a> {
     memory: &'a Memory,
     left: u64,
     deadline: Instant,
-    /// The client waits to be told to send.
+    /// The client waits for `100 Continue`.
     expects: bool,
 }
 
 impl<'a> Body<'a> {
     pub(super) fn new(wire: &'a mut Wire, shared: &'a Shared, head: &Head) -> Self {
         let length = head.length;
-        let deadline = after(Instant::now(), time(head.method, length, shared.limits.patience));
+        let deadline =
+            after(Instant::now(), time(head.method, length, shared.limits.request_timeout));
         let expects = head.expects_continue() && length > 0;
         Self { wire, memory: &shared.memory, left: length, deadline, expects }
     }
 
-    /// How many bytes are still to come.
+    /// The number of bytes that have not been read.
     pub(crate) fn left(&self) -> u64 {
         self.left
     }
@@ -65,7 +66,7 @@ impl<'a> Body<'a> {
     /// Whether the rest could be dropped, so that the connection can be used again.
     pub(super) fn skip(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        // A client that waits to be told to send will send nothing.
+        // A client that waits for `100 Continue` sends nothing.
         if self.expects || self.left > CHUNK as u64 {
             return self.left == 0;
         }
@@ -100,15 +101,14 @@ impl Input for Body<'_> {
     }
 }
 
-/// How long a body may take, also if nothing comes for a while: patience, and a second for each
-/// MiB, as any link has that is worth uploading over. An upload has no less than the contract gives
-/// it, so that its sender is the first to give up.
-fn time(method: Method, length: u64, patience: Duration) -> Duration {
+/// The timeout of a body: `request_timeout` and 1 s per MiB. An upload gets at least the time of the
+/// contract, so that the sender gives up first.
+fn time(method: Method, length: u64, request_timeout: Duration) -> Duration {
     let least = match method {
         Method::Put => UPLOAD.as_secs().saturating_mul(length.div_ceil(100 * MIB)),
         _ => 0,
     };
-    patience.saturating_add(Duration::from_secs(least.max(length / MIB)))
+    request_timeout.saturating_add(Duration::from_secs(least.max(length / MIB)))
 }
 
 /// A body in memory.
@@ -122,9 +122,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upload_has_the_contracts_time_and_patience_besides() {
-        let patience = Duration::from_secs(30);
-        let time = |method, length| time(method, length, patience).as_secs();
+    fn an_upload_gets_the_contracts_time_and_the_request_timeout() {
+        let request_timeout = Duration::from_secs(30);
+        let time = |method, length| time(method, length, request_timeout).as_secs();
 
         assert_eq!(time(Method::Put, 1), 90);
         assert_eq!(time(Method::Put, 100 * MIB), 130);

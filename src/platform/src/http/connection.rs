@@ -1,4 +1,4 @@
-//! One connection: requests one after the other, until either side has had enough.
+//! One connection: requests one after the other, until either side closes it.
 //!
 //! ```text
 //! idle ──first byte──▶ head ──▶ handler (takes the body) ──▶ reply ──▶ idle
@@ -20,10 +20,10 @@ use super::{Request, Response};
 use crate::clock::after;
 use crate::{Refusal, Result};
 
-/// How long a connection may lie idle.
+/// The timeout of an idle connection.
 const IDLE: Duration = Duration::from_secs(75);
 
-/// How long a client that was refused may go on sending before it reads why.
+/// For how long the rest of a rejected request is read, so that the client gets the reply.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end.
@@ -39,7 +39,7 @@ pub(super) fn serve(slot: &ConnectionSlot<'_>, shared: &Shared) {
 
 /// Serves one request; `None` if it was the last.
 fn serve_one(wire: &mut Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Option<()> {
-    let head = match read_head(wire, slot, shared.limits.patience) {
+    let head = match read_head(wire, slot, shared.limits.request_timeout) {
         Ok(head) => head?,
         Err(error) => {
             let _ = Response::error(&error).send(wire, false);
@@ -52,17 +52,17 @@ fn serve_one(wire: &mut Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Opt
     let body = Body::new(wire, shared, &head);
     let mut request = Request { head, body, is_operator: slot.is_operator() };
     let response = shared.handler.handle(&mut request);
-    // Nothing is read for whom nobody knows.
+    // The body of an unauthenticated request is not read.
     let is_known = response.status != 401;
     let keeps_alive = keeps_alive && is_known && request.body.skip() && !shared.is_crowded();
     if let Err(error) = response.send(wire, keeps_alive) {
-        log::debug!("a client did not take its reply; error={error}");
+        log::debug!("cannot send a reply; error={error}");
         return None;
     }
     keeps_alive.then_some(())
 }
 
-/// Closing a socket with unread bytes in it would take the reply away from the client.
+/// Reads the rest: closing a socket with unread bytes would reset it before the client reads the reply.
 fn linger(wire: &mut Wire) {
     wire.socket.shutdown(Shutdown::Write);
     let deadline = Instant::now() + LINGER;

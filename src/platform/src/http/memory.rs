@@ -1,8 +1,7 @@
-//! How much memory the bodies of requests may take together, and any one of those who send them.
+//! The memory limit for request bodies, in total and per client.
 //!
-//! What is counted is what came, not what was announced: a length costs nothing. A small body is
-//! not counted at all: there are no more of them than connections, and whoever has little to say is
-//! heard while others fill the memory.
+//! Received bytes count, not the announced length. A small body does not count: the number of
+//! connections bounds them, and small requests succeed while large ones fill the memory.
 
 use std::collections::HashMap;
 
@@ -10,18 +9,18 @@ use base::sync::{Mutex, MutexGuard};
 
 use crate::Refusal;
 
-/// Up to here a body is not counted.
+/// A body of at most this size does not count.
 pub(super) const SMALL: u64 = 64 * 1024;
 
-/// One that is not trusted gets one part in so many.
+/// A guest gets this fraction of the memory.
 const SHARES: u64 = 4;
 
 /// Whose memory a body takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Account {
-    /// Runners and the operator. What guests take is not taken from them.
+    /// Runners and the operator, which have memory apart from that of guests.
     Trusted,
-    /// Somebody who gets a share and no more: an attempt at a job.
+    /// An attempt, which gets a limited share.
     Guest(String),
 }
 
@@ -42,7 +41,7 @@ impl Memory {
         Self { limit, used: Mutex::default() }
     }
 
-    /// Counts for an account, from nothing.
+    /// An empty reservation for an account.
     pub(super) fn open(&self, account: Account) -> Reservation<'_> {
         Reservation { memory: self, account, size: 0 }
     }
@@ -52,7 +51,7 @@ impl Memory {
     }
 }
 
-/// What a body has taken. Dropping it gives it back.
+/// The memory of a body. Dropping it releases it.
 pub(super) struct Reservation<'a> {
     memory: &'a Memory,
     account: Account,
@@ -60,7 +59,7 @@ pub(super) struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// Takes more.
+    /// Reserves more.
     pub(super) fn grow(&mut self, size: u64) -> Result<(), Refusal> {
         let limit = self.memory.limit;
         let is_guest = self.account != Account::Trusted;
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_out_once_and_comes_back() {
+    fn dropping_a_reservation_releases_its_memory() {
         let memory = Memory::new(40);
         let mut first = memory.open(guest("a"));
         first.grow(8).unwrap();
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_gets_its_share_whatever_it_opens() {
+    fn reservations_of_one_guest_share_a_limit() {
         let memory = Memory::new(40);
         let (mut one, mut other) = (memory.open(guest("a")), memory.open(guest("a")));
         one.grow(6).unwrap();
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_that_fill_the_memory_leave_that_of_runners() {
+    fn guests_that_fill_their_memory_do_not_block_runners() {
         let memory = Memory::new(40);
         let mut all = ["a", "b", "c", "d"].map(|name| memory.open(guest(name)));
         all.iter_mut().for_each(|one| one.grow(10).unwrap());

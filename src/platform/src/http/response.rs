@@ -12,8 +12,8 @@ use super::wire::Wire;
 use crate::blob::CHUNK;
 use crate::{Error, Refusal};
 
-/// How long a client may take for each piece of a reply.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout for writing one piece of a reply.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What comes after the head.
 pub(crate) enum Content {
@@ -125,7 +125,7 @@ fn send_file(wire: &Wire, mut file: File, offset: u64, length: u64) -> io::Resul
 }
 
 fn send(wire: &Wire, bytes: &[u8]) -> io::Result<()> {
-    wire.socket().write_all(bytes, Instant::now() + PATIENCE)
+    wire.socket().write_all(bytes, Instant::now() + WRITE_TIMEOUT)
 }
 
 /// The words for a status.

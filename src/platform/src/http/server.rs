@@ -21,13 +21,13 @@ mod accept;
 
 const THREAD: &str = "platform-accept";
 
-/// Where connections come from. It does not block.
+/// A non-blocking listener.
 pub(crate) enum Endpoint {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-/// A running server. Dropping it cuts off what is under way.
+/// A running server. Dropping it closes all connections.
 pub(crate) struct Server {
     shared: Arc<Shared>,
     stop: Arc<EventFd>,
@@ -53,7 +53,7 @@ impl Server {
         Ok(Self { shared, stop, thread: Some(thread) })
     }
 
-    /// Takes no more requests; those under way have until `grace` is over, then they are cut off.
+    /// Accepts no more requests. Those under way get `grace` to finish; then they are closed.
     pub(crate) fn stop(&mut self, grace: Duration) -> Result<()> {
         let Some(thread) = self.thread.take() else {
             return Ok(());
@@ -63,7 +63,7 @@ impl Server {
             log::error!("cannot signal a thread; thread={THREAD} error={errno}");
         }
         self.shared.close_all(after(Instant::now(), grace));
-        // It joins those of the connections, which have no socket any more to sleep on.
+        // The thread joins those of the connections, whose sockets are shut down.
         thread.join().map_err(|_| Error::Panicked { name: THREAD })
     }
 }
@@ -71,12 +71,12 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(error) = self.stop(Duration::ZERO) {
-            log::error!("the server did not stop well; error={}", chain(&error));
+            log::error!("cannot stop the server; error={}", chain(&error));
         }
     }
 }
 
-/// Starts the thread of a connection that has a place.
+/// Starts the thread of an admitted connection.
 fn start(shared: &Arc<Shared>, id: u64, socket: Arc<Socket>) -> std::io::Result<JoinHandle<()>> {
     const STACK: usize = 512 * 1024;
     let shared = Arc::clone(shared);

@@ -24,7 +24,7 @@ pub(crate) struct Limits {
     /// Bytes of memory for the bodies of all guests, and as much again for all other clients.
     pub(crate) memory: u64,
     /// Timeout of a request's head, and of its body, which gets 1 s more per MiB. Uploads get more.
-    pub(crate) patience: Duration,
+    pub(crate) request_timeout: Duration,
 }
 
 /// The shared state.
@@ -179,7 +179,8 @@ mod tests {
     }
 
     fn shared(connections: usize) -> Shared {
-        let limits = Limits { connections, per_peer: 2, memory: 0, patience: Duration::ZERO };
+        let limits =
+            Limits { connections, per_peer: 2, memory: 0, request_timeout: Duration::ZERO };
         Shared::new(Arc::new(Nothing), limits)
     }
 

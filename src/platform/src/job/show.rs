@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Backend, Job};
-use crate::bell::Topic;
+use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId, warning};
 use std::time::Duration;
 

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Backend, Mount, OF_CHECKPOINT, find, mounts};
-use crate::bell::Topic;
 use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
 use crate::mask::Mask;
+use crate::notifier::Topic;
 use crate::{Error, Refusal, Result, RunId};
 
 /// What agents there are.
@@ -117,7 +117,7 @@ impl Backend {
             // What cannot be removed now goes at the next start.
             self.secrets.remove(&run).unwrap_or_else(|error| log::warn!("{}", chain(&error)));
         }
-        self.bell.ring(Topic::Work);
+        self.notifier.notify(Topic::Work);
         submitted
     }
 }

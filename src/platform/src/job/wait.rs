@@ -4,14 +4,14 @@
 //! sum of what they told. Another runner may come at any time: nothing is refused for this.
 
 use super::{Backend, Job, Status};
-use crate::presence::There;
+use crate::presence::Availability;
 
 impl Backend {
     /// Why no runner takes a job of this profile; none if one may.
     pub(crate) fn waits(&self, profile: Option<&str>) -> Option<String> {
-        match (self.presence.there(), profile) {
-            (There::Nobody, _) => Some("no runner is there".to_owned()),
-            (There::Profiles(known), Some(profile)) if !known.contains(profile) => {
+        match (self.presence.availability(), profile) {
+            (Availability::NoRunner, _) => Some("no runner is there".to_owned()),
+            (Availability::Profiles(known), Some(profile)) if !known.contains(profile) => {
                 let known: Vec<_> = known.into_iter().collect();
                 Some(format!("no runner has profile `{profile}`: there is {}", known.join(", ")))
             }

@@ -99,9 +99,8 @@ impl Backend {
         })
     }
 
-    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that somebody
-    /// tidied away, before anything named it, is to be sent again now: at the commit it would be too
-    /// late.
+    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that was pruned before
+    /// anything named it must be sent again now: at the commit it would be too late.
     fn uploaded(
         &self,
         target: Target,
@@ -131,14 +130,15 @@ impl Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Request, Writer};
+    use crate::storage::{StorageRequest, Writer};
     use crate::{Config, Error};
 
     #[test]
-    fn an_archive_that_was_tidied_away_before_it_is_recorded_is_to_be_sent_again() {
+    fn an_archive_that_was_pruned_before_it_is_recorded_must_be_sent_again() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
-        let request = Request { storage_name: Some("work".into()), ..Request::default() };
+        let request =
+            StorageRequest { storage_name: Some("work".into()), ..StorageRequest::default() };
         let prepared = backend.prepare(Writer::Operator, request, "").unwrap();
         let target = Target {
             owner: "operator".into(),

@@ -142,11 +142,11 @@ fn a_cancellation_reaches_the_runner_in_this_process() {
     let source = host.source();
     let run = host.submit("x");
     let job = take(&source);
-    while source.rings().try_recv().is_ok() {}
+    while source.notifications().try_recv().is_ok() {}
 
     host.client().cancel(run).unwrap();
 
-    source.rings().recv_deadline(soon()).unwrap();
+    source.notifications().recv_deadline(soon()).unwrap();
     assert_eq!(source.cancelled().unwrap(), [run]);
     source.complete(&job, done(143)).unwrap();
     assert_eq!(source.cancelled().unwrap(), []);
@@ -228,7 +228,7 @@ fn a_job_that_takes_too_long_is_cancelled_and_fails() {
     let job = take(&source);
 
     while source.cancelled().unwrap().is_empty() {
-        source.rings().recv_deadline(soon()).unwrap();
+        source.notifications().recv_deadline(soon()).unwrap();
     }
     source.complete(&job, done(143)).unwrap();
 

@@ -46,14 +46,14 @@ fn bodies_that_are_too_large_are_refused_before_they_are_sent() {
 
 #[test]
 fn a_client_that_does_not_finish_its_head_is_sent_away() {
-    let host = Host::with(|config| config.patience = Duration::from_millis(50));
+    let host = Host::with(|config| config.request_timeout = Duration::from_millis(50));
 
     assert_eq!(host.exchange(b"POST /api/runners/poll HT").refused(), refusal(503, "TOO_SLOW"));
 }
 
 #[test]
 fn a_client_that_does_not_finish_its_body_is_sent_away_and_may_try_again() {
-    let host = Host::with(|config| config.patience = Duration::from_millis(50));
+    let host = Host::with(|config| config.request_timeout = Duration::from_millis(50));
     let token = host.running().token;
     let request = format!(
         "POST /api/webhooks/agent/complete HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\
@@ -65,7 +65,7 @@ fn a_client_that_does_not_finish_its_body_is_sent_away_and_may_try_again() {
 
 #[test]
 fn of_whom_nobody_knows_no_body_is_awaited() {
-    let host = Host::with(|config| config.patience = Duration::from_secs(5));
+    let host = Host::with(|config| config.request_timeout = Duration::from_secs(5));
     let announce = |path: &str| {
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer guess\r\n\

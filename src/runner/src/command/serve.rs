@@ -35,16 +35,15 @@ pub(crate) struct Arguments {
     guest_url: Option<String>,
 }
 
-/// Does it.
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let signals = signal::block()?;
-    let (tell, told) = crossbeam_channel::bounded(1);
+    let (signal_tx, signal_rx) = crossbeam_channel::bounded(1);
     let listener = Listener::start(signals, move |wake| {
         if let Wake::Signal(signal) = wake
             && signal != Signal::SIGWINCH
         {
-            // Full means that it was told already.
-            let _ = tell.try_send(signal);
+            // A full channel holds a signal already.
+            let _ = signal_tx.try_send(signal);
         }
         None
     })?;
@@ -57,10 +56,10 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let token = platform.runner_token_file();
     output::line(format_args!("runner token in {}", token.display()))?;
-    if let Ok(signal) = told.recv() {
-        log::info!("it is to stop; signal={signal}");
+    if let Ok(signal) = signal_rx.recv() {
+        log::info!("stopping; signal={signal}");
     }
-    // From here on a signal does what it does to any program: a second one does not wait.
+    // From here on signals have their default action: a second one ends the process at once.
     drop(listener);
     platform.stop().map_err(operator::Error::from)?;
     Ok(0)

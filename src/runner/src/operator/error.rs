@@ -1,4 +1,4 @@
-//! What can go wrong with jobs of the platform.
+//! Errors of commands that use the platform.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// What a client's error means to who asked.
+    /// The error for the operator.
     pub(super) fn explain(error: platform::Error, state: &Path) -> Self {
         let state = state.to_owned();
         match error {
@@ -67,7 +67,7 @@ impl Error {
         }
     }
 
-    /// Whether the platform was there and is gone, as it is when it is started anew.
+    /// Whether the platform went away, as it does at a restart.
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::NotServed { .. } => true,
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_serves_the_two_ways_to_do_it_are_named() {
+    fn an_unserved_folder_names_both_ways_to_serve_it() {
         for kind in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
             let text = "no platform serves in /s: `runner start --local` or `runner serve`";
             assert_eq!(not_served(kind).to_string(), text);
@@ -119,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_of_somebody_else_is_not_taken_for_none() {
+    fn a_platform_of_another_user_is_not_reported_as_absent() {
         let error = crate::error::Error::from(not_served(io::ErrorKind::PermissionDenied));
         assert_eq!(error.chain(), "cannot reach the platform of /s: permission denied");
     }
 
     #[test]
-    fn a_job_that_is_not_there_is_told_without_statuses() {
+    fn an_unknown_job_is_reported_without_an_http_status() {
         let answered = platform::Error::Answered {
             status: 404,
             code: "NO_JOB".into(),

@@ -1,5 +1,5 @@
-//! The thread that accepts. It sleeps in one `poll`, owns the threads of the connections, and ends
-//! when all of them have.
+//! The thread that accepts connections. It sleeps in one `poll`, owns the threads of the connections,
+//! and joins them before it ends.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ use crate::http::shared::Shared;
 use crate::http::socket::Socket;
 use crate::http::wire::Wire;
 
-/// How long nobody is accepted after that failed, for want of descriptors, say.
+/// The delay after a failed `accept`, for example without free descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
 type Threads = HashMap<u64, JoinHandle<()>>;
@@ -36,7 +36,7 @@ pub(super) fn run(endpoints: &[Endpoint], shared: &Arc<Shared>, stop: BorrowedFd
     reap(&mut threads, |_| true);
 }
 
-/// Sleeps until somebody may be there; `false` when all is to end.
+/// Waits for a connection; `false` at the stop.
 fn wait(endpoints: &[Endpoint], stop: BorrowedFd<'_>, paused_until: Option<Instant>) -> bool {
     let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
     let mut timeout = PollTimeout::NONE;
@@ -59,7 +59,7 @@ fn wait(endpoints: &[Endpoint], stop: BorrowedFd<'_>, paused_until: Option<Insta
     }
 }
 
-/// Takes in all who wait; `false` if that failed for want of something.
+/// Accepts all waiting connections; `false` if `accept` failed.
 fn accept_all(endpoint: &Endpoint, shared: &Arc<Shared>, threads: &mut Threads) -> bool {
     loop {
         match endpoint.accept() {
@@ -80,7 +80,7 @@ fn accept_all(endpoint: &Endpoint, shared: &Arc<Shared>, threads: &mut Threads) 
     }
 }
 
-/// Gives a client a thread, or a word of regret.
+/// Starts a thread for the connection, or replies with the reason why not.
 fn admit(
     socket: Arc<Socket>,
     peer: Option<IpAddr>,
@@ -89,7 +89,7 @@ fn admit(
     let id = match shared.admit(Arc::clone(&socket), peer) {
         Ok(id) => id,
         Err(error) => {
-            // What a fresh socket takes without waiting.
+            // It fits the send buffer of a new socket.
             let _ = Response::error(&error).send(&Wire::new(socket), false);
             return None;
         }
@@ -114,7 +114,7 @@ fn reap(threads: &mut Threads, is_over: impl Fn(&JoinHandle<()>) -> bool) {
 }
 
 impl Endpoint {
-    /// The next client, unless it is one whom we do not serve.
+    /// Accepts a connection; no socket if the peer is rejected.
     fn accept(&self) -> io::Result<(Option<Socket>, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
@@ -144,11 +144,11 @@ fn is_ours(client: &UnixStream) -> bool {
     match getsockopt(client, PeerCredentials) {
         Ok(peer) if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => true,
         Ok(peer) => {
-            log::warn!("a client was turned away; uid={} pid={}", peer.uid(), peer.pid());
+            log::warn!("a client was rejected; uid={} pid={}", peer.uid(), peer.pid());
             false
         }
         Err(errno) => {
-            log::warn!("cannot tell who a client is; error={errno}");
+            log::warn!("cannot read the credentials of a client; error={errno}");
             false
         }
     }

@@ -54,7 +54,6 @@ struct Get {
     folder: PathBuf,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let Command::Get(get) = &arguments.command;
     let operator = OperatorClient::of(global);

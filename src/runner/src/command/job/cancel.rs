@@ -15,7 +15,6 @@ pub(super) struct Arguments {
     job: String,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let operator = OperatorClient::of(global);
     let run = operator.job(&arguments.job)?.run_id;

@@ -1,14 +1,14 @@
-//! `runner job events`: what a job's agent does and did.
+//! `runner job events`: prints the events of a job's agent.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use platform::{Event, RunId};
 
-use super::summary::tell_waiting;
+use super::summary::print_waiting_reason;
 use crate::agent::Printer;
 use crate::error::{Error, Result};
-use crate::operator::{OperatorClient, Patience, Watch, json_line};
+use crate::operator::{OperatorClient, Reconnect, RetryingClient, json_line};
 use crate::options::Global;
 use crate::output::Output;
 
@@ -33,56 +33,55 @@ pub(super) struct Arguments {
     json: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    reconnect: Reconnect,
 
     /// The job's id, or the beginning of it
     job: String,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let operator = OperatorClient::of(global);
     let job = operator.job(&arguments.job)?;
     let run = job.run_id;
     if arguments.follow {
-        tell_waiting(job.waits.as_deref(), global);
-        operator.attend(run, &arguments.patience, |watch, output| {
-            let mut teller = Teller::new(output.stdout(), arguments.json);
-            follow(watch, run, arguments.after, &mut teller)
+        print_waiting_reason(job.waits.as_deref(), global);
+        operator.with_retries(run, &arguments.reconnect, |retrying, output| {
+            let mut writer = EventWriter::new(output.stdout(), arguments.json);
+            follow(retrying, run, arguments.after, &mut writer)
         })?;
     } else {
         let mut output = Output::open()?;
-        let mut teller = Teller::new(output.stdout(), arguments.json);
-        stored(&operator, run, arguments.after, &mut teller)?;
+        let mut writer = EventWriter::new(output.stdout(), arguments.json);
+        stored(&operator, run, arguments.after, &mut writer)?;
     }
     Ok(0)
 }
 
-/// Tells all events after a position, until the job has ended.
+/// Writes all events after a position, until the job has ended.
 pub(super) fn follow(
-    watch: &Watch<'_>,
+    retrying: &RetryingClient<'_>,
     run: RunId,
     after: i64,
-    teller: &mut Teller<impl Write>,
+    writer: &mut EventWriter<impl Write>,
 ) -> Result<()> {
-    let mut events = watch.ask(|client| Ok(client.follow(run, after)))?;
-    while let Some(event) = watch.ask(|_| events.next().transpose())? {
-        teller.tell(&event)?;
+    let mut events = retrying.ask(|client| Ok(client.follow(run, after)))?;
+    while let Some(event) = retrying.ask(|_| events.next().transpose())? {
+        writer.write(&event)?;
     }
     Ok(())
 }
 
-/// Tells the events after a position that are there.
+/// Writes the stored events after a position.
 fn stored(
     operator: &OperatorClient<'_>,
     run: RunId,
     mut after: i64,
-    teller: &mut Teller<impl Write>,
+    writer: &mut EventWriter<impl Write>,
 ) -> Result<()> {
     loop {
         let page = operator.ask(|client| client.events(run, after, Duration::ZERO))?;
         for event in &page.items {
-            teller.tell(event)?;
+            writer.write(event)?;
         }
         if page.is_last || page.items.is_empty() {
             return Ok(());
@@ -91,30 +90,31 @@ fn stored(
     }
 }
 
-/// Tells events to people or to programs.
-pub(super) enum Teller<W> {
-    People { printer: Printer<W>, attempt: u32 },
-    Programs(W),
+/// Writes events as text or as JSON lines.
+pub(super) enum EventWriter<W> {
+    Text { printer: Printer<W>, attempt: u32 },
+    Json(W),
 }
 
-impl<W: Write> Teller<W> {
+impl<W: Write> EventWriter<W> {
     pub(super) fn new(out: W, is_json: bool) -> Self {
-        match is_json {
-            true => Self::Programs(out),
-            false => Self::People { printer: Printer::new(out), attempt: 1 },
+        if is_json {
+            Self::Json(out)
+        } else {
+            Self::Text { printer: Printer::new(out), attempt: 1 }
         }
     }
 
-    fn tell(&mut self, event: &Event) -> Result<()> {
-        let told = match self {
-            Self::Programs(out) => out.write_all(json_line(event)?.as_bytes()),
-            Self::People { printer, attempt } => tell_people(printer, attempt, event),
+    fn write(&mut self, event: &Event) -> Result<()> {
+        let written = match self {
+            Self::Json(out) => out.write_all(json_line(event)?.as_bytes()),
+            Self::Text { printer, attempt } => write_text(printer, attempt, event),
         };
-        told.map_err(|source| Error::Output { source })
+        written.map_err(|source| Error::Output { source })
     }
 }
 
-fn tell_people(
+fn write_text(
     printer: &mut Printer<impl Write>,
     attempt: &mut u32,
     event: &Event,
@@ -141,13 +141,13 @@ mod tests {
 
     fn told(is_json: bool, events: &[Event]) -> String {
         let mut out = Vec::new();
-        let mut teller = Teller::new(&mut out, is_json);
-        events.iter().for_each(|event| teller.tell(event).unwrap());
+        let mut writer = EventWriter::new(&mut out, is_json);
+        events.iter().for_each(|event| writer.write(event).unwrap());
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn people_are_told_that_another_attempt_begins() {
+    fn the_text_says_that_another_attempt_begins() {
         let says = |text: &str| {
             json!({"type": "assistant", "message": {"content": [{"type": "text", "text": text}]}})
                 .to_string()
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_each_event_as_it_came_in_a_line_of_its_own() {
+    fn json_has_each_event_on_one_line() {
         let text = told(true, &[event(1, 1, "{\"b\": 1,\n\"a\": \"x\\ny\"}")]);
         let expected = r#"{"position":1,"attempt":1,"sequence":0,"receivedMs":5,"event":{"b": 1, "a": "x\ny"}}"#;
         assert_eq!(text, format!("{expected}\n"));

@@ -27,7 +27,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let operator = OperatorClient::of(global);
     let before = arguments.before.as_deref().map(|id| operator.job(id)).transpose()?;

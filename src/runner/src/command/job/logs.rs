@@ -21,7 +21,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let is_json = arguments.json;
     let text = |report: &_| if is_json { json_line(report) } else { Ok(text(report)) };

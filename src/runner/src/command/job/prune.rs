@@ -25,7 +25,6 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let keep = arguments.older_than;
     let operator = OperatorClient::of(global);

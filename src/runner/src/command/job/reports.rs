@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use platform::Telemetry;
 
-use super::summary::tell_waiting;
+use super::summary::print_waiting_reason;
 use crate::error::{Error, Result};
-use crate::operator::{OperatorClient, Patience};
+use crate::operator::{OperatorClient, Reconnect};
 use crate::options::Global;
 use crate::output::Output;
 
@@ -19,7 +19,7 @@ pub(super) struct Reports {
     follow: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    reconnect: Reconnect,
 
     /// The job's id, or the beginning of it
     job: String,
@@ -37,11 +37,11 @@ impl Reports {
         let job = operator.job(&self.job)?;
         let run = job.run_id;
         if self.follow {
-            tell_waiting(job.waits.as_deref(), global);
-            operator.attend(run, &self.patience, |watch, output| {
+            print_waiting_reason(job.waits.as_deref(), global);
+            operator.with_retries(run, &self.reconnect, |retrying, output| {
                 write(head, output)?;
-                let mut reports = watch.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
-                while let Some(report) = watch.ask(|_| reports.next().transpose())? {
+                let mut reports = retrying.ask(|client| Ok(client.follow_telemetry(run, 0)))?;
+                while let Some(report) = retrying.ask(|_| reports.next().transpose())? {
                     write(&text(&report)?, output)?;
                 }
                 Ok(())

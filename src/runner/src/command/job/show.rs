@@ -20,7 +20,6 @@ pub(super) struct Arguments {
     job: String,
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let job = OperatorClient::of(global).job(&arguments.job)?;
     if arguments.json {

@@ -16,13 +16,13 @@ use intercept::Secret;
 use platform::{Mount, Submission, Submitted};
 use serde_json::{Map, Value, json};
 
-use super::events::{Teller, follow};
+use super::events::{EventWriter, follow};
 use super::given::{self, Folder, SecretFile};
-use super::summary::tell_waiting;
-use super::wait::conclude;
+use super::summary::print_waiting_reason;
+use super::wait::print_outcome;
 use crate::egress::{self, SecretHost};
 use crate::error::{Error, Result, Usage, file};
-use crate::operator::{OperatorClient, Patience, Watch, json_line, print};
+use crate::operator::{OperatorClient, Reconnect, RetryingClient, json_line, print};
 use crate::options::Global;
 use crate::output::{self, Output};
 use crate::value::{self, Variable};
@@ -111,7 +111,7 @@ pub(super) struct Arguments {
     pub(super) follow: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    reconnect: Reconnect,
 
     /// Print JSON, for programs
     #[arg(long)]
@@ -147,7 +147,6 @@ impl Agent {
     }
 }
 
-/// Does it.
 pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let operator = OperatorClient::of(global);
     // 1
@@ -161,9 +160,9 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     submission.artifacts = folders.iter().map(upload).collect::<Result<Vec<Mount>>>()?;
     // 3
     let submitted = operator.ask(|client| client.submit(&submission))?;
-    tell_waiting(submitted.waits.as_deref(), global);
+    print_waiting_reason(submitted.waits.as_deref(), global);
     if arguments.follow {
-        return to_its_end(global, &operator, &submitted, &arguments);
+        return follow_submitted(global, &operator, &submitted, &arguments);
     }
     if arguments.json {
         print(&json_line(&submitted)?)?;
@@ -174,7 +173,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 }
 
 /// 4
-fn to_its_end(
+fn follow_submitted(
     global: &Global,
     operator: &OperatorClient<'_>,
     submitted: &Submitted,
@@ -185,26 +184,27 @@ fn to_its_end(
         let again = if submitted.is_new { "" } else { ", which its key was used for before" };
         output::remark(format_args!("job {run}{again}"));
     }
-    let job = operator.attend(run, &arguments.patience, |watch, output| match is_json {
-        true => told_to_programs(watch, submitted, output),
-        false => {
-            follow(watch, run, 0, &mut Teller::new(output.stdout(), false))?;
-            watch.ask(|client| client.wait(run, None))
-        }
-    })?;
-    Ok(conclude(&job, global))
+    let job =
+        operator.with_retries(run, &arguments.reconnect, |retrying, output| match is_json {
+            true => follow_as_json(retrying, submitted, output),
+            false => {
+                follow(retrying, run, 0, &mut EventWriter::new(output.stdout(), false))?;
+                retrying.ask(|client| client.wait(run, None))
+            }
+        })?;
+    Ok(print_outcome(&job, global))
 }
 
-fn told_to_programs(
-    watch: &Watch<'_>,
+fn follow_as_json(
+    retrying: &RetryingClient<'_>,
     submitted: &Submitted,
     output: &mut Output,
 ) -> Result<platform::Job> {
     let run = submitted.run_id;
     let failed = |source| Error::Output { source };
     output.stdout().write_all(json_line(submitted)?.as_bytes()).map_err(failed)?;
-    follow(watch, run, 0, &mut Teller::new(output.stdout(), true))?;
-    let job = watch.ask(|client| client.wait(run, None))?;
+    follow(retrying, run, 0, &mut EventWriter::new(output.stdout(), true))?;
+    let job = retrying.ask(|client| client.wait(run, None))?;
     output.stdout().write_all(json_line(&job)?.as_bytes()).map_err(failed)?;
     Ok(job)
 }

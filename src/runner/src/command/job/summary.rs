@@ -18,7 +18,7 @@ pub(super) fn exit_code(job: &Job) -> u8 {
 }
 
 /// Prints why a job stays queued, if the platform gave a reason.
-pub(super) fn tell_waiting(waits: Option<&str>, global: &Global) {
+pub(super) fn print_waiting_reason(waits: Option<&str>, global: &Global) {
     if let Some(reason) = waits.filter(|_| !global.quiet) {
         output::remark(one_line(&format!("runner: the job waits: {reason}")));
     }

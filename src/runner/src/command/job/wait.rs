@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use platform::Job;
 
-use super::summary::{describe, exit_code, one_line, tell_waiting};
+use super::summary::{describe, exit_code, one_line, print_waiting_reason};
 use crate::error::{Error, Result};
-use crate::operator::{OperatorClient, Patience, json_line};
+use crate::operator::{OperatorClient, Reconnect, json_line};
 use crate::options::Global;
 use crate::output;
 use crate::value;
@@ -29,21 +29,21 @@ pub(super) struct Arguments {
     json: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    reconnect: Reconnect,
 
     /// Its id, or the beginning of it
     job: String,
 }
 
-/// Does it; returns the job's exit code.
+/// Returns the job's exit code.
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let operator = OperatorClient::of(global);
     let job = operator.job(&arguments.job)?;
     let run = job.run_id;
-    tell_waiting(job.waits.as_deref(), global);
+    print_waiting_reason(job.waits.as_deref(), global);
     let deadline = arguments.timeout.and_then(|time| Instant::now().checked_add(time));
-    let job = operator.attend(run, &arguments.patience, |watch, output| {
-        let job = watch.ask_by(deadline, |client| client.wait(run, deadline))?;
+    let job = operator.with_retries(run, &arguments.reconnect, |retrying, output| {
+        let job = retrying.ask_by(deadline, |client| client.wait(run, deadline))?;
         if arguments.json {
             let line = json_line(&job)?;
             output
@@ -53,11 +53,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         }
         Ok(job)
     })?;
-    Ok(conclude(&job, global))
+    Ok(print_outcome(&job, global))
 }
 
-/// Says what people want to know of a job that has ended; returns the exit code.
-pub(super) fn conclude(job: &Job, global: &Global) -> u8 {
+/// Prints remarks on a job that has ended; returns the exit code.
+pub(super) fn print_outcome(job: &Job, global: &Global) -> u8 {
     let code = exit_code(job);
     if !global.quiet {
         remarks(job, code).iter().for_each(|text| output::remark(one_line(text)));
@@ -65,7 +65,7 @@ pub(super) fn conclude(job: &Job, global: &Global) -> u8 {
     code
 }
 
-/// How it ended, unless well; what was not kept; and whether a failed one can be gone on from.
+/// The failure, the warnings, and how to use the partial checkpoint of a job.
 fn remarks(job: &Job, code: u8) -> Vec<String> {
     let run = job.run_id;
     let mut remarks = Vec::new();

@@ -60,7 +60,7 @@ impl Source for Local {
     }
 
     fn notifications(&self) -> &Receiver<()> {
-        self.source.rings()
+        self.source.notifications()
     }
 
     fn next_update(&self, demand: &Demand) -> Result<SourceUpdate> {

@@ -1,8 +1,6 @@
-//! Whoever waits for a job, through outages of the platform: it is gone while it is started anew, and
-//! has what it stored when it is back.
+//! A client that repeats requests while the platform restarts.
 //!
-//! Nothing of what is asked for is lost or doubled by that, as whoever asks names the position that he
-//! has come to.
+//! A repeated request loses and duplicates nothing, as it names the position after which to continue.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -17,31 +15,31 @@ use super::{Error, OperatorClient};
 use crate::error::Result;
 use crate::{output, value};
 
-/// How long to let the platform be before it is tried again.
+/// The delay between two attempts to connect.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How patient to be.
+/// For how long to reconnect.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Patience {
-    /// How long to wait for the platform where it goes away, as it does when it is started anew
+pub(crate) struct Reconnect {
+    /// How long to wait for the platform while it restarts
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::duration)]
     reconnect_timeout: Duration,
 }
 
-/// Who waits. A signal ends that.
-pub(crate) struct Watch<'a> {
+/// A client that reconnects, until the time-out or a signal.
+pub(crate) struct RetryingClient<'a> {
     pub(super) operator: &'a OperatorClient<'a>,
-    pub(super) called_off: &'a Event,
-    pub(super) patience: &'a Patience,
+    pub(super) cancelled: &'a Event,
+    pub(super) reconnect: &'a Reconnect,
 }
 
-impl Watch<'_> {
-    /// Asks the platform something, again if it is gone meanwhile.
+impl RetryingClient<'_> {
+    /// Sends a request, and repeats it after an outage of the platform.
     pub(crate) fn ask<T>(&self, ask: impl FnMut(&Client) -> platform::Result<T>) -> Result<T> {
         self.ask_by(None, ask)
     }
 
-    /// The same, but an error at the deadline, whether or not the platform is there.
+    /// As [`RetryingClient::ask`], with a deadline.
     pub(crate) fn ask_by<T>(
         &self,
         deadline: Option<Instant>,
@@ -55,16 +53,21 @@ impl Watch<'_> {
                 Err(lost) => lost,
             };
             let now = Instant::now();
-            // Soon after another it is the same outage.
+            // A failure soon after another belongs to the same outage.
             let since = gone.filter(|_| now - asked <= PAUSE).unwrap_or(now);
             gone = Some(since);
-            self.outlast(since + self.patience.reconnect_timeout, deadline, lost)?;
+            self.wait_for_platform(since + self.reconnect.reconnect_timeout, deadline, lost)?;
         }
     }
 
-    /// Waits until the platform is there again.
-    fn outlast(&self, end: Instant, deadline: Option<Instant>, mut last: Error) -> Result<()> {
-        self.tell("the platform is gone: waiting for it");
+    /// Waits until the platform answers.
+    fn wait_for_platform(
+        &self,
+        end: Instant,
+        deadline: Option<Instant>,
+        mut last: Error,
+    ) -> Result<()> {
+        self.remark("the platform is gone: waiting for it");
         loop {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline <= now) {
@@ -74,13 +77,13 @@ impl Watch<'_> {
                 return Err(last.into());
             }
             let until = deadline.map_or(end, |deadline| deadline.min(end));
-            if self.is_called_off_within(PAUSE.min(until - now))? {
+            if self.is_cancelled_within(PAUSE.min(until - now))? {
                 return Err(Error::Platform(platform::Error::Cut).into());
             }
             match lost(self.operator.ask(Client::runners)) {
                 Ok(answer) => {
                     answer?;
-                    self.tell("the platform is back");
+                    self.remark("the platform is back");
                     return Ok(());
                 }
                 Err(lost) => last = lost,
@@ -88,8 +91,8 @@ impl Watch<'_> {
         }
     }
 
-    fn is_called_off_within(&self, time: Duration) -> Result<bool> {
-        let mut fds = [PollFd::new(self.called_off.as_fd(), PollFlags::POLLIN)];
+    fn is_cancelled_within(&self, time: Duration) -> Result<bool> {
+        let mut fds = [PollFd::new(self.cancelled.as_fd(), PollFlags::POLLIN)];
         // Rounded up, or the rest of a millisecond would be waited for in no time at all.
         let time = u16::try_from(time.as_millis() + 1).unwrap_or(u16::MAX);
         match poll(&mut fds, PollTimeout::from(time)) {
@@ -99,7 +102,7 @@ impl Watch<'_> {
         }
     }
 
-    fn tell(&self, text: &str) {
+    fn remark(&self, text: &str) {
         if !self.operator.is_quiet {
             // Who does not read it is not waited for.
             output::remark_if_ready(format_args!("runner: {text}"));
@@ -107,7 +110,7 @@ impl Watch<'_> {
     }
 }
 
-/// Tells an outage from an answer, good or bad.
+/// Separates an outage from an answer or another error.
 fn lost<T>(answer: Result<T>) -> std::result::Result<Result<T>, Error> {
     match answer {
         Err(crate::error::Error::Operator(error)) if error.is_lost() => Err(error),
@@ -131,19 +134,22 @@ mod tests {
         Cli::try_parse_from(["runner", "--state-dir", state, "--quiet", "ps"]).unwrap().global
     }
 
-    fn watch<T>(state: &std::path::Path, work: impl FnOnce(&Watch<'_>, &Event) -> T) -> T {
-        let (global, called_off) = (global(state), Event::new().unwrap());
-        let patience = Patience { reconnect_timeout: Duration::from_secs(3600) };
+    fn retrying<T>(
+        state: &std::path::Path,
+        work: impl FnOnce(&RetryingClient<'_>, &Event) -> T,
+    ) -> T {
+        let (global, cancelled) = (global(state), Event::new().unwrap());
+        let reconnect = Reconnect { reconnect_timeout: Duration::from_secs(3600) };
         let operator = &OperatorClient::of(&global);
-        work(&Watch { operator, called_off: &called_off, patience: &patience }, &called_off)
+        work(&RetryingClient { operator, cancelled: &cancelled, reconnect: &reconnect }, &cancelled)
     }
 
     #[test]
-    fn what_was_asked_of_a_platform_that_went_is_asked_of_the_one_that_comes() {
+    fn a_request_is_repeated_after_the_platform_restarted() {
         let state = tempfile::tempdir().unwrap();
         let mut served = None;
-        let job = watch(state.path(), |watch, _| {
-            watch.ask(|client| {
+        let job = retrying(state.path(), |retrying, _| {
+            retrying.ask(|client| {
                 if served.is_none() {
                     served = Some(Platform::start(Config::new(state.path())).unwrap());
                     return Err(LOST);
@@ -158,20 +164,20 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_kept_where_there_is_no_platform() {
+    fn a_request_without_a_platform_fails_at_its_deadline() {
         let state = tempfile::tempdir().unwrap();
-        let asked = watch(state.path(), |watch, _| {
-            watch.ask_by(Some(Instant::now()), |client| client.runners())
+        let asked = retrying(state.path(), |retrying, _| {
+            retrying.ask_by(Some(Instant::now()), |client| client.runners())
         });
         assert!(asked.unwrap_err().chain().contains("not over in time"));
     }
 
     #[test]
-    fn whoever_is_called_off_waits_no_more() {
+    fn a_cancelled_client_stops_waiting() {
         let state = tempfile::tempdir().unwrap();
-        let asked = watch(state.path(), |watch, called_off| {
-            called_off.set();
-            watch.ask(|client| client.runners())
+        let asked = retrying(state.path(), |retrying, cancelled| {
+            cancelled.set();
+            retrying.ask(|client| client.runners())
         });
         assert!(asked.unwrap_err().chain().contains("was cut"));
     }
