@@ -18,7 +18,7 @@ use crate::{Result, console, device, machine, module, mount, root};
 
 /// How long the disks may take. The devices are probed as their modules are loaded, so they are
 /// there at once, or only after something went wrong.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Boots; returns the writable disk, for the end.
 pub(crate) fn boot() -> Result<Disk> {
@@ -30,7 +30,7 @@ pub(crate) fn boot() -> Result<Disk> {
     // 2 Modules.
     module::load_all()?;
     // 3 Disks.
-    device::wait_for_all(&[root::ROOT, root::WRITABLE], PATIENCE)?;
+    device::wait_for_all(&[root::ROOT, root::WRITABLE], DISK_TIMEOUT)?;
     // 4 Root.
     let disk = root::mount()?;
     // 5 Switch.

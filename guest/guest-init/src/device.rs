@@ -11,20 +11,20 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use crate::{Error, Result};
 
 /// Waits until all of `disks` are there.
-pub(crate) fn wait_for_all(disks: &[&'static str], patience: Duration) -> Result<()> {
+pub(crate) fn wait_for_all(disks: &[&'static str], timeout: Duration) -> Result<()> {
     let watch = |source| Error::WatchDevices { source };
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let events = Inotify::init(flags).map_err(watch)?;
     // Before the first look, so that nothing is missed after it.
     events.add_watch("/dev", AddWatchFlags::IN_CREATE).map_err(watch)?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     while let Some(path) = disks.iter().find(|disk| !Path::new(disk).exists()) {
-        let timeout = process::poll_timeout(deadline);
-        if timeout == PollTimeout::ZERO {
-            return Err(Error::NoDisk { path, patience });
+        let left = process::poll_timeout(deadline);
+        if left == PollTimeout::ZERO {
+            return Err(Error::NoDisk { path, timeout });
         }
         let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, left) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(watch(errno)),
         }

@@ -21,8 +21,8 @@ pub(crate) enum Error {
     NoModule { name: String },
     #[error("cannot watch /dev")]
     WatchDevices { source: Errno },
-    #[error("no disk {path} after {} s", .patience.as_secs())]
-    NoDisk { path: &'static str, patience: Duration },
+    #[error("no disk {path} after {} s", .timeout.as_secs())]
+    NoDisk { path: &'static str, timeout: Duration },
     #[error("the root file system is not an initramfs")]
     NoInitramfs,
     #[error("cannot {operation}")]

@@ -273,7 +273,7 @@ impl Command {
     }
 
     /// What outlives it: of its pipes, those that may have writers.
-    pub(crate) fn into_remains(self) -> (Child, Option<Cgroup>, Vec<OwnedFd>) {
+    pub(crate) fn into_parts(self) -> (Child, Option<Cgroup>, Vec<OwnedFd>) {
         let open = match self.outputs {
             Outputs::Pipes(both) => both.into_iter().filter_map(Output::into_open).collect(),
             Outputs::Terminal(..) => Vec::new(),

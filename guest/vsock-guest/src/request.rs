@@ -18,7 +18,7 @@ const LARGEST_EXEC: usize = 2 * base::exec_limit::TOTAL;
 
 impl Server<'_> {
     /// Carries out one message; the connection's end, if that is what it means.
-    pub(crate) fn obey(&mut self, message: HostMessage<'_>) -> Result<Option<End>> {
+    pub(crate) fn handle_message(&mut self, message: HostMessage<'_>) -> Result<Option<End>> {
         self.break_silence()?;
         let HostMessage { id, body } = message;
         if !self.is_welcome {
@@ -115,8 +115,8 @@ impl Server<'_> {
     }
 
     fn exec(&mut self, id: RequestId, exec: &Exec) -> Result<()> {
-        self.is_untidy = true;
-        let cgroup = self.service.remains.take_cgroup();
+        self.has_garbage = true;
+        let cgroup = self.service.garbage.take_cgroup();
         let cgroup =
             cgroup.map_err(|error| Unstarted { is_missing: false, message: error.to_string() });
         let launched = cgroup.and_then(|cgroup| launch(exec, self.service, cgroup));

@@ -25,7 +25,7 @@ use crate::transfer::Transfer;
 use crate::{Error, Result, Service};
 
 /// How long the end of a connection may take: to flush the last answer, to stop its threads.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NO_TIME: TimeSpec = TimeSpec::from_duration(Duration::ZERO);
 
@@ -66,8 +66,8 @@ pub(crate) struct Server<'a> {
     /// makes us speak again.
     pub(crate) quiesce: Option<RequestId>,
     pub(crate) is_silent: bool,
-    /// Whether there may be something to tidy up.
-    pub(crate) is_untidy: bool,
+    /// Whether there may be garbage to collect.
+    pub(crate) has_garbage: bool,
     decoder: Decoder,
     pub(crate) buffer: Vec<u8>,
     turn: usize,
@@ -103,7 +103,7 @@ impl<'a> Server<'a> {
             is_welcome: false,
             quiesce: None,
             is_silent: false,
-            is_untidy: true,
+            has_garbage: true,
             decoder: Decoder::new(),
             buffer: vec![0; CHUNK],
             turn: 0,
@@ -118,10 +118,10 @@ impl<'a> Server<'a> {
             if self.link.flush() == Peer::Gone {
                 return Ok(self.disconnected());
             }
-            // 2 Sleep; but before a sleep of any length, tidy up.
+            // 2 Sleep; but before a sleep of any length, collect garbage.
             let ready = self.wait()?;
-            if ready.is_empty() && std::mem::take(&mut self.is_untidy) {
-                self.service.remains.tidy();
+            if ready.is_empty() && std::mem::take(&mut self.has_garbage) {
+                self.service.garbage.collect();
             }
             // 3 Act.
             for source in ready {
@@ -184,8 +184,8 @@ impl<'a> Server<'a> {
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        let patience = if last_words.is_empty() { self.patience() } else { Some(NO_TIME) };
-        match ppoll(&mut fds, patience, None) {
+        let timeout = if last_words.is_empty() { self.timeout() } else { Some(NO_TIME) };
+        match ppoll(&mut fds, timeout, None) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
             Err(errno) => {
@@ -211,8 +211,8 @@ impl<'a> Server<'a> {
     }
 
     /// How long to sleep at most.
-    fn patience(&self) -> Option<TimeSpec> {
-        if self.is_untidy && self.link.is_flushed() {
+    fn timeout(&self) -> Option<TimeSpec> {
+        if self.has_garbage && self.link.is_flushed() {
             return Some(NO_TIME);
         }
         let timeouts = self.commands.values().filter_map(Command::deadline);
@@ -253,7 +253,7 @@ impl<'a> Server<'a> {
             return Ok(Some(self.disconnected()));
         }
         while let Some(message) = decoder.next()? {
-            if let Some(end) = self.obey(message)? {
+            if let Some(end) = self.handle_message(message)? {
                 return Ok(Some(end));
             }
         }
@@ -311,10 +311,10 @@ impl<'a> Server<'a> {
         }
         self.link.send(id, GuestBody::Exit(exit))?;
         if let Some(command) = self.commands.remove(&id) {
-            let (_, cgroup, pipes) = command.into_remains();
-            self.service.remains.add_cgroup(cgroup);
+            let (_, cgroup, pipes) = command.into_parts();
+            self.service.garbage.add_cgroup(cgroup);
             pipes.into_iter().for_each(|pipe| self.service.survivors.add(pipe));
-            self.is_untidy = true;
+            self.has_garbage = true;
         }
         Ok(())
     }
@@ -344,8 +344,8 @@ impl<'a> Server<'a> {
                 continue;
             }
             if let Some(transfer) = self.transfers.remove(&id) {
-                self.service.remains.add_thread(transfer.into_thread());
-                self.is_untidy = true;
+                self.service.garbage.add_thread(transfer.into_thread());
+                self.has_garbage = true;
             }
             if self.quiesce == Some(id) {
                 self.quiesce = None;
@@ -364,20 +364,20 @@ impl<'a> Server<'a> {
         for transfer in self.transfers.values_mut() {
             transfer.cancel();
         }
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         for (_, transfer) in std::mem::take(&mut self.transfers) {
             if let Some(thread) = transfer.stop(deadline) {
                 log::warn!("a transfer's thread does not stop; it is joined later");
-                self.service.remains.add_thread(thread);
+                self.service.garbage.add_thread(thread);
             }
         }
         for (_, command) in std::mem::take(&mut self.commands) {
-            let (child, cgroup, _) = command.into_remains();
+            let (child, cgroup, _) = command.into_parts();
             match child.wait_until(deadline) {
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => self.service.remains.add_child(child),
+                Ok(None) | Err(_) => self.service.garbage.add_child(child),
             }
-            self.service.remains.add_cgroup(cgroup);
+            self.service.garbage.add_cgroup(cgroup);
         }
     }
 }

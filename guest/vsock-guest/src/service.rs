@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vsock_proto::{BootId, Hello, VERSION};
 
-use crate::remains::Remains;
+use crate::garbage::Garbage;
 use crate::secret::Secret;
 use crate::survivor::Survivors;
 use crate::sys;
@@ -35,7 +35,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Service {
     pub(crate) config: Config,
-    pub(crate) remains: Remains,
+    pub(crate) garbage: Garbage,
     pub(crate) secret: Secret,
     pub(crate) survivors: Survivors,
     /// Whether the kernel spares this process when memory runs out.
@@ -45,12 +45,12 @@ pub struct Service {
 impl Service {
     /// A service that has had no connection yet.
     pub fn new(config: Config) -> Self {
-        let remains = Remains::new(config.cgroups.clone());
+        let garbage = Garbage::new(config.cgroups.clone());
         let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
         let secret = Secret::kept_in(config.secret.clone());
         // Each command needs some, too.
         let survivors = Survivors::new(sys::open_files_limit() / 4);
-        Self { config, remains, secret, survivors, is_spared: score.starts_with('-') }
+        Self { config, garbage, secret, survivors, is_spared: score.starts_with('-') }
     }
 
     /// How a connection begins.

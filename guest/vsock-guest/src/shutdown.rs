@@ -8,13 +8,13 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use crate::link::Peer;
-use crate::serve::{FAREWELL, Server};
+use crate::serve::{DRAIN_TIMEOUT, Server};
 use crate::{Error, Result};
 
 impl Server<'_> {
     /// Asks all commands to end, and gives them a moment to do so.
     pub(crate) fn ask_to_end(&mut self) {
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         for command in self.commands.values() {
             command.signal(libc::SIGTERM as u8);
         }
@@ -25,7 +25,7 @@ impl Server<'_> {
 
     /// Sends the last answer; the host is given a moment to take it.
     pub(crate) fn say_goodbye(&mut self) -> Result<()> {
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         while self.link.flush() == Peer::Present && !self.link.is_flushed() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

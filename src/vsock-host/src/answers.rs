@@ -32,7 +32,7 @@ enum Kind {
     Write,
     Read,
     Connect,
-    Watch,
+    Registration,
     Plain,
 }
 
@@ -44,7 +44,7 @@ impl Answers {
             HostBody::Write(_) => Kind::Write,
             HostBody::Read(_) => Kind::Read,
             HostBody::Connect(_) => Kind::Connect,
-            HostBody::WatchPorts(_) => Kind::Watch,
+            HostBody::WatchPorts(_) => Kind::Registration,
             _ => Kind::Plain,
         };
         let may_end_early = matches!(request, HostBody::Exec(exec) if exec.follow_descendants);
@@ -83,7 +83,10 @@ impl Answers {
             (Kind::Connect, GuestBody::Credit(count)) => self.is_under_way && *count > 0,
             (Kind::Connect, GuestBody::Done) => self.has_ended,
             (Kind::Connect, GuestBody::Failed(_)) => true,
-            (Kind::Watch, GuestBody::Listening(_) | GuestBody::Done | GuestBody::Failed(_)) => true,
+            (
+                Kind::Registration,
+                GuestBody::Listening(_) | GuestBody::Done | GuestBody::Failed(_),
+            ) => true,
             (Kind::Write | Kind::Read | Kind::Plain, GuestBody::Done | GuestBody::Failed(_)) => {
                 true
             }
@@ -102,7 +105,7 @@ impl Answers {
             (Kind::Write, _) => "while a tree is written",
             (Kind::Read, _) => "while a tree is read",
             (Kind::Connect, _) => "about a connection to a port",
-            (Kind::Watch, _) => "while ports are watched",
+            (Kind::Registration, _) => "while ports are watched",
             (Kind::Plain, _) => "as an answer to a simple request",
         }
     }

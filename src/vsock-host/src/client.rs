@@ -17,7 +17,7 @@ use crate::connection::Connection;
 use crate::intake::{READS, Turn, receive};
 use crate::link::Link;
 use crate::outbox::{Buffer, HIGH_WATER};
-use crate::watch::Watch;
+use crate::registration::Registration;
 
 /// How many requests a client may have under way.
 const REQUESTS: usize = 16;
@@ -28,7 +28,7 @@ pub(crate) const BACKLOG: usize = 16 << 20;
 
 pub(crate) struct Client {
     pub(crate) socket: Arc<UnixStream>,
-    pub(crate) watch: Watch,
+    pub(crate) registration: Registration,
     pub(crate) decoder: Decoder,
     pub(crate) buffer: Buffer,
     guest: Token,
@@ -58,10 +58,15 @@ pub(crate) enum Fault {
 }
 
 impl Client {
-    pub(crate) fn new(socket: UnixStream, watch: Watch, guest: Token, deadline: Instant) -> Self {
+    pub(crate) fn new(
+        socket: UnixStream,
+        registration: Registration,
+        guest: Token,
+        deadline: Instant,
+    ) -> Self {
         Self {
             socket: Arc::new(socket),
-            watch,
+            registration,
             decoder: Decoder::new(),
             buffer: Buffer::default(),
             guest,
@@ -90,7 +95,7 @@ impl Client {
     pub(crate) fn greet(&mut self, connection: &Connection) -> Result<(), Loss> {
         let failed = |source| Loss::Socket { source };
         self.socket.set_nonblocking(true).map_err(failed)?;
-        self.watch.register(&*self.socket).map_err(failed)?;
+        self.registration.register(&*self.socket).map_err(failed)?;
         let boot_id = connection.identity.boot_id;
         let hello = Hello { version: VERSION, boot_id, previous_failure: None, secret: None };
         self.buffer.push_hello(&hello)?;
@@ -106,7 +111,7 @@ impl Client {
     ) -> Result<Turn, Loss> {
         for _ in 0..READS {
             while let Some(message) = decoder.next()? {
-                self.obey(token, link, message)?;
+                self.handle_message(token, link, message)?;
             }
             let backlog = link.connection.outbox.backlog().max(self.buffer.len());
             self.is_paused = backlog > HIGH_WATER;
@@ -117,7 +122,7 @@ impl Client {
         Ok(Turn::More)
     }
 
-    fn obey(
+    fn handle_message(
         &mut self,
         token: Token,
         link: &mut Link,
@@ -211,7 +216,7 @@ impl Client {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        self.watch.writable(&*self.socket).map_err(failed)
+        self.registration.writable(&*self.socket).map_err(failed)
     }
 
     /// Goes on sending.
@@ -221,7 +226,7 @@ impl Client {
         if !self.buffer.is_empty() {
             return Ok(());
         }
-        self.watch.readable(&*self.socket).map_err(failed)
+        self.registration.readable(&*self.socket).map_err(failed)
     }
 }
 

@@ -16,9 +16,9 @@ use crate::deadline::Deadline;
 use crate::error::{Halt, Loss};
 use crate::monitor::lock;
 use crate::outbox::Outbox;
+use crate::registration::Registration;
 use crate::remote::{Command, Remote};
 use crate::request::Request;
-use crate::watch::Watch;
 
 /// Who the guest is, from its greeting.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Connection {
     pub(crate) identity: Identity,
     pub(crate) outbox: Outbox,
     pub(crate) socket: Arc<UnixStream>,
-    pub(crate) watch: Watch,
+    pub(crate) registration: Registration,
     routes: Mutex<BTreeMap<RequestId, Arc<Request>>>,
     next_id: AtomicU64,
     loss: OnceLock<Arc<Loss>>,
@@ -43,13 +43,17 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(socket: Arc<UnixStream>, watch: Watch, identity: Identity) -> Self {
+    pub(crate) fn new(
+        socket: Arc<UnixStream>,
+        registration: Registration,
+        identity: Identity,
+    ) -> Self {
         let (alive, closed) = bounded(0);
         Self {
             identity,
-            outbox: Outbox::new(Arc::clone(&socket), watch.clone()),
+            outbox: Outbox::new(Arc::clone(&socket), registration.clone()),
             socket,
-            watch,
+            registration,
             routes: Mutex::default(),
             next_id: AtomicU64::new(1),
             loss: OnceLock::new(),
@@ -123,7 +127,7 @@ impl Connection {
     }
 
     pub(crate) fn token(&self) -> Token {
-        self.watch.token()
+        self.registration.token()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Halt;
 
-/// The end of a call's patience, and since when it has been waiting.
+/// The end of a call's timeout, and since when it has been waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     since: Instant,

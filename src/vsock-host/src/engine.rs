@@ -17,13 +17,13 @@ use mio::{Events, Poll, Registry, Token};
 use vsock_proto::{CHUNK, Decoder};
 
 use crate::client::Client;
-use crate::farewell::Farewell;
+use crate::draining::Draining;
 use crate::forward::Forward;
 use crate::handshake::Handshake;
 use crate::link::Link;
 use crate::reception::Listening;
+use crate::registration::Registration;
 use crate::remote::{Command, Remote, WAKER};
-use crate::watch::Watch;
 use crate::{Error, Loss, Result};
 
 const EVENTS: usize = 256;
@@ -42,7 +42,7 @@ pub(crate) struct Engine {
     pub(crate) forwards: BTreeMap<Token, Forward>,
     /// For what is read of a connection that is joined.
     pub(crate) buffer: Vec<u8>,
-    pub(crate) farewells: BTreeMap<Token, Farewell>,
+    pub(crate) draining: BTreeMap<Token, Draining>,
     pub(crate) timers: BTreeSet<(Instant, Token)>,
     /// Those that may have more to read than they could in their turn.
     pub(crate) unfinished: BTreeSet<Token>,
@@ -64,7 +64,7 @@ impl Engine {
             clients: BTreeMap::new(),
             forwards: BTreeMap::new(),
             buffer: vec![0; CHUNK],
-            farewells: BTreeMap::new(),
+            draining: BTreeMap::new(),
             timers: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             spare: None,
@@ -78,8 +78,8 @@ impl Engine {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             // 1 Sleep.
-            let patience = self.patience();
-            match self.poll.poll(&mut events, patience) {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(source) => return Err(Error::Wait { source }),
@@ -100,7 +100,7 @@ impl Engine {
                 if matches!(command, Command::Stop) {
                     return Ok(());
                 }
-                self.obey(command);
+                self.handle_command(command);
             }
             // 4 Turns.
             for token in std::mem::take(&mut self.unfinished) {
@@ -112,11 +112,11 @@ impl Engine {
     }
 
     /// A place in the epoll set for a new socket.
-    pub(crate) fn watch(&self, token: Token) -> Watch {
-        Watch::new(&self.registry, token)
+    pub(crate) fn watch(&self, token: Token) -> Registration {
+        Registration::new(&self.registry, token)
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn timeout(&self) -> Option<Duration> {
         if !self.unfinished.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -145,12 +145,12 @@ impl Engine {
             self.write_client(token);
         } else if self.forwards.contains_key(&token) {
             self.write_forward(token);
-        } else if self.farewells.contains_key(&token) {
-            self.write_farewell(token);
+        } else if self.draining.contains_key(&token) {
+            self.write_draining(token);
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
             Command::Listen { token, socket, delivery, vm } => {
                 self.listen(token, socket, delivery, vm);
@@ -177,8 +177,8 @@ impl Engine {
                 self.give_up(handshake);
             } else if let Some(client) = self.clients.remove(&token) {
                 self.end_client(token, client, Loss::Silent);
-            } else if let Some(farewell) = self.farewells.remove(&token) {
-                farewell.end();
+            } else if let Some(draining) = self.draining.remove(&token) {
+                draining.end();
             } else if self.listeners.contains_key(&token) {
                 self.report_refusals(token);
                 self.accept(token);

@@ -27,7 +27,7 @@ use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::intake::READS;
 use crate::outbox::HIGH_WATER;
-use crate::watch::Watch;
+use crate::registration::Registration;
 
 /// What is to be joined with which port of which guest.
 pub(crate) struct ForwardRequest {
@@ -66,7 +66,7 @@ impl std::fmt::Debug for ForwardRequest {
 /// A connection that is joined.
 pub(crate) struct Forward {
     socket: OwnedFd,
-    watch: Watch,
+    registration: Registration,
     guest: Token,
     id: RequestId,
     answers: Answers,
@@ -94,7 +94,7 @@ impl Engine {
             }
         };
         let token = self.remote.next_token();
-        let watch = self.watch(token);
+        let registration = self.watch(token);
         let Some((guest, link)) =
             guest.and_then(|token| Some((token, self.guests.get_mut(&token)?)))
         else {
@@ -111,7 +111,7 @@ impl Engine {
         link.forwards.insert(id, token);
         let forward = Forward {
             socket,
-            watch,
+            registration,
             guest,
             id,
             answers,
@@ -198,7 +198,7 @@ impl Engine {
     }
 
     fn end_forward(&mut self, forward: &Forward) {
-        forward.watch.forget(&forward.socket);
+        forward.registration.forget(&forward.socket);
         if let Some(link) = self.guests.get_mut(&forward.guest) {
             link.forwards.remove(&forward.id);
         }
@@ -211,7 +211,7 @@ impl Engine {
         for token in tokens {
             let Some(mut forward) = self.forwards.remove(&token) else { continue };
             break_off(&forward.socket);
-            forward.watch.forget(&forward.socket);
+            forward.registration.forget(&forward.socket);
             if let Some(opened) = forward.opened.take() {
                 opened(Err(Failed::Lost(Arc::clone(loss))));
             }
@@ -239,7 +239,7 @@ impl Forward {
         match body {
             GuestBody::Connected => {
                 let is_set_up = set_nonblocking(&self.socket).is_ok()
-                    && self.watch.register(&self.socket).is_ok();
+                    && self.registration.register(&self.socket).is_ok();
                 if let Some(opened) = self.opened.take() {
                     opened(Ok(()));
                 }
@@ -290,7 +290,7 @@ impl Forward {
                 Err(Errno::EAGAIN) => {
                     self.pending.drain(..self.taken);
                     self.taken = 0;
-                    return self.watch.writable(&self.socket).map_err(|_| Errno::EIO);
+                    return self.registration.writable(&self.socket).map_err(|_| Errno::EIO);
                 }
                 Err(errno) => return Err(errno),
             }
@@ -301,7 +301,7 @@ impl Forward {
             shutdown(self.socket.as_raw_fd(), Shutdown::Write)?;
         }
         if was_pending {
-            self.watch.readable(&self.socket).map_err(|_| Errno::EIO)?;
+            self.registration.readable(&self.socket).map_err(|_| Errno::EIO)?;
         }
         Ok(())
     }

@@ -23,8 +23,8 @@ use crate::intake::{READS, Turn, receive};
 use crate::link::Link;
 use crate::outbox::Buffer;
 use crate::reception::Listening;
+use crate::registration::Registration;
 use crate::request::{TEXT, printable};
-use crate::watch::Watch;
 use crate::{Error, Guest, Loss, Phase, Result};
 
 /// A kernel's release is kept up to this many bytes.
@@ -33,7 +33,7 @@ const RELEASE: usize = 256;
 /// A connection that is not a guest yet.
 pub(crate) struct Handshake {
     socket: Arc<UnixStream>,
-    watch: Watch,
+    registration: Registration,
     decoder: Decoder,
     /// From the hello, once it has come.
     hello: Option<Hello>,
@@ -66,17 +66,17 @@ impl Engine {
 
     pub(crate) fn greet(&mut self, stream: UnixStream, deadline: Instant, origin: Origin) {
         let token = self.remote.next_token();
-        let watch = self.watch(token);
+        let registration = self.watch(token);
         let handshake = Handshake {
             socket: Arc::new(stream),
-            watch,
+            registration,
             decoder: Decoder::new(),
             hello: None,
             since: Instant::now(),
             deadline,
             origin,
         };
-        if let Err(source) = handshake.watch.register(&*handshake.socket) {
+        if let Err(source) = handshake.registration.register(&*handshake.socket) {
             return self.refuse(handshake, Error::Adopt { source });
         }
         self.timers.insert((deadline, token));
@@ -119,14 +119,14 @@ impl Engine {
     }
 
     fn establish(&mut self, handshake: Handshake, hello: Hello, ready: Ready) {
-        let token = handshake.watch.token();
-        let Handshake { socket, watch, decoder, origin, .. } = handshake;
+        let token = handshake.registration.token();
+        let Handshake { socket, registration, decoder, origin, .. } = handshake;
         let identity = Identity {
             boot_id: hello.boot_id,
             previous_failure: hello.previous_failure.map(|text| printable(text, TEXT)),
             ready: Ready { kernel: printable(ready.kernel, RELEASE), ..ready },
         };
-        let connection = Arc::new(Connection::new(socket, watch, identity));
+        let connection = Arc::new(Connection::new(socket, registration, identity));
         let handle = Handle { connection: Arc::clone(&connection), remote: self.remote.clone() };
         let guest = Guest::new(Arc::new(handle));
         self.guests.insert(token, Link::new(connection, decoder));
@@ -145,7 +145,7 @@ impl Engine {
             // If it does not arrive, then the guest learns it from its next attempt.
             let _ = handshake.send(HostBody::Reject(source.to_string()));
         }
-        handshake.watch.forget(&*handshake.socket);
+        handshake.registration.forget(&*handshake.socket);
         match handshake.origin {
             Origin::Caller(reply) => drop(reply.send(Err(error))),
             Origin::Listener(listener) => {

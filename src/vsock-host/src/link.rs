@@ -20,7 +20,7 @@ pub(crate) struct Link {
     pub(crate) relayed: BTreeMap<RequestId, (Token, RequestId)>,
     /// Which connection of the host's a request is for.
     pub(crate) forwards: BTreeMap<RequestId, Token>,
-    /// The request that has the guest watch its ports, and for which listener.
+    /// The request that has the guest registration its ports, and for which listener.
     pub(crate) watched: Option<(RequestId, Token)>,
     decoder: Decoder,
     /// Why nothing can be sent any more. What has come is still read.
@@ -165,6 +165,6 @@ impl Engine {
             }
         }
         let rest = connection.outbox.take_rest();
-        self.say_goodbye(Arc::clone(&connection.socket), connection.watch.clone(), rest);
+        self.drain(Arc::clone(&connection.socket), connection.registration.clone(), rest);
     }
 }

@@ -27,7 +27,7 @@ use crate::Loss;
 use crate::deadline::Deadline;
 use crate::error::Halt;
 use crate::monitor::Monitor;
-use crate::watch::Watch;
+use crate::registration::Registration;
 
 /// Above this many unsent bytes callers wait and clients of a relay are not read.
 pub(crate) const HIGH_WATER: usize = 4 * CHUNK;
@@ -95,7 +95,7 @@ impl Buffer {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     socket: Arc<UnixStream>,
-    watch: Watch,
+    registration: Registration,
     inner: Monitor<Inner>,
 }
 
@@ -107,8 +107,8 @@ struct Inner {
 }
 
 impl Outbox {
-    pub(crate) fn new(socket: Arc<UnixStream>, watch: Watch) -> Self {
-        Self { socket, watch, inner: Monitor::new(Inner::default()) }
+    pub(crate) fn new(socket: Arc<UnixStream>, registration: Registration) -> Self {
+        Self { socket, registration, inner: Monitor::new(Inner::default()) }
     }
 
     /// Sends a message, or leaves it to the reactor; waits for room until the deadline.
@@ -129,7 +129,7 @@ impl Outbox {
         self.inner.update(|inner| {
             inner.buffer.flush(&self.socket)?;
             if inner.buffer.is_empty() && inner.is_watched {
-                self.watch.readable(&self.socket)?;
+                self.registration.readable(&self.socket)?;
                 inner.is_watched = false;
             }
             Ok(())
@@ -171,7 +171,7 @@ impl Outbox {
 
     fn watch_writable(&self, inner: &mut Inner) {
         inner.is_watched = true;
-        if let Err(error) = self.watch.writable(&self.socket) {
+        if let Err(error) = self.registration.writable(&self.socket) {
             log::error!("a connection cannot be watched and is ended; error={error}");
             // Fails only if it has ended already.
             let _ = self.socket.shutdown(std::net::Shutdown::Both);

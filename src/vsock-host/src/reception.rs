@@ -11,8 +11,8 @@ use crate::engine::Engine;
 use crate::handshake::{Handshake, Origin};
 use crate::listener::Delivery;
 use crate::ports::PortWatch;
+use crate::registration::Registration;
 use crate::throttle::Throttle;
-use crate::watch::Watch;
 use crate::{Error, Guest, Loss, Phase};
 
 /// How long who dials a listener may take to be ready.
@@ -28,7 +28,7 @@ const PENDING: usize = 16;
 /// A socket that a guest dials.
 pub(crate) struct Listening {
     socket: UnixListener,
-    watch: Watch,
+    registration: Registration,
     pub(crate) delivery: Delivery,
     /// Which VM this is, for warnings.
     vm: String,
@@ -37,7 +37,7 @@ pub(crate) struct Listening {
     /// Whether a service has it.
     is_claimed: bool,
     refusals: Throttle,
-    /// What the guest is to watch, again when it has dialled again.
+    /// What the guest is to registration, again when it has dialled again.
     pub(crate) ports: Option<PortWatch>,
     /// The connection that lives.
     current: Option<Token>,
@@ -71,8 +71,8 @@ impl Engine {
         delivery: Delivery,
         vm: String,
     ) {
-        let watch = self.watch(token);
-        if let Err(source) = watch.register(&socket) {
+        let registration = self.watch(token);
+        if let Err(source) = registration.register(&socket) {
             return delivery.put(Err(Error::Adopt { source }));
         }
         let secret = match base::random::bytes() {
@@ -83,7 +83,7 @@ impl Engine {
         };
         let listening = Listening {
             socket,
-            watch,
+            registration,
             delivery,
             vm,
             secret,
@@ -98,7 +98,7 @@ impl Engine {
     pub(crate) fn unlisten(&mut self, token: Token) {
         self.report_refusals(token);
         if let Some(listening) = self.listeners.remove(&token) {
-            listening.watch.forget(&listening.socket);
+            listening.registration.forget(&listening.socket);
         }
         let is_other = |handshake: &Handshake| !handshake.is_from(token);
         self.timers.retain(|(_, of)| self.handshakes.get(of).is_none_or(is_other));

@@ -101,6 +101,6 @@ impl Engine {
                 let _ = link.connection.send_now(request.id, HostBody::Cancel);
             }
         }
-        self.say_goodbye(client.socket, client.watch, client.buffer);
+        self.drain(client.socket, client.registration, client.buffer);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Relay { guest: Token, client: UnixStream },
     /// Join a connection with a port in a guest.
     Forward(ForwardRequest),
-    /// Have a guest watch ports.
+    /// Have a guest registration ports.
     WatchPorts { listener: Token, watch: PortWatch },
     /// End everything.
     Stop,

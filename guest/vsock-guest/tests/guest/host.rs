@@ -15,7 +15,7 @@ use vsock_proto::{
 };
 
 /// No test waits longer for a message.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Host {
     pub(crate) stream: UnixStream,
@@ -72,7 +72,7 @@ impl Host {
     /// A guest that has said hello and waits for the answer.
     pub(crate) fn dialled(config: Config) -> (Self, Hello) {
         let (stream, theirs) = UnixStream::pair().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let serving = thread::Builder::new()
             .name("guest".into())
             .spawn(move || serve(OwnedFd::from(theirs), &mut Service::new(config)))
@@ -133,7 +133,7 @@ impl Host {
     pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let silent = self.stream.read(self.decoder.space()).is_err();
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         silent
     }
 

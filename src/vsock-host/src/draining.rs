@@ -9,23 +9,23 @@ use mio::Token;
 
 use crate::engine::Engine;
 use crate::outbox::Buffer;
-use crate::watch::Watch;
+use crate::registration::Registration;
 
 /// How long a peer may take for what is still to be sent to it.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection that nobody reads from any more.
-pub(crate) struct Farewell {
+pub(crate) struct Draining {
     socket: Arc<UnixStream>,
-    watch: Watch,
+    registration: Registration,
     rest: Buffer,
     deadline: Instant,
 }
 
-impl Farewell {
+impl Draining {
     /// Closes, whatever is unsent.
     pub(crate) fn end(&self) {
-        self.watch.forget(&*self.socket);
+        self.registration.forget(&*self.socket);
         // Handles may keep the socket itself; fails only if the peer is gone.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -37,26 +37,32 @@ impl Farewell {
 }
 
 impl Engine {
-    pub(crate) fn say_goodbye(&mut self, socket: Arc<UnixStream>, watch: Watch, rest: Buffer) {
-        let token = watch.token();
+    pub(crate) fn drain(
+        &mut self,
+        socket: Arc<UnixStream>,
+        registration: Registration,
+        rest: Buffer,
+    ) {
+        let token = registration.token();
         let deadline = Instant::now() + LIMIT;
-        let mut farewell = Farewell { socket, watch, rest, deadline };
-        let goes_on = farewell.flush() && farewell.watch.only_writable(&*farewell.socket).is_ok();
+        let mut draining = Draining { socket, registration, rest, deadline };
+        let goes_on =
+            draining.flush() && draining.registration.only_writable(&*draining.socket).is_ok();
         if !goes_on {
-            return farewell.end();
+            return draining.end();
         }
         self.timers.insert((deadline, token));
-        self.farewells.insert(token, farewell);
+        self.draining.insert(token, draining);
     }
 
-    pub(crate) fn write_farewell(&mut self, token: Token) {
-        let Some(farewell) = self.farewells.get_mut(&token) else {
+    pub(crate) fn write_draining(&mut self, token: Token) {
+        let Some(draining) = self.draining.get_mut(&token) else {
             return;
         };
-        if !farewell.flush() {
-            farewell.end();
-            self.timers.remove(&(farewell.deadline, token));
-            self.farewells.remove(&token);
+        if !draining.flush() {
+            draining.end();
+            self.timers.remove(&(draining.deadline, token));
+            self.draining.remove(&token);
         }
     }
 }

@@ -12,12 +12,12 @@ use mio::{Interest, Registry, Token};
 
 /// Any thread may change what the reactor is woken for.
 #[derive(Debug, Clone)]
-pub(crate) struct Watch {
+pub(crate) struct Registration {
     registry: Arc<Registry>,
     token: Token,
 }
 
-impl Watch {
+impl Registration {
     pub(crate) fn new(registry: &Arc<Registry>, token: Token) -> Self {
         Self { registry: Arc::clone(registry), token }
     }

@@ -1,6 +1,6 @@
 //! What a request may leave behind, and the cgroup that waits for the next one.
 //!
-//! None of this is urgent: the loop calls [`Remains::tidy`] when it has nothing else to do, so
+//! None of this is urgent: the loop calls [`Garbage::collect`] when it has nothing else to do, so
 //! that neither making nor removing a cgroup is on a command's path.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::{fs, io};
 use process::{Cgroup, Child};
 
 #[derive(Debug)]
-pub(crate) struct Remains {
+pub(crate) struct Garbage {
     parent: Option<PathBuf>,
     count: u64,
     spare: Option<Cgroup>,
@@ -22,7 +22,7 @@ pub(crate) struct Remains {
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Remains {
+impl Garbage {
     pub(crate) fn new(parent: Option<PathBuf>) -> Self {
         if let Some(parent) = &parent
             && let Err(error) = enable_controllers(parent)
@@ -63,7 +63,7 @@ impl Remains {
     }
 
     /// Makes the spare cgroup and removes what has come to its end.
-    pub(crate) fn tidy(&mut self) {
+    pub(crate) fn collect(&mut self) {
         if self.spare.is_none() {
             match self.make_cgroup() {
                 Ok(spare) => self.spare = spare,
