@@ -11,7 +11,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
 /// Says nothing for so long: it is gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most that a request has.
 const LIMIT: u64 = 64 << 20;
 
@@ -86,7 +86,7 @@ where
 }
 
 fn read(stream: &TcpStream) -> io::Result<Request> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut reader = BufReader::new(stream.take(LIMIT));
     let mut line = String::new();
     reader.read_line(&mut line)?;

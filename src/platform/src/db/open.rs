@@ -13,7 +13,7 @@ use crate::error::file;
 use crate::{Error, Result};
 
 /// How long another program that looks into the database may hold us up.
-const PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the database, and brings its schema up to date.
 pub(super) fn open(path: &Path) -> Result<Connection> {
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     drop(options.open(path).map_err(file("create", path))?);
     let connect = || {
         let mut connection = Connection::open(path)?;
-        connection.busy_timeout(PATIENCE)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         check(&connection, path)?;
         connection.execute_batch(
             "PRAGMA journal_mode = WAL;

@@ -11,7 +11,7 @@ use crate::output::Output;
 use crate::vmm::{self, Lease, Networks};
 
 /// How long a network may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Inspect the networks of VMs
 #[derive(Debug, clap::Args)]
@@ -102,12 +102,12 @@ fn measure(global: &Global, bench: &Bench) -> Result<Report> {
 }
 
 fn lease(networks: &Networks) -> Result<Lease> {
-    networks.lease(Instant::now() + PATIENCE).map_err(vmm::vm_error)
+    networks.lease(Instant::now() + LEASE_TIMEOUT).map_err(vmm::vm_error)
 }
 
 /// What is measured is less than waking a thread takes, so this one stays awake.
 fn until_ready(networks: &Networks, size: usize) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LEASE_TIMEOUT;
     while networks.ready() < size && Instant::now() < deadline {
         std::thread::yield_now();
     }
