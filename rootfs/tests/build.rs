@@ -220,5 +220,5 @@ fn sudo_cannot_be_left_out_of_what_is_not_made_from_debian() {
     let request = BuildRequest { without_sudo: true, ..host.request(root.to_str().unwrap()) };
     let error = rootfs::build(&host.store, &request, &mut |_| ()).unwrap_err();
 
-    assert!(error.to_string().starts_with("sudo is left out of Debian images only"));
+    assert!(error.to_string().starts_with("sudo can only be left out of debian:SUITE and recipes"));
 }
