@@ -1,4 +1,5 @@
-//! Which answers a request may still get. What a guest sends besides ends its connection.
+//! State machine of the answers that a request may still get. Any other answer ends the guest's
+//! connection.
 //!
 //! ```text
 //!   Exec    Credit* in any place      ─ Started ─ Data* ─ Exit        or Exit alone
@@ -20,7 +21,7 @@ pub(crate) struct Answers {
     kind: Kind,
     /// A command has started, or an entry of a tree has come: bytes may follow.
     is_under_way: bool,
-    /// The end of a command may be told before the last of its output comes.
+    /// The guest may report a command's end before the last of its output.
     may_end_early: bool,
     /// No more bytes may follow.
     has_ended: bool,
@@ -51,12 +52,12 @@ impl Answers {
         Self { kind, is_under_way: false, may_end_early, has_ended: false }
     }
 
-    /// Whether the request is a command, whose end is an `Exit`.
+    /// Whether the request is a command, which ends with `Exit`.
     pub(crate) fn is_exec(&self) -> bool {
         self.kind == Kind::Exec
     }
 
-    /// Takes note of an answer, if it may come now.
+    /// Records an answer; an error if the protocol does not allow it now.
     pub(crate) fn accept(&mut self, answer: &GuestBody<'_>) -> Result<(), Loss> {
         let is_allowed = match (self.kind, answer) {
             (Kind::Exec, GuestBody::Started(_)) => !std::mem::replace(&mut self.is_under_way, true),

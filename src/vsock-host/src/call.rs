@@ -20,9 +20,9 @@ pub(crate) struct Call {
 /// Whether bytes may be sent.
 #[derive(Debug)]
 pub(crate) enum Leave {
-    /// So many.
+    /// Up to this many bytes may be sent.
     Granted(u64),
-    /// The request has ended, nobody takes any.
+    /// The request has ended: no bytes may be sent.
     Ended(End),
 }
 
@@ -57,7 +57,7 @@ impl Call {
         self.request.wait(deadline, take)
     }
 
-    /// Waits for the guest's last word.
+    /// Waits for the guest's final answer.
     pub(crate) fn end(&self, deadline: &Deadline) -> Result<End, Halt> {
         self.wait(deadline, |state| state.end.clone())
     }
@@ -65,7 +65,7 @@ impl Call {
     /// Waits for the next item, and the end when all are taken. Gives credit back.
     pub(crate) fn next(&self, deadline: &Deadline) -> Result<Result<Item, End>, Halt> {
         let next = self.wait(deadline, |state| match state.queue.pop() {
-            // A request that has ended needs no credit, and the guest may have to be left in peace.
+            // A request that has ended needs no credit, and a quiesced guest may have to stay silent.
             Some((item, grant)) => Some(Ok((item, grant.filter(|_| state.end.is_none())))),
             None => state.end.clone().map(Err),
         })?;
@@ -82,7 +82,7 @@ impl Call {
         Ok(Ok(item))
     }
 
-    /// Waits for leave to send at least `least` bytes, and takes it for at most `most`.
+    /// Waits for credit for at least `least` bytes, and takes credit for at most `most`.
     pub(crate) fn reserve(
         &self,
         least: u64,

@@ -22,8 +22,8 @@ use crate::registration::Registration;
 /// How many requests a client may have under way.
 const REQUESTS: usize = 16;
 
-/// A client that leaves so many bytes unread is ended: it has that many requests, none of whose
-/// output it takes, or a guest sends it many small messages.
+/// The reactor ends a client with more unread bytes than this. Either it reads the output of none
+/// of its requests, or a guest sends it many small messages.
 pub(crate) const BACKLOG: usize = 16 << 20;
 
 pub(crate) struct Client {
@@ -34,7 +34,7 @@ pub(crate) struct Client {
     guest: Token,
     /// Until when it has to answer the hello; `None` once it has.
     pub(crate) greeting: Option<Instant>,
-    /// It is not read until its guest, or itself, has read more.
+    /// The reactor does not read it until its guest, or the client itself, has read more.
     is_paused: bool,
     pub(crate) requests: BTreeMap<RequestId, Relayed>,
 }
@@ -44,14 +44,14 @@ pub(crate) struct Relayed {
     /// Its id at the guest.
     pub(crate) id: RequestId,
     answers: Answers,
-    /// What the client may send.
+    /// The credit that the client has for sending.
     input: SendWindow,
-    /// What the guest may send.
+    /// The answers that the guest may send.
     stdout: SendWindow,
     stderr: SendWindow,
 }
 
-/// Who broke the protocol.
+/// The peer that broke the protocol.
 pub(crate) enum Fault {
     Guest(Loss),
     Client(Loss),
@@ -76,7 +76,7 @@ impl Client {
         }
     }
 
-    /// The guest that it is served by.
+    /// The guest that serves it.
     pub(crate) fn guest(&self) -> Token {
         self.guest
     }
@@ -86,12 +86,12 @@ impl Client {
         self.is_paused && self.buffer.len() <= HIGH_WATER
     }
 
-    /// Whether it is not read because `guest` did not read.
+    /// Whether reading is paused because `guest` does not read.
     pub(crate) fn waits_for(&self, guest: Token) -> bool {
         self.is_paused && self.guest == guest
     }
 
-    /// Says hello in the guest's name.
+    /// Sends the hello on behalf of the guest.
     pub(crate) fn greet(&mut self, connection: &Connection) -> Result<(), Loss> {
         let failed = |source| Loss::Socket { source };
         self.socket.set_nonblocking(true).map_err(failed)?;
@@ -102,7 +102,7 @@ impl Client {
         self.flush()
     }
 
-    /// Passes on what the client sends.
+    /// Forwards the client's messages to the guest.
     pub(crate) fn hear(
         &mut self,
         token: Token,
@@ -184,7 +184,7 @@ impl Client {
         Ok(())
     }
 
-    /// Passes on what the guest answers to one of the client's requests.
+    /// Forwards the guest's answer to one of the client's requests.
     pub(crate) fn pass(&mut self, id: RequestId, body: GuestBody<'_>) -> Result<(), Fault> {
         let Some(request) = self.requests.get_mut(&id) else {
             return Ok(());
@@ -251,7 +251,7 @@ impl Relayed {
     }
 }
 
-/// Takes what is sent off its stream's credit.
+/// Subtracts a message's bytes from its stream's credit.
 fn spend(window: &mut SendWindow, count: u64) -> vsock_proto::Result<()> {
     let allowed = window.available();
     if count > allowed {
@@ -261,7 +261,7 @@ fn spend(window: &mut SendWindow, count: u64) -> vsock_proto::Result<()> {
     Ok(())
 }
 
-/// The answer to a request that is one too many.
+/// The answer to a request over the limit.
 fn too_many(is_exec: bool) -> GuestBody<'static> {
     let errno = nix::errno::Errno::EAGAIN as i32;
     let message = format!("cannot relay more than {REQUESTS} requests at a time");

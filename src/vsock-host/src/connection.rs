@@ -20,7 +20,7 @@ use crate::registration::Registration;
 use crate::remote::{Command, Remote};
 use crate::request::Request;
 
-/// Who the guest is, from its greeting.
+/// The guest's identity, from its greeting.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) boot_id: BootId,
@@ -67,7 +67,7 @@ impl Connection {
         RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Makes answers to `id` go to `request`.
+    /// Routes answers to `id` to `request`.
     pub(crate) fn add_route(&self, id: RequestId, request: &Arc<Request>) -> Result<(), Halt> {
         let mut routes = lock(&self.routes);
         // Looked at under the lock that `fail` empties the routes under, after it has set this.
@@ -76,7 +76,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Where answers to `id` go.
+    /// The request that gets the answers to `id`.
     pub(crate) fn route(&self, id: RequestId) -> Option<Arc<Request>> {
         lock(&self.routes).get(&id).cloned()
     }
@@ -94,12 +94,12 @@ impl Connection {
         self.outbox.send(&HostMessage { id, body }, deadline)
     }
 
-    /// For messages whose number is bounded by other means.
+    /// Sends without waiting; only for messages whose number is bounded by other means.
     pub(crate) fn send_now(&self, id: RequestId, body: HostBody<'_>) -> Result<(), Halt> {
         self.outbox.send_now(&HostMessage { id, body })
     }
 
-    /// Ends it for all callers, for the first reason that is given. The socket is the reactor's.
+    /// Fails all calls; the first reason is kept. The reactor closes the socket.
     pub(crate) fn fail(&self, loss: Loss) {
         let loss = Arc::new(loss);
         if self.loss.set(Arc::clone(&loss)).is_err() {
@@ -131,7 +131,7 @@ impl Connection {
     }
 }
 
-/// Keeps a connection open: all handles of callers share one, and with the last it closes.
+/// Keeps a connection open: all handles share one, and dropping the last closes the connection.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) connection: Arc<Connection>,
@@ -139,7 +139,7 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Ends all calls, then lets the reactor send what is unsent and close.
+    /// Ends all calls. The reactor then sends the unsent bytes and closes the connection.
     pub(crate) fn close(&self) {
         self.connection.fail(Loss::ClosedHere);
         // Without a reactor the connection has ended.

@@ -1,10 +1,10 @@
-//! How long a call may wait.
+//! The deadline of a call.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Halt;
 
-/// The end of a call's timeout, and since when it has been waiting.
+/// A call's deadline and its start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     since: Instant,
@@ -21,7 +21,7 @@ impl Deadline {
         self.since.elapsed()
     }
 
-    /// How long may still be waited, `None` for ever.
+    /// The time left, `None` without a deadline.
     pub(crate) fn left(&self) -> Result<Option<Duration>, Halt> {
         let Some(until) = self.until else {
             return Ok(None);

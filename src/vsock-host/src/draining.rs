@@ -14,7 +14,7 @@ use crate::registration::Registration;
 /// How long a peer may take for what is still to be sent to it.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection that nobody reads from any more.
+/// A connection that is only written to.
 pub(crate) struct Draining {
     socket: Arc<UnixStream>,
     registration: Registration,
@@ -23,14 +23,14 @@ pub(crate) struct Draining {
 }
 
 impl Draining {
-    /// Closes, whatever is unsent.
+    /// Closes the connection and discards unsent bytes.
     pub(crate) fn end(&self) {
         self.registration.forget(&*self.socket);
         // Handles may keep the socket itself; fails only if the peer is gone.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Sends what it can; whether there is a reason to go on.
+    /// Sends what the socket takes; returns whether it is intact and bytes are left.
     fn flush(&mut self) -> bool {
         self.rest.flush(&self.socket).is_ok() && !self.rest.is_empty()
     }

@@ -1,10 +1,10 @@
 //! The reactor's thread: everything that it owns, and its loop.
 //!
-//! 1. Sleep until a socket, a command or a timer; not at all if somebody's turn was cut short.
-//! 2. Take what the sockets have.
+//! 1. Sleep until a socket, a command or a timer is ready. Do not sleep if a turn was cut short.
+//! 2. Read and write the sockets that are ready.
 //! 3. Carry out commands.
-//! 4. Give another turn to those that had more than fits in one.
-//! 5. Turn away those whose time is over.
+//! 4. Give another turn to peers that had more than fits in one.
+//! 5. Close connections whose deadline has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -40,13 +40,13 @@ pub(crate) struct Engine {
     pub(crate) guests: BTreeMap<Token, Link>,
     pub(crate) clients: BTreeMap<Token, Client>,
     pub(crate) forwards: BTreeMap<Token, Forward>,
-    /// For what is read of a connection that is joined.
+    /// The read buffer for forwarded connections.
     pub(crate) buffer: Vec<u8>,
     pub(crate) draining: BTreeMap<Token, Draining>,
     pub(crate) timers: BTreeSet<(Instant, Token)>,
-    /// Those that may have more to read than they could in their turn.
+    /// Tokens of peers that may have more to read than fit in their turn.
     pub(crate) unfinished: BTreeSet<Token>,
-    /// For the turn of anybody who is not in the middle of a message.
+    /// The decoder for a peer that has no partial message.
     pub(crate) spare: Option<Decoder>,
     poll: Poll,
     registry: Arc<Registry>,
@@ -187,7 +187,7 @@ impl Engine {
     }
 }
 
-/// However the thread ends, nobody goes on waiting.
+/// Ends every wait, even if the thread panics.
 impl Drop for Engine {
     fn drop(&mut self) {
         let is_panic = std::thread::panicking();

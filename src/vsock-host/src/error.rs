@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a guest, and in it.
+//! Errors of calls to a guest.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,51 +7,51 @@ use std::time::Duration;
 
 use crate::Phase;
 
-/// See each variant.
+/// An error of a call to a guest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The reactor's thread, or what it needs, could not be made.
+    /// The reactor's thread, epoll set or waker could not be created.
     #[error("cannot start the reactor of the guest link")]
     Start {
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The reactor's thread cannot wait for events, and has ended.
     #[error("cannot wait for guests")]
     Wait {
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A socket for guests to dial could not be made.
+    /// The socket that guests dial could not be created.
     #[error("cannot listen on {path}")]
     Listen {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Nobody could be reached at a socket.
+    /// Connecting to a socket failed.
     #[error("cannot connect to {path}")]
     Connect {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A connection could not be made ready for use.
+    /// A connection could not be configured.
     #[error("cannot set up a connection")]
     Adopt {
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// What dialled is no guest of ours, or of another version.
+    /// The peer is not a guest, or speaks another protocol version.
     #[error("refused a guest's hello")]
     Hello {
-        /// Why.
+        /// The cause.
         source: vsock_proto::Error,
     },
-    /// A process of the guest dialled that is not the service, which was there before.
+    /// A guest process other than the known service dialled.
     #[error("a hello without the secret that the guest's service was given")]
     NotTheService,
     /// The deadline passed.
@@ -59,39 +59,39 @@ pub enum Error {
     TimedOut {
         /// From the call's start.
         after: Duration,
-        /// What it was waiting for.
+        /// The step that the call waited for.
         phase: Phase,
     },
     /// The connection ended.
     #[error("lost the guest, which was to {phase}")]
     Lost {
-        /// What it was waited for.
+        /// The step that the call waited for.
         phase: Phase,
-        /// Why.
+        /// The cause.
         source: Arc<Loss>,
     },
-    /// The guest says that it cannot.
+    /// The guest reports a failure.
     #[error("the guest could not {phase}")]
     Refused {
-        /// What it was asked.
+        /// The step that failed.
         phase: Phase,
-        /// Why.
+        /// The cause.
         source: Refusal,
     },
-    /// A message that is too long for the protocol.
+    /// A message exceeds the protocol's limit.
     #[error("cannot ask the guest to {phase}")]
     Encode {
-        /// What it was to be asked.
+        /// The step that the message was for.
         phase: Phase,
-        /// Why.
+        /// The cause.
         source: vsock_proto::Error,
     },
-    /// An entry's path, or what a link holds, is too long for the protocol.
+    /// An entry's path or a link's target is too long for the protocol.
     #[error("an entry of {cost} bytes for `{path}` is over the limit of {}", vsock_proto::WINDOW)]
     EntryTooLong {
-        /// Where the tree goes.
+        /// The tree's path in the guest.
         path: String,
-        /// What the entry costs.
+        /// The entry's credit cost.
         cost: u64,
     },
     /// The command has ended, was started without input, or its input was closed.
@@ -100,7 +100,7 @@ pub enum Error {
         /// Its first argument.
         program: String,
     },
-    /// A command wrote more than its caller wants to hold.
+    /// A command's output exceeds the caller's limit.
     #[error("`{program}` wrote more than {limit} bytes")]
     TooMuchOutput {
         /// Its first argument.
@@ -108,7 +108,7 @@ pub enum Error {
         /// The caller's limit.
         limit: usize,
     },
-    /// The listener was closed while it was waited for.
+    /// The listener was closed during the call.
     #[error("the listener for the guest is closed")]
     ListenerClosed,
     /// The reactor has stopped.
@@ -135,30 +135,30 @@ pub enum Loss {
     /// Reading or writing failed.
     #[error("its connection failed")]
     Socket {
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Its bytes make no sense, or are more than it had credit for.
+    /// It sent malformed bytes, or more bytes than it had credit for.
     #[error("it broke the protocol")]
     Protocol {
-        /// How.
+        /// The violation.
         source: vsock_proto::Error,
     },
-    /// A message that makes no sense at that moment.
+    /// It sent a message that the protocol does not allow in that state.
     #[error("it broke the protocol: {message} is not allowed {place}")]
     Unexpected {
         /// The message's name.
         message: &'static str,
-        /// Where it came.
+        /// The state in which it came.
         place: &'static str,
     },
-    /// A client of a relay takes nothing, and too much is waiting for it.
+    /// A relay's client does not read, and its backlog exceeds the limit.
     #[error("it does not read: {backlog} bytes are waiting for it")]
     Deaf {
-        /// How many.
+        /// The number of unread bytes.
         backlog: usize,
     },
-    /// It did not take part in the greeting in time.
+    /// It did not finish the greeting in time.
     #[error("it did not answer the hello in time")]
     Silent,
     /// The guest dialled again.
@@ -178,13 +178,13 @@ pub enum Loss {
     Panicked,
 }
 
-/// A guest's own words on what it could not do. Not to be trusted, but bounded in length.
+/// A failure as the guest describes it. The text is untrusted, and bounded in length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     /// The error's number, 0 if none fits.
     pub errno: i32,
-    /// What could not be done, on what, and why.
+    /// The operation, its operand and the cause.
     pub message: String,
 }
 
@@ -194,7 +194,7 @@ impl From<vsock_proto::Error> for Loss {
     }
 }
 
-/// Why a call could not go on; with its phase it is an [`Error`].
+/// The cause of a call's failure; with its phase it becomes an [`Error`].
 #[derive(Debug)]
 pub(crate) enum Halt {
     TimedOut { after: Duration },

@@ -32,18 +32,18 @@ pub struct Execution {
 pub enum Event {
     /// It wrote something. Pieces are as they came, and may end within a character.
     Output {
-        /// To where.
+        /// The stream.
         stream: Stream,
-        /// What; never empty.
+        /// The bytes; never empty.
         data: Vec<u8>,
     },
-    /// It ended, and all that it wrote itself has been taken; its descendants are followed.
+    /// It ended, and its own output has been taken; output of its descendants follows.
     Ended(Exit),
     /// It ended, and all its output has been taken.
     Exit(Exit),
 }
 
-/// All that a command has written, and how it ended.
+/// A command's complete output, and its exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// From its standard output.
@@ -152,7 +152,7 @@ impl Execution {
         Ok(())
     }
 
-    /// Tells the command's terminal its new size.
+    /// Resizes the command's terminal.
     pub fn resize(&self, size: PtySize, deadline: Instant) -> Result<()> {
         self.control(HostBody::Resize(size), deadline)
     }

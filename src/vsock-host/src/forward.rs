@@ -1,4 +1,4 @@
-//! Connections of the host's that are joined with a port in a guest.
+//! Host connections that are forwarded to a port in a guest.
 //!
 //! ```text
 //!   Connect ─▶ Connected: bytes go both ways, within their credit ─▶ Done: all is sent, close
@@ -29,7 +29,7 @@ use crate::intake::READS;
 use crate::outbox::HIGH_WATER;
 use crate::registration::Registration;
 
-/// What is to be joined with which port of which guest.
+/// A request to forward a local socket to a port of a guest.
 pub(crate) struct ForwardRequest {
     pub(crate) to: Destination,
     pub(crate) port: u16,
@@ -40,7 +40,7 @@ pub(crate) struct ForwardRequest {
     pub(crate) kept: Box<dyn Any + Send>,
 }
 
-/// Whom a connection is to.
+/// The guest that a connection is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Destination {
     Guest(Token),
@@ -50,7 +50,7 @@ pub(crate) enum Destination {
 
 pub(crate) type Opened = Box<dyn FnOnce(Result<(), Failed>) + Send>;
 
-/// Why a connection did not open.
+/// The reason that a connection did not open.
 #[derive(Debug)]
 pub(crate) enum Failed {
     Refused(Refusal),
@@ -63,7 +63,7 @@ impl std::fmt::Debug for ForwardRequest {
     }
 }
 
-/// A connection that is joined.
+/// A forwarded connection.
 pub(crate) struct Forward {
     socket: OwnedFd,
     registration: Registration,
@@ -71,7 +71,7 @@ pub(crate) struct Forward {
     id: RequestId,
     answers: Answers,
     opened: Option<Opened>,
-    /// What the guest may be sent.
+    /// The credit for sending to the guest.
     input: SendWindow,
     input_ended: bool,
     output: ReceiveWindow,
@@ -84,7 +84,7 @@ pub(crate) struct Forward {
 }
 
 impl Engine {
-    /// Begins to join a connection.
+    /// Begins to forward a connection.
     pub(crate) fn forward(&mut self, request: ForwardRequest) {
         let ForwardRequest { to, port, socket, opened, kept } = request;
         let guest = match to {
@@ -128,7 +128,7 @@ impl Engine {
         self.forwards.insert(token, forward);
     }
 
-    /// Takes what the guest says about a connection. An error is the guest's fault.
+    /// Handles a guest's answer about a connection. An error is a protocol violation by the guest.
     pub(crate) fn pass_to_forward(
         &mut self,
         token: Token,
@@ -156,7 +156,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends the guest what a local socket has.
+    /// Forwards bytes from a local socket to the guest.
     pub(crate) fn read_forward(&mut self, token: Token) {
         let Some(mut forward) = self.forwards.remove(&token) else {
             return;
@@ -204,7 +204,7 @@ impl Engine {
         }
     }
 
-    /// Breaks off all connections to a guest that is lost.
+    /// Resets all connections to a lost guest.
     pub(crate) fn end_forwards(&mut self, guest: Token, loss: &Arc<Loss>) {
         let of_guest = self.forwards.iter().filter(|(_, forward)| forward.guest == guest);
         let tokens: Vec<Token> = of_guest.map(|(token, _)| *token).collect();
@@ -229,7 +229,7 @@ enum Turn {
 }
 
 impl Forward {
-    /// Whether it is not read because `guest` did not read.
+    /// Whether reading is paused because `guest` does not read.
     pub(crate) fn waits_for(&self, guest: Token) -> bool {
         self.guest == guest && !self.input_ended
     }
@@ -342,7 +342,7 @@ fn set_nonblocking(socket: &OwnedFd) -> nix::Result<()> {
     fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
 }
 
-/// Makes closing a connection of TCP a reset. One of a Unix socket has no such thing.
+/// Makes closing a TCP connection send a reset. Unix sockets have no reset.
 fn break_off(socket: &OwnedFd) {
     let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     if let Err(errno) = setsockopt(socket, sockopt::Linger, &at_once) {

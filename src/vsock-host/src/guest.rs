@@ -1,4 +1,4 @@
-//! A guest, for everybody who wants something of it.
+//! The handle of a guest.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -36,17 +36,17 @@ impl Guest {
         self.handle.connection.identity.boot_id
     }
 
-    /// What the guest said of itself.
+    /// The information that the guest sent about itself.
     pub fn ready(&self) -> &Ready {
         &self.handle.connection.identity.ready
     }
 
-    /// Why the guest's service that was connected before ended, if one did.
+    /// The reason that the guest's previous service ended, if there was one.
     pub fn previous_failure(&self) -> Option<&str> {
         self.handle.connection.identity.previous_failure.as_deref()
     }
 
-    /// How long it takes the guest to answer.
+    /// Measures the round-trip time to the guest.
     pub fn ping(&self, deadline: Instant) -> Result<Duration> {
         let deadline = Deadline::new(deadline);
         self.request(HostBody::Ping, &deadline, || Phase::Ping)?;
@@ -68,14 +68,14 @@ impl Guest {
         ReadTree::start(&self.handle, read, &Deadline::new(deadline))
     }
 
-    /// Connects to whatever listens on a TCP port in the guest. The stream is like a connection of
+    /// Connects to a TCP port in the guest. The stream behaves like a connection of
     /// TCP; it closes when the guest is lost.
     pub fn connect(&self, port: u16, deadline: Instant) -> Result<UnixStream> {
         let phase = || Phase::Connect { port };
         let since = Instant::now();
         let (ours, theirs) = UnixStream::pair().map_err(|source| Error::Adopt { source })?;
         let (reply, answer) = bounded(1);
-        // Who no longer waits drops its end, and with that the connection.
+        // A caller that no longer waits drops its end, which closes the connection.
         let opened = Box::new(move |result| drop(reply.send(result)));
         let to = Destination::Guest(self.handle.connection.token());
         let kept = Box::new(Arc::clone(&self.handle));
@@ -98,12 +98,12 @@ impl Guest {
         self.request(HostBody::SetState(state), &Deadline::new(deadline), phase)
     }
 
-    /// Makes the guest flush its files and then be silent, until it is asked anything.
+    /// Makes the guest flush its files and then send nothing until the next request.
     pub fn quiesce(&self, deadline: Instant) -> Result<()> {
         self.request(HostBody::Quiesce, &Deadline::new(deadline), || Phase::Quiesce)
     }
 
-    /// Makes the guest end its processes and turn itself off; returns when it has begun to.
+    /// Makes the guest end its processes and power off; returns when it has begun to.
     pub fn shutdown(&self, deadline: Instant) -> Result<()> {
         self.request(HostBody::Shutdown, &Deadline::new(deadline), || Phase::Shutdown)
     }
@@ -115,7 +115,7 @@ impl Guest {
         self.handle.remote.send(Command::Relay { guest, client })
     }
 
-    /// Disconnects when the connection has ended, for whatever reason; never has a message.
+    /// A channel that disconnects when the connection ends; it never has a message.
     pub fn closed(&self) -> Receiver<()> {
         self.handle.connection.closed()
     }

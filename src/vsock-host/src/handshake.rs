@@ -1,4 +1,4 @@
-//! Greetings: from a socket that somebody has opened to a guest that is ready.
+//! The handshake: turns a new connection into a guest that is ready.
 //!
 //! ```text
 //!   accepted, adopted ─▶ Hello ─ Welcome ─▶ Ready ─▶ a Link, and a Guest for whoever waits
@@ -48,9 +48,9 @@ enum Progress {
 }
 
 pub(crate) enum Origin {
-    /// It dialled this listener.
+    /// The guest dialled this listener.
     Listener(Token),
-    /// Somebody waits for just this one.
+    /// A caller waits for this connection.
     Caller(Sender<Result<Guest>>),
 }
 
@@ -139,7 +139,7 @@ impl Engine {
         }
     }
 
-    /// Turns a connection away.
+    /// Rejects a connection.
     fn refuse(&mut self, handshake: Handshake, error: Error) {
         if let Error::Hello { source: source @ vsock_proto::Error::Version { .. } } = &error {
             // If it does not arrive, then the guest learns it from its next attempt.
@@ -183,7 +183,7 @@ impl Handshake {
         self.deadline
     }
 
-    /// Where it dialled, if it did.
+    /// The listener that it dialled, if any.
     fn listening<'a>(&self, listeners: &'a BTreeMap<Token, Listening>) -> Option<&'a Listening> {
         match self.origin {
             Origin::Listener(token) => listeners.get(&token),

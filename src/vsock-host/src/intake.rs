@@ -1,4 +1,4 @@
-//! Reading from a peer in turns, so that nobody who sends much holds up the others.
+//! Reading from peers in bounded turns, so that a busy peer does not delay the others.
 //!
 //! A decoder with nothing in it costs its connection no memory: a turn borrows the reactor's
 //! spare one, and only half a message makes a connection keep it.

@@ -1,7 +1,7 @@
 //! The host's end of the guest link.
 //!
-//! One [`Reactor`] serves all guests of a process. A [`Guest`] is a handle for as many threads as
-//! want something of it; every call blocks, takes a deadline, and ends at once when the guest
+//! One [`Reactor`] serves all guests of a process. A [`Guest`] is a handle that any number of
+//! threads may share; every call blocks, takes a deadline, and ends at once when the guest
 //! is lost.
 //!
 //! # Threads
@@ -20,12 +20,12 @@
 //!
 //! The reactor never waits for a caller, a guest or a relay's client: what a guest sends is
 //! bounded by its credit, what it is sent by the outbox's high-water mark. An idle reactor
-//! sleeps without a time-out; timers exist only while somebody is being greeted or sent off.
+//! sleeps without a time-out; timers exist only during handshakes and while connections drain.
 //!
 //! # Locks
 //!
-//! Each guards a move of bytes, none a wait, and no two are ever held at once, so there is no
-//! order to keep:
+//! Each lock guards a copy of bytes, never a wait. No two are held at once, so there is no lock
+//! order:
 //!
 //! | lock | guards | taken by |
 //! |---|---|---|
@@ -38,9 +38,9 @@
 //!
 //! # A guest is not trusted
 //!
-//! Whatever it sends, it costs the host at most its requests' windows, twice the largest frame,
-//! and the processor time for the bytes that it gets to send in its turns. What breaks the
-//! protocol ends that guest's connection, with the reason in the error of every call on it.
+//! A guest costs the host at most its requests' windows, twice the largest frame,
+//! and the CPU time for the bytes that it sends in its turns. A violation of the
+//! protocol ends that guest's connection. The error of every call on it has the reason.
 
 mod answers;
 mod call;

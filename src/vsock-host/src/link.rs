@@ -16,14 +16,14 @@ use crate::outbox::HIGH_WATER;
 
 pub(crate) struct Link {
     pub(crate) connection: Arc<Connection>,
-    /// For which client, and which of its requests, a request is relayed.
+    /// The client, and its request, that a request is relayed for.
     pub(crate) relayed: BTreeMap<RequestId, (Token, RequestId)>,
-    /// Which connection of the host's a request is for.
+    /// The host connection that a request is for.
     pub(crate) forwards: BTreeMap<RequestId, Token>,
-    /// The request that has the guest registration its ports, and for which listener.
+    /// The request that makes the guest watch ports, and its listener.
     pub(crate) watched: Option<(RequestId, Token)>,
     decoder: Decoder,
-    /// Why nothing can be sent any more. What has come is still read.
+    /// The reason that sending failed. Received bytes are still read.
     broken: Option<io::Error>,
 }
 
@@ -125,7 +125,7 @@ impl Engine {
         }
     }
 
-    /// Sends what callers have left.
+    /// Sends the bytes that callers left in the outbox.
     pub(crate) fn write_guest(&mut self, token: Token) {
         let Some(link) = self.guests.get_mut(&token) else {
             return;

@@ -1,4 +1,4 @@
-//! Where a guest dials.
+//! The socket that a guest dials.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use crate::monitor::Monitor;
 use crate::remote::{Command, Remote};
 use crate::{Error, Guest, Phase, Ports, Result};
 
-/// A Unix socket that one guest dials, again and again if it has to. Dropping it closes and
+/// A Unix socket that one guest dials, again after a lost connection. Dropping it closes and
 /// unlinks the socket; a guest that was accepted stays.
 #[derive(Debug)]
 pub struct Listener {
@@ -53,7 +53,7 @@ impl Listener {
     pub fn accept(&self, deadline: Instant) -> Result<Guest> {
         let deadline = Deadline::new(deadline);
         let accepted = self.inbox.wait(&deadline, |arrival| match arrival.newest.take() {
-            // It has gone while nobody looked.
+            // The guest was lost before this call.
             Some(Ok(guest)) if guest.is_closed() => arrival.end.map(Err),
             Some(newest) => Some(Ok(newest)),
             None => arrival.end.map(Err),
@@ -76,7 +76,7 @@ impl Listener {
     pub fn close(&self) {
         let before = self.inbox.update(|arrival| arrival.end.replace(End::Closed));
         if before != Some(End::Closed) {
-            // Without a reactor nobody listens any more.
+            // Without a reactor the socket is closed already.
             let _ = self.remote.send(Command::Unlisten(self.token));
             self.unlink();
         }
@@ -109,7 +109,7 @@ type Inbox = Monitor<Arrival>;
 #[derive(Debug)]
 struct Arrival {
     newest: Option<Result<Guest>>,
-    /// What a guest has to do next.
+    /// The next step of the guest.
     awaited: Phase,
     end: Option<End>,
 }
@@ -132,7 +132,7 @@ enum End {
 pub(crate) struct Delivery(Arc<Inbox>);
 
 impl Delivery {
-    /// Hands over a guest, or why one was refused; a guest takes precedence.
+    /// Delivers a guest, or the reason that one was rejected; a guest takes precedence.
     pub(crate) fn put(&self, newest: Result<Guest>) {
         let older = self.0.update(|arrival| {
             arrival.awaited = Phase::Dial;
@@ -145,7 +145,7 @@ impl Delivery {
         drop(older);
     }
 
-    /// Notes what is waited for now, for the error of a time-out.
+    /// Records the current step, for the error of a time-out.
     pub(crate) fn awaits(&self, phase: Phase) {
         self.0.with(|arrival| arrival.awaited = phase);
     }

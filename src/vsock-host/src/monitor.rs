@@ -5,8 +5,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::deadline::Deadline;
 use crate::error::Halt;
 
-/// INVARIANT: no change goes unseen by those who wait: they look before they sleep, under the
-/// same lock, and every change wakes them.
+/// INVARIANT: no waiter misses a change: it checks the value before it sleeps, under the
+/// same lock, and every change wakes all waiters.
 #[derive(Debug)]
 pub(crate) struct Monitor<T> {
     state: Mutex<Watched<T>>,
@@ -16,7 +16,7 @@ pub(crate) struct Monitor<T> {
 #[derive(Debug)]
 struct Watched<T> {
     value: T,
-    /// How many sleep: a wake-up that nobody needs would still be a system call.
+    /// The number of waiters: without any, a change makes no system call.
     waiting: usize,
 }
 
@@ -25,7 +25,7 @@ impl<T> Monitor<T> {
         Self { state: Mutex::new(Watched { value, waiting: 0 }), changed: Condvar::new() }
     }
 
-    /// Changes the value and wakes all who wait for it.
+    /// Changes the value and wakes all waiters.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let mut state = lock(&self.state);
         let result = change(&mut state.value);
@@ -37,7 +37,7 @@ impl<T> Monitor<T> {
         result
     }
 
-    /// Looks at the value, or changes something that nobody waits for.
+    /// Reads the value, or changes a part that has no waiters.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&mut T) -> R) -> R {
         look(&mut lock(&self.state).value)
     }

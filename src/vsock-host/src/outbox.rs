@@ -1,4 +1,4 @@
-//! What is on its way to a peer.
+//! The send buffer of a peer.
 //!
 //! ```text
 //!   caller   encode ─▶ buffer ─▶ send without waiting ── all taken ─▶ done
@@ -8,7 +8,7 @@
 //!
 //! A caller writes by itself, since going through the reactor would cost it two thread switches.
 //! It does so under the lock, which keeps frames whole and in order; the send never blocks, so
-//! nobody waits for the lock longer than for a copy of bytes.
+//! the lock is held no longer than a copy of bytes takes.
 //!
 //! INVARIANT: if the buffer of an open outbox is not empty, then the socket is watched for
 //! being writable, and only the reactor sends.
@@ -39,7 +39,7 @@ const KEPT: usize = 4 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
-    /// How much of `bytes` is sent.
+    /// The number of bytes of `bytes` that are sent.
     sent: usize,
 }
 
@@ -91,7 +91,7 @@ impl Buffer {
     }
 }
 
-/// The way to a guest, shared by its callers and the reactor.
+/// The send buffer of a guest, shared by its callers and the reactor.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     socket: Arc<UnixStream>,
@@ -124,7 +124,7 @@ impl Outbox {
         self.inner.with(|inner| self.push(inner, message))
     }
 
-    /// Sends what callers have left; for the reactor.
+    /// Sends the bytes that callers left; for the reactor.
     pub(crate) fn drain(&self) -> io::Result<()> {
         self.inner.update(|inner| {
             inner.buffer.flush(&self.socket)?;
@@ -141,14 +141,14 @@ impl Outbox {
         self.inner.with(|inner| inner.buffer.len())
     }
 
-    /// Takes no more messages; those who wait for room learn why.
+    /// Closes the outbox; callers that wait for room get the reason.
     pub(crate) fn close(&self, loss: &Arc<Loss>) {
         self.inner.update(|inner| {
             inner.loss.get_or_insert_with(|| Arc::clone(loss));
         });
     }
 
-    /// What was not sent when it was closed.
+    /// The bytes that were unsent when it was closed.
     pub(crate) fn take_rest(&self) -> Buffer {
         self.inner.with(|inner| std::mem::take(&mut inner.buffer))
     }

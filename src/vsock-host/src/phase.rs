@@ -1,4 +1,4 @@
-//! What a guest is waited for to do.
+//! The step that a call waits for.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Phase {
     /// To open a connection.
     Dial,
-    /// To say who it is.
+    /// To send its hello.
     Hello,
     /// To be ready for requests.
     Ready,
@@ -41,17 +41,17 @@ pub enum Phase {
     },
     /// To take the next piece of a tree.
     Write {
-        /// Where the tree goes.
+        /// The tree's path in the guest.
         path: String,
     },
     /// To have written all of a tree.
     Complete {
-        /// Where the tree goes.
+        /// The tree's path in the guest.
         path: String,
     },
     /// To send the next piece of a tree.
     Read {
-        /// Where the tree is.
+        /// The tree's path in the guest.
         path: String,
     },
     /// To open a connection to one of its ports.
@@ -61,9 +61,9 @@ pub enum Phase {
     },
     /// To set clock, entropy and names.
     SetState,
-    /// To flush and be silent.
+    /// To quiesce.
     Quiesce,
-    /// To turn itself off.
+    /// To power off.
     Shutdown,
     /// To serve a client of the control socket.
     Relay,

@@ -1,4 +1,4 @@
-//! The ports of a guest, whichever connection it has.
+//! Forwarding to the ports of a guest, across its connections.
 
 use std::any::Any;
 use std::fmt;
@@ -20,10 +20,10 @@ pub struct Ports {
     remote: Remote,
 }
 
-/// Told which ports have listeners; it is called by the reactor, and must not wait.
+/// The callback for the ports that have listeners. The reactor calls it, so it must not wait.
 pub(crate) type Tell = Box<dyn Fn(&[u16]) + Send>;
 
-/// Which ports the guest of a listener is to watch.
+/// The ports that the guest of a listener must watch.
 pub(crate) struct PortWatch {
     pub(crate) ports: Vec<u16>,
     pub(crate) tell: Tell,
@@ -69,7 +69,7 @@ impl Engine {
         }
     }
 
-    /// Asks the guest of a listener to watch what is to be watched there, and nothing else.
+    /// Makes the guest of a listener watch exactly the listener's ports.
     pub(crate) fn renew_port_watch(&mut self, listener: Token) {
         let Some(listening) = self.listeners.get(&listener) else {
             return;
@@ -77,7 +77,7 @@ impl Engine {
         let Some(link) = listening.current().and_then(|token| self.guests.get_mut(&token)) else {
             return;
         };
-        // A guest that is gone is asked again when it is back.
+        // A lost guest gets the request again when it has reconnected.
         if let Some((id, _)) = link.watched.take() {
             let _ = link.connection.send_now(id, HostBody::Cancel);
         }
@@ -89,7 +89,7 @@ impl Engine {
         }
     }
 
-    /// Passes on which ports a guest says have listeners.
+    /// Reports the ports that have listeners, as the guest sent them.
     pub(crate) fn tell_ports(&self, listener: Token, listening: &[u16]) {
         if let Some(watch) = self.listeners.get(&listener).and_then(|one| one.ports.as_ref()) {
             let is_watched = |port: &u16| listening.contains(port);

@@ -1,4 +1,4 @@
-//! What a guest has sent for a request and nobody has taken yet.
+//! The answers to a request that its caller has not taken yet.
 //!
 //! INVARIANT: each stream's bytes are within its window, and there are at most [`CHUNKS`] pieces
 //! of output, or as many entries as the window pays for: so a message of one byte costs no more
@@ -27,7 +27,7 @@ pub(crate) struct Queue {
     stderr: ReceiveWindow,
 }
 
-/// Leave for the guest to send so many bytes more.
+/// Credit for the guest to send this many bytes more.
 pub(crate) type Grant = (Stream, u64);
 
 impl Queue {

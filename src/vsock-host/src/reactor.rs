@@ -44,9 +44,9 @@ impl Reactor {
         Ok(Self { owner: Arc::new(Owner { remote, thread: Mutex::new(Some(thread)) }) })
     }
 
-    /// Makes a Unix socket at `path` for one guest to dial. Who may dial is up to the caller:
-    /// the socket's mode and owner can be changed as soon as it is there.
-    /// Warnings about what dials it say `vm`.
+    /// Creates a Unix socket at `path` for one guest to dial. The caller controls access:
+    /// it may change the socket's mode and owner after this call.
+    /// Warnings about its peers name `vm`.
     pub fn listen(&self, path: &Path, vm: impl Into<String>) -> Result<Listener> {
         Listener::bind(path, vm.into(), &self.owner.remote)
     }
@@ -56,7 +56,7 @@ impl Reactor {
         self.adopt(dial::connect(path, deadline)?, deadline)
     }
 
-    /// Uses a connection whose other end is to say hello.
+    /// Uses a connection whose peer must send the hello.
     pub fn adopt(&self, stream: UnixStream, deadline: Instant) -> Result<Guest> {
         stream.set_nonblocking(true).map_err(|source| Error::Adopt { source })?;
         let (reply, answer) = bounded(1);

@@ -1,4 +1,4 @@
-//! Where guests arrive: the listening sockets, and which guest of each is the one that lives.
+//! The listening sockets, and the live guest of each.
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -15,14 +15,14 @@ use crate::registration::Registration;
 use crate::throttle::Throttle;
 use crate::{Error, Guest, Loss, Phase};
 
-/// How long who dials a listener may take to be ready.
+/// The time-out of a handshake on a listener.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long to wait before another attempt to accept.
+/// The wait before another attempt to accept.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many may be greeted on one listener at a time; the oldest gives way to the newest, so that
-/// whoever says nothing does not keep the guest's service out.
+/// The limit of concurrent handshakes on one listener. The newest replaces the oldest, so that
+/// silent peers do not keep the guest's service out.
 const PENDING: usize = 16;
 
 /// A socket that a guest dials.
@@ -30,16 +30,16 @@ pub(crate) struct Listening {
     socket: UnixListener,
     registration: Registration,
     pub(crate) delivery: Delivery,
-    /// Which VM this is, for warnings.
+    /// The VM's name, for warnings.
     vm: String,
-    /// What the guest's service gets with its first welcome, and shows from then on.
+    /// The secret: the guest's service gets it in its first welcome and sends it in later hellos.
     secret: LinkSecret,
     /// Whether a service has it.
     is_claimed: bool,
     refusals: Throttle,
-    /// What the guest is to registration, again when it has dialled again.
+    /// The ports that the guest must watch; sent again after it reconnects.
     pub(crate) ports: Option<PortWatch>,
-    /// The connection that lives.
+    /// The live connection.
     current: Option<Token>,
 }
 
@@ -105,7 +105,7 @@ impl Engine {
         self.handshakes.retain(|_, handshake| is_other(handshake));
     }
 
-    /// Takes in all who have dialled.
+    /// Accepts all pending connections.
     pub(crate) fn accept(&mut self, token: Token) {
         while let Some(listening) = self.listeners.get(&token) {
             let stream = match listening.socket.accept() {
@@ -132,7 +132,7 @@ impl Engine {
         }
     }
 
-    /// Ends the oldest greeting of a listener that has as many as it may have.
+    /// Ends the oldest handshake of a listener that is at its limit.
     fn make_room(&mut self, listener: Token) {
         let mut pending = self.handshakes.iter().filter(|(_, one)| one.is_from(listener));
         // Tokens count up: the first is the oldest.
@@ -147,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// Logs that something which dialled a listener was turned away, within a limit.
+    /// Logs a rejected connection, within a rate limit.
     pub(crate) fn warn_of_refusal(&mut self, token: Token, why: &dyn std::fmt::Display) {
         let Some(listening) = self.listeners.get_mut(&token) else {
             return;
@@ -172,14 +172,14 @@ impl Engine {
         }
     }
 
-    /// Notes that a connection has ended.
+    /// Records that a connection has ended.
     pub(crate) fn forget_current(&mut self, token: Token) {
         for listening in self.listeners.values_mut() {
             listening.current.take_if(|current| *current == token);
         }
     }
 
-    /// Makes a guest the one that lives.
+    /// Makes a guest the live one.
     pub(crate) fn replace(&mut self, listener: Token, token: Token, guest: Guest) {
         let Some(listening) = self.listeners.get_mut(&listener) else {
             return;

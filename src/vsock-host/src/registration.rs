@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-/// Any thread may change what the reactor is woken for.
+/// The interest set of a socket; any thread may change it.
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
     registry: Arc<Registry>,
@@ -26,28 +26,28 @@ impl Registration {
         self.token
     }
 
-    /// Starts with what can be read.
+    /// Registers for reading.
     pub(crate) fn register(&self, socket: &impl AsRawFd) -> io::Result<()> {
         let fd = socket.as_raw_fd();
         self.registry.register(&mut SourceFd(&fd), self.token, Interest::READABLE)
     }
 
-    /// Only what can be read.
+    /// Watches for reading only.
     pub(crate) fn readable(&self, socket: &impl AsRawFd) -> io::Result<()> {
         self.change(socket, Interest::READABLE)
     }
 
-    /// Room to write, too; reports at once if there is some.
+    /// Watches for reading and writing; reports at once if the socket is writable.
     pub(crate) fn writable(&self, socket: &impl AsRawFd) -> io::Result<()> {
         self.change(socket, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// Only room to write.
+    /// Watches for writing only.
     pub(crate) fn only_writable(&self, socket: &impl AsRawFd) -> io::Result<()> {
         self.change(socket, Interest::WRITABLE)
     }
 
-    /// Nothing any more. It has to be done before the socket closes: another thread may hold it.
+    /// Deregisters. Do it before the socket closes: another thread may hold the socket.
     pub(crate) fn forget(&self, socket: &impl AsRawFd) {
         let fd = socket.as_raw_fd();
         if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {

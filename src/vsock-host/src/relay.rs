@@ -1,4 +1,4 @@
-//! Serving a client as if it talked to the guest itself.
+//! The relay: serves a client as if it were connected to the guest itself.
 //!
 //! ```text
 //!   client                reactor                              guest
@@ -12,8 +12,8 @@
 //! Flow control is from end to end: the client's credit lets the guest send, the guest's credit
 //! lets the client send, and the relay only checks that both keep to it.
 //!
-//! INVARIANT: what waits for a client that does not read is at most its requests' windows and
-//! [`BACKLOG`](crate::client::BACKLOG); nobody else waits for it. A client is not read while its
+//! INVARIANT: a client that does not read buffers at most its requests' windows and
+//! [`BACKLOG`](crate::client::BACKLOG), and delays no other peer. A client is not read while its
 //! guest does not read.
 
 use std::os::unix::net::UnixStream;
@@ -27,7 +27,7 @@ use crate::client::Client;
 use crate::engine::Engine;
 use crate::intake::{Turn, borrow, give_back};
 
-/// How long a client may take to answer the hello.
+/// The time-out of a client's answer to the hello.
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Engine {

@@ -1,4 +1,4 @@
-//! How other threads reach the reactor.
+//! The handle by which other threads send commands to the reactor.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::listener::Delivery;
 use crate::ports::PortWatch;
 use crate::{Error, Guest, Result};
 
-/// What the reactor is told. Each caller has at most a few under way, so the channel needs no bound.
+/// A command to the reactor. Each caller has few under way, so the channel needs no bound.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Accept guests.
     Listen { token: Token, socket: UnixListener, delivery: Delivery, vm: String },
     /// Stop accepting them.
     Unlisten(Token),
-    /// Greet whoever is at the other end.
+    /// Start the handshake with the peer.
     Adopt { stream: UnixStream, deadline: Instant, reply: Sender<Result<Guest>> },
     /// Send what is unsent, then close.
     Close(Token),
-    /// Serve a client as if it talked to the guest.
+    /// Relay a client to the guest.
     Relay { guest: Token, client: UnixStream },
-    /// Join a connection with a port in a guest.
+    /// Forward a connection to a port in a guest.
     Forward(ForwardRequest),
-    /// Have a guest registration ports.
+    /// Make a guest watch ports.
     WatchPorts { listener: Token, watch: PortWatch },
-    /// End everything.
+    /// Stop the reactor.
     Stop,
     #[cfg(test)]
     Panic,
@@ -52,7 +52,7 @@ impl Remote {
         Self { commands, waker: Arc::new(waker), next_token: Arc::new(AtomicUsize::new(1)) }
     }
 
-    /// Names a socket; never used before, so that an event which comes too late finds nobody.
+    /// A new token. Tokens are never reused, so that a late event matches no socket.
     pub(crate) fn next_token(&self) -> Token {
         Token(self.next_token.fetch_add(1, Ordering::Relaxed))
     }

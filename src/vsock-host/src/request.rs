@@ -1,4 +1,4 @@
-//! One request's state: the reactor puts in what the guest answers, callers wait for it.
+//! One request's state: the reactor stores the guest's answers, and callers wait for them.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) queue: Queue,
-    /// The credit for what we send.
+    /// The credit for sending.
     pub(crate) input: SendWindow,
     /// The command's, once it has started.
     pub(crate) pid: Option<u32>,
@@ -30,7 +30,7 @@ pub(crate) struct State {
     loss: Option<Arc<Loss>>,
 }
 
-/// The guest's last word on a request.
+/// The guest's final answer to a request.
 #[derive(Debug, Clone)]
 pub(crate) enum End {
     Exit(Exit),
@@ -52,12 +52,12 @@ impl Request {
         }
     }
 
-    /// Takes in an answer. An error is the guest's fault and ends its connection.
+    /// Stores an answer. An error is a protocol violation by the guest and ends its connection.
     pub(crate) fn deliver(&self, answer: GuestBody<'_>) -> Result<(), Loss> {
         self.state.update(|state| state.deliver(answer))
     }
 
-    /// The guest is gone; what it sent before may still be taken.
+    /// Records that the guest is lost; callers may still take its earlier answers.
     pub(crate) fn fail(&self, loss: &Arc<Loss>) {
         self.state.update(|state| state.loss = Some(Arc::clone(loss)));
     }
@@ -74,7 +74,7 @@ impl Request {
         })?
     }
 
-    /// Looks without waiting.
+    /// Reads the state without waiting.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
         self.state.with(look)
     }

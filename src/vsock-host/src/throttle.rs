@@ -1,8 +1,8 @@
-//! A limit on warnings: what a guest's processes can cause must not fill the host's log.
+//! A rate limit on warnings, so that a guest's processes cannot fill the host's log.
 
 use std::time::{Duration, Instant};
 
-/// So many warnings may come at once.
+/// The burst size.
 const BURST: u32 = 5;
 
 /// After a burst, one warning is permitted in each interval.
@@ -36,7 +36,7 @@ impl Throttle {
         }
     }
 
-    /// When [`Self::report`] has something to say, if warnings have been withheld.
+    /// The time of the next [`Self::report`], if warnings have been withheld.
     pub(crate) fn due(&self) -> Option<Instant> {
         (self.suppressed > 0).then(|| self.refilled + INTERVAL)
     }

@@ -1,4 +1,4 @@
-//! Files on their way to a guest, and from it.
+//! Transfers of file trees to and from a guest.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -100,7 +100,7 @@ pub struct ReadTree {
     path: String,
 }
 
-/// A piece of a tree. Nothing in it is to be trusted, least of all a path.
+/// A piece of a tree. All of it is untrusted, above all its paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TreeItem {
     /// The next file, folder or link.
