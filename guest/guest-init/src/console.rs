@@ -1,4 +1,4 @@
-//! What is said on the console, which is standard error.
+//! Logging to the console, which is standard error.
 
 use std::error::Error;
 use std::fs;
@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use vsock_proto::BOOT_FAILURE_PREFIX;
 
-/// The word on the kernel's command line that asks for more than errors.
+/// The kernel command-line option that sets the log level.
 const DEBUG: &str = "sandbox.debug";
 
 struct Console;
@@ -37,7 +37,7 @@ pub(crate) fn log_errors() {
     }
 }
 
-/// Logs what the kernel's command line asks for, once that can be read.
+/// Sets the log level from the kernel's command line, which needs `/proc`.
 pub(crate) fn log_as_asked() {
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if asks_for_debug(&line) {
@@ -50,22 +50,22 @@ pub(crate) fn attach() {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let attached = open("/dev/console", flags, Mode::empty()).and_then(nix::unistd::dup2_stderr);
     if let Err(errno) = attached {
-        // A machine without a console boots as well.
+        // A machine without a console boots, too.
         log::warn!("no console; error={errno}");
     }
 }
 
-/// Says why the guest cannot go on, where the host looks for it.
+/// Prints the reason that the guest cannot continue where the host looks for it.
 pub(crate) fn tell_failure(reason: &str) {
-    // On a line of its own, whatever was being written.
+    // Start a new line, as another line may be half written.
     write(&format!("\n{BOOT_FAILURE_PREFIX}{}\n", reason.replace('\n', " ")));
-    // What is still in the serial device's buffer would go with the power.
+    // Power off would lose the bytes in the serial device's buffer.
     if let Err(errno) = nix::sys::termios::tcdrain(io::stderr()) {
         log::debug!("the console is not drained; error={errno}");
     }
 }
 
-/// Unlike `eprintln!` this does not panic where nobody can be told anything.
+/// Unlike `eprintln!`, this does not panic if standard error is unusable.
 fn write(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

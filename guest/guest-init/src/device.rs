@@ -15,7 +15,7 @@ pub(crate) fn wait_for_all(disks: &[&'static str], timeout: Duration) -> Result<
     let watch = |source| Error::WatchDevices { source };
     let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
     let events = Inotify::init(flags).map_err(watch)?;
-    // Before the first look, so that nothing is missed after it.
+    // Watch before the first check, so that no later device is missed.
     events.add_watch("/dev", AddWatchFlags::IN_CREATE).map_err(watch)?;
     let deadline = Instant::now() + timeout;
     while let Some(path) = disks.iter().find(|disk| !Path::new(disk).exists()) {

@@ -1,4 +1,4 @@
-//! What can go wrong from the kernel's start to the service's.
+//! Errors between the kernel's start and the service's start.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// Each ends the boot, and its text is the reason that the host is told.
+/// An error that ends the boot. The host gets its text as the reason.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot mount {what} on {target}")]

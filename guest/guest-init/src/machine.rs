@@ -1,4 +1,4 @@
-//! What makes the root a machine: cgroups, memory, devices, the network, parameters, a name.
+//! Set-up of the machine: cgroups, memory, devices, network, kernel parameters, host name.
 
 use std::fs;
 use std::io;
@@ -9,10 +9,10 @@ use process::Cgroup;
 
 use crate::{Error, Result, memory, modprobe, mount, network, sysctl};
 
-/// The name of a machine that nobody has named.
+/// The default host name.
 const NAME: &str = "sandbox";
 
-/// Names that programs expect in `/dev`, and that the kernel does not make.
+/// Links that programs expect in `/dev` and that the kernel does not create.
 const LINKS: [(&str, &str); 4] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -20,7 +20,7 @@ const LINKS: [(&str, &str); 4] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// Prepares all of it.
+/// Runs all of the set-up.
 pub(crate) fn prepare() -> Result<()> {
     mount::program_file_systems()?;
     enable_controllers()?;
@@ -42,7 +42,7 @@ pub(crate) fn prepare() -> Result<()> {
     nix::unistd::sethostname(name).map_err(|source| Error::HostName { source })
 }
 
-/// Lets the service and the commands be told apart in what they use.
+/// Enables cgroup controllers, so that the usage of service and commands is accounted separately.
 fn enable_controllers() -> Result<()> {
     const ROOT: &str = "/sys/fs/cgroup";
     let path = Path::new(ROOT).join("cgroup.controllers");
@@ -59,11 +59,11 @@ fn enable_controllers() -> Result<()> {
     Ok(())
 }
 
-/// A folder for everybody; what is there stays as it is.
+/// Creates a world-writable folder; an existing one stays unchanged.
 fn make_temporary_folder(path: &Path) -> Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        // Afterwards, since the kernel starts us with a umask that lets nobody else write.
+        // Set the mode afterwards: the kernel starts init with a umask that denies write to others.
         made => made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o1777))),
     }
     .map_err(|source| Error::MakeFolder { path: path.to_owned(), source })

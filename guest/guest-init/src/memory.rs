@@ -1,19 +1,19 @@
-//! What the kernel does when memory runs out: it kills a command soon, rather than stand still.
+//! Out of memory: the kernel kills a command early, instead of thrashing.
 //!
-//! There is no swap, so what it can take back is the page cache, programs' own code included. Where
-//! it takes that again and again, just before it is read again, nothing runs and nothing is killed.
-//! The multi-generational LRU knows the age of what it takes, and can refuse.
+//! There is no swap, so the kernel reclaims the page cache, which includes the code of programs. If
+//! it reclaims pages that are read again at once, the guest thrashes and no process is killed.
+//! The multi-generational LRU knows the age of pages, and can refuse to reclaim young ones.
 
 use std::fs;
 use std::path::Path;
 
 const FOLDER: &str = "/sys/kernel/mm/lru_gen";
 
-/// What was used so recently stays in memory; if it cannot, a process is killed. Longer than a
-/// page's way from the disk, and so short that a VM which is merely slow is left alone.
+/// Pages used within this time stay in memory; else the kernel kills a process. Longer than a
+/// page takes to come from the disk, and too short to affect a VM that is merely slow.
 const WORKING_SET_MS: &str = "250";
 
-/// Sets it up. A kernel that has no such thing boots all the same.
+/// Sets the minimum age. A kernel without this LRU boots, too.
 pub(crate) fn keep_working_set() {
     for (file, value) in [("enabled", "y"), ("min_ttl_ms", WORKING_SET_MS)] {
         if let Err(error) = fs::write(Path::new(FOLDER).join(file), value) {

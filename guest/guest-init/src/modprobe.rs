@@ -1,9 +1,9 @@
-//! Modules that are loaded when somebody needs them.
+//! The modprobe helper: loads kernel modules on demand.
 //!
-//! The kernel starts this program as its modprobe helper, as `/proc/1/exe -q -- NAME`, whatever image
-//! is the guest's root: no program of it is needed. NAME is a module or what one is known by:
-//! `bridge`, `fs-fuse`, `char-major-10-229`, `nft-chain-2-nat`. What there is and what it depends on is
-//! in `/lib/modules/RELEASE`, in depmod's formats.
+//! The kernel starts this program as its modprobe helper, as `/proc/1/exe -q -- NAME`. The image
+//! needs no program for it. NAME is a module or an alias of one:
+//! `bridge`, `fs-fuse`, `char-major-10-229`, `nft-chain-2-nat`. Modules and their dependencies are
+//! listed in `/lib/modules/RELEASE`, in depmod's formats.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,20 +16,20 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::{Error, Result, console, module};
 
-/// This program, as the kernel is told of it, and as it then is argument 0.
+/// The path of this program that the kernel gets, which becomes argument 0.
 pub(crate) const NAME: &str = "/proc/1/exe";
 
-/// What people call it, where the image has no other program of that name.
+/// The command's usual name, linked if the image has no program there.
 pub(crate) const COMMAND: &str = "modprobe";
 
-/// Where the kernel is told which program loads modules.
+/// The kernel parameter that names the modprobe helper.
 const HELPER: &str = "/proc/sys/kernel/modprobe";
 
-/// Everybody may open these; others are for root.
+/// Device nodes that every user may open; others are for root.
 const FOR_EVERYBODY: [&str; 2] = ["fuse", "net/tun"];
 
-/// Has the kernel ask us for modules, and makes the device nodes that load one when they are opened.
-/// An image without modules boots all the same.
+/// Registers as modprobe helper, and creates device nodes that load a module when opened.
+/// An image without modules boots, too.
 pub(crate) fn offer() {
     let folder = folder();
     let Ok(nodes) = fs::read_to_string(folder.join("modules.devname")) else {
@@ -64,7 +64,7 @@ fn folder() -> PathBuf {
     Path::new("/lib/modules").join(release.trim_end())
 }
 
-/// The modules that there are.
+/// The index of the image's modules.
 struct Library {
     folder: PathBuf,
     dependencies: String,
@@ -89,7 +89,7 @@ impl Library {
         paths.iter().try_for_each(|path| module::load(&self.folder.join(path)))
     }
 
-    /// What is to be loaded for a name, in this order.
+    /// The modules to load for a name, in order.
     fn paths(&self, name: &str) -> Vec<&str> {
         let name = plain(name);
         let own = self.with_dependencies(&name);
@@ -116,7 +116,7 @@ impl Library {
     }
 }
 
-/// A module's name may be written with either mark.
+/// Normalises a module's name, in which `-` and `_` are equivalent.
 fn plain(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -150,7 +150,7 @@ fn make_node(devices: &Path, name: &str, major: u64, minor: u64) -> io::Result<(
         Err(nix::errno::Errno::EEXIST) => return Ok(()),
         made => made?,
     }
-    // The kernel starts us with a umask that lets nobody else write.
+    // The kernel starts init with a umask that denies write to others.
     fs::set_permissions(&path, fs::Permissions::from_mode(mode))
 }
 

@@ -1,7 +1,7 @@
 //! The kernel modules that the boot needs; [`modprobe`](crate::modprobe) loads others later.
 //!
 //! The initramfs names them in `/modules/order`, one file of `/modules` a line, each after those
-//! that it needs. A kernel that has everything built in brings no such file.
+//! that it needs. An initramfs for a kernel without modules has no such file.
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ pub(crate) fn load_all() -> Result<()> {
 pub(crate) fn load(path: &Path) -> Result<()> {
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     match finit_module(&file, NO_PARAMETERS, ModuleInitFlags::empty()) {
-        // It is built in, or was loaded before.
+        // The module is built in or already loaded.
         Err(Errno::EEXIST) => Ok(()),
         other => other.map_err(|source| Error::LoadModule { path: path.to_owned(), source }),
     }

@@ -1,4 +1,4 @@
-//! Mounting, and what is mounted in every guest.
+//! Mounting, and the file systems of every guest.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// A file system to mount.
 pub(crate) struct Mount {
-    /// The device, or a name to be shown.
+    /// The device, or a name to display.
     pub(crate) what: &'static str,
     pub(crate) target: &'static str,
     pub(crate) kind: &'static str,
@@ -21,7 +21,7 @@ pub(crate) struct Mount {
 const PLAIN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const DATA: MsFlags = PLAIN.union(MsFlags::MS_NOEXEC);
 
-/// What the kernel shows of itself, and its devices. They move along to the guest's root.
+/// The kernel's file systems and devices. They move to the guest's root.
 pub(crate) const KERNEL: [Mount; 3] = [
     Mount {
         what: "devtmpfs",
@@ -34,7 +34,7 @@ pub(crate) const KERNEL: [Mount; 3] = [
     Mount { what: "sysfs", target: "/sys", kind: "sysfs", flags: DATA, options: "" },
 ];
 
-/// What programs expect besides.
+/// Further file systems that programs expect.
 const PROGRAMS: [Mount; 4] = [
     Mount {
         what: "devpts",
@@ -54,17 +54,17 @@ const PROGRAMS: [Mount; 4] = [
     },
 ];
 
-/// Mounts what the boot itself needs.
+/// Mounts the file systems that the boot needs.
 pub(crate) fn kernel_file_systems() -> Result<()> {
     KERNEL.iter().try_for_each(mount)
 }
 
-/// Mounts the rest of what every guest has.
+/// Mounts the other file systems of every guest.
 pub(crate) fn program_file_systems() -> Result<()> {
     PROGRAMS.iter().try_for_each(mount)
 }
 
-/// Mounts one file system; its target is made if it is missing.
+/// Mounts one file system; creates its target if missing.
 pub(crate) fn mount(mount: &Mount) -> Result<()> {
     make_folder(Path::new(mount.target))?;
     nix::mount::mount(
@@ -77,7 +77,7 @@ pub(crate) fn mount(mount: &Mount) -> Result<()> {
     .map_err(|source| Error::Mount { what: mount.what, target: mount.target.into(), source })
 }
 
-/// Makes a folder if it is missing.
+/// Creates a folder if missing.
 pub(crate) fn make_folder(path: &Path) -> Result<()> {
     if path.is_dir() {
         return Ok(());

@@ -1,7 +1,7 @@
 //! The network: the loopback device, and the card if there is one.
 //!
-//! The card has the same addresses in every VM: what differs is outside. So a snapshot of one VM may
-//! be restored as another.
+//! The card has the same addresses in every VM; only the host's side differs. So a snapshot of
+//! one VM may be restored as another.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -21,7 +21,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
 /// solicitations and multicast reports would only be dropped. The loopback device keeps `::1`.
 const IPV6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
 
-/// Sets it up.
+/// Configures the loopback device and the card.
 pub(crate) fn set_up() -> Result<()> {
     let failed = |device| move |source| Error::Network { device, source };
     let devices = Devices::open().map_err(failed(LOOPBACK))?;
@@ -35,7 +35,7 @@ pub(crate) fn set_up() -> Result<()> {
     devices.route_by(GATEWAY).map_err(failed(CARD))
 }
 
-/// Before the card is up, so that nothing is sent.
+/// Disable IPv6 before the card is up, so that it sends no packets.
 fn disable_ipv6() -> io::Result<()> {
     match fs::write(IPV6, "1") {
         // A kernel without IPv6.

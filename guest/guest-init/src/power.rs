@@ -20,7 +20,7 @@ use crate::sys;
 /// How long processes may take to end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Ends everything in order.
+/// Powers off, in the order above.
 pub(crate) fn off(children: &Children, disk: &Disk) -> ! {
     // 1 and 2 Ask; 3 make.
     for signal in [libc::SIGTERM, libc::SIGKILL] {
@@ -37,7 +37,7 @@ pub(crate) fn off(children: &Children, disk: &Disk) -> ! {
     off_at_once()
 }
 
-/// Tells the host why it cannot go on, and turns the machine off.
+/// Reports the error to the host, and powers off.
 pub(crate) fn fail(reason: &str) -> ! {
     console::tell_failure(reason);
     nix::unistd::sync();

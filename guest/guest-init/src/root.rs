@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Container engines stack overlays of their own, and the kernel takes no overlay as the upper layer of
-//! another: where they keep their files is a folder of the disk itself. An image that brings files of
-//! its own there keeps seeing those, and has its folder in the overlay.
+//! another. So their files are in a folder of the disk itself. An image that has files of
+//! its own there keeps them, and that folder stays in the overlay.
 //!
 //! `/lower` and `/disk` stay mounted below the old root, where no path leads any more.
 
@@ -49,7 +49,7 @@ const LAYERS: [Mount; 2] = [
         what: WRITABLE,
         target: "/disk",
         kind: "ext4",
-        // Layers of containers may have devices.
+        // Container layers may contain device nodes.
         flags: MsFlags::MS_NOATIME,
         // Its inode tables are holes, which are zeros already: to write them, as the kernel else does
         // for minutes, would only fill the host's disk.
@@ -120,7 +120,7 @@ fn put_on_disk(folder: &str) -> Result<()> {
 pub(crate) fn switch() -> Result<()> {
     let failed = |operation| move |source| Error::SwitchRoot { operation, source };
     let old = statfs("/").map_err(failed("examine the initramfs"))?.filesystem_type();
-    // All of it is about to be deleted, so it had better be that.
+    // All files of it are about to be deleted, so check that it is the initramfs.
     if old != TMPFS_MAGIC && old != RAMFS_MAGIC {
         return Err(Error::NoInitramfs);
     }
@@ -135,12 +135,12 @@ pub(crate) fn switch() -> Result<()> {
     move_mount(Path::new("."), Path::new("/")).map_err(failed("move the new root"))?;
     nix::unistd::chroot(".").map_err(failed("change the root"))?;
     nix::unistd::chdir("/").map_err(failed("enter the root"))?;
-    // As systemd does: containers see what is mounted later in folders that they share.
+    // Shared propagation, as systemd sets it: containers see later mounts in shared folders.
     let (none, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED);
     nix::mount::mount(none, "/", none, flags, none).map_err(failed("share mounts"))
 }
 
-/// Writes everything to the disk, and allows no more.
+/// Syncs the disk and remounts it read-only.
 pub(crate) fn seal(disk: &Disk) {
     nix::unistd::sync();
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
@@ -148,7 +148,7 @@ pub(crate) fn seal(disk: &Disk) {
     for path in [Path::new("/"), &disk] {
         let none = None::<&str>;
         if let Err(errno) = nix::mount::mount(none, path, none, flags, none) {
-            // What was synced is safe; the journal takes care of the rest.
+            // Synced data is safe; the journal recovers the rest.
             log::debug!("stays writable; path={} error={errno}", path.display());
         }
     }
@@ -158,7 +158,7 @@ fn move_mount(from: &Path, to: &Path) -> nix::Result<()> {
     nix::mount::mount(Some(from), to, None::<&str>, MsFlags::MS_MOVE, None::<&str>)
 }
 
-/// Deletes what is in the folder, to give its memory back; other file systems are left alone.
+/// Deletes the folder's content to free its memory; does not enter other file systems.
 fn empty(folder: &Path) {
     let emptied = fs::metadata(folder).and_then(|top| empty_of(folder, top.dev()));
     if let Err(error) = emptied {
@@ -175,7 +175,7 @@ fn empty_of(folder: &Path, device: u64) -> io::Result<()> {
         }
         if metadata.is_dir() {
             empty_of(&path, device)?;
-            // Folders that something is mounted in or on stay.
+            // Mount points and their parents stay.
             let _ = fs::remove_dir(&path);
         } else {
             fs::remove_file(&path)?;

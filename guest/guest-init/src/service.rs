@@ -1,4 +1,4 @@
-//! The vsock service: dials the host and serves it, for as long as it runs.
+//! The vsock service: dials the host and serves its requests.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -20,10 +20,10 @@ use crate::console;
 /// The service's name, as argument 0 and of its cgroup.
 pub(crate) const NAME: &str = "vsock-service";
 
-/// It ended because the host wants the machine turned off.
+/// Exit status: the host asked for power off.
 pub(crate) const EXIT_SHUTDOWN: u8 = 10;
 
-/// It ended because the host does not want this guest; it has said why.
+/// Exit status: the host rejected this guest; the service has logged the reason.
 pub(crate) const EXIT_REJECTED: u8 = 11;
 
 /// Where cgroup v2 is.
@@ -62,7 +62,7 @@ pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
                     }
                     Ok(End::Disconnected { was_welcome }) => {
                         log::debug!("the host hung up; was_welcome={was_welcome}");
-                        // As after a restore from a snapshot: it is there, so dial at once.
+                        // The host is present, as after a snapshot restore: dial at once.
                         if was_welcome {
                             pause = Pause::default();
                         }
@@ -97,7 +97,7 @@ fn dial() -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Asks the kernel to take others when memory runs out, and to show the service by its name.
+/// Exempts the service from the OOM killer, and sets its process name.
 fn stay_alive() {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         log::warn!("may be killed when memory runs out; error={error}");
@@ -136,7 +136,7 @@ impl Pause {
         let pause = self.take();
         if !pause.is_zero() {
             let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
-            // There is no event to wait for: a vsock has none for a host that begins to listen.
+            // Poll: a vsock has no event for a host that begins to listen.
             match poll(&mut [], timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => log::warn!("cannot wait; error={errno}"),

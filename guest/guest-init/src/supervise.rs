@@ -1,4 +1,4 @@
-//! Looking after the service, and after processes that nobody else looks after.
+//! The supervisor: restarts the service, and reaps orphaned processes.
 //!
 //! ```text
 //!   7 start ──▶ 8 reap ──▶ the service ended
@@ -24,16 +24,16 @@ use crate::service::{self, EXIT_REJECTED, EXIT_SHUTDOWN};
 use crate::sys::{self, Zombie};
 use crate::{Error, Result, console, power};
 
-/// A service that lives longer did not die of its start.
+/// A service that lived longer did not fail at start.
 const QUICK: Duration = Duration::from_secs(10);
 
-/// So many quick deaths in a row are too many.
+/// The limit of quick failures in a row.
 const TOO_MANY: u32 = 5;
 
 /// The wait before the second start in a row; it doubles from there.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// How many files a command may open, and how many if it raises that limit.
+/// The soft and hard limits of open files of a command.
 const FILES_SOFT: u64 = 1 << 16;
 const FILES_HARD: u64 = 1 << 20;
 
@@ -70,8 +70,8 @@ pub(crate) fn supervise(disk: &Disk) -> ! {
     }
 }
 
-/// Where one service keeps the link's secret for the next. It has no name, and only root's
-/// processes may look at the descriptors of one that has it.
+/// A memory file in which one service keeps the link's secret for the next. It has no name, and
+/// only root may inspect the descriptors of a process that holds it.
 fn secret_memory() -> Option<OwnedFd> {
     match memfd_create(c"link-secret", MFdFlags::MFD_CLOEXEC) {
         Ok(memory) => Some(memory),
@@ -89,7 +89,7 @@ fn start(previous_failure: Option<&str>, secret: Option<&OwnedFd>) -> process::R
         Some(cgroup) => cgroup,
         None => Cgroup::create(parent, service::NAME)?,
     };
-    // This very program, though its file is deleted.
+    // The running program, whose file is deleted.
     let mut command = Command::new("/proc/self/exe")
         .shown_as(service::NAME)
         .args(previous_failure)
@@ -108,7 +108,7 @@ fn console() -> Option<OwnedFd> {
     io::stderr().as_fd().try_clone_to_owned().ok()
 }
 
-/// Ends the commands of a service that died: nobody would know of them.
+/// Kills the commands of a service that died: its successor does not know them.
 fn end_commands() {
     let ended = match Cgroup::open(Path::new(service::CGROUPS), service::COMMANDS) {
         Ok(Some(commands)) => commands.destroy(Instant::now() + Duration::from_secs(1)),
@@ -120,7 +120,7 @@ fn end_commands() {
     }
 }
 
-/// All processes that have no other parent.
+/// All child processes, which include adopted orphans.
 #[derive(Debug)]
 pub(crate) struct Children {
     signals: SignalFd,
@@ -129,14 +129,14 @@ pub(crate) struct Children {
 /// How a service ended.
 #[derive(Debug)]
 enum Ended {
-    /// The machine is to be turned off.
+    /// The machine must power off.
     Off,
-    /// It should not have, and this is how.
+    /// It failed, with this description.
     Died(String),
 }
 
 impl Children {
-    /// From now on ends of processes are noticed.
+    /// Starts to receive SIGCHLD and SIGTERM.
     fn watch() -> Result<Self> {
         let failed = |source| Error::WatchSignals { source };
         let mut signals = SigSet::empty();
@@ -168,7 +168,7 @@ impl Children {
         }
     }
 
-    /// Reaps until then; whether SIGTERM came.
+    /// Reaps until the deadline; returns whether SIGTERM came.
     fn wait_until(&self, deadline: Instant) -> bool {
         while Instant::now() < deadline {
             if self.sleep(Some(deadline)) {
@@ -233,14 +233,14 @@ fn reap(pid: u32) {
     }
 }
 
-/// How often services died in a row.
+/// Counts quick failures in a row.
 #[derive(Debug, Default)]
 struct Deaths {
     quick: u32,
 }
 
 impl Deaths {
-    /// How long to wait before one that lived so long is replaced; `None` if it is no use.
+    /// The wait before a restart after a service that lived for `lived`; `None` to give up.
     fn next(&mut self, lived: Duration) -> Option<Duration> {
         if lived >= QUICK {
             self.quick = 0;

@@ -36,7 +36,7 @@ impl Devices {
         Ok(())
     }
 
-    /// Sends all that no other route takes to a gateway.
+    /// Adds a default route to a gateway.
     pub(crate) fn route_by(&self, gateway: Ipv4Addr) -> io::Result<()> {
         // SAFETY: an rtentry is integers, addresses and a null pointer, for which zero is a value.
         let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
@@ -84,13 +84,13 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
 pub(crate) enum Zombie {
     /// Its process id. It is still a zombie.
     Is(u32),
-    /// All children that there are run.
+    /// All children are running.
     None,
     /// There are no children.
     NoChildren,
 }
 
-/// Looks for a child that has ended, and leaves it as it is.
+/// Looks for a child that has ended, without reaping it.
 pub(crate) fn find_zombie() -> io::Result<Zombie> {
     // SAFETY: a siginfo is integers, for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -107,7 +107,7 @@ pub(crate) fn find_zombie() -> io::Result<Zombie> {
     }
 }
 
-/// Ends a zombie.
+/// Reaps a zombie.
 pub(crate) fn reap(pid: u32) -> io::Result<()> {
     // SAFETY: a null status is not written to.
     check(unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::WNOHANG) })?;

@@ -6,9 +6,9 @@ use std::path::Path;
 const FOLDER: &str = "/proc/sys";
 
 const PARAMETERS: [(&str, &str); 5] = [
-    // Everybody may listen on port 80: the machine is one user's.
+    // Any user may listen on port 80: the machine has one user.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
-    // Everybody may ping, without a program that is setuid.
+    // Any user may ping, without a setuid program.
     ("net/ipv4/ping_group_range", "0 2147483647"),
     // Editors, bundlers and test runners watch whole repositories.
     ("fs/inotify/max_user_watches", "524288"),
@@ -17,7 +17,7 @@ const PARAMETERS: [(&str, &str); 5] = [
     ("vm/max_map_count", "262144"),
 ];
 
-/// Sets all of them. A kernel that lacks one boots all the same.
+/// Sets all parameters. A kernel that lacks one boots, too.
 pub(crate) fn set_all() {
     for (name, value) in PARAMETERS {
         if let Err(error) = fs::write(Path::new(FOLDER).join(name), value) {
