@@ -7,7 +7,7 @@ use process::Cgroup;
 
 use crate::soon;
 
-/// Made when it is first used, and removed when this is dropped.
+/// Created on first use, and removed on drop.
 pub struct Cgroups {
     name: String,
     path: PathBuf,
@@ -29,7 +29,7 @@ impl Cgroups {
         Self { name, path }
     }
 
-    /// Where it is.
+    /// The path of the cgroup.
     pub fn path(&self) -> &Path {
         &self.path
     }

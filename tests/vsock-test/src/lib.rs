@@ -1,7 +1,7 @@
 //! The real host end against the real guest end, over Unix sockets: what the tests share.
 //!
-//! A [`Pair`] is both ends in one process, a [`Lifeline`] tells whether a command still lives, a
-//! [`Cgroups`] is where its cgroup is. Nothing here sleeps, and nothing waits longer than
+//! A [`Pair`] is both ends in one process. A [`Lifeline`] reports whether a command still lives. A
+//! [`Cgroups`] is the parent of its cgroup. No function here sleeps, or waits longer than
 //! [`soon`].
 
 #![allow(clippy::unwrap_used, reason = "a fixture that fails fails its test")]

@@ -1,4 +1,4 @@
-//! Whether a process that is not our child lives.
+//! Detects whether a process that is not our child lives.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
@@ -27,7 +27,7 @@ impl Default for Lifeline {
 }
 
 impl Lifeline {
-    /// Held by nobody yet.
+    /// A lifeline without holders.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lifeline");
@@ -37,17 +37,17 @@ impl Lifeline {
         Self { path, end, _folder: folder }
     }
 
-    /// What to open for writing.
+    /// The path that processes open for writing.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether nobody who once held it lives, now.
+    /// Whether all former holders have ended.
     pub fn is_cut(&self) -> bool {
         self.is_cut_by(Instant::now())
     }
 
-    /// The same, once that is so.
+    /// Waits until all former holders have ended.
     pub fn is_cut_soon(&self) -> bool {
         self.is_cut_by(soon())
     }

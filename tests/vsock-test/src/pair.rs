@@ -30,7 +30,7 @@ pub struct Tap {
 }
 
 /// How a guest end without rights over its machine is configured. It knows no accounts: so its
-/// commands run as whoever runs the tests, and start in `/`, which everybody may.
+/// commands run as the user of the tests, and start in `/`, which every user may enter.
 pub fn config() -> Config {
     Config {
         boot_id: BootId([7; 16]),

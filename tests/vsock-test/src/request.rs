@@ -1,4 +1,4 @@
-//! What tests ask of a guest, in few words.
+//! Short forms of the requests that tests make.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What breaks, on either end and between them, and what goes on afterwards.
+//! Faults on either end and between them, and recovery.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -26,7 +26,7 @@ const GARBAGE: [u8; 7] = [3, 0, 0, 0, 0xff, 0xff, 0xff];
 /// A frame of 100 bytes without the last 98.
 const HALF: [u8; 6] = [100, 0, 0, 0, 1, 2];
 
-/// Why a command's execution ends without an exit.
+/// The reason that a command's execution ends without an exit.
 fn loss(execution: &vsock_host::Execution) -> Arc<Loss> {
     match execution.wait(Some(soon())) {
         Err(Error::Lost { source, .. }) => source,
@@ -103,7 +103,7 @@ fn an_oversize_frame_from_a_host_ends_its_connection_before_it_comes() {
     assert!(matches!(pair.end(), Err(vsock_guest::Error::Protocol { .. })));
 }
 
-/// Passes one frame on, after `change` has had its way with it.
+/// Forwards one frame after `change` has modified it.
 fn pass(mut from: &UnixStream, mut to: &UnixStream, change: impl FnOnce(&mut [u8])) {
     let mut header = [0; 4];
     from.read_exact(&mut header).unwrap();
@@ -130,7 +130,7 @@ fn both_ends_are_told_of_another_version() {
     assert_eq!(serving.join().unwrap().unwrap(), End::Rejected(source.to_string()));
 }
 
-/// A guest as it is in a VM: it dials again when its connection ends, until nobody listens.
+/// A guest as in a VM: it reconnects when its connection ends, until the listener is gone.
 fn dial_again_and_again(path: PathBuf) -> JoinHandle<()> {
     let dial = move || {
         let mut service = Service::new(config());
@@ -158,7 +158,7 @@ fn a_guest_that_dials_again_is_a_new_one_and_the_old_ones_calls_end() {
     dialling.join().unwrap();
 }
 
-/// As after a restore: the guest has dialled again, and the old connection lies there silent.
+/// As after a restore: the guest has reconnected, and the old connection is silent.
 #[test]
 fn a_newer_connection_takes_the_place_of_one_that_still_seems_to_live() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());

@@ -1,4 +1,4 @@
-//! What output that is taken slowly costs both ends. Alone in its process, whose memory it measures.
+//! Memory that slowly read output costs both ends. The only test of its process, which it measures.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Output: much of it, from many, and taken slowly.
+//! Output: large, from many commands, and read slowly.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -11,10 +11,10 @@ use vsock_host::{Event, Guest, Reactor};
 use vsock_proto::{Exec, Stream, StreamTotal, WINDOW};
 use vsock_test::{Pair, argv, code, run, shell, soon};
 
-/// What a pipe holds.
+/// The capacity of a pipe.
 const PIPE: u64 = 64 << 10;
 
-/// How much a process has written.
+/// The number of bytes that a process has written.
 fn written(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
     let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();

@@ -1,4 +1,4 @@
-//! Connections to ports in the guest, and what is told about them.
+//! Connections to ports in the guest, and reports of listeners.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -76,7 +76,7 @@ fn a_reader_that_takes_nothing_holds_nothing_else_up() {
     assert_eq!(byte, *b"x");
 }
 
-/// A connection of TCP, as the client and the host have it.
+/// Both ends of a TCP connection: the client's and the host's.
 fn connection() -> (TcpStream, TcpStream) {
     let (listener, port) = listener();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
