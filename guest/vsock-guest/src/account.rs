@@ -1,4 +1,4 @@
-//! Who runs a command: users and groups as `/etc/passwd` and `/etc/group` have them.
+//! The user of a command: lookups in `/etc/passwd` and `/etc/group`.
 //!
 //! Parsed here rather than by libc, whose lookups load plug-ins of the image and ask the network.
 
@@ -15,13 +15,13 @@ use vsock_proto::{Failure, User};
 
 use crate::failure::{failed, refused};
 
-/// A file of accounts that is longer is not believed to be one.
+/// The size limit of an accounts file.
 const LIMIT: u64 = 4 << 20;
 
-/// The id that nobody can have.
+/// The invalid id, -1.
 const NOBODY: u32 = u32::MAX;
 
-/// What a command gets from its user.
+/// The user's properties that a command gets.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) name: OsString,
@@ -98,7 +98,7 @@ fn group_id(root: &Path, group: &str) -> Result<u32, Failure> {
     named.or_else(|| number(group.as_bytes())).ok_or_else(|| refused(Errno::EINVAL, message()))
 }
 
-/// Name and home of a user id, as good as they are known.
+/// Name and home of a user id, as far as known.
 fn describe(root: &Path, uid: u32) -> (OsString, PathBuf) {
     let passwd = load(&root.join("etc/passwd")).unwrap_or_default();
     let record = records(&passwd).find(|record| record.uid == uid);
@@ -114,7 +114,7 @@ fn path_of(home: &[u8]) -> PathBuf {
 
 fn load(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    // Non-blocking, lest somebody put a FIFO there.
+    // Non-blocking, since the path may be a FIFO.
     let read = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)

@@ -1,4 +1,4 @@
-//! The certificate authorities that this machine is told to trust, in the system's store: that of the
+//! The certificate authorities that the host installs in the system's store: that of the
 //! host's proxy, and those that the host's administrator added.
 //!
 //! ```text
@@ -31,7 +31,7 @@ use crate::failure::{failed, refused};
 use crate::write::{replace, replace_by_link};
 
 const FOLDER: &str = "/usr/local/share/ca-certificates";
-/// What our files in it begin with.
+/// The prefix of our files in it.
 const PREFIX: &str = "sandbox-runner";
 const PROXY: &str = "/usr/local/share/ca-certificates/sandbox-runner.crt";
 const ALL: &str = "/usr/local/share/ca-certificates/sandbox-runner.pem";
@@ -133,13 +133,13 @@ fn link_by_hash(root: &Path, name: &str, pem: &str) -> Result<(), Failure> {
     free.map_or(Ok(()), |link| replace_by_link(&link, OsStr::new(&target(name))))
 }
 
-/// The names that a certificate of that hash may have: several have the same.
+/// The names that a certificate of that hash may have: hashes may collide.
 fn links(root: &Path, hash: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let (folder, hash) = (below(root, HASHED), hash.to_owned());
     (0..10).map(move |number| folder.join(format!("{hash}.{number}")))
 }
 
-/// Where a link leads: in the guest.
+/// The target of a link, as a path in the guest.
 fn target(name: &str) -> PathBuf {
     Path::new(FOLDER).join(name)
 }

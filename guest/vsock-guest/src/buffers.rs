@@ -1,17 +1,17 @@
-//! Buffers that go round between a transfer's thread and the loop.
+//! A buffer pool that a transfer's thread and the loop share.
 //!
 //! Fresh memory for each chunk costs more than the chunk: the kernel hands it out page by page.
 
 use std::sync::{Mutex, PoisonError};
 
-/// More than these are given back to the system.
+/// The limit of pooled buffers; further ones are freed.
 const KEPT: usize = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
-    /// A buffer of `length` bytes; what is in them does not matter.
+    /// A buffer of `length` bytes with arbitrary content.
     pub(crate) fn take(&self, length: usize) -> Vec<u8> {
         let mut buffer = self.kept().pop().unwrap_or_default();
         buffer.resize(length, 0);
@@ -26,7 +26,7 @@ impl Buffers {
         buffer
     }
 
-    /// Takes a buffer back that nobody needs any more.
+    /// Returns an unused buffer to the pool.
     pub(crate) fn give(&self, buffer: Vec<u8>) {
         let mut kept = self.kept();
         if kept.len() < KEPT {

@@ -31,7 +31,7 @@ pub(crate) struct Command {
     descendants: Descendants,
 }
 
-/// What is done with the output of a command's descendants after its end.
+/// The handling of output of a command's descendants after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Descendants {
     /// It is dropped.
@@ -54,7 +54,7 @@ struct Ended {
 pub(crate) enum Outputs {
     /// Standard output and standard error.
     Pipes([Output; 2]),
-    /// All that is written to the terminal, and our side of it.
+    /// The terminal's output, and our side of the terminal.
     Terminal(Output, Rc<OwnedFd>),
 }
 
@@ -87,7 +87,7 @@ impl Command {
         self
     }
 
-    /// Takes note that it was started then, and may run so long.
+    /// Records its start and its time-out.
     pub(crate) fn started(mut self, started: Instant, timeout: Option<Timeout>) -> Self {
         self.started = started;
         // A time-out beyond the clock's end never comes.
@@ -159,8 +159,8 @@ impl Command {
         }
     }
 
-    /// Kills it with all its descendants; `outcome` is what to say of it. If it has ended already,
-    /// then its descendants are killed, and what it wrote and nobody reads is given up.
+    /// Kills it with all its descendants and reports `outcome`. If it has ended already,
+    /// then its descendants are killed, and its unread output is dropped.
     pub(crate) fn kill(&mut self, outcome: Outcome) {
         if self.ended.is_some() {
             self.give_up();
@@ -240,7 +240,7 @@ impl Command {
         self.ended.is_some()
     }
 
-    /// Whether its end has been told, and what its descendants write is read.
+    /// Whether its end is reported, and output of its descendants is still read.
     pub(crate) fn is_followed(&self) -> bool {
         self.descendants == Descendants::Followed
     }
@@ -272,7 +272,7 @@ impl Command {
         Some(Exit { outcome: ended.outcome.clone(), stdout, stderr, duration_us, oom_kills })
     }
 
-    /// What outlives it: of its pipes, those that may have writers.
+    /// Its pipes that may still have writers.
     pub(crate) fn into_parts(self) -> (Child, Option<Cgroup>, Vec<OwnedFd>) {
         let open = match self.outputs {
             Outputs::Pipes(both) => both.into_iter().filter_map(Output::into_open).collect(),

@@ -33,7 +33,7 @@ pub(crate) struct Connection {
     /// The addresses to try if this one refuses.
     others: VecDeque<SocketAddr>,
     is_open: bool,
-    /// What the socket does not take yet.
+    /// Bytes that the socket has not taken yet.
     queue: VecDeque<u8>,
     receive: ReceiveWindow,
     /// The host sends no more.
@@ -64,7 +64,7 @@ impl Connection {
         })
     }
 
-    /// The socket, and what it is waited for; none if it waits for the host.
+    /// The socket and the events to poll for; none if it waits for the host.
     pub(crate) fn wanted(&self, is_mute: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let mut flags = PollFlags::empty();
         let reads = self.is_open && !self.output_ended && self.send.available() > 0 && !is_mute;
@@ -92,13 +92,13 @@ impl Connection {
         self.input_ended = true;
     }
 
-    /// Breaks it off, so that the peer is told.
+    /// Resets it, so that the peer sees an error.
     pub(crate) fn cancel(self, id: RequestId, link: &mut Link) -> Result<()> {
         break_off(&self.socket);
         link.send(id, GuestBody::Failed(cancelled()))
     }
 
-    /// Goes on as far as possible; whether it is finished, and then the host has been told.
+    /// Makes progress without waiting; returns whether it is finished and reported to the host.
     pub(crate) fn go_on(
         &mut self,
         id: RequestId,
@@ -212,7 +212,7 @@ impl Connection {
     }
 }
 
-/// Where something may listen on a port: most on one of the first two.
+/// The addresses to try for a port, the likeliest first.
 fn addresses(port: u16) -> VecDeque<SocketAddr> {
     let mut all = VecDeque::from([
         SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
@@ -232,7 +232,7 @@ fn next_of(addresses: &mut VecDeque<SocketAddr>) -> nix::Result<TcpStream> {
     while let Some(address) = addresses.pop_front() {
         match begin(address) {
             Ok(socket) => return Ok(socket),
-            // A kernel without IPv6 is no reason.
+            // Ignore a kernel without IPv6.
             Err(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT) => {}
             Err(errno) => last = errno,
         }
@@ -258,7 +258,7 @@ fn refuse(port: u16, errno: Errno) -> Failure {
     refused(errno, format!("cannot reach port {port}: {}", text(errno)))
 }
 
-/// Makes closing it a reset.
+/// Makes closing it send a reset.
 fn break_off(socket: &TcpStream) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     if let Err(errno) = setsockopt(socket, sockopt::Linger, &at_once) {

@@ -1,36 +1,36 @@
-//! What ends a connection other than its end.
+//! Errors that end a connection.
 
 use std::io;
 
-/// See each variant. What goes wrong with one request is told to the host instead.
+/// An error that ends a connection. The host gets failures of single requests as answers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The connection could not be made non-blocking, or the loop's eventfd not be made.
     #[error("cannot prepare the connection")]
     Prepare {
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The loop could not sleep.
     #[error("cannot wait for events")]
     Wait {
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The host's bytes are not this protocol, or overrun a stream's credit.
     #[error("the host broke the protocol")]
     Protocol {
-        /// How.
+        /// The violation.
         #[from]
         source: vsock_proto::Error,
     },
-    /// A message that makes no sense where it came.
+    /// A message that the protocol does not allow in this state.
     #[error("the host sent {message} {when}")]
     Unexpected {
-        /// Which one.
+        /// The message's name.
         message: &'static str,
-        /// When that was.
+        /// The state.
         when: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! What the host asks of the guest's ports.
+//! Requests of the host for the guest's ports.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What a request may leave behind, and the cgroup that waits for the next one.
+//! Remains of requests, and the spare cgroup for the next command.
 //!
 //! None of this is urgent: the loop calls [`Garbage::collect`] when it has nothing else to do, so
 //! that neither making nor removing a cgroup is on a command's path.
@@ -47,7 +47,7 @@ impl Garbage {
         }
     }
 
-    /// Takes over what is left of a command that ended.
+    /// Takes over the remains of a command that ended.
     pub(crate) fn add_cgroup(&mut self, cgroup: Option<Cgroup>) {
         self.cgroups.extend(cgroup);
     }

@@ -1,7 +1,7 @@
 //! Standard input of a command.
 //!
 //! INVARIANT: holds at most the stream's window; credit is returned as the command takes the
-//! bytes. What a command does not want is dropped, so that nobody waits for it.
+//! bytes. Bytes that a command does not read are dropped, so that the host does not wait.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -62,7 +62,7 @@ impl Input {
         })
     }
 
-    /// Writes what it can; returns the credit to grant now.
+    /// Writes without waiting; returns the credit to grant now.
     pub(crate) fn write(&mut self) -> Option<u64> {
         let mut taken = 0;
         while let Some(sink) = &self.sink

@@ -26,7 +26,7 @@ use crate::terminal;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a command was not started.
+/// The reason that a command was not started.
 #[derive(Debug)]
 pub(crate) struct Unstarted {
     /// Whether its program is not there.

@@ -1,4 +1,4 @@
-//! The connection: what is to be sent, and when there is too much of it.
+//! The connection: its send buffer and the limits of that.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -20,11 +20,11 @@ const DEAF: usize = 16 * CHUNK;
 pub(crate) struct Link {
     socket: OwnedFd,
     out: Vec<u8>,
-    /// How much of `out` is sent.
+    /// The number of sent bytes in `out`.
     sent: usize,
 }
 
-/// What the other end has done.
+/// The state of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Present,
@@ -47,7 +47,7 @@ impl Link {
         Ok(vsock_proto::encode(&message, &mut self.out)?)
     }
 
-    /// Sends what it can without waiting.
+    /// Sends without waiting.
     pub(crate) fn flush(&mut self) -> Peer {
         while self.sent < self.out.len() {
             let unsent = &self.out[self.sent..];

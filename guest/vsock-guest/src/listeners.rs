@@ -1,6 +1,6 @@
-//! Which TCP ports have listeners, as the kernel tells in `/proc/net/tcp` and `tcp6`.
+//! TCP ports that have listeners, from `/proc/net/tcp` and `tcp6`.
 //!
-//! The kernel has no event for a port that is listened to, so whoever has to know looks again and again.
+//! The kernel has no event for a new listener, so the tables are polled.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -89,7 +89,7 @@ impl PortWatch {
         }
     }
 
-    /// What to tell, if it is time to look and there is news.
+    /// The changes to report, if a look is due and finds any.
     pub(crate) fn look(&mut self, now: Instant) -> Option<Listening> {
         if now < self.next {
             return None;

@@ -20,7 +20,7 @@ use crate::sys;
 pub(crate) struct Output {
     fd: Option<Rc<OwnedFd>>,
     window: SendWindow,
-    /// How much may be sent yet, by the stream's cap.
+    /// The bytes left under the stream's cap.
     allowed: Option<u64>,
     /// How much of what was in the pipe when the command ended is to be read yet. Without it the
     /// pipe is read until all have closed it.

@@ -1,4 +1,4 @@
-//! What each message of the host does.
+//! Handlers of the host's messages.
 
 use std::sync::Arc;
 

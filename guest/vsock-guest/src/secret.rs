@@ -1,4 +1,4 @@
-//! The secret that shows the host that who dials is the service, and not another process of
+//! The secret that proves to the host that the peer is the service, and not another process of
 //! the guest. It comes with the host's welcome.
 
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vsock_proto::LinkSecret;
 
-/// The secret, and where it is kept for the service after this one.
+/// The secret, and the file that keeps it for the next service.
 #[derive(Debug)]
 pub(crate) struct Secret {
     current: Option<LinkSecret>,
@@ -15,7 +15,7 @@ pub(crate) struct Secret {
 }
 
 impl Secret {
-    /// What the service before this one has left in `file`, if it left anything.
+    /// Reads the secret that the previous service left in `file`, if any.
     pub(crate) fn kept_in(file: Option<Arc<File>>) -> Self {
         let mut bytes = [0; 32];
         let read = file.as_ref().map(|file| file.read_exact_at(&mut bytes, 0));
@@ -26,7 +26,7 @@ impl Secret {
         self.current
     }
 
-    /// Takes a welcome's.
+    /// Stores the secret of a welcome.
     pub(crate) fn keep(&mut self, secret: LinkSecret) {
         self.current = Some(secret);
         if let Some(file) = &self.file

@@ -73,7 +73,7 @@ pub(crate) struct Server<'a> {
     turn: usize,
 }
 
-/// What a descriptor that the loop waits for is.
+/// The owner of a descriptor that the loop polls.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     Link,
@@ -166,7 +166,7 @@ impl<'a> Server<'a> {
             }
             for (stream, output) in command.outputs().filter(|_| !is_mute) {
                 match output.wanted() {
-                    // Only a read can tell that nothing is left: somebody may hold it open.
+                    // Only a read shows that the pipe is empty: another process may hold it open.
                     Some(_) if command.has_ended() && !command.is_followed() => {
                         last_words.push(Source::Output(*id, stream))
                     }
@@ -328,7 +328,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Passes on what the transfers have, each as much as it may, in turns another one first.
+    /// Sends the transfers' events within their credit; each turn starts with another transfer.
     fn pump(&mut self) -> Result<()> {
         if self.is_silent || self.transfers.is_empty() {
             return Ok(());
@@ -356,7 +356,7 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// Ends all that the connection started: first all are told, then waited for.
+    /// Ends all commands and transfers of the connection: signals all, then waits for them.
     fn stop(&mut self) {
         for command in self.commands.values_mut() {
             command.kill(Outcome::Cancelled);

@@ -1,4 +1,4 @@
-//! What lives longer than a connection.
+//! State that outlives a connection.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use crate::secret::Secret;
 use crate::survivor::Survivors;
 use crate::sys;
 
-/// What a service needs to know of its machine.
+/// The configuration of a service.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// This boot's id.
     pub boot_id: BootId,
-    /// Why the service before this one ended, if there was one.
+    /// The reason that the previous service ended, if there was one.
     pub previous_failure: Option<String>,
     /// The cgroup below which each command gets one of its own. Without it only a command's
     /// process group is killed.
@@ -26,7 +26,7 @@ pub struct Config {
     pub root: PathBuf,
     /// Whether clock, entropy and host name of the running kernel are for the host to set.
     pub owns_kernel: bool,
-    /// Where the secret of the link is kept for the service after this one; nobody but root may
+    /// The file that keeps the secret of the link for the next service; only root may
     /// read it. Without it the secret lasts as long as the [`Service`].
     pub secret: Option<Arc<File>>,
 }

@@ -1,4 +1,4 @@
-//! The last moments of a guest that is to be turned off.
+//! Shutdown: ends commands and sends the last answer before power off.
 
 use std::os::fd::AsFd;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The state of the machine: what it tells, and what the host sets.
+//! The state of the machine: its report to the host, and the settings from the host.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ const HOSTNAME: usize = 64;
 /// The address that stands for the host's own name, as on every Debian.
 const OWN_ADDRESS: &str = "127.0.1.1";
 
-/// What a guest says once it is welcome.
+/// The guest's message after a welcome.
 pub(crate) fn describe() -> Ready {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME)

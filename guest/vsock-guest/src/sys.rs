@@ -13,7 +13,7 @@ pub(crate) fn terminal_peer(master: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     // SAFETY: TIOCGPTPEER takes an integer and touches no memory.
     let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, flags) };
     Errno::result(fd)?;
-    // SAFETY: the ioctl returned a new descriptor, nobody else has it.
+    // SAFETY: the ioctl returned a new descriptor, which has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

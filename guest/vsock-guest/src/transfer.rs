@@ -33,18 +33,18 @@ use crate::link::Link;
 /// How many events may wait for the loop: enough to read ahead while it sends.
 const EVENTS: usize = 4;
 
-/// What the host sends for a request.
+/// A part of a request that the host sends.
 pub(crate) enum Part {
     Entry(Entry),
     Data(Vec<u8>),
     End,
 }
 
-/// What the thread tells the loop.
+/// An event from the thread for the loop.
 pub(crate) enum Event {
     Entry(Entry),
     Data(Vec<u8>),
-    /// So much of the stream's credit may be given back.
+    /// Credit of the stream to give back.
     Consumed(u64),
     Finished(std::result::Result<(), Failure>),
 }
@@ -157,7 +157,7 @@ impl Transfer {
             .name(format!("file-{}", id.0 % 10_000_000_000))
             .spawn(move || {
                 let result = job(&port);
-                // Fails if the connection is gone, and then nobody asks.
+                // Fails if the connection is gone, and then the result has no reader.
                 let _ = port.tell(Event::Finished(result));
             })
             .map_err(|error| no_thread(crate::account::errno(&error)))?;

@@ -1,4 +1,4 @@
-//! Where the entries of a tree go.
+//! Resolves the destinations of a tree's entries.
 //!
 //! The tree's top may be reached through links, as the host names it. Below it no link is
 //! followed, so that what is written stays in the tree whatever is in it already.
@@ -26,7 +26,7 @@ const FOLDER: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_C
 pub(crate) struct Place {
     pub(crate) parent: Rc<OwnedFd>,
     pub(crate) name: OsString,
-    /// The whole path, for what is said of it.
+    /// The whole path, for messages.
     pub(crate) path: PathBuf,
 }
 
@@ -76,7 +76,7 @@ impl Tree {
         self.keeps_existing
     }
 
-    /// Who owns what is made in a folder and has no owner of its own.
+    /// The default owner of entries created in a folder.
     pub(crate) fn owner_in(
         &self,
         folder: impl AsFd,

@@ -1,10 +1,10 @@
-//! What Java trusts: a key store of its own, with all that is in the system's bundle.
+//! Java's key store, filled with all certificates of the system's bundle.
 //!
 //! ```text
 //!  magic, version 2, count     (certificate: 2, alias, date, "X.509", length, DER) …     SHA-1
 //! ```
 //!
-//! The digest at the end begins with the password that everybody knows, as `keytool` wants it.
+//! The digest at the end starts with the well-known default password, as `keytool` expects.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ const TRUSTED: u32 = 2;
 const PASSWORD: &str = "changeit";
 const SALT: &[u8] = b"Mighty Aphrodite";
 
-/// Has Java, where it is, trust the bundle.
+/// Writes the bundle into each Java key store.
 pub(super) fn trust(root: &Path, bundle: &[u8]) -> Result<(), Failure> {
     let stores = stores(root);
     if stores.is_empty() {

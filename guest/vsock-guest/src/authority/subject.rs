@@ -111,13 +111,13 @@ fn append(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.extend(content);
 }
 
-/// An element of that tag: content, and what is behind it.
+/// An element of that tag: its content and the rest.
 fn expect(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, content, rest) = element(der)?;
     (found == tag).then_some((content, rest))
 }
 
-/// The first element: tag, content, and what is behind it.
+/// The first element: its tag, its content and the rest.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, mut rest) = rest.split_first()?;
@@ -189,7 +189,7 @@ DA==
         hash(&certificates(pem)[0])
     }
 
-    // What `openssl x509 -noout -subject_hash` prints.
+    // As printed by `openssl x509 -noout -subject_hash`.
     #[test]
     fn hash_is_that_of_openssl_whatever_the_encoding_of_the_name() {
         assert_eq!(hash_of(UTF8_NAME).unwrap(), "789bffef");
