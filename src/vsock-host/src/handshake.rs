@@ -1,7 +1,7 @@
 //! The handshake: turns a new connection into a guest that is ready.
 //!
 //! ```text
-//!   accepted, adopted ─▶ Hello ─ Welcome ─▶ Ready ─▶ a Link, and a Guest for whoever waits
+//!   accepted, adopted ─▶ Hello ─ Welcome ─▶ Ready ─▶ a Link, and a Guest for its caller
 //!                          ├─ other version: Reject
 //!                          └─ without the secret, once the VM's service has it: closed
 //! ```
@@ -106,7 +106,7 @@ impl Engine {
         }
     }
 
-    /// Whether what says hello may be the guest's service; where nobody dials, the caller knows.
+    /// Whether the peer may be the guest's service. An adopted connection is the caller's choice.
     fn admits(&self, handshake: &Handshake, shown: Option<LinkSecret>) -> bool {
         let listening = handshake.listening(&self.listeners);
         listening.is_none_or(|listening| listening.admits(shown))
@@ -142,7 +142,7 @@ impl Engine {
     /// Rejects a connection.
     fn refuse(&mut self, handshake: Handshake, error: Error) {
         if let Error::Hello { source: source @ vsock_proto::Error::Version { .. } } = &error {
-            // If it does not arrive, then the guest learns it from its next attempt.
+            // If it is lost, then the guest gets it at its next attempt.
             let _ = handshake.send(HostBody::Reject(source.to_string()));
         }
         handshake.registration.forget(&*handshake.socket);
@@ -155,7 +155,7 @@ impl Engine {
                 listening.delivery.awaits(Phase::Dial);
                 let is_version =
                     matches!(error, Error::Hello { source: vsock_proto::Error::Version { .. } });
-                // Later any process of the guest may claim a version.
+                // After that, any process of the guest may claim a version.
                 if is_version && listening.is_unclaimed() {
                     listening.delivery.put(Err(error));
                 } else {
