@@ -95,7 +95,7 @@ impl Output {
                 self.rest = self.rest.map(|_| 0);
                 &[]
             }
-            // EIO: nobody has the terminal open.
+            // EIO: no process has the terminal open.
             Err(_) => {
                 self.fd = None;
                 &[]

@@ -231,7 +231,7 @@ fn hole(length: u64) -> Entry {
     Entry { path: ByteBuf::new(), kind, mode: 0, owner: None, modified: None }
 }
 
-/// Opens without waiting, and without becoming a terminal's owner, whatever it turns out to be.
+/// Opens without waiting, and without acquiring a controlling terminal, for any file type.
 fn open(at: impl AsFd, path: impl AsRef<Path>, flags: OFlag) -> nix::Result<OwnedFd> {
     let always = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     openat(at, path.as_ref(), always | flags, Mode::empty())

@@ -89,7 +89,7 @@ impl Tree {
         Ok(Some(Owner { uid: stat.st_uid, gid: stat.st_gid }))
     }
 
-    /// Where the entry with this path goes. As the top it is no folder.
+    /// The place of the entry with this path. As the top it is no folder.
     pub(crate) fn place(&mut self, path: &[u8]) -> Result<Place, Failure> {
         if path.is_empty() && self.is_named_folder {
             let errno = stat(&self.path).err().unwrap_or(Errno::ENOTDIR);
@@ -118,7 +118,7 @@ impl Tree {
         })
     }
 
-    /// Makes a folder. One that is there stays as it is, unless the entry itself says whose it is.
+    /// Creates a folder. An existing one stays unchanged, unless the entry has an owner.
     pub(crate) fn make_folder(&mut self, entry: &Entry) -> Result<(), Failure> {
         if entry.path.is_empty() && self.path.is_dir() {
             return Ok(());
@@ -148,7 +148,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Sets what had to wait until all is written.
+    /// Sets the times of folders after all entries are written.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         for (relative, modified) in std::mem::take(&mut self.times) {
             let folder = self.open_below(&relative)?;
@@ -233,7 +233,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes one missing folder, which somebody else may be making too.
+    /// Creates one missing folder; another process may create it at the same time.
     fn make_parent(&self, parent: impl AsFd, name: &OsStr, path: &Path) -> Result<(), Failure> {
         match mkdirat(&parent, name, Mode::from_bits_retain(0o755)) {
             Err(Errno::EEXIST) => return Ok(()),
@@ -257,7 +257,7 @@ fn open_beneath(top: impl AsFd, path: &Path) -> nix::Result<OwnedFd> {
     openat2(top, path, how)
 }
 
-/// A path of an entry: nothing in it may lead out of the tree.
+/// Validates an entry's path: it must not lead out of the tree.
 fn relative(bytes: &[u8]) -> Result<&Path, Failure> {
     let path = Path::new(OsStr::from_bytes(bytes));
     let is_plain = path.components().all(|component| matches!(component, Component::Normal(_)));

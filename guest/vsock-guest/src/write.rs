@@ -1,6 +1,6 @@
 //! Writing a tree of files that the host sends.
 //!
-//! 1. Each file is written to `.NAME.RANDOM.partial` beside its target, readable by nobody else.
+//! 1. Each file is written to `.NAME.RANDOM.partial` beside its target, private to the service.
 //! 2. Once its bytes are complete it gets its owner, mode and time, and its name.
 //!
 //! A device, FIFO or socket is never replaced.
@@ -64,7 +64,7 @@ pub(crate) fn write(port: &Port, request: Write) -> Result<(), Failure> {
     }
 }
 
-/// Makes what `entry` says; a file is left open for its bytes.
+/// Creates the entry; a file stays open for its bytes.
 fn make(tree: &mut Tree, entry: &Entry) -> Result<Option<Partial>, Failure> {
     match &entry.kind {
         EntryKind::Directory => {
@@ -103,7 +103,7 @@ fn make(tree: &mut Tree, entry: &Entry) -> Result<Option<Partial>, Failure> {
     }
 }
 
-/// The regular file that has a place's name; an error if it is something that is not replaced.
+/// The regular file at a place; an error for a type that is never replaced.
 fn existing(place: &Place) -> Result<Option<FileStat>, Failure> {
     let Place { parent, name, path } = place;
     let stat = match fstatat(parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -125,7 +125,7 @@ fn stray(what: &str) -> Failure {
     refused(Errno::EPROTO, format!("{what} came that belongs to no file"))
 }
 
-/// What the entry of a hole costs of its stream's credit.
+/// The cost of a hole's entry in its stream's credit.
 fn hole_cost(path: ByteBuf, length: u64) -> u64 {
     let kind = EntryKind::Hole { length };
     Entry { path, kind, mode: 0, owner: None, modified: None }.cost()
@@ -166,7 +166,7 @@ impl Partial {
         })
     }
 
-    /// Leaves a hole.
+    /// Writes a hole.
     fn skip(&mut self, length: u64) -> Result<(), Failure> {
         let length = i64::try_from(length).map_err(|_| Errno::EFBIG);
         length
@@ -188,7 +188,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Makes it the file that it was to be. If that fails it goes like one that is not complete.
+    /// Renames it to its target. On failure it is removed like an incomplete file.
     fn publish(mut self) -> Result<(), Failure> {
         if self.ends_in_hole {
             lseek64(&self.file, 0, Whence::SeekCur)
@@ -219,7 +219,7 @@ fn remove(place: &Place, name: &OsStr) {
     }
 }
 
-/// Sets owner, mode and time of what was made, in the order in which they do not undo each other.
+/// Sets owner, mode and time, in an order in which none resets another.
 pub(crate) fn finish(
     fd: &impl AsFd,
     mode: u32,
@@ -240,7 +240,7 @@ pub(crate) fn finish(
     Ok(())
 }
 
-/// Makes a symbolic link, or replaces what is there by it.
+/// Creates a symbolic link, in place of an existing entry.
 fn make_link(
     place: &Place,
     target: &OsStr,
@@ -270,7 +270,7 @@ fn make_link(
     made
 }
 
-/// Gives a file of the tree another name, in place of what has it.
+/// Creates a hard link to a file of the tree, in place of an existing entry.
 fn make_hard_link(first: &Place, place: &Place) -> Result<(), Failure> {
     let temporary = partial_name(&place.name);
     let Place { parent, name, path } = place;
@@ -289,7 +289,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
     partial.publish()
 }
 
-/// Replaces what is at `path` by a symbolic link.
+/// Replaces the entry at `path` by a symbolic link.
 pub(crate) fn replace_by_link(path: &Path, target: &OsStr) -> Result<(), Failure> {
     make_link(&place_of(path)?, target, None, None)
 }
@@ -303,7 +303,7 @@ fn place_of(path: &Path) -> Result<Place, Failure> {
     Ok(Place { parent: Rc::new(parent), name: name.to_owned(), path: path.to_owned() })
 }
 
-/// A name that nobody else uses. Random, since a crash may have left others.
+/// A unique name. It is random, since a crash may have left others.
 fn partial_name(name: &OsStr) -> OsString {
     let random = RandomState::new().build_hasher().finish();
     let name = name.as_bytes();
