@@ -15,7 +15,7 @@ impl Devices {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
         // SAFETY: socket takes integers and touches no memory.
         let fd = check(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
-        // SAFETY: the call returned a new descriptor, nobody else has it.
+        // SAFETY: the call returned a new descriptor, which has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
