@@ -65,7 +65,7 @@ impl Call {
     /// Waits for the next item, and the end when all are taken. Gives credit back.
     pub(crate) fn next(&self, deadline: &Deadline) -> Result<Result<Item, End>, Halt> {
         let next = self.wait(deadline, |state| match state.queue.pop() {
-            // A request that has ended needs no credit, and a quiesced guest may have to stay silent.
+            // A request that has ended needs no credit, and a quiesced guest must stay silent.
             Some((item, grant)) => Some(Ok((item, grant.filter(|_| state.end.is_none())))),
             None => state.end.clone().map(Err),
         })?;
