@@ -46,7 +46,7 @@ pub(crate) struct Relayed {
     answers: Answers,
     /// The credit that the client has for sending.
     input: SendWindow,
-    /// The answers that the guest may send.
+    /// The credit that the guest has for sending.
     stdout: SendWindow,
     stderr: SendWindow,
 }
