@@ -33,7 +33,7 @@ enum Kind {
     Write,
     Read,
     Connect,
-    Registration,
+    WatchPorts,
     Plain,
 }
 
@@ -45,7 +45,7 @@ impl Answers {
             HostBody::Write(_) => Kind::Write,
             HostBody::Read(_) => Kind::Read,
             HostBody::Connect(_) => Kind::Connect,
-            HostBody::WatchPorts(_) => Kind::Registration,
+            HostBody::WatchPorts(_) => Kind::WatchPorts,
             _ => Kind::Plain,
         };
         let may_end_early = matches!(request, HostBody::Exec(exec) if exec.follow_descendants);
@@ -85,7 +85,7 @@ impl Answers {
             (Kind::Connect, GuestBody::Done) => self.has_ended,
             (Kind::Connect, GuestBody::Failed(_)) => true,
             (
-                Kind::Registration,
+                Kind::WatchPorts,
                 GuestBody::Listening(_) | GuestBody::Done | GuestBody::Failed(_),
             ) => true,
             (Kind::Write | Kind::Read | Kind::Plain, GuestBody::Done | GuestBody::Failed(_)) => {
@@ -106,7 +106,7 @@ impl Answers {
             (Kind::Write, _) => "while a tree is written",
             (Kind::Read, _) => "while a tree is read",
             (Kind::Connect, _) => "about a connection to a port",
-            (Kind::Registration, _) => "while ports are watched",
+            (Kind::WatchPorts, _) => "while ports are watched",
             (Kind::Plain, _) => "as an answer to a simple request",
         }
     }
