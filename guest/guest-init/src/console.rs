@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use vsock_proto::BOOT_FAILURE_PREFIX;
 
-/// The kernel command-line option that sets the log level.
+/// The kernel command-line option that turns on debug logs.
 const DEBUG: &str = "sandbox.debug";
 
 struct Console;
