@@ -11,15 +11,14 @@
 mod cgroup;
 mod child;
 mod command;
-mod deadline;
 mod error;
 mod jail;
 mod spawn;
 mod sys;
 
+pub use base::deadline::poll_timeout;
 pub use cgroup::{Cgroup, MemoryEvents, mount_point};
 pub use child::{Child, Status};
 pub use command::{Command, Credentials, Network, Resource};
-pub use deadline::poll_timeout;
 pub use error::{Error, Result, Stage};
 pub use jail::Jail;
