@@ -1,15 +1,39 @@
-//! A request under way, from the caller's side. Dropped before its end, it is cancelled.
+//! The callers' side: the handles of the public interface, and the state that their requests share
+//! with the reactor. Callers reach the reactor by commands only.
+
+mod connection;
+mod execution;
+mod guest;
+mod handle;
+mod inbox;
+mod listener;
+mod port_request;
+mod ports;
+mod queue;
+mod remote;
+mod request;
+mod tree;
 
 use std::sync::Arc;
 
 use vsock_proto::{HostBody, RequestId};
 
-use crate::connection::Handle;
+pub(crate) use self::connection::{Connection, Identity, Route};
+pub use self::execution::{Event, Execution, Output};
+pub use self::guest::Guest;
+pub(crate) use self::handle::Handle;
+pub(crate) use self::inbox::Delivery;
+pub use self::listener::Listener;
+pub(crate) use self::port_request::{Destination, Failed, ForwardRequest, Opened, PortWatch};
+pub use self::ports::Ports;
+use self::queue::Item;
+pub(crate) use self::remote::{Command, Remote, WAKER};
+use self::request::{End, Request, State};
+pub use self::tree::{ReadTree, TreeItem, WriteTree};
 use crate::deadline::Deadline;
 use crate::error::Halt;
-use crate::queue::Item;
-use crate::request::{End, Request, State};
 
+/// A request under way. Dropped before its end, it is cancelled.
 #[derive(Debug)]
 pub(crate) struct Call {
     handle: Arc<Handle>,
@@ -17,9 +41,9 @@ pub(crate) struct Call {
     request: Arc<Request>,
 }
 
-/// Whether bytes may be sent.
+/// The result of [`Call::reserve`].
 #[derive(Debug)]
-pub(crate) enum Leave {
+pub(crate) enum Reserved {
     /// Up to this many bytes may be sent.
     Granted(u64),
     /// The request has ended: no bytes may be sent.
@@ -36,7 +60,7 @@ impl Call {
         let connection = &handle.connection;
         let request = Arc::new(Request::new(&body));
         let id = connection.next_id();
-        connection.add_route(id, &request)?;
+        connection.add_route(id, Route::Call(Arc::clone(&request)))?;
         if let Err(halt) = connection.send(id, body, deadline) {
             connection.remove_route(id);
             return Err(halt);
@@ -88,17 +112,17 @@ impl Call {
         least: u64,
         most: u64,
         deadline: &Deadline,
-    ) -> Result<Leave, Halt> {
+    ) -> Result<Reserved, Halt> {
         self.wait(deadline, |state| {
             if let Some(end) = &state.end {
-                return Some(Leave::Ended(end.clone()));
+                return Some(Reserved::Ended(end.clone()));
             }
             let count = state.input.available().min(most);
             if count < least {
                 return None;
             }
             state.input.sent(count);
-            Some(Leave::Granted(count))
+            Some(Reserved::Granted(count))
         })
     }
 }

@@ -22,6 +22,12 @@
 //! bounded by its credit, what it is sent by the outbox's high-water mark. An idle reactor
 //! sleeps without a time-out; timers exist only during handshakes and while connections drain.
 //!
+//! # Modules
+//!
+//! `wire` is bytes on a socket. `call` is the callers' side: handles, and the state that a request
+//! shares with the reactor. `engine` is the reactor's side. Each uses those before it only; `call`
+//! reaches `engine` by commands.
+//!
 //! # Locks
 //!
 //! Each lock guards a copy of bytes, never a wait. No two are held at once, so there is no lock
@@ -30,7 +36,7 @@
 //! | lock | guards | taken by |
 //! |---|---|---|
 //! | outbox | unsent bytes of a connection, and their order | callers, reactor |
-//! | routes | which request an id is | callers at a request's start and end, reactor |
+//! | routes | where the answers to a request go | callers at a request's start and end, reactor |
 //! | request | answers that are not taken yet | its callers, reactor |
 //! | inbox of a listener | the guest that is not accepted yet | its callers, reactor |
 //!
@@ -42,41 +48,15 @@
 //! and the CPU time for the bytes that it sends in its turns. A violation of the
 //! protocol ends that guest's connection. The error of every call on it has the reason.
 
-mod answers;
 mod call;
-mod client;
-mod connection;
 mod deadline;
-mod dial;
-mod draining;
 mod engine;
 mod error;
-mod execution;
-mod forward;
-mod guest;
-mod handshake;
-mod intake;
-mod link;
-mod listener;
 mod monitor;
-mod outbox;
 mod phase;
-mod ports;
-mod queue;
-mod reactor;
-mod reception;
-mod registration;
-mod relay;
-mod remote;
-mod request;
-mod throttle;
-mod tree;
+mod wire;
 
+pub use call::{Event, Execution, Guest, Listener, Output, Ports, ReadTree, TreeItem, WriteTree};
+pub use engine::Reactor;
 pub use error::{Error, Loss, Refusal, Result};
-pub use execution::{Event, Execution, Output};
-pub use guest::Guest;
-pub use listener::Listener;
 pub use phase::Phase;
-pub use ports::Ports;
-pub use reactor::Reactor;
-pub use tree::{ReadTree, TreeItem, WriteTree};

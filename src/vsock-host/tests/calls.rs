@@ -390,6 +390,18 @@ fn closing_ends_the_calls_here_and_sends_what_is_unsent() {
 }
 
 #[test]
+fn handles_dropped_after_closing_do_not_cut_off_the_unsent_bytes() {
+    let reactor = Reactor::start().unwrap();
+    let (guest, taken) = deaf(&reactor);
+    let mut tree = guest.write(Write::default(), soon()).unwrap();
+    tree.data(&vec![0; WINDOW as usize], soon()).unwrap();
+    guest.close();
+    drop((tree, guest));
+    let data = taken.iter().filter(|message| message.starts_with("Data")).count();
+    assert_eq!(data, 4);
+}
+
+#[test]
 fn stop_ends_calls_under_way() {
     let reactor = Reactor::start().unwrap();
     let (guest, taken) = deaf(&reactor);

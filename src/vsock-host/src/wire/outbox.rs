@@ -23,11 +23,11 @@ use nix::sys::socket::{MsgFlags, send};
 use serde::Serialize;
 use vsock_proto::{CHUNK, Hello, HostMessage, encode};
 
+use super::registration::Registration;
 use crate::Loss;
 use crate::deadline::Deadline;
 use crate::error::Halt;
 use crate::monitor::Monitor;
-use crate::registration::Registration;
 
 /// Above this many unsent bytes callers wait and clients of a relay are not read.
 pub(crate) const HIGH_WATER: usize = 4 * CHUNK;

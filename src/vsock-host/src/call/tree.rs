@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use vsock_proto::{CHUNK, Entry, HostBody, Read, WINDOW, Write};
 
-use crate::call::{Call, Leave};
-use crate::connection::Handle;
+use super::handle::Handle;
+use super::queue::Item;
+use super::request::End;
+use super::{Call, Reserved};
 use crate::deadline::Deadline;
 use crate::error::{Halt, Refusal};
-use crate::queue::Item;
-use crate::request::End;
 use crate::{Error, Phase, Result};
 
 /// A tree being written. Dropped before it is finished, it is cancelled: the guest removes the
@@ -69,11 +69,11 @@ impl WriteTree {
 
     fn reserve(&self, least: u64, most: u64, deadline: &Deadline) -> Result<u64> {
         match self.call.reserve(least, most, deadline).map_err(|halt| self.halted(halt))? {
-            Leave::Granted(count) => Ok(count),
-            Leave::Ended(End::Failed(source)) => {
+            Reserved::Granted(count) => Ok(count),
+            Reserved::Ended(End::Failed(source)) => {
                 Err(Error::Refused { phase: self.phase(), source })
             }
-            Leave::Ended(End::Done | End::Exit(_)) => {
+            Reserved::Ended(End::Done | End::Exit(_)) => {
                 let source = Refusal { errno: 0, message: "it ended the request early".into() };
                 Err(Error::Refused { phase: self.phase(), source })
             }

@@ -46,19 +46,25 @@ pub(crate) fn receive(mut socket: &UnixStream, decoder: &mut Decoder) -> Result<
     }
 }
 
-/// The decoder for a turn: a connection's own with half a message in it, or the spare one.
-pub(crate) fn borrow(own: &mut Decoder, spare: &mut Option<Decoder>) -> Decoder {
-    if own.is_mid_frame() {
-        return std::mem::take(own);
-    }
-    spare.take().unwrap_or_else(|| Decoder::with_room(ROOM))
-}
+/// The decoder that the sockets of a reactor share, for turns that begin without a partial message.
+#[derive(Debug, Default)]
+pub(crate) struct SpareDecoder(Option<Decoder>);
 
-/// Puts a turn's decoder back; one that has grown for a large message is dropped.
-pub(crate) fn give_back(mut decoder: Decoder, own: &mut Decoder, spare: &mut Option<Decoder>) {
-    if decoder.is_mid_frame() {
-        *own = decoder;
-    } else if decoder.space().len() <= ROOM {
-        *spare = Some(decoder);
+impl SpareDecoder {
+    /// The decoder for a turn: a connection's own with half a message in it, or the spare one.
+    pub(crate) fn borrow(&mut self, own: &mut Decoder) -> Decoder {
+        if own.is_mid_frame() {
+            return std::mem::take(own);
+        }
+        self.0.take().unwrap_or_else(|| Decoder::with_room(ROOM))
+    }
+
+    /// Puts a turn's decoder back; one that has grown for a large message is dropped.
+    pub(crate) fn give_back(&mut self, mut decoder: Decoder, own: &mut Decoder) {
+        if decoder.is_mid_frame() {
+            *own = decoder;
+        } else if decoder.space().len() <= ROOM {
+            self.0 = Some(decoder);
+        }
     }
 }

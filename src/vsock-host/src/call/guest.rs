@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use vsock_proto::{BootId, Exec, GuestState, HostBody, Read, Ready, Write};
 
-use crate::call::Call;
-use crate::connection::Handle;
+use super::Call;
+use super::execution::Execution;
+use super::handle::Handle;
+use super::port_request::{Destination, Failed, ForwardRequest};
+use super::remote::Command;
+use super::request::End;
+use super::tree::{ReadTree, WriteTree};
 use crate::deadline::Deadline;
 use crate::error::Halt;
-use crate::forward::{Destination, Failed, ForwardRequest};
-use crate::remote::Command;
-use crate::request::End;
-use crate::{Error, Execution, Phase, ReadTree, Result, WriteTree};
+use crate::{Error, Phase, Result};
 
 /// A guest that is ready for requests. Clones are the same guest; when the last one and the last
 /// request of it are dropped, the connection closes.
@@ -27,8 +29,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(handle: Arc<Handle>) -> Self {
-        Self { handle }
+    pub(crate) fn new(handle: Handle) -> Self {
+        Self { handle: Arc::new(handle) }
     }
 
     /// Which boot of the guest this is.

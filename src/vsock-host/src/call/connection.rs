@@ -12,13 +12,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::Token;
 use vsock_proto::{BootId, HostBody, HostMessage, Ready, RequestId};
 
+use super::request::Request;
 use crate::deadline::Deadline;
 use crate::error::{Halt, Loss};
 use crate::monitor::lock;
-use crate::outbox::Outbox;
-use crate::registration::Registration;
-use crate::remote::{Command, Remote};
-use crate::request::Request;
+use crate::wire::outbox::Outbox;
+use crate::wire::registration::Registration;
 
 /// The guest's identity, from its greeting.
 #[derive(Debug)]
@@ -28,13 +27,26 @@ pub(crate) struct Identity {
     pub(crate) ready: Ready,
 }
 
+/// The destination of the guest's answers to one request.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// A caller of this process.
+    Call(Arc<Request>),
+    /// A client of a relay, and its own id of the request.
+    Client(Token, RequestId),
+    /// A connection that is forwarded to a port.
+    Forward(Token),
+    /// The listener whose ports are watched.
+    Ports(Token),
+}
+
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) identity: Identity,
     pub(crate) outbox: Outbox,
     pub(crate) socket: Arc<UnixStream>,
     pub(crate) registration: Registration,
-    routes: Mutex<BTreeMap<RequestId, Arc<Request>>>,
+    routes: Mutex<BTreeMap<RequestId, Route>>,
     next_id: AtomicU64,
     loss: OnceLock<Arc<Loss>>,
     /// Dropped when the connection ends.
@@ -67,17 +79,35 @@ impl Connection {
         RequestId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Routes answers to `id` to `request`.
-    pub(crate) fn add_route(&self, id: RequestId, request: &Arc<Request>) -> Result<(), Halt> {
+    /// Sends a request without waiting, and routes its answers.
+    pub(crate) fn start(&self, route: Route, body: HostBody<'_>) -> Result<RequestId, Halt> {
+        let id = self.next_id();
+        self.add_route(id, route)?;
+        if let Err(halt) = self.send_now(id, body) {
+            self.remove_route(id);
+            return Err(halt);
+        }
+        Ok(id)
+    }
+
+    /// Ends a request that no answer is wanted to. If the guest is gone, then so is the request.
+    pub(crate) fn cancel(&self, id: RequestId) {
+        self.remove_route(id);
+        // One for each request at most.
+        let _ = self.send_now(id, HostBody::Cancel);
+    }
+
+    /// Routes answers to `id`.
+    pub(crate) fn add_route(&self, id: RequestId, route: Route) -> Result<(), Halt> {
         let mut routes = lock(&self.routes);
         // Looked at under the lock that `fail` empties the routes under, after it has set this.
         self.check()?;
-        routes.insert(id, Arc::clone(request));
+        routes.insert(id, route);
         Ok(())
     }
 
-    /// The request that gets the answers to `id`.
-    pub(crate) fn route(&self, id: RequestId) -> Option<Arc<Request>> {
+    /// The destination of answers to `id`, while the request is under way.
+    pub(crate) fn route(&self, id: RequestId) -> Option<Route> {
         lock(&self.routes).get(&id).cloned()
     }
 
@@ -107,8 +137,10 @@ impl Connection {
         }
         self.outbox.close(&loss);
         let routes = std::mem::take(&mut *lock(&self.routes));
-        for request in routes.values() {
-            request.fail(&loss);
+        for route in routes.values() {
+            if let Route::Call(request) = route {
+                request.fail(&loss);
+            }
         }
         lock(&self.alive).take();
     }
@@ -128,27 +160,5 @@ impl Connection {
 
     pub(crate) fn token(&self) -> Token {
         self.registration.token()
-    }
-}
-
-/// Keeps a connection open: all handles share one, and dropping the last closes the connection.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) connection: Arc<Connection>,
-    pub(crate) remote: Remote,
-}
-
-impl Handle {
-    /// Ends all calls. The reactor then sends the unsent bytes and closes the connection.
-    pub(crate) fn close(&self) {
-        self.connection.fail(Loss::ClosedHere);
-        // Without a reactor the connection has ended.
-        let _ = self.remote.send(Command::Close(self.connection.token()));
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.close();
     }
 }

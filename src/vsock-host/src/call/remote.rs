@@ -8,10 +8,10 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
-use crate::forward::ForwardRequest;
-use crate::listener::Delivery;
-use crate::ports::PortWatch;
-use crate::{Error, Guest, Result};
+use super::handle::Handle;
+use super::inbox::Delivery;
+use super::port_request::{ForwardRequest, PortWatch};
+use crate::{Error, Result};
 
 /// A command to the reactor. Each caller has few under way, so the channel needs no bound.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) enum Command {
     /// Stop accepting them.
     Unlisten(Token),
     /// Start the handshake with the peer.
-    Adopt { stream: UnixStream, deadline: Instant, reply: Sender<Result<Guest>> },
+    Adopt { stream: UnixStream, deadline: Instant, reply: Sender<Result<Handle>> },
     /// Send what is unsent, then close.
     Close(Token),
     /// Relay a client to the guest.

@@ -9,11 +9,11 @@ use std::time::Instant;
 use crossbeam_channel::{bounded, unbounded};
 use mio::{Poll, Waker};
 
-use crate::engine::Engine;
-use crate::listener::Listener;
+use super::event_loop::EventLoop;
+use crate::call::{Command, Guest, Listener, Remote, WAKER};
 use crate::monitor::lock;
-use crate::remote::{Command, Remote, WAKER};
-use crate::{Error, Guest, Result, dial};
+use crate::wire::dial;
+use crate::{Error, Result};
 
 /// Serves all guests of a process by one thread, named `vsock`. Clones share it; it stops with
 /// [`Reactor::stop`] or when the last is dropped, and then every guest's calls end.
@@ -36,10 +36,10 @@ impl Reactor {
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed)?;
         let (sender, commands) = unbounded();
         let remote = Remote::new(sender, waker);
-        let engine = Engine::new(poll, remote.clone(), commands).map_err(failed)?;
+        let event_loop = EventLoop::new(poll, remote.clone(), commands).map_err(failed)?;
         let thread = thread::Builder::new()
             .name("vsock".into())
-            .spawn(move || engine.run())
+            .spawn(move || event_loop.run())
             .map_err(failed)?;
         Ok(Self { owner: Arc::new(Owner { remote, thread: Mutex::new(Some(thread)) }) })
     }
@@ -62,7 +62,7 @@ impl Reactor {
         let (reply, answer) = bounded(1);
         self.owner.remote.send(Command::Adopt { stream, deadline, reply })?;
         // The reactor answers at the deadline at the latest, or is gone.
-        answer.recv().unwrap_or(Err(Error::Stopped))
+        answer.recv().unwrap_or(Err(Error::Stopped)).map(Guest::new)
     }
 
     /// Ends every guest's connection and the thread.

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use vsock_proto::{CHUNK, Exec, Exit, HostBody, PtySize, Stream};
 
-use crate::call::{Call, Leave};
-use crate::connection::Handle;
+use super::handle::Handle;
+use super::queue::Item;
+use super::request::End;
+use super::{Call, Reserved};
 use crate::deadline::Deadline;
 use crate::error::Halt;
-use crate::queue::Item;
-use crate::request::End;
 use crate::{Error, Loss, Phase, Result};
 
 /// A command that runs, or has ended. Dropped before its exit has come, it is cancelled.
@@ -129,7 +129,7 @@ impl Execution {
                 return Err(self.input_closed());
             }
             let most = data.len().min(CHUNK);
-            let Leave::Granted(count) =
+            let Reserved::Granted(count) =
                 self.call.reserve(1, most as u64, &deadline).map_err(failed)?
             else {
                 return Err(self.input_closed());

@@ -1,9 +1,25 @@
-//! A client of a relay: its connection, and its requests on their way to the guest and back.
+//! A client of a relay, served as if it were connected to the guest itself.
+//!
+//! ```text
+//!   client                reactor                              guest
+//!     ◀─ Hello, Ready ──    greets with the guest's boot id
+//!     ── request 1 ─────▶   1 becomes 17, if there is room   ─▶
+//!     ◀─ answer to 1 ────   17 becomes 1                     ◀─
+//!     ── Credit ────────▶   checked, passed on               ─▶
+//!     gone                  Cancel for each of its requests  ─▶
+//! ```
+//!
+//! Flow control is from end to end: the client's credit lets the guest send, the guest's credit
+//! lets the client send, and the relay only checks that both keep to it.
+//!
+//! INVARIANT: a client that does not read buffers at most its requests' windows and
+//! [`BACKLOG`], and delays no other peer. A client is not read while its
+//! guest does not read.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 use vsock_proto::{
@@ -11,38 +27,44 @@ use vsock_proto::{
     RequestId, SendWindow, Stream, StreamTotal, VERSION,
 };
 
+use super::draining::Draining;
+use super::schedule::Schedule;
 use crate::Loss;
-use crate::answers::Answers;
-use crate::connection::Connection;
-use crate::intake::{READS, Turn, receive};
-use crate::link::Link;
-use crate::outbox::{Buffer, HIGH_WATER};
-use crate::registration::Registration;
+use crate::call::{Connection, Route};
+use crate::wire::answers::Answers;
+use crate::wire::intake::{READS, SpareDecoder, Turn, receive};
+use crate::wire::outbox::{Buffer, HIGH_WATER};
+use crate::wire::registration::Registration;
+
+/// The time-out of a client's answer to the hello.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// How many requests a client may have under way.
 const REQUESTS: usize = 16;
 
 /// The reactor ends a client with more unread bytes than this. Either it reads the output of none
 /// of its requests, or a guest sends it many small messages.
-pub(crate) const BACKLOG: usize = 16 << 20;
+const BACKLOG: usize = 16 << 20;
 
+#[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) socket: Arc<UnixStream>,
-    pub(crate) registration: Registration,
-    pub(crate) decoder: Decoder,
-    pub(crate) buffer: Buffer,
-    guest: Token,
-    /// Until when it has to answer the hello; `None` once it has.
-    pub(crate) greeting: Option<Instant>,
-    /// The reactor does not read it until its guest, or the client itself, has read more.
+    socket: Arc<UnixStream>,
+    registration: Registration,
+    decoder: Decoder,
+    buffer: Buffer,
+    /// The guest that serves it.
+    guest: Arc<Connection>,
+    /// The deadline of its answer to the hello; `None` after the answer.
+    hello_deadline: Option<Instant>,
     is_paused: bool,
-    pub(crate) requests: BTreeMap<RequestId, Relayed>,
+    requests: BTreeMap<RequestId, Relayed>,
 }
 
 /// One of its requests.
-pub(crate) struct Relayed {
+#[derive(Debug)]
+struct Relayed {
     /// Its id at the guest.
-    pub(crate) id: RequestId,
+    id: RequestId,
     answers: Answers,
     /// The credit that the client has for sending.
     input: SendWindow,
@@ -58,62 +80,71 @@ pub(crate) enum Fault {
 }
 
 impl Client {
-    pub(crate) fn new(
+    /// Sends the hello on behalf of the guest.
+    pub(crate) fn start(
         socket: UnixStream,
         registration: Registration,
-        guest: Token,
-        deadline: Instant,
-    ) -> Self {
-        Self {
+        guest: Arc<Connection>,
+        schedule: &mut Schedule,
+    ) -> Result<Self, Loss> {
+        let deadline = Instant::now() + LIMIT;
+        let mut client = Self {
             socket: Arc::new(socket),
             registration,
             decoder: Decoder::new(),
             buffer: Buffer::default(),
             guest,
-            greeting: Some(deadline),
+            hello_deadline: Some(deadline),
             is_paused: false,
             requests: BTreeMap::new(),
-        }
+        };
+        client.greet()?;
+        schedule.set_timer(deadline, client.token());
+        Ok(client)
     }
 
-    /// The guest that serves it.
-    pub(crate) fn guest(&self) -> Token {
-        self.guest
-    }
-
-    /// Whether it may be read again.
-    pub(crate) fn is_resumable(&self) -> bool {
-        self.is_paused && self.buffer.len() <= HIGH_WATER
-    }
-
-    /// Whether reading is paused because `guest` does not read.
-    pub(crate) fn waits_for(&self, guest: Token) -> bool {
-        self.is_paused && self.guest == guest
-    }
-
-    /// Sends the hello on behalf of the guest.
-    pub(crate) fn greet(&mut self, connection: &Connection) -> Result<(), Loss> {
+    fn greet(&mut self) -> Result<(), Loss> {
         let failed = |source| Loss::Socket { source };
         self.socket.set_nonblocking(true).map_err(failed)?;
         self.registration.register(&*self.socket).map_err(failed)?;
-        let boot_id = connection.identity.boot_id;
+        let boot_id = self.guest.identity.boot_id;
         let hello = Hello { version: VERSION, boot_id, previous_failure: None, secret: None };
         self.buffer.push_hello(&hello)?;
         self.flush()
     }
 
+    /// The guest that serves it.
+    pub(crate) fn guest(&self) -> Token {
+        self.guest.token()
+    }
+
+    /// Whether the reactor does not read it until its guest, or the client itself, has read more.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
     /// Forwards the client's messages to the guest.
-    pub(crate) fn hear(
+    pub(crate) fn read(
         &mut self,
-        token: Token,
-        link: &mut Link,
-        decoder: &mut Decoder,
+        spare: &mut SpareDecoder,
+        schedule: &mut Schedule,
     ) -> Result<Turn, Loss> {
+        let hello_deadline = self.hello_deadline;
+        let mut decoder = spare.borrow(&mut self.decoder);
+        let turn = self.read_messages(&mut decoder);
+        spare.give_back(decoder, &mut self.decoder);
+        if let (Some(deadline), None) = (hello_deadline, self.hello_deadline) {
+            schedule.cancel_timer(deadline, self.token());
+        }
+        turn
+    }
+
+    fn read_messages(&mut self, decoder: &mut Decoder) -> Result<Turn, Loss> {
         for _ in 0..READS {
             while let Some(message) = decoder.next()? {
-                self.handle_message(token, link, message)?;
+                self.handle_message(message)?;
             }
-            let backlog = link.connection.outbox.backlog().max(self.buffer.len());
+            let backlog = self.guest.outbox.backlog().max(self.buffer.len());
             self.is_paused = backlog > HIGH_WATER;
             if self.is_paused || !receive(&self.socket, decoder)? {
                 return Ok(Turn::Done);
@@ -122,18 +153,13 @@ impl Client {
         Ok(Turn::More)
     }
 
-    fn handle_message(
-        &mut self,
-        token: Token,
-        link: &mut Link,
-        message: HostMessage<'_>,
-    ) -> Result<(), Loss> {
+    fn handle_message(&mut self, message: HostMessage<'_>) -> Result<(), Loss> {
         let HostMessage { id, body } = message;
-        if self.greeting.is_some() {
-            return self.admit(&body, &link.connection);
+        if self.hello_deadline.is_some() {
+            return self.handle_welcome(&body);
         }
         if body.is_request() {
-            return self.start(token, link, id, body);
+            return self.start_request(id, body);
         }
         let Some(request) = self.requests.get_mut(&id) else {
             return Ok(());
@@ -145,15 +171,15 @@ impl Client {
             HostBody::Credit(stream, count) => request.output(*stream).granted(*count)?,
             _ => {}
         }
-        link.connection.send_now(request.id, body).map_err(|_| Loss::GuestGone)
+        self.guest.send_now(request.id, body).map_err(|_| Loss::GuestGone)
     }
 
     /// Takes the client's answer to the hello.
-    fn admit(&mut self, answer: &HostBody<'_>, connection: &Connection) -> Result<(), Loss> {
+    fn handle_welcome(&mut self, answer: &HostBody<'_>) -> Result<(), Loss> {
         match answer {
             HostBody::Welcome(_) => {
-                self.greeting = None;
-                let ready = connection.identity.ready.clone();
+                self.hello_deadline = None;
+                let ready = self.guest.identity.ready.clone();
                 self.send(RequestId::LINK, GuestBody::Ready(ready))
             }
             HostBody::Reject(_) => Err(Loss::Closed),
@@ -161,13 +187,7 @@ impl Client {
         }
     }
 
-    fn start(
-        &mut self,
-        token: Token,
-        link: &mut Link,
-        id: RequestId,
-        body: HostBody<'_>,
-    ) -> Result<(), Loss> {
+    fn start_request(&mut self, id: RequestId, body: HostBody<'_>) -> Result<(), Loss> {
         if self.requests.contains_key(&id) {
             let place = "with the number of one that is not finished";
             return Err(Loss::Unexpected { message: "a request", place });
@@ -176,16 +196,15 @@ impl Client {
         if self.requests.len() >= REQUESTS {
             return self.send(id, too_many(answers.is_exec()));
         }
-        let guest_id = link.connection.next_id();
-        link.connection.send_now(guest_id, body).map_err(|_| Loss::GuestGone)?;
-        link.relayed.insert(guest_id, (token, id));
+        let route = Route::Client(self.token(), id);
+        let guest_id = self.guest.start(route, body).map_err(|_| Loss::GuestGone)?;
         let (input, stdout, stderr) = Default::default();
         self.requests.insert(id, Relayed { id: guest_id, answers, input, stdout, stderr });
         Ok(())
     }
 
     /// Forwards the guest's answer to one of the client's requests.
-    pub(crate) fn pass(&mut self, id: RequestId, body: GuestBody<'_>) -> Result<(), Fault> {
+    pub(crate) fn relay_answer(&mut self, id: RequestId, body: GuestBody<'_>) -> Result<(), Fault> {
         let Some(request) = self.requests.get_mut(&id) else {
             return Ok(());
         };
@@ -219,14 +238,31 @@ impl Client {
         self.registration.writable(&*self.socket).map_err(failed)
     }
 
-    /// Goes on sending.
-    pub(crate) fn drain(&mut self) -> Result<(), Loss> {
+    /// Continues to send; returns whether the client may be read again.
+    pub(crate) fn write(&mut self) -> Result<Turn, Loss> {
         let failed = |source| Loss::Socket { source };
         self.buffer.flush(&self.socket).map_err(failed)?;
-        if !self.buffer.is_empty() {
-            return Ok(());
+        if self.buffer.is_empty() {
+            self.registration.readable(&*self.socket).map_err(failed)?;
         }
-        self.registration.readable(&*self.socket).map_err(failed)
+        let is_resumable = self.is_paused && self.buffer.len() <= HIGH_WATER;
+        Ok(if is_resumable { Turn::More } else { Turn::Done })
+    }
+
+    /// Cancels the client's requests, and sends it the unsent bytes.
+    pub(crate) fn end(self, loss: &Loss, schedule: &mut Schedule) -> Option<Draining> {
+        log::debug!("a client's connection ends; reason={loss}");
+        if let Some(deadline) = self.hello_deadline {
+            schedule.cancel_timer(deadline, self.token());
+        }
+        for request in self.requests.values() {
+            self.guest.cancel(request.id);
+        }
+        Draining::start(self.socket, self.registration, self.buffer, schedule)
+    }
+
+    fn token(&self) -> Token {
+        self.registration.token()
     }
 }
 

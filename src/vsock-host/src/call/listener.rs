@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use mio::Token;
 
+use super::guest::Guest;
+use super::inbox::{Arrival, Delivery, End, Inbox};
+use super::ports::Ports;
+use super::remote::{Command, Remote};
 use crate::deadline::Deadline;
-use crate::monitor::Monitor;
-use crate::remote::{Command, Remote};
-use crate::{Error, Guest, Phase, Ports, Result};
+use crate::{Error, Result};
 
 /// A Unix socket that one guest dials, again after a lost connection. Dropping it closes and
 /// unlinks the socket; a guest that was accepted stays.
@@ -30,7 +32,7 @@ impl Listener {
         let failed = |source| Error::Listen { path: path.to_owned(), source };
         let socket = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        let inbox = Arc::new(Monitor::new(Arrival::default()));
+        let inbox = Arc::new(Inbox::new(Arrival::default()));
         let token = remote.next_token();
         let listener = Self {
             path: path.to_owned(),
@@ -39,7 +41,7 @@ impl Listener {
             inbox: Arc::clone(&inbox),
             remote: remote.clone(),
         };
-        remote.send(Command::Listen { token, socket, delivery: Delivery(inbox), vm })?;
+        remote.send(Command::Listen { token, socket, delivery: Delivery::new(inbox), vm })?;
         Ok(listener)
     }
 
@@ -54,12 +56,12 @@ impl Listener {
         let deadline = Deadline::new(deadline);
         let accepted = self.inbox.wait(&deadline, |arrival| match arrival.newest.take() {
             // The guest was lost before this call.
-            Some(Ok(guest)) if guest.is_closed() => arrival.end.map(Err),
+            Some(Ok(handle)) if handle.connection.is_closed() => arrival.end.map(Err),
             Some(newest) => Some(Ok(newest)),
             None => arrival.end.map(Err),
         });
         match accepted {
-            Ok(Ok(guest)) => guest,
+            Ok(Ok(newest)) => newest.map(Guest::new),
             Ok(Err(End::Closed)) => Err(Error::ListenerClosed),
             Ok(Err(End::Stopped)) => Err(Error::Stopped),
             Ok(Err(End::Panicked)) => Err(Error::Panicked),
@@ -102,60 +104,4 @@ impl Drop for Listener {
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
-}
-
-type Inbox = Monitor<Arrival>;
-
-#[derive(Debug)]
-struct Arrival {
-    newest: Option<Result<Guest>>,
-    /// The next step of the guest.
-    awaited: Phase,
-    end: Option<End>,
-}
-
-impl Default for Arrival {
-    fn default() -> Self {
-        Self { newest: None, awaited: Phase::Dial, end: None }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Closed,
-    Stopped,
-    Panicked,
-}
-
-/// The reactor's end of a listener; dropping it ends the calls that wait.
-#[derive(Debug)]
-pub(crate) struct Delivery(Arc<Inbox>);
-
-impl Delivery {
-    /// Delivers a guest, or the reason that one was rejected; a guest takes precedence.
-    pub(crate) fn put(&self, newest: Result<Guest>) {
-        let older = self.0.update(|arrival| {
-            arrival.awaited = Phase::Dial;
-            match (&newest, &arrival.newest) {
-                (Err(_), Some(Ok(_))) => Some(newest),
-                _ => arrival.newest.replace(newest),
-            }
-        });
-        // Outside of the lock: the last handle of a guest closes it.
-        drop(older);
-    }
-
-    /// Records the current step, for the error of a time-out.
-    pub(crate) fn awaits(&self, phase: Phase) {
-        self.0.with(|arrival| arrival.awaited = phase);
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        let end = if std::thread::panicking() { End::Panicked } else { End::Stopped };
-        self.0.update(|arrival| {
-            arrival.end.get_or_insert(end);
-        });
-    }
 }
