@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_named_is_root_though_there_is_no_passwd() {
+    fn a_command_without_user_runs_as_root_even_without_passwd() {
         let account = find(Path::new("/nowhere"), None).unwrap();
         assert_eq!(account.home, Path::new("/"));
         assert_eq!(account.credentials, None);

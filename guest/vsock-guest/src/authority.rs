@@ -1,16 +1,16 @@
-//! The certificate authorities that the host installs in the system's store: that of the
-//! host's proxy, and those that the host's administrator added.
+//! Trust store: installs certificate authorities of the host, which are the proxy's and those that
+//! the host's administrator added.
 //!
 //! ```text
-//!  /usr/local/share/ca-certificates/sandbox-runner.crt      the proxy's, where `update-ca-certificates` looks
-//!                                  …/sandbox-runner-1.crt   the host's, one a file
+//!  /usr/local/share/ca-certificates/sandbox-runner.crt      the proxy's, read by `update-ca-certificates`
+//!                                  …/sandbox-runner-1.crt   the administrator's, one per file
 //!                                  …/sandbox-runner.pem     all of them, for Node.js
-//!  /etc/ssl/certs/ca-certificates.crt                       the bundle: they are added at the end, between marks
-//!  /etc/ssl/certs/57127529.0                                links to the first, by the hashes of their names
-//!  …/cacerts                                                Java's stores, where it is installed
+//!  /etc/ssl/certs/ca-certificates.crt                       the bundle; ours are at its end, between two marks
+//!  /etc/ssl/certs/57127529.0                                OpenSSL's links by subject hash
+//!  …/cacerts                                                Java's key stores, if Java is installed
 //! ```
 //!
-//! Programs that bring roots of their own are told by variables ([`variables`]).
+//! Environment variables direct programs with built-in roots to these files ([`variables`]).
 
 mod java;
 mod subject;
@@ -31,13 +31,13 @@ use crate::failure::{failed, refused};
 use crate::write::{replace, replace_by_link};
 
 const FOLDER: &str = "/usr/local/share/ca-certificates";
-/// The prefix of our files in it.
+/// The name prefix of our files in [`FOLDER`].
 const PREFIX: &str = "sandbox-runner";
 const PROXY: &str = "/usr/local/share/ca-certificates/sandbox-runner.crt";
 const ALL: &str = "/usr/local/share/ca-certificates/sandbox-runner.pem";
 const HASHED: &str = "/etc/ssl/certs";
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// The bundles of Red Hat, SUSE and Alpine, which are added to where they are.
+/// Bundles of Red Hat, SUSE and Alpine; changed only if they exist.
 const OTHER_BUNDLES: [&str; 3] =
     ["/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
@@ -47,8 +47,8 @@ const END: &[u8] = b"# sandbox-runner: end\n";
 const BEGIN_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const END_CERTIFICATE: &str = "-----END CERTIFICATE-----";
 
-/// What makes programs trust the authorities besides their own roots, then what makes them trust the
-/// system's store instead of those.
+/// The first adds the authorities to a program's own roots. The others replace those roots by the
+/// system's store.
 const VARIABLES: [(&str, &str); 6] = [
     ("NODE_EXTRA_CA_CERTS", ALL),
     ("SSL_CERT_FILE", BUNDLE),
@@ -58,7 +58,7 @@ const VARIABLES: [(&str, &str); 6] = [
     ("PIP_CERT", BUNDLE),
 ];
 
-/// Trusts the proxy's and the host's authorities, instead of those before.
+/// Trusts the proxy's and the administrator's authorities, and no longer those of an earlier call.
 pub(crate) fn trust(root: &Path, proxy: Option<&str>, host: &[String]) -> Result<(), Failure> {
     let files: BTreeMap<String, &str> = proxy
         .map(|pem| (format!("{PREFIX}.crt"), pem))
@@ -82,13 +82,13 @@ pub(crate) fn trust(root: &Path, proxy: Option<&str>, host: &[String]) -> Result
     java::trust(root, &bundle)
 }
 
-/// What commands are to have in their environment; nothing where no authority is trusted.
+/// Environment variables for commands; empty if no authority is trusted.
 pub(crate) fn variables() -> &'static [(&'static str, &'static str)] {
     variables_in(Path::new("/"))
 }
 
-/// Where the proxy's authority is trusted, nothing but the store will do. Otherwise the store is better
-/// than a program's own roots only if it has others than the host's.
+/// With a proxy, programs must use the system's store. Without one, they use it only if it has roots
+/// of the image; a store with the administrator's authorities alone would replace the programs' roots.
 fn variables_in(root: &Path) -> &'static [(&'static str, &'static str)] {
     if !below(root, ALL).exists() {
         return &[];
@@ -118,14 +118,14 @@ fn forget(root: &Path) {
     }
 }
 
-/// What stays is trusted a little longer, and no reason to refuse the rest.
+/// Removes a file. A failure is logged only: that authority stays trusted, the new ones are added.
 fn remove(path: &Path) {
     if let Err(error) = fs::remove_file(path) {
         log::warn!("cannot remove an old authority; path={} error={error}", path.display());
     }
 }
 
-/// Where OpenSSL looks for a certificate. One without a hash is found in the bundle alone.
+/// Adds OpenSSL's link to a certificate. A certificate without a hash is in the bundle only.
 fn link_by_hash(root: &Path, name: &str, pem: &str) -> Result<(), Failure> {
     let hash = certificates(pem).first().and_then(|der| subject::hash(der));
     let free =
@@ -133,7 +133,7 @@ fn link_by_hash(root: &Path, name: &str, pem: &str) -> Result<(), Failure> {
     free.map_or(Ok(()), |link| replace_by_link(&link, OsStr::new(&target(name))))
 }
 
-/// The names that a certificate of that hash may have: hashes may collide.
+/// The ten link names of a hash. OpenSSL numbers them, since hashes may collide.
 fn links(root: &Path, hash: &str) -> impl Iterator<Item = PathBuf> + use<> {
     let (folder, hash) = (below(root, HASHED), hash.to_owned());
     (0..10).map(move |number| folder.join(format!("{hash}.{number}")))
@@ -144,7 +144,7 @@ fn target(name: &str) -> PathBuf {
     Path::new(FOLDER).join(name)
 }
 
-/// Adds them to each bundle that there is, and to Debian's in any case, which is returned.
+/// Adds the certificates to each bundle that exists. Creates Debian's if it is missing; returns it.
 fn add_to_bundles(root: &Path, pem: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut own = None;
     for bundle in [BUNDLE].into_iter().chain(OTHER_BUNDLES) {
@@ -164,7 +164,7 @@ fn add_to_bundles(root: &Path, pem: &[u8]) -> Result<Vec<u8>, Failure> {
     Ok(own)
 }
 
-/// The bundle with the certificates at its end, and not those before them.
+/// The bundle with `pem` between the marks at its end, in place of what was there.
 fn with(bundle: &[u8], pem: &[u8]) -> Vec<u8> {
     let begin = bundle.windows(BEGIN.len()).position(|window| window == BEGIN);
     let others = bundle.get(..begin.unwrap_or(bundle.len())).unwrap_or_default();
@@ -172,7 +172,7 @@ fn with(bundle: &[u8], pem: &[u8]) -> Vec<u8> {
     [others, line, BEGIN, pem, END].concat()
 }
 
-/// The certificates in a text that has them in PEM.
+/// Decodes the PEM blocks of a text.
 fn certificates(text: &str) -> Vec<Vec<u8>> {
     let blocks = text.split(BEGIN_CERTIFICATE).skip(1);
     let inner = blocks.filter_map(|block| block.split(END_CERTIFICATE).next());

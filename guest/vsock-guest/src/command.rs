@@ -1,8 +1,8 @@
 //! A running command.
 //!
 //! ```text
-//!   running ──▶ ended: its process is reaped ──▶ done: what its pipes held then is sent
-//!      └─ killed (time-out, cancel) ─┘            └─ followed ──▶ done: no writer is left
+//!   running ──────────▶ ended: process reaped ──▶ done: content of its pipes is sent
+//!      └─ killed ─────────┘                          └─ followed ──▶ done: last writer closed
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,21 +24,20 @@ pub(crate) struct Command {
     outputs: Outputs,
     started: Instant,
     deadline: Option<Instant>,
-    /// What to say of it in place of the signal, since we sent that.
+    /// The outcome to report after our own kill, in place of its signal.
     killed: Option<Outcome>,
-    /// How its process ended, once it has.
     ended: Option<Ended>,
     descendants: Descendants,
 }
 
-/// The handling of output of a command's descendants after its end.
+/// Output of a command's descendants after the command's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Descendants {
-    /// It is dropped.
+    /// Dropped.
     Ignored,
-    /// It is to be sent.
+    /// To be sent when the command has ended.
     ToFollow,
-    /// It is being sent.
+    /// Being sent.
     Followed,
 }
 
@@ -78,8 +77,8 @@ impl Command {
         }
     }
 
-    /// Takes note that output of its descendants is to be sent, too. A terminal hangs up with its
-    /// command.
+    /// Sets whether output of its descendants is sent, too. Ignored with a terminal, which hangs up
+    /// when its command ends.
     pub(crate) fn following(mut self, follow: bool) -> Self {
         if follow && matches!(self.outputs, Outputs::Pipes(_)) {
             self.descendants = Descendants::ToFollow;
@@ -99,7 +98,7 @@ impl Command {
         self.child.pid()
     }
 
-    /// When it is to be killed, if that is still to come.
+    /// The time-out, unless it has ended or was killed.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let is_over = self.ended.is_some() || self.killed.is_some();
         if is_over { None } else { self.deadline }
@@ -152,15 +151,15 @@ impl Command {
         }
     }
 
-    /// Waits for the end of its process, which is then still to be noticed.
+    /// Waits for the end of its process; [`Command::reap`] then records it.
     pub(crate) fn wait_until(&self, deadline: Instant) {
         if let Err(error) = self.child.wait_until(deadline) {
             log::debug!("cannot wait for a command; error={error}");
         }
     }
 
-    /// Kills it with all its descendants and reports `outcome`. If it has ended already,
-    /// then its descendants are killed, and its unread output is dropped.
+    /// Kills it with all its descendants and reports `outcome`. After its end, kills its descendants
+    /// and drops its unread output.
     pub(crate) fn kill(&mut self, outcome: Outcome) {
         if self.ended.is_some() {
             self.give_up();
@@ -185,7 +184,7 @@ impl Command {
     fn kill_whole(&self) {
         let whole = match &self.cgroup {
             Some(cgroup) => cgroup.kill().map_err(|error| error.to_string()),
-            // It leads a group of its own, and is not reaped yet, so the number is still its own.
+            // It leads a process group. It is not reaped, so the kernel cannot have reused its pid.
             None => i32::try_from(self.child.pid()).map_err(|error| error.to_string()).and_then(
                 |group| sys::signal_group(group, libc::SIGKILL).map_err(|errno| errno.to_string()),
             ),
@@ -198,7 +197,7 @@ impl Command {
         }
     }
 
-    /// Looks whether its process has ended; from then on only what its pipes hold now is read.
+    /// Reaps its process if it has ended. Further reads are limited to what its pipes hold now.
     pub(crate) fn reap(&mut self) {
         let outcome = match self.child.try_wait() {
             Ok(None) => return,
@@ -224,13 +223,13 @@ impl Command {
         }
     }
 
-    /// How many of its processes the kernel killed for want of memory: it counts before it kills.
+    /// Processes killed by the OOM killer. The kernel counts before it kills.
     fn oom_kills(&self) -> u64 {
         let events = self.cgroup.as_ref().map(Cgroup::memory_events).transpose();
         match events {
             Ok(events) => events.unwrap_or_default().oom_kills,
             Err(error) => {
-                log::debug!("nobody counts what is killed for want of memory; error={error}");
+                log::debug!("cannot read the number of OOM kills; error={error}");
                 0
             }
         }
@@ -240,12 +239,12 @@ impl Command {
         self.ended.is_some()
     }
 
-    /// Whether its end is reported, and output of its descendants is still read.
+    /// Whether its end is reported and output of its descendants is being read.
     pub(crate) fn is_followed(&self) -> bool {
         self.descendants == Descendants::Followed
     }
 
-    /// Begins to read what its descendants write, if that is wanted; whether it just began.
+    /// Starts following its descendants if requested; returns whether it just started.
     pub(crate) fn follow(&mut self) -> bool {
         if self.descendants != Descendants::ToFollow {
             return false;
@@ -257,7 +256,7 @@ impl Command {
         true
     }
 
-    /// What to tell of it, once it has ended and all its output is read.
+    /// Its exit, once it has ended and all its output is read.
     pub(crate) fn exit(&self) -> Option<Exit> {
         let ended = self.ended.as_ref()?;
         let mut totals = [StreamTotal::default(); 2];
@@ -272,7 +271,7 @@ impl Command {
         Some(Exit { outcome: ended.outcome.clone(), stdout, stderr, duration_us, oom_kills })
     }
 
-    /// Its pipes that may still have writers.
+    /// Its process, its cgroup, and its pipes that may still have writers.
     pub(crate) fn into_parts(self) -> (Child, Option<Cgroup>, Vec<OwnedFd>) {
         let open = match self.outputs {
             Outputs::Pipes(both) => both.into_iter().filter_map(Output::into_open).collect(),

@@ -1,4 +1,4 @@
-//! From a request to a running command.
+//! Starts a command: account, environment, streams, cgroup, then the process.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -29,7 +29,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// The reason that a command was not started.
 #[derive(Debug)]
 pub(crate) struct Unstarted {
-    /// Whether its program is not there.
+    /// The program does not exist (ENOENT).
     pub(crate) is_missing: bool,
     pub(crate) message: String,
 }
@@ -40,7 +40,6 @@ impl From<Failure> for Unstarted {
     }
 }
 
-/// Starts what `exec` says.
 pub(crate) fn launch(
     exec: &Exec,
     service: &Service,
@@ -74,7 +73,7 @@ pub(crate) fn launch(
         command = command.cgroup(cgroup);
     }
     if service.is_spared {
-        // That the kernel spares the service when memory runs out must not pass on.
+        // Children inherit the score, and commands must not share the service's exemption.
         command = command.oom_score(0);
     }
     let child = command.spawn().map_err(|error| why(&error, &cwd))?;
@@ -94,7 +93,7 @@ fn cwd(exec: &Exec, account: &Account) -> PathBuf {
     }
 }
 
-/// The environment that is given, and what is missing in it.
+/// The requested variables, then each default whose name is missing in them.
 fn environment<'a>(
     exec: &'a Exec,
     account: &'a Account,
@@ -150,14 +149,14 @@ fn with_pipes<'a>(
     Ok((command, input, Outputs::Pipes([stdout, stderr])))
 }
 
-/// A pipe's reading end as an output, and its writing end.
+/// Creates a pipe; returns its reading end as an output, and its writing end.
 fn output(cap: Option<u64>, account: &Account) -> nix::Result<(Output, OwnedFd)> {
     let (ours, theirs) = pipe(account)?;
     set_nonblocking(&ours)?;
     Ok((Output::new(Rc::new(ours), cap), theirs))
 }
 
-/// A pipe that belongs to the command's user: only its owner may open `/dev/stdout` by that name.
+/// Creates a pipe owned by the command's user: opening `/dev/stdout` by name requires the owner.
 fn pipe(account: &Account) -> nix::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     if let Some(Credentials { uid, gid, .. }) = &account.credentials {
@@ -187,7 +186,7 @@ fn with_terminal<'a>(
     Ok((command, input, Outputs::Terminal(output, terminal.master)))
 }
 
-/// The error as a sentence. What every shell says of a program that is not there gets its words.
+/// The error as a sentence, in a shell's words if the program does not exist.
 fn why(error: &process::Error, cwd: &Path) -> Unstarted {
     let errno = Errno::from_raw(error.errno().unwrap_or(0));
     let mut is_missing = false;

@@ -1,11 +1,11 @@
 //! One output stream of a command.
 //!
-//! INVARIANT: bytes are read only if they can be sent at once or are over the cap. While the
-//! command runs, so long as it is not read it fills its pipe and waits.
+//! INVARIANT: bytes are read only if they can be sent at once or exceed the cap. Otherwise they stay
+//! in the pipe, and a full pipe blocks the command.
 //!
 //! ```text
-//!   open ── the command ended ──▶ its rest is read ──▶ done ── followed ──▶ open, until all close it
-//!     └──────────────── all have closed it ─────────▶ closed
+//!   open ── command ends ──▶ rest of the pipe ──▶ done ── followed ──▶ open
+//!     └──────────── last writer closes ────────▶ closed ◀── last writer closes ──┘
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,8 +22,8 @@ pub(crate) struct Output {
     window: SendWindow,
     /// The bytes left under the stream's cap.
     allowed: Option<u64>,
-    /// How much of what was in the pipe when the command ended is to be read yet. Without it the
-    /// pipe is read until all have closed it.
+    /// The unread bytes of what the pipe held when the command ended. `None` reads until the last
+    /// writer closes.
     rest: Option<u64>,
     total: StreamTotal,
 }
@@ -41,42 +41,42 @@ impl Output {
         self.window.granted(count)
     }
 
-    /// The descriptor, if something should be read from it.
+    /// The descriptor, while it must be polled for reading.
     pub(crate) fn wanted(&self) -> Option<BorrowedFd<'_>> {
         let is_wanted = self.window.available() > 0 || self.allowed == Some(0);
         (is_wanted && !self.is_done()).then_some(self.fd.as_ref()?.as_fd())
     }
 
-    /// Whether all that the command wrote is read, or no writer is left.
+    /// Whether the command's own output is read, or the last writer has closed.
     pub(crate) fn is_done(&self) -> bool {
         self.fd.is_none() || self.rest == Some(0)
     }
 
-    /// Reads on what descendants of the command write.
+    /// Continues with output of the command's descendants.
     pub(crate) fn follow(&mut self) {
         self.rest = None;
     }
 
-    /// The descriptor, if it may have writers.
+    /// The descriptor, unless the last writer has closed.
     pub(crate) fn into_open(self) -> Option<OwnedFd> {
         Rc::into_inner(self.fd?)
     }
 
-    /// Reads no more of it.
+    /// Stops reading, and discards unread bytes.
     pub(crate) fn close(&mut self) {
         self.fd = None;
     }
 
-    /// Limits what is read from now on to what is in the pipe now, so that a grandchild that
-    /// holds it, or goes on writing to it, delays nothing.
+    /// Limits further reads to the bytes in the pipe, `most`: a descendant that holds the pipe, or
+    /// writes to it, does not delay the command's exit.
     pub(crate) fn command_ended(&mut self, most: impl FnOnce(BorrowedFd<'_>) -> u64) {
         self.rest = self.fd.as_ref().map(|fd| most(fd.as_fd()));
     }
 
-    /// Reads once, if anything is wanted; returns what is to be sent, if anything is.
+    /// Reads once if [`Output::wanted`]; returns the bytes to send.
     pub(crate) fn read<'a>(&mut self, buffer: &'a mut [u8]) -> &'a [u8] {
         let limit = self.read_limit(buffer.len());
-        // Without credit the limit is 0, and to read nothing would look like the end.
+        // Without credit the limit is 0, and a read of 0 bytes would look like end of file.
         let Some(fd) = self.wanted() else {
             return &[];
         };
@@ -91,7 +91,7 @@ impl Output {
             }
             Err(Errno::EINTR) => &[],
             Err(Errno::EAGAIN) => {
-                // All that was there is read.
+                // The pipe is empty.
                 self.rest = self.rest.map(|_| 0);
                 &[]
             }
@@ -113,7 +113,7 @@ impl Output {
         usize::try_from(limit).map_or(most, |limit| limit.min(most))
     }
 
-    /// Takes note of `count` bytes; returns how many of them are to be sent.
+    /// Counts `count` bytes; returns how many of them the cap allows to send.
     fn account(&mut self, count: usize) -> usize {
         let read = count as u64;
         let kept = read.min(self.allowed.unwrap_or(u64::MAX));
@@ -130,7 +130,7 @@ impl Output {
     }
 }
 
-/// What a pipe holds now.
+/// The number of bytes in a pipe.
 pub(crate) fn pipe_content(fd: BorrowedFd<'_>) -> u64 {
     sys::readable(fd).unwrap_or(0)
 }

@@ -1,8 +1,8 @@
 //! Sending a tree of files to the host.
 //!
-//! Sorted, folders before what is in them, links as links, a file's further names as hard links to
-//! its first. Holes are sent as such. Of a socket, FIFO or device in a folder only the name is sent,
-//! so that the host can say what it skips; as the top it is an error.
+//! Names are sorted, and a folder precedes its entries. Symbolic links are not followed. Further names
+//! of a file are hard links to its first. Holes stay holes. A socket, FIFO or device in a folder is
+//! sent by name only, so that the host can report it as skipped; as the top it is an error.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ pub(crate) fn read(port: &Port, request: &Read) -> Result<(), Failure> {
         }
         other => return Err(not_sendable(path, other)),
     }
-    // Deep trees cost descriptors, not stack.
+    // Iterative: depth costs descriptors, not stack.
     while let Some(folder) = folders.last_mut() {
         match folder.names.next() {
             Some(name) => {
@@ -60,11 +60,11 @@ pub(crate) fn read(port: &Port, request: &Read) -> Result<(), Failure> {
 struct Walk<'a> {
     port: &'a Port,
     top: &'a Path,
-    /// Files with several names, by device and inode: the name that was sent first.
+    /// The first sent name of each file with several names, by device and inode.
     links: RefCell<HashMap<(u64, u64), PathBuf>>,
 }
 
-/// A folder whose names are sent one after another.
+/// A folder, and its names that are not sent yet.
 struct Folder {
     fd: OwnedFd,
     /// Relative to the top.
@@ -78,7 +78,7 @@ impl Walk<'_> {
         let relative = folder.path.join(name);
         let path = self.top.join(&relative);
         let stat = match fstatat(&folder.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            // Removed since the folder was listed.
+            // It was removed after the folder was listed.
             Err(Errno::ENOENT) => return Ok(None),
             other => other.map_err(failed("read", &path))?,
         };
@@ -122,7 +122,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The name that a file was sent by before; one that has several names is remembered.
+    /// The name by which a file was already sent. Records `relative` for a file with several names.
     fn first_name(&self, relative: &Path, stat: &FileStat) -> Option<PathBuf> {
         if kind(stat) != SFlag::S_IFREG || stat.st_nlink < 2 {
             return None;
@@ -149,8 +149,8 @@ impl Walk<'_> {
         if allocated < size && self.sparse(&path, file, size)? {
             return Ok(());
         }
-        // One byte more than the size finds the end of a small file in two reads; a file of no
-        // size may have any.
+        // One byte over the size: a small file ends with the second read. Files of the kernel have
+        // size 0 and any content.
         let room = match usize::try_from(size) {
             Ok(size @ 1..CHUNK) => size + 1,
             _ => CHUNK,
@@ -158,8 +158,8 @@ impl Walk<'_> {
         self.bytes(&path, file, room, u64::MAX)
     }
 
-    /// Sends a file's data, and its holes as such. False, with nothing sent, if the file does not
-    /// tell where its holes are: some of the kernel's do not.
+    /// Sends a file's data and its holes. Returns false, with nothing sent, if the file system does
+    /// not support SEEK_DATA, as some of the kernel's do not.
     fn sparse(&self, path: &Path, file: &OwnedFd, size: u64) -> Result<bool, Failure> {
         let seek = |at: u64, whence| {
             let at = i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?;
@@ -169,7 +169,7 @@ impl Walk<'_> {
         while at < size {
             let start = match seek(at, Whence::SeekData) {
                 Ok(start) => start.min(size),
-                // There is no more data.
+                // No data follows.
                 Err(Errno::ENXIO) => size,
                 Err(Errno::EINVAL) if at == 0 => return Ok(false),
                 Err(errno) => return Err(failed("read", path)(errno)),
@@ -188,7 +188,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Sends at most `limit` bytes from where the file is, in pieces of `room` at most.
+    /// Sends at most `limit` bytes from the file's offset, in pieces of at most `room`.
     fn bytes(
         &self,
         path: &Path,
@@ -207,7 +207,7 @@ impl Walk<'_> {
                     self.port.send(Event::Data(bytes))?;
                 }
                 Err(Errno::EINTR) => {}
-                // A file of the kernel that has nothing to say now, such as its log.
+                // A file of the kernel without data at the moment, such as its log.
                 Err(Errno::EAGAIN) => self.port.wait_readable(file.as_fd())?,
                 Err(errno) => return Err(failed("read", path)(errno)),
             }
@@ -231,7 +231,7 @@ fn hole(length: u64) -> Entry {
     Entry { path: ByteBuf::new(), kind, mode: 0, owner: None, modified: None }
 }
 
-/// Opens without waiting, and without acquiring a controlling terminal, for any file type.
+/// Opens a file of any type without blocking or acquiring a controlling terminal.
 fn open(at: impl AsFd, path: impl AsRef<Path>, flags: OFlag) -> nix::Result<OwnedFd> {
     let always = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     openat(at, path.as_ref(), always | flags, Mode::empty())

@@ -1,4 +1,4 @@
-//! Calls on a guest: how they go, and how they end when the guest does not behave.
+//! Calls on a guest, and their errors if the guest misbehaves.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -16,7 +16,7 @@ use vsock_proto::{
     Stream, WINDOW, Write,
 };
 
-/// What ended the calls on a guest that does this while a command runs.
+/// The text of the loss if the guest does `play` while a command runs.
 fn loss_by(play: impl FnOnce(&mut Script, RequestId) + Send + 'static) -> String {
     let reactor = Reactor::start().unwrap();
     let (guest, thread) = guest(&reactor, |mut script| {
@@ -42,7 +42,7 @@ fn file(path: &str) -> Entry {
     Entry { path: ByteBuf::from(path), kind, mode: 0o644, owner: None, modified: None }
 }
 
-/// A guest that takes a request and never answers; it sends what it took.
+/// A guest that takes requests and never answers; the channel has what it took.
 fn deaf(reactor: &Reactor) -> (Guest, mpsc::Receiver<String>) {
     let (sender, taken) = mpsc::channel();
     let (guest, _) =
@@ -80,7 +80,7 @@ fn a_command_brings_its_output_and_its_exit() {
     assert_eq!(execution.pid(), Some(42));
     let output = execution.output(4, Some(soon())).unwrap();
     assert_eq!(output, Output { stdout: b"out".into(), stderr: b"\xff".into(), exit: exit(7) });
-    // It stays ended.
+    // A second call returns the exit again.
     assert_eq!(execution.next(Some(soon())).unwrap(), Event::Exit(exit(7)));
 }
 
@@ -253,7 +253,7 @@ fn a_full_disk_ends_writing_at_once() {
     let write = Write { target: ByteBuf::from("/work"), ..Write::default() };
     let mut tree = guest.write(write, soon()).unwrap();
     tree.entry(file("a"), soon()).unwrap();
-    // More than all credit, so it ends only by the failure.
+    // More than the guest's credit, so only the failure can end the call.
     let error = tree.data(&vec![0; 2 * WINDOW as usize], soon()).unwrap_err();
     let Error::Refused { source, .. } = &error else {
         panic!("{error:?}");
@@ -301,7 +301,7 @@ fn a_tree_is_read() {
 }
 
 #[test]
-fn a_request_that_is_too_long_harms_nobody_else() {
+fn a_request_that_is_too_long_fails_alone() {
     let reactor = Reactor::start().unwrap();
     let (guest, _) = guest(&reactor, |mut script| {
         let exec = script.request();
@@ -346,7 +346,7 @@ fn a_guest_that_reads_nothing_makes_callers_wait_not_memory_grow() {
     assert_eq!(timeouts.count(), 32);
     drop((guest, done));
     thread.join().unwrap();
-    // What the socket takes and the outbox's high-water mark; the rest was never sent.
+    // Only what fits in the socket and under the outbox's high-water mark was sent.
     assert!(counted.iter().filter(|is_request| *is_request).count() < 16);
 }
 
@@ -355,7 +355,7 @@ fn a_dead_guest_ends_every_waiting_call_at_once() {
     let reactor = Reactor::start().unwrap();
     let (guest, _) = guest(&reactor, |mut script| {
         script.start_command();
-        // One more request, the ping, and it dies.
+        // The next request, the ping, ends the script.
         script.expect(|_, body| assert_eq!(body, HostBody::Ping));
     });
     let execution = guest.exec(command("sleep"), soon()).unwrap();
@@ -454,7 +454,7 @@ fn an_answer_of_another_kind_ends_the_connection() {
 }
 
 #[test]
-fn answers_to_nobody_are_ignored() {
+fn answers_to_unknown_requests_are_ignored() {
     let reactor = Reactor::start().unwrap();
     let (guest, _) = guest(&reactor, |mut script| {
         let id = script.request();

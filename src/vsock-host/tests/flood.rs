@@ -1,5 +1,5 @@
-//! What a guest that sends as much as it may costs the host. Alone in its process, whose memory is
-//! measured.
+//! Memory of the host for a guest that uses all its credit. The only test of its process, whose
+//! memory it measures.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -33,7 +33,7 @@ fn a_flood_of_single_bytes_costs_little_more_than_its_windows() {
     });
     let execution = guest.exec(command("flood"), soon()).unwrap();
     let before = resident();
-    // Answered after the flood, so all of it has come.
+    // The answer comes after the flood, so all of the flood has arrived.
     guest.ping(soon() + std::time::Duration::from_secs(50)).unwrap();
     assert!(resident().saturating_sub(before) < 4 << 20);
     drop(execution);

@@ -1,4 +1,4 @@
-//! From a socket to a guest, and to a newer one.
+//! Handshakes, and a newer connection that replaces the live one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -105,7 +105,7 @@ fn a_process_without_the_secret_does_not_displace_the_service() {
 }
 
 #[test]
-fn a_version_that_comes_later_is_nobodys_error_but_its_own() {
+fn a_wrong_version_after_the_first_guest_is_not_an_error_of_accept() {
     let stage = stage();
     let service = Script::dial(&stage.path).greet_in_background().join().unwrap();
     drop(stage.listener.accept(soon()).unwrap());
@@ -135,7 +135,7 @@ fn a_guest_that_is_gone_before_it_is_accepted_is_not_returned() {
     let first = Script::dial(&stage.path).greet_in_background().join().unwrap();
     let second = Script::dial_again(&stage.path, &first);
     drop(first);
-    // By the time that another is greeted, the reactor has seen the first one's end.
+    // After a handshake of another guest, the reactor has seen the end of the first connection.
     let (_other, _) = guest(&stage.reactor, |mut script| script.wait_closed());
     let second = second.greet_in_background();
     let guest = stage.listener.accept(soon()).unwrap();
@@ -145,7 +145,7 @@ fn a_guest_that_is_gone_before_it_is_accepted_is_not_returned() {
 }
 
 #[test]
-fn accept_times_out_with_what_nobody_did() {
+fn accept_times_out_with_the_step_that_is_missing() {
     let stage = stage();
     let error = stage.listener.accept(shortly()).unwrap_err();
     let text = "timed out after 0.1 s waiting for the guest to connect";
@@ -208,7 +208,7 @@ fn those_that_say_nothing_do_not_keep_the_service_out() {
 }
 
 #[test]
-fn connecting_to_nobody_is_an_error_that_names_the_socket() {
+fn connecting_to_a_path_without_listener_is_an_error_that_names_it() {
     let stage = stage();
     let error = stage.reactor.connect("/nowhere/control.sock".as_ref(), soon()).unwrap_err();
     assert_eq!(error.to_string(), "cannot connect to /nowhere/control.sock");

@@ -1,4 +1,4 @@
-//! What a guest that does nothing costs the host. Alone in its process, whose memory is measured.
+//! Memory of the host for an idle guest. The only test of its process, whose memory it measures.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 

@@ -1,4 +1,4 @@
-//! A client that is served as if it talked to the guest itself.
+//! Clients of a relay.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -14,14 +14,14 @@ use vsock_proto::{
     CHUNK, Exec, GuestBody, Hello, HostBody, HostMessage, RequestId, Stream, WINDOW, encode,
 };
 
-/// A client of `guest` by way of a relay, with a reactor of its own.
+/// Connects to `guest` through a relay, with the client's own reactor.
 fn client(guest: &Guest, reactor: &Reactor) -> Guest {
     let (ours, theirs) = UnixStream::pair().unwrap();
     guest.relay(theirs).unwrap();
     reactor.adopt(ours, soon()).unwrap()
 }
 
-/// A client that is welcome and then sends what a test wants it to.
+/// A scripted client, after the handshake.
 struct Raw {
     stream: UnixStream,
 }
@@ -41,7 +41,7 @@ impl Raw {
         std::io::Write::write_all(&mut &self.stream, &bytes).unwrap();
     }
 
-    /// Waits until the relay closes.
+    /// Waits until the relay closes the connection.
     fn wait_closed(mut self) {
         let timeout = soon().saturating_duration_since(Instant::now());
         self.stream.set_read_timeout(Some(timeout)).unwrap();
@@ -49,7 +49,7 @@ impl Raw {
     }
 }
 
-/// A guest that reports what it is told, and a host for it.
+/// A guest that reports the messages it receives, and its host.
 fn listening(reactor: &Reactor) -> (Guest, mpsc::Receiver<(RequestId, String)>) {
     let (sender, heard) = mpsc::channel();
     let (guest, _) = guest(reactor, move |mut script| {
@@ -143,11 +143,11 @@ fn a_client_learns_the_last_answer_and_then_that_the_guest_is_gone() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_up_nobody() {
+fn a_client_that_does_not_read_delays_no_other_call() {
     let (reactor, theirs) = (Reactor::start().unwrap(), Reactor::start().unwrap());
     let (guest, _) = guest(&reactor, |mut script| {
         let id = script.start_command();
-        // All that there is credit for, and nobody reads it.
+        // All of the credit; the client does not read.
         (0..WINDOW / 64).for_each(|_| script.send(id, stdout(&[0; 64])));
         for _ in 0..2 {
             let id = script.request();
@@ -157,7 +157,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     });
     let raw = Raw::new(&guest);
     raw.send(1, HostBody::Exec(Exec::default()));
-    // The host's own call and another client's go on.
+    // Calls of the host and of another client still work.
     let other = client(&guest, &theirs);
     guest.ping(soon()).unwrap();
     other.ping(soon()).unwrap();

@@ -15,7 +15,7 @@ use vsock_proto::Failure;
 use super::{below, certificates};
 use crate::write::replace;
 
-/// Where Debian's Java looks, and where others have folders of which each may be one.
+/// The store of Debian's Java, the folders of other installations, and the stores in each of those.
 const STORE: &str = "/etc/ssl/certs/java/cacerts";
 const HOMES: [&str; 2] = ["/usr/lib/jvm", "/opt/java"];
 const IN_HOME: [&str; 2] = ["lib/security/cacerts", "jre/lib/security/cacerts"];
@@ -36,7 +36,7 @@ pub(super) fn trust(root: &Path, bundle: &[u8]) -> Result<(), Failure> {
     stores.iter().try_for_each(|path| replace(path, &store))
 }
 
-/// The stores that there are. A link leads to another of them.
+/// The stores that exist. Symbolic links are skipped, since each leads to another store.
 fn stores(root: &Path) -> Vec<PathBuf> {
     let homes = HOMES.iter().filter_map(|homes| fs::read_dir(below(root, homes)).ok());
     let homes = homes.flat_map(|homes| homes.flatten()).map(|home| home.path());
@@ -89,7 +89,7 @@ mod tests {
         };
         let head = [0xFE, 0xED, 0xFE, 0xED, 0, 0, 0, 2, 0, 0, 0, 2];
         let wanted = [&head[..], &entry("system-0"), &entry("system-1")].concat();
-        // Of a store like this one `keytool -list -storepass changeit` finds nothing wrong.
+        // Verified once: `keytool -list -storepass changeit` accepts a store of this form.
         let digest = [
             0x92, 0xAE, 0xFE, 0xCD, 0x47, 0x2E, 0x70, 0xD3, 0x2C, 0x08, 0x83, 0xB8, 0x7F, 0xCF,
             0x25, 0xD1, 0xBF, 0x8B, 0xA4, 0x65,

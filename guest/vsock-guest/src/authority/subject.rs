@@ -1,4 +1,4 @@
-//! The hash by which OpenSSL looks a certificate up in a folder: `57127529.0`.
+//! OpenSSL's subject hash, by which it finds a certificate in a folder: `57127529.0`.
 //!
 //! It is the first four bytes of the SHA-1 of the subject's name in a canonical form: each relative
 //! distinguished name as DER, without the sequence around them, and each text in it as UTF-8, in
@@ -15,10 +15,10 @@ const IA5: u8 = 0x16;
 const VISIBLE: u8 = 0x1a;
 const UNIVERSAL: u8 = 0x1c;
 const BMP: u8 = 0x1e;
-/// The explicit tag of a certificate's version, which is not always there.
+/// The explicit tag of a certificate's version, which is optional.
 const VERSION: u8 = 0xa0;
 
-/// The hash of a certificate's subject; `None` if it is no certificate.
+/// The hash of a certificate's subject; `None` if the bytes are not a certificate.
 pub(super) fn hash(der: &[u8]) -> Option<String> {
     let canonical = canonical(subject(der)?)?;
     let digest = Sha1::digest(&canonical);
@@ -71,7 +71,7 @@ fn canonical_attribute(attribute: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What a text says; `None` for what is no text, and stays as it is.
+/// Decodes a string type; `None` for other types, which the canonical form keeps unchanged.
 fn text(tag: u8, content: &[u8]) -> Option<String> {
     match tag {
         UTF8 | PRINTABLE | IA5 | VISIBLE => Some(String::from_utf8_lossy(content).into_owned()),

@@ -1,4 +1,4 @@
-//! What a copy keeps: owners and modes of what is there, hard links, holes; and what it leaves alone.
+//! Copies of trees: owners, modes, hard links and holes are kept; other files are left alone.
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -39,7 +39,7 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// All entries of a tree, and the bytes after each.
+/// All entries of a tree, each with its bytes.
 fn read(path: &Path) -> Vec<(Entry, Vec<u8>)> {
     let mut host = Host::connected();
     let path = ByteBuf::from(path.as_os_str().as_bytes());
@@ -169,7 +169,7 @@ fn hard_links_and_holes_go_in_and_come_out() {
     let place = tempdir().unwrap();
     let top = place.path().join("top");
     let mut host = Host::connected();
-    // Again over what is there: the names are one file's already.
+    // The second copy finds both names linked to one file.
     for _ in 0..2 {
         let entries: [(Entry, &[u8]); 6] = [
             (folder(""), b""),

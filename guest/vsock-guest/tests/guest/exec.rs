@@ -1,4 +1,4 @@
-//! Running commands.
+//! Commands: streams, signals, time-outs, descendants.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ fn outcome(run: Run) -> Outcome {
     run.exit.unwrap().outcome
 }
 
-/// Waits for the end of a process that is not ours.
+/// Waits for the end of a process that is not a child of this one.
 fn has_ended(pid: u32) -> bool {
     let deadline = Instant::now() + Duration::from_secs(5);
     let stat = Path::new("/proc").join(pid.to_string()).join("stat");
@@ -128,7 +128,7 @@ fn a_grandchild_that_goes_on_writing_delays_nothing() {
     assert_eq!(outcome(run), Outcome::Exited { code: 3 });
 }
 
-/// A folder with the pipes `go` and `done`, by which a test and what a command left meet.
+/// A folder with the FIFOs `go` and `done`, for synchronization with a command's descendants.
 fn meeting_point() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["go", "done"] {
@@ -146,7 +146,7 @@ fn in_folder(folder: &TempDir, script: &str) -> Exec {
 fn a_process_that_outlives_its_command_goes_on_writing() {
     let folder = meeting_point();
     let mut host = Host::connected();
-    // More than a pipe holds, to either stream.
+    // More than a pipe holds, on each stream.
     let flood = "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2";
     let script = format!("(read line < go; {flood}; echo alive > done) &");
     let run = host.run(in_folder(&folder, &script));
@@ -182,7 +182,7 @@ fn output_of_a_process_that_is_followed_comes_after_the_end_of_its_command() {
 }
 
 #[test]
-fn a_command_that_leaves_nobody_ends_at_once_though_it_is_followed() {
+fn a_followed_command_without_descendants_exits_at_once() {
     let folder = meeting_point();
     let mut host = Host::connected();
     let id = host.request(HostBody::Exec(followed(&folder, "exec >&- 2>&-; exit 3")));
@@ -251,7 +251,7 @@ fn input_comes_back_through_a_pipe() {
 }
 
 #[test]
-fn input_that_nobody_reads_goes_on_being_granted() {
+fn credit_is_granted_for_input_that_the_command_closed() {
     let mut host = Host::connected();
     let id = host.request(HostBody::Exec(Exec {
         stdin: true,
@@ -389,7 +389,7 @@ fn a_signal_on_a_terminal_goes_to_its_foreground() {
 #[test]
 fn a_grandchild_that_holds_the_terminal_delays_nothing_though_credit_comes_late() {
     let mut host = Host::connected();
-    // When the command ends all credit is spent, and not a byte is left to read.
+    // The command ends with all credit spent and an empty pipe.
     let script = format!("trap '' HUP; sleep 10 & head -c {WINDOW} /dev/zero | tr '\\0' x");
     let id = host.request(HostBody::Exec(on_terminal(&script)));
     let Answer::Started(pid) = host.answer_to(id) else { panic!("it did not start") };

@@ -1,4 +1,4 @@
-//! Writing and reading trees of files.
+//! Writes and reads of file trees.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -34,7 +34,7 @@ pub(crate) fn file(path: &str) -> Entry {
     entry(path, EntryKind::File { size: 0 })
 }
 
-/// Sends a tree of small files; returns the guest's last word.
+/// Writes a tree of small files; returns the guest's final answer.
 pub(crate) fn write(host: &mut Host, request: Write, entries: &[(Entry, &[u8])]) -> Answer {
     let id = host.request(HostBody::Write(request));
     for (entry, bytes) in entries {
@@ -45,7 +45,7 @@ pub(crate) fn write(host: &mut Host, request: Write, entries: &[(Entry, &[u8])])
     last(host, id)
 }
 
-/// The last message about a request.
+/// The guest's final answer to a request.
 pub(crate) fn last(host: &mut Host, id: RequestId) -> Answer {
     loop {
         match host.answer_to(id) {
@@ -213,7 +213,7 @@ fn a_missing_folder_is_named_unless_it_may_be_made() {
     assert_eq!(text, expected);
 }
 
-/// A file system with room for almost nothing.
+/// A file system with almost no free space.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
@@ -229,7 +229,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // The mount itself ends with the namespace; without it the folder can be removed.
+        // The mount ends with its namespace; then the folder can be removed.
         let _ = Command::new("umount").arg(self.0.path()).status();
     }
 }
@@ -257,7 +257,7 @@ fn a_device_is_not_read() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_that_has_nothing_to_say_blocks_nobody() {
+fn a_read_that_waits_for_a_file_can_be_cancelled() {
     let mut host = Host::connected();
     let id = host.request(HostBody::Read(Read { path: ByteBuf::from("/proc/kmsg") }));
     assert!(matches!(host.answer_to(id), Answer::Entry(_)));

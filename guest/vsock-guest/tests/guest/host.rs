@@ -1,4 +1,4 @@
-//! A scripted host: says what a test tells it to, and collects the answers.
+//! A scripted host: sends a test's messages and collects the answers.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use vsock_proto::{
     HostMessage, RequestId, Stream, encode,
 };
 
-/// No test waits longer for a message.
+/// The time-out of a wait for a message.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Host {
@@ -24,7 +24,7 @@ pub(crate) struct Host {
     serving: JoinHandle<vsock_guest::Result<End>>,
 }
 
-/// An answer of the guest that owns its bytes.
+/// A guest's answer, with owned bytes.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Answer {
     Ready,
@@ -41,7 +41,7 @@ pub(crate) enum Answer {
     Listening(Vec<u16>),
 }
 
-/// All that a command said.
+/// A command's complete output, and its exit.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) stdout: Vec<u8>,
@@ -69,7 +69,7 @@ pub(crate) fn shell(script: &str) -> Exec {
 }
 
 impl Host {
-    /// A guest that has said hello and waits for the answer.
+    /// A guest that waits for the answer to its hello.
     pub(crate) fn dialled(config: Config) -> (Self, Hello) {
         let (stream, theirs) = UnixStream::pair().unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -87,7 +87,7 @@ impl Host {
         (host, hello)
     }
 
-    /// A guest that takes requests.
+    /// A guest after the handshake.
     pub(crate) fn connected() -> Self {
         Self::connected_with(config())
     }
@@ -112,7 +112,7 @@ impl Host {
         id
     }
 
-    /// The next message, whatever it is about.
+    /// The next message of any request.
     pub(crate) fn answer(&mut self) -> (RequestId, Answer) {
         loop {
             if let Some(GuestMessage { id, body }) = self.decoder.next().unwrap() {
@@ -122,14 +122,14 @@ impl Host {
         }
     }
 
-    /// The next message about a request, when no other may come.
+    /// The next message, which must be about request `id`.
     pub(crate) fn answer_to(&mut self, id: RequestId) -> Answer {
         let (about, answer) = self.answer();
         assert_eq!(about, id, "unexpected {answer:?}");
         answer
     }
 
-    /// Whether nothing comes for so long.
+    /// Whether no message arrives within `time`.
     pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let silent = self.stream.read(self.decoder.space()).is_err();
@@ -142,13 +142,13 @@ impl Host {
         assert_eq!(self.answer_to(id), Answer::Done);
     }
 
-    /// Runs a command to its end, granting credit as bytes come.
+    /// Runs a command to its end, granting credit for each byte received.
     pub(crate) fn run(&mut self, exec: Exec) -> Run {
         let id = self.request(HostBody::Exec(exec));
         self.finish(id)
     }
 
-    /// The rest of a command.
+    /// Receives the rest of a command's output, and its exit.
     pub(crate) fn finish(&mut self, id: RequestId) -> Run {
         let mut run = Run::default();
         loop {
@@ -170,13 +170,13 @@ impl Host {
         }
     }
 
-    /// Closes the connection and returns how the guest takes it.
+    /// Closes the connection; returns the guest's result.
     pub(crate) fn close(self) -> vsock_guest::Result<End> {
         drop(self.stream);
         self.serving.join().unwrap()
     }
 
-    /// How the guest ended the connection.
+    /// Waits for the guest's end; returns its result.
     pub(crate) fn end(self) -> vsock_guest::Result<End> {
         self.serving.join().unwrap()
     }

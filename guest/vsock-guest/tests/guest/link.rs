@@ -1,4 +1,4 @@
-//! How a connection begins and ends.
+//! Handshakes, and the end of a connection.
 
 use std::io::Write;
 use std::sync::Arc;

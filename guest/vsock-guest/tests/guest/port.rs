@@ -1,4 +1,4 @@
-//! Connections to ports in the guest.
+//! Connections to TCP ports in the guest.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};

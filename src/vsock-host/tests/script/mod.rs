@@ -1,4 +1,4 @@
-//! A guest that does what a test says, on the other end of a socket.
+//! A scripted guest, on the other end of a socket.
 
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
@@ -18,20 +18,20 @@ use vsock_proto::{
 
 pub(crate) const BOOT: BootId = BootId([7; 16]);
 
-/// Long enough for everything that is to happen.
+/// A deadline for events that must happen.
 pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-/// Short enough for a test to wait for what is not to happen.
+/// A deadline for events that must not happen.
 pub(crate) fn shortly() -> Instant {
     Instant::now() + Duration::from_millis(50)
 }
 
-/// The guest's end, which waits for at most ten seconds.
+/// The guest's end. Its reads and writes time out after ten seconds.
 pub(crate) struct Script {
     stream: UnixStream,
-    /// What its next hello shows; from the last welcome.
+    /// The secret in its next hello, from the last welcome.
     pub(crate) secret: Option<LinkSecret>,
 }
 
@@ -46,12 +46,12 @@ impl Script {
         Self::new(UnixStream::connect(path).unwrap())
     }
 
-    /// The same as the service that `before` was.
+    /// Dials with the secret of `before`, as the same service would.
     pub(crate) fn dial_again(path: &Path, before: &Self) -> Self {
         Self { secret: before.secret, ..Self::dial(path) }
     }
 
-    /// Says hello and is ready.
+    /// Completes the handshake.
     pub(crate) fn greet(&mut self) {
         self.hello(VERSION);
         self.secret = self.expect(|_, body| match body {
@@ -61,7 +61,7 @@ impl Script {
         self.send(RequestId::LINK, GuestBody::Ready(ready()));
     }
 
-    /// The same while the test goes on; the script comes back by `join`.
+    /// Completes the handshake in a thread, which returns the script.
     pub(crate) fn greet_in_background(mut self) -> thread::JoinHandle<Self> {
         let greet = move || {
             self.greet();
@@ -92,12 +92,12 @@ impl Script {
         self.stream.write_all(&bytes)
     }
 
-    /// Takes the host's next message.
+    /// Receives the host's next message.
     pub(crate) fn expect<R>(&mut self, look: impl FnOnce(RequestId, HostBody<'_>) -> R) -> R {
         self.next(look).expect("the host closed the connection")
     }
 
-    /// The same, or `None` if the host closes.
+    /// Receives the host's next message; `None` if the host closes.
     pub(crate) fn next<R>(&mut self, look: impl FnOnce(RequestId, HostBody<'_>) -> R) -> Option<R> {
         let mut frame = [0; 4].to_vec();
         match self.stream.read_exact(&mut frame) {
@@ -114,7 +114,7 @@ impl Script {
         Some(look(id, body))
     }
 
-    /// Takes a request of some kind; its id.
+    /// Receives a request of any kind; returns its id.
     pub(crate) fn request(&mut self) -> RequestId {
         self.expect(|id, body| {
             assert!(body.is_request(), "{body:?}");
@@ -122,14 +122,14 @@ impl Script {
         })
     }
 
-    /// Takes a command, and says that it runs.
+    /// Receives a command and reports its start; returns its id.
     pub(crate) fn start_command(&mut self) -> RequestId {
         let id = self.request();
         self.send(id, GuestBody::Started(42));
         id
     }
 
-    /// Waits until the host closes, whatever it sends before.
+    /// Discards messages until the host closes.
     pub(crate) fn wait_closed(&mut self) {
         while self.next(|_, _| ()).is_some() {}
     }
@@ -143,7 +143,7 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)
 }
 
-/// A guest whose other end is the script that `play` follows.
+/// A guest whose peer runs `play` after the handshake.
 pub(crate) fn guest(
     reactor: &Reactor,
     play: impl FnOnce(Script) + Send + 'static,
