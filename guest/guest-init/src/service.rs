@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
+use vsock::{VMADDR_CID_HOST, VsockStream};
 use vsock_guest::{Config, End, Service, serve};
 use vsock_proto::{BootId, PORT};
 
@@ -32,9 +32,6 @@ pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 /// The cgroup of all commands.
 pub(crate) const COMMANDS: &str = "exec";
 
-/// The host's address.
-const HOST: u32 = libc::VMADDR_CID_HOST;
-
 /// Serves until the machine is to be turned off.
 pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
     console::log_as_asked();
@@ -50,11 +47,11 @@ pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
     let mut pause = Pause::default();
     let mut last_error = None;
     loop {
-        match dial() {
+        match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, PORT) {
             Ok(connection) => {
                 log::debug!("connected to the host");
                 last_error = None;
-                match serve(connection, &mut service) {
+                match serve(connection.into(), &mut service) {
                     Ok(End::Shutdown) => return ExitCode::from(EXIT_SHUTDOWN),
                     Ok(End::Rejected(reason)) => {
                         console::tell_failure(&format!("the host rejects this guest: {reason}"));
@@ -70,10 +67,10 @@ pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
                     Err(error) => log::error!("{}", console::chain(&error)),
                 }
             }
-            Err(errno) if last_error == Some(errno) => {}
-            Err(errno) => {
-                log::info!("cannot reach the host; error={errno}");
-                last_error = Some(errno);
+            Err(error) if last_error == Some(error.raw_os_error()) => {}
+            Err(error) => {
+                log::info!("cannot reach the host; error={error}");
+                last_error = Some(error.raw_os_error());
             }
         }
         pause.wait();
@@ -89,12 +86,6 @@ fn secret() -> Option<Arc<File>> {
             None
         }
     }
-}
-
-fn dial() -> nix::Result<OwnedFd> {
-    let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    connect(socket.as_raw_fd(), &VsockAddr::new(HOST, PORT))?;
-    Ok(socket)
 }
 
 /// Exempts the service from the OOM killer, and sets its process name.
