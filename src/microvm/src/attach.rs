@@ -1,6 +1,7 @@
 //! A running VM of another runner process, reached through its control socket.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,10 @@ impl Sandbox for Attached {
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
         session::read(Ok(self.guest.clone()), &ErrorContext::attached(), path, deadline)
+    }
+
+    fn connect(&self, port: u16, deadline: Instant) -> sandbox::Result<UnixStream> {
+        session::connect(Ok(self.guest.clone()), &ErrorContext::attached(), port, deadline)
     }
 
     fn assign(&self, _config: &SandboxConfig, _deadline: Instant) -> sandbox::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,12 +47,15 @@ pub(crate) fn write(
         owner: request.owner.map(owner_message),
         keeps_existing: request.keeps_existing,
     };
-    let started = guest
-        .map_err(Cause::from)
-        .and_then(|guest| guest.write(message, deadline).map_err(|error| errors.cause(error)));
-    match started {
+    let guest = match guest {
+        Ok(guest) => guest,
+        Err(error) => {
+            return Err(sandbox::Error::Copy { path, errno: None, source: error.into() });
+        }
+    };
+    match guest.write(message, deadline) {
         Ok(tree) => Ok(Box::new(Writing { path, tree, errors: errors.clone() })),
-        Err(source) => Err(sandbox::Error::Copy { path, source }),
+        Err(error) => Err(copy_error(&path, errors, error)),
     }
 }
 
@@ -62,14 +66,46 @@ pub(crate) fn read(
     deadline: Instant,
 ) -> sandbox::Result<Box<dyn TreeReader>> {
     let message = proto::Read { path: bytes(path) };
-    let started = guest
-        .map_err(Cause::from)
-        .and_then(|guest| guest.read(message, deadline).map_err(|error| errors.cause(error)));
     let path = path.display().to_string();
-    match started {
+    let guest = match guest {
+        Ok(guest) => guest,
+        Err(error) => {
+            return Err(sandbox::Error::Copy { path, errno: None, source: error.into() });
+        }
+    };
+    match guest.read(message, deadline) {
         Ok(tree) => Ok(Box::new(Reading { path, tree, errors: errors.clone() })),
-        Err(source) => Err(sandbox::Error::Copy { path, source }),
+        Err(error) => Err(copy_error(&path, errors, error)),
     }
+}
+
+pub(crate) fn connect(
+    guest: Result<Guest>,
+    errors: &ErrorContext,
+    port: u16,
+    deadline: Instant,
+) -> sandbox::Result<UnixStream> {
+    let failed = |source| sandbox::Error::Connect { port, source };
+    let guest = guest.map_err(|error| failed(error.into()))?;
+    guest.connect(port, deadline).map_err(|error| match errno(&error) {
+        Some(CONNECTION_REFUSED) => sandbox::Error::NothingListens { port },
+        _ => failed(errors.cause(error)),
+    })
+}
+
+const CONNECTION_REFUSED: i32 = nix::errno::Errno::ECONNREFUSED as i32;
+
+/// The number of the error that the guest reports.
+fn errno(error: &vsock_host::Error) -> Option<i32> {
+    match error {
+        vsock_host::Error::Refused { source, .. } if source.errno != 0 => Some(source.errno),
+        _ => None,
+    }
+}
+
+fn copy_error(path: &str, errors: &ErrorContext, error: vsock_host::Error) -> sandbox::Error {
+    let (path, errno) = (path.to_owned(), errno(&error));
+    sandbox::Error::Copy { path, errno, source: errors.cause(error) }
 }
 
 struct Running {
@@ -79,7 +115,11 @@ struct Running {
 }
 
 impl Running {
-    fn lost(&self, error: vsock_host::Error) -> sandbox::Error {
+    fn failed(&self, error: vsock_host::Error) -> sandbox::Error {
+        if let vsock_host::Error::TimedOut { after, phase } = &error {
+            let phase = format!("waiting for the guest to {phase}");
+            return sandbox::Error::TimedOut { phase, after: *after };
+        }
         let source = self.errors.cause(error);
         sandbox::Error::Exec { program: self.program.clone(), source }
     }
@@ -91,7 +131,7 @@ impl Execution for Running {
     }
 
     fn next(&self, deadline: Option<Instant>) -> sandbox::Result<Event> {
-        match self.execution.next(deadline).map_err(|error| self.lost(error))? {
+        match self.execution.next(deadline).map_err(|error| self.failed(error))? {
             vsock_host::Event::Output { stream, data } => Ok(Event::Output(output(stream), data)),
             vsock_host::Event::Ended(exit) => Ok(Event::Ended(exit_report(exit))),
             vsock_host::Event::Exit(exit) => Ok(Event::Exit(exit_report(exit))),
@@ -99,23 +139,23 @@ impl Execution for Running {
     }
 
     fn write_stdin(&self, data: &[u8], deadline: Option<Instant>) -> sandbox::Result<()> {
-        self.execution.write_stdin(data, deadline).map_err(|error| self.lost(error))
+        self.execution.write_stdin(data, deadline).map_err(|error| self.failed(error))
     }
 
     fn close_stdin(&self) -> sandbox::Result<()> {
-        self.execution.close_stdin(soon()).map_err(|error| self.lost(error))
+        self.execution.close_stdin(soon()).map_err(|error| self.failed(error))
     }
 
     fn resize(&self, size: PtySize) -> sandbox::Result<()> {
-        self.execution.resize(pty_size(size), soon()).map_err(|error| self.lost(error))
+        self.execution.resize(pty_size(size), soon()).map_err(|error| self.failed(error))
     }
 
     fn signal(&self, signal: u8, deadline: Instant) -> sandbox::Result<()> {
-        self.execution.signal(signal, deadline).map_err(|error| self.lost(error))
+        self.execution.signal(signal, deadline).map_err(|error| self.failed(error))
     }
 
     fn cancel(&self, deadline: Instant) -> sandbox::Result<()> {
-        self.execution.cancel(deadline).map_err(|error| self.lost(error))
+        self.execution.cancel(deadline).map_err(|error| self.failed(error))
     }
 }
 
@@ -127,8 +167,7 @@ struct Writing {
 
 impl Writing {
     fn failed(&self, error: vsock_host::Error) -> sandbox::Error {
-        let source = self.errors.cause(error);
-        sandbox::Error::Copy { path: self.path.clone(), source }
+        copy_error(&self.path, &self.errors, error)
     }
 }
 
@@ -150,8 +189,7 @@ impl TreeWriter for Writing {
 
     fn finish(self: Box<Self>, deadline: Instant) -> sandbox::Result<()> {
         let Self { path, tree, errors } = *self;
-        tree.finish(deadline)
-            .map_err(|error| sandbox::Error::Copy { path, source: errors.cause(error) })
+        tree.finish(deadline).map_err(|error| copy_error(&path, &errors, error))
     }
 }
 
@@ -163,10 +201,10 @@ struct Reading {
 
 impl TreeReader for Reading {
     fn next(&mut self, deadline: Instant) -> sandbox::Result<Option<TreeItem>> {
-        let item = self.tree.next(deadline).map_err(|error| sandbox::Error::Copy {
-            path: self.path.clone(),
-            source: self.errors.cause(error),
-        })?;
+        let item = self
+            .tree
+            .next(deadline)
+            .map_err(|error| copy_error(&self.path, &self.errors, error))?;
         Ok(item.map(|item| match item {
             vsock_host::TreeItem::Entry(entry) => TreeItem::Entry(entry_of(entry)),
             vsock_host::TreeItem::Data(data) => TreeItem::Data(data),

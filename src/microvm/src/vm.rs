@@ -1,5 +1,6 @@
 //! A running VM: the owner's handle in this process.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -170,6 +171,10 @@ impl Sandbox for Vm {
 
     fn read(&self, path: &Path, deadline: Instant) -> sandbox::Result<Box<dyn TreeReader>> {
         session::read(self.guest(deadline), &self.errors, path, deadline)
+    }
+
+    fn connect(&self, port: u16, deadline: Instant) -> sandbox::Result<UnixStream> {
+        session::connect(self.guest(deadline), &self.errors, port, deadline)
     }
 
     fn assign(&self, config: &SandboxConfig, deadline: Instant) -> sandbox::Result<()> {

@@ -29,9 +29,15 @@ pub enum Error {
     /// A command could not be started, or was lost with its sandbox.
     #[error("cannot run `{program}`")]
     Exec { program: String, source: Cause },
-    /// Files could not be copied.
+    /// Files could not be copied. `errno` is the number of the guest's error, if it reported one.
     #[error("cannot copy {path}")]
-    Copy { path: String, source: Cause },
+    Copy { path: String, errno: Option<i32>, source: Cause },
+    /// No process in the sandbox listens on the port.
+    #[error("nothing listens on port {port} of the sandbox")]
+    NothingListens { port: u16 },
+    /// A port could not be connected to for another reason; the sandbox may be lost.
+    #[error("cannot connect to port {port} of the sandbox")]
+    Connect { port: u16, source: Cause },
     /// An operation timed out; `phase` is what was being done.
     #[error("timed out after {after:.1?} {phase}")]
     TimedOut { phase: String, after: Duration },

@@ -6,11 +6,11 @@
 //! ```
 
 mod execution;
+mod script;
 mod tree;
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
-use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -18,43 +18,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 
 use self::execution::{Ending, FakeExecution};
+use self::script::Act;
+pub use self::script::{Manner, Script};
 use self::tree::{FakeReader, FakeWriter};
 use crate::{
     Cancellation, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, Result, Sandbox,
-    SandboxConfig, SandboxFactory, SandboxId, StartReport, Stream, TreeItem, TreeReader,
-    TreeWriter, WriteRequest,
+    SandboxConfig, SandboxFactory, SandboxId, StartReport, TreeItem, TreeReader, TreeWriter,
+    WriteRequest,
 };
-
-/// The script of fake sandboxes.
-#[derive(Debug, Default, Clone)]
-pub struct Script {
-    commands: HashMap<OsString, Vec<Event>>,
-    held: HashMap<OsString, Manner>,
-    acts: HashMap<OsString, Act>,
-    trees: HashMap<PathBuf, Vec<TreeItem>>,
-    is_stubborn: bool,
-}
-
-/// How a held command ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// By any signal.
-    Polite,
-    /// Only by SIGKILL, by being cancelled, or with its sandbox.
-    Deaf,
-}
-
-/// The effect of a command on the record.
-#[derive(Clone)]
-struct Act(Arc<Effect>);
-
-type Effect = dyn Fn(&ExecRequest, &mut Record) + Send + Sync;
-
-impl fmt::Debug for Act {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Act")
-    }
-}
 
 /// The recorded calls of fake sandboxes, and their files.
 #[derive(Debug, Default)]
@@ -69,6 +40,8 @@ pub struct Record {
     pub writes: Vec<WriteRequest>,
     /// The files, folders and links that were written, in order.
     pub entries: Vec<Entry>,
+    /// The sandboxes' ends of connections to their ports, in order.
+    pub connections: Vec<(u16, UnixStream)>,
     /// Files by path.
     pub files: HashMap<PathBuf, Vec<u8>>,
     /// Sandboxes that were started.
@@ -98,80 +71,11 @@ type Ends = HashMap<SandboxId, Sender<()>>;
 /// The commands that were started, by sandbox.
 type Running = HashMap<SandboxId, Vec<Weak<Ending>>>;
 
-impl Script {
-    /// Sets the output and the exit code of `program`. Programs that are not in the script do not exist.
-    #[must_use]
-    pub fn on(mut self, program: &str, output: &[&str], code: u8) -> Self {
-        let output = output.iter().map(|text| Event::Output(Stream::Stdout, (*text).into()));
-        let exit = Event::Exit(exit(Outcome::Exited(code)));
-        self.commands.insert(program.into(), output.chain([exit]).collect());
-        self
-    }
-
-    /// Says what descendants of `program`, which is in the script, print after its end.
-    #[must_use]
-    pub fn leave(mut self, program: &str, output: &[&str]) -> Self {
-        if let Some(events) = self.commands.get_mut(OsStr::new(program))
-            && let Some(Event::Exit(exit)) = events.pop()
-        {
-            let output = output.iter().map(|text| Event::Output(Stream::Stdout, (*text).into()));
-            let ended = [Event::Ended(exit.clone())].into_iter();
-            events.extend(ended.chain(output).chain([Event::Exit(exit)]));
-        }
-        self
-    }
-
-    /// Sets how many processes of `program`, which is in the script, the OOM killer kills.
-    #[must_use]
-    pub fn starve(mut self, program: &str, oom_kills: u64) -> Self {
-        let events = self.commands.get_mut(OsStr::new(program));
-        if let Some(Event::Exit(exit)) = events.and_then(|events| events.last_mut()) {
-            exit.oom_kills = oom_kills;
-        }
-        self
-    }
-
-    /// Makes `program` print nothing and run until it is ended.
-    #[must_use]
-    pub fn hold(mut self, program: &str, manner: Manner) -> Self {
-        self.commands.insert(program.into(), Vec::new());
-        self.held.insert(program.into(), manner);
-        self
-    }
-
-    /// Says what `program` does to the record when it starts: leave files, say. One that is held does so
-    /// when it is waited for.
-    #[must_use]
-    pub fn act(
-        mut self,
-        program: &str,
-        act: impl Fn(&ExecRequest, &mut Record) + Send + Sync + 'static,
-    ) -> Self {
-        self.acts.insert(program.into(), Act(Arc::new(act)));
-        self
-    }
-
-    /// Sets the items of a read of `path`, valid or not.
-    #[must_use]
-    pub fn tree(mut self, path: impl Into<PathBuf>, items: Vec<TreeItem>) -> Self {
-        self.trees.insert(path.into(), items);
-        self
-    }
-
-    /// Makes every assign fail.
-    #[must_use]
-    pub fn stubborn(mut self) -> Self {
-        self.is_stubborn = true;
-        self
-    }
-
-    /// A factory of sandboxes with this script.
-    pub fn factory(self) -> Factory {
-        Factory { script: self, ..Factory::default() }
-    }
-}
-
 impl Factory {
+    fn new(script: Script) -> Self {
+        Self { script, ..Self::default() }
+    }
+
     /// The record so far.
     pub fn record(&self) -> MutexGuard<'_, Record> {
         lock(&self.record)
@@ -190,6 +94,9 @@ impl Factory {
         }
     }
 }
+
+/// The number of "no such file or directory", the same on every architecture of Linux.
+const ENOENT: i32 = 2;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -268,6 +175,11 @@ impl Sandbox for FakeSandbox {
         };
         let program = request.argv.first().cloned().unwrap_or_default();
         let manner = self.script.held.get(&program).copied();
+        let answer = self
+            .script
+            .answers
+            .get(&program)
+            .map(|answer| (answer.clone(), request.clone(), Vec::new()));
         let mut act = self.script.acts.get(&program).map(|act| (act.clone(), request.clone()));
         if let Some((Act(act), request)) = act.take_if(|_| manner.is_none()) {
             act(&request, &mut lock(&self.record));
@@ -284,6 +196,7 @@ impl Sandbox for FakeSandbox {
             ending,
             manner,
             act: Mutex::new(act),
+            answer: Mutex::new(answer),
             record: Arc::clone(&self.record),
         }))
     }
@@ -300,12 +213,26 @@ impl Sandbox for FakeSandbox {
         }
         let Some(data) = lock(&self.record).files.get(path).cloned() else {
             let source = "no such file".into();
-            return Err(crate::Error::Copy { path: path.display().to_string(), source });
+            let path = path.display().to_string();
+            return Err(crate::Error::Copy { path, errno: Some(ENOENT), source });
         };
         let kind = EntryKind::File { size: data.len() as u64 };
         let path = PathBuf::new();
         let entry = Entry { path, kind, mode: 0o644, owner: None, modified: None };
         Ok(Box::new(FakeReader(vec![TreeItem::Data(data), TreeItem::Entry(entry)])))
+    }
+
+    fn connect(&self, port: u16, _deadline: Instant) -> Result<UnixStream> {
+        if !lock(&self.ends).contains_key(&self.id) {
+            return Err(crate::Error::Connect { port, source: "the sandbox has ended".into() });
+        }
+        if !self.script.ports.contains(&port) {
+            return Err(crate::Error::NothingListens { port });
+        }
+        let failed = |source: std::io::Error| crate::Error::Connect { port, source: source.into() };
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        lock(&self.record).connections.push((port, theirs));
+        Ok(ours)
     }
 
     fn assign(&self, config: &SandboxConfig, _deadline: Instant) -> Result<()> {

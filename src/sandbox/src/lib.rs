@@ -1,8 +1,8 @@
 //! The traits of a sandbox, and their types.
 //!
 //! A [`SandboxFactory`] starts sandboxes, a [`Sandbox`] runs commands ([`Sandbox::exec`]) and
-//! moves files ([`Sandbox::write`], [`Sandbox::read`]). All calls block, with a deadline, and
-//! may be made from several threads at once. The holder of a sandbox owns it: dropping it ends it and
+//! moves files ([`Sandbox::write`], [`Sandbox::read`]) and connects to ports ([`Sandbox::connect`]).
+//! All calls block, with a deadline, and may be made from several threads at once. The holder of a sandbox owns it: dropping it ends it and
 //! releases its resources.
 //!
 //! This crate depends on no other crate of the project and knows no kind of virtual machine. The feature
@@ -19,6 +19,7 @@ mod intercept;
 mod network;
 mod tree;
 
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
@@ -87,6 +88,12 @@ pub trait Sandbox: Send + Sync {
 
     /// Starts reading the tree of files at an absolute path.
     fn read(&self, path: &std::path::Path, deadline: Instant) -> Result<Box<dyn TreeReader>>;
+
+    /// Connects to a TCP port on which a process in the sandbox listens, on whichever address. Nothing
+    /// listens on the host for it. The stream ends with the sandbox.
+    ///
+    /// Fails with [`Error::NothingListens`] if the port is refused.
+    fn connect(&self, port: u16, deadline: Instant) -> Result<UnixStream>;
 
     /// Gives a prepared or parked sandbox its identity from `config` (name, labels, network, host name,
     /// time zone), sets its clock and reseeds its RNG. The id stays. After an error it can only be ended.

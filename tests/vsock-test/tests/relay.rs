@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
 
 use tempfile::tempdir;
@@ -75,6 +77,28 @@ fn a_client_copies_a_file_in_and_out() {
         }
     }
     assert!(back == bytes);
+}
+
+#[test]
+fn a_client_connects_to_a_port_and_is_told_if_nothing_listens() {
+    let pair = Pair::new();
+    let (_reactor, client) = client_of(&pair);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut stream = client.connect(port, soon()).unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    stream.write_all(b"there").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    peer.read_to_string(&mut text).unwrap();
+    peer.write_all(b"and back").unwrap();
+    drop((listener, peer));
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "thereand back");
+    let Err(Error::Refused { source, .. }) = client.connect(port, soon()) else {
+        panic!("nothing listens on port {port}");
+    };
+    assert_eq!(source.message, format!("cannot reach port {port}: connection refused"));
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Act, Manner, Record, exit, lock};
-use crate::{Event, ExecRequest, Execution, Outcome, PtySize, Result};
+use super::script::{Act, Answer, Manner};
+use super::{Record, exit, lock};
+use crate::{Event, ExecRequest, Execution, Outcome, PtySize, Result, Stream};
 
 /// The signal's number, the same on every architecture of Linux.
 const SIGKILL: u8 = 9;
@@ -17,6 +18,8 @@ pub(super) struct FakeExecution {
     pub(super) manner: Option<Manner>,
     /// What it does when it is waited for.
     pub(super) act: Mutex<Option<(Act, ExecRequest)>>,
+    /// What it answers when its standard input is closed, and the input so far.
+    pub(super) answer: Mutex<Option<(Answer, ExecRequest, Vec<u8>)>>,
     pub(super) record: Arc<Mutex<Record>>,
 }
 
@@ -39,23 +42,42 @@ impl Execution for FakeExecution {
         self.has_started
     }
 
-    fn next(&self, _deadline: Option<Instant>) -> Result<Event> {
+    fn next(&self, deadline: Option<Instant>) -> Result<Event> {
         if let Some((Act(act), request)) = lock(&self.act).take() {
             act(&request, &mut lock(&self.record));
         }
         let mut events = lock(&self.ending.events);
         while events.is_empty() && self.manner.is_some() {
-            events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
+            let Some(deadline) = deadline else {
+                events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let phase = "waiting for a fake command".to_owned();
+                return Err(crate::Error::TimedOut { phase, after: Duration::ZERO });
+            }
+            let waited = self.ending.more.wait_timeout(events, left);
+            events = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(events.pop_front().unwrap_or(Event::Exit(exit(Outcome::Cancelled))))
     }
 
     fn write_stdin(&self, data: &[u8], _deadline: Option<Instant>) -> Result<()> {
         lock(&self.record).stdin.extend_from_slice(data);
+        if let Some((_, _, input)) = &mut *lock(&self.answer) {
+            input.extend_from_slice(data);
+        }
         Ok(())
     }
 
     fn close_stdin(&self) -> Result<()> {
+        if let Some((Answer(reply), request, input)) = lock(&self.answer).take() {
+            let (output, code) = reply(&request, &input);
+            let output = Event::Output(Stream::Stdout, output);
+            let events = [output, Event::Exit(exit(Outcome::Exited(code)))];
+            *lock(&self.ending.events) = events.into();
+        }
         Ok(())
     }
 
