@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 pub(crate) const INIT: &str = "guest-init";
 
 /// Go into the root file system's `/usr/local/bin`, those that the folder has.
-const INSTALLED: [&str; 3] = ["guest-agent", "guest-download", "guest-mock-claude"];
+const INSTALLED: [&str; 4] = ["guest-agent", "guest-download", "guest-files", "guest-mock-claude"];
 
 /// The largest program; a build with debug information is below it.
 const LIMIT: u64 = 256 << 20;

@@ -11,8 +11,8 @@ pub struct BuildRequest {
     pub name: String,
     /// Source of its files.
     pub source: Source,
-    /// Folder of the guest programs: `guest-init`, and optionally `guest-agent`, `guest-download` and
-    /// `guest-mock-claude`.
+    /// Folder of the guest programs: `guest-init`, and optionally `guest-agent`, `guest-download`,
+    /// `guest-files` and `guest-mock-claude`.
     pub guest_programs: PathBuf,
     /// Additional Debian packages (Debian sources and recipes only).
     pub packages: Vec<String>,
