@@ -30,4 +30,5 @@ mod reclaim;
 mod remote_platform;
 mod restores;
 mod run;
+mod sandboxes;
 mod snapshot;

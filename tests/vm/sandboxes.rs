@@ -1,0 +1,140 @@
+//! What programs do with sandboxes: files and ports, through another process's VM.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use sandbox::{Event, ExecRequest, Sandbox, Stream, User};
+use sandbox_api::files::{
+    Code, EventKind, Files, Kind, Range, Watch, WatchItem, WatchScope, WriteOptions,
+};
+
+use crate::runner::Runner;
+
+/// Above what anything here takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn soon() -> Instant {
+    Instant::now() + TIMEOUT
+}
+
+/// The VM of this name, which a runner started.
+fn attach(runner: &Runner, name: &str, reactor: &vsock_host::Reactor) -> Box<dyn Sandbox> {
+    let record = microvm::find(runner.state(), name).unwrap();
+    microvm::attach(&record, reactor, soon()).unwrap()
+}
+
+/// Kinds and names of all changes so far.
+fn changes(watch: &mut Watch) -> Vec<(EventKind, String)> {
+    watch.handle().request_sync(soon()).unwrap();
+    let mut changes = Vec::new();
+    while let WatchItem::Event(event) = watch.next(Some(soon())).unwrap() {
+        changes.push((event.kind, event.name));
+    }
+    changes
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn files() {
+    let runner = Runner::new();
+    runner.succeed(&["run", "-d", "--name", "files"]);
+    let reactor = vsock_host::Reactor::start().unwrap();
+    let sandbox = attach(&runner, "files", &reactor);
+    let user = || Some(User::Name("user".into()));
+    let files = Files::new(&*sandbox, user());
+    let shell = |script: &str| runner.succeed(&["exec", "files", "--", "sh", "-c", script]);
+
+    // Folders and files belong to the user.
+    let (folder, is_new) = files.make_dir("work/below", soon()).unwrap();
+    assert!(is_new);
+    assert_eq!((folder.path.as_str(), folder.kind), ("/home/user/work/below", Kind::Dir));
+    assert_eq!((folder.owner.as_str(), folder.group.as_str()), ("user", "user"));
+    let content: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let attributes = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
+    let options =
+        WriteOptions { attributes: Some(("a.".to_owned(), attributes)), ..Default::default() };
+    let written = files.write_file("new/deep/é.bin", &mut &content[..], &options).unwrap();
+    assert_eq!((written.path.as_str(), written.size), ("/home/user/new/deep/é.bin", 3_000_000));
+    let entry = files.stat("~/new/deep/é.bin", soon()).unwrap();
+    assert_eq!((entry.size, entry.permissions.as_str()), (3_000_000, "-rw-r--r--"));
+    assert_eq!((entry.owner.as_str(), entry.attributes["a.key"].as_str()), ("user", "value"));
+    assert_eq!(shell("stat -c %U /home/user/new/deep"), "user\n");
+
+    // They come back as they were, in whole and in part.
+    let read = |path: &str, range: Range| {
+        let mut bytes = Vec::new();
+        files.read_file(path, range, TIMEOUT).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    assert!(read("new/deep/é.bin", Range::default()) == content);
+    let range = Range { offset: 1_000_000, length: Some(70_000) };
+    assert!(read("new/deep/é.bin", range) == content[1_000_000..1_070_000]);
+    let boot_id = read("/proc/sys/kernel/random/boot_id", Range::default());
+    assert_eq!(boot_id.len(), 37, "a file of the kernel has no size");
+
+    // The user's rights hold.
+    for error in [
+        files.make_dir("/etc/new", soon()).map(drop),
+        files.remove("/etc/hostname", soon()),
+        files.list("/root", 1, soon()).map(drop),
+    ] {
+        assert_eq!(error.unwrap_err().code(), Some(Code::PermissionDenied));
+    }
+    assert!(Files::new(&*sandbox, None).list("/root", 1, soon()).is_ok());
+
+    // A watch reports changes of commands and of writes of ours.
+    let scope = WatchScope { recursive: true, ..WatchScope::default() };
+    let mut watch = files.watch("work", scope, soon()).unwrap();
+    files.write_file("work/below/a", &mut &b"x"[..], &WriteOptions::default()).unwrap();
+    let names = [EventKind::Create, EventKind::Chmod, EventKind::Write];
+    assert_eq!(changes(&mut watch), names.map(|kind| (kind, "below/a".to_owned())));
+    shell("cd /home/user/work && mv below/a b && rm b");
+    let expected =
+        [(EventKind::Rename, "below/a"), (EventKind::Create, "b"), (EventKind::Remove, "b")];
+    assert_eq!(changes(&mut watch), expected.map(|(kind, name)| (kind, name.to_owned())));
+    files.move_entry("work", "moved/here", soon()).unwrap();
+    let error = watch.next(Some(soon())).unwrap_err();
+    assert_eq!(error.code(), Some(Code::Gone), "{error}");
+
+    // A removal ends at links.
+    shell("ln -s /home/user/new /home/user/moved/link");
+    files.remove("moved", soon()).unwrap();
+    let listing = files.list("new", 2, soon()).unwrap();
+    let names: Vec<_> = listing.entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["deep", "é.bin"]);
+    runner.succeed(&["stop", "files"]);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn a_port_of_an_attached_vm_is_connected_if_something_listens() {
+    let runner = Runner::new();
+    runner.succeed(&["run", "-d", "--name", "ports"]);
+    let reactor = vsock_host::Reactor::start().unwrap();
+    let sandbox = attach(&runner, "ports", &reactor);
+    // Answers a connection with what it got, reversed.
+    let server = "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); \
+        bind(S, sockaddr_in(8080, INADDR_LOOPBACK)); listen(S, 9); $| = 1; print qq(ready); \
+        accept(C, S); local $/; print C scalar reverse <C>; close C";
+    let argv = ["perl", "-e", server].map(Into::into).to_vec();
+    let request = ExecRequest { argv, ..ExecRequest::default() };
+    let execution = sandbox.exec(&request, soon()).unwrap();
+    let ready = execution.next(Some(soon())).unwrap();
+    assert_eq!(ready, Event::Output(Stream::Stdout, b"ready".to_vec()));
+
+    let mut stream = sandbox.connect(8080, soon()).unwrap();
+    stream.write_all(b"drawer").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "reward");
+    let error = sandbox.connect(9, soon()).unwrap_err();
+
+    assert!(matches!(error, sandbox::Error::NothingListens { port: 9 }), "{error}");
+    assert_eq!(error.to_string(), "nothing listens on port 9 of the sandbox");
+    runner.succeed(&["stop", "ports"]);
+    let error = sandbox.connect(9, soon()).unwrap_err();
+    assert!(matches!(error, sandbox::Error::Connect { port: 9, .. }), "{error}");
+}
