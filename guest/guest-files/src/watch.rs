@@ -9,7 +9,7 @@
 //! A file that the host writes is reported when it gets its name, as if it had been written there: created,
 //! its owner set, written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -28,6 +28,12 @@ use crate::error::{fail, failed, invalid};
 use crate::output::shown_path;
 use crate::question::Questions;
 use crate::{Context, Error, Result};
+
+/// How many names of found files are remembered while there is nothing to report.
+const SCANNED: usize = 1024;
+
+/// How many moves may have a half that is not reported yet.
+const ARRIVING: usize = 64;
 
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MODIFY)
@@ -59,9 +65,9 @@ pub(crate) fn watch<W: Write>(
                 watcher.handle(context, event)?;
             }
         }
-        // All that a scan found, and both ends of each move, have been reported by the kernel by now.
-        watcher.scanned.clear();
-        watcher.arriving.clear();
+        if watcher.scanned.len() > SCANNED {
+            watcher.scanned.clear();
+        }
         for _ in 0..questions.take() {
             context.output.reply(&Reply::Synced {})?;
         }
@@ -92,10 +98,10 @@ struct Watcher {
     root: Option<WatchDescriptor>,
     /// The watched folders, relative to the top.
     folders: HashMap<WatchDescriptor, PathBuf>,
-    /// What was found in new folders: the kernel may report it once more.
+    /// What was found in new folders, until it is removed: the kernel may report its creation once more.
     scanned: HashSet<PathBuf>,
-    /// The moves of files that the host writes under a partial name first, by the kernel's numbers.
-    arriving: HashSet<u32>,
+    /// The last moves from partial names, by the kernel's numbers.
+    arriving: VecDeque<u32>,
 }
 
 impl Watcher {
@@ -256,11 +262,13 @@ impl Watcher {
         };
         if event.name.as_deref().is_some_and(is_partial) {
             if kind == EventKind::Rename {
-                self.arriving.insert(event.cookie);
+                self.arriving.truncate(ARRIVING);
+                self.arriving.push_front(event.cookie);
             }
             return Ok(());
         }
-        if kind == EventKind::Create && self.arriving.remove(&event.cookie) {
+        if event.mask.contains(AddWatchFlags::IN_MOVED_TO) && self.arriving.contains(&event.cookie)
+        {
             let kinds = [EventKind::Create, EventKind::Chmod, EventKind::Write];
             return kinds.into_iter().try_for_each(|kind| self.send(context, &path, kind));
         }
@@ -268,20 +276,37 @@ impl Watcher {
         if is_folder && kind == EventKind::Rename {
             self.forget(&path);
         }
-        if kind == EventKind::Create && self.scanned.remove(&path) {
+        let was_scanned = kind != EventKind::Write && self.scanned.remove(&path);
+        let is_new = event.mask.contains(AddWatchFlags::IN_CREATE);
+        if was_scanned && is_new {
             return Ok(());
         }
         self.send(context, &path, kind)?;
         if is_folder && kind == EventKind::Create && self.scope.recursive && self.add(&path)? {
-            self.add_below(&path, |watcher, path| {
-                if watcher.scanned.len() == MAX_ENTRIES {
-                    return Err(watcher.watch_error(path, Errno::ENOSPC));
-                }
-                watcher.scanned.insert(path.to_owned());
-                watcher.send(context, path, EventKind::Create)
-            })?;
+            self.scan(context, &path, is_new)?;
         }
         Ok(())
+    }
+
+    /// Reports and watches what is in a folder that was moved here, or made.
+    fn scan<W: Write>(
+        &mut self,
+        context: &mut Context<'_, W>,
+        folder: &Path,
+        is_new: bool,
+    ) -> Result<()> {
+        self.add_below(folder, |watcher, path| {
+            if watcher.scanned.len() < MAX_ENTRIES {
+                watcher.scanned.insert(path.to_owned());
+            }
+            watcher.send(context, path, EventKind::Create)?;
+            let found = fs::symlink_metadata(watcher.top.join(path));
+            let has_content = found.is_ok_and(|found| found.is_file() && found.len() > 0);
+            if is_new && has_content {
+                watcher.send(context, path, EventKind::Write)?;
+            }
+            Ok(())
+        })
     }
 
     /// Ends the watches of a folder that was moved away, and of those in it.
