@@ -21,7 +21,7 @@ use files_proto::{Code, Event, EventKind, MAX_ENTRIES, Reply, Summary, WatchScop
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 
 use crate::entry::{Follow, describe};
 use crate::error::{fail, failed, invalid};
@@ -78,13 +78,11 @@ pub(crate) fn watch<W: Write>(
 
 /// An error if the kernel does not report all changes in the folder.
 fn refuse_network(top: &Path) -> Result<()> {
-    const NFS: i64 = 0x6969;
-    const SMB: i64 = 0x517b;
-    const CIFS: i64 = 0xff53_4d42;
-    const SMB2: i64 = 0xfe53_4d42;
-    const FUSE: i64 = 0x6573_5546;
+    const CIFS: FsType = FsType(0xff53_4d42);
+    const SMB2: FsType = FsType(0xfe53_4d42);
+    let networks = [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, FUSE_SUPER_MAGIC, CIFS, SMB2];
     let found = statfs(top).map_err(|errno| failed("watch", top)(errno.into()))?;
-    if ![NFS, SMB, CIFS, SMB2, FUSE].contains(&i64::from(found.filesystem_type().0)) {
+    if !networks.contains(&found.filesystem_type()) {
         return Ok(());
     }
     let message = format!("cannot watch {}: it is on a network file system", top.display());

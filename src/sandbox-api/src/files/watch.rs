@@ -18,7 +18,7 @@ pub struct Watch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchItem {
     /// Something changed.
-    Event(Event),
+    Event(Box<Event>),
     /// All changes before a [`WatchHandle::request_sync`] are reported; one for each, in their order.
     Synced,
 }
@@ -42,7 +42,7 @@ impl Watch {
     /// again. Any other error is final: the folder is gone, changes were lost, or the sandbox ended.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<WatchItem> {
         match self.call.next(deadline)? {
-            Reply::Event(event) => Ok(WatchItem::Event(event)),
+            Reply::Event(event) => Ok(WatchItem::Event(Box::new(event))),
             Reply::Synced {} => Ok(WatchItem::Synced),
             Reply::Error(failure) => Err(Error::Failed(failure)),
             _ => Err(Error::Malformed),
