@@ -11,6 +11,7 @@
 //! | [`lock`] | exclusive locks between processes (flock) |
 //! | [`backoff`] | exponential delays with jitter |
 //! | [`random`] | random bytes and numbers of the kernel's |
+//! | [`duration`], [`time_zone`] | durations and time zones as users write them |
 //! | [`hex`] | bytes as hexadecimal digits |
 //! | [`error`] | an error with all its causes on one line |
 //!
@@ -19,6 +20,7 @@
 pub mod backoff;
 pub mod deadline;
 pub mod durable;
+pub mod duration;
 pub mod error;
 pub mod event;
 pub mod exec_limit;
@@ -27,3 +29,4 @@ pub mod lock;
 pub mod random;
 pub mod sync;
 pub mod thread;
+pub mod time_zone;

@@ -146,7 +146,7 @@ mod tests {
     /// Runs `job` without the threads `signals` and `stdin`, which exist once per process.
     fn pumped(factory: &Factory, job: &Job, sink: &mut dyn Sink) -> Result<Exit> {
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let execution = sandbox.exec(&job.request, Instant::now()).unwrap();
         pump(&*execution, sink)

@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use crate::attend::Sink;
 use crate::error::{Error, Result, file};
 use crate::output_log::{self, OutputLog};
-use crate::shortage;
 use crate::vmm::{self, VmRecord};
 
 /// The largest number of commands of `exec -d` per VM, including ended ones.
@@ -137,8 +136,7 @@ impl Sink for Recorder {
     }
 
     fn ended(&mut self, exit: &Exit) {
-        if let Some(shortage) = shortage::describe(exit, self.memory_mib).filter(|_| !self.is_over)
-        {
+        if let Some(shortage) = exit.memory_shortage(self.memory_mib).filter(|_| !self.is_over) {
             self.output.note(&shortage);
         }
         self.end(exit.outcome.exit_code(), describe(&exit.outcome));

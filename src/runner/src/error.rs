@@ -30,12 +30,8 @@ pub(crate) enum Error {
     NotCopyable { path: PathBuf, kind: sandbox::Special },
 
     // Networks.
-    #[error("the job's {what} is malformed")]
-    NetworkContext { what: &'static str },
-    #[error("the job restricts its secrets to hosts, which needs an intercepted network")]
-    HeldInVain,
     #[error(transparent)]
-    Intercept(intercept::Error),
+    Egress(#[from] egress::Error),
 
     // Monitors and privileges of this host.
     #[error("Firecracker is not found: set --firecracker, add it to PATH, or use --vmm qemu")]
@@ -98,57 +94,8 @@ pub(crate) enum Error {
     // The service.
     #[error("cannot use profile `{name}`")]
     Profile { name: String, source: Box<Error> },
-    #[error("another `runner start` serves {path}")]
-    Served { path: PathBuf },
-    #[error("{path} is damaged")]
-    Record { path: PathBuf, source: serde_json::Error },
-    #[error("[api] sets bypass_env = \"{name}\", but that variable is not set")]
-    NoBypass { name: String },
-    #[error("the token file {path} is empty")]
-    EmptyToken { path: PathBuf },
-    #[error("cannot reach the platform at {url}")]
-    PlatformUnreachable { url: String, source: guest_common::Error },
-    #[error("TLS with the platform at {url} failed")]
-    PlatformTls { url: String, source: guest_common::Error },
-    #[error("the platform at {url} rejected the token in {path}")]
-    PlatformRefuses { url: String, path: PathBuf, source: guest_common::Error },
-    #[error("the platform at {url} failed")]
-    PlatformFails { url: String, source: guest_common::Error },
-    #[error(
-        "VMs cannot reach {url}, a loopback address of the host: let the platform listen at another address, and set that as [api] url"
-    )]
-    PlatformOnLoopback { url: String },
-    #[error("cannot subscribe to jobs")]
-    Push { source: ably_subscriber::Error },
-    #[error("the request to the platform failed")]
-    Api {
-        #[from]
-        source: guest_common::Error,
-    },
-    #[cfg(feature = "platform")]
-    #[error("the embedded platform failed")]
-    Platform {
-        #[from]
-        source: platform::Error,
-    },
-
-    // A job.
-    #[error("the platform sent a malformed job context")]
-    Context { source: serde_json::Error },
-    #[error("the session's history {problem}")]
-    History { problem: &'static str },
-    #[error("cannot read the session's history")]
-    ReadHistory { source: io::Error },
-    #[error("a job folder cannot be at {path}: {reason}")]
-    Mount { path: PathBuf, reason: &'static str },
-    #[error("cannot set up the job's storages: {said}")]
-    Storages { said: String },
-    #[error("the agent exited with code {code} and reported no outcome: {said}")]
-    NoOutcome { code: u8, said: String },
-    #[error("{0}")]
-    Ended(crate::service::CancelReason),
-    #[error("a thread of the runner panicked: this is a bug")]
-    Panicked,
+    #[error(transparent)]
+    Service(#[from] service::Error),
 
     // Files from a VM. The guest chooses their names and order.
     #[error("the guest sent {path:?}, which is outside of the destination")]
@@ -189,23 +136,18 @@ pub(crate) enum Error {
     Thread { name: &'static str, source: io::Error },
     #[error("cannot start a runner in the background")]
     Detach { source: io::Error },
+    #[error("{path} is damaged")]
+    Record { path: PathBuf, source: serde_json::Error },
     #[error("cannot encode JSON")]
     Json { source: serde_json::Error },
 }
 
 impl Error {
-    /// The error of the HTTP client, if a request to the platform failed.
-    pub(crate) fn of_api(&self) -> Option<&guest_common::Error> {
-        match self {
-            Self::Api { source } => Some(source),
-            _ => None,
-        }
-    }
-
     /// The exit code; `None` leaves it to the sub-command.
     pub(crate) fn exit_code(&self) -> Option<u8> {
         match self {
-            Self::Usage(_) => Some(2),
+            Self::Usage(_) | Self::Egress(egress::Error::Usage(_)) => Some(2),
+            Self::Service(error) if error.is_usage() => Some(2),
             Self::NotStarted { code, .. } => Some(*code),
             // A command's own failure takes precedence.
             Self::NotCopiedOut { code, .. } => Some(*code).filter(|code| *code != 0),

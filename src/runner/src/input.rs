@@ -130,7 +130,7 @@ mod tests {
     fn cat() -> (Factory, Arc<dyn Execution>) {
         let factory = Script::default().on("cat", &[], 0).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let request = ExecRequest { argv: vec!["cat".into()], ..ExecRequest::default() };
         let execution = sandbox.exec(&request, Instant::now()).unwrap().into();

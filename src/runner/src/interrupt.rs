@@ -263,7 +263,7 @@ mod tests {
 
     fn fixture(first: FirstSignal) -> Fixture {
         let factory = Script::default().on("make", &[], 0).factory();
-        let config: SandboxConfig = crate::request::tests::config();
+        let config: SandboxConfig = sandbox::fake::config();
         let sandbox =
             factory.start(&config, &sandbox::Cancellation::new(), Instant::now()).unwrap();
         let request = ExecRequest { argv: vec!["make".into()], ..ExecRequest::default() };

@@ -5,10 +5,9 @@
 //! | the command line | [`cli`]; [`options`]; one file per sub-command in [`command`] |
 //! | input, output and signals of a command in a VM | [`attend`], [`input`], [`output`], [`interrupt`] |
 //! | copies between host and VM | [`copy`] |
-//! | networks of VMs | [`network`]; interception: [`egress`] |
 //! | how jobs of the platform are asked for | `operator`, `command/job` |
 //! | background commands (`-d`) | [`detach`], [`background`] |
-//! | the service that takes jobs | [`service`] |
+//! | what VMs may reach; the service that takes jobs | the crates `egress` and `service` |
 //! | virtual machines | [`vmm`]: the only file that names the kinds of monitors |
 
 mod agent;
@@ -19,18 +18,12 @@ mod command;
 mod copy;
 mod descriptor;
 mod detach;
-mod disk;
-mod egress;
 mod error;
 mod follow;
-mod host_ca;
 mod image;
 mod input;
 mod interrupt;
-mod label;
 mod logging;
-mod mount;
-mod network;
 #[cfg(feature = "platform")]
 mod operator;
 mod options;
@@ -38,7 +31,7 @@ mod output;
 mod output_log;
 mod progress;
 mod request;
-mod service;
+mod secret;
 mod shortage;
 mod signal;
 mod table;

@@ -47,7 +47,7 @@ pub(crate) struct CommandArguments {
     tty: bool,
 
     /// Kill the command after this time (30, 1.5s, 5m); the exit code is then 124
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", value_parser = base::duration::parse)]
     timeout: Option<Duration>,
 
     /// Limit stdout and stderr to this many bytes each (64K, 10M); the rest is dropped
@@ -132,9 +132,8 @@ fn read_env_file(path: &Path) -> Result<Vec<Variable>> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use clap::Parser;
-    use sandbox::{DiskLimits, Image, SandboxConfig, SandboxId};
 
     use super::*;
 
@@ -142,26 +141,6 @@ pub(crate) mod tests {
     struct Line {
         #[command(flatten)]
         arguments: CommandArguments,
-    }
-
-    /// A configuration for fake sandboxes, which ignore it.
-    pub(crate) fn config() -> SandboxConfig {
-        let none = PathBuf::new;
-        let image =
-            Image { kernel: none(), initramfs: none(), rootfs: none(), disk_template: none() };
-        SandboxConfig {
-            id: SandboxId::random().unwrap(),
-            name: None,
-            labels: BTreeMap::new(),
-            image,
-            vcpus: 1,
-            memory_mib: 256,
-            disk_limits: DiskLimits::default(),
-            network: None,
-            hostname: "vm".into(),
-            timezone: None,
-            host_authorities: Vec::new(),
-        }
     }
 
     fn request(flags: &[&str], image: &Defaults) -> Result<ExecRequest> {

@@ -7,7 +7,6 @@ use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use sandbox::{Publish, User};
@@ -41,19 +40,6 @@ pub(crate) struct CopyIn {
 pub(crate) struct CopyOut {
     pub(crate) guest: PathBuf,
     pub(crate) local: PathBuf,
-}
-
-/// The value of `--network`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum NetworkChoice {
-    /// The public internet.
-    Open,
-    /// No network.
-    None,
-    /// The public internet and networks of a policy file.
-    Policy(PathBuf),
-    /// Through the proxy, by a policy file or to all of the public internet.
-    Intercept(Option<PathBuf>),
 }
 
 /// Source or destination of `runner cp`.
@@ -159,43 +145,6 @@ pub(crate) fn user(text: &str) -> Result<User, Refused> {
     }
 }
 
-/// `500ms`, `30s`, `1.5s`, `5m`, `2h`, `1d`, `1h30m`; a bare number is in seconds. Zero is rejected.
-pub(crate) fn duration(text: &str) -> Result<Duration, Refused> {
-    let refused = "expected a time like 30, 500ms, 1.5s, 5m, 1h30m";
-    let is_number = |c: char| c.is_ascii_digit() || c == '.';
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !is_number(c)).unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(is_number).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let scale = match unit {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "" if number == text => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3_600),
-            "d" => Duration::from_secs(86_400),
-            _ => return Err(refused),
-        };
-        let part = times(number, scale).ok_or(refused)?;
-        total = total.checked_add(part).ok_or(refused)?;
-        rest = tail;
-    }
-    let year = Duration::from_secs(366 * 86_400);
-    if total.is_zero() || total > year { Err(refused) } else { Ok(total) }
-}
-
-/// Multiplies a decimal number of at most nine fractional digits by a unit.
-fn times(number: &str, unit: Duration) -> Option<Duration> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let whole = unit.checked_mul(whole.parse().ok()?)?;
-    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
-    let fraction = unit.as_nanos() * u128::from(fraction.parse::<u32>().ok()?);
-    let nanoseconds = u64::try_from(fraction / 10_u128.pow(digits)).ok()?;
-    whole.checked_add(Duration::from_nanos(nanoseconds))
-}
-
 /// A number of bytes: `4096`, `64K`, `10M`, `1G`.
 pub(crate) fn bytes(text: &str) -> Result<u64, Refused> {
     let refused = "expected a number of bytes, like 4096, 64K, 10M, 1G";
@@ -209,31 +158,6 @@ pub(crate) fn bytes(text: &str) -> Result<u64, Refused> {
     number.checked_mul(1 << shift).ok_or(refused)
 }
 
-/// A number with an optional decimal unit: `5000`, `20K`, `20M`, `1G`.
-pub(crate) fn decimal(text: &str) -> Option<u64> {
-    let (number, unit) = match text.as_bytes().last()? {
-        b'K' => (text.strip_suffix('K')?, 1_000),
-        b'M' => (text.strip_suffix('M')?, 1_000_000),
-        b'G' => (text.strip_suffix('G')?, 1_000_000_000),
-        _ => (text, 1),
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit)
-}
-
-/// The size of a VM's disk in MiB: `512M`, `8G`; a bare number is in MiB.
-pub(crate) fn disk(text: &str) -> Result<u64, Refused> {
-    let refused = "expected a size from 64M to 16T, like 8G";
-    let (number, mib) = match text.as_bytes().last() {
-        Some(b'M') => (text.strip_suffix('M'), 1),
-        Some(b'G') => (text.strip_suffix('G'), 1 << 10),
-        Some(b'T') => (text.strip_suffix('T'), 1 << 20),
-        _ => (Some(text), 1),
-    };
-    let number: u64 = number.unwrap_or_default().parse().map_err(|_| refused)?;
-    let size = number.checked_mul(mib).filter(|size| rootfs::DISK_SIZES_MIB.contains(size));
-    size.ok_or(refused)
-}
-
 /// A VM's name, which cannot be confused with a path, a flag or `VM:PATH`.
 pub(crate) fn name(text: &str) -> Result<String, Refused> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -244,34 +168,6 @@ pub(crate) fn name(text: &str) -> Result<String, Refused> {
         );
     }
     Ok(text.to_owned())
-}
-
-/// An IANA time zone, like `Europe/Berlin`. The VM checks whether its image has it.
-pub(crate) fn timezone(text: &str) -> Result<String, Refused> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_+/".contains(&byte);
-    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
-    if !starts || text.len() > 64 || !text.bytes().all(good) {
-        return Err("expected a time zone, like Europe/Berlin or UTC");
-    }
-    Ok(text.to_owned())
-}
-
-/// `open`, `none`, `policy=FILE`, `intercept` or `intercept=FILE`.
-pub(crate) fn network(text: &[u8]) -> Result<NetworkChoice, Refused> {
-    match text {
-        b"open" => Ok(NetworkChoice::Open),
-        b"none" => Ok(NetworkChoice::None),
-        b"intercept" => Ok(NetworkChoice::Intercept(None)),
-        _ => match split(text, text.iter().position(|byte| *byte == b'=')) {
-            Some((name, file)) if name == "policy" && !file.is_empty() => {
-                Ok(NetworkChoice::Policy(file.into()))
-            }
-            Some((name, file)) if name == "intercept" && !file.is_empty() => {
-                Ok(NetworkChoice::Intercept(Some(file.into())))
-            }
-            _ => Err("expected open, none, policy=FILE, or intercept[=FILE]"),
-        },
-    }
 }
 
 /// `[ADDRESS:]HOST:GUEST`: ports of the host and of the VM. The IPv4 address of the host defaults to
@@ -359,17 +255,6 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_open_none_or_a_policy() {
-        assert_eq!(network(b"open"), Ok(NetworkChoice::Open));
-        assert_eq!(network(b"policy=a=b"), Ok(NetworkChoice::Policy("a=b".into())));
-        assert_eq!(network(b"intercept"), Ok(NetworkChoice::Intercept(None)));
-        assert_eq!(network(b"intercept=a"), Ok(NetworkChoice::Intercept(Some("a".into()))));
-        assert!(network(b"intercept=").is_err());
-        assert!(network(b"policy=").is_err());
-        assert!(network(b"file.toml").is_err());
-    }
-
-    #[test]
     fn a_port_is_published_on_the_loopback_device() {
         let published = publish("8080:80").unwrap();
         assert_eq!((published.host.to_string().as_str(), published.port), ("127.0.0.1:8080", 80));
@@ -387,48 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn a_time_has_units_or_is_seconds() {
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("0.25"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("1.5m0.5s"), Ok(Duration::from_millis(90_500)));
-        let wrong = ["s", "", ".", ".5s", "1.", "1..5s", "1h30", "-1", "1.0000000001s", "1e3"];
-        for text in wrong.into_iter().chain(["99999999999999999999s", "4294967295d"]) {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn no_time_at_all_is_refused_rather_than_taken_for_ever_or_never() {
-        assert!(duration("0s").is_err());
-        assert!(duration("0").is_err());
-        assert!(duration("0.0s").is_err());
-    }
-
-    #[test]
     fn bytes_may_have_a_suffix() {
         assert_eq!(bytes("64K"), Ok(65536));
         assert_eq!(bytes("0"), Ok(0));
         assert!(bytes("K").is_err());
         assert!(bytes("18446744073709551615G").is_err());
-    }
-
-    #[test]
-    fn thousands_may_have_a_suffix() {
-        assert_eq!(["7", "20K", "1G"].map(decimal), [7, 20_000, 1_000_000_000].map(Some));
-        for text in ["", "M", "1.5M", "20 M", "20MB", "-1", "18446744073709551615K"] {
-            assert_eq!(decimal(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_disk_has_a_size_that_makes_sense() {
-        assert_eq!(["512M", "8G", "1T", "100"].map(disk), [512, 8192, 1 << 20, 100].map(Ok));
-        for text in ["", "G", "8g", "8GB", "63M", "17T", "0", "-1G", "18446744073709551615T"] {
-            assert!(disk(text).is_err(), "{text}");
-        }
     }
 
     #[test]
@@ -438,12 +286,5 @@ mod tests {
         assert!(name("a/b").is_err());
         assert!(name("a:b").is_err());
         assert!(name("").is_err());
-    }
-
-    #[test]
-    fn a_time_zone_is_no_way_through_the_file_system() {
-        assert!(timezone("America/Argentina/Buenos_Aires").is_ok());
-        assert!(timezone("../../etc/shadow").is_err());
-        assert!(timezone("/etc/shadow").is_err());
     }
 }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbox::{
-    Cancellation, Cause, HostFilter, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId,
-};
+use sandbox::{Cancellation, Cause, Network, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
 use vsock_host::Reactor;
 
 use microvm::Kvm;
@@ -313,24 +311,6 @@ fn start_networks(global: &Global, size: usize, network: &Network) -> Result<Net
         ..netns::Config::default()
     })
     .map_err(vm_error)
-}
-
-/// The packet filter that denies proxies the host's own addresses.
-pub(crate) fn proxy_filter() -> Arc<dyn HostFilter> {
-    Arc::new(netns::ProxyFilter)
-}
-
-/// Runs `work` with a network in a network namespace of its own, which is removed afterwards.
-pub(crate) fn with_scratch_network<T: Send>(
-    folder: &Path,
-    deadline: Instant,
-    work: impl FnOnce(&mut Lease) -> std::result::Result<T, Cause> + Send,
-) -> std::result::Result<T, Cause> {
-    netns::in_new_namespace(|| {
-        let lock_path = folder.join("network.lock");
-        let networks = Networks::start(netns::Config { lock_path, ..netns::Config::default() })?;
-        work(&mut networks.lease(deadline)?)
-    })?
 }
 
 fn lock_path(global: &Global) -> PathBuf {

@@ -118,6 +118,20 @@ pub struct Exit {
     pub oom_kills: u64,
 }
 
+impl Exit {
+    /// Says how many processes of the command the OOM killer ended in a VM of this size; `None` if it ended none.
+    pub fn memory_shortage(&self, memory_mib: u32) -> Option<String> {
+        let processes = match self.oom_kills {
+            0 => return None,
+            1 => "1 process".to_owned(),
+            count => format!("{count} processes"),
+        };
+        Some(format!(
+            "the VM ran out of memory ({memory_mib} MiB) and its kernel killed {processes}"
+        ))
+    }
+}
+
 /// What ended a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -153,5 +167,24 @@ impl Outcome {
             Self::TimedOut => 124,
             Self::Cancelled => 137,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_killed_for_memory_are_counted_and_none_is_no_shortage() {
+        let exit = |oom_kills| Exit {
+            outcome: Outcome::Exited(0),
+            dropped: 0,
+            duration: Duration::ZERO,
+            oom_kills,
+        };
+        let text = exit(1).memory_shortage(256).unwrap();
+        assert_eq!(text, "the VM ran out of memory (256 MiB) and its kernel killed 1 process");
+        assert!(exit(2).memory_shortage(256).unwrap().ends_with("killed 2 processes"));
+        assert_eq!(exit(0).memory_shortage(256), None);
     }
 }

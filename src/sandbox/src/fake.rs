@@ -9,7 +9,7 @@ mod execution;
 mod script;
 mod tree;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,9 +22,9 @@ use self::script::Act;
 pub use self::script::{Manner, Script};
 use self::tree::{FakeReader, FakeWriter};
 use crate::{
-    Cancellation, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Outcome, Result, Sandbox,
-    SandboxConfig, SandboxFactory, SandboxId, StartReport, TreeItem, TreeReader, TreeWriter,
-    WriteRequest,
+    Cancellation, DiskLimits, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Image,
+    Outcome, Result, Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport, TreeItem,
+    TreeReader, TreeWriter, WriteRequest,
 };
 
 /// The recorded calls of fake sandboxes, and their files.
@@ -63,6 +63,25 @@ pub struct Factory {
     record: Arc<Mutex<Record>>,
     running: Arc<Mutex<Running>>,
     ends: Arc<Mutex<Ends>>,
+}
+
+/// A configuration for fake sandboxes, which ignore it.
+pub fn config() -> SandboxConfig {
+    let none = PathBuf::new;
+    let image = Image { kernel: none(), initramfs: none(), rootfs: none(), disk_template: none() };
+    SandboxConfig {
+        id: SandboxId::random().unwrap_or_default(),
+        name: None,
+        labels: BTreeMap::new(),
+        image,
+        vcpus: 1,
+        memory_mib: 256,
+        disk_limits: DiskLimits::default(),
+        network: None,
+        hostname: "vm".into(),
+        timezone: None,
+        host_authorities: Vec::new(),
+    }
 }
 
 /// The senders that signal each sandbox's end when they are dropped.

@@ -16,6 +16,7 @@ mod exec;
 pub mod fake;
 mod id;
 mod intercept;
+pub mod label;
 mod network;
 mod tree;
 

@@ -8,10 +8,12 @@ mod report;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use egress::NetworkChoice;
+
 use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::output::Output;
-use crate::value::{self, NetworkChoice};
+use crate::value;
 use crate::vmm::Vmm;
 
 pub(crate) use self::report::Report;
@@ -71,7 +73,7 @@ pub(super) struct Measure {
     pub(super) memory: u32,
 
     /// Network of each VM
-    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
+    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(NetworkChoice::parse))]
     pub(super) network: NetworkChoice,
 
     /// What to measure

@@ -3,13 +3,12 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use egress::host_ca::{self, Found};
 use rootfs::{MissingTool, Store};
 use serde::Serialize;
 
 use super::image;
-use crate::egress;
 use crate::error::{Error, Result};
-use crate::host_ca::{self, Found};
 use crate::options::Global;
 use crate::output::Output;
 use crate::vmm::{self, Finding, State};
@@ -94,7 +93,7 @@ fn has_image(state_dir: &Path) -> bool {
 /// Whether interception works on this host.
 fn proxy() -> Finding {
     let subject = "proxy";
-    match egress::check() {
+    match egress::self_test::check() {
         Ok(time) => {
             let detail =
                 format!("denied a test request {:.1} s after its start", time.as_secs_f64());

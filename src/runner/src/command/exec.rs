@@ -3,14 +3,13 @@
 use std::ffi::OsString;
 
 use rootfs::{Defaults, Store};
-use sandbox::Stream;
+use sandbox::{Stream, label};
 
 use crate::attend::{Job, attend, attend_to, start};
 use crate::background;
 use crate::detach;
 use crate::error::Result;
 use crate::interrupt::{FirstSignal, Interrupt};
-use crate::label;
 use crate::options::Global;
 use crate::output::Output;
 use crate::request::CommandArguments;

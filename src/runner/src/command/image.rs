@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::output::{self, Output};
 use crate::progress::Build;
-use crate::{table, value};
+use crate::table;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,7 +88,7 @@ struct BuildArguments {
     guest_dir: Option<PathBuf>,
 
     /// Default size of the writable disk of VMs
-    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = value::disk)]
+    #[arg(long, value_name = "SIZE", default_value = "8G", value_parser = egress::disk::size)]
     disk: u64,
 
     /// Rebuild all parts

@@ -2,11 +2,11 @@
 
 use std::io::Write as _;
 
+use sandbox::label::{COMMAND, IMAGE};
 use serde::Serialize;
 
 use crate::background::{self, Report};
 use crate::error::{Error, Result};
-use crate::label::{COMMAND, IMAGE};
 use crate::options::Global;
 use crate::output::Output;
 use crate::vmm::{self, Phase, PublishedPort, VmRecord};

@@ -13,11 +13,11 @@ mod arguments;
 mod background;
 mod foreground;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::intercept::{InterceptionConfig, NetworkLogFile};
+use egress::ProxyPool;
 use sandbox::{Cancellation, Sandbox};
 
 pub(crate) use arguments::Arguments;
@@ -25,7 +25,6 @@ pub(crate) use arguments::Arguments;
 use self::arguments::Run;
 use crate::copy::{Destination, Ownership, copy_in, copy_out, owner};
 use crate::detach;
-use crate::egress::ProxyPool;
 use crate::error::{Error, Result};
 use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
@@ -80,19 +79,19 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 
 /// Sets up the interception of the VM's network, if it has a policy.
 fn intercept(run: &mut Run, global: &Global) -> Result<()> {
-    let (Some(egress), Some(network)) = (run.egress.take(), &mut run.config.network) else {
+    let (Some(policy), Some(network)) = (run.interception.take(), &mut run.config.network) else {
         return Ok(());
     };
-    let open = |path: &PathBuf| NetworkLogFile::open(path).map(Arc::new).map_err(Error::Intercept);
-    let record = run.record.as_ref().map(open).transpose()?;
+    let record = run.record.as_ref().map(|path| NetworkLogFile::open(path)).transpose();
+    let record = record.map_err(egress::Error::from)?.map(Arc::new);
     let held = std::mem::take(&mut run.held);
     let bodies = run.keeps_bodies;
-    let proxies = ProxyPool::open(global)?;
+    let proxies = ProxyPool::open(&global.state_dir, &global.runtime_dir)?;
     // Python takes a second to start; other work continues meanwhile.
     proxies.warm_up()?;
     network.intercept = Some(proxies.interception(move |proxy| {
         let config =
-            InterceptionConfig::new(proxy, egress.policy.clone()).with_secrets(held.clone());
+            InterceptionConfig::new(proxy, policy.requests.clone()).with_secrets(held.clone());
         config.with_log(record.clone()).with_bodies(bodies)
     }));
     Ok(())
@@ -196,7 +195,7 @@ impl Stages {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use sandbox::SandboxFactory as _;
     use sandbox::fake::Script;
@@ -214,7 +213,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let copy = |name: &str| CopyOut {
             guest: Path::new("/").join(name),
@@ -234,7 +233,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let factory = Script::default().tree("/a", file()).tree("/c", file()).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let copy = |name: &str| CopyOut {
             guest: Path::new("/").join(name),

@@ -4,17 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, unbounded};
+use egress::ProxyPool;
 use nix::sys::signal::Signal;
 use rootfs::Store;
-use sandbox::Image;
+use sandbox::{Cause, Image};
+use service::{Config, Dependencies, JobSource, Profile, Service, ServiceLock, base_config, probe};
 
-use crate::egress::ProxyPool;
-use crate::error::{Error, Result, Usage};
+use crate::error::{Error, Result};
 use crate::options::Global;
-use crate::service::{
-    Api, Config, Dependencies, Journal, NetworkLog, Profile, Service, ServiceLock, Source,
-    base_config, pool_size, probe,
-};
 use crate::signal::{self, Listener, Wake};
 use crate::value;
 use crate::vmm::{self, Host, Vmm};
@@ -57,7 +54,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         Some(path) => Config::read(path)?,
         None => Config::default_for_host()?,
     };
-    arguments.check(&config)?;
+    if !arguments.is_local() {
+        config.check_remote()?;
+    }
     let store = Store::open(&global.state_dir)?;
     for (name, profile) in &config.profiles {
         let good = profile.disk_mib.map_or(Ok(()), |mib| store.warn_of_little_room(mib));
@@ -66,7 +65,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
             source: Box::new(source.into()),
         })?;
     }
-    let probed = arguments.probe(&config);
+    let probed = if arguments.is_local() { Ok(()) } else { probe(&config) };
     if arguments.check {
         probed?;
         output::line("the configuration is good")?;
@@ -77,7 +76,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     }
     match probed {
         // It is read once, so this cannot come right.
-        Err(error @ Error::PlatformRefuses { .. }) => return Err(error),
+        Err(error @ service::Error::PlatformRefuses { .. }) => return Err(error.into()),
         Err(error) => log::error!("the platform cannot be used; error={:?}", error.chain()),
         Ok(()) => {}
     }
@@ -85,25 +84,22 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let _lock = ServiceLock::take(&global.state_dir)?;
     let host = Host::open(&global.state_dir)?;
     let examples =
-        config.profiles.values().map(|profile| base_config(profile, files(&store, profile)?));
+        config.profiles.values().map(|profile| Ok(base_config(profile, files(&store, profile)?)?));
     let examples = examples.collect::<Result<Vec<_>>>()?;
-    let size = config.max_concurrent + pool_size(&config.profiles, config.parked);
-    let factory = host.factory_of(arguments.vmm, size, &examples, global)?;
+    let factory = host.factory_of(arguments.vmm, config.max_vms(), &examples, global)?;
     let source = arguments.source(&config, global)?;
-    let access = source.access().clone();
-    let from = access.url.clone();
-    let proxies = ProxyPool::open(global)?;
-    if config.profiles.values().any(|profile| profile.egress.is_some()) {
+    let from = source.url().to_owned();
+    let proxies = ProxyPool::open(&global.state_dir, &global.runtime_dir)?;
+    if config.profiles.values().any(|profile| profile.interception.is_some()) {
         // Python takes a second to start, in which there is no job yet.
         proxies.warm_up()?;
     }
     let dependencies = Dependencies {
+        state_dir: global.state_dir.clone(),
         source,
         factory,
         kill_vm: vmm::kill_any(),
-        images: Arc::new(move |profile| files(&store, profile)),
-        journal: Journal::open(&global.state_dir)?,
-        network_log: NetworkLog::start(&global.state_dir, access)?,
+        images: Arc::new(move |profile| files(&store, profile).map_err(Cause::from)),
         proxies,
     };
     let service = Service::new(&config, dependencies, signals)?;
@@ -114,28 +110,6 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 }
 
 impl Arguments {
-    /// Whether there is a platform, and jobs of all profiles can reach it.
-    fn check(&self, config: &Config) -> Result<()> {
-        if self.is_local() {
-            return Ok(());
-        }
-        if config.api.is_none() {
-            return Err(Usage::NoPlatform.into());
-        }
-        match config.profiles.iter().find(|(_, profile)| profile.network.is_none()) {
-            Some((name, _)) => Err(Usage::ProfileWithoutNetwork { name: name.clone() }.into()),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the platform can be used.
-    fn probe(&self, config: &Config) -> Result<()> {
-        match &config.api {
-            Some(api) if !self.is_local() => probe(config, api),
-            _ => Ok(()),
-        }
-    }
-
     fn is_local(&self) -> bool {
         #[cfg(feature = "platform")]
         return self.local;
@@ -143,14 +117,12 @@ impl Arguments {
         false
     }
 
-    fn source(&self, config: &Config, global: &Global) -> Result<Arc<dyn Source>> {
+    fn source(&self, config: &Config, global: &Global) -> Result<JobSource> {
         #[cfg(feature = "platform")]
         if self.local {
-            let local = crate::service::Local::start(&global.state_dir, &config.local)?;
-            return Ok(Arc::new(local));
+            return Ok(JobSource::embedded(&global.state_dir, config)?);
         }
-        let api = config.api.as_ref().ok_or(Usage::NoPlatform)?;
-        Ok(Arc::new(Api::start(&global.state_dir, config, api)?))
+        Ok(JobSource::remote(&global.state_dir, config)?)
     }
 }
 

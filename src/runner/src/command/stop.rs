@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::output;
-use crate::value;
 use crate::vmm::{self, Host};
 
 /// Stop running VMs
@@ -14,7 +13,7 @@ use crate::vmm::{self, Host};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Time to shut down before a VM is killed
-    #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = base::duration::parse, default_value = "10s")]
     timeout: Duration,
 
     /// Names or ids of the VMs; a unique prefix of an id is enough

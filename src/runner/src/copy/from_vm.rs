@@ -178,7 +178,7 @@ mod tests {
     fn copied(source: &str, destination: &Path, items: Vec<TreeItem>) -> Result<()> {
         let factory = Script::default().tree(source.trim_end_matches("/."), items).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let ownership = Ownership::Inherited;
         copy_out(&*sandbox, Path::new(source), destination, ownership, &mut |_| ())
@@ -265,7 +265,7 @@ mod tests {
         ];
         let factory = Script::default().tree("/x", items.clone()).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let mut skipped = Vec::new();
 
@@ -326,7 +326,7 @@ mod tests {
         let out = |name: &str| temporary.path().join(name);
         let factory = Script::default().tree("/x", vec![folder(""), plain("f")]).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let owner = |path: PathBuf| {
             let data = fs::metadata(path).unwrap();
@@ -479,7 +479,7 @@ mod tests {
         let items = vec![plain(""), data("one"), data("two")];
         let factory = Script::default().tree("/x", items).tree("/y", vec![folder("")]).factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let mut out = Vec::new();
 

@@ -303,7 +303,7 @@ mod tests {
     fn copied_with(source: &Path, ownership: Ownership, meter: Meter<'_>) -> (Factory, Result<()>) {
         let factory = Script::default().factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let target = Destination { path: Path::new("/srv"), make_parents: true, ownership };
         let result = copy_in(&*sandbox, source, &target, meter);
@@ -455,7 +455,7 @@ mod tests {
         fs::write(&path, "x").unwrap();
         let factory = Script::default().factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         for make_parents in [true, false] {
             let ownership = Ownership::Inherited;
@@ -492,7 +492,7 @@ mod tests {
     fn standard_input_becomes_one_file() {
         let factory = Script::default().factory();
         let sandbox = factory
-            .start(&crate::request::tests::config(), &sandbox::Cancellation::new(), Instant::now())
+            .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let target = Destination {
             path: Path::new("/srv/x"),

@@ -23,30 +23,10 @@ pub(crate) enum Usage {
     // Networks and secrets.
     #[error("--publish needs a network: it cannot be used with --network none")]
     NothingToPublish,
-    #[error("{path} is not a valid network policy")]
-    Policy { path: PathBuf, source: toml::de::Error },
     #[error(
         "--secret, --for and --network-record need --network intercept; --env gives a VM the value itself"
     )]
     NotIntercepted,
-    #[error("--for does not name its secret: expected NAME=HOST")]
-    ForWithoutSecret,
-    #[error("--for names the secret {name}, which no --secret defines")]
-    NoSuchSecret { name: String },
     #[error("the secret {name} has no value: the environment variable {name} is not set")]
     SecretNotSet { name: String },
-
-    // The service.
-    #[error("{path} is not a valid configuration")]
-    Config { path: PathBuf, source: toml::de::Error },
-    #[error("{key}: expected {expected}")]
-    ConfigValue { key: String, expected: &'static str },
-    #[error(
-        "profile `{name}` needs {needed}, and the budget of all jobs is {budget} (without warm VMs)"
-    )]
-    ProfileTooLarge { name: String, needed: String, budget: String },
-    #[error("profile `{name}` has no network: its jobs cannot reach the platform")]
-    ProfileWithoutNetwork { name: String },
-    #[error("no platform to take jobs from: set [api] in runner.toml, or use --local")]
-    NoPlatform,
 }

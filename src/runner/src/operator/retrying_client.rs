@@ -13,7 +13,7 @@ use platform::Client;
 
 use super::{Error, OperatorClient};
 use crate::error::Result;
-use crate::{output, value};
+use crate::output;
 
 /// The delay between two attempts to connect.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Reconnect {
     /// How long to wait for the platform while it restarts
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = base::duration::parse)]
     reconnect_timeout: Duration,
 }
 

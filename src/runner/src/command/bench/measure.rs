@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use base::sync::Mutex;
+use egress::NetworkChoice;
 use rootfs::Store;
 use sandbox::{
     Cancellation, DiskLimits, Event, ExecRequest, Network, Outcome, Sandbox, SandboxConfig,
@@ -15,10 +16,9 @@ use sandbox::{
 use super::report::Report;
 use super::{Measure, Start};
 use crate::error::{Error, Result};
+use crate::image;
 use crate::options::Global;
-use crate::value::NetworkChoice;
 use crate::vmm::Host;
-use crate::{image, network};
 
 /// How long a VM may take to start: an emulated one on a loaded host is slow.
 const START: Duration = Duration::from_secs(300);
@@ -90,7 +90,7 @@ fn config(global: &Global, wanted: &Measure) -> Result<SandboxConfig> {
     let image = store.get(&wanted.image)?;
     let network = match &wanted.network {
         NetworkChoice::Open => Some(Network::default()),
-        NetworkChoice::Policy(path) => Some(network::read(path)?),
+        NetworkChoice::Policy(path) => Some(egress::network::read(path)?),
         NetworkChoice::None => None,
         NetworkChoice::Intercept(_) => return Err(Error::BenchIntercepted),
     };

@@ -5,22 +5,22 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use egress::NetworkChoice;
 use rootfs::Store;
 use sandbox::{
     Cancellation, Cause, DiskLimits, ExecRequest, Network, Outcome, SandboxConfig, SandboxId,
-    Stream,
+    Stream, label,
 };
+use service::Config;
 
 use crate::attend::{Job, attend};
 use crate::error::{Error, Result};
 use crate::interrupt::{FirstSignal, Interrupt};
-use crate::label;
 use crate::options::Global;
 use crate::output::{self, Output};
-use crate::service::Config;
-use crate::value::{self, NetworkChoice};
+use crate::value;
 use crate::vmm::{self, Host, Vmm};
-use crate::{disk, image, network, shortage, signal};
+use crate::{image, shortage, signal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,15 +47,15 @@ pub(super) struct Arguments {
     memory: u32,
 
     /// Size of the writable disk, like 20G [default: the image's]
-    #[arg(long, value_name = "SIZE", value_parser = value::disk)]
+    #[arg(long, value_name = "SIZE", value_parser = egress::disk::size)]
     disk: Option<u64>,
 
     /// Disk limits per second: bytes, operations, or both
-    #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = disk::limits)]
+    #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = egress::disk::limits)]
     disk_limit: Option<DiskLimits>,
 
     /// Network of the VMs
-    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(value::network))]
+    #[arg(long, value_name = "open|none|policy=FILE", default_value = "open", value_parser = value::os(NetworkChoice::parse))]
     network: NetworkChoice,
 
     /// Take size, limits and network from this profile of the service
@@ -141,7 +141,7 @@ impl Arguments {
         }
         let network = match &self.network {
             NetworkChoice::Open | NetworkChoice::Intercept(_) => Some(Network::default()),
-            NetworkChoice::Policy(path) => Some(network::read(path)?),
+            NetworkChoice::Policy(path) => Some(egress::network::read(path)?),
             NetworkChoice::None => None,
         };
         Ok(Size {

@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use platform::Artifact;
+use service::mount_path;
 
 use crate::error::{Result, file};
-use crate::mount;
 use crate::operator::Error;
 use crate::value::{self, Refused, Variable};
 
@@ -48,7 +48,7 @@ pub(super) fn folder(text: &[u8]) -> std::result::Result<Folder, Refused> {
     if folder.is_empty() {
         return Err(refused);
     }
-    mount::check(&mount_path)?;
+    mount_path::check(&mount_path)?;
     Ok(Folder { name, folder: OsStr::from_bytes(folder).into(), mount_path })
 }
 

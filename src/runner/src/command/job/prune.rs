@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::operator::{self, OperatorClient, print_json};
 use crate::options::Global;
 use crate::output;
-use crate::value;
 
 /// Remove jobs that ended a while ago, with their events, and content that no job needs any more
 ///
@@ -17,7 +16,7 @@ use crate::value;
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// How long ago a job must have ended, like 12h or 7d
-    #[arg(long, value_name = "TIME", value_parser = value::duration, default_value = "30d")]
+    #[arg(long, value_name = "TIME", value_parser = base::duration::parse, default_value = "30d")]
     older_than: Duration,
 
     /// Print JSON, for programs

@@ -12,6 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use egress::SecretHost;
 use intercept::Secret;
 use platform::{Mount, Submission, Submitted};
 use serde_json::{Map, Value, json};
@@ -20,7 +21,6 @@ use super::events::{EventWriter, follow};
 use super::given::{self, Folder, SecretFile};
 use super::summary::print_waiting_reason;
 use super::wait::print_outcome;
-use crate::egress::{self, SecretHost};
 use crate::error::{Error, Result, Usage, file};
 use crate::operator::{OperatorClient, Reconnect, RetryingClient, json_line, print};
 use crate::options::Global;
@@ -99,7 +99,7 @@ pub(super) struct Arguments {
     resume: Option<String>,
 
     /// End the job after a time, like 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", value_parser = base::duration::parse)]
     timeout: Option<Duration>,
 
     /// Submit it once: if a job was submitted with this key, print that one

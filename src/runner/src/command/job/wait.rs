@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::operator::{OperatorClient, Reconnect, json_line};
 use crate::options::Global;
 use crate::output;
-use crate::value;
 
 const CODES: &str = "\
 The exit code is the job's; 124 if its time was up, and 125 if it ended without an exit code, or if
@@ -21,7 +20,7 @@ waiting failed. Ctrl-C ends the wait and not the job.";
 #[command(after_help = CODES)]
 pub(super) struct Arguments {
     /// How long at most, like 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", value_parser = base::duration::parse)]
     timeout: Option<Duration>,
 
     /// Print the job as JSON when it has ended, for programs

@@ -5,21 +5,19 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
+use egress::{InterceptionPolicy, NetworkChoice, SecretHost};
 use intercept::Secret;
 use rootfs::{Defaults, Store};
-use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId};
+use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId, label};
 
 use crate::agent::Agent;
 use crate::attend::Job;
-use crate::egress::{self, Egress, SecretHost};
 use crate::error::{Result, Usage};
-use crate::host_ca::HostCa;
-use crate::label;
-use crate::options::Global;
+use crate::options::{Global, Switch};
 use crate::request::CommandArguments;
-use crate::value::{self, CopyIn, CopyOut, NetworkChoice, Variable};
+use crate::value::{self, CopyIn, CopyOut, Variable};
 use crate::vmm::Vmm;
-use crate::{disk, image, network};
+use crate::{image, secret};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,11 +54,11 @@ pub(crate) struct Arguments {
 
     /// Size of the writable disk, like 512M or 20G [default: the image's]. The disk is sparse: it uses
     /// host space only for written data
-    #[arg(long, value_name = "SIZE", value_parser = value::disk)]
+    #[arg(long, value_name = "SIZE", value_parser = egress::disk::size)]
     disk: Option<u64>,
 
     /// Disk limits per second: bytes, operations, or both
-    #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = disk::limits)]
+    #[arg(long, value_name = "bandwidth=200M,operations=5000", value_parser = egress::disk::limits)]
     disk_limit: Option<DiskLimits>,
 
     #[command(flatten)]
@@ -87,13 +85,13 @@ pub(crate) struct Arguments {
     hostname: Option<String>,
 
     /// Time zone in the VM, like Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE", value_parser = value::timezone)]
+    #[arg(long, value_name = "ZONE", value_parser = base::time_zone::parse)]
     tz: Option<String>,
 
     /// Network of the VM. `open`: the public internet. `none`: no network. policy=FILE: addresses and
     /// ports. `intercept`: the public internet through the proxy. intercept=FILE: host names and
     /// HTTP requests. README.md describes the files
-    #[arg(long, value_name = "open|none|policy=FILE|intercept[=FILE]", default_value = "open", value_parser = value::os(value::network))]
+    #[arg(long, value_name = "open|none|policy=FILE|intercept[=FILE]", default_value = "open", value_parser = value::os(NetworkChoice::parse))]
     network: NetworkChoice,
 
     /// Keep a secret out of the VM: its environment variable NAME holds a placeholder, which the proxy
@@ -127,7 +125,7 @@ pub(crate) struct Arguments {
         default_value = "on",
         hide_possible_values = true
     )]
-    host_ca: HostCa,
+    host_ca: Switch,
 
     /// Virtual machine monitor
     #[arg(long, value_enum, default_value_t = Vmm::Auto)]
@@ -160,7 +158,7 @@ pub(super) struct Run {
     pub(super) copies_out: Vec<CopyOut>,
     pub(super) vmm: Vmm,
     /// The interception policy, if the network is intercepted.
-    pub(super) egress: Option<Egress>,
+    pub(super) interception: Option<InterceptionPolicy>,
     pub(super) held: Vec<Secret>,
     pub(super) record: Option<PathBuf>,
     pub(super) keeps_bodies: bool,
@@ -175,12 +173,10 @@ impl Run {
         let store = Store::open(&global.state_dir)?;
         let image = store.get(&arguments.image)?;
         let mut job = arguments.job(&image.description.defaults)?;
-        let egress = arguments.egress()?;
-        let held = egress::restrict_to_hosts(
-            &mut egress::secret_values(&arguments.secret)?,
-            &arguments.for_,
-        )?;
-        if egress.is_none() && !(held.is_empty() && arguments.network_record.is_none()) {
+        let interception = arguments.interception()?;
+        let held =
+            egress::restrict_to_hosts(&mut secret::values(&arguments.secret)?, &arguments.for_)?;
+        if interception.is_none() && !(held.is_empty() && arguments.network_record.is_none()) {
             return Err(Usage::NotIntercepted.into());
         }
         let placeholders = held.iter().map(|one| (one.name.clone(), one.placeholder.clone()));
@@ -197,7 +193,7 @@ impl Run {
             copies_in: arguments.copy_in,
             copies_out: arguments.copy_out,
             vmm: arguments.vmm,
-            egress,
+            interception,
             held,
             record: arguments.network_record,
             keeps_bodies: arguments.network_bodies,
@@ -232,9 +228,9 @@ impl Arguments {
     fn network(&self) -> Result<Option<Network>> {
         let network = match &self.network {
             NetworkChoice::Open => Network::default(),
-            NetworkChoice::Policy(path) => network::read(path)?,
+            NetworkChoice::Policy(path) => egress::network::read(path)?,
             NetworkChoice::Intercept(_) => {
-                let policy = self.egress()?.map(|egress| egress.packets());
+                let policy = self.interception()?.map(|policy| policy.packets());
                 Network { policy: policy.unwrap_or(Policy::none()), ..Network::default() }
             }
             NetworkChoice::None if self.publish.is_empty() => return Ok(None),
@@ -244,10 +240,10 @@ impl Arguments {
     }
 
     /// The interception policy, if the network is intercepted.
-    fn egress(&self) -> Result<Option<Egress>> {
+    fn interception(&self) -> Result<Option<InterceptionPolicy>> {
         match &self.network {
-            NetworkChoice::Intercept(None) => Ok(Some(Egress::open())),
-            NetworkChoice::Intercept(Some(path)) => Egress::read(path).map(Some),
+            NetworkChoice::Intercept(None) => Ok(Some(InterceptionPolicy::open())),
+            NetworkChoice::Intercept(Some(path)) => Ok(Some(InterceptionPolicy::read(path)?)),
             _ => Ok(None),
         }
     }
@@ -273,7 +269,10 @@ impl Arguments {
             network,
             hostname: hostname.unwrap_or_else(|| format!("vm-{}", id.short())),
             timezone: self.tz.clone(),
-            host_authorities: self.host_ca.certificates(),
+            host_authorities: match self.host_ca {
+                Switch::On => egress::host_ca::read_all().certificates,
+                Switch::Off => Vec::new(),
+            },
         })
     }
 }

@@ -1,6 +1,0 @@
-//! The labels that the runner gives to its VMs.
-
-/// The label with the name of a VM's image.
-pub(crate) const IMAGE: &str = "image";
-/// The label with the program that a VM was started for.
-pub(crate) const COMMAND: &str = "command";

@@ -1,0 +1,35 @@
+//! A burst of pushes from a server with Ably's own codec.
+
+use guest_common::{ClientType, Identity, Limits, Stop};
+use guest_test::Reply;
+
+use super::*;
+use crate::tests::push::server;
+
+#[test]
+fn thousands_of_pushes_are_queued_without_a_gap() {
+    let realtime = server::Server::start();
+    let platform = guest_test::Server::start(|_| Reply::bytes(server::REQUEST));
+    let (url, token) = (platform.url(), "t".to_owned());
+    let identity = Identity { url, token, bypass: None, run_id: "r".into() };
+    let time = Duration::from_secs(60);
+    let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
+    let caller = Platform::of(ClientType::Runner, &identity, limits, &Stop::new()).unwrap();
+    let hosts = Hosts::new(&realtime.address(), &realtime.address()).unwrap();
+    let subscription = subscribe("a/b", &hosts, caller).unwrap();
+    realtime.wait("attach", 1);
+
+    let messages = vec![json!({"name": "job", "data": {}}); 100];
+    for _ in 0..40 {
+        let frame = json!({"channel": "runner-group:a/b"});
+        realtime.command(&json!({"op": "publish", "messages": messages, "frame": frame}));
+    }
+    // The client answers this after all messages before it.
+    realtime.send(json!({"action": 17}));
+    realtime.wait("auth", 1);
+
+    let events: Vec<_> = subscription.receiver().try_iter().collect();
+    let is_message = |event: &&Event| matches!(event, Event::Message(_));
+    assert_eq!(events.iter().filter(is_message).count(), 4000);
+    assert!(!events.iter().any(|event| matches!(event, Event::Gap(_))));
+}

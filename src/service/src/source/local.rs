@@ -1,0 +1,145 @@
+//! The embedded platform as a source. Jobs are discovered and claimed by function calls, without HTTP and without a
+//! thread. Guests and the reporter still use HTTP.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base::sync::Mutex;
+use crossbeam_channel::Receiver;
+use platform::{Platform, Wanted};
+use sandbox::Service;
+
+use super::{
+    CancelRequest, Claim, Demand, Discovery, Offer, PlatformAccess, RecoveredJobs, RunnerStatus,
+    Source, SourceKind, SourceUpdate,
+};
+use crate::config::Local as Config;
+use crate::context::RunId;
+use crate::error::{Error, Result};
+use crate::journal::{ClaimRecord, ClaimState, Journal};
+
+/// The gateway's address, which is the same in every VM.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
+
+/// The embedded platform.
+pub(crate) struct Local {
+    source: platform::Source,
+    access: PlatformAccess,
+    platform: Mutex<Option<Platform>>,
+}
+
+impl Local {
+    /// Starts the platform of a state folder.
+    pub(crate) fn start(state_dir: &Path, config: &Config) -> Result<Self> {
+        let guest_url = format!("http://{GATEWAY}:{}", config.guest_port);
+        let mut settings = platform::Config::new(state_dir);
+        // The first address is for guests and this process only.
+        settings.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        settings.listen.extend(&config.listen);
+        settings.guest_url = Some(guest_url.clone());
+        let platform = Platform::start(settings)?;
+        let source = platform.source()?;
+        let first = platform.addresses().first().copied();
+        let host = first.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, config.guest_port)));
+        let service = Some(Service { port: config.guest_port, host });
+        let access = PlatformAccess {
+            guest_url,
+            url: format!("http://{host}"),
+            service,
+            bypass: None,
+            reachable: Vec::new(),
+        };
+        Ok(Self { source, access, platform: Mutex::new(Some(platform)) })
+    }
+}
+
+impl Source for Local {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Local
+    }
+
+    fn notifications(&self) -> &Receiver<()> {
+        self.source.notifications()
+    }
+
+    fn next_update(&self, demand: &Demand) -> Result<SourceUpdate> {
+        let requested_at = Instant::now();
+        let cancelled = self.source.cancelled()?.into_iter().filter_map(to_run_id);
+        let cancelled = cancelled.map(|run| CancelRequest { run, requested_at }).collect();
+        if demand.profiles.is_empty() {
+            return Ok(SourceUpdate { offer: None, cancelled });
+        }
+        let wanted = Wanted {
+            profiles: demand.profiles.clone(),
+            excluded: demand.excluded.iter().copied().filter_map(to_platform_id).collect(),
+        };
+        let offer = self.source.next(&wanted, Instant::now())?;
+        let offer = offer.and_then(|offer| {
+            let (run, profile, reuse_key) =
+                (to_run_id(offer.run_id)?, offer.profile, Some(offer.reuse_key));
+            Some(Offer {
+                run,
+                profile,
+                reuse_key,
+                discovery: Discovery::Pushed,
+                discovered_at: requested_at,
+            })
+        });
+        Ok(SourceUpdate { offer, cancelled })
+    }
+
+    fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
+        let Some(id) = to_platform_id(offer.run) else { return Ok(None) };
+        let Some(claimed) = self.source.claim(id)? else { return Ok(None) };
+        let timeout = claimed.timeout_ms.map(Duration::from_millis);
+        Ok(Some(Claim::of(claimed.context, Some(claimed.attempt), timeout)))
+    }
+
+    /// A claim always gets an answer.
+    fn reoffer(&self, _run: RunId) -> bool {
+        false
+    }
+
+    /// The embedded platform needs no heartbeats.
+    fn report_status(&self, _status: RunnerStatus) {}
+
+    fn access(&self) -> &PlatformAccess {
+        &self.access
+    }
+
+    /// Returns jobs without an outcome to the queue, whether or not the journal has their claim.
+    fn recover(&self, journal: &Journal) -> Result<RecoveredJobs> {
+        let records = journal.read()?.into_iter().filter(|record| record.source == self.kind());
+        let is_ended = |record: &ClaimRecord| matches!(record.state, ClaimState::Ended { .. });
+        let (ended, others): (Vec<_>, Vec<_>) = records.partition(is_ended);
+        for orphan in self.source.orphans()? {
+            let is_known = |record: &ClaimRecord| {
+                Some(record.run) == to_run_id(orphan.run_id)
+                    && record.attempt == Some(orphan.attempt)
+            };
+            if !ended.iter().any(is_known) {
+                self.source.give_back(orphan.run_id, orphan.attempt)?;
+            }
+        }
+        others.iter().for_each(|record| journal.remove(record.run));
+        Ok(RecoveredJobs { ended, unanswered: Vec::new() })
+    }
+
+    fn stop(&self) {
+        let platform = self.platform.lock().take();
+        let stopped = platform.map_or(Ok(()), Platform::stop);
+        if let Err(error) = stopped {
+            let error = Error::Platform { source: error };
+            log::error!("cannot stop the embedded platform; error={}", error.chain());
+        }
+    }
+}
+
+fn to_run_id(run: platform::RunId) -> Option<RunId> {
+    RunId::parse(&run.to_string())
+}
+
+fn to_platform_id(run: RunId) -> Option<platform::RunId> {
+    run.to_string().parse().ok()
+}
