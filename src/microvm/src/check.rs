@@ -9,11 +9,11 @@ use crate::{disk, limit, start_limiter};
 
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct HostCheck {
     /// What was checked.
     pub subject: &'static str,
     /// The verdict.
-    pub state: State,
+    pub state: CheckState,
     /// What was found.
     pub detail: String,
     /// What to do about it.
@@ -22,7 +22,7 @@ pub struct Finding {
 
 /// The verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum CheckState {
     /// Nothing to do.
     Good,
     /// VMs run, but slower or with fewer limits than they could.
@@ -32,55 +32,61 @@ pub enum State {
 }
 
 /// Checks this host. Its VMs' folders are under `state`.
-pub fn check(state: &Path) -> Vec<Finding> {
+pub fn check(state: &Path) -> Vec<HostCheck> {
     vec![root(), cgroup(), limits(), start_limit(), kvm(), reflink(state)]
 }
 
-fn finding(subject: &'static str, state: State, detail: impl Into<String>) -> Finding {
-    Finding { subject, state, detail: detail.into(), remedy: None }
+fn host_check(subject: &'static str, state: CheckState, detail: impl Into<String>) -> HostCheck {
+    HostCheck { subject, state, detail: detail.into(), remedy: None }
 }
 
-fn root() -> Finding {
+fn root() -> HostCheck {
     if nix::unistd::geteuid().is_root() {
-        return finding("user", State::Good, "root");
+        return host_check("user", CheckState::Good, "root");
     }
     let remedy = Some("run it with sudo".to_owned());
-    Finding {
+    HostCheck {
         remedy,
-        ..finding("user", State::Missing, "not root: no cgroups, users or namespaces")
+        ..host_check("user", CheckState::Missing, "not root: no cgroups, users or namespaces")
     }
 }
 
-fn cgroup() -> Finding {
+fn cgroup() -> HostCheck {
     let mounted = process::mount_point();
     match mounted {
         Ok(path) if path.join("cgroup.procs").exists() => {
-            finding("cgroup v2", State::Good, path.display().to_string())
+            host_check("cgroup v2", CheckState::Good, path.display().to_string())
         }
-        Ok(path) => finding("cgroup v2", State::Missing, format!("{} is empty", path.display())),
+        Ok(path) => {
+            host_check("cgroup v2", CheckState::Missing, format!("{} is empty", path.display()))
+        }
         Err(error) => {
             let remedy = Some("mount -t cgroup2 none /sys/fs/cgroup".to_owned());
-            Finding { remedy, ..finding("cgroup v2", State::Missing, error.to_string()) }
+            HostCheck { remedy, ..host_check("cgroup v2", CheckState::Missing, error.to_string()) }
         }
     }
 }
 
-fn limits() -> Finding {
+fn limits() -> HostCheck {
     let missing = process::mount_point().map(|root| limit::missing(&root)).unwrap_or_default();
     if missing.is_empty() {
-        return finding("limits of VMs", State::Good, "processors, memory, processes, disks");
+        return host_check(
+            "limits of VMs",
+            CheckState::Good,
+            "processors, memory, processes, disks",
+        );
     }
     let detail = format!("cgroup v2 has no {} here: VMs have no such limits", missing.join(", "));
     let remedy = Some("boot with cgroup_no_v1=all, or delegate the controllers".to_owned());
-    Finding { remedy, ..finding("limits of VMs", State::Weak, detail) }
+    HostCheck { remedy, ..host_check("limits of VMs", CheckState::Weak, detail) }
 }
 
-fn start_limit() -> Finding {
+fn start_limit() -> HostCheck {
     match start_limiter::capacity() {
-        Ok(0) => finding("start limit", State::Good, "is created by the first start"),
+        Ok(0) => host_check("start limit", CheckState::Good, "is created by the first start"),
         Ok(tokens) => {
             let detail = format!("VMs with {tokens} vCPUs in total start at once");
-            finding("start limit", State::Good, detail)
+            host_check("start limit", CheckState::Good, detail)
         }
         Err(errno) => {
             let detail = format!("no semaphores ({errno}): a burst of starts may time out");
@@ -90,36 +96,36 @@ fn start_limit() -> Finding {
                 _ => format!("ipcrm -S {:#x}", start_limiter::KEY),
             };
             let remedy = Some(remedy);
-            Finding { remedy, ..finding("start limit", State::Weak, detail) }
+            HostCheck { remedy, ..host_check("start limit", CheckState::Weak, detail) }
         }
     }
 }
 
-fn kvm() -> Finding {
+fn kvm() -> HostCheck {
     match probe() {
-        Kvm::Works => finding("KVM", State::Good, "works"),
+        Kvm::Works => host_check("KVM", CheckState::Good, "works"),
         Kvm::Missing { reason } => {
             let remedy =
                 Some("enable virtualization, then: modprobe kvm_intel or kvm_amd".to_owned());
             let detail = format!("{reason}; VMs are emulated, 10 to 30 times slower");
-            Finding { remedy, ..finding("KVM", State::Weak, detail) }
+            HostCheck { remedy, ..host_check("KVM", CheckState::Weak, detail) }
         }
     }
 }
 
 /// Whether the file system of the state folder has reflinks.
-fn reflink(state: &Path) -> Finding {
+fn reflink(state: &Path) -> HostCheck {
     let there = state.ancestors().find(|folder| folder.is_dir()).unwrap_or(state);
     match disk::can_reflink(there) {
-        Ok(true) => finding("disk clones", State::Good, "share blocks (reflink)"),
+        Ok(true) => host_check("disk clones", CheckState::Good, "share blocks (reflink)"),
         Ok(false) => {
             let remedy = Some(format!("put {} on btrfs or XFS", state.display()));
             let detail = "are sparse copies: the file system has no reflinks";
-            Finding { remedy, ..finding("disk clones", State::Weak, detail) }
+            HostCheck { remedy, ..host_check("disk clones", CheckState::Weak, detail) }
         }
         Err(error) => {
             let detail = format!("cannot be checked in {}: {error}", there.display());
-            finding("disk clones", State::Weak, detail)
+            host_check("disk clones", CheckState::Weak, detail)
         }
     }
 }

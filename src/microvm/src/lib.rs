@@ -47,7 +47,7 @@ mod vm;
 mod vmm;
 
 pub use attach::{attach, force_stop};
-pub use check::{Finding, State, check};
+pub use check::{CheckState, HostCheck, check};
 pub use error::{Error, Result};
 pub use factory::{Factory, WarmUp};
 pub use folder::{Folder, lock_folders};

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use sandbox::{ExecRequest, User};
 use serde_json::{Value, json};
 
-use crate::attend::Job;
+use crate::attend::AttendedCommand;
 use crate::input::Input;
 use crate::terminal::harmless;
 
@@ -34,8 +34,8 @@ impl Agent {
         }
     }
 
-    /// A job that runs the agent on `prompt`, with environment, time limit and output cap of `base`.
-    pub(crate) fn job(self, prompt: &str, base: ExecRequest) -> Job {
+    /// The command that runs the agent on `prompt`, with environment, time limit and output cap of `base`.
+    pub(crate) fn command(self, prompt: &str, base: ExecRequest) -> AttendedCommand {
         let flags = [
             self.program(),
             "--print",
@@ -55,7 +55,7 @@ impl Agent {
             pty: None,
             ..base
         };
-        Job { request, input: Input::Bytes(format!("{message}\n").into_bytes()) }
+        AttendedCommand { request, input: Input::Bytes(format!("{message}\n").into_bytes()) }
     }
 }
 
@@ -246,14 +246,16 @@ mod tests {
     #[test]
     fn a_prompt_is_sent_on_standard_input_and_not_as_an_argument() {
         let prompt = "say \"hi\"\n--help";
-        let job = Agent::Mock.job(prompt, ExecRequest::default());
+        let command = Agent::Mock.command(prompt, ExecRequest::default());
 
-        let Input::Bytes(bytes) = job.input else { panic!("no bytes") };
+        let Input::Bytes(bytes) = command.input else { panic!("no bytes") };
         let message: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(message["message"]["content"], prompt);
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
-        assert!(job.request.argv.iter().all(|argument| !argument.to_string_lossy().contains("hi")));
-        assert_eq!(job.request.user, Some(User::Name("user".into())));
+        assert!(
+            command.request.argv.iter().all(|argument| !argument.to_string_lossy().contains("hi"))
+        );
+        assert_eq!(command.request.user, Some(User::Name("user".into())));
     }
 
     #[test]

@@ -16,12 +16,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A command and its standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Job {
+pub(crate) struct AttendedCommand {
     pub(crate) request: ExecRequest,
     pub(crate) input: Input,
 }
 
-impl Job {
+impl AttendedCommand {
     /// A command whose standard input, if it has one, is that of this process.
     pub(crate) fn new(request: ExecRequest) -> Self {
         let input = if request.stdin { Input::Stdin } else { Input::Nothing };
@@ -56,31 +56,36 @@ impl<F: FnMut(Stream, &[u8]) -> io::Result<()>> Sink for F {
 /// Runs a command to its end. Fails if it cannot start, or if its output cannot be written.
 pub(crate) fn attend(
     sandbox: &dyn Sandbox,
-    job: &Job,
+    command: &AttendedCommand,
     interrupt: &Interrupt,
     sink: &mut dyn Sink,
 ) -> Result<Exit> {
-    attend_to(&start(sandbox, job)?, job, interrupt, sink)
+    attend_to(&start(sandbox, command)?, command, interrupt, sink)
 }
 
 /// Starts a command. A failure to execute it is reported by its exit.
-pub(crate) fn start(sandbox: &dyn Sandbox, job: &Job) -> Result<Arc<dyn Execution>> {
-    Ok(sandbox.exec(&job.request, Instant::now() + START_TIMEOUT)?.into())
+pub(crate) fn start(
+    sandbox: &dyn Sandbox,
+    command: &AttendedCommand,
+) -> Result<Arc<dyn Execution>> {
+    Ok(sandbox.exec(&command.request, Instant::now() + START_TIMEOUT)?.into())
 }
 
 /// As [`attend`], for a command that was started.
 pub(crate) fn attend_to(
     execution: &Arc<dyn Execution>,
-    job: &Job,
+    command: &AttendedCommand,
     interrupt: &Interrupt,
     sink: &mut dyn Sink,
 ) -> Result<Exit> {
-    let raw = match job {
-        Job { request: ExecRequest { pty: Some(_), .. }, input: Input::Stdin } => Raw::enter()?,
+    let raw = match command {
+        AttendedCommand { request: ExecRequest { pty: Some(_), .. }, input: Input::Stdin } => {
+            Raw::enter()?
+        }
         _ => None,
     };
     let target = interrupt.deliver_to(execution);
-    let feeder = job.input.feed(execution)?;
+    let feeder = command.input.feed(execution)?;
     let ended = pump(&**execution, sink);
     drop(target);
     if matches!(ended, Err(Error::Sandbox(_))) {
@@ -92,7 +97,7 @@ pub(crate) fn attend_to(
     let exit = ended?;
     match exit.outcome {
         Outcome::FailedToStart { code, message } => {
-            Err(Error::NotStarted { program: job.program(), code, message })
+            Err(Error::NotStarted { program: command.program(), code, message })
         }
         _ => {
             report(&exit);
@@ -139,16 +144,16 @@ mod tests {
 
     use super::*;
 
-    fn job(program: &str) -> Job {
-        Job::new(ExecRequest { argv: vec![program.into()], ..ExecRequest::default() })
+    fn command(program: &str) -> AttendedCommand {
+        AttendedCommand::new(ExecRequest { argv: vec![program.into()], ..ExecRequest::default() })
     }
 
-    /// Runs `job` without the threads `signals` and `stdin`, which exist once per process.
-    fn pumped(factory: &Factory, job: &Job, sink: &mut dyn Sink) -> Result<Exit> {
+    /// Runs `command` without the threads `signals` and `stdin`, which exist once per process.
+    fn pumped(factory: &Factory, command: &AttendedCommand, sink: &mut dyn Sink) -> Result<Exit> {
         let sandbox = factory
             .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
-        let execution = sandbox.exec(&job.request, Instant::now()).unwrap();
+        let execution = sandbox.exec(&command.request, Instant::now()).unwrap();
         pump(&*execution, sink)
     }
 
@@ -162,7 +167,7 @@ mod tests {
             Ok(())
         };
 
-        let exit = pumped(&factory, &job("make"), &mut sink).unwrap();
+        let exit = pumped(&factory, &command("make"), &mut sink).unwrap();
 
         assert_eq!(exit.outcome, Outcome::Exited(2));
         assert_eq!(seen, b"one two");
@@ -185,7 +190,7 @@ mod tests {
             Script::default().on("make", &["own "], 3).leave("make", &["later"]).factory();
         let mut transcript = Transcript::default();
 
-        let exit = pumped(&factory, &job("make"), &mut transcript).unwrap();
+        let exit = pumped(&factory, &command("make"), &mut transcript).unwrap();
 
         assert_eq!(exit.outcome, Outcome::Exited(3));
         assert_eq!(transcript.0, "own ended 3 later");
@@ -200,7 +205,7 @@ mod tests {
             Err(io::Error::from(io::ErrorKind::BrokenPipe))
         };
 
-        let error = pumped(&factory, &job("yes"), &mut sink).unwrap_err();
+        let error = pumped(&factory, &command("yes"), &mut sink).unwrap_err();
 
         assert!(error.is_quiet());
         assert_eq!(asked, 1);

@@ -184,13 +184,13 @@ pub(crate) fn reserve(vm: &VmRecord, wanted: Option<&str>, program: &str) -> Res
     };
     let folder = all.join(&name);
     match taken.iter().find(|(taken, _)| *taken == name) {
-        Some((_, report)) if report.is_attended => {
+        Some((_, state)) if state.is_attended => {
             return Err(Error::CommandTaken { vm: vm.id.to_string(), name });
         }
         Some(_) => remove(&folder)?,
         None if taken.len() >= MAX_COMMANDS => {
-            let over = taken.iter().filter(|(_, report)| !report.is_attended);
-            let oldest = over.min_by_key(|(_, report)| report.started.unix);
+            let over = taken.iter().filter(|(_, state)| !state.is_attended);
+            let oldest = over.min_by_key(|(_, state)| state.started.unix);
             let oldest = oldest
                 .ok_or(Error::TooManyCommands { vm: vm.id.to_string(), limit: MAX_COMMANDS })?;
             remove(&all.join(&oldest.0))?;
@@ -219,7 +219,7 @@ fn remove(folder: &Path) -> Result<()> {
 
 /// The state of a background command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct CommandState {
     pub(crate) started: Started,
     pub(crate) ended: Option<Ended>,
     /// Whether its runner lives. It does until the last descendant has closed the output. A command
@@ -228,13 +228,13 @@ pub(crate) struct Report {
 }
 
 /// Reads the files of a background command.
-pub(crate) struct Observer {
+pub(crate) struct CommandObserver {
     path: PathBuf,
     events: File,
     alive: File,
 }
 
-impl Observer {
+impl CommandObserver {
     /// `None` if the folder has no command.
     pub(crate) fn open(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(EVENTS);
@@ -266,7 +266,7 @@ impl Observer {
     }
 
     /// The current state; `None` before the start is recorded.
-    pub(crate) fn look(&mut self) -> Result<Option<Report>> {
+    pub(crate) fn look(&mut self) -> Result<Option<CommandState>> {
         // Checked first: a runner that has ended wrote its last line before.
         let is_attended = self.is_attended();
         let text = read_all(&mut self.events).map_err(file("read", &self.path))?;
@@ -279,7 +279,7 @@ impl Observer {
                 Err(source) => return Err(Error::Record { path: self.path.clone(), source }),
             }
         }
-        Ok(started.map(|started| Report { started, ended, is_attended }))
+        Ok(started.map(|started| CommandState { started, ended, is_attended }))
     }
 }
 
@@ -292,15 +292,15 @@ fn read_all(file: &mut File) -> io::Result<String> {
 }
 
 /// The command of `run -d`, which has no name, and those of `exec -d`, oldest first.
-pub(crate) fn list(vm: &VmRecord) -> Result<Vec<(Option<String>, Report)>> {
-    let own = report(&vm.folder)?.map(|report| (None, report));
+pub(crate) fn list(vm: &VmRecord) -> Result<Vec<(Option<String>, CommandState)>> {
+    let own = state(&vm.folder)?.map(|state| (None, state));
     let mut named: Vec<_> =
-        named(vm)?.into_iter().map(|(name, report)| (Some(name), report)).collect();
+        named(vm)?.into_iter().map(|(name, state)| (Some(name), state)).collect();
     named.sort_by(|one, other| (one.1.started.unix, &one.0).cmp(&(other.1.started.unix, &other.0)));
     Ok(own.into_iter().chain(named).collect())
 }
 
-fn named(vm: &VmRecord) -> Result<Vec<(String, Report)>> {
+fn named(vm: &VmRecord) -> Result<Vec<(String, CommandState)>> {
     let all = vm.folder.join(COMMANDS);
     let entries = match fs::read_dir(&all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -308,15 +308,15 @@ fn named(vm: &VmRecord) -> Result<Vec<(String, Report)>> {
     };
     let mut named = Vec::new();
     for entry in entries.flatten() {
-        if let Some(report) = report(&entry.path())? {
-            named.push((entry.file_name().to_string_lossy().into_owned(), report));
+        if let Some(state) = state(&entry.path())? {
+            named.push((entry.file_name().to_string_lossy().into_owned(), state));
         }
     }
     Ok(named)
 }
 
-fn report(folder: &Path) -> Result<Option<Report>> {
-    match Observer::open(folder) {
+fn state(folder: &Path) -> Result<Option<CommandState>> {
+    match CommandObserver::open(folder) {
         Ok(observer) => {
             observer.map(|mut observer| observer.look()).transpose().map(Option::flatten)
         }
@@ -358,7 +358,7 @@ mod tests {
     fn a_command_ends_once_and_its_log_continues_until_the_recorder_is_dropped() {
         let (_vms, vm) = vm();
         let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
-        let mut observer = Observer::open(&vm.folder).unwrap().unwrap();
+        let mut observer = CommandObserver::open(&vm.folder).unwrap().unwrap();
         let running = observer.look().unwrap().unwrap();
         assert_eq!((running.started.program.as_str(), &running.ended), ("make", &None));
         assert!(running.is_attended);
@@ -380,8 +380,8 @@ mod tests {
     fn a_command_whose_runner_was_killed_has_no_end_and_no_runner() {
         let (_vms, vm) = vm();
         drop(Recorder::create(&vm.folder, "make", 256).unwrap());
-        let report = Observer::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();
-        assert_eq!((report.ended, report.is_attended), (None, false));
+        let state = CommandObserver::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();
+        assert_eq!((state.ended, state.is_attended), (None, false));
     }
 
     #[test]
@@ -389,8 +389,8 @@ mod tests {
         let (_vms, vm) = vm();
         let mut recorder = Recorder::create(&vm.folder, "make", 256).unwrap();
         recorder.events.write_all(b"{\"ended\":{\"co").unwrap();
-        let report = Observer::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();
-        assert_eq!(report.ended, None);
+        let state = CommandObserver::open(&vm.folder).unwrap().unwrap().look().unwrap().unwrap();
+        assert_eq!(state.ended, None);
     }
 
     #[test]

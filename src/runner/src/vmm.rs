@@ -1,6 +1,6 @@
 //! Starts, finds and ends virtual machines. The only file that names the kinds of monitors.
 
-mod finding;
+mod network_check;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use vsock_host::Reactor;
 use microvm::Kvm;
 #[cfg(test)]
 pub(crate) use microvm::Owner;
-pub(crate) use microvm::{Finding, Phase, PublishedPort, State, VmRecord};
+pub(crate) use microvm::{CheckState, HostCheck, Phase, PublishedPort, VmRecord};
 pub(crate) use netns::{Lease, Pool as Networks};
 
 use crate::error::{Error, Result};
@@ -318,22 +318,24 @@ fn lock_path(global: &Global) -> PathBuf {
 }
 
 /// Checks what this host needs to run VMs.
-pub(crate) fn check(global: &Global) -> Vec<Finding> {
-    let mut findings = microvm::check(&global.state_dir);
-    findings.extend(netns::check(&lock_path(global), global.network_range).iter().map(finding::of));
+pub(crate) fn check(global: &Global) -> Vec<HostCheck> {
+    let mut checks = microvm::check(&global.state_dir);
+    checks.extend(
+        netns::check(&lock_path(global), global.network_range).iter().map(network_check::of),
+    );
     let firecracker = sandbox_fc::check(global.firecracker.as_deref());
-    let is_needed = firecracker.state == State::Weak || microvm::probe() != Kvm::Works;
-    findings.push(firecracker);
+    let is_needed = firecracker.state == CheckState::Weak || microvm::probe() != Kvm::Works;
+    checks.push(firecracker);
     if let Some(path) = &global.firecracker_jailer {
-        findings.push(sandbox_fc::check_jailer(path, global.firecracker.as_deref()));
+        checks.push(sandbox_fc::check_jailer(path, global.firecracker.as_deref()));
     }
-    findings.extend(sandbox_qemu::missing_tools().into_iter().map(|tool| Finding {
+    checks.extend(sandbox_qemu::missing_tools().into_iter().map(|tool| HostCheck {
         subject: tool.program,
-        state: if is_needed { State::Missing } else { State::Weak },
+        state: if is_needed { CheckState::Missing } else { CheckState::Weak },
         detail: "not found: it runs VMs where Firecracker cannot".to_owned(),
         remedy: Some(tool.remedy.to_owned()),
     }));
-    findings
+    checks
 }
 
 pub(crate) fn vm_error(error: impl Into<Cause>) -> Error {

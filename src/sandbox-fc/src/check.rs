@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use microvm::{Finding, Kvm, State};
+use microvm::{CheckState, HostCheck, Kvm};
 
 use crate::version::Verdict;
 use crate::{Jailer, Program};
@@ -11,7 +11,7 @@ const RELEASES: &str =
     "get 1.15.1 or later from github.com/firecracker-microvm/firecracker/releases";
 
 /// Checks Firecracker, at `path` if it is given. It is never reported as missing: QEMU replaces it.
-pub fn check(path: Option<&Path>) -> Finding {
+pub fn check(path: Option<&Path>) -> HostCheck {
     let Some(program) = Program::find(path) else {
         return weak("not found: QEMU runs the VMs, without snapshots", RELEASES);
     };
@@ -22,14 +22,17 @@ pub fn check(path: Option<&Path>) -> Finding {
     let detail = format!("{version}, {}", program.path().display());
     match (version.judge(), program.open()) {
         (Verdict::Weak(reason), _) => weak(format!("{detail}: {reason}"), RELEASES),
-        (Verdict::Unfit(reason), _) => {
-            Finding { state: State::Missing, ..weak(format!("{detail}: {reason}"), RELEASES) }
-        }
+        (Verdict::Unfit(reason), _) => HostCheck {
+            state: CheckState::Missing,
+            ..weak(format!("{detail}: {reason}"), RELEASES)
+        },
         (_, Ok(program)) if !program.is_static => {
             weak(format!("{detail}, is not static, so it sees the host's files"), RELEASES)
         }
         _ => match microvm::probe() {
-            Kvm::Works => Finding { state: State::Good, remedy: None, ..weak(detail, RELEASES) },
+            Kvm::Works => {
+                HostCheck { state: CheckState::Good, remedy: None, ..weak(detail, RELEASES) }
+            }
             Kvm::Missing { .. } => weak(
                 format!("{detail}, cannot be used without KVM"),
                 "see KVM above; until then QEMU runs the VMs",
@@ -39,23 +42,23 @@ pub fn check(path: Option<&Path>) -> Finding {
 }
 
 /// Checks the jailer at `path`.
-pub fn check_jailer(path: &Path, firecracker: Option<&Path>) -> Finding {
+pub fn check_jailer(path: &Path, firecracker: Option<&Path>) -> HostCheck {
     let remedy = Some("name the `jailer` of Firecracker's own release, or none".to_owned());
-    let finding = |state, detail, remedy| Finding { subject: "jailer", state, detail, remedy };
+    let host_check = |state, detail, remedy| HostCheck { subject: "jailer", state, detail, remedy };
     let Some(program) = Program::find(firecracker) else {
         let detail = "is not used without Firecracker".to_owned();
-        return finding(State::Weak, detail, Some(RELEASES.to_owned()));
+        return host_check(CheckState::Weak, detail, Some(RELEASES.to_owned()));
     };
     match Jailer::find(path, &program) {
         Ok(_) => {
             let detail = format!("{}, of Firecracker's version", path.display());
-            finding(State::Good, detail, None)
+            host_check(CheckState::Good, detail, None)
         }
-        Err(error) => finding(State::Missing, error.to_string(), remedy),
+        Err(error) => host_check(CheckState::Missing, error.to_string(), remedy),
     }
 }
 
-fn weak(detail: impl Into<String>, remedy: &str) -> Finding {
-    let (subject, state) = ("firecracker", State::Weak);
-    Finding { subject, state, detail: detail.into(), remedy: Some(remedy.to_owned()) }
+fn weak(detail: impl Into<String>, remedy: &str) -> HostCheck {
+    let (subject, state) = ("firecracker", CheckState::Weak);
+    HostCheck { subject, state, detail: detail.into(), remedy: Some(remedy.to_owned()) }
 }

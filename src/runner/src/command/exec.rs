@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use rootfs::{Defaults, Store};
 use sandbox::{Stream, label};
 
-use crate::attend::{Job, attend, attend_to, start};
+use crate::attend::{AttendedCommand, attend, attend_to, start};
 use crate::background;
 use crate::detach;
 use crate::error::Result;
@@ -59,13 +59,13 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         return if global.detached { keep(global, arguments) } else { detach::start() };
     }
     let signals = signal::block()?;
-    let (record, job) = understand(global, &arguments)?;
+    let (record, command) = understand(global, &arguments)?;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, FirstSignal::Forward, host.disconnect())?;
     let mut output = Output::open()?.cancel_on(interrupt.cancelled());
     let sandbox = interrupt.or_interrupted(host.attach(&record))?;
     let mut sink = |stream, data: &[u8]| output.write(stream, data);
-    let exit = interrupt.or_interrupted(attend(&*sandbox, &job, &interrupt, &mut sink))?;
+    let exit = interrupt.or_interrupted(attend(&*sandbox, &command, &interrupt, &mut sink))?;
     shortage::print(&exit, record.memory_mib);
     Ok(exit.outcome.exit_code())
 }
@@ -74,32 +74,32 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 fn keep(global: &Global, arguments: Arguments) -> Result<u8> {
     detach::leave_terminal()?;
     let signals = signal::block()?;
-    let (record, mut job) = understand(global, &arguments)?;
-    job.request.follow_descendants = true;
+    let (record, mut command) = understand(global, &arguments)?;
+    command.request.follow_descendants = true;
     let host = Host::open(&global.state_dir)?;
     let interrupt = Interrupt::start(signals, FirstSignal::Cancel, host.disconnect())?;
     let sandbox = interrupt.or_interrupted(host.attach(&record))?;
-    let mut reserved = background::reserve(&record, arguments.name.as_deref(), &job.program())?;
-    let execution = match start(&*sandbox, &job) {
+    let mut reserved = background::reserve(&record, arguments.name.as_deref(), &command.program())?;
+    let execution = match start(&*sandbox, &command) {
         Ok(execution) if execution.has_started() => execution,
         not_started => {
             reserved.cancel();
             let recorded = &mut |_: Stream, _: &[u8]| Ok(());
-            let ended = attend_to(&not_started?, &job, &interrupt, recorded);
+            let ended = attend_to(&not_started?, &command, &interrupt, recorded);
             return interrupt.or_interrupted(ended).map(|exit| exit.outcome.exit_code());
         }
     };
     detach::announce(&reserved.name, &reserved.folder)?;
-    let result = attend_to(&execution, &job, &interrupt, &mut reserved.recorder);
+    let result = attend_to(&execution, &command, &interrupt, &mut reserved.recorder);
     reserved.recorder.finish(&result);
     interrupt.or_interrupted(result).map(|_| 0)
 }
 
-fn understand(global: &Global, arguments: &Arguments) -> Result<(VmRecord, Job)> {
+fn understand(global: &Global, arguments: &Arguments) -> Result<(VmRecord, AttendedCommand)> {
     let record = vmm::find(&global.state_dir, &arguments.vm)?;
     let image = image_of(global, &record);
     let request = arguments.command_arguments.request(arguments.command.clone(), &image)?;
-    Ok((record, Job::new(request)))
+    Ok((record, AttendedCommand::new(request)))
 }
 
 /// What the VM's image says about commands, if it is still there.

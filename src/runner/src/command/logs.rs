@@ -9,7 +9,7 @@ use std::path::Path;
 
 use sandbox::SandboxId;
 
-use crate::background::{self, Observer};
+use crate::background::{self, CommandObserver};
 use crate::error::{Error, Result, file};
 use crate::follow::{FileWatch, follow, show};
 use crate::options::Global;
@@ -86,7 +86,7 @@ fn print(
 
 fn of_command(arguments: &Arguments, record: &VmRecord, name: &str) -> Result<u8> {
     let folder = background::folder(record, Some(name));
-    let observer = Observer::open(&folder)?
+    let observer = CommandObserver::open(&folder)?
         .ok_or_else(|| Error::NoSuchCommand { vm: arguments.vm.clone(), name: name.to_owned() })?;
     let path = folder.join(output_log::OUTPUT);
     let mut log = File::open(&path).map_err(file("open", &path))?;

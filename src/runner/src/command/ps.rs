@@ -5,7 +5,7 @@ use std::io::Write as _;
 use sandbox::label::{COMMAND, IMAGE};
 use serde::Serialize;
 
-use crate::background::{self, Report};
+use crate::background::{self, CommandState};
 use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::output::Output;
@@ -128,10 +128,10 @@ struct CommandRow<'a> {
     attended: bool,
 }
 
-type Commands = [(Option<String>, Report)];
+type Commands = [(Option<String>, CommandState)];
 
 impl<'a> CommandRow<'a> {
-    fn of((name, report): &'a (Option<String>, Report)) -> Self {
+    fn of((name, report): &'a (Option<String>, CommandState)) -> Self {
         Self {
             name: name.as_deref(),
             program: &report.started.program,
@@ -213,7 +213,7 @@ pub(crate) mod tests {
 
     #[test]
     fn commands_in_the_background_have_a_name_and_a_status() {
-        let report = |ended: Option<u8>, is_attended| Report {
+        let report = |ended: Option<u8>, is_attended| CommandState {
             started: Started { program: "make".into(), unix: u64::MAX },
             ended: ended.map(|code| Ended { code, how: format!("exit code {code}"), unix: 1 }),
             is_attended,

@@ -59,9 +59,9 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let mut stages = Stages::new(run.shows_stages);
     let started = start(&run, &host, (&interrupt, &cancellation), global, &mut stages);
     let sandbox = interrupt.or_interrupted(started)?;
-    let result = match &run.job {
-        Some(job) if !global.detached => {
-            foreground::work(&run, job, &*sandbox, &interrupt, &mut stages)
+    let result = match &run.command {
+        Some(command) if !global.detached => {
+            foreground::work(&run, command, &*sandbox, &interrupt, &mut stages)
         }
         _ => background::serve(&run, &*sandbox, &interrupt, global),
     };
@@ -131,7 +131,7 @@ fn copy_all_in(run: &Run, sandbox: &dyn Sandbox) -> Result<()> {
     }
     // Files belong to the command's user. If the guest does not know that user, the command itself fails
     // with a clear error.
-    let user = run.job.as_ref().and_then(|job| job.request.user.as_ref());
+    let user = run.command.as_ref().and_then(|command| command.request.user.as_ref());
     let owner = user.map(|user| owner::in_vm(user, sandbox)).transpose()?.flatten();
     let ownership = owner.map_or(Ownership::Inherited, Ownership::New);
     let mut bar = Copying::new(run.is_quiet);

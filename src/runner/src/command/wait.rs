@@ -1,6 +1,6 @@
 //! `runner wait`: waits for a background command and returns its exit code.
 
-use crate::background::{self, Ended, Observer, Report};
+use crate::background::{self, CommandObserver, CommandState, Ended};
 use crate::error::{Error, Result};
 use crate::follow::FileWatch;
 use crate::options::Global;
@@ -33,7 +33,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let record = vmm::find(&global.state_dir, &arguments.vm)?;
     let name = arguments.command.as_deref();
     let vm = || arguments.vm.clone();
-    let observer = Observer::open(&background::folder(&record, name))?;
+    let observer = CommandObserver::open(&background::folder(&record, name))?;
     let mut observer = observer.ok_or_else(|| match name {
         Some(name) => Error::NoSuchCommand { vm: vm(), name: name.to_owned() },
         None => Error::NoOwnCommand { vm: vm() },
@@ -43,14 +43,14 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
 }
 
 /// Waits for the end of the command; none if its runner ended first.
-fn end(observer: &mut Observer) -> Result<Option<Ended>> {
+fn end(observer: &mut CommandObserver) -> Result<Option<Ended>> {
     let path = observer.path().to_owned();
     let watch = FileWatch::start(&path)?;
     loop {
         match observer.look()? {
-            Some(Report { ended: Some(ended), .. }) => return Ok(Some(ended)),
-            Some(Report { is_attended: true, .. }) => {}
-            Some(Report { is_attended: false, .. }) | None => return Ok(None),
+            Some(CommandState { ended: Some(ended), .. }) => return Ok(Some(ended)),
+            Some(CommandState { is_attended: true, .. }) => {}
+            Some(CommandState { is_attended: false, .. }) | None => return Ok(None),
         }
         watch.sleep_or(observer.alive())?;
     }
@@ -72,7 +72,7 @@ mod tests {
     fn waited(finish: impl FnOnce(Recorder)) -> Option<u8> {
         let folder = tempfile::tempdir().unwrap();
         let recorder = Recorder::create(folder.path(), "make", 256).unwrap();
-        let mut observer = Observer::open(folder.path()).unwrap().unwrap();
+        let mut observer = CommandObserver::open(folder.path()).unwrap().unwrap();
         let (begun_tx, begun) = mpsc::channel();
         thread::scope(|scope| {
             let waiter = scope.spawn(move || {

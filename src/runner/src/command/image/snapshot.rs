@@ -13,7 +13,7 @@ use sandbox::{
 };
 use service::Config;
 
-use crate::attend::{Job, attend};
+use crate::attend::{AttendedCommand, attend};
 use crate::error::{Error, Result};
 use crate::interrupt::{FirstSignal, Interrupt};
 use crate::options::Global;
@@ -161,11 +161,12 @@ impl Arguments {
     ) -> Result<()> {
         interrupt.check()?;
         let Some(program) = self.warm.first() else { return Ok(()) };
-        let job = Job::new(ExecRequest { argv: self.warm.clone(), ..ExecRequest::default() });
+        let command =
+            AttendedCommand::new(ExecRequest { argv: self.warm.clone(), ..ExecRequest::default() });
         // What it prints is not the result of this command.
         let mut output = Output::open()?;
         let mut sink = |_: Stream, data: &[u8]| output.write(Stream::Stderr, data);
-        let exit = attend(sandbox, &job, interrupt, &mut sink)?;
+        let exit = attend(sandbox, &command, interrupt, &mut sink)?;
         shortage::print(&exit, memory_mib);
         match exit.outcome {
             Outcome::Exited(0) => Ok(()),

@@ -11,7 +11,7 @@ use rootfs::{Defaults, Store};
 use sandbox::{DiskLimits, Network, Policy, Publish, SandboxConfig, SandboxId, label};
 
 use crate::agent::Agent;
-use crate::attend::Job;
+use crate::attend::AttendedCommand;
 use crate::error::{Result, Usage};
 use crate::options::{Global, Switch};
 use crate::request::CommandArguments;
@@ -153,7 +153,7 @@ pub(crate) struct Arguments {
 pub(super) struct Run {
     pub(super) config: SandboxConfig,
     /// None for a VM without a command, in the background.
-    pub(super) job: Option<Job>,
+    pub(super) command: Option<AttendedCommand>,
     pub(super) copies_in: Vec<CopyIn>,
     pub(super) copies_out: Vec<CopyOut>,
     pub(super) vmm: Vmm,
@@ -172,7 +172,7 @@ impl Run {
     pub(super) fn resolve(arguments: Arguments, global: &Global) -> Result<Self> {
         let store = Store::open(&global.state_dir)?;
         let image = store.get(&arguments.image)?;
-        let mut job = arguments.job(&image.description.defaults)?;
+        let mut command = arguments.attended_command(&image.description.defaults)?;
         let interception = arguments.interception()?;
         let held =
             egress::restrict_to_hosts(&mut secret::values(&arguments.secret)?, &arguments.for_)?;
@@ -181,15 +181,15 @@ impl Run {
         }
         let placeholders = held.iter().map(|one| (one.name.clone(), one.placeholder.clone()));
         let environment = placeholders.map(|(name, value)| (name.into(), value.into()));
-        if let Some(job) = &mut job {
-            job.request.follow_descendants = arguments.detach;
-            job.request.env.extend(environment);
+        if let Some(command) = &mut command {
+            command.request.follow_descendants = arguments.detach;
+            command.request.env.extend(environment);
         }
-        let config = arguments.config(&store, &image, job.as_ref())?;
+        let config = arguments.config(&store, &image, command.as_ref())?;
         let plain = arguments.json || arguments.detach || !io::stdout().is_terminal();
         Ok(Self {
             config,
-            job,
+            command,
             copies_in: arguments.copy_in,
             copies_out: arguments.copy_out,
             vmm: arguments.vmm,
@@ -205,12 +205,12 @@ impl Run {
 }
 
 impl Arguments {
-    fn job(&self, image: &Defaults) -> Result<Option<Job>> {
+    fn attended_command(&self, image: &Defaults) -> Result<Option<AttendedCommand>> {
         if let Some(agent) = self.agent {
             let words: Option<Vec<_>> = self.command.iter().map(|word| word.to_str()).collect();
             let prompt = words.ok_or(Usage::PromptNotText)?.join(" ");
             let base = self.command_arguments.request(Vec::new(), image)?;
-            return Ok(Some(agent.job(&prompt, base)));
+            return Ok(Some(agent.command(&prompt, base)));
         }
         let argv = if !self.command.is_empty() {
             self.command.clone()
@@ -222,7 +222,7 @@ impl Arguments {
         if argv.is_empty() {
             return Err(Usage::NoCommand { image: self.image.clone() }.into());
         }
-        Ok(Some(Job::new(self.command_arguments.request(argv, image)?)))
+        Ok(Some(AttendedCommand::new(self.command_arguments.request(argv, image)?)))
     }
 
     fn network(&self) -> Result<Option<Network>> {
@@ -252,7 +252,7 @@ impl Arguments {
         &self,
         store: &Store,
         image: &rootfs::Image,
-        job: Option<&Job>,
+        command: Option<&AttendedCommand>,
     ) -> Result<SandboxConfig> {
         self.disk.map_or(Ok(()), |mib| store.warn_of_little_room(mib))?;
         let id = SandboxId::random()?;
@@ -261,7 +261,7 @@ impl Arguments {
         Ok(SandboxConfig {
             id,
             name: self.name.clone(),
-            labels: labels(image, job),
+            labels: labels(image, command),
             image: image::files(store, image, self.disk)?,
             vcpus: self.vcpus,
             memory_mib: self.memory,
@@ -278,9 +278,9 @@ impl Arguments {
 }
 
 /// The labels of the VM. They contain the program without its arguments, which may be secret.
-fn labels(image: &rootfs::Image, job: Option<&Job>) -> BTreeMap<String, String> {
+fn labels(image: &rootfs::Image, command: Option<&AttendedCommand>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([(label::IMAGE.to_owned(), image.name.clone())]);
-    let program = job.and_then(|job| job.request.argv.first()).map(Path::new);
+    let program = command.and_then(|command| command.request.argv.first()).map(Path::new);
     if let Some(name) = program.and_then(Path::file_name) {
         labels.insert(label::COMMAND.to_owned(), name.to_string_lossy().into_owned());
     }
@@ -308,8 +308,8 @@ mod tests {
         Cli::try_parse_from([&["runner", "run"], line].concat()).unwrap_err().to_string()
     }
 
-    fn job(line: &[&str], image: &Defaults) -> Result<Option<Job>> {
-        arguments(line).job(image)
+    fn command(line: &[&str], image: &Defaults) -> Result<Option<AttendedCommand>> {
+        arguments(line).attended_command(image)
     }
 
     fn image() -> rootfs::Image {
@@ -329,32 +329,32 @@ mod tests {
             command: vec!["serve".into()],
             ..Defaults::default()
         };
-        let own = job(&[], &image).unwrap().unwrap();
+        let own = command(&[], &image).unwrap().unwrap();
         assert_eq!(own.request.argv, ["/entry", "serve"]);
-        let ours = job(&["--", "ls"], &image).unwrap().unwrap();
+        let ours = command(&["--", "ls"], &image).unwrap().unwrap();
         assert_eq!(ours.request.argv, ["ls"]);
     }
 
     #[test]
     fn only_a_background_vm_may_have_no_command() {
         let none = Defaults::default();
-        assert!(matches!(job(&[], &none), Err(Error::Usage(Usage::NoCommand { .. }))));
-        assert_eq!(job(&["-d"], &none).unwrap(), None);
+        assert!(matches!(command(&[], &none), Err(Error::Usage(Usage::NoCommand { .. }))));
+        assert_eq!(command(&["-d"], &none).unwrap(), None);
     }
 
     #[test]
     fn the_words_of_a_prompt_are_joined() {
-        let job = job(&["--agent", "mock", "--", "say", "hi"], &Defaults::default());
-        let Input::Bytes(bytes) = job.unwrap().unwrap().input else { panic!("no bytes") };
+        let command = command(&["--agent", "mock", "--", "say", "hi"], &Defaults::default());
+        let Input::Bytes(bytes) = command.unwrap().unwrap().input else { panic!("no bytes") };
         assert!(String::from_utf8(bytes).unwrap().contains("\"say hi\""));
     }
 
     #[test]
     fn arguments_of_the_command_are_not_in_the_record() {
         let run = arguments(&["--name", "web", "--", "/usr/bin/curl", "--header", "secret"]);
-        let job = run.job(&Defaults::default()).unwrap();
+        let command = run.attended_command(&Defaults::default()).unwrap();
         let config =
-            run.config(&Store::open(Path::new("/")).unwrap(), &image(), job.as_ref()).unwrap();
+            run.config(&Store::open(Path::new("/")).unwrap(), &image(), command.as_ref()).unwrap();
         assert_eq!(config.labels[label::COMMAND], "curl");
         assert!(!format!("{config:?}").contains("secret"));
         assert_eq!(config.hostname, "web");

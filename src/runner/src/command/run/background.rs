@@ -4,7 +4,7 @@ use crossbeam_channel::select;
 use sandbox::Sandbox;
 
 use super::arguments::Run;
-use crate::attend::{Job, attend};
+use crate::attend::{AttendedCommand, attend};
 use crate::background::Recorder;
 use crate::detach;
 use crate::error::Result;
@@ -21,12 +21,12 @@ pub(super) fn serve(
 ) -> Result<u8> {
     let id = sandbox.id().to_string();
     let folder = vmm::find(&global.state_dir, &id)?.folder;
-    let program = run.job.as_ref().map(Job::program);
+    let program = run.command.as_ref().map(AttendedCommand::program);
     let recorder = program.map(|name| Recorder::create(&folder, &name, run.config.memory_mib));
     let recorder = recorder.transpose()?;
     detach::announce(run.config.name.as_ref().unwrap_or(&id), &folder)?;
-    if let (Some(job), Some(mut recorder)) = (&run.job, recorder) {
-        let result = attend(sandbox, job, interrupt, &mut recorder);
+    if let (Some(command), Some(mut recorder)) = (&run.command, recorder) {
+        let result = attend(sandbox, command, interrupt, &mut recorder);
         recorder.finish(&result);
     }
     interrupt.idle();

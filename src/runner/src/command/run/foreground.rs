@@ -8,7 +8,7 @@ use sandbox::{Exit, Sandbox, Stream};
 use super::arguments::Run;
 use super::{Stages, copy_all_out};
 use crate::agent::Printer;
-use crate::attend::{Job, attend};
+use crate::attend::{AttendedCommand, attend};
 use crate::background::describe;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -18,13 +18,13 @@ use crate::shortage;
 /// Steps 4 and 5; returns the command's exit code.
 pub(super) fn work(
     run: &Run,
-    job: &Job,
+    command: &AttendedCommand,
     sandbox: &dyn Sandbox,
     interrupt: &Interrupt,
     stages: &mut Stages,
 ) -> Result<u8> {
     let begun = Instant::now();
-    let exit = show(run, job, sandbox, interrupt)?;
+    let exit = show(run, command, sandbox, interrupt)?;
     stages.add("command", begun.elapsed());
     shortage::print(&exit, run.config.memory_mib);
     log::info!(
@@ -46,11 +46,16 @@ pub(super) fn work(
     }
 }
 
-fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> Result<Exit> {
+fn show(
+    run: &Run,
+    command: &AttendedCommand,
+    sandbox: &dyn Sandbox,
+    interrupt: &Interrupt,
+) -> Result<Exit> {
     let mut output = Output::open()?.cancel_on(interrupt.cancelled());
     if !run.prints_events {
         let mut sink = |stream, data: &[u8]| output.write(stream, data);
-        return attend(sandbox, job, interrupt, &mut sink);
+        return attend(sandbox, command, interrupt, &mut sink);
     }
     let Output { stdout, mut stderr } = output;
     let mut printer = Printer::new(stdout);
@@ -58,7 +63,7 @@ fn show(run: &Run, job: &Job, sandbox: &dyn Sandbox, interrupt: &Interrupt) -> R
         Stream::Stdout => printer.write(data),
         Stream::Stderr => stderr.write_all(data),
     };
-    let exit = attend(sandbox, job, interrupt, &mut sink)?;
+    let exit = attend(sandbox, command, interrupt, &mut sink)?;
     printer.finish().map_err(|source| Error::Output { source })?;
     Ok(exit)
 }

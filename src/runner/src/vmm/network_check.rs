@@ -1,21 +1,21 @@
-//! Converts the result of a network check to a [`Finding`].
+//! Converts the result of a network check to a [`HostCheck`].
 
-use super::{Finding, State};
+use super::{CheckState, HostCheck};
 
-pub(super) fn of(check: &netns::Check) -> Finding {
+pub(super) fn of(check: &netns::Check) -> HostCheck {
     let (state, detail, remedy) = match check {
-        netns::Check::Works => (State::Good, "can be made".to_owned(), None),
+        netns::Check::Works => (CheckState::Good, "can be made".to_owned(), None),
         netns::Check::Fails { reason } => {
-            (State::Missing, reason.clone(), Some("runner run --network none".to_owned()))
+            (CheckState::Missing, reason.clone(), Some("runner run --network none".to_owned()))
         }
         netns::Check::RangeTaken { reason } => (
-            State::Missing,
+            CheckState::Missing,
             reason.clone(),
             Some("--network-range, or RUNNER_NETWORK_RANGE".to_owned()),
         ),
         netns::Check::NotForwarding => {
             let detail = "IP forwarding is off; the first VM with a network enables it";
-            (State::Good, detail.to_owned(), None)
+            (CheckState::Good, detail.to_owned(), None)
         }
         netns::Check::ForwardDropped { chains } => {
             let detail = format!(
@@ -24,12 +24,12 @@ pub(super) fn of(check: &netns::Check) -> Finding {
             );
             let remedy = "accept packets from and to interfaces named sr-*, for instance \
                 nft insert rule ip filter FORWARD iifname 'sr-*' accept; the same with oifname";
-            (State::Weak, detail, Some(remedy.to_owned()))
+            (CheckState::Weak, detail, Some(remedy.to_owned()))
         }
         netns::Check::Leftovers { networks } => {
             let detail = format!("dead runners left networks: {}", networks.join(", "));
-            (State::Weak, detail, Some("runner gc".to_owned()))
+            (CheckState::Weak, detail, Some("runner gc".to_owned()))
         }
     };
-    Finding { subject: "network", state, detail, remedy }
+    HostCheck { subject: "network", state, detail, remedy }
 }
