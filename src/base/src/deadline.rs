@@ -1,6 +1,6 @@
 //! Deadlines, as poll(2) wants them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
@@ -11,10 +11,14 @@ pub fn poll_timeout(deadline: Instant) -> PollTimeout {
     PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
 }
 
+/// `duration` after `instant`. A duration of more than ten years counts as ten years, so that the
+/// addition does not overflow.
+pub fn after(instant: Instant, duration: Duration) -> Instant {
+    instant + duration.min(Duration::from_secs(10 * 365 * 24 * 60 * 60))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -24,5 +28,12 @@ mod tests {
         assert!(poll_timeout(soon) > PollTimeout::try_from(3_590_000u32).unwrap());
         let far = Instant::now() + Duration::from_secs(1 << 40);
         assert_eq!(poll_timeout(far), PollTimeout::MAX);
+    }
+
+    #[test]
+    fn a_deadline_in_the_far_future_does_not_overflow() {
+        assert!(
+            after(Instant::now(), Duration::MAX) > Instant::now() + Duration::from_secs(1 << 28)
+        );
     }
 }

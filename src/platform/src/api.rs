@@ -10,6 +10,7 @@
 mod content;
 mod guest;
 mod operator;
+mod reply;
 mod runner;
 
 pub(crate) use self::operator::{Prune, escape};
@@ -17,10 +18,10 @@ pub(crate) use self::operator::{Prune, escape};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_server::{Account, Handler, Head, Method, Peer, Request, Response};
 use serde::de::DeserializeOwned;
 
 use crate::backend::Backend;
-use crate::http::{Account, Handler, Head, Method, Request, Response};
 use crate::key::{Tag, hash};
 use crate::{Refusal, Result};
 
@@ -32,19 +33,37 @@ pub(crate) struct Api(pub(crate) Arc<Backend>);
 
 impl Handler for Api {
     fn handle(&self, request: &mut Request<'_>) -> Response {
+        if let Err(refusal) = announced(request) {
+            return reply::error(&refusal.into());
+        }
         let path = request.head.path().to_owned();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let answered = match parts[..] {
             ["api", "runners", ref rest @ ..] => runner::answer(&self.0, request, rest),
             ["api", "webhooks", "agent", ref rest @ ..] => guest::answer(&self.0, request, rest),
             ["blobs" | "uploads", ..] => content::answer(&self.0, request, &parts),
-            ["v1", ref rest @ ..] if request.is_operator => {
+            ["v1", ref rest @ ..] if request.peer == Peer::Unix => {
                 operator::answer(&self.0, request, rest)
             }
             _ => Err(Refusal::NoRoute.into()),
         };
-        answered.unwrap_or_else(|error| Response::error(&error))
+        answered.unwrap_or_else(|error| reply::error(&error))
     }
+
+    fn refuse(&self, refusal: &http_server::Refusal) -> Response {
+        reply::error(&refusal.clone().into())
+    }
+}
+
+/// Rejects a body whose length is not announced, and an upload without a length.
+fn announced(request: &Request<'_>) -> Result<(), Refusal> {
+    let needs_length = request.head.method == Method::Put;
+    if request.body.left().is_none()
+        || needs_length && request.head.header("content-length").is_none()
+    {
+        return Err(Refusal::LengthRequired);
+    }
+    Ok(())
 }
 
 /// Rejects every method but one.
@@ -54,7 +73,7 @@ fn only(head: &Head, method: Method) -> Result<(), Refusal> {
 
 /// A body of JSON; an empty one is an empty object.
 fn json<T: DeserializeOwned>(request: &mut Request<'_>, limit: u64, account: Account) -> Result<T> {
-    let loaded = request.body.read(limit, account)?;
+    let loaded = request.body.load(limit, account)?;
     let bytes = if loaded.bytes.is_empty() { b"{}" } else { loaded.bytes.as_slice() };
     // The error's text names fields and positions, and may show a word of the body, which is the
     // client's own.

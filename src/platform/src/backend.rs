@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::deadline::after;
+use http_server::Method;
+
 use crate::blob::Blobs;
-use crate::clock::after;
 use crate::db::Db;
 use crate::folder::Folder;
-use crate::http::Method;
 use crate::key::{self, Key, Tag};
 use crate::notifier::{Notifier, Topic, Woken};
 use crate::presence::Presence;

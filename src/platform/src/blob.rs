@@ -156,6 +156,12 @@ impl Drop for Incoming<'_> {
     }
 }
 
+impl Input for http_server::Body<'_> {
+    fn take(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        Ok(self.read_some(buffer)?)
+    }
+}
+
 impl Input for &[u8] {
     fn take(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let count = io::Read::read(self, buffer).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! The time of day, as the contract and the database have it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
@@ -11,11 +11,6 @@ pub(crate) fn now_ms() -> i64 {
 /// A duration as the database has it.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// As long after an instant as a configuration says, which may be for ever: ten years are, here.
-pub(crate) fn after(instant: Instant, duration: Duration) -> Instant {
-    instant + duration.min(Duration::from_secs(10 * 365 * 24 * 60 * 60))
 }
 
 /// A time as ISO-8601 has it, in UTC.

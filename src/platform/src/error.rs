@@ -45,6 +45,8 @@ pub enum Error {
     // The server.
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("the HTTP server failed")]
+    Server { source: http_server::Error },
     #[error("cannot start thread {name}")]
     Thread { name: &'static str, source: io::Error },
     #[error("thread {name} panicked: this is a bug")]

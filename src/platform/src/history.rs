@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use base::hex;
+use http_server::{Body, Method};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -11,8 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::attempt::Caller;
 use crate::backend::Backend;
 use crate::clock::now_ms;
-use crate::http::{Body, Method};
 use crate::key::Tag;
+use crate::storage::length;
 use crate::{Refusal, Result, RunId};
 
 /// The largest history as it is sent, and as it is.
@@ -111,7 +112,7 @@ impl Backend {
 
     /// Receives a history, and keeps it if it is what its hash says.
     pub(crate) fn put_history(&self, expected: Expected, body: &mut Body<'_>) -> Result<()> {
-        let (found, size) = (body.left(), expected.encoded_size);
+        let (found, size) = (length(body)?, expected.encoded_size);
         if found != size {
             return Err(Refusal::WrongSize { found, expected: size, unit: "bytes" }.into());
         }

@@ -32,7 +32,7 @@
 //! | what is on disk | `folder.rs`, `db/schema.rs` |
 //! | what becomes of a job | `attempt.rs` |
 //! | which request is answered by what | `api.rs` |
-//! | what a hostile or slow client can do | `http.rs` |
+//! | what a hostile or slow client can do | the crate `http-server` |
 //! | where secrets are | `secret.rs`, `key.rs` |
 
 mod api;
@@ -50,7 +50,6 @@ mod error;
 mod event;
 mod folder;
 mod history;
-mod http;
 mod job;
 mod json;
 mod key;

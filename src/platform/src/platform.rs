@@ -16,11 +16,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use base::error::chain;
+use http_server::{Endpoint, Limits, Server};
 
 use crate::api::Api;
 use crate::backend::Backend;
 use crate::error::file;
-use crate::http::{Endpoint, Limits, Server};
 use crate::storage::LARGEST_LIST;
 use crate::{Config, Error, Pruned, Result, Source, folder, timer};
 
@@ -48,7 +48,9 @@ impl Platform {
         // A quarter of the memory, a guest's share, has room for the largest list of files.
         let memory = 4 * LARGEST_LIST;
         let limits = Limits { connections: 512, per_peer: 16, memory, request_timeout };
-        let server = Server::start(endpoints, limits, Arc::new(Api(Arc::clone(&backend))))?;
+        let api = Arc::new(Api(Arc::clone(&backend)));
+        let server = Server::start("platform", endpoints, api, limits)
+            .map_err(|source| Error::Server { source })?;
         // 3
         let timer = {
             let backend = Arc::clone(&backend);
@@ -98,7 +100,10 @@ impl Platform {
         };
         self.backend.notifier.stop();
         let kept = timer.join().map_err(|_| Error::Panicked { name: TIMER });
-        let served = self.server.stop(self.backend.config.stop_grace);
+        let served = self
+            .server
+            .stop(self.backend.config.stop_grace)
+            .map_err(|source| Error::Server { source });
         served.and(kept)
     }
 }
@@ -123,7 +128,6 @@ fn listen(addresses: &[SocketAddr]) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> 
     for &address in addresses {
         let fail = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(fail)?;
-        listener.set_nonblocking(true).map_err(fail)?;
         bound.push(listener.local_addr().map_err(fail)?);
         endpoints.push(Endpoint::Tcp(listener));
     }
@@ -136,6 +140,5 @@ fn listen_for_operator(path: &Path) -> Result<UnixListener> {
     let listener = folder::at_socket(path, |name| UnixListener::bind(name));
     let listener = listener.map_err(file("listen on", path))?;
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(file("protect", path))?;
-    listener.set_nonblocking(true).map_err(file("listen on", path))?;
     Ok(listener)
 }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use http_server::{Head, Method};
+
 use crate::Refusal;
 use crate::clock::{millis, now_ms};
-use crate::http::{Head, Method};
 use crate::key::Key;
 
 const SIGNATURE: &str = "&signature=";

@@ -12,19 +12,19 @@ mod upload;
 use std::sync::Arc;
 
 use base::hex;
+use http_server::Method;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-pub(crate) use self::upload::{LARGEST_LIST, Manifest, Target};
+pub(crate) use self::upload::{LARGEST_LIST, Manifest, Target, length};
 use crate::attempt::Caller;
 use crate::backend::Backend;
 use crate::bounded::list;
 use crate::clock::now_ms;
 use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
 use crate::db::Outcome;
-use crate::http::Method;
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 

@@ -1,11 +1,13 @@
 //! Content by URLs that carry their own permission.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
+
+use http_server::{Account, Content, Head, Method, Peer, Request, Response};
 
 use crate::backend::Backend;
 use crate::blob::Blobs;
 use crate::history::{Encoding, Expected};
-use crate::http::{Account, Content, Head, Method, Request, Response};
 use crate::storage::Target;
 use crate::{Error, Refusal, Result, sign};
 
@@ -22,7 +24,7 @@ pub(super) fn answer(
         ["uploads", "history", hash] => {
             let expected = expected(head, hash)?;
             backend.put_history(expected, &mut request.body)?;
-            Ok(Response::empty())
+            Ok(Response::new(200))
         }
         ["uploads", kind, storage, version] => {
             let owner = head.parameter("owner").ok_or(Refusal::BadSignature)?.to_owned();
@@ -30,14 +32,14 @@ pub(super) fn answer(
             match kind {
                 "archive" => backend.put_archive(target, &mut request.body)?,
                 _ => {
-                    let account = match request.is_operator {
-                        true => Account::Trusted,
-                        false => Account::Guest(target.owner.clone()),
+                    let account = match request.peer {
+                        Peer::Unix => Account::Trusted,
+                        Peer::Tcp(_) => Account::Client(target.owner.clone()),
                     };
                     backend.put_manifest(target, &mut request.body, account)?;
                 }
             }
-            Ok(Response::empty())
+            Ok(Response::new(200))
         }
         _ => Err(Refusal::NoRoute.into()),
     }
@@ -46,7 +48,7 @@ pub(super) fn answer(
 /// Content, or the part of it that is asked for.
 pub(super) fn blob(blobs: &Blobs, head: &Head, digest: &str) -> Result<Response> {
     let file = blobs.open(digest)?;
-    let file = file.ok_or_else(|| Refusal::NotFound { what: format!("content {digest}") })?;
+    let mut file = file.ok_or_else(|| Refusal::NotFound { what: format!("content {digest}") })?;
     let size = size(&file, digest)?;
     let tag = format!("\"{digest}\"");
     let mut headers = vec![
@@ -63,7 +65,9 @@ pub(super) fn blob(blobs: &Blobs, head: &Head, digest: &str) -> Result<Response>
         }
         None => (200, 0, size),
     };
-    Ok(Response { status, headers, content: Content::File { file, offset, length } })
+    let fail = |source| Error::File { operation: "read", path: digest.into(), source };
+    file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+    Ok(Response { status, headers, content: Content::Reader { length, reader: Box::new(file) } })
 }
 
 /// The first and last byte of a range; `None` for what may be ignored: several ranges, other units.

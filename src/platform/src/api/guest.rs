@@ -1,13 +1,13 @@
 //! What guests tell, and ask for: the webhooks. Each names its run, which the token must be for.
 //! Of whom nobody knows, and of an attempt that was lost, no body is read.
 
+use http_server::{Account, Method, Request, Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{ORDINARY, json, only, token};
+use super::{ORDINARY, json, only, reply, token};
 use crate::attempt::Completion;
 use crate::backend::Backend;
-use crate::http::{Account, Method, Request, Response};
 use crate::key::Tag;
 use crate::storage::{LARGEST_LIST, StorageRequest, Writer};
 use crate::{Refusal, Result, RunId};
@@ -40,45 +40,45 @@ pub(super) fn answer(
 ) -> Result<Response> {
     only(&request.head, Method::Post)?;
     let token = token(&request.head)?;
-    let account = Account::Guest(backend.owner(&token)?);
+    let account = Account::Client(backend.owner(&token)?);
     match *path {
         ["heartbeat"] => {
             let run: Run = json(request, ORDINARY, account)?;
             backend.take_heartbeat(&token, run.run_id)?;
-            Ok(Response::json(&json!({"ok": true})))
+            Ok(reply::json(&json!({"ok": true})))
         }
         ["events"] => {
             let batch = json(request, EVENTS, account)?;
-            Ok(Response::json(&backend.take_events(&token, batch)?))
+            Ok(reply::json(&backend.take_events(&token, batch)?))
         }
         ["telemetry"] => {
             let report = json(request, TELEMETRY, account)?;
-            Ok(Response::json(&backend.take_report(&token, report)?))
+            Ok(reply::json(&backend.take_report(&token, report)?))
         }
         ["complete"] => {
             let Complete { run_id, exit_code, error, last_event_sequence } =
                 json(request, ORDINARY, account)?;
             let completion = Completion { exit_code, error, last_event_sequence };
-            Ok(Response::json(&backend.complete(&token, run_id, completion)?))
+            Ok(reply::json(&backend.complete(&token, run_id, completion)?))
         }
         ["checkpoints", ref rest @ ..] => checkpoint(backend, request, (token, account), rest),
         ["warnings"] => {
             backend.take_warnings(&token, json(request, ORDINARY, account)?)?;
-            Ok(Response::json(&json!({"success": true})))
+            Ok(reply::json(&json!({"success": true})))
         }
         ["storages", "prepare"] => {
             let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
             let writer = writer(token, &storage)?;
-            let base = request.head.origin()?;
-            Ok(Response::json(&backend.prepare(writer, storage, &base)?))
+            let base = request.origin()?;
+            Ok(reply::json(&backend.prepare(writer, storage, &base)?))
         }
         ["storages", "commit"] => {
             let storage: StorageRequest = json(request, LARGEST_LIST, account)?;
             let writer = writer(token, &storage)?;
-            Ok(Response::json(&backend.commit(writer, storage)?))
+            Ok(reply::json(&backend.commit(writer, storage)?))
         }
         ["firewall", "auth"] => {
-            request.body.read(FIREWALL, account)?;
+            request.body.load(FIREWALL, account)?;
             Err(Refusal::NoFirewallAuth.into())
         }
         _ => Err(Refusal::NoRoute.into()),
@@ -95,23 +95,23 @@ fn checkpoint(
     match *path {
         [] => {
             let id = backend.take_checkpoint(&token, json(request, ORDINARY, account)?)?;
-            Ok(Response::json(&json!({"checkpointId": id})))
+            Ok(reply::json(&json!({"checkpointId": id})))
         }
         ["prepare-history"] => {
             let announcement = json(request, ORDINARY, account)?;
-            let base = request.head.origin()?;
-            Ok(Response::json(&backend.prepare_history(&token, announcement, &base)?))
+            let base = request.origin()?;
+            Ok(reply::json(&backend.prepare_history(&token, announcement, &base)?))
         }
         // The calls of this platform alone: any other refuses them, and guests go on without.
         ["partial", "prepare"] => {
             let run: Run = json(request, ORDINARY, account)?;
             backend.expect_partial_checkpoint(&token, run.run_id)?;
-            Ok(Response::json(&json!({"accepted": true})))
+            Ok(reply::json(&json!({"accepted": true})))
         }
         ["partial"] => {
             let partial = json(request, ORDINARY, account)?;
             let id = backend.take_partial_checkpoint(&token, partial)?;
-            Ok(Response::json(&json!({"checkpointId": id})))
+            Ok(reply::json(&json!({"checkpointId": id})))
         }
         _ => Err(Refusal::NoRoute.into()),
     }

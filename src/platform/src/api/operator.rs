@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use http_server::{Account, Head, Method, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{ORDINARY, content, hold, json};
+use super::{ORDINARY, content, hold, json, reply};
 use crate::backend::Backend;
-use crate::http::{Account, Head, Method, Request, Response};
 use crate::storage::{LARGEST_LIST, Writer};
 use crate::{Refusal, Result, RunId};
 
@@ -28,30 +28,30 @@ pub(super) fn answer(
 ) -> Result<Response> {
     let method = request.head.method;
     match (method, path) {
-        (Method::Get, ["runners"]) => Ok(Response::json(&backend.presence.runners())),
+        (Method::Get, ["runners"]) => Ok(reply::json(&backend.presence.runners())),
         (Method::Get, ["jobs"]) => list(backend, &request.head),
         (Method::Post, ["jobs"]) => {
             let submission = json(request, SUBMISSION, Account::Trusted)?;
-            Ok(Response::json(&backend.submit(submission)?))
+            Ok(reply::json(&backend.submit(submission)?))
         }
         (Method::Get, ["jobs", run, rest @ ..]) => {
             job(backend, &request.head, backend.resolve(run)?, rest)
         }
         (Method::Post, ["jobs", run, "cancel"]) => {
             backend.cancel(backend.resolve(run)?)?;
-            Ok(Response::json(&json!({"ok": true})))
+            Ok(reply::json(&json!({"ok": true})))
         }
         (Method::Post, ["storages", "prepare"]) => {
             let storage = json(request, LARGEST_LIST, Account::Trusted)?;
-            Ok(Response::json(&backend.prepare(Writer::Operator, storage, "")?))
+            Ok(reply::json(&backend.prepare(Writer::Operator, storage, "")?))
         }
         (Method::Post, ["storages", "commit"]) => {
             let storage = json(request, LARGEST_LIST, Account::Trusted)?;
-            Ok(Response::json(&backend.commit(Writer::Operator, storage)?))
+            Ok(reply::json(&backend.commit(Writer::Operator, storage)?))
         }
         (Method::Post, ["prune"]) => {
             let prune: Prune = json(request, ORDINARY, Account::Trusted)?;
-            Ok(Response::json(&backend.prune(Duration::from_millis(prune.keep_ms))?))
+            Ok(reply::json(&backend.prune(Duration::from_millis(prune.keep_ms))?))
         }
         _ => Err(Refusal::NoRoute.into()),
     }
@@ -60,18 +60,18 @@ pub(super) fn answer(
 fn list(backend: &Backend, head: &Head) -> Result<Response> {
     let before = head.parameter("before").map(|text| backend.resolve(text)).transpose()?;
     let limit = head.parameter("limit").and_then(|text| text.parse().ok()).unwrap_or(100);
-    Ok(Response::json(&backend.jobs(before, limit)?))
+    Ok(reply::json(&backend.jobs(before, limit)?))
 }
 
 fn job(backend: &Backend, head: &Head, run: RunId, path: &[&str]) -> Result<Response> {
     let after = head.parameter("after").and_then(|text| text.parse().ok()).unwrap_or(0);
     let hold = hold(backend, head);
     match *path {
-        [] => Ok(Response::json(&backend.job(run)?)),
-        ["end"] => Ok(Response::json(&backend.ended_job(run, hold)?)),
-        ["events"] => Ok(Response::json(&backend.events(run, after, hold)?)),
-        ["telemetry"] => Ok(Response::json(&backend.telemetry(run, after, hold)?)),
-        ["checkpoint"] => Ok(Response::json(&backend.checkpoint(run)?)),
+        [] => Ok(reply::json(&backend.job(run)?)),
+        ["end"] => Ok(reply::json(&backend.ended_job(run, hold)?)),
+        ["events"] => Ok(reply::json(&backend.events(run, after, hold)?)),
+        ["telemetry"] => Ok(reply::json(&backend.telemetry(run, after, hold)?)),
+        ["checkpoint"] => Ok(reply::json(&backend.checkpoint(run)?)),
         ["artifacts", name] => {
             let name = unescape(name)?;
             content::blob(&backend.blobs, head, &backend.artifact(run, &name)?)

@@ -9,15 +9,15 @@
 //! one works for nothing. It is about what the runner had when it asked, not about what it claimed
 //! since.
 
+use http_server::{Account, Method, Request, Response};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{ORDINARY, json, only};
+use super::{ORDINARY, json, only, reply};
 use crate::attempt::{Claimant, Wanted};
 use crate::backend::Backend;
-use crate::http::{Account, Method, Request, Response};
 use crate::presence::Runner;
 use crate::{Refusal, Result, RunId};
 
@@ -81,7 +81,7 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     let hold = backend.config.poll_hold;
     let runner = backend.presence.latest(poll.runner_id);
     let (offer, cancelled) = backend.offer_held(&wanted, runner, hold)?;
-    Ok(Response::json(&with_cancelled(json!({"job": offer}), &cancelled)))
+    Ok(reply::json(&with_cancelled(json!({"job": offer}), &cancelled)))
 }
 
 fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Response> {
@@ -90,7 +90,7 @@ fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Resp
     let _: IgnoredAny = json(request, ORDINARY, Account::Trusted)?;
     let base = match &backend.config.guest_url {
         Some(url) => url.trim_end_matches('/').to_owned(),
-        None => request.head.origin()?,
+        None => request.origin()?,
     };
     // A runner may name itself or the run here.
     let session = request.head.header("x-client-session-id");
@@ -101,7 +101,7 @@ fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Resp
     let request = request.head.header("x-client-request-id").filter(|id| !id.is_empty());
     let request = request.map(str::to_owned);
     let claim = backend.claim(run, Claimant { owner, request }, &base)?;
-    Ok(Response::json(&claim.context))
+    Ok(reply::json(&claim.context))
 }
 
 fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
@@ -132,7 +132,7 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
         age_ms: 0,
     })?;
     let cancelled = backend.cancelled(backend.presence.latest(runner_id))?;
-    Ok(Response::json(&with_cancelled(json!({"ok": true}), &cancelled)))
+    Ok(reply::json(&with_cancelled(json!({"ok": true}), &cancelled)))
 }
 
 fn with_cancelled(mut reply: Value, cancelled: &[RunId]) -> Value {

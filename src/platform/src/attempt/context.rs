@@ -1,12 +1,12 @@
 //! What a runner is told about a job that it claimed: the contract's execution context.
 
+use http_server::Method;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value, json};
 
 use crate::RunId;
 use crate::backend::Backend;
 use crate::db::Outcome;
-use crate::http::Method;
 use crate::job::{Mount, OF_JOB, mounts};
 use crate::secret::Values;
 use crate::storage::blob_path;

@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use base::deadline::after;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use uuid::Uuid;
 
 use super::complete::end_attempt;
 use crate::backend::Backend;
-use crate::clock::{after, millis, now_ms};
+use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
 use crate::job::Status;
 use crate::notifier::Topic;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http_server::{Account, Body};
 use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,6 @@ use super::Upload;
 use crate::backend::Backend;
 use crate::bounded::list;
 use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
-use crate::http::{Account, Body};
 use crate::{Refusal, Result, RunId};
 
 /// The largest manifest, as the largest list of files.
@@ -33,18 +33,24 @@ pub(crate) struct Target {
     pub(crate) version: String,
 }
 
+/// The announced length of a body, of which nothing was read.
+pub(crate) fn length(body: &Body<'_>) -> Result<u64, Refusal> {
+    body.left().ok_or(Refusal::LengthRequired)
+}
+
 impl Backend {
     /// Receives an archive. Another one for the same version takes its place until the commit.
     pub(crate) fn put_archive(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
         self.upload(&target)?;
         let limit = self.config.largest_archive;
-        if body.left() == 0 {
+        let length = length(body)?;
+        if length == 0 {
             return Err(Refusal::bad("an archive is never empty").into());
         }
-        if body.left() > limit {
+        if length > limit {
             return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
         }
-        self.charge_upload(&target.owner, body.left())?;
+        self.charge_upload(&target.owner, length)?;
         let blob = self.blobs.receive(body, limit, &mut |_| Ok(()))?.keep()?;
         self.uploaded(target, "archive", blob.digest, Some(blob.size))
     }
@@ -57,8 +63,8 @@ impl Backend {
         account: Account,
     ) -> Result<()> {
         let content = self.upload(&target)?;
-        self.charge_upload(&target.owner, body.left())?;
-        let loaded = body.read(LARGEST_LIST, account)?;
+        self.charge_upload(&target.owner, length(body)?)?;
+        let loaded = body.load(LARGEST_LIST, account)?;
         let manifest: Manifest = serde_json::from_slice(&loaded.bytes)
             .map_err(|error| Refusal::bad(format!("the manifest: {error}")))?;
         if content_hash(&target.storage, &manifest.files)? != content {

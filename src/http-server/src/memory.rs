@@ -7,42 +7,42 @@ use std::collections::HashMap;
 
 use base::sync::{Mutex, MutexGuard};
 
-use crate::Refusal;
+use crate::refusal::Refusal;
 
 /// A body of at most this size does not count.
-pub(super) const SMALL: u64 = 64 * 1024;
+pub(crate) const SMALL: u64 = 64 * 1024;
 
-/// A guest gets this fraction of the memory.
+/// A client gets this fraction of the memory.
 const SHARES: u64 = 4;
 
 /// Whose memory a body takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Account {
-    /// Runners and the operator, which have memory apart from that of guests.
+pub enum Account {
+    /// Clients that are trusted, which have memory apart from that of all others.
     Trusted,
-    /// An attempt, which gets a limited share.
-    Guest(String),
+    /// A client under any name, which gets a quarter of the others' memory.
+    Client(String),
 }
 
 /// The memory of all bodies: once for those who are trusted, once for all others.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     limit: u64,
     used: Mutex<Used>,
 }
 
 #[derive(Default)]
 struct Used {
-    guests: u64,
+    clients: u64,
     by_account: HashMap<Account, u64>,
 }
 
 impl Memory {
-    pub(super) fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64) -> Self {
         Self { limit, used: Mutex::default() }
     }
 
     /// An empty reservation for an account.
-    pub(super) fn open(&self, account: Account) -> Reservation<'_> {
+    pub(crate) fn open(&self, account: Account) -> Reservation<'_> {
         Reservation { memory: self, account, size: 0 }
     }
 
@@ -52,25 +52,30 @@ impl Memory {
 }
 
 /// The memory of a body. Dropping it releases it.
-pub(super) struct Reservation<'a> {
+pub(crate) struct Reservation<'a> {
     memory: &'a Memory,
     account: Account,
     size: u64,
 }
 
 impl Reservation<'_> {
+    /// Reserves `size` bytes in all.
+    pub(crate) fn grow_to(&mut self, size: u64) -> Result<(), Refusal> {
+        self.grow(size.saturating_sub(self.size))
+    }
+
     /// Reserves more.
-    pub(super) fn grow(&mut self, size: u64) -> Result<(), Refusal> {
+    fn grow(&mut self, size: u64) -> Result<(), Refusal> {
         let limit = self.memory.limit;
-        let is_guest = self.account != Account::Trusted;
+        let is_client = self.account != Account::Trusted;
         let mut used = self.memory.lock();
         let own = used.by_account.get(&self.account).copied().unwrap_or(0).saturating_add(size);
-        let most = if is_guest { limit / SHARES } else { limit };
-        if own > most || (is_guest && used.guests.saturating_add(size) > limit) {
+        let most = if is_client { limit / SHARES } else { limit };
+        if own > most || (is_client && used.clients.saturating_add(size) > limit) {
             return Err(Refusal::Busy);
         }
         used.by_account.insert(self.account.clone(), own);
-        used.guests += if is_guest { size } else { 0 };
+        used.clients += if is_client { size } else { 0 };
         self.size += size;
         Ok(())
     }
@@ -80,7 +85,7 @@ impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let mut used = self.memory.lock();
         if self.account != Account::Trusted {
-            used.guests -= self.size;
+            used.clients -= self.size;
         }
         if let Some(own) = used.by_account.get_mut(&self.account) {
             *own -= self.size;
@@ -95,40 +100,40 @@ impl Drop for Reservation<'_> {
 mod tests {
     use super::*;
 
-    fn guest(name: &str) -> Account {
-        Account::Guest(name.to_owned())
+    fn client(name: &str) -> Account {
+        Account::Client(name.to_owned())
     }
 
     #[test]
     fn dropping_a_reservation_releases_its_memory() {
         let memory = Memory::new(40);
-        let mut first = memory.open(guest("a"));
+        let mut first = memory.open(client("a"));
         first.grow(8).unwrap();
 
-        assert!(memory.open(guest("a")).grow(3).is_err());
+        assert!(memory.open(client("a")).grow(3).is_err());
         drop(first);
-        assert!(memory.open(guest("a")).grow(10).is_ok());
+        assert!(memory.open(client("a")).grow(10).is_ok());
         assert!(memory.lock().by_account.is_empty());
     }
 
     #[test]
-    fn reservations_of_one_guest_share_a_limit() {
+    fn reservations_of_one_client_share_a_limit() {
         let memory = Memory::new(40);
-        let (mut one, mut other) = (memory.open(guest("a")), memory.open(guest("a")));
+        let (mut one, mut other) = (memory.open(client("a")), memory.open(client("a")));
         one.grow(6).unwrap();
 
         assert!(other.grow(5).is_err());
         assert!(other.grow(4).is_ok());
-        assert!(memory.open(guest("b")).grow(10).is_ok());
+        assert!(memory.open(client("b")).grow(10).is_ok());
     }
 
     #[test]
-    fn guests_that_fill_their_memory_do_not_block_runners() {
+    fn clients_that_fill_their_memory_do_not_block_the_trusted() {
         let memory = Memory::new(40);
-        let mut all = ["a", "b", "c", "d"].map(|name| memory.open(guest(name)));
+        let mut all = ["a", "b", "c", "d"].map(|name| memory.open(client(name)));
         all.iter_mut().for_each(|one| one.grow(10).unwrap());
 
-        assert!(memory.open(guest("e")).grow(1).is_err());
+        assert!(memory.open(client("e")).grow(1).is_err());
         assert!(memory.open(Account::Trusted).grow(40).is_ok());
     }
 }

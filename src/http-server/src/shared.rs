@@ -1,37 +1,50 @@
 //! The state that all threads of a server share: its limits and the list of open connections.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Shutdown};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::sync::{Condvar, Mutex, MutexGuard};
 
-use super::Handler;
-use super::memory::Memory;
-use super::socket::Socket;
-use crate::{Error, Refusal, Result};
+use crate::handler::{Handler, Peer};
+use crate::memory::Memory;
+use crate::refusal::Refusal;
+use crate::socket::Socket;
 
-/// How many connections are reserved for the operator.
-const OPERATOR_CONNECTIONS: usize = 32;
+/// How many connections are reserved for clients of the Unix socket.
+const UNIX_CONNECTIONS: usize = 32;
 
 /// Limits on connections, memory and time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) connections: usize,
+pub struct Limits {
+    /// Connections, so threads. 32 more are reserved for clients of the Unix socket.
+    pub connections: usize,
     /// Connections of one IP address, except loopback.
-    pub(crate) per_peer: usize,
-    /// Bytes of memory for the bodies of all guests, and as much again for all other clients.
-    pub(crate) memory: u64,
+    pub per_peer: usize,
+    /// Bytes of memory for the bodies of all clients, a quarter of it for each, and as much again for
+    /// trusted clients. Bodies of at most 64 KiB do not count.
+    pub memory: u64,
     /// Timeout of a request's head, and of its body, which gets 1 s more per MiB. Uploads get more.
-    pub(crate) request_timeout: Duration,
+    pub request_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            per_peer: 64,
+            memory: 128 << 20,
+            request_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// The shared state.
-pub(super) struct Shared {
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) memory: Memory,
-    pub(super) limits: Limits,
+pub(crate) struct Shared {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) memory: Memory,
+    pub(crate) limits: Limits,
     connections: Mutex<Connections>,
     closed: Condvar,
 }
@@ -44,34 +57,32 @@ struct Connections {
 }
 
 struct Connection {
-    socket: Arc<Socket>,
-    peer: Option<IpAddr>,
+    socket: Socket,
+    peer: Peer,
     is_busy: bool,
 }
 
 impl Shared {
-    pub(super) fn new(handler: Arc<dyn Handler>, limits: Limits) -> Self {
+    pub(crate) fn new(handler: Arc<dyn Handler>, limits: Limits) -> Self {
         let memory = Memory::new(limits.memory);
         Self { handler, memory, limits, connections: Mutex::default(), closed: Condvar::new() }
     }
 
     /// Admits a connection and returns its id, unless a limit is reached or the server stops.
-    pub(super) fn admit(&self, socket: Arc<Socket>, peer: Option<IpAddr>) -> Result<u64> {
+    pub(crate) fn admit(&self, socket: Socket, peer: Peer) -> Result<u64, Refusal> {
         let mut connections = self.lock();
         if connections.is_stopping {
-            return Err(Error::Stopped);
+            return Err(Refusal::Stopping);
         }
-        let from_peer =
-            connections.open.values().filter(|open| peer.is_some() && open.peer == peer);
-        // Network clients must not lock the operator out.
-        let most = match *socket {
-            Socket::Unix(_) => self.limits.connections + OPERATOR_CONNECTIONS,
-            Socket::Tcp(_) => self.limits.connections,
+        // Network clients must not lock out those of the Unix socket.
+        let (most, is_counted) = match peer {
+            Peer::Unix => (self.limits.connections + UNIX_CONNECTIONS, false),
+            Peer::Tcp(address) => (self.limits.connections, !address.is_loopback()),
         };
-        let is_full = connections.open.len() >= most || from_peer.count() >= self.limits.per_peer;
-        if is_full {
+        let from_peer = connections.open.values().filter(|open| is_counted && open.peer == peer);
+        if connections.open.len() >= most || from_peer.count() >= self.limits.per_peer {
             log::warn!("a connection was rejected: too many are open; peer={peer:?}");
-            return Err(Refusal::Busy.into());
+            return Err(Refusal::Busy);
         }
         connections.next += 1;
         let id = connections.next;
@@ -80,13 +91,18 @@ impl Shared {
     }
 
     /// Whether three quarters of the connections are open, so that each ends after its request.
-    pub(super) fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         let connections = self.lock();
         connections.is_stopping || connections.open.len() * 4 >= self.limits.connections * 3
     }
 
+    /// Whether the server stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lock().is_stopping
+    }
+
     /// Shuts down the connections without a request, and rejects new ones.
-    pub(super) fn close_idle(&self) {
+    pub(crate) fn close_idle(&self) {
         let mut connections = self.lock();
         connections.is_stopping = true;
         let idle = connections.open.values().filter(|open| !open.is_busy);
@@ -94,7 +110,7 @@ impl Shared {
     }
 
     /// Waits for the connections to end until `deadline`, then shuts down the rest.
-    pub(super) fn close_all(&self, deadline: Instant) {
+    pub(crate) fn close_all(&self, deadline: Instant) {
         let mut connections = self.lock();
         while !connections.open.is_empty() {
             if deadline <= Instant::now() {
@@ -107,7 +123,7 @@ impl Shared {
     }
 
     /// Removes a connection whose thread did not start.
-    pub(super) fn remove(&self, id: u64) {
+    pub(crate) fn remove(&self, id: u64) {
         self.lock().open.remove(&id);
     }
 
@@ -117,32 +133,37 @@ impl Shared {
 }
 
 /// A connection's entry in the list. Dropping it removes the entry, also after a panic.
-pub(super) struct ConnectionSlot<'a> {
+pub(crate) struct ConnectionSlot<'a> {
     shared: &'a Shared,
     id: u64,
-    socket: Arc<Socket>,
+    socket: Socket,
+    peer: Peer,
 }
 
 impl<'a> ConnectionSlot<'a> {
-    pub(super) fn new(shared: &'a Shared, id: u64, socket: Arc<Socket>) -> Self {
-        Self { shared, id, socket }
+    pub(crate) fn new(shared: &'a Shared, id: u64, socket: Socket, peer: Peer) -> Self {
+        Self { shared, id, socket, peer }
     }
 
-    pub(super) fn socket(&self) -> &Arc<Socket> {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    pub(super) fn is_operator(&self) -> bool {
-        matches!(*self.socket, Socket::Unix(_))
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        false
     }
 
     /// Marks the connection as busy with a request.
-    pub(super) fn busy(&self) {
+    pub(crate) fn busy(&self) {
         self.set(true);
     }
 
     /// Marks the connection as idle; `true` if the server stops.
-    pub(super) fn idle(&self) -> bool {
+    pub(crate) fn idle(&self) -> bool {
         self.set(false)
     }
 
@@ -164,17 +185,18 @@ impl Drop for ConnectionSlot<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{IpAddr, TcpListener};
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::http::{Request, Response};
+    use crate::handler::Request;
+    use crate::response::Response;
 
     struct Nothing;
 
     impl Handler for Nothing {
         fn handle(&self, _: &mut Request<'_>) -> Response {
-            Refusal::NoRoute.into()
+            Response::new(404)
         }
     }
 
@@ -184,33 +206,35 @@ mod tests {
         Shared::new(Arc::new(Nothing), limits)
     }
 
-    fn tcp() -> Arc<Socket> {
+    const LOOPBACK: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+
+    fn tcp() -> Socket {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        Arc::new(Socket::Tcp(std::net::TcpStream::connect(address).unwrap()))
+        Socket::new(std::net::TcpStream::connect(address).unwrap())
     }
 
     #[test]
     fn connections_of_one_address_are_limited() {
         let shared = shared(10);
-        let (one, other) = (Some([10, 0, 0, 1].into()), Some([10, 0, 0, 2].into()));
+        let (one, other) = (Peer::Tcp([10, 0, 0, 1].into()), Peer::Tcp([10, 0, 0, 2].into()));
 
         assert!(shared.admit(tcp(), one).is_ok());
         assert!(shared.admit(tcp(), one).is_ok());
         assert!(shared.admit(tcp(), one).is_err());
         assert!(shared.admit(tcp(), other).is_ok());
-        assert!(shared.admit(tcp(), None).is_ok());
+        assert!(shared.admit(tcp(), LOOPBACK).is_ok());
     }
 
     #[test]
     fn the_operator_connects_when_all_network_connections_are_taken() {
         let shared = shared(1);
-        let operator = Arc::new(Socket::Unix(UnixStream::pair().unwrap().0));
+        let operator = Socket::new(UnixStream::pair().unwrap().0);
 
-        assert!(shared.admit(tcp(), None).is_ok());
-        assert!(shared.admit(tcp(), None).is_err());
+        assert!(shared.admit(tcp(), LOOPBACK).is_ok());
+        assert!(shared.admit(tcp(), LOOPBACK).is_err());
         assert!(shared.is_crowded());
-        assert!(shared.admit(operator, None).is_ok());
+        assert!(shared.admit(operator, Peer::Unix).is_ok());
     }
 
     #[test]
@@ -219,6 +243,6 @@ mod tests {
 
         shared.close_idle();
 
-        assert!(matches!(shared.admit(tcp(), None), Err(Error::Stopped)));
+        assert!(matches!(shared.admit(tcp(), LOOPBACK), Err(Refusal::Stopping)));
     }
 }

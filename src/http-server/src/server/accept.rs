@@ -3,49 +3,48 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use base::deadline::poll_timeout;
+use base::event::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::{Endpoint, start};
-use crate::http::Response;
-use crate::http::shared::Shared;
-use crate::http::socket::Socket;
-use crate::http::wire::Wire;
+use crate::handler::Peer;
+use crate::response::Framing;
+use crate::shared::Shared;
+use crate::socket::Socket;
 
 /// The delay after a failed `accept`, for example without free descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
 type Threads = HashMap<u64, JoinHandle<()>>;
 
-pub(super) fn run(endpoints: &[Endpoint], shared: &Arc<Shared>, stop: BorrowedFd<'_>) {
+pub(super) fn run(name: &str, endpoints: &[Endpoint], shared: &Arc<Shared>, stop: &Event) {
     let mut threads = Threads::new();
     let mut paused_until = None;
     while wait(endpoints, stop, paused_until) {
         reap(&mut threads, JoinHandle::is_finished);
-        let accepted = endpoints.iter().all(|endpoint| accept_all(endpoint, shared, &mut threads));
+        let mut accept = |endpoint| accept_all(name, endpoint, shared, &mut threads);
+        let accepted = endpoints.iter().all(&mut accept);
         paused_until = (!accepted).then(|| Instant::now() + PAUSE);
     }
     reap(&mut threads, |_| true);
 }
 
 /// Waits for a connection; `false` at the stop.
-fn wait(endpoints: &[Endpoint], stop: BorrowedFd<'_>, paused_until: Option<Instant>) -> bool {
-    let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN)];
+fn wait(endpoints: &[Endpoint], stop: &Event, paused_until: Option<Instant>) -> bool {
+    let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
     let mut timeout = PollTimeout::NONE;
     match paused_until {
         None => fds.extend(endpoints.iter().map(|one| PollFd::new(one.as_fd(), PollFlags::POLLIN))),
-        Some(until) => {
-            let left = until.saturating_duration_since(Instant::now());
-            timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        }
+        Some(until) => timeout = poll_timeout(until),
     }
     loop {
         match poll(&mut fds, timeout) {
@@ -60,15 +59,20 @@ fn wait(endpoints: &[Endpoint], stop: BorrowedFd<'_>, paused_until: Option<Insta
 }
 
 /// Accepts all waiting connections; `false` if `accept` failed.
-fn accept_all(endpoint: &Endpoint, shared: &Arc<Shared>, threads: &mut Threads) -> bool {
+fn accept_all(
+    name: &str,
+    endpoint: &Endpoint,
+    shared: &Arc<Shared>,
+    threads: &mut Threads,
+) -> bool {
     loop {
         match endpoint.accept() {
-            Ok((socket, peer)) => {
-                let Some(socket) = socket else { continue };
-                if let Some((id, thread)) = admit(Arc::new(socket), peer, shared) {
+            Ok(Some((socket, peer))) => {
+                if let Some((id, thread)) = admit(name, socket, peer, shared) {
                     threads.insert(id, thread);
                 }
             }
+            Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -82,19 +86,20 @@ fn accept_all(endpoint: &Endpoint, shared: &Arc<Shared>, threads: &mut Threads) 
 
 /// Starts a thread for the connection, or replies with the reason why not.
 fn admit(
-    socket: Arc<Socket>,
-    peer: Option<IpAddr>,
+    name: &str,
+    socket: Socket,
+    peer: Peer,
     shared: &Arc<Shared>,
 ) -> Option<(u64, JoinHandle<()>)> {
-    let id = match shared.admit(Arc::clone(&socket), peer) {
+    let id = match shared.admit(socket.clone(), peer) {
         Ok(id) => id,
-        Err(error) => {
+        Err(refusal) => {
             // It fits the send buffer of a new socket.
-            let _ = Response::error(&error).send(&Wire::new(socket), false);
+            let _ = shared.handler.refuse(&refusal).send(&socket, &Framing::LAST);
             return None;
         }
     };
-    match start(shared, id, socket) {
+    match start(name, shared, id, socket, peer) {
         Ok(thread) => Some((id, thread)),
         Err(error) => {
             log::warn!("cannot start the thread of a connection; error={error}");
@@ -106,28 +111,32 @@ fn admit(
 
 fn reap(threads: &mut Threads, is_over: impl Fn(&JoinHandle<()>) -> bool) {
     let over = threads.extract_if(|_, thread| is_over(thread)).collect::<Vec<_>>();
-    for (id, thread) in over {
-        if thread.join().is_err() {
-            log::error!("the thread of a connection panicked: this is a bug; thread=platform-{id}");
-        }
+    for (_, thread) in over {
+        base::thread::join(thread);
     }
 }
 
 impl Endpoint {
-    /// Accepts a connection; no socket if the peer is rejected.
-    fn accept(&self) -> io::Result<(Option<Socket>, Option<IpAddr>)> {
+    /// Accepts a connection; `None` if the peer is rejected.
+    fn accept(&self) -> io::Result<Option<(Socket, Peer)>> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, peer) = listener.accept()?;
                 // Without it a reply's last piece waits for the acknowledgement of the one before.
                 socket.set_nodelay(true)?;
-                let peer = peer.ip().to_canonical();
-                Ok((Some(Socket::Tcp(socket)), (!peer.is_loopback()).then_some(peer)))
+                Ok(Some((Socket::new(socket), Peer::Tcp(peer.ip().to_canonical()))))
             }
             Self::Unix(listener) => {
                 let (socket, _) = listener.accept()?;
-                Ok((is_ours(&socket).then_some(Socket::Unix(socket)), None))
+                Ok(is_ours(&socket).then(|| (Socket::new(socket), Peer::Unix)))
             }
+        }
+    }
+
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+            Self::Unix(listener) => listener.set_nonblocking(true),
         }
     }
 
