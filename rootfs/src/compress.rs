@@ -47,7 +47,7 @@ pub(crate) fn detect(head: &[u8]) -> Format {
 }
 
 /// A reader of what `inner` holds once decompressed. `name` is for errors.
-pub(crate) fn reader<'a>(inner: impl Read + 'a, name: &str) -> Result<Box<dyn Read + 'a>> {
+pub fn reader<'a>(inner: impl Read + 'a, name: &str) -> Result<Box<dyn Read + 'a>> {
     const HEAD: u64 = 6;
     let fail = |source| Error::ReadArchive { archive: name.to_owned(), source };
     let mut inner = BufReader::with_capacity(1 << 16, inner);

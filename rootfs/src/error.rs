@@ -115,7 +115,7 @@ pub enum Error {
     #[error("cannot read {archive}: {format:?} compression is not supported")]
     UnknownCompression { archive: String, format: Format },
     #[error("{archive} is not a valid archive")]
-    BadArchive { archive: String, source: ArchiveFault },
+    BadArchive { archive: String, source: archive::Error },
     #[error("cannot read {member} in the source")]
     ReadMember { member: String, source: io::Error },
     #[error("unsafe path {member} in the source")]
@@ -134,27 +134,6 @@ pub enum Error {
     BadImage { path: PathBuf, what: String },
     #[error("{name} of image {path} is malformed")]
     BadDocument { path: PathBuf, name: String, source: serde_json::Error },
-}
-
-/// What is wrong with a tar archive.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "the texts say it")]
-pub enum ArchiveFault {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("header at byte {position} has a wrong checksum")]
-    Checksum { position: u64 },
-    #[error("extension header of {size} bytes")]
-    Extension { size: u64 },
-    #[error("malformed extension record")]
-    Record,
-    #[error("malformed or oversized number")]
-    Number,
-    #[error("sparse files are not supported: pack it without --sparse")]
-    Sparse,
-    #[error("member of unknown type {kind}")]
-    Type { kind: u8 },
 }
 
 /// What is wrong with a kernel file.

@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
-use crate::archive::{Archive, Kind, Member};
 use crate::error::Result;
+use crate::members::{Archive, Kind, Member};
 use crate::progress::Meter;
 use crate::tree::{Content, Meta, Tree};
 

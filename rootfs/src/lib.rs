@@ -17,7 +17,6 @@
 
 mod account;
 mod arch;
-pub mod archive;
 mod build;
 mod cache;
 mod compress;
@@ -29,6 +28,7 @@ mod error;
 mod initramfs;
 mod kernel;
 mod layer;
+mod members;
 mod oci;
 mod program;
 mod progress;
@@ -45,9 +45,9 @@ mod tree;
 
 pub use arch::Arch;
 pub use build::build;
-pub use compress::Format;
+pub use compress::{Format, reader as decompress};
 pub use disk::DISK_SIZES_MIB;
-pub use error::{ArchiveFault, Error, PayloadFault, Result};
+pub use error::{Error, PayloadFault, Result};
 pub use progress::{Progress, Step};
 pub use request::BuildRequest;
 pub use source::{Recipe, Source};

@@ -18,12 +18,12 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::archive::Archive;
 use crate::compress;
 use crate::context::Context;
 use crate::digest::Key;
 use crate::error::{Error, Result};
 use crate::layer::{self, Whiteouts};
+use crate::members::Archive;
 use crate::oci::blob::{Blobs, Hashed, Reference};
 use crate::oci::document::{Config, Descriptor, DockerManifest, Index, Manifest};
 use crate::progress::Meter;

@@ -11,12 +11,12 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::archive::Archive;
 use crate::compress;
 use crate::context::Context;
 use crate::digest::{self, Hashing, Key};
 use crate::error::{Error, Result};
 use crate::layer::{self, Whiteouts};
+use crate::members::Archive;
 use crate::oci;
 use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::request::BuildRequest;

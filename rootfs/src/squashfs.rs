@@ -168,7 +168,7 @@ fn broken(source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::{Archive, Kind, Member};
+    use crate::members::{Archive, Kind, Member};
     use crate::progress::{Origin, Reporter, Step};
     use crate::testing::tree;
     use crate::tree::Content;

@@ -30,7 +30,7 @@ pub(crate) fn open<'a>(mut source: impl Read + Send + 'a) -> Result<Box<dyn Read
         return Ok(Box::new(zstd_decoder(input).map_err(read_error)?));
     }
     match magic.len() {
-        MAGIC_LENGTH => Err(Error::Broken { reason: "it is neither gzip nor zstd" }),
+        MAGIC_LENGTH => Err(Error::Format),
         _ => Err(Error::Read { source: io::ErrorKind::UnexpectedEof.into() }),
     }
 }

@@ -22,14 +22,10 @@ pub enum Error {
     OpenArchive { path: PathBuf, source: io::Error },
     #[error("cannot read the archive")]
     Read { source: io::Error },
-    #[error("the archive is broken: {reason}")]
-    Broken { reason: &'static str },
-    #[error("the archive's entry {path:?} {reason}")]
-    Rejected { path: String, reason: &'static str },
-    #[error("the archive has more than {limit} {unit}")]
-    TooLarge { limit: u64, unit: &'static str },
-    #[error("cannot unpack {path:?}")]
-    Unpack { path: String, source: io::Error },
+    #[error("the archive is compressed neither with gzip nor with zstd")]
+    Format,
+    #[error("cannot unpack the archive")]
+    Unpack { source: archive::Error },
     #[error("cannot prepare {path} for unpacking")]
     Stage { path: PathBuf, source: io::Error },
     #[error("cannot move the unpacked files into {path}")]
@@ -48,7 +44,9 @@ impl Error {
     pub(crate) fn is_retriable(&self) -> bool {
         match self {
             Self::Fetch { source } => source.is_retriable(),
-            Self::Read { source } => is_retriable(source),
+            Self::Read { source } | Self::Unpack { source: archive::Error::Read { source } } => {
+                is_retriable(source)
+            }
             _ => false,
         }
     }

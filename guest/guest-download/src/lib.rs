@@ -6,9 +6,9 @@
 //! ```text
 //!   fetch-N                                     get-N
 //!   ┌───────────────────────────────┐  buffers  ┌──────────────────────────────────────┐
-//!   │ 1 fetch: HTTP, resumes        │ ────────▶ │ 3 archive: tar entries, limits       │
-//!   │ 2 decode: gzip or zstd        │ ◀──────── │ 4 tree: files, in a stage beside the │
-//!   └───────────────────────────────┘   empty   │   target   5 stage: moved into place │
+//!   │ 1 fetch: HTTP, resumes        │ ────────▶ │ 3 archive::Reader: entries, limits   │
+//!   │ 2 decode: gzip or zstd        │ ◀──────── │ 4 archive::TreeExtractor: files, in  │
+//!   └───────────────────────────────┘   empty   │   a stage  5 stage: moved into place │
 //!                                               └──────────────────────────────────────┘
 //! ```
 //!
@@ -18,12 +18,11 @@
 //! # Invariants
 //!
 //! - An archive's files appear in its target only after the whole archive is unpacked.
-//! - No entry is written through a symbolic link or outside of its stage: `openat2` enforces this.
+//! - No entry is written through a symbolic link or outside of its stage.
 //! - Memory is bounded whatever a server sends: buffers are reused, names and headers have limits.
 //! - Tasks on equal or nested paths never run concurrently, and run in the manifest's order.
 //! - No text holds a URL.
 
-mod archive;
 mod cleanup;
 mod decode;
 mod error;
@@ -36,7 +35,6 @@ mod schedule;
 mod stage;
 mod sys;
 mod task;
-mod tree;
 
 pub use error::{Error, Result};
 pub use manifest::Manifest;

@@ -1,16 +1,16 @@
 //! Runs a task: downloads an archive, unpacks it and moves it to its target, with retries.
 
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use archive::{ExtractOptions, Limits, Reader, TreeExtractor};
 use base::thread;
 use guest_common::{Client, pause_after};
 
-use crate::archive::Archive;
 use crate::manifest::{Task, TaskKind};
 use crate::pipe::pipe;
 use crate::stage::Stage;
-use crate::tree::Tree;
 use crate::{Error, Result, decode, fetch, instruction};
 
 /// Time limits.
@@ -122,7 +122,13 @@ fn unpack(
     stage: &Stage<'_>,
 ) -> Result<Option<u32>> {
     let count = &AtomicU64::new(0);
-    let tree = Tree::new(stage.open()?);
+    let options = ExtractOptions {
+        any_order: true,
+        is_private: true,
+        normalizes_paths: true,
+        ..ExtractOptions::default()
+    };
+    let folder = stage.open()?;
     let (writer, reader) = pipe();
     std::thread::scope(|scope| {
         let feed = move || {
@@ -134,7 +140,10 @@ fn unpack(
         let number = current.name().unwrap_or_default().trim_start_matches("get-");
         let fetching = thread::spawn_scoped(scope, format!("fetch-{number}"), feed)
             .map_err(|source| Error::Thread { source })?;
-        let unpacked = tree.unpack(&mut Archive::new(reader, count));
+        let extractor = TreeExtractor::into(folder, Path::new(""), options);
+        let reader = Reader::decompressed(reader, Limits::default(), count);
+        let unpacked =
+            archive::unpack(reader, extractor).map_err(|source| Error::Unpack { source });
         // The reader is dropped, so the other thread ends at its next buffer. Its error comes first: if
         // it could not open the archive, the error of unpacking is only a consequence.
         fetching.join().unwrap_or(Ok(())).and(unpacked)

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::arch::Arch;
-use crate::archive::{Archive, Kind};
 use crate::compress;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::kernel::module::{self, Found as Module};
+use crate::members::{Archive, Kind};
 use crate::progress::Meter;
 use crate::stage::Stage;
 use crate::tool::{APT_CACHE, APT_GET, DPKG_DEB, Streams};

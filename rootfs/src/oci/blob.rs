@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
-use crate::archive::{Archive, Kind};
 use crate::compress::{self, Format};
 use crate::digest::Hashing;
 use crate::error::{Error, Result};
+use crate::members::{Archive, Kind};
 
 /// The largest JSON document.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
@@ -195,7 +195,7 @@ const MOST_LINKS: usize = 8;
 /// Where each file is in the archive; `docker save` has links from a layer to an equal one.
 fn index(mut file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>> {
     file.rewind().map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let mut archive = Archive::new(io::BufReader::new(file), &path.display().to_string());
+    let mut archive = Archive::new(file, &path.display().to_string());
     let (mut index, mut links) = (HashMap::new(), HashMap::new());
     while let Some(member) = archive.next_member()? {
         if index.len() + links.len() >= FILES_LIMIT {

@@ -11,9 +11,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::open_archive;
-use crate::archive::Kind;
 use crate::compress;
 use crate::error::{Error, Result};
+use crate::members::Kind;
 
 /// The largest `manifest.json` that is looked at.
 const MANIFEST_LIMIT: u64 = 4 << 20;

@@ -15,11 +15,11 @@ use std::process::Command;
 use base::durable;
 use serde_json::Value;
 
-use crate::archive::{Archive, Kind, Member};
 use crate::compress;
 use crate::context::Context;
 use crate::digest::{self, Key};
 use crate::error::{Error, Result};
+use crate::members::{Archive, Kind, Member};
 use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::stage::Stage;
 use crate::tool::{NPM, Streams};

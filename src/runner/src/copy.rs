@@ -5,12 +5,8 @@
 //! inside a tree, symbolic links, hard links and holes are copied as such. Sockets, FIFOs and devices
 //! inside a tree are skipped with a warning.
 
-mod extractor;
 mod from_vm;
 pub(crate) mod owner;
-mod partial;
-mod rules;
-mod target;
 mod to_vm;
 #[cfg(feature = "platform")]
 mod unpack;
@@ -25,7 +21,7 @@ use sandbox::{Owner, Special};
 pub(crate) use from_vm::{copy_out, copy_stream_out};
 pub(crate) use to_vm::{Destination, copy_in, copy_stream_in};
 #[cfg(feature = "platform")]
-pub(crate) use unpack::{Limit, unpack};
+pub(crate) use unpack::unpack;
 
 /// How long a guest may take for one step: a chunk of a file, or the end.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);

@@ -98,10 +98,11 @@ pub(crate) enum Error {
     Service(#[from] service::Error),
 
     // Files from a VM. The guest chooses their names and order.
-    #[error("the guest sent {path:?}, which is outside of the destination")]
-    Escape { path: PathBuf },
-    #[error("the guest sent {path:?}, which exceeds the limit on nesting")]
-    TooDeep { path: PathBuf },
+    #[error("cannot extract what the guest sent")]
+    Extract {
+        #[from]
+        source: archive::Error,
+    },
     #[error("the guest sent {what} out of order")]
     OutOfOrder { what: &'static str },
     #[error("{path} is a folder: only a file can be copied from or to `-`")]
@@ -110,13 +111,6 @@ pub(crate) enum Error {
     Special { path: PathBuf },
     #[error("{path} is not a folder")]
     NotADirectory { path: PathBuf },
-
-    #[cfg(feature = "platform")]
-    #[error("the guest sent {path:?}, which is {kind}: it is not extracted")]
-    NotUnpacked { path: PathBuf, kind: &'static str },
-    #[cfg(feature = "platform")]
-    #[error("the guest sent more than {limit} {what}")]
-    TooMuch { limit: u64, what: &'static str },
 
     // The platform and its jobs.
     #[cfg(feature = "platform")]

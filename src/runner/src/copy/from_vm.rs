@@ -2,14 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use sandbox::{Entry, EntryKind, Sandbox, TreeItem};
+use archive::{ExtractOptions, Metadata, Node, TreeExtractor};
+use sandbox::{Entry, EntryKind, Owner, Sandbox, TreeItem};
 
-use super::extractor::TreeExtractor;
-use super::rules::Rules;
 use super::{CopyEvent, Meter, Ownership, name_of, names_folder, step, without_dot};
 use crate::error::{Error, Result, file};
+
+/// How many folders a path may lead through: each open one costs a descriptor.
+const MAX_DEPTH: usize = 255;
 
 /// The content of a hole in a stream.
 const ZEROS: [u8; 4096] = [0; 4096];
@@ -30,12 +32,12 @@ pub(crate) fn copy_out(
                 meter(CopyEvent::Skipped { path: &source.join(path), kind });
             }
             (TreeItem::Entry(entry), Some(extractor)) => {
-                extractor.entry(&entry)?;
+                extract(extractor, &entry)?;
                 note_file(&entry, meter);
             }
             (TreeItem::Entry(entry), None) => {
                 let mut opened = open(source, destination, &entry, ownership)?;
-                opened.entry(&entry)?;
+                extract(&mut opened, &entry)?;
                 note_file(&entry, meter);
                 extractor = Some(opened);
             }
@@ -47,9 +49,39 @@ pub(crate) fn copy_out(
         }
     }
     match extractor {
-        Some(extractor) => extractor.finish(),
+        Some(extractor) => Ok(extractor.finish()?),
         None => Err(Error::OutOfOrder { what: "an end of the tree" }),
     }
+}
+
+/// Extracts the next file, folder, link or hole.
+fn extract(extractor: &mut TreeExtractor, entry: &Entry) -> Result<()> {
+    let node = match &entry.kind {
+        EntryKind::Directory => Node::Directory,
+        EntryKind::File { .. } => Node::File,
+        EntryKind::Symlink { target } => Node::Symlink(target),
+        EntryKind::HardLink { target } => Node::HardLink(target),
+        EntryKind::Hole { length } => return Ok(extractor.hole(*length)?),
+        EntryKind::Special(_) => {
+            return Err(Error::OutOfOrder { what: "a device, FIFO or socket" });
+        }
+    };
+    let owner = entry.owner.map(owner);
+    let metadata = Metadata { mode: entry.mode, owner, modified: entry.modified };
+    Ok(extractor.entry(&entry.path, node, &metadata)?)
+}
+
+fn on_host(ownership: Ownership) -> archive::Ownership {
+    match ownership {
+        Ownership::Inherited => archive::Ownership::Inherited,
+        Ownership::New(new) => archive::Ownership::New(owner(new)),
+        Ownership::Given(given) => archive::Ownership::Given(owner(given)),
+        Ownership::Source => archive::Ownership::Source,
+    }
+}
+
+fn owner(Owner { uid, gid }: Owner) -> archive::Owner {
+    archive::Owner { uid, gid }
 }
 
 fn note_file(entry: &Entry, meter: Meter<'_>) {
@@ -97,15 +129,23 @@ fn open(
     top: &Entry,
     ownership: Ownership,
 ) -> Result<TreeExtractor> {
-    let rules = Rules::new(ownership);
+    let options = ExtractOptions {
+        depth: MAX_DEPTH,
+        ownership: on_host(ownership),
+        keeps_mode: ownership != Ownership::Source,
+        ..ExtractOptions::default()
+    };
     let is_folder = top.kind == EntryKind::Directory;
     match fs::metadata(destination) {
         Ok(data) if data.is_dir() => match name_of(source) {
-            Some(name) => {
-                TreeExtractor::in_folder(open_folder(destination)?, name, destination, rules)
-            }
+            Some(name) => Ok(TreeExtractor::in_folder(
+                open_folder(destination)?,
+                &name,
+                destination,
+                options,
+            )?),
             None if is_folder => {
-                Ok(TreeExtractor::into(open_folder(destination)?, destination, rules))
+                Ok(TreeExtractor::into(open_folder(destination)?, destination, options))
             }
             None => Err(Error::OutOfOrder { what: "a file instead of a folder" }),
         },
@@ -114,20 +154,20 @@ fn open(
         // A link on this host stays; the file that it points to is replaced.
         Ok(_) => {
             let behind = fs::canonicalize(destination).map_err(file("read", destination))?;
-            at_path(&behind, rules)
+            at_path(&behind, options)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if names_folder(destination) && !is_folder {
                 return Err(Error::NotADirectory { path: destination.to_owned() });
             }
-            at_path(destination, rules)
+            at_path(destination, options)
         }
         Err(error) => Err(file("read", destination)(error)),
     }
 }
 
 /// Extracts to exactly this path.
-fn at_path(path: &Path, rules: Rules) -> Result<TreeExtractor> {
+fn at_path(path: &Path, options: ExtractOptions) -> Result<TreeExtractor> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -135,7 +175,7 @@ fn at_path(path: &Path, rules: Rules) -> Result<TreeExtractor> {
     let Some(name) = path.file_name() else {
         return Err(Error::NotADirectory { path: path.to_owned() });
     };
-    TreeExtractor::in_folder(open_folder(parent)?, PathBuf::from(name), parent, rules)
+    Ok(TreeExtractor::in_folder(open_folder(parent)?, Path::new(name), parent, options)?)
 }
 
 fn open_folder(path: &Path) -> Result<File> {
@@ -148,8 +188,10 @@ mod tests {
     use std::time::Instant;
 
     use sandbox::SandboxFactory as _;
+    use sandbox::Special;
     use sandbox::fake::Script;
-    use sandbox::{Owner, Special};
+
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -314,7 +356,7 @@ mod tests {
 
         assert_eq!(fs::read(at("file")).unwrap(), b"new");
         assert_eq!(fs::metadata(at("file")).unwrap().mode() & 0o7777, 0o640);
-        assert!(matches!(error, Err(Error::Special { .. })));
+        assert!(matches!(error, Err(Error::Extract { source: archive::Error::Special { .. } })));
         assert_eq!(names(temporary.path()), ["fifo", "file"]);
     }
 
@@ -361,7 +403,7 @@ mod tests {
         let TreeItem::Entry(top) = plain("") else { panic!("no entry") };
 
         let mut extractor = open(Path::new("/x"), &out, &top, Ownership::Inherited).unwrap();
-        extractor.entry(&top).unwrap();
+        extract(&mut extractor, &top).unwrap();
         extractor.data(b"half").unwrap();
         drop(extractor);
         assert_eq!(fs::read(&out).unwrap(), b"old");
@@ -399,7 +441,10 @@ mod tests {
     fn paths_with_dots_and_absolute_paths_are_rejected() {
         for path in ["..", "../evil", "a/../../evil", "/evil", ".", "./a", "a//b", "a/", "a/."] {
             let (temporary, error) = attack(vec![folder("a"), plain(path), data("x")]);
-            assert!(matches!(error, Error::Escape { .. }), "{path}: {error}");
+            assert!(
+                matches!(error, Error::Extract { source: archive::Error::Escape { .. } }),
+                "{path}: {error}"
+            );
             assert_eq!(names(temporary.path()), ["a", "out"]);
         }
     }
@@ -409,7 +454,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let target = outside.path().to_str().unwrap();
         let (_temporary, error) = attack(vec![link("a", target), plain("a/evil"), data("x")]);
-        assert!(matches!(error, Error::File { .. }), "{error}");
+        assert!(matches!(error, Error::Extract { source: archive::Error::File { .. } }), "{error}");
         assert!(names(outside.path()).is_empty());
     }
 
@@ -419,7 +464,7 @@ mod tests {
         let target = outside.path().to_str().unwrap();
         let (_temporary, error) =
             attack(vec![folder("a"), folder("b"), link("a", target), plain("a/evil")]);
-        assert!(matches!(error, Error::File { .. }), "{error}");
+        assert!(matches!(error, Error::Extract { source: archive::Error::File { .. } }), "{error}");
         assert!(names(outside.path()).is_empty());
     }
 
@@ -449,17 +494,21 @@ mod tests {
     fn a_file_has_nothing_below_it_and_a_tree_has_one_top() {
         let temporary = tempfile::tempdir().unwrap();
         let below = copied("/x", &temporary.path().join("a"), vec![plain(""), plain("b")]);
-        assert!(matches!(below, Err(Error::OutOfOrder { .. })));
+        assert!(matches!(below, Err(Error::Extract { source: archive::Error::OutOfOrder { .. } })));
         let second = copied("/x", &temporary.path().join("b"), vec![folder(""), folder("")]);
-        assert!(matches!(second, Err(Error::OutOfOrder { .. })));
+        assert!(matches!(
+            second,
+            Err(Error::Extract { source: archive::Error::OutOfOrder { .. } })
+        ));
         let none = copied("/x", &temporary.path().join("c"), vec![plain("name")]);
-        assert!(matches!(none, Err(Error::OutOfOrder { .. })));
+        assert!(matches!(none, Err(Error::Extract { source: archive::Error::OutOfOrder { .. } })));
     }
 
     #[test]
     fn data_without_a_file_is_rejected() {
         let (_temporary, error) = attack(vec![data("x")]);
-        assert!(matches!(error, Error::OutOfOrder { what: "data" }));
+        let source = archive::Error::OutOfOrder { what: "data" };
+        assert_eq!(error.chain(), Error::from(source).chain());
     }
 
     #[test]
@@ -471,7 +520,10 @@ mod tests {
             items.push(folder(&path));
         }
         let (_temporary, error) = attack(items);
-        assert!(matches!(error, Error::TooDeep { .. }), "{error}");
+        assert!(
+            matches!(error, Error::Extract { source: archive::Error::TooDeep { .. } }),
+            "{error}"
+        );
     }
 
     #[test]

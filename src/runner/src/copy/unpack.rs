@@ -1,91 +1,26 @@
-//! Extracts an archive from a guest to this host.
-//!
-//! [`TreeExtractor`] protects the host from hostile paths. This file handles the specifics of
-//! archives: the spelling of paths, members that are no file, folder or link, and compression bombs.
+//! Extracts a job's archive to this host.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Read};
+use std::path::Path;
 
-use rootfs::archive::{Archive, Kind, Member};
-use sandbox::{Entry, EntryKind};
+use archive::{ExtractOptions, Limits, Ownership, Reader, TreeExtractor};
 
-use super::extractor::TreeExtractor;
-use crate::error::{Error, Result, file};
+use crate::error::{Result, file};
 
-/// The size of a read, in bytes.
-const CHUNK: usize = 64 << 10;
-
-/// The largest content of an archive.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    pub(crate) bytes: u64,
-    pub(crate) entries: u64,
-}
-
-/// Extracts an archive into an existing folder; existing files of the same name are replaced.
-pub(crate) fn unpack(archive: impl Read, folder: &Path, limit: Limit) -> Result<()> {
-    let mut archive = Archive::decompress(archive, "the artifact's archive")?;
+/// Extracts an archive, compressed or not, into an existing folder. Existing files of the same name are
+/// replaced.
+pub(crate) fn unpack(archive: impl Read, folder: &Path, limits: Limits) -> Result<()> {
+    let archive = BufReader::new(rootfs::decompress(archive, "the artifact's archive")?);
     let open = File::open(folder).map_err(file("open", folder))?;
-    let mut extractor = TreeExtractor::of_archive(open, folder);
-    let (mut entries, mut bytes) = (0, 0);
-    let mut buffer = vec![0; CHUNK];
-    while let Some(member) = archive.next_member()? {
-        entries += 1;
-        if entries > limit.entries {
-            return Err(Error::TooMuch { limit: limit.entries, what: "files, folders and links" });
-        }
-        if let Some(kind) = special(&member.kind) {
-            let path = String::from_utf8_lossy(&member.path);
-            log::warn!("{path:?} in the artifact is {kind}: it is not extracted");
-            continue;
-        }
-        let Some(entry) = entry(member)? else { continue };
-        extractor.entry(&entry)?;
-        let mut body = archive.body();
-        loop {
-            let count = body.read(&mut buffer).map_err(file("unpack", &entry.path))?;
-            if count == 0 {
-                break;
-            }
-            bytes += count as u64;
-            if bytes > limit.bytes {
-                return Err(Error::TooMuch { limit: limit.bytes, what: "bytes" });
-            }
-            extractor.data(&buffer[..count])?;
-        }
-    }
-    extractor.finish()
-}
-
-/// The name of a kind of member that is skipped.
-fn special(kind: &Kind) -> Option<&'static str> {
-    match kind {
-        Kind::Fifo => Some("a FIFO"),
-        Kind::Device => Some("a device"),
-        Kind::File | Kind::Directory | Kind::Symlink(_) | Kind::HardLink(_) => None,
-    }
-}
-
-/// Converts a member; none for the top, which exists.
-fn entry(member: Member) -> Result<Option<Entry>> {
-    let bytes = member.path.as_slice();
-    let bytes = bytes.strip_prefix(b"./").unwrap_or(bytes);
-    let path = PathBuf::from(OsStr::from_bytes(bytes.strip_suffix(b"/").unwrap_or(bytes)));
-    let kind = match member.kind {
-        Kind::Directory if matches!(bytes, b"" | b".") => return Ok(None),
-        _ if path.as_os_str().is_empty() => return Err(Error::Escape { path }),
-        Kind::File => EntryKind::File { size: member.size },
-        Kind::Directory => EntryKind::Directory,
-        Kind::Symlink(target) => EntryKind::Symlink { target: OsStr::from_bytes(&target).into() },
-        Kind::HardLink(_) => return Err(Error::NotUnpacked { path, kind: "a hard link" }),
-        // The caller has skipped these.
-        Kind::Fifo | Kind::Device => return Ok(None),
+    let options = ExtractOptions {
+        ownership: Ownership::Inherited,
+        any_order: true,
+        ..ExtractOptions::default()
     };
-    let modified = i64::try_from(member.mtime).ok();
-    Ok(Some(Entry { path, kind, mode: member.mode, owner: None, modified }))
+    let extractor = TreeExtractor::into(open, folder, options);
+    archive::unpack(Reader::new(archive, limits), extractor)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -96,8 +31,11 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::error::Error;
 
-    const AMPLE: Limit = Limit { bytes: 1 << 20, entries: 100 };
+    fn limits(bytes: u64, entries: u64) -> Limits {
+        Limits { bytes, entries, ..Limits::default() }
+    }
 
     /// One member of a tar archive, valid or not.
     fn member(path: &str, kind: u8, mode: u32, link: &str, data: &[u8]) -> Vec<u8> {
@@ -140,7 +78,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let out = temporary.path().join("out");
         fs::create_dir(&out).unwrap();
-        let result = unpack(&archive(members)[..], &out, AMPLE);
+        let result = unpack(&archive(members)[..], &out, limits(1 << 20, 100));
         (temporary, result)
     }
 
@@ -175,7 +113,10 @@ mod tests {
     fn a_member_cannot_leave_the_folder_by_its_path() {
         for path in ["../evil", "a/../../evil", "/evil", "a/./b", "a//b", "..", "././x"] {
             let (temporary, result) = unpacked(&[folder("a/"), plain(path, b"x")]);
-            assert!(matches!(result, Err(Error::Escape { .. })), "{path}: {result:?}");
+            assert!(
+                matches!(result, Err(Error::Extract { source: archive::Error::Escape { .. } })),
+                "{path}: {result:?}"
+            );
             assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
         }
     }
@@ -191,7 +132,10 @@ mod tests {
             unpacked(&[link("a", target), folder("a/"), plain("a/evil", b"x")]);
 
         for result in [through_its_own, below, as_folder] {
-            assert!(matches!(result, Err(Error::File { .. })), "{result:?}");
+            assert!(
+                matches!(result, Err(Error::Extract { source: archive::Error::File { .. } })),
+                "{result:?}"
+            );
         }
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
@@ -204,7 +148,7 @@ mod tests {
         fs::create_dir(&out).unwrap();
         symlink(&victim, out.join("file")).unwrap();
 
-        unpack(&archive(&[plain("file", b"new")])[..], &out, AMPLE).unwrap();
+        unpack(&archive(&[plain("file", b"new")])[..], &out, limits(1 << 20, 100)).unwrap();
 
         assert_eq!(fs::read(&victim).unwrap(), b"safe");
         assert_eq!(fs::read(out.join("file")).unwrap(), b"new");
@@ -227,7 +171,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let bytes = archive(&[plain("file", &[7; 4096])]);
 
-        let result = unpack(&bytes[..2048], temporary.path(), AMPLE);
+        let result = unpack(&bytes[..2048], temporary.path(), limits(1 << 20, 100));
 
         assert!(result.is_err());
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
@@ -238,10 +182,16 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let bytes = archive(&[plain("a", &[7; 100]), plain("b", &[7; 100])]);
 
-        let large = unpack(&bytes[..], temporary.path(), Limit { bytes: 150, entries: 9 });
-        let many = unpack(&bytes[..], temporary.path(), Limit { bytes: 999, entries: 1 });
+        let large = unpack(&bytes[..], temporary.path(), limits(150, 9));
+        let many = unpack(&bytes[..], temporary.path(), limits(999, 1));
 
-        assert!(matches!(large, Err(Error::TooMuch { limit: 150, .. })));
-        assert!(matches!(many, Err(Error::TooMuch { limit: 1, .. })));
+        assert!(matches!(
+            large,
+            Err(Error::Extract { source: archive::Error::TooLarge { limit: 150, .. } })
+        ));
+        assert!(matches!(
+            many,
+            Err(Error::Extract { source: archive::Error::TooLarge { limit: 1, .. } })
+        ));
     }
 }

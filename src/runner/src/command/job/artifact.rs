@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use archive::Limits;
 use platform::Checkpoint;
 
-use crate::copy::{Limit, unpack};
+use crate::copy::unpack;
 use crate::error::{Result, file};
 use crate::operator::{Error, OperatorClient};
 use crate::options::Global;
@@ -66,10 +67,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let mut archive = tempfile::tempfile().map_err(file("create a file in", &temporary))?;
     operator.ask(|client| client.artifact(run, &name, &mut archive))?;
     archive.seek(SeekFrom::Start(0)).map_err(file("read a file in", &temporary))?;
-    let limit = Limit { bytes: get.limit, entries: MOST_ENTRIES };
+    let limits = Limits { bytes: get.limit, entries: MOST_ENTRIES, ..Limits::default() };
     match is_there {
-        true => unpack(archive, &get.folder, limit)?,
-        false => unpack_whole(archive, &get.folder, limit)?,
+        true => unpack(archive, &get.folder, limits)?,
+        false => unpack_whole(archive, &get.folder, limits)?,
     }
     Ok(0)
 }
@@ -101,7 +102,7 @@ fn is_there(get: &Get) -> Result<bool> {
 }
 
 /// Makes the folder with all that is in it, or not at all.
-fn unpack_whole(archive: File, folder: &Path, limit: Limit) -> Result<()> {
+fn unpack_whole(archive: File, folder: &Path, limits: Limits) -> Result<()> {
     let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
     let above = above.unwrap_or(Path::new("."));
     fs::create_dir_all(above).map_err(file("create", above))?;
@@ -110,6 +111,6 @@ fn unpack_whole(archive: File, folder: &Path, limit: Limit) -> Result<()> {
     // A folder in it has the mode that folders have here.
     let made = hidden.path().join("artifact");
     fs::create_dir(&made).map_err(file("create", &made))?;
-    unpack(archive, &made, limit)?;
+    unpack(archive, &made, limits)?;
     fs::rename(&made, folder).map_err(file("create", folder))
 }

@@ -1,23 +1,23 @@
-//! A file that is written under a temporary name until it is complete.
+//! A file until it is complete.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd;
 
+use super::Owner;
+use super::target::Target;
+use crate::error::file;
+use crate::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown};
-use sandbox::Owner;
 
-use super::target::Target;
-use crate::error::{Result, file};
-
-/// An incomplete file under a temporary name. Dropping it removes it.
+/// An incomplete file. Dropping it removes it.
 pub(super) struct PartialFile {
-    pub(super) target: Target,
+    target: Target,
     name: CString,
     file: File,
     metadata: EntryMetadata,
@@ -30,9 +30,14 @@ impl PartialFile {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let owner_only = Mode::S_IRUSR | Mode::S_IWUSR;
-        let fd = openat(&*target.folder, name.as_c_str(), flags, owner_only)
-            .map_err(file("create", &target.shown))?;
+        let open = || openat(&*target.folder, name.as_c_str(), flags, owner_only);
+        let fd = target.create(&name, open).map_err(file("create", &target.shown))?;
         Ok(Self { target, name, file: fd.into(), metadata, ends_in_hole: false, published: false })
+    }
+
+    /// The error of a failed write.
+    pub(super) fn failed(&self, source: io::Error) -> Error {
+        file("write", &self.target.shown)(source)
     }
 
     /// Appends a hole.

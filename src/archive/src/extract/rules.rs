@@ -1,39 +1,29 @@
-//! Owners and modes of files that are copied from a VM.
+//! Owners and modes of extracted files.
 
 use std::os::fd::OwnedFd;
 
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::geteuid;
-use sandbox::Owner;
 
-use super::Ownership;
+use super::{ExtractOptions, Owner, Ownership};
 
-/// Decides owners and modes of files on this host.
-///
-/// Only root inherits the owner of a folder; files that other users copy belong to them.
+/// Decides owners and modes. Only root can give files to other users.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules {
+pub(super) struct Rules {
     ownership: Ownership,
-    /// Whether a replaced file keeps its mode.
     keeps_mode: bool,
     is_root: bool,
 }
 
 impl Rules {
-    pub(crate) fn new(ownership: Ownership) -> Self {
-        let keeps_mode = ownership != Ownership::Source;
+    pub(super) fn new(options: &ExtractOptions) -> Self {
+        let ExtractOptions { ownership, keeps_mode, .. } = *options;
         Self { ownership, keeps_mode, is_root: geteuid().is_root() }
     }
 
-    /// The rules of an archive: replaced files get its modes, and keep their owners.
-    #[cfg_attr(not(feature = "platform"), allow(dead_code, reason = "only jobs leave archives"))]
-    pub(crate) fn of_archive() -> Self {
-        Self { keeps_mode: false, ..Self::new(Ownership::Inherited) }
-    }
-
-    /// The owner of a file in `folder` that replaces `existing`, if there is one. None means the user who
-    /// copies.
-    pub(crate) fn owner(
+    /// The owner of a file in `folder` that replaces `existing`, if there is one. None means the owner of
+    /// the process.
+    pub(super) fn owner(
         &self,
         entry: Option<Owner>,
         folder: &OwnedFd,
@@ -41,6 +31,7 @@ impl Rules {
     ) -> nix::Result<Option<Owner>> {
         let of = |stat: &FileStat| Owner { uid: stat.st_uid, gid: stat.st_gid };
         Ok(match (self.ownership, existing) {
+            (Ownership::Process, _) => None,
             (Ownership::Given(_) | Ownership::Source, _) => self.given(entry),
             _ if !self.is_root => None,
             (_, Some(stat)) => Some(of(stat)),
@@ -50,16 +41,16 @@ impl Rules {
     }
 
     /// The owner that existing folders get, too.
-    pub(crate) fn given(&self, entry: Option<Owner>) -> Option<Owner> {
+    pub(super) fn given(&self, entry: Option<Owner>) -> Option<Owner> {
         match self.ownership {
             Ownership::Given(owner) => Some(owner),
             Ownership::Source => entry,
-            Ownership::Inherited | Ownership::New(_) => None,
+            Ownership::Process | Ownership::Inherited | Ownership::New(_) => None,
         }
     }
 
     /// The mode of a file, without setuid, setgid and sticky.
-    pub(crate) fn mode(&self, entry: u32, existing: Option<&FileStat>) -> Mode {
+    pub(super) fn mode(&self, entry: u32, existing: Option<&FileStat>) -> Mode {
         let kept = existing.filter(|_| self.keeps_mode).map(|stat| stat.st_mode);
         Mode::from_bits_truncate(kept.unwrap_or(entry) & 0o777)
     }

@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::Owner;
+use crate::error::file;
+use crate::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::{FileStat, SFlag, UtimensatFlags, fstatat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
-use sandbox::Owner;
-
-use crate::error::{Error, Result, file};
 
 /// The folder and the name of an entry that is extracted.
 pub(super) struct Target {
@@ -40,8 +40,31 @@ impl Target {
 
     /// Renames a complete file to its final name, which replaces an existing one.
     pub(super) fn publish(&self, partial: &CStr) -> Result<()> {
+        if self.is_final(partial) {
+            return Ok(());
+        }
         renameat(&*self.folder, partial, &*self.folder, self.name.as_c_str())
             .map_err(file("create", &self.shown))
+    }
+
+    /// Calls `create`, which creates a file of the name `partial`. If that is the final name, an earlier file
+    /// of the name is removed first.
+    pub(super) fn create<T>(
+        &self,
+        partial: &CStr,
+        create: impl Fn() -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        match create() {
+            Err(Errno::EEXIST) if self.is_final(partial) => {
+                unlinkat(&*self.folder, partial, UnlinkatFlags::NoRemoveDir)?;
+                create()
+            }
+            created => created,
+        }
+    }
+
+    fn is_final(&self, partial: &CStr) -> bool {
+        partial == self.name.as_c_str()
     }
 
     /// Removes an incomplete file.
@@ -60,8 +83,11 @@ pub(super) fn make_hard_link(
     target: &Target,
     partial: &CStr,
 ) -> Result<()> {
-    linkat(folder, name, &*target.folder, partial, AtFlags::empty())
-        .map_err(file("create link", &target.shown))?;
+    let link = || linkat(folder, name, &*target.folder, partial, AtFlags::empty());
+    target.create(partial, link).map_err(file("create link", &target.shown))?;
+    if target.is_final(partial) {
+        return Ok(());
+    }
     target.publish(partial).inspect_err(|_| target.discard(partial))?;
     // If both names already refer to the same file, rename(2) does nothing.
     match unlinkat(&*target.folder, partial, UnlinkatFlags::NoRemoveDir) {
@@ -78,7 +104,8 @@ pub(super) fn make_symlink(
     modified: Option<i64>,
     owner: Option<Owner>,
 ) -> Result<()> {
-    symlinkat(link, &*target.folder, partial).map_err(file("create link", &target.shown))?;
+    let create = || symlinkat(link, &*target.folder, partial);
+    target.create(partial, create).map_err(file("create link", &target.shown))?;
     let set_time = |seconds| {
         let (no_access, time) = (TimeSpec::UTIME_OMIT, TimeSpec::new(seconds, 0));
         let no_follow = UtimensatFlags::NoFollowSymlink;
