@@ -12,12 +12,10 @@
 //! | `save-N`, up to 3 | packs, uploads and commits artifacts, one after the other |
 
 mod artifact;
-mod content_hash;
 mod history;
 mod omission;
 mod pack;
 mod shape;
-mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;

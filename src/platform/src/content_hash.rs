@@ -3,10 +3,8 @@
 
 use base::hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::Refusal;
-use crate::key::Tag;
 
 /// The most files that a version may have.
 pub(crate) const MOST_FILES: usize = 50_000;
@@ -31,33 +29,18 @@ pub(crate) fn content_hash(storage: &str, files: &[FileEntry]) -> Result<String,
     if files.len() > MOST_FILES {
         return Err(Refusal::TooLarge { limit: MOST_FILES as u64, unit: "files" });
     }
-    let mut entries: Vec<(&[u8], Tag)> = Vec::with_capacity(files.len());
+    let mut entries: Vec<(&str, [u8; 32])> = Vec::with_capacity(files.len());
     for file in files {
         check_path(&file.path)?;
         let digest = hex::decode::<32>(&file.hash)
             .ok_or_else(|| Refusal::bad("a file's hash is not 64 lower-case hex digits"))?;
-        entries.push((file.path.as_bytes(), digest));
+        entries.push((file.path.as_str(), digest));
     }
     entries.sort_unstable();
     if entries.windows(2).any(|pair| pair[0].0 == pair[1].0) {
         return Err(Refusal::bad("a file is listed twice"));
     }
-    let mut hasher = Sha256::new();
-    hasher.update(b"vm0-storage-content-hash-v2\0");
-    hasher.update(length(storage.as_bytes()));
-    hasher.update(storage);
-    hasher.update((entries.len() as u32).to_be_bytes());
-    for (path, digest) in entries {
-        hasher.update(length(path));
-        hasher.update(path);
-        hasher.update(digest);
-    }
-    Ok(hex::encode(&hasher.finalize()))
-}
-
-/// Lengths are bounded above: they fit.
-fn length(bytes: &[u8]) -> [u8; 4] {
-    (bytes.len() as u32).to_be_bytes()
+    Ok(archive::content_hash(storage, entries))
 }
 
 fn check_path(path: &str) -> Result<(), Refusal> {

@@ -67,6 +67,8 @@ pub enum Error {
     Answered { status: u16, code: String, message: String },
     #[error("the name of {path} is not UTF-8")]
     NotUtf8 { path: PathBuf },
+    #[error("{path} has too many folders above it to be packed")]
+    TooDeep { path: PathBuf },
     #[error("{path} changed while it was packed")]
     Changed { path: PathBuf },
     #[error("the connection to the platform was cut")]

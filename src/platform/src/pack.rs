@@ -7,17 +7,13 @@
 
 mod git;
 
-use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use archive::{Descend, PackedFile, Packer, Unreadable, Visitor, WalkEntry, WalkKind, open_source};
 use base::hex;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
-use tar::{Builder, EntryType, Header};
 
 use crate::error::file;
 use crate::{Error, FileEntry, Result};
@@ -37,172 +33,114 @@ pub(crate) struct Packed {
 /// Packs what is in a folder; the same content gives the same bytes.
 pub(crate) fn pack(folder: &Path) -> Result<Packed> {
     let target = tempfile::tempfile().map_err(file("create a file in", &std::env::temp_dir()))?;
-    let fail = file("pack", folder);
     let hashing = Hashing { inner: target, hasher: Sha256::new(), size: 0 };
     let root = fs::canonicalize(folder).map_err(file("read", folder))?;
     git::tell_repository_above(&root);
-    let mut packer = Packer {
+    let mut packer = FolderPacker {
+        folder,
         root,
         notes: git::Notes::default(),
-        builder: Builder::new(GzEncoder::new(hashing, Compression::fast())),
+        archive: Packer::new(hashing),
         files: Vec::new(),
     };
-    packer.folder(folder, "")?;
+    archive::walk(folder, &[SKIPPED.to_owned()], &mut packer)?;
     packer.notes.tell(folder);
-    let finished = packer.builder.into_inner().and_then(GzEncoder::finish);
-    let rewound = finished.and_then(|mut packed| {
-        packed.inner.seek(SeekFrom::Start(0))?;
-        Ok(packed)
-    });
-    let Hashing { inner, hasher, size } = rewound.map_err(fail)?;
+    let Hashing { mut inner, hasher, size } = packer.archive.finish().map_err(failed(folder))?;
+    inner.seek(SeekFrom::Start(0)).map_err(file("pack", folder))?;
     Ok(Packed { archive: inner, size, hash: hex::encode(&hasher.finalize()), files: packer.files })
 }
 
-struct Packer {
+struct FolderPacker<'a> {
+    folder: &'a Path,
     /// The folder, without links.
     root: PathBuf,
     notes: git::Notes,
-    builder: Builder<GzEncoder<Hashing<File>>>,
+    archive: Packer<Hashing<File>>,
     files: Vec<FileEntry>,
 }
 
-impl Packer {
-    /// Packs what is in the folder at `path`; `prefix` is its name in the archive, with a `/`.
-    fn folder(&mut self, path: &Path, prefix: &str) -> Result<()> {
-        let entries = fs::read_dir(path).map_err(file("read", path))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            names.push(entry.map_err(file("read", path))?.file_name());
+impl Visitor for FolderPacker<'_> {
+    type Error = Error;
+
+    fn entry(&mut self, found: WalkEntry) -> Result<Descend> {
+        let path = self.folder.join(&found.path);
+        if path.file_name().is_some_and(|name| name == ".git") && self.git(&path, &found.path)? {
+            return Ok(Descend::No);
         }
-        names.sort_unstable();
-        for name in names {
-            let path = path.join(&name);
-            let name = name.to_str().ok_or_else(|| Error::NotUtf8 { path: path.clone() })?;
-            if name != SKIPPED {
-                self.entry(&path, &format!("{prefix}{name}"))?;
+        match found.kind {
+            WalkKind::Folder { .. } => self.directory(&path, &found.path, &found.metadata)?,
+            WalkKind::Link { target } => {
+                let added = self.archive.symlink(&found.path, &target, &found.metadata);
+                added.map_err(failed(&path))?;
             }
+            WalkKind::File => self.file(&path, &found.path)?,
         }
-        Ok(())
+        Ok(Descend::Yes)
     }
 
-    fn entry(&mut self, path: &Path, name: &str) -> Result<()> {
-        if path.file_name().is_some_and(|name| name == ".git") && self.git(path, name)? {
-            return Ok(());
-        }
-        let metadata = fs::symlink_metadata(path).map_err(file("read", path))?;
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            self.directory(name, &metadata).map_err(file("pack", path))?;
-            self.folder(path, &format!("{name}/"))
-        } else if kind.is_symlink() {
-            let target = fs::read_link(path).map_err(file("read", path))?;
-            let mut header = header(&metadata, EntryType::Symlink, 0);
-            self.link(&mut header, name, &target).map_err(file("pack", path))
-        } else if kind.is_file() {
-            self.file(path, name)
-        } else {
-            log::warn!("{} is {}: it is not packed", path.display(), special(kind));
-            Ok(())
-        }
+    fn unreadable(&mut self, path: &Path, reason: Unreadable) -> Result<()> {
+        let path = self.folder.join(path);
+        Err(match reason {
+            Unreadable::Entry(source) | Unreadable::Folder(source) => file("read", &path)(source),
+            Unreadable::NotUtf8 => Error::NotUtf8 { path },
+            Unreadable::TooDeep => Error::TooDeep { path },
+        })
+    }
+}
+
+impl FolderPacker<'_> {
+    fn directory(&mut self, path: &Path, name: &str, metadata: &Metadata) -> Result<()> {
+        self.archive.directory(name, metadata).map_err(failed(path))
     }
 
-    /// Adds a link with its target as it is: the library would tidy `a//b` up. It may do so with a
-    /// target that does not fit into the header.
-    fn link(&mut self, header: &mut Header, name: &str, target: &Path) -> io::Result<()> {
-        let bytes = target.as_os_str().as_bytes();
-        if bytes.len() > header.as_old().linkname.len() {
-            return self.builder.append_link(header, name, target);
-        }
-        header.set_link_name_literal(bytes)?;
-        self.builder.append_data(header, name, io::empty())
-    }
-
-    fn directory(&mut self, name: &str, metadata: &Metadata) -> io::Result<()> {
-        let mut header = header(metadata, EntryType::Directory, 0);
-        self.builder.append_data(&mut header, format!("{name}/"), io::empty())
-    }
-
-    /// A file of another content than it has on the disk.
+    /// Adds a file with another content than it has on the disk.
     fn text(&mut self, name: &str, text: &str, metadata: &Metadata) -> Result<()> {
-        let size = text.len() as u64;
-        let mut header = header(metadata, EntryType::Regular, size);
-        header.set_mode(0o644);
-        let added = self.builder.append_data(&mut header, name, text.as_bytes());
-        added.map_err(file("pack", Path::new(name)))?;
-        let hash = hex::encode(&Sha256::digest(text));
-        self.files.push(FileEntry { path: name.to_owned(), hash, size });
+        let packed = self.archive.text(name, text, metadata).map_err(failed(Path::new(name)))?;
+        self.list(packed);
         Ok(())
     }
 
     fn file(&mut self, path: &Path, name: &str) -> Result<()> {
-        let mut options = OpenOptions::new();
-        // What is a link or a pipe by now is neither followed nor waited for.
-        let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
-        let options = options.read(true).custom_flags(flags.bits());
-        let mut open = options.open(path).map_err(file("open", path))?;
+        let mut open = open_source(path).map_err(file("open", path))?;
         let metadata = open.metadata().map_err(file("read", path))?;
-        let size = metadata.len();
-        self.notes.look(name, &open, size);
-        let mut content = Hashing { inner: (&mut open).take(size), hasher: Sha256::new(), size: 0 };
-        let mut header = header(&metadata, EntryType::Regular, size);
-        let added = self.builder.append_data(&mut header, name, &mut content);
-        added.map_err(file("pack", path))?;
-        let (packed, hash) = (content.size, hex::encode(&content.hasher.finalize()));
-        let more = open.read(&mut [0]).map_err(file("read", path))?;
-        if packed != size || more != 0 {
+        self.notes.look(name, &open, metadata.len());
+        let packed = self.archive.file(name, &mut open, &metadata).map_err(failed(path))?;
+        if open.read(&mut [0]).map_err(file("read", path))? != 0 {
             return Err(Error::Changed { path: path.to_owned() });
         }
-        self.files.push(FileEntry { path: name.to_owned(), hash, size });
+        self.list(packed);
         Ok(())
     }
-}
 
-/// What to call a file that has no content of its own.
-fn special(kind: FileType) -> &'static str {
-    if kind.is_socket() {
-        "a socket"
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else {
-        "a device"
+    fn list(&mut self, packed: PackedFile) {
+        let PackedFile { path, digest, size } = packed;
+        self.files.push(FileEntry { path, hash: hex::encode(&digest), size });
     }
 }
 
-fn header(metadata: &Metadata, kind: EntryType, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(metadata.mode() & 0o777);
-    header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
-    header.set_size(size);
-    header
+/// Names the file that could not be packed.
+fn failed(path: &Path) -> impl FnOnce(archive::Error) -> Error {
+    move |error| match error {
+        archive::Error::Write { source } | archive::Error::ReadSource { source } => {
+            file("pack", path)(source)
+        }
+        archive::Error::Truncated => Error::Changed { path: path.to_owned() },
+        other => file("pack", path)(io::Error::other(other)),
+    }
 }
 
-/// Counts and hashes what passes.
+/// Counts and hashes what is written.
 struct Hashing<T> {
     inner: T,
     hasher: Sha256,
     size: u64,
 }
 
-impl<T> Hashing<T> {
-    fn pass(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-    }
-}
-
-impl<T: Read> Read for Hashing<T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.pass(buffer.get(..count).unwrap_or_default());
-        Ok(count)
-    }
-}
-
 impl<T: Write> Write for Hashing<T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(bytes)?;
-        self.pass(bytes.get(..count).unwrap_or_default());
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        self.size += count as u64;
         Ok(count)
     }
 

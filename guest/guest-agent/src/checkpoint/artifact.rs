@@ -5,13 +5,13 @@ use std::io::{self, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use archive::PackedFile;
 use base::thread;
 use guest_common::{Client, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::content_hash;
-use super::pack::{Archive, Package, PackedFile, Source, Unreadable, manifest, pack, package};
+use super::pack::{Archive, Package, Source, Unreadable, manifest, pack, package};
 use super::{Checkpoint, Shape, Snapshot, joined};
 use crate::config::{Artifact, MissingRoot, StorageType};
 use crate::{Error, Result};
@@ -258,7 +258,8 @@ fn storage(artifact: &Artifact) -> StorageRef<'_> {
 /// Logs if the version's id is not the content hash that the contract defines.
 fn compare(artifact: &Artifact, package: &Package, prepared: &PrepareReply) {
     let Some(storage_id) = &artifact.storage_id else { return };
-    let expected = content_hash::of(storage_id, &package.contents.files);
+    let files = package.contents.files.iter().map(|file| (file.path.as_str(), file.digest));
+    let expected = archive::content_hash(storage_id, files);
     if expected != prepared.version_id {
         log::debug!(
             "a version's id is not its content hash; expected={expected} got={}",

@@ -1,6 +1,9 @@
 //! Files and folders that are left out of an artifact because they could not be read.
 
 use std::fmt::Display;
+use std::path::Path;
+
+use archive::Unreadable;
 
 /// How many are named in warnings; the others are counted.
 const MAX_NAMED: usize = 20;
@@ -19,6 +22,15 @@ impl Omissions {
         if self.named.len() < MAX_NAMED {
             self.named.push(format!("{path} was not saved: {reason}"));
         }
+    }
+
+    /// Records what a walk could not read: `*` stands for the entries of a folder.
+    pub(super) fn unreadable(&mut self, path: &Path, reason: &Unreadable) {
+        let path = match reason {
+            Unreadable::Folder(_) | Unreadable::TooDeep => path.join("*"),
+            Unreadable::Entry(_) | Unreadable::NotUtf8 => path.to_owned(),
+        };
+        self.add(&path.to_string_lossy(), reason);
     }
 
     pub(super) fn is_empty(&self) -> bool {

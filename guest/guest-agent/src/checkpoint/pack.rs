@@ -4,22 +4,16 @@
 //! it and a second packs it while it is uploaded: the processes that could change the folder have ended.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek as _, Write};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek as _, Write};
 use std::path::Path;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use archive::{Descend, PackedFile, Packer, Visitor, WalkEntry, WalkKind, open_source, walk};
 use guest_common::{Stop, chain};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use sha2::{Digest as _, Sha256};
-use tar::{Builder, EntryType, Header};
 
 use super::omission::Omissions;
 use super::shape::{Shape, ShapeHash};
-use super::walk::{EntryKind, WalkEntry, walk};
 use crate::{Error, Result};
 
 /// The most files of an artifact.
@@ -27,14 +21,6 @@ const MAX_FILES: usize = 50_000;
 
 /// How often packing restarts because a file could not be read to its end.
 const MAX_UNREADABLE: usize = 16;
-
-/// A file in an archive.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct PackedFile {
-    pub(super) path: String,
-    pub(super) digest: [u8; 32],
-    pub(super) size: u64,
-}
 
 /// A folder to pack.
 pub(super) struct Source<'a> {
@@ -134,8 +120,6 @@ impl Write for Counter {
     }
 }
 
-type Tar<W> = Builder<GzEncoder<BufWriter<W>>>;
-
 /// Packs a folder. [`Error::ReadFile`] names a file that could not be read to its end: the archive is
 /// unusable and must be packed again without that file.
 pub(super) fn pack<W: Write>(
@@ -143,145 +127,99 @@ pub(super) fn pack<W: Write>(
     unreadable: &Unreadable,
     into: W,
 ) -> Result<(Contents, W)> {
-    let failed = |source| Error::Archive { source };
     let buffer = BufWriter::with_capacity(128 << 10, into);
-    let mut tar = Builder::new(GzEncoder::new(buffer, Compression::fast()));
-    let mut files: Vec<PackedFile> = Vec::new();
-    let (mut shape, mut omissions) = (ShapeHash::default(), Omissions::default());
-    if let Some(root) = source.root {
-        walk(root, source.excluded, &mut omissions, &mut |found, omissions| {
-            if source.stop.is_given() {
-                return Err(Error::Timeout);
-            }
-            if let Some(reason) = unreadable.get(&found.path) {
-                omissions.add(&found.path, reason);
-                return Ok(());
-            }
-            shape.add(&found);
-            if found.kind == EntryKind::File && files.len() == MAX_FILES {
-                return Err(Error::TooManyFiles { path: root.to_owned(), max: MAX_FILES });
-            }
-            files.extend(add(&mut tar, root, found, omissions)?);
-            Ok(())
-        })?;
-    }
-    let finish = || {
-        let buffer = tar.into_inner()?.finish()?;
-        buffer.into_inner().map_err(io::IntoInnerError::into_error)
+    let mut packing = Packing {
+        stop: source.stop,
+        root: source.root.unwrap_or(Path::new("")),
+        unreadable,
+        packer: Packer::new(buffer),
+        files: Vec::new(),
+        shape: ShapeHash::default(),
+        omissions: Omissions::default(),
     };
-    let into = finish().map_err(failed)?;
+    if let Some(root) = source.root {
+        walk(root, source.excluded, &mut packing)?;
+    }
+    let Packing { packer, mut files, shape, omissions, .. } = packing;
+    let into = packer.finish().map_err(archive_error)?.into_inner();
+    let into = into.map_err(|error| Error::Archive { source: error.into_error() })?;
     files.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     Ok((Contents { files, shape: shape.shape(&omissions), omissions }, into))
 }
 
-/// Adds an entry to the archive. Returns it if it is a file.
-fn add<W: Write>(
-    tar: &mut Tar<W>,
-    root: &Path,
-    found: WalkEntry,
-    omissions: &mut Omissions,
-) -> Result<Option<PackedFile>> {
-    let failed = |source| Error::Archive { source };
-    match &found.kind {
-        EntryKind::File => return add_file(tar, root, found, omissions),
-        EntryKind::Folder { .. } => {
-            let path = format!("{}/", found.path);
-            let mut header = header(&found, EntryType::Directory);
-            tar.append_data(&mut header, path, io::empty()).map_err(failed)?;
+/// Packs what a walk finds.
+struct Packing<'a, W: Write> {
+    stop: &'a Stop,
+    root: &'a Path,
+    unreadable: &'a Unreadable,
+    packer: Packer<W>,
+    files: Vec<PackedFile>,
+    shape: ShapeHash,
+    omissions: Omissions,
+}
+
+impl<W: Write> Visitor for Packing<'_, W> {
+    type Error = Error;
+
+    fn entry(&mut self, found: WalkEntry) -> Result<Descend> {
+        if self.stop.is_given() {
+            return Err(Error::Timeout);
         }
-        EntryKind::Link { target } => {
-            let mut header = header(&found, EntryType::Symlink);
-            add_link(tar, &mut header, &found.path, target).map_err(failed)?;
+        if let Some(reason) = self.unreadable.get(&found.path) {
+            self.omissions.add(&found.path, reason);
+            return Ok(Descend::Yes);
         }
-    }
-    Ok(None)
-}
-
-fn add_file<W: Write>(
-    tar: &mut Tar<W>,
-    root: &Path,
-    found: WalkEntry,
-    omissions: &mut Omissions,
-) -> Result<Option<PackedFile>> {
-    let whole = root.join(&found.path);
-    let failed = |source| Error::ReadFile { path: whole.clone(), source };
-    let opened = OpenOptions::new()
-        .read(true)
-        // The path may have become a link or a pipe: do not follow it, do not block on it.
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-        .open(&whole)
-        .and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (size, file) = match opened {
-        Ok(opened) => opened,
-        Err(error) => {
-            omissions.add(&found.path, error);
-            return Ok(None);
-        }
-    };
-    let mut header = header(&found, EntryType::Regular);
-    header.set_size(size);
-    let mut content =
-        Hashing { inner: file.take(size), hash: Sha256::new(), count: 0, error: None };
-    if let Err(source) = tar.append_data(&mut header, &found.path, &mut content) {
-        return Err(match content.error {
-            Some(source) => failed(source),
-            None => Error::Archive { source },
-        });
-    }
-    if content.count != size {
-        return Err(failed(io::Error::other("it was truncated while it was read")));
-    }
-    Ok(Some(PackedFile { path: found.path, digest: content.hash.finalize().into(), size }))
-}
-
-/// Adds a link with its exact target: the library would normalize `a//b`, and still does for a target
-/// that does not fit into the header.
-fn add_link<W: Write>(
-    tar: &mut Tar<W>,
-    header: &mut Header,
-    path: &str,
-    target: &Path,
-) -> io::Result<()> {
-    let bytes = target.as_os_str().as_bytes();
-    if bytes.len() > header.as_old().linkname.len() {
-        return tar.append_link(header, path, target);
-    }
-    header.set_link_name_literal(bytes)?;
-    tar.append_data(header, path, io::empty())
-}
-
-fn header(found: &WalkEntry, kind: EntryType) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(0);
-    header.set_mode(found.metadata.permissions().mode() & 0o777);
-    header.set_mtime(u64::try_from(found.metadata.mtime()).unwrap_or(0));
-    header
-}
-
-/// A reader that hashes the bytes it passes on.
-struct Hashing<R> {
-    inner: R,
-    hash: Sha256,
-    count: u64,
-    /// The read error, to tell it from an error of the writer.
-    error: Option<io::Error>,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(count) => {
-                self.hash.update(&buffer[..count]);
-                self.count += count as u64;
-                Ok(count)
+        self.shape.add(&found);
+        match &found.kind {
+            WalkKind::File => self.file(found)?,
+            WalkKind::Folder { .. } => {
+                self.packer.directory(&found.path, &found.metadata).map_err(archive_error)?;
             }
+            WalkKind::Link { target } => {
+                let added = self.packer.symlink(&found.path, target, &found.metadata);
+                added.map_err(archive_error)?;
+            }
+        }
+        Ok(Descend::Yes)
+    }
+
+    fn unreadable(&mut self, path: &Path, reason: archive::Unreadable) -> Result<()> {
+        self.omissions.unreadable(path, &reason);
+        Ok(())
+    }
+}
+
+impl<W: Write> Packing<'_, W> {
+    fn file(&mut self, found: WalkEntry) -> Result<()> {
+        if self.files.len() == MAX_FILES {
+            return Err(Error::TooManyFiles { path: self.root.to_owned(), max: MAX_FILES });
+        }
+        let whole = self.root.join(&found.path);
+        let opened = open_source(&whole).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, file) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
-                let kind = error.kind();
-                self.error = Some(error);
-                Err(kind.into())
+                self.omissions.add(&found.path, error);
+                return Ok(());
             }
-        }
+        };
+        let packed =
+            self.packer.file(&found.path, file, &metadata).map_err(|error| match error {
+                archive::Error::ReadSource { source } => Error::ReadFile { path: whole, source },
+                archive::Error::Truncated => {
+                    Error::ReadFile { path: whole, source: io::Error::other(error) }
+                }
+                error => archive_error(error),
+            })?;
+        self.files.push(packed);
+        Ok(())
+    }
+}
+
+fn archive_error(error: archive::Error) -> Error {
+    match error {
+        archive::Error::Write { source } => Error::Archive { source },
+        other => Error::Archive { source: io::Error::other(other) },
     }
 }
 
@@ -304,7 +242,7 @@ pub(super) fn manifest(files: &[serde_json::Value]) -> io::Result<(File, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, OpenOptions};
 
     use super::*;
 

@@ -3,14 +3,15 @@
 //! The platform identifies a version by its files only. If an artifact's files are the same but its
 //! shape has changed, the prepare call forces a new version.
 
+use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use archive::{Descend, Unreadable, Visitor, WalkEntry, WalkKind};
 use sha2::{Digest as _, Sha256};
 
 use super::omission::Omissions;
-use super::walk::{EntryKind, WalkEntry, walk};
 use crate::config::Artifact;
 
 /// The shape of a folder.
@@ -27,13 +28,32 @@ impl Shape {
     }
 
     fn of(root: &Path, excluded: &[String]) -> Shape {
-        let mut hash = ShapeHash::default();
-        let mut omissions = Omissions::default();
-        let walked = walk(root, excluded, &mut omissions, &mut |found, _| {
-            hash.add(&found);
-            Ok(())
-        });
-        if walked.is_ok() { hash.shape(&omissions) } else { Shape { digest: None } }
+        let mut walked = ShapeWalk::default();
+        match archive::walk(root, excluded, &mut walked) {
+            Ok(()) => walked.hash.shape(&walked.omissions),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Walks a folder for its shape only.
+#[derive(Default)]
+struct ShapeWalk {
+    hash: ShapeHash,
+    omissions: Omissions,
+}
+
+impl Visitor for ShapeWalk {
+    type Error = Infallible;
+
+    fn entry(&mut self, found: WalkEntry) -> Result<Descend, Infallible> {
+        self.hash.add(&found);
+        Ok(Descend::Yes)
+    }
+
+    fn unreadable(&mut self, path: &Path, reason: Unreadable) -> Result<(), Infallible> {
+        self.omissions.unreadable(path, &reason);
+        Ok(())
     }
 }
 
@@ -47,10 +67,10 @@ impl ShapeHash {
     pub(super) fn add(&mut self, found: &WalkEntry) {
         let mode = found.metadata.permissions().mode() & 0o777;
         let (kind, target) = match &found.kind {
-            EntryKind::File => (b'f', &b""[..]),
-            EntryKind::Folder { is_empty: true } => (b'e', &b""[..]),
-            EntryKind::Folder { is_empty: false } => (b'd', &b""[..]),
-            EntryKind::Link { target } => (b'l', target.as_os_str().as_bytes()),
+            WalkKind::File => (b'f', &b""[..]),
+            WalkKind::Folder { is_empty: true } => (b'e', &b""[..]),
+            WalkKind::Folder { is_empty: false } => (b'd', &b""[..]),
+            WalkKind::Link { target } => (b'l', target.as_os_str().as_bytes()),
         };
         // The kernel ignores the mode of a link.
         let mode = if kind == b'l' { 0 } else { mode };

@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::Packer;
+use super::{FolderPacker, failed};
 use crate::Result;
 use crate::error::file;
 
@@ -120,7 +120,7 @@ struct Repository {
     common: PathBuf,
 }
 
-impl Packer {
+impl FolderPacker<'_> {
     /// Packs what is called `.git`; false if it is packed as anything else is.
     pub(super) fn git(&mut self, path: &Path, name: &str) -> Result<bool> {
         let metadata = fs::symlink_metadata(path).map_err(file("read", path))?;
@@ -179,7 +179,7 @@ impl Packer {
                 .map_err(file("read", &objects))?;
         }
         let metadata = fs::metadata(own).map_err(file("read", own))?;
-        self.directory(name, &metadata).map_err(file("pack", own))?;
+        self.directory(own, name, &metadata)?;
         for (inner, path) in &tree {
             self.piece(path, &format!("{name}/{inner}"), inner == "config")?;
         }
@@ -190,7 +190,7 @@ impl Packer {
     fn piece(&mut self, path: &Path, name: &str, is_config: bool) -> Result<()> {
         let metadata = fs::symlink_metadata(path).map_err(file("read", path))?;
         if metadata.is_dir() {
-            return self.directory(name, &metadata).map_err(file("pack", path));
+            return self.directory(path, name, &metadata);
         }
         if is_config {
             let text = fs::read_to_string(path).map_err(file("read", path))?;
@@ -199,7 +199,21 @@ impl Packer {
                 return self.text(name, &(text + PLAIN), &metadata);
             }
         }
-        self.entry(path, name)
+        self.single(path, name, &metadata)
+    }
+
+    /// Packs a file or link as it is.
+    fn single(&mut self, path: &Path, name: &str, metadata: &fs::Metadata) -> Result<()> {
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            let target = fs::read_link(path).map_err(file("read", path))?;
+            return self.archive.symlink(name, &target, metadata).map_err(failed(path));
+        }
+        if kind.is_file() {
+            return self.file(path, name);
+        }
+        log::warn!("{} is neither a file nor a folder: it is not packed", path.display());
+        Ok(())
     }
 }
 
