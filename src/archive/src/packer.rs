@@ -33,7 +33,7 @@ pub struct Packer<W: Write> {
 }
 
 impl<W: Write> Packer<W> {
-    /// Begins an archive. Writes are small.
+    /// Begins an archive.
     pub fn new(into: W) -> Self {
         Self { tar: Builder::new(GzEncoder::new(into, Compression::fast())) }
     }
