@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use sandbox::{
-    ExecRequest, Execution, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader, TreeWriter,
-    WriteRequest,
+    ExecRequest, Execution, Network, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader,
+    TreeWriter, WriteRequest,
 };
 use vsock_host::{Guest, Reactor};
 
@@ -138,6 +138,11 @@ impl Sandbox for Attached {
     fn park(&self, _deadline: Instant) -> sandbox::Result<()> {
         let (id, source) = (self.id.to_string(), Error::NotOwner { id: self.id }.into());
         Err(sandbox::Error::Park { id, source })
+    }
+
+    fn set_network(&self, _network: &Network, _deadline: Instant) -> sandbox::Result<()> {
+        let (id, source) = (self.id.to_string(), Error::NotOwner { id: self.id }.into());
+        Err(sandbox::Error::SetNetwork { id, source })
     }
 
     fn ended(&self) -> Receiver<()> {

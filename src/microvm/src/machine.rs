@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use process::{Cgroup, Credentials, Status};
-use sandbox::{SandboxConfig, SandboxId};
+use sandbox::{Network, SandboxConfig, SandboxId};
 use vsock_host::Reactor;
 
 use crate::console::Capture;
@@ -145,6 +145,11 @@ impl Machine {
         self.remote.pause(deadline)?;
         self.is_parked = true;
         Ok(())
+    }
+
+    /// Puts another policy in force while it runs. The network of a parked VM stays closed.
+    pub(crate) fn set_network(&mut self, network: &Network) -> Result<()> {
+        if self.is_parked { Ok(()) } else { self.network.set_policy(network) }
     }
 
     /// Saves the VM. It does not run afterwards.

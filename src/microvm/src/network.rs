@@ -72,6 +72,12 @@ impl Attachment {
         Ok(published)
     }
 
+    /// Replaces the policy and the limits; nothing else changes.
+    pub(crate) fn set_policy(&mut self, wanted: &Network) -> Result<()> {
+        let lease = self.lease.as_mut().ok_or(Error::NoNetworks)?;
+        lease.apply(wanted).map_err(Error::Network)
+    }
+
     /// Has published ports reach what listens on the guest's 127.0.0.1 alone, by way of its service.
     pub(crate) fn reach(&mut self, ports: Ports) {
         if let Some(lease) = &mut self.lease {

@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use sandbox::{SandboxConfig, SandboxId};
+use sandbox::{Network, SandboxConfig, SandboxId};
 
 use crate::exit_reason::{ExitReason, Publisher};
 use crate::link::Link;
@@ -35,6 +35,7 @@ use crate::{Error, Result, control};
 pub(crate) enum VmCommand {
     Assign(Box<SandboxConfig>),
     Park,
+    SetNetwork(Box<Network>),
     Save,
 }
 
@@ -218,6 +219,7 @@ fn handle_requests(
         let done = match command {
             VmCommand::Assign(config) => machine.assign(&config, deadline),
             VmCommand::Park => machine.park(deadline),
+            VmCommand::SetNetwork(network) => machine.set_network(&network),
             VmCommand::Save => machine.save(deadline),
         };
         let _ = reply.send(done);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sandbox::{
-    ExecRequest, Execution, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader, TreeWriter,
-    WriteRequest,
+    ExecRequest, Execution, Network, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader,
+    TreeWriter, WriteRequest,
 };
 use serde_bytes::ByteBuf;
 use vsock_host::Guest;
@@ -189,6 +189,14 @@ impl Sandbox for Vm {
         self.supervisor
             .request(VmCommand::Park, deadline)
             .map_err(|error| sandbox::Error::Park { id: self.id.to_string(), source: error.into() })
+    }
+
+    fn set_network(&self, network: &Network, deadline: Instant) -> sandbox::Result<()> {
+        let command = VmCommand::SetNetwork(Box::new(network.clone()));
+        self.supervisor.request(command, deadline).map_err(|error| sandbox::Error::SetNetwork {
+            id: self.id.to_string(),
+            source: error.into(),
+        })
     }
 
     fn ended(&self) -> Receiver<()> {

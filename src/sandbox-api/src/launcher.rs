@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
-use sandbox::{Cancellation, Cause, Sandbox, SandboxConfig};
+use sandbox::{Cancellation, Cause, Network, Sandbox, SandboxConfig};
 
 /// Starts sandboxes.
 pub trait Launcher: Send + Sync + 'static {
@@ -16,6 +16,18 @@ pub trait Launcher: Send + Sync + 'static {
         request: &LaunchRequest,
         cancellation: &Cancellation,
     ) -> Result<Launched, LaunchError>;
+
+    /// The network that a running sandbox of `config` gets by another request. A launcher that does not
+    /// implement this cannot change networks.
+    fn network(
+        &self,
+        config: &SandboxConfig,
+        request: &NetworkRequest,
+    ) -> Result<Network, LaunchError> {
+        let _ = (config, request);
+        let what = "changing the network of a running sandbox".to_owned();
+        Err(LaunchError::Unsupported { what })
+    }
 }
 
 /// A kind of sandbox.

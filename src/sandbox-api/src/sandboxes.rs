@@ -2,7 +2,7 @@
 //!
 //! | to know | read |
 //! |---|---|
-//! | the states of a sandbox and who may change them | `sandboxes/managed.rs` |
+//! | the states of a sandbox and who may change them | `sandboxes/life.rs` |
 //! | what happens at a time-out, and when a VM ends by itself | `sandboxes/timer.rs` |
 //! | limits of a key | `sandboxes/budget.rs` |
 //! | lists and their pages | `sandboxes/list.rs` |
@@ -12,11 +12,13 @@
 mod budget;
 mod error;
 mod id;
+mod life;
 mod list;
 mod managed;
 mod registry;
 mod request;
 mod timer;
+mod vm;
 
 #[cfg(test)]
 mod tests;
@@ -30,15 +32,20 @@ use crossbeam_channel::bounded;
 
 pub use self::budget::{Limits, TooMany};
 pub use self::error::{Error, Result};
+pub use self::life::{State, Status};
 pub use self::list::{Filter, Order, Page};
-pub use self::managed::{ManagedSandbox, RunningSandbox, State, Status};
+pub use self::managed::ManagedSandbox;
+
 pub use self::request::{Caller, CreateRequest, Lifecycle, Settings};
+pub use self::vm::RunningSandbox;
 
 use self::budget::Budgets;
-use self::managed::{End, Parts, Vm};
+use self::life::End;
+use self::managed::{Identity, Times};
 use self::registry::{Registry, TRANSITION};
+use self::vm::Vm;
 use crate::clock::Clock;
-use crate::launcher::{LaunchRequest, Launcher, Template};
+use crate::launcher::{LaunchRequest, Launcher, NetworkRequest, Template};
 
 /// The time that a request adds to a sandbox that it resumes, unless the sandbox was created with more.
 const RESUMED_BY_REQUEST: Duration = Duration::from_secs(300);
@@ -121,10 +128,10 @@ impl Sandboxes {
         let launched = self.launcher.launch(&launch, &self.registry.cancellation)?;
         let vm = Vm::new(launched, share);
         let key = caller.key.clone();
-        let parts = Parts { id, key, template, request, envd_token, traffic_token, timeout, vm };
-        let started_at = self.registry.clock.wall();
-        let sandbox = ManagedSandbox::new(parts, started_at, self.registry.end_after(timeout));
-        let sandbox = Arc::new(sandbox);
+        let identity = Identity { id, key, template, envd_token, traffic_token };
+        let started_at = self.wall();
+        let times = Times { started_at, timeout, end: self.registry.end_after(timeout) };
+        let sandbox = Arc::new(ManagedSandbox::new(identity, request, times, vm));
         if !self.registry.add(Arc::clone(&sandbox)) {
             end(&sandbox);
             return Err(Error::Stopping);
@@ -181,7 +188,7 @@ impl Sandboxes {
             if self.resume(&sandbox, end)? {
                 return Ok(Connected::Resumed(sandbox));
             }
-            match sandbox.set_end(end, true) {
+            match sandbox.life().set_end(end, true) {
                 Ok(()) => {
                     self.registry.wake();
                     return Ok(Connected::Running(sandbox));
@@ -215,8 +222,24 @@ impl Sandboxes {
     /// Pauses the caller's sandbox: its streams are closed, its memory, files and processes stay.
     pub fn pause(&self, caller: &Caller, id: &str) -> Result<()> {
         let sandbox = self.get(caller, id)?;
-        let vm = sandbox.begin_pause()?;
+        let vm = sandbox.life().begin_pause()?;
         self.registry.finish_pause(&sandbox, vm)
+    }
+
+    /// Replaces the network of the caller's running sandbox, also for open connections.
+    pub fn set_network(&self, caller: &Caller, id: &str, network: NetworkRequest) -> Result<()> {
+        let sandbox = self.get(caller, id)?;
+        let make = |config: &_| Ok(self.launcher.network(config, &network)?);
+        match sandbox.life().set_network(make, Instant::now() + TRANSITION) {
+            Ok(()) => sandbox.record_network(network),
+            Err(error) => {
+                if matches!(error, Error::Network { .. }) {
+                    self.registry.remove(id);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Ends all sandboxes, and takes no more.
@@ -233,9 +256,8 @@ impl Sandboxes {
         };
         std::thread::scope(|scope| {
             for number in 1..ENDERS.min(rest.lock().len()) {
-                let name = format!("sandbox-end-{number}");
                 // Without the thread this one does its part.
-                let _ = base::thread::spawn_scoped(scope, name, work);
+                let _ = base::thread::spawn_scoped(scope, format!("sandbox-end-{number}"), work);
             }
             work();
         });
@@ -252,14 +274,14 @@ impl Sandboxes {
             return Err(Error::TimeoutTooLong { limit: self.settings.max_timeout });
         }
         let sandbox = self.get(caller, id)?;
-        sandbox.set_end(self.registry.end_after(timeout), only_later)?;
+        sandbox.life().set_end(self.registry.end_after(timeout), only_later)?;
         self.registry.wake();
         Ok(())
     }
 
     /// Resumes a paused sandbox; `false` if it runs.
     fn resume(&self, sandbox: &ManagedSandbox, end: End) -> Result<bool> {
-        let resumed = sandbox.resume(end, Instant::now() + TRANSITION);
+        let resumed = sandbox.life().resume(end, Instant::now() + TRANSITION);
         if matches!(resumed, Err(Error::Resume { .. })) {
             self.registry.remove(sandbox.id());
         }
@@ -288,7 +310,7 @@ impl Drop for Sandboxes {
 
 /// Ends a sandbox with its VM.
 fn end(sandbox: &ManagedSandbox) {
-    if let Some(vm) = sandbox.end() {
+    if let Some(vm) = sandbox.life().end() {
         vm.end(sandbox.id());
     }
 }

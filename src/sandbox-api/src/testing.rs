@@ -5,10 +5,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use base::sync::Mutex;
 use sandbox::fake::{Factory, Script};
-use sandbox::{Cancellation, DiskLimits, Image, SandboxConfig, SandboxFactory as _, SandboxId};
+use sandbox::{
+    Action, Cancellation, DiskLimits, Image, Network, Policy, Rule, SandboxConfig,
+    SandboxFactory as _, SandboxId,
+};
 
 use crate::clock::Clock;
-use crate::launcher::{LaunchError, LaunchRequest, Launched, Launcher, Reservation, Template};
+use crate::launcher::{
+    LaunchError, LaunchRequest, Launched, Launcher, NetworkRequest, Reservation, Template,
+};
 use crate::sandboxes::{Sandboxes, Settings};
 
 /// Launches scripted sandboxes.
@@ -54,6 +59,21 @@ impl Launcher for FakeLauncher {
         let sandbox = sandbox.map_err(|error| LaunchError::Failed(error.into()))?;
         let reservation = Box::new(Share(Arc::clone(&self.is_full)));
         Ok(Launched { sandbox, config, reservation })
+    }
+
+    fn network(
+        &self,
+        _config: &SandboxConfig,
+        request: &NetworkRequest,
+    ) -> Result<Network, LaunchError> {
+        let deny = |to: &ipnet::Ipv4Net| Rule {
+            action: Action::Deny,
+            to: *to,
+            protocol: None,
+            ports: None,
+        };
+        let rules = request.deny_out.iter().map(deny).collect();
+        Ok(Network { policy: Policy { rules, ..Policy::open() }, ..Network::default() })
     }
 }
 

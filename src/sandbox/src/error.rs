@@ -26,6 +26,9 @@ pub enum Error {
     /// A sandbox could not be parked.
     #[error("cannot park sandbox {id}")]
     Park { id: String, source: Cause },
+    /// The network of a sandbox could not be changed.
+    #[error("cannot change the network of sandbox {id}")]
+    SetNetwork { id: String, source: Cause },
     /// A command could not be started, or was lost with its sandbox.
     #[error("cannot run `{program}`")]
     Exec { program: String, source: Cause },

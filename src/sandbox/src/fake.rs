@@ -23,8 +23,8 @@ pub use self::script::{Manner, Script};
 use self::tree::{FakeReader, FakeWriter};
 use crate::{
     Cancellation, DiskLimits, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Image,
-    Outcome, Result, Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport, TreeItem,
-    TreeReader, TreeWriter, WriteRequest,
+    Network, Outcome, Result, Sandbox, SandboxConfig, SandboxFactory, SandboxId, StartReport,
+    TreeItem, TreeReader, TreeWriter, WriteRequest,
 };
 
 /// The recorded calls of fake sandboxes, and their files.
@@ -52,6 +52,8 @@ pub struct Record {
     pub assigned: Vec<(SandboxId, Option<String>)>,
     /// Sandboxes that were parked, in order.
     pub parked: Vec<SandboxId>,
+    /// Networks that were set, in order.
+    pub networks: Vec<Network>,
     /// Sandboxes that ended, by `stop` or by being dropped.
     pub ended: usize,
 }
@@ -265,6 +267,11 @@ impl Sandbox for FakeSandbox {
 
     fn park(&self, _deadline: Instant) -> Result<()> {
         lock(&self.record).parked.push(self.id);
+        Ok(())
+    }
+
+    fn set_network(&self, network: &Network, _deadline: Instant) -> Result<()> {
+        lock(&self.record).networks.push(network.clone());
         Ok(())
     }
 

@@ -104,6 +104,10 @@ pub trait Sandbox: Send + Sync {
     /// is returned to the host. Its content stays. After an error it can only be ended.
     fn park(&self, deadline: Instant) -> Result<()>;
 
+    /// Replaces the policy and the limits of a running sandbox's network, also for open connections. Its
+    /// published ports, services and interceptor stay. After an error it can only be ended.
+    fn set_network(&self, network: &Network, deadline: Instant) -> Result<()>;
+
     /// Disconnects when the sandbox has ended, for any reason.
     fn ended(&self) -> Receiver<()>;
 

@@ -39,6 +39,8 @@ pub enum Error {
     Pause { id: String, source: sandbox::Error },
     #[error("cannot resume sandbox `{id}`: it was ended")]
     Resume { id: String, source: sandbox::Error },
+    #[error("cannot change the network of sandbox `{id}`: it was ended")]
+    Network { id: String, source: sandbox::Error },
     #[error("cannot read random bytes")]
     Entropy { source: base::random::Error },
     #[error("cannot start thread {name}")]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::error::{Error, Result};
-use super::managed::{ManagedSandbox, State, Status};
+use super::life::{State, Status};
+use super::managed::ManagedSandbox;
 
 /// The largest page.
 const LARGEST: usize = 100;

@@ -9,7 +9,9 @@ use crossbeam_channel::Sender;
 use sandbox::Cancellation;
 
 use super::error::{Error, Result};
-use super::managed::{End, ManagedSandbox, Vm};
+use super::life::End;
+use super::managed::ManagedSandbox;
+use super::vm::Vm;
 use crate::clock::Clock;
 
 /// How long a VM may take to pause or to resume.
@@ -89,7 +91,7 @@ impl Registry {
 
     /// Pauses a VM whose pause has begun. A sandbox that cannot be paused is removed.
     pub(super) fn finish_pause(&self, sandbox: &ManagedSandbox, vm: Arc<Vm>) -> Result<()> {
-        let paused = sandbox.finish_pause(vm, Instant::now() + TRANSITION);
+        let paused = sandbox.life().finish_pause(vm, Instant::now() + TRANSITION);
         if paused.is_err() {
             self.remove(sandbox.id());
         }

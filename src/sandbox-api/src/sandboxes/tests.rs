@@ -219,7 +219,7 @@ fn a_sandbox_ends_with_its_vm() {
 fn a_killed_sandbox_that_is_being_paused_or_resumed_is_ended_by_that_call() {
     let (sandboxes, launcher, _) = registry(Script::default());
     let sandbox = sandboxes.create(&caller("a"), request()).unwrap();
-    let vm = sandbox.begin_pause().unwrap();
+    let vm = sandbox.life().begin_pause().unwrap();
     assert!(matches!(sandboxes.pause(&caller("a"), sandbox.id()), Err(Error::Pausing { .. })));
     sandboxes.kill(&caller("a"), sandbox.id()).unwrap();
     assert_eq!(launcher.factory.record().ended, 0);

@@ -7,7 +7,8 @@ use base::error::chain;
 use base::sync::Mutex;
 use crossbeam_channel::{Receiver, Select, TryRecvError};
 
-use super::managed::{Expired, ManagedSandbox};
+use super::life::Expired;
+use super::managed::ManagedSandbox;
 use super::registry::Registry;
 
 /// Runs until `wake` is disconnected. Work on a VM takes time, so each has a thread of its own.
@@ -19,7 +20,8 @@ pub(super) fn run(registry: &Arc<Registry>, wake: &Receiver<()>) {
         join(finished);
         let sandboxes = registry.all();
         for sandbox in &sandboxes {
-            if let Some(expired) = sandbox.expire(registry.clock.now()) {
+            let is_paused = sandbox.lifecycle().pauses_on_timeout;
+            if let Some(expired) = sandbox.life().expire(registry.clock.now(), is_paused) {
                 workers.extend(start(registry, Arc::clone(sandbox), expired));
             }
         }
@@ -29,7 +31,7 @@ pub(super) fn run(registry: &Arc<Registry>, wake: &Receiver<()>) {
             Woken::Ended(sandbox) => {
                 log::warn!("a sandbox's VM ended by itself; sandbox={}", sandbox.id());
                 registry.remove(sandbox.id());
-                if let Some(vm) = sandbox.end() {
+                if let Some(vm) = sandbox.life().end() {
                     workers.extend(start(registry, sandbox, Expired::End(vm)));
                 }
             }
@@ -47,10 +49,10 @@ enum Woken {
 
 /// Sleeps until a time-out, a change of the registry, or the end of a VM.
 fn sleep(registry: &Registry, sandboxes: &[Arc<ManagedSandbox>], wake: &Receiver<()>) -> Woken {
-    let deadline = sandboxes.iter().filter_map(|sandbox| sandbox.deadline()).min();
+    let deadline = sandboxes.iter().filter_map(|sandbox| sandbox.life().deadline()).min();
     let watched: Vec<_> = sandboxes
         .iter()
-        .filter_map(|sandbox| sandbox.vm_ended().map(|ended| (sandbox, ended)))
+        .filter_map(|sandbox| sandbox.life().vm_ended().map(|ended| (sandbox, ended)))
         .collect();
     let mut select = Select::new();
     select.recv(wake);
@@ -83,13 +85,13 @@ fn start(
     sandbox: Arc<ManagedSandbox>,
     expired: Expired,
 ) -> Option<JoinHandle<()>> {
-    let name = format!("expire-{}", sandbox.id().get(1..9).unwrap_or_default());
+    let short = sandbox.id().get(1..9).unwrap_or_default().to_owned();
     let job = Arc::new(Mutex::new(Some((sandbox, expired))));
     let work = {
         let (registry, job) = (Arc::clone(registry), Arc::clone(&job));
         move || apply(&registry, &job)
     };
-    match base::thread::spawn(name, work) {
+    match base::thread::spawn(format!("expire-{short}"), work) {
         Ok(thread) => Some(thread),
         Err(error) => {
             log::error!("cannot start a thread; error={error}");
