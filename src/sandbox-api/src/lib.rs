@@ -5,6 +5,7 @@
 //! | who starts the VMs | `launcher.rs` |
 //! | the life of a sandbox: time-outs, pause, budgets | `sandboxes.rs` |
 //! | API keys | `key.rs` |
+//! | the REST API | `rest.rs` |
 //! | what a sandbox uses | `metrics.rs` |
 //! | files in a sandbox: describe, list, make, move, remove, watch, read, write | `files.rs` |
 
@@ -13,6 +14,7 @@ pub mod files;
 mod key;
 mod launcher;
 mod metrics;
+mod rest;
 mod sandboxes;
 #[cfg(test)]
 mod testing;
@@ -24,6 +26,7 @@ pub use launcher::{
     Template,
 };
 pub use metrics::{MetricsError, Sample, Samples};
+pub use rest::Rest;
 pub use sandboxes::{
     Caller, Connected, CreateRequest, Error, Filter, Lifecycle, Limits, ManagedSandbox, Order,
     Page, Result, RunningSandbox, Sandboxes, Settings, State, Status, TooMany,

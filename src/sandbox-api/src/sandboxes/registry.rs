@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 use sandbox::Cancellation;
 
 use super::error::{Error, Result};
-use super::life::End;
+use super::life::{End, State};
 use super::managed::ManagedSandbox;
 use super::vm::Vm;
 use crate::clock::Clock;
@@ -65,8 +65,10 @@ impl Registry {
         true
     }
 
+    /// The sandbox of this id, unless it has ended: one whose VM is still being ended is in the list.
     pub(super) fn find(&self, id: &str) -> Option<Arc<ManagedSandbox>> {
-        self.list.lock().sandboxes.get(id).cloned()
+        let found = self.list.lock().sandboxes.get(id).cloned();
+        found.filter(|sandbox| sandbox.status().state != State::Ended)
     }
 
     pub(super) fn remove(&self, id: &str) {
