@@ -5,15 +5,7 @@
 //! number before, such as `node`, still works and still owns its files. A `user`
 //! with another number is replaced.
 
-/// Login name of jobs.
-pub(crate) const NAME: &str = "user";
-/// Its user and group number.
-pub(crate) const ID: u32 = 1000;
-/// Its home.
-pub(crate) const HOME: &str = "/home/user";
-
-/// Where agents work.
-pub(crate) const WORKSPACE: &str = "/home/user/workspace";
+pub(crate) use contract::guest::{HOME, USER as NAME, USER_ID as ID, WORKSPACE};
 
 /// `/etc/passwd` with our account; `shell` is its login shell.
 pub(crate) fn passwd(text: &str, shell: &str) -> String {

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::arch::Arch;
+use contract::guest::{AGENT, DOWNLOAD};
+
 use crate::compress;
 use crate::error::{Error, Result};
 
@@ -12,7 +14,7 @@ use crate::error::{Error, Result};
 pub(crate) const INIT: &str = "guest-init";
 
 /// Go into the root file system's `/usr/local/bin`, those that the folder has.
-const INSTALLED: [&str; 4] = ["guest-agent", "guest-download", "guest-files", "guest-mock-claude"];
+const INSTALLED: [&str; 4] = [AGENT, DOWNLOAD, "guest-files", "guest-mock-claude"];
 
 /// The largest program; a build with debug information is below it.
 const LIMIT: u64 = 256 << 20;

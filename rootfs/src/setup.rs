@@ -2,6 +2,8 @@
 //! jobs, our programs, the kernel's modules, mount points, and the few files of `/etc`
 //! that a machine must have. Nothing here depends on the host.
 
+use contract::guest::GATEWAY;
+
 use crate::account;
 use crate::error::Result;
 use crate::kernel::Kernel;
@@ -11,8 +13,6 @@ use crate::tree::{Content, Meta, Node, Tree};
 /// Counts up when the same source must give another root file system.
 pub(crate) const RECIPE: &str = "setup 2";
 
-/// The gateway of every guest is its name server.
-const RESOLV_CONF: &str = "nameserver 192.168.241.1\n";
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n";
 const HOSTNAME: &str = "sandbox\n";
 
@@ -46,7 +46,7 @@ pub(crate) fn add_runner_files(
     }
     ensure_directory(tree, "/tmp", &Meta::with_mode(0o1777))?;
     add_account(tree)?;
-    write(tree, "/etc/resolv.conf", RESOLV_CONF.as_bytes(), 0o644)?;
+    write(tree, "/etc/resolv.conf", format!("nameserver {GATEWAY}\n").as_bytes(), 0o644)?;
     write(tree, "/etc/hosts", HOSTS.as_bytes(), 0o644)?;
     write(tree, "/etc/hostname", HOSTNAME.as_bytes(), 0o644)?;
     // Empty means: not yet set, so no two machines share one.
@@ -211,7 +211,10 @@ mod tests {
         add_runner_files(&mut tree, &programs(), &kernel()).unwrap();
 
         assert_eq!(tree.read(b"victim", 10).unwrap().unwrap(), b"kept");
-        assert_eq!(tree.read(b"etc/resolv.conf", 99).unwrap().unwrap(), RESOLV_CONF.as_bytes());
+        assert_eq!(
+            tree.read(b"etc/resolv.conf", 99).unwrap().unwrap(),
+            b"nameserver 192.168.241.1\n"
+        );
     }
 
     #[test]

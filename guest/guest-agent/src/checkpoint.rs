@@ -23,9 +23,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
+use base::error::chain;
 use base::thread;
-use guest_common::{Client, Limits, OperationLog, Platform, Retry, RunFolder, Stop, chain};
+use guest_common::{OperationLog, RunFolder};
 use mask::Masker;
+use platform_client::{
+    HttpClient, PlatformClient, RequestCancellation, RequestLimits, RetryPolicy,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -44,14 +48,14 @@ const SAVE_THREADS: usize = 3;
 /// Makes the checkpoint of a run.
 pub(crate) struct Checkpoint {
     pub(crate) config: Arc<Config>,
-    pub(crate) platform: Platform,
+    pub(crate) platform: PlatformClient,
     pub(crate) folder: Arc<RunFolder>,
     pub(crate) operations: Arc<OperationLog>,
     /// The CLI's, with symbolic links resolved.
     pub(crate) working_dir: PathBuf,
     pub(crate) masker: Arc<Masker>,
     /// Cancels all requests and packing.
-    pub(crate) stop: Stop,
+    pub(crate) stop: RequestCancellation,
 }
 
 /// The checkpoint that was made, if any.
@@ -311,7 +315,7 @@ impl Checkpoint {
 
     /// Calls the platform. Retries through an outage of up to three minutes.
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        Ok(self.platform.post_again(&Retry::through_outage(), path, body)?)
+        Ok(self.platform.post_again(&RetryPolicy::through_outage(), path, body)?)
     }
 
     /// Does `work` and records how long it took.
@@ -324,9 +328,9 @@ impl Checkpoint {
     }
 
     /// A client for uploads. Each upload sets its own time limit.
-    fn uploader(&self) -> Client {
+    fn uploader(&self) -> HttpClient {
         let silence = std::time::Duration::from_secs(60);
-        Client::new(Limits { whole: None, silence, redirects: 0 }, &self.stop)
+        HttpClient::new(RequestLimits { whole: None, silence, redirects: 0 }, &self.stop)
     }
 }
 

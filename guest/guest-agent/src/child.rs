@@ -63,7 +63,7 @@ impl Cli {
     /// Sends the CLI a signal.
     pub(crate) fn signal(&self, signal: i32) {
         if let Err(error) = self.process.signal(signal) {
-            log::error!("{}", guest_common::chain(&error));
+            log::error!("{}", base::error::chain(&error));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use contract::env;
 use guest_common::RunFolder;
 use serde_json::json;
 
@@ -118,7 +119,7 @@ pub(crate) fn input(config: &Config) -> Vec<u8> {
 pub(crate) fn environment(config: &Config) -> Vec<(OsString, OsString)> {
     let user = config.user_environment.iter().filter(|(name, value)| {
         let usable = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-        usable && !name.starts_with("VM0_")
+        usable && !name.starts_with(env::PREFIX)
     });
     let user = user.map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let system = config.system_environment.iter();

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use guest_common::{Identity, env};
+use contract::env;
+use platform_client::PlatformCredentials;
 use serde::Deserialize;
 
 use self::variable::Variables;
@@ -31,7 +32,7 @@ const CERTIFICATES: [&str; 7] = [
 pub struct Config {
     pub(crate) run_id: String,
     /// `None` in local mode, which makes no HTTP request.
-    pub(crate) platform: Option<Identity>,
+    pub(crate) platform: Option<PlatformCredentials>,
     pub(crate) agent: Agent,
     pub(crate) prompt: String,
     pub(crate) append_system_prompt: Option<String>,
@@ -115,9 +116,9 @@ impl Config {
             .extend([&token, &bypass].into_iter().flatten().map(|text| text.clone().into_bytes()));
         let platform = match token {
             None => None,
-            Some(token) => Some(Identity {
+            Some(token) => Some(PlatformCredentials {
                 url: variables.required(env::API_URL)?,
-                run_id: run_id.clone().ok_or(Error::Missing { name: env::RUN_ID })?,
+                client_session: run_id.clone().ok_or(Error::Missing { name: env::RUN_ID })?,
                 token,
                 bypass,
             }),
@@ -132,7 +133,9 @@ impl Config {
             tools: variables.list(env::TOOLS)?,
             disallowed_tools: variables.list(env::DISALLOWED_TOOLS)?,
             settings: variables.text(env::SETTINGS)?,
-            working_dir: variables.path(env::WORKING_DIR)?.unwrap_or("/home/user/workspace".into()),
+            working_dir: variables
+                .path(env::WORKING_DIR)?
+                .unwrap_or(contract::guest::WORKSPACE.into()),
             home: variables.path("HOME")?.ok_or(Error::Missing { name: "HOME" })?,
             runtime_dir: variables.path(env::GUEST_RUNTIME_DIR)?,
             user_environment: variables.json_file(env::USER_ENV_FILE)?.unwrap_or_default(),
@@ -179,19 +182,15 @@ fn artifacts(variables: &Variables) -> Result<Vec<Artifact>> {
             .map_err(|_| Error::Variable { name: NAME, expected: "a JSON list of artifacts" })?,
         None => Vec::new(),
     };
-    let older = [
-        (
-            StorageType::Artifact,
-            [env::ARTIFACT_MOUNT_PATH, env::ARTIFACT_VOLUME_NAME, env::ARTIFACT_VERSION_ID],
-        ),
-        (StorageType::Memory, [env::MEMORY_MOUNT_PATH, env::MEMORY_NAME, env::MEMORY_VERSION_ID]),
-    ];
-    for (kind, [mount_path, name, version_id]) in older {
-        let (Some(mount_path), Some(name)) = (variables.path(mount_path)?, variables.text(name)?)
+    for (kind, names) in
+        [(StorageType::Artifact, env::ARTIFACT), (StorageType::Memory, env::MEMORY)]
+    {
+        let mount_path = variables.path(names.mount_path)?;
+        let (Some(mount_path), Some(name)) = (mount_path, variables.text(names.storage_name)?)
         else {
             continue;
         };
-        let version_id = variables.text(version_id)?;
+        let version_id = variables.text(names.version_id)?;
         let missing_root_policy = MissingRoot::default();
         artifacts.push(Artifact {
             name,

@@ -138,7 +138,7 @@ impl<'a> Conversation<'a> {
                 self.cancel(signal);
             }
             if let Some(error) = failure().filter(|_| self.cause.is_none()) {
-                self.request_end(Cause::Failed(guest_common::chain(&error)));
+                self.request_end(Cause::Failed(base::error::chain(&error)));
             }
             self.cli.input.write();
             self.print();

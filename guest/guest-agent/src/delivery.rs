@@ -13,7 +13,10 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use guest_common::{Identity, Platform, Retry, RunFolder, Stop, allocate, chain};
+use base::error::chain;
+use contract::guest::ACKNOWLEDGED;
+use guest_common::{RunFolder, allocate};
+use platform_client::{PlatformClient, PlatformCredentials, RequestCancellation, RetryPolicy};
 use serde::Deserialize;
 
 use crate::spool::{NumberedEvent, SpoolReader};
@@ -21,14 +24,11 @@ use crate::{Error, Result};
 
 const PATH: &str = "/api/webhooks/agent/events";
 
-/// The file that holds the number of the last acknowledged event before which none is missing.
-const ACKNOWLEDGED: &str = "acknowledged";
-
 /// The length of [`ACKNOWLEDGED`]: a number and a line feed.
 const ROOM: u64 = 21;
 
 /// Retries a batch until the run gives up.
-const UNTIL_STOPPED: Retry = Retry {
+const UNTIL_STOPPED: RetryPolicy = RetryPolicy {
     attempts: None,
     deadline: None,
     at_least: 1,
@@ -48,9 +48,9 @@ pub(crate) struct Delivered {
 
 /// Sends the events of one run.
 pub(crate) struct Delivery {
-    platform: Platform,
+    platform: PlatformClient,
     run_id: String,
-    stop: Stop,
+    stop: RequestCancellation,
     acknowledged: File,
     so_far: Delivered,
 }
@@ -68,12 +68,16 @@ struct EventsReply {
 
 impl Delivery {
     /// `stop` ends the delivery. Events that are not acknowledged by then are lost.
-    pub(crate) fn new(identity: &Identity, stop: &Stop, folder: &RunFolder) -> Result<Self> {
+    pub(crate) fn new(
+        credentials: &PlatformCredentials,
+        stop: &RequestCancellation,
+        folder: &RunFolder,
+    ) -> Result<Self> {
         let acknowledged = folder.create(ACKNOWLEDGED)?;
         allocate(&acknowledged, ROOM);
         Ok(Self {
-            platform: Platform::new(identity, stop)?,
-            run_id: identity.run_id.clone(),
+            platform: PlatformClient::new(credentials, stop)?,
+            run_id: credentials.client_session.clone(),
             stop: stop.clone(),
             acknowledged,
             so_far: Delivered::default(),
@@ -100,7 +104,7 @@ impl Delivery {
                 }
             }
             // After `stop`, go on to find out which events are lost. A rejected run ends now.
-            if let Some(reason) = refused.as_ref().filter(|_| !self.stop.is_given()) {
+            if let Some(reason) = refused.as_ref().filter(|_| !self.stop.is_cancelled()) {
                 return self.lose_the_rest(reason);
             }
         }
@@ -120,7 +124,7 @@ impl Delivery {
             self.lose_batch(batch, &reason);
             return Err(reason);
         }
-        if error.status().is_none() || self.stop.is_given() {
+        if error.status().is_none() || self.stop.is_cancelled() {
             let reason = chain(&error);
             self.lose_batch(batch, &reason);
             return Err(reason);
@@ -137,7 +141,7 @@ impl Delivery {
         self.send(second)
     }
 
-    fn send_whole(&self, batch: &[NumberedEvent]) -> guest_common::Result<EventsReply> {
+    fn send_whole(&self, batch: &[NumberedEvent]) -> platform_client::Result<EventsReply> {
         let body = body(&self.run_id, batch);
         UNTIL_STOPPED.run(&self.stop, || self.platform.attempt(PATH, &body))
     }
@@ -223,11 +227,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let folder = RunFolder::open(home.path(), "r").unwrap();
         let fake = FakePlatform::start();
-        let identity = Identity {
+        let credentials = PlatformCredentials {
             url: fake.server.url(),
             token: "t".into(),
             bypass: None,
-            run_id: "r".into(),
+            client_session: "r".into(),
         };
         let file = home.path().join("events");
         // Open for writing only.
@@ -236,7 +240,7 @@ mod tests {
         let event =
             |number| format!("{{\"sequenceNumber\":{number},\"x\":\"{}\"}}", "x".repeat(100_000));
         (0..20).for_each(|number| writer.push((number, event(number).into_bytes())));
-        let delivery = Delivery::new(&identity, &Stop::new(), &folder).unwrap();
+        let delivery = Delivery::new(&credentials, &RequestCancellation::new(), &folder).unwrap();
         let delivered = delivery.run(&reader);
         let loss = delivered.loss().unwrap().to_string();
         assert!(loss.contains("and all after it are lost: cannot use the spool file"), "{loss}");

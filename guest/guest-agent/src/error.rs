@@ -25,13 +25,15 @@ pub enum Error {
     #[error("cannot mask secrets")]
     Secrets { source: mask::Error },
     #[error(transparent)]
-    Common(#[from] guest_common::Error),
+    Platform(#[from] platform_client::Error),
+    #[error(transparent)]
+    RunFile(#[from] guest_common::Error),
     #[error("cannot reach API at {url}")]
-    Unreachable { url: String, source: guest_common::Error },
+    Unreachable { url: String, source: platform_client::Error },
     #[error("{count} heartbeats in a row failed")]
-    Heartbeat { count: u32, source: guest_common::Error },
+    Heartbeat { count: u32, source: platform_client::Error },
     #[error("the platform rejects the run: it was lost or has ended there")]
-    Refused { source: guest_common::Error },
+    Refused { source: platform_client::Error },
     #[error("cannot set up the working directory {path}")]
     WorkingDirectory { path: PathBuf, source: io::Error },
     #[error("cannot start the agent")]

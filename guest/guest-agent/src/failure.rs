@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use guest_common::chain;
+use base::error::chain;
+use contract::AgentOutcome;
 use process::Status;
 
+use crate::Error;
 use crate::conversation::{Cause, CliReport};
 use crate::limit::Overdue;
-use crate::{Error, Outcome};
 
 /// Why a run failed, and its exit code.
 #[derive(Debug)]
@@ -42,18 +43,18 @@ impl Failure {
     }
 }
 
-impl From<Failure> for Outcome {
+impl From<Failure> for AgentOutcome {
     fn from(failure: Failure) -> Self {
-        Outcome { exit_code: failure.code, error: Some(failure.text), ..Outcome::default() }
+        Self { exit_code: failure.code, error: Some(failure.text), ..Self::default() }
     }
 }
 
-impl Outcome {
-    /// Takes the exit code and the error of a failure.
-    pub(crate) fn with(self, ending: RunResult) -> Self {
-        match ending {
-            Ok(()) => self,
-            Err(Failure { code, text }) => Self { exit_code: code, error: Some(text), ..self },
+/// The outcome with the exit code and the error of a failure.
+pub(crate) fn outcome_of(result: RunResult, outcome: AgentOutcome) -> AgentOutcome {
+    match result {
+        Ok(()) => outcome,
+        Err(Failure { code, text }) => {
+            AgentOutcome { exit_code: code, error: Some(text), ..outcome }
         }
     }
 }

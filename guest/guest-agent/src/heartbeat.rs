@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use guest_common::{Platform, Retry, Stop};
+use platform_client::{PlatformClient, RequestCancellation, RetryPolicy};
 use serde_json::{Value, json};
 
 use crate::waker::Waker;
@@ -21,9 +21,9 @@ const MAX_FAILURES: u32 = 3;
 
 /// Sends the heartbeats of a run.
 pub(crate) struct Heartbeat {
-    pub(crate) platform: Platform,
+    pub(crate) platform: PlatformClient,
     pub(crate) run_id: String,
-    pub(crate) stop: Stop,
+    pub(crate) stop: RequestCancellation,
     pub(crate) timing: Timing,
 }
 
@@ -40,9 +40,9 @@ impl Heartbeat {
     pub(crate) fn run(&self, is_reachable: &AtomicBool, waker: &Waker) -> Result<()> {
         let body = json!({ "runId": self.run_id });
         let first = serde_json::to_vec(&body).unwrap_or_default();
-        let retry = Retry::until(Instant::now() + self.timing.first_timeout);
+        let retry = RetryPolicy::until(Instant::now() + self.timing.first_timeout);
         let answer = retry.run(&self.stop, || self.platform.attempt::<Value>(PATH, &first));
-        if self.stop.is_given() {
+        if self.stop.is_cancelled() {
             return Ok(());
         }
         answer
@@ -56,13 +56,13 @@ impl Heartbeat {
             }
             match self.platform.post::<Value>(PATH, &body) {
                 Ok(_) => failures = 0,
-                Err(_) if self.stop.is_given() => return Ok(()),
+                Err(_) if self.stop.is_cancelled() => return Ok(()),
                 Err(source) if source.refuses_caller() => return Err(Error::Refused { source }),
                 Err(source) => {
                     failures += 1;
                     log::warn!(
                         "a heartbeat failed; count={failures} error={}",
-                        guest_common::chain(&source)
+                        base::error::chain(&source)
                     );
                     if failures == MAX_FAILURES {
                         return Err(Error::Heartbeat { count: failures, source });
@@ -75,16 +75,21 @@ impl Heartbeat {
 
 #[cfg(test)]
 mod tests {
-    use guest_common::Identity;
     use guest_test::{FakePlatform, Reply};
+    use platform_client::PlatformCredentials;
 
     use super::*;
 
     /// Heartbeats without delays.
-    fn heartbeat(url: String, stop: &Stop) -> Heartbeat {
-        let identity = Identity { url, token: "t".into(), bypass: None, run_id: "r".into() };
+    fn heartbeat(url: String, stop: &RequestCancellation) -> Heartbeat {
+        let credentials = PlatformCredentials {
+            url,
+            token: "t".into(),
+            bypass: None,
+            client_session: "r".into(),
+        };
         let timing = Timing { first_timeout: Duration::ZERO, interval: Duration::from_millis(1) };
-        let platform = Platform::new(&identity, stop).unwrap();
+        let platform = PlatformClient::new(&credentials, stop).unwrap();
         Heartbeat { platform, run_id: "r".into(), stop: stop.clone(), timing }
     }
 
@@ -94,7 +99,7 @@ mod tests {
         let url = fake.server.url();
         drop(fake);
         let is_reachable = AtomicBool::new(false);
-        let heartbeat = heartbeat(url.clone(), &Stop::new());
+        let heartbeat = heartbeat(url.clone(), &RequestCancellation::new());
         let error = heartbeat.run(&is_reachable, &Waker::new().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot reach API at {url}"));
         assert!(!is_reachable.into_inner());
@@ -106,7 +111,7 @@ mod tests {
             let fake = FakePlatform::start();
             fake.answer("heartbeat", Reply::json(&json!({ "ok": true })));
             fake.answer("heartbeat", Reply::refusal(status, "it is lost"));
-            let heartbeat = heartbeat(fake.server.url(), &Stop::new());
+            let heartbeat = heartbeat(fake.server.url(), &RequestCancellation::new());
             let error = heartbeat.run(&AtomicBool::new(false), &Waker::new().unwrap()).unwrap_err();
             assert!(matches!(error, Error::Refused { .. }), "{error}");
             assert_eq!(fake.calls("heartbeat").len(), 2);
@@ -121,7 +126,7 @@ mod tests {
             fake.answer("heartbeat", Reply::json(&json!({})).with_status(status));
         }
         let is_reachable = AtomicBool::new(false);
-        let heartbeat = heartbeat(fake.server.url(), &Stop::new());
+        let heartbeat = heartbeat(fake.server.url(), &RequestCancellation::new());
         let error = heartbeat.run(&is_reachable, &Waker::new().unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "3 heartbeats in a row failed");
         assert_eq!(fake.calls("heartbeat").len(), 7);

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_common::{Identity, Platform, Stop, chain};
+use base::error::chain;
+use contract::AgentOutcome;
+use platform_client::{PlatformClient, PlatformCredentials, RequestCancellation};
 
 use crate::checkpoint::{Checkpoint, CheckpointResult, Shape};
 use crate::conversation::CliReport;
@@ -15,7 +17,7 @@ use crate::run::RunContext;
 use crate::service::Services;
 use crate::sink::Sink;
 use crate::worker::Worker;
-use crate::{Error, Outcome, Result};
+use crate::{Error, Result};
 
 /// Time limit for delivering the last events after the CLI has exited by itself.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -26,7 +28,7 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(3600);
 /// A run whose services have started.
 pub(crate) struct Hosted<'a> {
     pub(crate) context: &'a RunContext,
-    pub(crate) identity: &'a Identity,
+    pub(crate) credentials: &'a PlatformCredentials,
     pub(crate) services: &'a Services,
     pub(crate) working_dir: &'a Path,
     /// When a signal or a failure asked the run to end.
@@ -35,7 +37,7 @@ pub(crate) struct Hosted<'a> {
 
 impl Hosted<'_> {
     /// Runs all steps, from the first heartbeat to the checkpoint.
-    pub(crate) fn execute(&self, mut sink: Sink, began: Instant) -> Outcome {
+    pub(crate) fn execute(&self, mut sink: Sink, began: Instant) -> AgentOutcome {
         let RunContext { config, operations, .. } = self.context;
         // 1 begin
         let shapes = Shape::of_all(&config.artifacts, &config.excluded);
@@ -49,7 +51,8 @@ impl Hosted<'_> {
                 Ok(report) => report,
                 Err(error) => return Failure::of(&error).into(),
             };
-        let mut outcome = Outcome { session_id: report.session.clone(), ..Outcome::default() };
+        let mut outcome =
+            AgentOutcome { session_id: report.session.clone(), ..AgentOutcome::default() };
         self.end_requested.set(report.end_requested);
         let end = failure::evaluate(&report, config.limits.tool);
         // 3 deliver
@@ -57,7 +60,10 @@ impl Hosted<'_> {
         // 4 save
         let shortage = report.shortage.clone();
         let end = self.save(end, report, shapes, &mut outcome);
-        outcome.with(end.map_err(|failure| failure.with_reason(shortage.as_deref())))
+        failure::outcome_of(
+            end.map_err(|failure| failure.with_reason(shortage.as_deref())),
+            outcome,
+        )
     }
 
     fn wait_for_heartbeat(&self) -> Result<()> {
@@ -73,7 +79,7 @@ impl Hosted<'_> {
     }
 
     /// Waits until all events are acknowledged or lost.
-    fn deliver(&self, sink: &mut Sink, outcome: &mut Outcome) -> RunResult {
+    fn deliver(&self, sink: &mut Sink, outcome: &mut AgentOutcome) -> RunResult {
         let mut until = Some(self.deadline(Phase::Delivery, DELIVERY_TIMEOUT));
         let mut end = Ok(());
         let mut closed = false;
@@ -95,7 +101,7 @@ impl Hosted<'_> {
                 }
             }
             // Past the deadline, or a signal: the delivery gives up the rest, which takes no time.
-            self.services.give_up_events.signal();
+            self.services.give_up_events.cancel();
             until = None;
         }
     }
@@ -106,9 +112,9 @@ impl Hosted<'_> {
         end: RunResult,
         report: CliReport,
         shapes: Vec<Shape>,
-        outcome: &mut Outcome,
+        outcome: &mut AgentOutcome,
     ) -> RunResult {
-        let stop = Stop::new();
+        let stop = RequestCancellation::new();
         let checkpoint = match self.checkpoint(&stop) {
             Ok(checkpoint) => checkpoint,
             Err(error) => return end.and(Err(Failure::of(&error))),
@@ -130,13 +136,13 @@ impl Hosted<'_> {
         };
         let (made, signalled) = self.wait_for_checkpoint(&worker);
         // Past the deadline, or a signal: end the requests that are still under way.
-        stop.signal();
+        stop.cancel();
         worker.join();
         let made = made.unwrap_or_else(|error| CheckpointResult {
             failure: Some(error),
             ..CheckpointResult::default()
         });
-        outcome.warnings = made.warnings.len();
+        outcome.warnings = u32::try_from(made.warnings.len()).unwrap_or(u32::MAX);
         (outcome.checkpoint_id, outcome.partial_checkpoint_id) = (made.whole, made.partial);
         let failed = |error| Failure::of(&Error::Checkpoint { source: Box::new(error) });
         let failure = signalled.map(|error| Failure::of(&error));
@@ -144,10 +150,10 @@ impl Hosted<'_> {
         end.and(failure.or(made.failure.filter(|_| is_success).map(failed)).map_or(Ok(()), Err))
     }
 
-    fn checkpoint(&self, stop: &Stop) -> Result<Checkpoint> {
+    fn checkpoint(&self, stop: &RequestCancellation) -> Result<Checkpoint> {
         Ok(Checkpoint {
             config: Arc::clone(&self.context.config),
-            platform: Platform::new(self.identity, stop)?,
+            platform: PlatformClient::new(self.credentials, stop)?,
             folder: Arc::clone(&self.context.folder),
             operations: Arc::clone(&self.context.operations),
             working_dir: self.working_dir.to_owned(),

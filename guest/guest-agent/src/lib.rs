@@ -65,6 +65,5 @@ mod worker;
 
 pub use config::Config;
 pub use error::{Error, Result};
-pub use outcome::Outcome;
 pub use privilege::become_user;
 pub use run::run;

@@ -9,7 +9,8 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use guest_common::{RunFolder, iso_now};
+use base::date::iso_now;
+use guest_common::RunFolder;
 use log::{LevelFilter, Log, Metadata, Record};
 use mask::Masker;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -13,20 +13,20 @@ use guest_agent::Config;
 
 fn main() -> ExitCode {
     if let Err(error) = guest_agent::become_user() {
-        eprintln!("guest-agent: {}", guest_common::chain(&error));
+        eprintln!("guest-agent: {}", base::error::chain(&error));
         return ExitCode::FAILURE;
     }
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("guest-agent: {}", guest_common::chain(&error));
+            eprintln!("guest-agent: {}", base::error::chain(&error));
             return ExitCode::FAILURE;
         }
     };
     match guest_agent::run(config) {
         Ok(outcome) => ExitCode::from(outcome.exit_code),
         Err(error) => {
-            eprintln!("guest-agent: {}", guest_common::chain(&error));
+            eprintln!("guest-agent: {}", base::error::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use guest_common::iso_now;
+use base::date::iso_now;
 use serde::Serialize;
 
 /// One sample.

@@ -9,7 +9,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
-use guest_common::env;
+use contract::env;
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_keepcaps};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};

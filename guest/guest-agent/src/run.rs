@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_common::{OperationLog, RunFolder, allocate, chain, epoch_ms};
+use base::date::epoch_ms;
+use base::error::chain;
+use contract::AgentOutcome;
+use guest_common::{OperationLog, RunFolder, allocate};
 use mask::Masker;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +24,7 @@ use crate::service::{ServiceContext, Services};
 use crate::signal::Signals;
 use crate::sink::{Printer, Sink};
 use crate::waker::Waker;
-use crate::{Config, Error, Outcome, Result, descendant, logging, outcome, privilege, shortage};
+use crate::{Config, Error, Result, descendant, logging, outcome, privilege, shortage};
 
 /// Disk space reserved while the CLI runs, for the run's own files afterwards.
 const RESERVE: u64 = 1 << 20;
@@ -30,7 +33,7 @@ const RESERVE: u64 = 1 << 20;
 const LAST_EVENTS: Duration = Duration::from_secs(30);
 
 /// Runs the CLI as configured. An error means that no `outcome.json` was written.
-pub fn run(config: Config) -> Result<Outcome> {
+pub fn run(config: Config) -> Result<AgentOutcome> {
     let began = Instant::now();
     let signals = Signals::block()?;
     let oom_score = privilege::make_undumpable();
@@ -54,11 +57,11 @@ pub fn run(config: Config) -> Result<Outcome> {
         signals,
         waker: Waker::new()?,
     };
-    let outcome = context.execute(began).masked(&context.masker);
+    let outcome = outcome::masked(context.execute(began), &context.masker);
     if let Some(error) = &outcome.error {
         log::error!("the run failed; exit_code={} error={error}", outcome.exit_code);
     }
-    outcome.write(draft)?;
+    outcome::write(&outcome, draft)?;
     Ok(outcome)
 }
 
@@ -74,12 +77,12 @@ pub(crate) struct RunContext {
 }
 
 impl RunContext {
-    fn execute(&self, began: Instant) -> Outcome {
+    fn execute(&self, began: Instant) -> AgentOutcome {
         let working_dir = match self.set_up_working_dir() {
             Ok(path) => path,
             Err(error) => return Failure::of(&error).into(),
         };
-        let Some(identity) = &self.config.platform else {
+        let Some(credentials) = &self.config.platform else {
             return self.execute_local(&working_dir);
         };
         let service_context = ServiceContext {
@@ -89,13 +92,13 @@ impl RunContext {
             waker: &self.waker,
             disk: &working_dir,
         };
-        let (services, sink) = match Services::start(identity, &service_context) {
+        let (services, sink) = match Services::start(credentials, &service_context) {
             Ok(started) => started,
             Err(error) => return Failure::of(&error).into(),
         };
         let hosted = Hosted {
             context: self,
-            identity,
+            credentials,
             services: &services,
             working_dir: &working_dir,
             end_requested: Cell::default(),
@@ -110,7 +113,7 @@ impl RunContext {
     }
 
     /// Local mode: runs the CLI and prints its events; makes no HTTP request.
-    fn execute_local(&self, working_dir: &Path) -> Outcome {
+    fn execute_local(&self, working_dir: &Path) -> AgentOutcome {
         let mut sink = Sink::Local(Printer::default());
         let report = match self.converse(working_dir, &mut sink, || None) {
             Ok(report) => report,
@@ -119,9 +122,13 @@ impl RunContext {
         if let Sink::Local(printer) = &mut sink {
             printer.print_until(Instant::now() + LAST_EVENTS);
         }
-        let outcome = Outcome { session_id: report.session.clone(), ..Outcome::default() };
+        let outcome =
+            AgentOutcome { session_id: report.session.clone(), ..AgentOutcome::default() };
         let end = failure::evaluate(&report, self.config.limits.tool);
-        outcome.with(end.map_err(|failure| failure.with_reason(report.shortage.as_deref())))
+        failure::outcome_of(
+            end.map_err(|failure| failure.with_reason(report.shortage.as_deref())),
+            outcome,
+        )
     }
 
     fn set_up_working_dir(&self) -> Result<PathBuf> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use guest_common::{Identity, OperationLog, Platform, RunFolder, Stop};
+use guest_common::{OperationLog, RunFolder};
 use mask::Masker;
+use platform_client::{PlatformClient, PlatformCredentials, RequestCancellation};
 
 use crate::delivery::{Delivered, Delivery};
 use crate::heartbeat::{Heartbeat, TIMING};
@@ -26,11 +27,11 @@ pub(crate) struct Services {
     delivery: Worker<Delivered>,
     telemetry: Worker<()>,
     /// Ends the delivery. Events that are not acknowledged by then are lost.
-    pub(crate) give_up_events: Stop,
+    pub(crate) give_up_events: RequestCancellation,
     /// Ends the requests of the heartbeat and of the telemetry.
-    abort: Stop,
-    end_heartbeat: Stop,
-    end_telemetry: Stop,
+    abort: RequestCancellation,
+    end_heartbeat: RequestCancellation,
+    end_telemetry: RequestCancellation,
 }
 
 /// The parts of a run that its services use.
@@ -45,11 +46,15 @@ pub(crate) struct ServiceContext<'a> {
 
 impl Services {
     /// Starts all services. The returned sink takes the CLI's events.
-    pub(crate) fn start(identity: &Identity, context: &ServiceContext<'_>) -> Result<(Self, Sink)> {
+    pub(crate) fn start(
+        credentials: &PlatformCredentials,
+        context: &ServiceContext<'_>,
+    ) -> Result<(Self, Sink)> {
         let ServiceContext { folder, operations, waker, .. } = context;
-        let [abort, give_up_events, end_heartbeat, end_telemetry] = [(); 4].map(|()| Stop::new());
-        let platform = Platform::new(identity, &abort)?;
-        let run_id = &identity.run_id;
+        let [abort, give_up_events, end_heartbeat, end_telemetry] =
+            [(); 4].map(|()| RequestCancellation::new());
+        let platform = PlatformClient::new(credentials, &abort)?;
+        let run_id = &credentials.client_session;
 
         let is_reachable = Arc::new(AtomicBool::new(false));
         let heartbeat = Heartbeat {
@@ -63,7 +68,7 @@ impl Services {
         let heartbeat = Worker::start("heartbeat", waker, run)?;
 
         let (writer, reader) = spool::spool(folder.scratch("events")?, waker)?;
-        let delivery = Delivery::new(identity, &give_up_events, folder)?;
+        let delivery = Delivery::new(credentials, &give_up_events, folder)?;
         let delivery = Worker::start("events", waker, move || delivery.run(&reader))?;
 
         let telemetry = Telemetry::new(&platform, run_id, context, &end_telemetry)?;
@@ -109,13 +114,13 @@ impl Services {
     /// Ends all services. The telemetry may send its last report until [`LAST_REPORT`] has passed,
     /// or until `latest` if that is sooner.
     pub(crate) fn end(self, waker: &Waker, latest: Option<Instant>) {
-        self.end_heartbeat.signal();
-        self.end_telemetry.signal();
+        self.end_heartbeat.cancel();
+        self.end_telemetry.cancel();
         let until = Instant::now() + LAST_REPORT;
         let until = latest.map_or(until, |latest| until.min(latest));
         while self.telemetry.take().is_none() && waker.wait_until(until) {}
-        self.give_up_events.signal();
-        self.abort.signal();
+        self.give_up_events.cancel();
+        self.abort.cancel();
         self.telemetry.join();
         self.heartbeat.join();
         self.delivery.join();

@@ -8,8 +8,10 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_common::{OPERATIONS, OperationLog, Platform, Stop, chain};
+use base::error::chain;
+use guest_common::{OPERATIONS, OperationLog};
 use mask::Masker;
+use platform_client::{PlatformClient, RequestCancellation};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,10 +37,10 @@ const MAX_METRICS: usize = 1000;
 
 /// The data that is still to be sent.
 pub(crate) struct Telemetry {
-    platform: Platform,
+    platform: PlatformClient,
     run_id: String,
     masker: Arc<Masker>,
-    stop: Stop,
+    stop: RequestCancellation,
     log: Tail,
     operations: Tail,
     metrics: Vec<Metric>,
@@ -60,10 +62,10 @@ struct TelemetryReply {
 impl Telemetry {
     /// `stop` ends the regular reports; then the last one is sent.
     pub(crate) fn new(
-        platform: &Platform,
+        platform: &PlatformClient,
         run_id: &str,
         context: &ServiceContext<'_>,
-        stop: &Stop,
+        stop: &RequestCancellation,
     ) -> Result<Self> {
         let tail = |name| {
             let file = context.folder.append(name)?;

@@ -14,10 +14,10 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate, open, openat, renameat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::{Error, Result, env};
+use contract::env;
+use contract::guest::RUNS;
 
-/// The path of the runs below the home.
-const PLACE: [&str; 3] = [".vm0", "guest-agent", "runs"];
+use crate::{Error, Result};
 
 /// The open folder of a run.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub struct RunFolder {
 impl RunFolder {
     /// Opens the folder of the run `id` below `home`. Creates it if it does not exist.
     pub fn open(home: &Path, id: &str) -> Result<Self> {
-        let path = PLACE.iter().fold(home.to_owned(), |path, part| path.join(part)).join(id);
+        let path = home.join(RUNS).join(id);
         let failed = |source: io::Error| Error::Create { path: path.clone(), source };
         if id.is_empty() || id.contains('/') || id.starts_with('.') {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not the id of a run")));
         }
         let mut folder = open(home, DIRECTORY & !OFlag::O_NOFOLLOW, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
-        for part in PLACE.into_iter().chain([id]) {
+        for part in RUNS.split('/').chain([id]) {
             folder = step_into(&folder, part).map_err(|errno| failed(errno.into()))?;
         }
         fchmod(&folder, PRIVATE).map_err(|errno| failed(errno.into()))?;

@@ -5,28 +5,13 @@ use std::fs::File;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use base::date::iso_now;
+use contract::Operation;
 
-use crate::{Result, RunFolder, iso_now};
+use crate::{Result, RunFolder};
 
 /// The file's name in the run's folder.
 pub const OPERATIONS: &str = "operations.jsonl";
-
-/// An operation that has ended.
-#[derive(Debug, Serialize)]
-pub struct Operation<'a> {
-    /// When it ended: ISO-8601.
-    pub ts: String,
-    /// `cli_execution`, `storage_download`, …
-    pub action_type: &'a str,
-    /// Its duration.
-    pub duration_ms: u64,
-    /// Whether it succeeded.
-    pub success: bool,
-    /// Why it failed. Secrets in it are masked before it is sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'a str>,
-}
 
 /// The file to which the guest's programs append operations.
 #[derive(Debug)]

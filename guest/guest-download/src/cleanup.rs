@@ -19,7 +19,7 @@ pub(crate) fn run(manifest: &Manifest) -> bool {
 }
 
 fn log_error(result: Result<()>) -> bool {
-    result.inspect_err(|error| log::error!("{}", guest_common::chain(error))).is_ok()
+    result.inspect_err(|error| log::error!("{}", base::error::chain(error))).is_ok()
 }
 
 fn remove(path: &Path, kept: &[PathBuf]) -> Result<()> {

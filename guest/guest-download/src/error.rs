@@ -17,7 +17,7 @@ pub enum Error {
     #[error("the archive's URL is not of scheme http, https or file")]
     Scheme,
     #[error("cannot fetch the archive")]
-    Fetch { source: guest_common::Error },
+    Fetch { source: platform_client::Error },
     #[error("cannot open the archive {path}")]
     OpenArchive { path: PathBuf, source: io::Error },
     #[error("cannot read the archive")]
@@ -52,7 +52,7 @@ impl Error {
     }
 
     /// The HTTP error, if it is one.
-    pub(crate) fn http_error(&self) -> Option<&guest_common::Error> {
+    pub(crate) fn http_error(&self) -> Option<&platform_client::Error> {
         match self {
             Self::Fetch { source } => Some(source),
             _ => None,
@@ -71,7 +71,7 @@ impl Error {
 
 /// Whether the stream was truncated, or broken by a retriable error of [`fetch`](crate::fetch).
 fn is_retriable(error: &io::Error) -> bool {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<guest_common::Error>()) {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<platform_client::Error>()) {
         Some(inner) => inner.is_retriable(),
         None => error.kind() == io::ErrorKind::UnexpectedEof,
     }

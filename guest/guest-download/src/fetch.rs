@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use guest_common::{Answer, Client};
 use percent_encoding::percent_decode_str;
+use platform_client::{HttpClient, HttpResponse};
 
 use crate::task::Attempts;
 use crate::{Error, Result};
@@ -21,7 +21,7 @@ const PROGRESS: u64 = 1 << 20;
 /// Opens the archive. Stores the number of bytes read in `count`.
 pub(crate) fn open<'a>(
     url: &'a str,
-    client: &'a Client,
+    client: &'a HttpClient,
     attempts: &'a mut Attempts,
     count: &'a AtomicU64,
 ) -> Result<Box<dyn Read + Send + 'a>> {
@@ -46,7 +46,7 @@ pub(crate) fn open<'a>(
 /// An HTTP body that is resumed when its connection breaks.
 struct Body<'a> {
     url: &'a str,
-    client: &'a Client,
+    client: &'a HttpClient,
     attempts: &'a mut Attempts,
     count: &'a AtomicU64,
     version: Option<String>,
@@ -79,7 +79,7 @@ impl Body<'_> {
     /// Requests the rest of the body, as long as attempts are left. Fails with the last error.
     fn resume(&mut self, broken: io::Error) -> io::Result<()> {
         let mut error =
-            guest_common::Error::Transport { call: "read the body".into(), source: broken };
+            platform_client::Error::Transport { call: "read the body".into(), source: broken };
         let Some(version) = self.version.clone() else { return Err(io::Error::other(error)) };
         if self.offset.now >= self.offset.at_last_break + PROGRESS {
             self.attempts.reset();
@@ -110,7 +110,7 @@ impl Body<'_> {
 }
 
 /// The validator for `If-Range`. A weak `ETag` does not guarantee equal bytes.
-fn version(answer: &Answer) -> Option<String> {
+fn version(answer: &HttpResponse) -> Option<String> {
     let tag = answer.header("etag").filter(|tag| tag.starts_with('"'));
     if answer.header("accept-ranges").is_some_and(|units| units.trim() == "none") {
         return None;
@@ -119,7 +119,7 @@ fn version(answer: &Answer) -> Option<String> {
 }
 
 /// Whether the answer is a range that starts at `offset`.
-fn continues(answer: &Answer, offset: u64) -> bool {
+fn continues(answer: &HttpResponse, offset: u64) -> bool {
     let range =
         answer.header("content-range").and_then(|range| range.trim().strip_prefix("bytes "));
     let start = range.and_then(|range| range.split('-').next()?.trim().parse().ok());

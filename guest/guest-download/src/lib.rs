@@ -43,7 +43,8 @@ pub use task::Settings;
 use std::time::Instant;
 
 use base::thread;
-use guest_common::{Client, Limits, OperationLog, Stop};
+use guest_common::OperationLog;
+use platform_client::{HttpClient, RequestCancellation, RequestLimits};
 
 use crate::schedule::Schedule;
 
@@ -57,8 +58,8 @@ const REDIRECTS: u32 = 5;
 pub fn run(manifest: &Manifest, settings: &Settings, operations: Option<&OperationLog>) -> bool {
     let began = Instant::now();
     let mut success = cleanup::run(manifest);
-    let limits = Limits { whole: None, silence: settings.stall, redirects: REDIRECTS };
-    let client = Client::new(limits, &Stop::new());
+    let limits = RequestLimits { whole: None, silence: settings.stall, redirects: REDIRECTS };
+    let client = HttpClient::new(limits, &RequestCancellation::new());
     let schedule = Schedule::new(&manifest.tasks);
     let results: Vec<bool> = std::thread::scope(|scope| {
         let worker = || work(&schedule, &client, settings, operations);
@@ -80,7 +81,7 @@ pub fn run(manifest: &Manifest, settings: &Settings, operations: Option<&Operati
 /// Does tasks until none is left. Returns whether all succeeded.
 fn work(
     schedule: &Schedule<'_>,
-    client: &Client,
+    client: &HttpClient,
     settings: &Settings,
     operations: Option<&OperationLog>,
 ) -> bool {
@@ -90,7 +91,7 @@ fn work(
         let began = Instant::now();
         let error = task::run(task, client, settings)
             .err()
-            .map(|error| format!("{task}: {}", guest_common::chain(&error)));
+            .map(|error| format!("{task}: {}", base::error::chain(&error)));
         if let Some(text) = &error {
             log::error!("{text}");
             success = false;

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use guest_common::{OperationLog, RunFolder, env};
+use contract::env;
+use guest_common::{OperationLog, RunFolder};
 use guest_download::{Manifest, Settings};
 use lexopt::Arg;
 
@@ -74,10 +75,10 @@ fn settings() -> Settings {
 /// The log of operations that guest-agent sends to the platform, if the environment names a run.
 fn operations() -> Option<OperationLog> {
     let log = RunFolder::from_env()?.and_then(|folder| OperationLog::open(&folder));
-    log.inspect_err(|error| log::warn!("{}", guest_common::chain(error))).ok()
+    log.inspect_err(|error| log::warn!("{}", base::error::chain(error))).ok()
 }
 
 fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    log::error!("{}", guest_common::chain(error));
+    log::error!("{}", base::error::chain(error));
     ExitCode::FAILURE
 }

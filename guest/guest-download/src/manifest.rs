@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use contract::StorageManifest;
 
 use crate::instruction::FileName;
 use crate::{Error, Result};
@@ -44,7 +44,7 @@ pub(crate) enum TaskKind {
 impl Manifest {
     /// Parses a manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let json: ManifestJson =
+        let json: StorageManifest =
             serde_json::from_slice(bytes).map_err(|source| Error::Manifest { source })?;
         let storages = json.storages.into_iter().flatten().map(|entry| (TaskKind::Storage, entry));
         let mounts = json.storage_mounts.into_iter().flatten().map(|entry| {
@@ -59,7 +59,7 @@ impl Manifest {
 
         let (mut tasks, mut kept) = (Vec::new(), Vec::new());
         for (kind, entry) in storages.chain(mounts).chain(artifacts) {
-            let mount = checked(entry.mount_path)?;
+            let mount = checked(entry.mount_path.into())?;
             let url = entry.archive_url.filter(|url| !url.is_empty() && url != "null");
             let instruction =
                 entry.instructions_target_filename.as_deref().and_then(FileName::parse);
@@ -70,17 +70,25 @@ impl Manifest {
                 }
             }
             let target = match entry.extract_path {
-                Some(path) if url.is_some() => checked(path)?,
+                Some(path) if url.is_some() => checked(path.into())?,
                 _ => mount.clone(),
             };
             tasks.push(Task { kind, mount, target, url, instruction });
         }
-        let cleanup =
-            json.cleanup_paths.into_iter().flatten().map(checked).collect::<Result<_>>()?;
+        let cleanup = json
+            .cleanup_paths
+            .into_iter()
+            .flatten()
+            .map(PathBuf::from)
+            .map(checked)
+            .collect::<Result<_>>()?;
         let cleanups = json.instruction_cleanups.into_iter().flatten();
         let instruction_cleanup = cleanups
             .map(|cleanup| {
-                Ok((checked(cleanup.mount_path)?, FileName::for_cleanup(cleanup.target_filename)))
+                Ok((
+                    checked(cleanup.mount_path.into())?,
+                    FileName::for_cleanup(cleanup.target_filename),
+                ))
             })
             .collect::<Result<_>>()?;
         Ok(Self { tasks, cleanup, kept, instruction_cleanup })
@@ -107,37 +115,6 @@ impl fmt::Display for Task {
         let kind = if self.kind == TaskKind::Storage { "storage" } else { "artifact" };
         write!(f, "{kind} at {}", self.mount.display())
     }
-}
-
-/// The manifest's JSON.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ManifestJson {
-    storages: Option<Vec<ManifestEntry>>,
-    storage_mounts: Option<Vec<ManifestEntry>>,
-    artifacts: Option<Vec<ManifestEntry>>,
-    artifact: Option<ManifestEntry>,
-    memory: Option<ManifestEntry>,
-    cleanup_paths: Option<Vec<PathBuf>>,
-    instruction_cleanups: Option<Vec<InstructionCleanup>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ManifestEntry {
-    mount_path: PathBuf,
-    archive_url: Option<String>,
-    cached: Option<bool>,
-    writeback: Option<bool>,
-    extract_path: Option<PathBuf>,
-    instructions_target_filename: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct InstructionCleanup {
-    mount_path: PathBuf,
-    target_filename: Option<String>,
 }
 
 /// Normalizes `.` and doubled slashes. An error if the path is relative, `/`, or contains `..`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use archive::{ExtractOptions, Limits, Reader, TreeExtractor};
 use base::thread;
-use guest_common::{Client, pause_after};
+use platform_client::{HttpClient, pause_after};
 
 use crate::manifest::{Task, TaskKind};
 use crate::pipe::pipe;
@@ -57,7 +57,7 @@ impl Attempts {
 
     /// Takes an attempt. Returns when it may begin, or `None` if none is left. `error` is the HTTP error
     /// of the last attempt.
-    pub(crate) fn take(&mut self, error: Option<&guest_common::Error>) -> Option<Instant> {
+    pub(crate) fn take(&mut self, error: Option<&platform_client::Error>) -> Option<Instant> {
         let next = Instant::now() + pause_after(error, self.wait);
         let is_allowed = self.left > 0 || next < self.until;
         self.left = self.left.saturating_sub(1);
@@ -77,7 +77,7 @@ impl Attempts {
 }
 
 /// Runs a task.
-pub(crate) fn run(task: &Task, client: &Client, settings: &Settings) -> Result<()> {
+pub(crate) fn run(task: &Task, client: &HttpClient, settings: &Settings) -> Result<()> {
     let done = match &task.url {
         Some(url) => download(task, url, client, settings),
         None => Ok(()),
@@ -96,7 +96,7 @@ pub(crate) fn run(task: &Task, client: &Client, settings: &Settings) -> Result<(
     }
 }
 
-fn download(task: &Task, url: &str, client: &Client, settings: &Settings) -> Result<()> {
+fn download(task: &Task, url: &str, client: &HttpClient, settings: &Settings) -> Result<()> {
     let mut attempts = Attempts::new(settings);
     loop {
         let stage = Stage::new(&task.target)?;
@@ -109,7 +109,7 @@ fn download(task: &Task, url: &str, client: &Client, settings: &Settings) -> Res
             return Err(error);
         }
         let Some(next) = attempts.take(error.http_error()) else { return Err(error) };
-        log::warn!("retrying; {task}: {}", guest_common::chain(&error));
+        log::warn!("retrying; {task}: {}", base::error::chain(&error));
         client.stop().wait_until(next);
     }
 }
@@ -117,7 +117,7 @@ fn download(task: &Task, url: &str, client: &Client, settings: &Settings) -> Res
 /// Downloads and unpacks into the stage, in two threads. Returns the mode of the archive's root.
 fn unpack(
     url: &str,
-    client: &Client,
+    client: &HttpClient,
     attempts: &mut Attempts,
     stage: &Stage<'_>,
 ) -> Result<Option<u32>> {

@@ -8,14 +8,14 @@ use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use contract::guest::{ADDRESS, GATEWAY, PREFIX};
+
 use crate::sys::Devices;
 use crate::{Error, Result};
 
 const LOOPBACK: &str = "lo";
 const CARD: &str = "eth0";
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 2);
-const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 248);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
+const MASK: Ipv4Addr = Ipv4Addr::from_bits(u32::MAX << (32 - PREFIX));
 
 /// Whether the card leaves IPv6 alone: no network of a VM's has it, so neighbour discovery, router
 /// solicitations and multicast reports would only be dropped. The loopback device keeps `::1`.

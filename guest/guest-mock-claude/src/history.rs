@@ -7,7 +7,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -64,7 +63,7 @@ impl History {
             r#type: message.role(),
             message,
             uuid,
-            timestamp: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            timestamp: base::date::iso_now(),
         };
         let mut line = serde_json::to_vec(&record).map_err(|source| Error::Encode { source })?;
         line.push(b'\n');

@@ -6,6 +6,7 @@
 //! | [`sync`] | a mutex and a condition variable without poisoning |
 //! | [`event`] | an eventfd that wakes one sleeper |
 //! | [`exec_limit`] | what execve(2) takes of arguments and environment |
+//! | [`date`] | the time of day, in milliseconds and as ISO-8601 |
 //! | [`deadline`] | deadlines as poll(2) wants them |
 //! | [`durable`] | files that are replaced as a whole, or not at all |
 //! | [`lock`] | exclusive locks between processes (flock) |
@@ -18,6 +19,7 @@
 //! It depends on no other crate of this workspace, and both host and guest depend on it.
 
 pub mod backoff;
+pub mod date;
 pub mod deadline;
 pub mod durable;
 pub mod duration;

@@ -19,8 +19,8 @@ mod offer;
 use rusqlite::{Connection, OptionalExtension};
 
 pub(crate) use self::claim::Claimant;
-pub use self::complete::{Completed, Completion};
-pub use self::offer::{Offer, Wanted};
+pub use self::complete::Completed;
+pub use self::offer::Wanted;
 use crate::backend::Backend;
 use crate::db::Outcome;
 use crate::key::Tag;

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use contract::InvalidRunId;
+
 use crate::Refusal;
 
 /// The result of this crate's calls.
@@ -75,6 +77,12 @@ pub enum Error {
     Cut,
     #[error("it is not over in time")]
     Deadline,
+}
+
+impl From<InvalidRunId> for Error {
+    fn from(error: InvalidRunId) -> Self {
+        Refusal::from(error).into()
+    }
 }
 
 /// Names the operation and the path of a failed file operation.

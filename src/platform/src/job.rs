@@ -92,7 +92,8 @@ pub struct Job {
     pub finished_ms: Option<i64>,
     pub cancel_requested: bool,
     pub timed_out: bool,
-    pub exit_code: Option<i64>,
+    #[serde(default, deserialize_with = "contract::exit_code::if_any")]
+    pub exit_code: Option<u8>,
     pub error: Option<String>,
     pub resumed_checkpoint: Option<String>,
     pub session_id: Option<String>,

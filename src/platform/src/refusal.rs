@@ -1,6 +1,8 @@
 //! What is wrong with a request: each kind with its HTTP status and its code. The texts go to the
 //! client; none holds a token, a URL's signature, or anything that another client sent.
 
+use contract::InvalidRunId;
+
 use crate::RunId;
 
 /// Why a request is not granted.
@@ -72,6 +74,12 @@ pub enum Refusal {
     HeadTooLarge { limit: usize },
     #[error("too much is under way: try again")]
     Busy,
+}
+
+impl From<InvalidRunId> for Refusal {
+    fn from(error: InvalidRunId) -> Self {
+        Self::bad(error.to_string())
+    }
 }
 
 impl Refusal {

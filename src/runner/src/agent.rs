@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use contract::guest::{USER, WORKSPACE};
 use sandbox::{ExecRequest, User};
 use serde_json::{Value, json};
 
@@ -23,9 +24,6 @@ pub(crate) enum Agent {
     /// Stand-in for an agent: runs the prompt with bash
     Mock,
 }
-
-const USER: &str = "user";
-const WORKSPACE: &str = "/home/user/workspace";
 
 impl Agent {
     fn program(self) -> &'static str {

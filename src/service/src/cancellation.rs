@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::sync::{Mutex, MutexGuard};
-use guest_common::Stop;
 use nix::sys::signal::Signal;
+use platform_client::RequestCancellation;
 use sandbox::{Cancellation, Execution, SandboxId};
 
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ pub(crate) struct JobCancellation {
     /// Cancels the start of the VM.
     vm_start: Cancellation,
     /// Ends downloads of the job's thread for its VM.
-    stop: Stop,
+    stop: RequestCancellation,
     state: Mutex<State>,
 }
 
@@ -83,7 +83,12 @@ struct State {
 
 impl JobCancellation {
     pub(crate) fn new(kill_vm: KillVm) -> Self {
-        Self { kill_vm, vm_start: Cancellation::new(), stop: Stop::new(), state: Mutex::default() }
+        Self {
+            kill_vm,
+            vm_start: Cancellation::new(),
+            stop: RequestCancellation::new(),
+            state: Mutex::default(),
+        }
     }
 
     /// Cancels the start of the job's VM.
@@ -92,7 +97,7 @@ impl JobCancellation {
     }
 
     /// Ends the HTTP requests that the job's thread makes for its VM.
-    pub(crate) fn stop(&self) -> &Stop {
+    pub(crate) fn stop(&self) -> &RequestCancellation {
         &self.stop
     }
 
@@ -162,7 +167,7 @@ impl JobCancellation {
     }
 
     fn kill_vm(&self, vm: Option<SandboxId>) {
-        self.stop.signal();
+        self.stop.cancel();
         self.vm_start.cancel();
         if let Some(vm) = vm {
             (self.kill_vm)(vm);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use contract::RunId;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// The description of a claimed job. It contains secrets, so `Debug` prints only its ID.
@@ -47,10 +48,6 @@ pub(crate) struct ExecutionContext {
     pub(crate) capture_network_bodies: bool,
 }
 
-/// A run's ID. It is used in file names, so it is always a UUID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct RunId(uuid::Uuid);
-
 /// A session to resume.
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "camelCase")]
@@ -79,37 +76,6 @@ pub(crate) enum Encoding {
     Identity,
     Gzip,
     Zstd,
-}
-
-impl RunId {
-    /// `None` if the text is not a UUID.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        uuid::Uuid::try_parse(text).ok().map(Self)
-    }
-
-    /// Its first eight digits, for thread and VM names.
-    pub(crate) fn short(self) -> String {
-        self.to_string().chars().take(8).collect()
-    }
-}
-
-impl fmt::Display for RunId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(formatter)
-    }
-}
-
-impl Serialize for RunId {
-    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for RunId {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a run's ID must be a UUID"))
-    }
 }
 
 impl fmt::Debug for ExecutionContext {

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use contract::RunId;
 use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
-use guest_common::{ClientType, Identity, Limits, Platform, Stop};
 use nix::sys::signal::Signal;
+use platform_client::{
+    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+};
 use sandbox::SandboxFactory;
 
 use super::admission::{Admission, Resources};
 use super::cancellation::{CancelReason, JobCancellation, KillVm};
 use super::config::{Config, DEFAULT_PROFILE, Profile};
-use super::context::RunId;
 use super::execution;
 use super::job::{Images, Job, JobContext, JobEvent, JobOutcome};
 use super::job_source::JobSource;
@@ -24,7 +26,7 @@ use super::phase::Phase;
 use super::pool::Pool;
 use super::report::{JobReport, Reporter};
 use super::shutdown;
-use super::source::{Demand, Mode, Offer, RunnerStatus, Source};
+use super::source::{Demand, DiscoveredJob, Mode, RunnerStatus, Source};
 use crate::error::{Error, Result};
 use egress::ProxyPool;
 
@@ -41,8 +43,11 @@ const KILL_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_EXCLUDED: usize = 128;
 
 /// The limits of the reporter's requests.
-const REPORT_LIMITS: Limits =
-    Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(30), redirects: 0 };
+const REPORT_LIMITS: RequestLimits = RequestLimits {
+    whole: Some(Duration::from_secs(30)),
+    silence: Duration::from_secs(30),
+    redirects: 0,
+};
 
 /// What the service is built from.
 pub struct Dependencies {
@@ -230,7 +235,7 @@ impl Service {
     }
 
     /// Admits an offered job, or ignores it for a while.
-    fn admit(&mut self, offer: Offer) {
+    fn admit(&mut self, offer: DiscoveredJob) {
         let run = offer.run;
         // A pushed job may be one that the demand excluded.
         if self.excluded.contains_key(&run) {
@@ -384,14 +389,14 @@ fn start_reporter(
     source: &Arc<dyn Source>,
     journal: &Journal,
 ) -> Result<(Reporter, Sender<JobReport>)> {
-    let stop = Stop::new();
-    // Each report uses its run's identity. This one only shares the connections.
-    let identity = Identity {
+    let stop = RequestCancellation::new();
+    // Each report uses its run's credentials. This one only shares the connections.
+    let credentials = PlatformCredentials {
         url: source.access().url.clone(),
         token: String::new(),
         bypass: None,
-        run_id: String::new(),
+        client_session: String::new(),
     };
-    let platform = Platform::of(ClientType::Runner, &identity, REPORT_LIMITS, &stop)?;
+    let platform = PlatformClient::of(ClientType::Runner, &credentials, REPORT_LIMITS, &stop)?;
     Reporter::start(platform, stop, Arc::clone(source), journal.clone())
 }

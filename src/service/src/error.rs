@@ -28,13 +28,13 @@ pub enum Error {
     #[error("the token file {path} is empty")]
     EmptyToken { path: PathBuf },
     #[error("cannot reach the platform at {url}")]
-    PlatformUnreachable { url: String, source: guest_common::Error },
+    PlatformUnreachable { url: String, source: platform_client::Error },
     #[error("TLS with the platform at {url} failed")]
-    PlatformTls { url: String, source: guest_common::Error },
+    PlatformTls { url: String, source: platform_client::Error },
     #[error("the platform at {url} rejected the token in {path}")]
-    PlatformRefuses { url: String, path: PathBuf, source: guest_common::Error },
+    PlatformRefuses { url: String, path: PathBuf, source: platform_client::Error },
     #[error("the platform at {url} failed")]
-    PlatformFails { url: String, source: guest_common::Error },
+    PlatformFails { url: String, source: platform_client::Error },
     #[error(
         "VMs cannot reach {url}, a loopback address of the host: let the platform listen at another address, and set that as [api] url"
     )]
@@ -44,7 +44,7 @@ pub enum Error {
     #[error("the request to the platform failed")]
     Api {
         #[from]
-        source: guest_common::Error,
+        source: platform_client::Error,
     },
     #[cfg(feature = "platform")]
     #[error("the embedded platform failed")]
@@ -123,7 +123,7 @@ impl Error {
     }
 
     /// The error of the HTTP client, if a request to the platform failed.
-    pub(crate) fn of_api(&self) -> Option<&guest_common::Error> {
+    pub(crate) fn of_api(&self) -> Option<&platform_client::Error> {
         match self {
             Self::Api { source } => Some(source),
             _ => None,

@@ -6,21 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_common::{env, epoch_ms};
+use base::date::epoch_ms;
+use contract::guest::{self, AGENT, DOWNLOAD, HOME, INBOX, USER};
+use contract::{AgentOutcome, Completion, env};
 use intercept::Reachable;
 use sandbox::{
     Event, ExecRequest, Execution, Image, Interception, Network, Outcome, Policy, Sandbox,
     SandboxConfig, SandboxId, Stream, TreeItem, User, label,
 };
-use serde::Deserialize;
 
 use super::config::Profile;
 use super::context::ExecutionContext;
 use super::endpoint;
 use super::firewall;
-use super::inbox::{HOME, INBOX, Inbox};
+use super::inbox::Inbox;
 use super::job::Job;
-use super::journal::Completion;
 use super::pool::{PoolRequest, PooledVm};
 use super::stage::Stages;
 use super::upload::Upload;
@@ -31,10 +31,6 @@ use crate::error::{Error, Result};
 const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
 /// The limit for the download of all storages. `guest-download` also limits silence of the server.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-const USER: &str = "user";
-const AGENT: &str = "guest-agent";
-const DOWNLOAD: &str = "guest-download";
 
 /// How much of the end of a program's standard error is kept, in bytes.
 const STDERR_TAIL: usize = 2048;
@@ -302,17 +298,6 @@ fn outcome(
     context: &ExecutionContext,
     ended: Ended,
 ) -> Result<(Completion, Option<String>)> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct AgentOutcome {
-        exit_code: u8,
-        error: Option<String>,
-        last_event_sequence: Option<u64>,
-        session_id: Option<String>,
-        #[serde(default)]
-        warnings: u32,
-        partial_checkpoint_id: Option<String>,
-    }
     let code = ended.outcome.exit_code();
     let error_line = match &ended.outcome {
         Outcome::FailedToStart { message, .. } => message,
@@ -320,7 +305,7 @@ fn outcome(
     };
     let said = ended.explain(context.masked(error_line.clone()));
     let no_outcome = || Error::NoOutcome { code, said: said.clone() };
-    let path = format!("{HOME}/.vm0/guest-agent/runs/{}/outcome.json", context.run_id);
+    let path = guest::run_file(context.run_id, guest::OUTCOME);
     let json = read(sandbox, Path::new(&path));
     let outcome = json.and_then(|json| serde_json::from_slice::<AgentOutcome>(&json).ok());
     let Some(outcome) = outcome else {
@@ -355,7 +340,7 @@ fn outcome(
 
 /// The number of the last event up to which the platform acknowledged all. A killed agent leaves it in a file.
 fn acknowledged(sandbox: &dyn Sandbox, context: &ExecutionContext) -> Option<u64> {
-    let path = format!("{HOME}/.vm0/guest-agent/runs/{}/acknowledged", context.run_id);
+    let path = guest::run_file(context.run_id, guest::ACKNOWLEDGED);
     let text = String::from_utf8(read(sandbox, Path::new(&path))?).ok()?;
     text.trim().parse().ok()
 }

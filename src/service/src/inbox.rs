@@ -9,21 +9,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use guest_common::env;
+use contract::env;
+use contract::guest::{HOME, INBOX, WORKSPACE};
 use mask::Masker;
 use serde_json::{Value, json};
 
 use super::context::ExecutionContext;
 use super::source::PlatformAccess;
-
-/// The home of the user that agents run as.
-pub(crate) const HOME: &str = "/home/user";
-
-/// The folder of the files, below the home.
-pub(crate) const INBOX: &str = ".vm0/inbox";
-
-/// The default working directory.
-const WORKSPACE: &str = "/home/user/workspace";
 
 /// The longest value of a variable, in bytes.
 const MAX_VALUE: usize = 64 << 10;
@@ -89,15 +81,14 @@ impl Inbox {
         if !artifacts.is_empty() {
             self.put(env::ARTIFACTS, Value::from(artifacts).to_string());
         }
-        let singles = [("artifact", "ARTIFACT", "VOLUME_NAME"), ("memory", "MEMORY", "NAME")];
-        for (member, word, name) in singles {
+        for (member, names) in [("artifact", env::ARTIFACT), ("memory", env::MEMORY)] {
             let one = &manifest[member];
             let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
             if one.is_object() {
-                self.put(&format!("VM0_{word}_DRIVER"), "vas".to_owned());
-                self.put(&format!("VM0_{word}_MOUNT_PATH"), text("mountPath"));
-                self.put(&format!("VM0_{word}_{name}"), text("vasStorageName"));
-                self.put(&format!("VM0_{word}_VERSION_ID"), text("vasVersionId"));
+                self.put(names.driver, "vas".to_owned());
+                self.put(names.mount_path, text("mountPath"));
+                self.put(names.storage_name, text("vasStorageName"));
+                self.put(names.version_id, text("vasVersionId"));
             }
         }
     }

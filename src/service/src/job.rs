@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use base::date::epoch_ms;
+use contract::{Completion, RunId};
 use crossbeam_channel::Sender;
-use guest_common::epoch_ms;
 use sandbox::{Cause, Image};
 
 use super::cancellation::JobCancellation;
 use super::config::Profile;
-use super::context::RunId;
 use super::endpoint::Endpoint;
 use super::execution;
-use super::journal::{ClaimRecord, ClaimState, Completion, Journal};
+use super::journal::{ClaimRecord, ClaimState, Journal};
 use super::network_log::NetworkLog;
 use super::pool::{Pool, PooledVm};
 use super::report::{JobReport, JobTelemetry};
-use super::source::{Claim, Offer, Source};
+use super::source::{Claim, DiscoveredJob, Source};
 use super::stage::Stages;
 use crate::error::{Error, Result};
 use egress::ProxyPool;
@@ -51,7 +51,7 @@ pub(crate) struct JobContext {
 /// An admitted job.
 pub(crate) struct Job {
     pub(crate) run: RunId,
-    pub(crate) offer: Offer,
+    pub(crate) offer: DiscoveredJob,
     pub(crate) profile: Profile,
     pub(crate) cancellation: Arc<JobCancellation>,
     pub(crate) shared: Arc<JobContext>,

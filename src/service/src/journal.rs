@@ -19,10 +19,9 @@ use std::path::{Path, PathBuf};
 use base::durable;
 use serde::{Deserialize, Serialize};
 
-use super::context::RunId;
-use super::reuse::Reuse;
 use super::source::SourceKind;
 use crate::error::{Error, Result, file};
+use contract::{Completion, RunId};
 
 /// The host's disk counts as full below this many free bytes.
 const MIN_FREE: u64 = 1 << 20;
@@ -67,28 +66,6 @@ pub(crate) enum ClaimState {
     Claimed { token: String },
     /// The job has ended, at `at_ms` milliseconds since 1970.
     Ended { token: String, at_ms: u64, completion: Completion },
-}
-
-/// The outcome of a job as sent to the platform.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Completion {
-    pub(crate) exit_code: u8,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) last_event_sequence: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) sandbox_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) sandbox_reuse_result: Option<Reuse>,
-}
-
-impl Completion {
-    /// The completion of a job that failed with this error.
-    pub(crate) fn failed(error: String) -> Self {
-        Self { exit_code: 1, error: Some(error), ..Self::default() }
-    }
 }
 
 impl Journal {
@@ -179,7 +156,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn run() -> RunId {
-        RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap()
+        "01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap()
     }
 
     fn record(state: ClaimState) -> ClaimRecord {

@@ -5,17 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
+use contract::guest::{HOME, USER_ID};
 use sandbox::{Entry, EntryKind, Owner, Sandbox, WriteRequest};
 use serde_json::Value;
 
 use super::context::ExecutionContext;
-use super::inbox::HOME;
 use super::session::step_deadline;
 use crate::error::{Error, Result};
 use crate::mount_path;
 
 /// The user that agents run as.
-const OWNER: Owner = Owner { uid: 1000, gid: 1000 };
+const OWNER: Owner = Owner { uid: USER_ID, gid: USER_ID };
 
 /// The manifest's members with one mount path.
 const SINGLE: [&str; 2] = ["artifact", "memory"];

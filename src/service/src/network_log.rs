@@ -13,12 +13,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use guest_common::{ClientType, Identity, Limits, Platform, Stop, pause_after};
+use platform_client::{
+    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+    pause_after,
+};
 use serde_json::{Value, json};
 
-use super::context::RunId;
 use super::source::PlatformAccess;
 use crate::error::{Error, Result, file};
+use contract::RunId;
 
 const THREAD: &str = "network-log";
 /// The folder of the logs, below the state folder.
@@ -33,8 +36,11 @@ const MAX_BYTES: usize = 900 << 10;
 const TYPES: [&str; 5] = ["http", "tcp", "udp", "icmp", "dns"];
 /// How long an outcome waits for the upload of the log, which takes less unless the platform is unreachable.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
-const LIMITS: Limits =
-    Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(10), redirects: 0 };
+const LIMITS: RequestLimits = RequestLimits {
+    whole: Some(Duration::from_secs(30)),
+    silence: Duration::from_secs(10),
+    redirects: 0,
+};
 
 /// The thread's input.
 enum Command {
@@ -59,7 +65,7 @@ enum Command {
 pub(crate) struct NetworkLog {
     commands: Option<Sender<Command>>,
     folder: PathBuf,
-    stop: Stop,
+    stop: RequestCancellation,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -79,7 +85,7 @@ impl NetworkLog {
             let _ = fs::remove_file(entry.path());
         }
         let (commands, commands_rx) = unbounded();
-        let stop = Stop::new();
+        let stop = RequestCancellation::new();
         let worker = Worker { access, stop: stop.clone(), jobs: BTreeMap::new() };
         let thread = base::thread::spawn(THREAD, move || worker.run(&commands_rx));
         let thread = thread.map_err(|source| Error::Thread { name: THREAD, source })?;
@@ -115,7 +121,7 @@ impl JobLog<'_> {
 impl Drop for NetworkLog {
     fn drop(&mut self) {
         drop(self.commands.take());
-        self.stop.signal();
+        self.stop.cancel();
         if let Some(thread) = self.thread.take() {
             base::thread::join(thread);
         }
@@ -134,7 +140,7 @@ impl Drop for JobLog<'_> {
 /// The state of the thread.
 struct Worker {
     access: PlatformAccess,
-    stop: Stop,
+    stop: RequestCancellation,
     jobs: BTreeMap<RunId, Job>,
 }
 
@@ -245,13 +251,13 @@ impl Worker {
     }
 
     fn post(&self, run: RunId, token: &str, entries: &[Value]) -> Result<()> {
-        let identity = Identity {
+        let credentials = PlatformCredentials {
             url: self.access.url.clone(),
             token: token.to_owned(),
             bypass: self.access.bypass.clone(),
-            run_id: run.to_string(),
+            client_session: run.to_string(),
         };
-        let platform = Platform::of(ClientType::Runner, &identity, LIMITS, &self.stop)?;
+        let platform = PlatformClient::of(ClientType::Runner, &credentials, LIMITS, &self.stop)?;
         let body = json!({"runId": run, "networkLogs": entries}).to_string();
         let _: Value = platform.attempt("/api/webhooks/agent/telemetry", body.as_bytes())?;
         Ok(())
@@ -325,7 +331,7 @@ mod tests {
             reachable: Vec::new(),
         };
         let log = NetworkLog::start(state.path(), access).unwrap();
-        let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+        let run = "01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap();
         let job_log = log.open(run, "token");
         let lines: String = (0..1001).map(|n| format!("{{\"port\":{n}}}\n")).collect();
         fs::write(&job_log.path, lines + "{\"half").unwrap();
@@ -362,7 +368,7 @@ mod tests {
         };
         let log = NetworkLog::start(state.path(), access).unwrap();
         let job_log =
-            log.open(RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap(), "token");
+            log.open("01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap(), "token");
         let text: String = entries.iter().map(|entry| format!("{entry}\n")).collect();
         fs::write(&job_log.path, text).unwrap();
         job_log.flush();

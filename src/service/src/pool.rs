@@ -31,9 +31,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use base::date::epoch_ms;
 use base::sync::{Mutex, MutexGuard};
+use contract::SandboxReuse;
 use crossbeam_channel::{Sender, bounded, unbounded};
-use guest_common::epoch_ms;
 use sandbox::{Cancellation, Image, Sandbox, SandboxConfig, SandboxFactory, SandboxId};
 
 use self::pressure::Pressure;
@@ -42,7 +43,7 @@ use self::replenisher::Replenisher;
 use self::state::{ParkedVm, PoolState};
 use super::cancellation::KillVm;
 use super::config::{Config, Profile};
-use super::reuse::{HeldSession, ReusableSandbox, Reuse};
+use super::reuse::{HeldSession, ReusableSandbox};
 use crate::error::{Error, Result};
 
 /// The time limits for starting a VM, which is slow on a loaded host without KVM, for resuming one, and for parking
@@ -58,7 +59,7 @@ pub(crate) type BaseConfig = dyn Fn(&Profile) -> Result<SandboxConfig> + Send + 
 pub(crate) struct PooledVm {
     pub(crate) sandbox: Box<dyn Sandbox>,
     /// `None` if parking is disabled.
-    pub(crate) reuse: Option<Reuse>,
+    pub(crate) reuse: Option<SandboxReuse>,
     /// The session ID that the agent reported.
     pub(crate) session: Option<String>,
     key: Option<String>,
@@ -98,7 +99,7 @@ enum ReaperCommand {
 /// The result of the search for a session's parked VM.
 struct UnparkResult {
     sandbox: Option<Box<dyn Sandbox>>,
-    reuse: Option<Reuse>,
+    reuse: Option<SandboxReuse>,
 }
 
 /// A job's request for a VM.
@@ -201,16 +202,17 @@ impl Pool {
         if self.shared.max_parked == 0 {
             return none(None);
         }
-        let Some(key) = request.key else { return none(Some(Reuse::NoReuseKey)) };
+        let Some(key) = request.key else { return none(Some(SandboxReuse::NoReuseKey)) };
         let parked = self.shared.lock().take_parked(key);
-        let Some(parked) = parked else { return none(Some(Reuse::PoolMiss)) };
+        let Some(parked) = parked else { return none(Some(SandboxReuse::PoolMiss)) };
         self.shared.wake_reaper();
         if parked.profile != request.profile || parked.image != request.config.image {
             self.shared.kill(parked.sandbox);
-            return none(Some(Reuse::ProfileMismatch));
+            return none(Some(SandboxReuse::ProfileMismatch));
         }
         let sandbox = self.assign(parked.sandbox, request)?;
-        let reuse = if sandbox.is_some() { Reuse::Reused } else { Reuse::UnparkFailed };
+        let reuse =
+            if sandbox.is_some() { SandboxReuse::Reused } else { SandboxReuse::UnparkFailed };
         Ok(UnparkResult { sandbox, reuse: Some(reuse) })
     }
 

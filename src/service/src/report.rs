@@ -14,16 +14,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use base::date::epoch_ms;
+use contract::{CompleteRequest, Operation};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use guest_common::{ClientType, Identity, Operation, Platform, epoch_ms, pause_after};
+use platform_client::{ClientType, PlatformClient, PlatformCredentials, pause_after};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::context::RunId;
-use super::journal::{ClaimRecord, ClaimState, Completion, Journal};
+use super::journal::{ClaimRecord, ClaimState, Journal};
 use super::source::Source;
 use crate::error::{Error, Result};
+use contract::RunId;
 
 const THREAD: &str = "report";
 
@@ -52,7 +54,7 @@ pub(crate) struct JobTelemetry {
 
 /// The owner of the thread, which ends after the last sender is dropped and all outcomes are sent.
 pub(crate) struct Reporter {
-    stop: guest_common::Stop,
+    stop: platform_client::RequestCancellation,
     done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,7 +73,7 @@ enum Subject {
 }
 
 struct ReportWorker {
-    platform: Platform,
+    platform: PlatformClient,
     source: Arc<dyn Source>,
     journal: Journal,
     pending: Vec<PendingReport>,
@@ -80,8 +82,8 @@ struct ReportWorker {
 impl Reporter {
     /// Starts the thread. Returns the sender for its reports. Its requests use the connections of `platform`.
     pub(crate) fn start(
-        platform: Platform,
-        stop: guest_common::Stop,
+        platform: PlatformClient,
+        stop: platform_client::RequestCancellation,
         source: Arc<dyn Source>,
         journal: Journal,
     ) -> Result<(Self, Sender<JobReport>)> {
@@ -109,7 +111,7 @@ impl Reporter {
 
     fn end(&mut self) {
         let Some(thread) = self.thread.take() else { return };
-        self.stop.signal();
+        self.stop.cancel();
         base::thread::join(thread);
     }
 }
@@ -137,7 +139,7 @@ impl TryFrom<Value> for Accepted {
 }
 
 impl ReportWorker {
-    fn run(&mut self, reports: &Receiver<JobReport>, stop: &guest_common::Stop) {
+    fn run(&mut self, reports: &Receiver<JobReport>, stop: &platform_client::RequestCancellation) {
         loop {
             let next = self.pending.iter().map(|pending| pending.due).min();
             let report = match next {
@@ -152,7 +154,7 @@ impl ReportWorker {
                 Err(RecvTimeoutError::Disconnected) => return self.drain(stop),
             }
             self.send_due();
-            if stop.is_given() {
+            if stop.is_cancelled() {
                 return;
             }
         }
@@ -160,7 +162,7 @@ impl ReportWorker {
 
     /// Sends the rest after the last sender is dropped. Claims without an answer, and outcomes that are unsent when
     /// `stop` is given, are left to the next start.
-    fn drain(&mut self, stop: &guest_common::Stop) {
+    fn drain(&mut self, stop: &platform_client::RequestCancellation) {
         self.pending.retain(|pending| matches!(pending.subject, Subject::Outcome(_)));
         while let Some(due) = self.pending.iter().map(|pending| pending.due).min() {
             if stop.wait_until(due) {
@@ -234,19 +236,12 @@ impl ReportWorker {
     fn send_outcome(&self, record: &ClaimRecord) -> Result<()> {
         let run = record.run;
         let ClaimState::Ended { token, completion, .. } = &record.state else { return Ok(()) };
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Body<'a> {
-            run_id: RunId,
-            #[serde(flatten)]
-            completion: &'a Completion,
-        }
-        let body = Body { run_id: run, completion };
+        let body = CompleteRequest { run_id: run, completion: completion.clone() };
         match self.post::<Option<Accepted>>(run, token, "complete", &body) {
             Ok(_) => log::debug!("outcome accepted; run={run}"),
             // Only a refusal by the platform is final. Other errors may be temporary.
             Err(Error::Api { source }) if source.is_refusal() => {
-                let error = guest_common::chain(&source);
+                let error = base::error::chain(&source);
                 log::warn!("the platform refuses an outcome; run={run} error={error:?}");
             }
             Err(error) => return Err(error),
@@ -271,13 +266,13 @@ impl ReportWorker {
         body: &impl Serialize,
     ) -> Result<T> {
         let access = self.source.access();
-        let identity = Identity {
+        let credentials = PlatformCredentials {
             url: access.url.clone(),
             token: token.to_owned(),
             bypass: access.bypass.clone(),
-            run_id: run.to_string(),
+            client_session: run.to_string(),
         };
-        let platform = self.platform.with(ClientType::Runner, &identity)?;
+        let platform = self.platform.with(ClientType::Runner, &credentials)?;
         let body = serde_json::to_vec(body).map_err(|source| Error::Json { source })?;
         Ok(platform.attempt(&format!("/api/webhooks/agent/{call}"), &body)?)
     }

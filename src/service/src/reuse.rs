@@ -1,17 +1,6 @@
 //! What the platform learns of VMs that are kept for their sessions.
 
-use serde::{Deserialize, Serialize};
-
-/// Whether a job reuses its session's VM; part of the completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Reuse {
-    Reused,
-    NoReuseKey,
-    PoolMiss,
-    ProfileMismatch,
-    UnparkFailed,
-}
+use serde::Serialize;
 
 /// A session with a parked VM, in the format of heartbeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

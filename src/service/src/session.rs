@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base::hex;
+use contract::guest::HOME;
 use flate2::read::MultiGzDecoder;
-use guest_common::{Client, Limits, Retry, Stop};
+use platform_client::{HttpClient, RequestCancellation, RequestLimits, RetryPolicy};
 use sandbox::Sandbox;
 use sha2::{Digest as _, Sha256};
 
 use super::context::{Encoding, ExecutionContext, HistoryRef, ResumeSession};
-use super::inbox::HOME;
 use super::source::PlatformAccess;
 use super::upload::Upload;
 use crate::error::{Error, Result};
@@ -22,7 +22,8 @@ const MAX_ENCODED: u64 = 128 << 20;
 const MAX_SIZE: u64 = 1 << 30;
 
 /// The limits of a download: silence of the server, and redirects.
-const LIMITS: Limits = Limits { whole: None, silence: Duration::from_secs(60), redirects: 5 };
+const LIMITS: RequestLimits =
+    RequestLimits { whole: None, silence: Duration::from_secs(60), redirects: 5 };
 
 const CHUNK: usize = 128 << 10;
 
@@ -31,7 +32,7 @@ pub(crate) fn restore(
     sandbox: &dyn Sandbox,
     context: &ExecutionContext,
     access: &PlatformAccess,
-    stop: &Stop,
+    stop: &RequestCancellation,
 ) -> Result<()> {
     let Some(session) = &context.resume_session else { return Ok(()) };
     let path = history_path(context, session)?;
@@ -39,7 +40,7 @@ pub(crate) fn restore(
         (Some(text), _) => put(sandbox, &path, text.as_bytes(), text.len() as u64, None),
         (None, Some(history)) => {
             let url = access.host_url(&history.url);
-            fetch(sandbox, &path, &url, history, &Client::new(LIMITS, stop))
+            fetch(sandbox, &path, &url, history, &HttpClient::new(LIMITS, stop))
         }
         (None, None) => Err(Error::History { problem: "is not in the context" }),
     }
@@ -68,7 +69,7 @@ fn fetch(
     path: &Path,
     url: &str,
     history: &HistoryRef,
-    client: &Client,
+    client: &HttpClient,
 ) -> Result<()> {
     if history.encoded_size > MAX_ENCODED || history.raw_size > MAX_SIZE {
         return Err(Error::History { problem: "is too large" });
@@ -87,16 +88,17 @@ fn fetch(
         match done {
             Ok(()) => Ok(()),
             // A retry may get the whole body.
-            Err(Error::ReadHistory { source }) => {
-                Err(guest_common::Error::Transport { call: "GET of a history".to_owned(), source })
-            }
+            Err(Error::ReadHistory { source }) => Err(platform_client::Error::Transport {
+                call: "GET of a history".to_owned(),
+                source,
+            }),
             Err(error) => {
                 failed = Some(error);
                 Ok(())
             }
         }
     };
-    Retry::usual().run(client.stop(), attempt)?;
+    RetryPolicy::usual().run(client.stop(), attempt)?;
     failed.map_or(Ok(()), Err)
 }
 
@@ -171,7 +173,7 @@ mod tests {
             bypass: None,
             reachable: Vec::new(),
         };
-        restore(&*sandbox, &context(session), &access, &Stop::new())?;
+        restore(&*sandbox, &context(session), &access, &RequestCancellation::new())?;
         let files = &factory.record().files;
         Ok(String::from_utf8(files[Path::new(PLACE)].clone()).unwrap())
     }
@@ -227,11 +229,11 @@ mod tests {
             .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
         let context = context(reference("identity", TEXT.as_bytes(), TEXT.len()));
-        let stop = Stop::new();
+        let stop = RequestCancellation::new();
         std::thread::scope(|scope| {
             let restoring = scope.spawn(|| restore(&*sandbox, &context, &access, &stop));
             server.wait_for(|requests| !requests.is_empty());
-            stop.signal();
+            stop.cancel();
             restoring.join().unwrap().unwrap_err();
         });
     }

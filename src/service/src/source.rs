@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::admission::Resources;
-use super::context::{ExecutionContext, RunId};
+use super::context::ExecutionContext;
 use super::endpoint::Endpoint;
 use super::journal::{ClaimRecord, Journal};
 use super::reuse::HeldSession;
 use crate::error::{Error, Result};
+use contract::{Offer, RunId};
 
 /// A source of jobs.
 ///
@@ -36,7 +37,7 @@ pub(crate) trait Source: Send + Sync {
 
     /// Claims a job; `None` if another runner has it. Blocks. After an error the owner is unknown, until the job is
     /// offered again ([`Source::reoffer`]) and claimed with the same request ID.
-    fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>>;
+    fn claim(&self, offer: &DiscoveredJob, journal: &Journal) -> Result<Option<Claim>>;
 
     /// Publishes the runner's status. Does not block.
     fn report_status(&self, status: RunnerStatus);
@@ -77,7 +78,7 @@ pub(crate) struct Demand {
 /// An offer and cancellations.
 #[derive(Debug, Default)]
 pub(crate) struct SourceUpdate {
-    pub(crate) offer: Option<Offer>,
+    pub(crate) offer: Option<DiscoveredJob>,
     /// Jobs of this runner to cancel. One may be repeated.
     pub(crate) cancelled: Vec<CancelRequest>,
 }
@@ -99,15 +100,23 @@ pub(crate) struct RecoveredJobs {
     pub(crate) unanswered: Vec<RunId>,
 }
 
-/// A job that can be claimed.
+/// A job that can be claimed, as the platform offered or pushed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Offer {
+pub(crate) struct DiscoveredJob {
     pub(crate) run: RunId,
     pub(crate) profile: Option<String>,
     /// The `reuseKey` of its session, if the source knows it before the claim.
     pub(crate) reuse_key: Option<String>,
     pub(crate) discovery: Discovery,
     pub(crate) discovered_at: Instant,
+}
+
+impl DiscoveredJob {
+    /// A job that the platform offered just now.
+    pub(crate) fn of(offer: Offer, discovery: Discovery) -> Self {
+        let Offer { run_id: run, profile, reuse_key, .. } = offer;
+        Self { run, profile, reuse_key, discovery, discovered_at: Instant::now() }
+    }
 }
 
 /// How a job was discovered.

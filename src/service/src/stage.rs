@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use guest_common::{Operation, iso_now};
+use base::date::iso_now;
+use contract::Operation;
 
 use crate::error::Result;
 

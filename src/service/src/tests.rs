@@ -24,7 +24,7 @@ use super::admission::Resources;
 use super::config::{Config, Local as LocalConfig};
 use super::journal::{self, Journal};
 use super::source::local::Local;
-use super::source::{Discovery, Offer, Source, SourceKind};
+use super::source::{DiscoveredJob, Discovery, Source, SourceKind};
 use super::{Dependencies, JobSource, Service};
 use crate::error::Result;
 use egress::ProxyPool;
@@ -112,8 +112,8 @@ impl RunningService {
     }
 }
 
-fn offer(run: super::context::RunId) -> Offer {
-    Offer {
+fn offer(run: contract::RunId) -> DiscoveredJob {
+    DiscoveredJob {
         run,
         profile: None,
         reuse_key: None,
@@ -459,7 +459,7 @@ fn jobs_of_a_dead_runner_return_to_the_queue() {
         // A runner that dies with two jobs, and has written only one claim to the journal.
         let local = Local::start(fixture.state.path(), &fixture.config.local).unwrap();
         let run = fixture.submit(&prompt("do it"));
-        let run_id = super::context::RunId::parse(&run.to_string()).unwrap();
+        let run_id = run;
         let claim = local.claim(&offer(run_id), &journal).unwrap().unwrap();
         let state = journal::ClaimState::Claimed { token: claim.token };
         let record = journal::ClaimRecord {
@@ -470,7 +470,7 @@ fn jobs_of_a_dead_runner_return_to_the_queue() {
         };
         journal.write(&record).unwrap();
         let other = fixture.submit(&prompt("do it"));
-        let other_id = super::context::RunId::parse(&other.to_string()).unwrap();
+        let other_id = other;
         local.claim(&offer(other_id), &journal).unwrap().unwrap();
         local.stop();
         [run, other]
@@ -492,10 +492,10 @@ fn an_unsent_outcome_is_sent_after_the_next_start() {
     let journal = Journal::open(fixture.state.path()).unwrap();
     let local = Local::start(fixture.state.path(), &fixture.config.local).unwrap();
     let run = fixture.submit(&prompt("do it"));
-    let run_id = super::context::RunId::parse(&run.to_string()).unwrap();
+    let run_id = run;
     let claim = local.claim(&offer(run_id), &journal).unwrap().unwrap();
-    let completion = journal::Completion { exit_code: 7, ..journal::Completion::default() };
-    let at_ms = guest_common::epoch_ms();
+    let completion = contract::Completion { exit_code: 7, ..contract::Completion::default() };
+    let at_ms = base::date::epoch_ms();
     let state = journal::ClaimState::Ended { token: claim.token, at_ms, completion };
     let record = journal::ClaimRecord {
         run: run_id,

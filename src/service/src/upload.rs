@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use contract::guest::USER_ID;
 use sandbox::{Entry, EntryKind, Owner, Sandbox, TreeWriter, WriteRequest};
 
 use super::session::step_deadline;
 use crate::error::Result;
 
 /// The user that agents run as.
-const OWNER: Owner = Owner { uid: 1000, gid: 1000 };
+const OWNER: Owner = Owner { uid: USER_ID, gid: USER_ID };
 
 const CHUNK: usize = 128 << 10;
 

@@ -166,7 +166,7 @@ impl Guest<'_> {
         self.post("events", json!({"events": [event]}));
     }
 
-    pub(crate) fn complete(&self, exit_code: i64, error: Option<&str>) {
+    pub(crate) fn complete(&self, exit_code: u8, error: Option<&str>) {
         let error = error.map(str::to_owned);
         let completion = Completion { exit_code, error, ..Completion::default() };
         self.host.source.complete(&self.claimed, completion).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use archive::PackedFile;
 use base::thread;
-use guest_common::{Client, Retry};
+use platform_client::{HttpClient, RetryPolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -189,10 +189,10 @@ fn prepare(
 const ARCHIVE: &str = "application/gzip";
 
 /// Uploads an archive. Packs it while it is sent if the disk had no room for it.
-fn send(client: &Client, url: &str, source: &Source<'_>, package: Package) -> Result<()> {
+fn send(client: &HttpClient, url: &str, source: &Source<'_>, package: Package) -> Result<()> {
     match package.archive {
         Archive::File(file) => upload(client, url, ARCHIVE, (file, package.size)),
-        Archive::Repack(unreadable) => Retry::through_outage().run(client.stop(), || {
+        Archive::Repack(unreadable) => RetryPolicy::through_outage().run(client.stop(), || {
             let sent = stream(client, url, (source, &unreadable), package.size);
             // The archive must hold the announced files. A difference is not worth a retry.
             Ok(sent?.and_then(|files| {
@@ -204,11 +204,11 @@ fn send(client: &Client, url: &str, source: &Source<'_>, package: Package) -> Re
 
 /// Packs into a pipe and uploads from it. Returns the files that were packed.
 fn stream(
-    client: &Client,
+    client: &HttpClient,
     url: &str,
     (source, unreadable): (&Source<'_>, &Unreadable),
     size: u64,
-) -> guest_common::Result<Result<Vec<PackedFile>>> {
+) -> platform_client::Result<Result<Vec<PackedFile>>> {
     let (reader, writer) = match io::pipe() {
         Ok(pipe) => pipe,
         Err(source) => return Ok(Err(Error::Archive { source })),
@@ -234,9 +234,9 @@ fn changed(source: &Source<'_>) -> Error {
 }
 
 /// Uploads a file of this size. Each retry starts at the file's beginning.
-pub(super) fn upload(client: &Client, url: &str, kind: &str, file: (File, u64)) -> Result<()> {
+pub(super) fn upload(client: &HttpClient, url: &str, kind: &str, file: (File, u64)) -> Result<()> {
     let (mut file, size) = file;
-    Ok(Retry::through_outage().run(client.stop(), || {
+    Ok(RetryPolicy::through_outage().run(client.stop(), || {
         // Seeking in a regular file cannot fail.
         let _ = file.rewind();
         client.put(url, kind, &file, size)

@@ -9,8 +9,9 @@ use std::io::{self, BufWriter, Seek as _, Write};
 use std::path::Path;
 
 use archive::{Descend, PackedFile, Packer, Visitor, WalkEntry, WalkKind, open_source, walk};
-use guest_common::{Stop, chain};
+use base::error::chain;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use platform_client::RequestCancellation;
 
 use super::omission::Omissions;
 use super::shape::{Shape, ShapeHash};
@@ -27,7 +28,7 @@ pub(super) struct Source<'a> {
     /// `None` makes an empty archive.
     pub(super) root: Option<&'a Path>,
     pub(super) excluded: &'a [String],
-    pub(super) stop: &'a Stop,
+    pub(super) stop: &'a RequestCancellation,
 }
 
 /// The contents of an archive.
@@ -149,7 +150,7 @@ pub(super) fn pack<W: Write>(
 
 /// Packs what a walk finds.
 struct Packing<'a, W: Write> {
-    stop: &'a Stop,
+    stop: &'a RequestCancellation,
     root: &'a Path,
     unreadable: &'a Unreadable,
     packer: Packer<W>,
@@ -162,7 +163,7 @@ impl<W: Write> Visitor for Packing<'_, W> {
     type Error = Error;
 
     fn entry(&mut self, found: WalkEntry) -> Result<Descend> {
-        if self.stop.is_given() {
+        if self.stop.is_cancelled() {
             return Err(Error::Timeout);
         }
         if let Some(reason) = self.unreadable.get(&found.path) {
@@ -228,7 +229,7 @@ pub(super) fn manifest(files: &[serde_json::Value]) -> io::Result<(File, u64)> {
     let manifest = serde_json::json!({
         "version": 1,
         "files": files,
-        "createdAt": guest_common::iso_now(),
+        "createdAt": base::date::iso_now(),
     });
     let file = File::from(memfd_create("manifest", MFdFlags::MFD_CLOEXEC)?);
     let mut buffer = BufWriter::new(file);
@@ -250,7 +251,7 @@ mod tests {
     fn on_a_full_disk_an_archive_is_measured_and_packed_again() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a"), "content").unwrap();
-        let stop = Stop::new();
+        let stop = RequestCancellation::new();
         let source = Source { root: Some(folder.path()), excluded: &[], stop: &stop };
         let full = || Ok(OpenOptions::new().read(true).write(true).open("/dev/full").unwrap());
         let room = || Ok(tempfile::tempfile().unwrap());
@@ -269,7 +270,7 @@ mod tests {
     fn a_file_that_cannot_be_read_to_its_end_is_left_out_and_the_rest_is_packed() {
         // Files of sysfs are shorter than their metadata says.
         let sys = Path::new("/sys/kernel");
-        let (excluded, stop) = (names_but(sys, "fscaps"), Stop::new());
+        let (excluded, stop) = (names_but(sys, "fscaps"), RequestCancellation::new());
         let source = Source { root: Some(sys), excluded: &excluded, stop: &stop };
 
         let package = package(&source, || Ok(tempfile::tempfile().unwrap())).unwrap();

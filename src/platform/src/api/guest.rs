@@ -1,12 +1,12 @@
 //! What guests tell, and ask for: the webhooks. Each names its run, which the token must be for.
 //! Of whom nobody knows, and of an attempt that was lost, no body is read.
 
+use contract::CompleteRequest;
 use http_server::{Account, Method, Request, Response};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{ORDINARY, json, only, reply, token};
-use crate::attempt::Completion;
 use crate::backend::Backend;
 use crate::key::Tag;
 use crate::storage::{LARGEST_LIST, StorageRequest, Writer};
@@ -22,15 +22,6 @@ const FIREWALL: u64 = 256 << 10;
 #[serde(rename_all = "camelCase")]
 struct Run {
     run_id: RunId,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Complete {
-    run_id: RunId,
-    exit_code: i64,
-    error: Option<String>,
-    last_event_sequence: Option<i64>,
 }
 
 pub(super) fn answer(
@@ -56,9 +47,7 @@ pub(super) fn answer(
             Ok(reply::json(&backend.take_report(&token, report)?))
         }
         ["complete"] => {
-            let Complete { run_id, exit_code, error, last_event_sequence } =
-                json(request, ORDINARY, account)?;
-            let completion = Completion { exit_code, error, last_event_sequence };
+            let CompleteRequest { run_id, completion } = json(request, ORDINARY, account)?;
             Ok(reply::json(&backend.complete(&token, run_id, completion)?))
         }
         ["checkpoints", ref rest @ ..] => checkpoint(backend, request, (token, account), rest),

@@ -1,6 +1,7 @@
 //! Completions. The first one decides the outcome; a repeated one gets the same reply.
 
 use base::error::chain;
+use contract::Completion;
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -18,20 +19,6 @@ const LONGEST_ERROR: usize = 16 * 1024;
 /// Replaces an error text in which secrets cannot be masked any more.
 const REDACTED: &str =
     "it failed, and why is not shown: its secrets, which might be in that, are gone";
-
-/// The outcome of a run.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Completion {
-    /// 0 if it succeeded.
-    pub exit_code: i64,
-    /// Why it did not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The highest sequence number with all before it acknowledged.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_event_sequence: Option<i64>,
-}
 
 /// The reply to a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +85,7 @@ fn end(tx: &Transaction<'_>, caller: Caller, completion: &Completion) -> Outcome
         now,
         completion.exit_code,
         completion.error,
-        completion.last_event_sequence,
+        completion.last_event_sequence.map(|number| i64::try_from(number).unwrap_or(i64::MAX)),
     ])?;
     end_attempt(tx, caller.job, "ended", now)
 }

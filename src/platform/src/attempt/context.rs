@@ -1,5 +1,6 @@
 //! What a runner is told about a job that it claimed: the contract's execution context.
 
+use contract::{StorageManifest, StorageMount};
 use http_server::Method;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value, json};
@@ -107,7 +108,7 @@ impl Context {
                 context.insert(name.to_owned(), value);
             }
         };
-        put("storageManifest", self.manifest(backend, base));
+        put("storageManifest", json!(self.manifest(backend, base)));
         put("resumeSession", self.session(backend, base));
         put("runId", json!(self.run));
         put("prompt", self.prompt.into());
@@ -122,22 +123,22 @@ impl Context {
         context.into()
     }
 
-    fn manifest(&self, backend: &Backend, base: &str) -> Value {
-        let mount = |(mount, archive): &(Mount, Archive)| {
-            json!({
-                "name": mount.name,
-                "storageId": mount.storage_id,
-                "versionId": mount.version_id,
-                "mountPath": mount.mount_path,
-                "archiveUrl": backend.url(base, Method::Get, &blob_path(&archive.blob)),
-                "archiveSize": archive.size,
-                "writeback": true,
-            })
+    fn manifest(&self, backend: &Backend, base: &str) -> Option<StorageManifest> {
+        let mount = |(mount, archive): &(Mount, Archive)| StorageMount {
+            name: Some(mount.name.clone()),
+            storage_id: Some(mount.storage_id.clone()),
+            version_id: Some(mount.version_id.clone()),
+            mount_path: mount.mount_path.clone(),
+            archive_url: Some(backend.url(base, Method::Get, &blob_path(&archive.blob))),
+            archive_size: Some(archive.size),
+            writeback: Some(true),
+            ..StorageMount::default()
         };
-        match self.artifacts[..] {
-            [] => Value::Null,
-            _ => json!({"storageMounts": self.artifacts.iter().map(mount).collect::<Vec<_>>()}),
-        }
+        let mounts: Vec<_> = self.artifacts.iter().map(mount).collect();
+        let storage_mounts = Some(mounts).filter(|mounts| !mounts.is_empty());
+        storage_mounts
+            .is_some()
+            .then(|| StorageManifest { storage_mounts, ..StorageManifest::default() })
     }
 
     fn session(&self, backend: &Backend, base: &str) -> Value {

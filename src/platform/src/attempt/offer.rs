@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use contract::Offer;
 
 use crate::backend::Backend;
 use crate::clock::{millis, now_ms};
@@ -23,22 +23,6 @@ pub struct Wanted {
     pub excluded: Vec<RunId>,
 }
 
-/// A job that may be claimed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Offer {
-    /// The job.
-    pub run_id: RunId,
-    /// The profile that it wants.
-    #[serde(rename = "experimentalProfile", skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    /// The session that it goes on with.
-    #[serde(rename = "cliAgentSessionId", skip_serializing_if = "Option::is_none")]
-    pub session: Option<String>,
-    /// What it has in common with the jobs of its session before: by it a runner finds their VM.
-    pub reuse_key: String,
-}
-
 impl Backend {
     /// The oldest job that fits; its claim may still come too late.
     pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
@@ -53,7 +37,7 @@ impl Backend {
                     run_id: row.get(0)?,
                     profile: row.get(1)?,
                     session: row.get(2)?,
-                    reuse_key: row.get(3)?,
+                    reuse_key: Some(row.get(3)?),
                 };
                 let fits = |profile| wanted.profiles.contains(profile);
                 if offer.profile.as_ref().is_none_or(fits)

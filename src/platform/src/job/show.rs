@@ -96,7 +96,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         finished_ms: row.get(7)?,
         cancel_requested: row.get(8)?,
         timed_out: row.get(9)?,
-        exit_code: row.get(10)?,
+        exit_code: row.get::<_, Option<i64>>(10)?.and_then(|code| u8::try_from(code).ok()),
         error: row.get(11)?,
         resumed_checkpoint: row.get(12)?,
         session_id: row.get(13)?,

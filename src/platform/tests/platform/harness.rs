@@ -159,7 +159,7 @@ impl Guest<'_> {
         self.post("events", json!({"events": numbers.iter().map(event).collect::<Vec<_>>()}))
     }
 
-    pub(crate) fn complete(&self, exit_code: i64) -> Reply {
+    pub(crate) fn complete(&self, exit_code: u8) -> Reply {
         self.post("complete", json!({"exitCode": exit_code}))
     }
 
@@ -226,7 +226,7 @@ pub(crate) fn take(source: &Source) -> Claimed {
     source.claim(offer.run_id).unwrap().unwrap()
 }
 
-pub(crate) fn done(exit_code: i64) -> Completion {
+pub(crate) fn done(exit_code: u8) -> Completion {
     Completion { exit_code, ..Completion::default() }
 }
 

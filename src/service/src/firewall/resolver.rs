@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use guest_common::{ClientType, Identity, Limits, Platform, Retry, Stop};
 use intercept::{Credential, CredentialError, CredentialProvider};
+use platform_client::{
+    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+    RetryPolicy,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,8 +16,11 @@ use crate::error::Result;
 use crate::source::PlatformAccess;
 
 /// The limits of one attempt.
-const LIMITS: Limits =
-    Limits { whole: Some(Duration::from_secs(10)), silence: Duration::from_secs(10), redirects: 0 };
+const LIMITS: RequestLimits = RequestLimits {
+    whole: Some(Duration::from_secs(10)),
+    silence: Duration::from_secs(10),
+    redirects: 0,
+};
 /// No attempt starts after this time: the proxy waits 20 s for the answer.
 const RETRY_TIME: Duration = Duration::from_secs(8);
 /// The largest accepted answer, in bytes.
@@ -33,7 +39,7 @@ pub(super) struct Auth {
 
 /// Resolves credentials by calling the platform.
 pub(super) struct Resolver {
-    platform: Platform,
+    platform: PlatformClient,
     auths: Vec<Option<Auth>>,
     encrypted_secrets: Option<Value>,
     connectors: Option<Value>,
@@ -74,13 +80,18 @@ impl Resolver {
         access: &PlatformAccess,
         auths: Vec<Option<Auth>>,
     ) -> Result<Self> {
-        let identity = Identity {
+        let credentials = PlatformCredentials {
             url: access.url.clone(),
             token: context.sandbox_token.clone(),
             bypass: access.bypass.clone(),
-            run_id: context.run_id.to_string(),
+            client_session: context.run_id.to_string(),
         };
-        let platform = Platform::of(ClientType::Runner, &identity, LIMITS, &Stop::new())?;
+        let platform = PlatformClient::of(
+            ClientType::Runner,
+            &credentials,
+            LIMITS,
+            &RequestCancellation::new(),
+        )?;
         Ok(Self {
             platform: platform.with_answers_of(MAX_ANSWER),
             auths,
@@ -105,7 +116,8 @@ impl CredentialProvider for Resolver {
             vars: &self.vars,
             force_refresh: force,
         };
-        let retry = Retry { deadline: Some(Instant::now() + RETRY_TIME), ..Retry::usual() };
+        let retry =
+            RetryPolicy { deadline: Some(Instant::now() + RETRY_TIME), ..RetryPolicy::usual() };
         let resolved = self.platform.post_again(&retry, AUTH, &request);
         let resolved: Resolved = resolved.map_err(|error| match error.status() {
             Some(402) => refusal(402, "there is no credit left for this API's credential"),

@@ -139,18 +139,18 @@ fn a_warm_vm_of_a_replaced_image_is_killed() {
 fn a_parked_vm_is_reused_only_by_its_session() {
     let fixture = Fixture::new(0, 4, Script::default());
     let first = fixture.claim(Some("a"));
-    assert_eq!(first.reuse, Some(Reuse::PoolMiss));
+    assert_eq!(first.reuse, Some(SandboxReuse::PoolMiss));
     let id = fixture.park(first);
     assert_eq!(fixture.factory.record().parked, [id]);
     assert_eq!(fixture.pool.sessions().len(), 1);
 
     let other = fixture.claim(Some("b"));
-    assert_eq!((other.reuse, other.sandbox.id() == id), (Some(Reuse::PoolMiss), false));
+    assert_eq!((other.reuse, other.sandbox.id() == id), (Some(SandboxReuse::PoolMiss), false));
     let without_session = fixture.claim(None);
-    assert_eq!(without_session.reuse, Some(Reuse::NoReuseKey));
+    assert_eq!(without_session.reuse, Some(SandboxReuse::NoReuseKey));
     assert!(!fixture.pool.can_park(&without_session));
     let again = fixture.claim(Some("a"));
-    assert_eq!((again.reuse, again.sandbox.id()), (Some(Reuse::Reused), id));
+    assert_eq!((again.reuse, again.sandbox.id()), (Some(SandboxReuse::Reused), id));
     assert!(fixture.pool.sessions().is_empty());
 }
 
@@ -159,11 +159,11 @@ fn a_parked_vm_of_another_profile_or_image_is_not_reused() {
     let fixture = Fixture::new(0, 4, Script::default());
     fixture.park(fixture.claim(Some("a")));
     let pooled = fixture.claim_for("large", Some("a"), "new").unwrap();
-    assert_eq!(pooled.reuse, Some(Reuse::ProfileMismatch));
+    assert_eq!(pooled.reuse, Some(SandboxReuse::ProfileMismatch));
     fixture.wait_for_ends(1);
     fixture.park(fixture.claim(Some("b")));
     let pooled = fixture.claim_for("default", Some("b"), "newer").unwrap();
-    assert_eq!(pooled.reuse, Some(Reuse::ProfileMismatch));
+    assert_eq!(pooled.reuse, Some(SandboxReuse::ProfileMismatch));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_parked_vm_that_cannot_be_resumed_is_replaced() {
     let fixture = Fixture::new(0, 4, Script::default().stubborn());
     let id = fixture.park(fixture.claim(Some("a")));
     let pooled = fixture.claim(Some("a"));
-    assert_eq!(pooled.reuse, Some(Reuse::UnparkFailed));
+    assert_eq!(pooled.reuse, Some(SandboxReuse::UnparkFailed));
     assert_ne!(pooled.sandbox.id(), id);
     fixture.wait_for_ends(1);
 }
@@ -184,13 +184,13 @@ fn the_oldest_parked_vms_are_evicted_first() {
     }
     // Only two may be parked.
     fixture.wait_for_ends(1);
-    assert_eq!(fixture.claim(Some("a")).reuse, Some(Reuse::PoolMiss));
+    assert_eq!(fixture.claim(Some("a")).reuse, Some(SandboxReuse::PoolMiss));
     fixture.wait_for_ends(2);
     // One of the two fits. The VM that is about to be claimed is not counted.
     fixture.pool.evict_for(1024, None);
     fixture.pool.evict_for(1023, Some("c"));
     fixture.wait_for_ends(3);
-    assert_eq!(fixture.claim(Some("c")).reuse, Some(Reuse::Reused));
+    assert_eq!(fixture.claim(Some("c")).reuse, Some(SandboxReuse::Reused));
 }
 
 #[test]
@@ -200,8 +200,8 @@ fn memory_pressure_evicts_the_oldest_parked_vm() {
     fixture.park(fixture.claim(Some("b")));
     fixture.pool.shared.commands.send(ReaperCommand::EvictOldest).unwrap();
     fixture.changed.recv().unwrap();
-    assert_eq!(fixture.claim(Some("b")).reuse, Some(Reuse::Reused));
-    assert_eq!(fixture.claim(Some("a")).reuse, Some(Reuse::PoolMiss));
+    assert_eq!(fixture.claim(Some("b")).reuse, Some(SandboxReuse::Reused));
+    assert_eq!(fixture.claim(Some("a")).reuse, Some(SandboxReuse::PoolMiss));
 }
 
 #[test]

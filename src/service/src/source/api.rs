@@ -27,19 +27,21 @@ use std::time::{Duration, Instant};
 
 use ably_subscriber::Subscription;
 use base::sync::{Mutex, MutexGuard};
+use contract::RunId;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use guest_common::{ClientType, Identity, Limits, Platform, Stop};
+use platform_client::{
+    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+};
 
 use self::claim::Claims;
 use self::poll::ScheduledPoll;
 pub use self::probe::probe;
 use self::shared::Shared;
 use super::{
-    Claim, Demand, Offer, PlatformAccess, RecoveredJobs, RunnerStatus, Source, SourceKind,
+    Claim, Demand, DiscoveredJob, PlatformAccess, RecoveredJobs, RunnerStatus, Source, SourceKind,
     SourceUpdate,
 };
 use crate::config::{Api as Config, Config as Whole};
-use crate::context::RunId;
 use crate::error::{Error, Result, file};
 use crate::identity::RunnerIdentity;
 use crate::journal::Journal;
@@ -51,13 +53,13 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_CONTEXT: u64 = 192 << 20;
 
 /// The platform holds a poll for up to 30 s.
-const POLL_LIMITS: Limits = limits(45);
-const DEFAULT_LIMITS: Limits = limits(30);
-const HEARTBEAT_LIMITS: Limits = limits(3);
+const POLL_LIMITS: RequestLimits = limits(45);
+const DEFAULT_LIMITS: RequestLimits = limits(30);
+const HEARTBEAT_LIMITS: RequestLimits = limits(3);
 
-const fn limits(seconds: u64) -> Limits {
+const fn limits(seconds: u64) -> RequestLimits {
     let time = Duration::from_secs(seconds);
-    Limits { whole: Some(time), silence: time, redirects: 0 }
+    RequestLimits { whole: Some(time), silence: time, redirects: 0 }
 }
 
 /// A remote platform.
@@ -66,10 +68,10 @@ pub(crate) struct Api {
     notifications: Receiver<()>,
     access: PlatformAccess,
     claims: Claims,
-    claims_stop: Stop,
-    stop: Stop,
+    claims_stop: RequestCancellation,
+    stop: RequestCancellation,
     /// Ends the waits of the thread `heartbeat`, which then sends a last heartbeat.
-    heartbeat_stop: Stop,
+    heartbeat_stop: RequestCancellation,
     heartbeat: Mutex<Option<JoinHandle<()>>>,
     /// Dropped to end the thread `push`.
     push_stop: Mutex<Option<Sender<Infallible>>>,
@@ -83,14 +85,15 @@ impl Api {
         let token = token(&config.token_file)?;
         let access = access(config)?;
         let runner = RunnerIdentity::next(state_dir)?;
-        let identity = Identity {
+        let credentials = PlatformCredentials {
             url: access.url.clone(),
             token,
             bypass: access.bypass.clone(),
-            run_id: runner.id.to_string(),
+            client_session: runner.id.to_string(),
         };
-        let (stop, claims_stop) = (Stop::new(), Stop::new());
-        let platform = |limits, stop| Platform::of(ClientType::Runner, &identity, limits, stop);
+        let (stop, claims_stop) = (RequestCancellation::new(), RequestCancellation::new());
+        let platform =
+            |limits, stop| PlatformClient::of(ClientType::Runner, &credentials, limits, stop);
         let (polls, heartbeats) =
             (platform(POLL_LIMITS, &stop)?, platform(HEARTBEAT_LIMITS, &stop)?);
         let (tokens, claims) =
@@ -120,7 +123,7 @@ impl Api {
             ),
             claims_stop,
             stop: stop.clone(),
-            heartbeat_stop: Stop::new(),
+            heartbeat_stop: RequestCancellation::new(),
             heartbeat: Mutex::default(),
             push_stop: Mutex::default(),
             threads: Mutex::default(),
@@ -156,7 +159,7 @@ impl Api {
         let heartbeat = self.heartbeat.lock().take();
         let Some(heartbeat) = heartbeat else { return };
         self.shared.lock().is_stopping = true;
-        self.heartbeat_stop.signal();
+        self.heartbeat_stop.cancel();
         let _ = self.shared.wake_heartbeat.try_send(());
         base::thread::join(heartbeat);
     }
@@ -221,7 +224,7 @@ impl Source for Api {
         Ok(SourceUpdate { offer, cancelled })
     }
 
-    fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>> {
+    fn claim(&self, offer: &DiscoveredJob, journal: &Journal) -> Result<Option<Claim>> {
         self.claims.claim(offer, journal)
     }
 
@@ -248,13 +251,13 @@ impl Source for Api {
     }
 
     fn abort_claims(&self) {
-        self.claims_stop.signal();
+        self.claims_stop.cancel();
     }
 
     fn stop(&self) {
         self.abort_claims();
         self.stop_heartbeats();
-        self.stop.signal();
+        self.stop.cancel();
         drop(self.push_stop.lock().take());
         let _ = self.shared.wake_poll.try_send(());
         let threads: Vec<_> = self.threads().drain(..).collect();

@@ -6,21 +6,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base::sync::Mutex;
+use contract::RunId;
+use contract::guest::GATEWAY;
 use crossbeam_channel::Receiver;
 use platform::{Platform, Wanted};
 use sandbox::Service;
 
 use super::{
-    CancelRequest, Claim, Demand, Discovery, Offer, PlatformAccess, RecoveredJobs, RunnerStatus,
-    Source, SourceKind, SourceUpdate,
+    CancelRequest, Claim, Demand, DiscoveredJob, Discovery, PlatformAccess, RecoveredJobs,
+    RunnerStatus, Source, SourceKind, SourceUpdate,
 };
 use crate::config::Local as Config;
-use crate::context::RunId;
 use crate::error::{Error, Result};
 use crate::journal::{ClaimRecord, ClaimState, Journal};
-
-/// The gateway's address, which is the same in every VM.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 241, 1);
 
 /// The embedded platform.
 pub(crate) struct Local {
@@ -65,33 +63,20 @@ impl Source for Local {
 
     fn next_update(&self, demand: &Demand) -> Result<SourceUpdate> {
         let requested_at = Instant::now();
-        let cancelled = self.source.cancelled()?.into_iter().filter_map(to_run_id);
+        let cancelled = self.source.cancelled()?.into_iter();
         let cancelled = cancelled.map(|run| CancelRequest { run, requested_at }).collect();
         if demand.profiles.is_empty() {
             return Ok(SourceUpdate { offer: None, cancelled });
         }
-        let wanted = Wanted {
-            profiles: demand.profiles.clone(),
-            excluded: demand.excluded.iter().copied().filter_map(to_platform_id).collect(),
-        };
+        let wanted =
+            Wanted { profiles: demand.profiles.clone(), excluded: demand.excluded.clone() };
         let offer = self.source.next(&wanted, Instant::now())?;
-        let offer = offer.and_then(|offer| {
-            let (run, profile, reuse_key) =
-                (to_run_id(offer.run_id)?, offer.profile, Some(offer.reuse_key));
-            Some(Offer {
-                run,
-                profile,
-                reuse_key,
-                discovery: Discovery::Pushed,
-                discovered_at: requested_at,
-            })
-        });
+        let offer = offer.map(|offer| DiscoveredJob::of(offer, Discovery::Pushed));
         Ok(SourceUpdate { offer, cancelled })
     }
 
-    fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
-        let Some(id) = to_platform_id(offer.run) else { return Ok(None) };
-        let Some(claimed) = self.source.claim(id)? else { return Ok(None) };
+    fn claim(&self, offer: &DiscoveredJob, _journal: &Journal) -> Result<Option<Claim>> {
+        let Some(claimed) = self.source.claim(offer.run)? else { return Ok(None) };
         let timeout = claimed.timeout_ms.map(Duration::from_millis);
         Ok(Some(Claim::of(claimed.context, Some(claimed.attempt), timeout)))
     }
@@ -115,8 +100,7 @@ impl Source for Local {
         let (ended, others): (Vec<_>, Vec<_>) = records.partition(is_ended);
         for orphan in self.source.orphans()? {
             let is_known = |record: &ClaimRecord| {
-                Some(record.run) == to_run_id(orphan.run_id)
-                    && record.attempt == Some(orphan.attempt)
+                record.run == orphan.run_id && record.attempt == Some(orphan.attempt)
             };
             if !ended.iter().any(is_known) {
                 self.source.give_back(orphan.run_id, orphan.attempt)?;
@@ -134,12 +118,4 @@ impl Source for Local {
             log::error!("cannot stop the embedded platform; error={}", error.chain());
         }
     }
-}
-
-fn to_run_id(run: platform::RunId) -> Option<RunId> {
-    RunId::parse(&run.to_string())
-}
-
-fn to_platform_id(run: RunId) -> Option<platform::RunId> {
-    run.to_string().parse().ok()
 }

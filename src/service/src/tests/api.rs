@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ably_subscriber::Hosts;
+use contract::{Completion, RunId};
 use guest_test::{Reply, Server};
 use nix::sys::signal::Signal;
 use platform::{Platform, Status};
@@ -14,8 +15,7 @@ use serde_json::json;
 
 use super::{AGENT, Fixture, offer, prompt, successful, waiting};
 use crate::config::Api as Config;
-use crate::context::RunId;
-use crate::journal::{ClaimRecord, ClaimState, Completion, Journal};
+use crate::journal::{ClaimRecord, ClaimState, Journal};
 use crate::source::Source as _;
 use crate::source::SourceKind;
 use crate::source::api::Api;
@@ -136,7 +136,7 @@ fn a_cancellation_reaches_a_runner_of_a_remote_platform() {
 fn after_death(of: impl FnOnce(&Api, &Journal, RunId) -> Option<ClaimRecord>) -> platform::Job {
     let remote = RemotePlatform::start();
     let run = remote.fixture.submit(&prompt("do it"));
-    let run_id = RunId::parse(&run.to_string()).unwrap();
+    let run_id = run;
     let journal = Journal::open(remote.fixture.state.path()).unwrap();
     let source = remote.source();
     let record = of(&source, &journal, run_id);
@@ -218,10 +218,9 @@ fn an_outcome_is_sent_again_until_the_platform_accepts_it() {
     });
     let fixture = Fixture::new();
     let journal = Journal::open(fixture.state.path()).unwrap();
-    let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+    let run = "01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap();
     let completion = Completion { exit_code: 7, ..Completion::default() };
-    let state =
-        ClaimState::Ended { token: "t".into(), at_ms: guest_common::epoch_ms(), completion };
+    let state = ClaimState::Ended { token: "t".into(), at_ms: base::date::epoch_ms(), completion };
     let record = ClaimRecord { run, attempt: None, source: SourceKind::Api, state };
     journal.write(&record).unwrap();
     let runner = tempfile::tempdir().unwrap();
@@ -246,10 +245,9 @@ fn an_outcome_that_is_refused_for_good_is_removed() {
     let server = Server::start(|_| Reply::refusal(409, "superseded"));
     let fixture = Fixture::new();
     let journal = Journal::open(fixture.state.path()).unwrap();
-    let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+    let run = "01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap();
     let completion = Completion::failed("x".into());
-    let state =
-        ClaimState::Ended { token: "t".into(), at_ms: guest_common::epoch_ms(), completion };
+    let state = ClaimState::Ended { token: "t".into(), at_ms: base::date::epoch_ms(), completion };
     journal.write(&ClaimRecord { run, attempt: None, source: SourceKind::Api, state }).unwrap();
     let runner = tempfile::tempdir().unwrap();
     let source = source(&runner, &fixture, &server.url(), "runner's");
@@ -334,7 +332,7 @@ fn an_unanswered_claim_is_retried_with_the_same_id_while_the_service_runs() {
     let journal = Journal::open(fixture.state.path()).unwrap();
     let request = "01234567-89ab-4def-8123-000000000000".to_owned();
     let state = ClaimState::Claiming { request, profile: None };
-    let run = RunId::parse(run).unwrap();
+    let run = run.parse::<RunId>().unwrap();
     journal.write(&ClaimRecord { run, attempt: None, source: SourceKind::Api, state }).unwrap();
     let runner = tempfile::tempdir().unwrap();
     let source = source(&runner, &fixture, &server.url(), "runner's");
@@ -414,10 +412,9 @@ fn an_outcome_that_is_not_confirmed_is_sent_again() {
     });
     let fixture = Fixture::new();
     let journal = Journal::open(fixture.state.path()).unwrap();
-    let run = RunId::parse("01234567-89ab-4def-8123-456789abcdef").unwrap();
+    let run = "01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap();
     let completion = Completion { exit_code: 7, ..Completion::default() };
-    let state =
-        ClaimState::Ended { token: "t".into(), at_ms: guest_common::epoch_ms(), completion };
+    let state = ClaimState::Ended { token: "t".into(), at_ms: base::date::epoch_ms(), completion };
     journal.write(&ClaimRecord { run, attempt: None, source: SourceKind::Api, state }).unwrap();
     let runner = tempfile::tempdir().unwrap();
     let source = source(&runner, &fixture, &server.url(), "runner's");

@@ -10,14 +10,14 @@ use sandbox::fake::Manner;
 use serde_json::json;
 
 use super::{Fixture, offer, waiting};
-use crate::context::RunId;
 use crate::error::Result;
 use crate::journal::Journal;
 use crate::journal::tests::run;
 use crate::source::{
-    CancelRequest, Claim, Demand, Offer, PlatformAccess, RecoveredJobs, RunnerStatus, Source,
-    SourceKind, SourceUpdate,
+    CancelRequest, Claim, Demand, DiscoveredJob, PlatformAccess, RecoveredJobs, RunnerStatus,
+    Source, SourceKind, SourceUpdate,
 };
+use contract::RunId;
 
 /// A source with queued updates, which grants all claims and accepts all outcomes.
 struct ScriptedSource {
@@ -85,7 +85,7 @@ impl Source for ScriptedSource {
         Ok(self.updates.lock().unwrap().pop_front().unwrap_or_default())
     }
 
-    fn claim(&self, offer: &Offer, _journal: &Journal) -> Result<Option<Claim>> {
+    fn claim(&self, offer: &DiscoveredJob, _journal: &Journal) -> Result<Option<Claim>> {
         let (token, agent) = ("t", "claude-code");
         let context = json!({
             "runId": offer.run, "sandboxToken": token, "prompt": "wait", "cliAgentType": agent,

@@ -8,10 +8,10 @@ use crate::terminal::harmless;
 
 /// The exit code of this process for a job that has ended.
 pub(super) fn exit_code(job: &Job) -> u8 {
-    match job.exit_code.map(u8::try_from) {
+    match job.exit_code {
         _ if job.status == Status::Completed => 0,
         _ if job.timed_out => 124,
-        Some(Ok(code)) if code != 0 => code,
+        Some(code) if code != 0 => code,
         // It was cancelled before it ran, its runner was lost, or its exit code does not fit a byte.
         _ => 125,
     }

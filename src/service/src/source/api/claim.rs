@@ -15,23 +15,24 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
+use base::date::epoch_ms;
 use base::sync::{Mutex, MutexGuard};
-use guest_common::{Platform, Retry, Stop, epoch_ms};
+use contract::{Completion, RunId};
+use platform_client::{PlatformClient, RequestCancellation, RetryPolicy};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::context::RunId;
 use crate::error::{Error, Result};
-use crate::journal::{ClaimRecord, ClaimState, Completion, Journal};
-use crate::source::{Claim, Discovery, Offer, RecoveredJobs, SourceKind, token_of};
+use crate::journal::{ClaimRecord, ClaimState, Journal};
+use crate::source::{Claim, DiscoveredJob, Discovery, RecoveredJobs, SourceKind, token_of};
 
 /// The error of a job whose runner was killed.
 const RUNNER_DIED: &str = "the runner died";
 
 /// The claims at one platform.
 pub(super) struct Claims {
-    platform: Platform,
-    stop: Stop,
+    platform: PlatformClient,
+    stop: RequestCancellation,
     /// How long a claim is retried in its job's thread.
     timeout: Duration,
     unanswered: Mutex<HashMap<RunId, UnansweredClaim>>,
@@ -63,17 +64,21 @@ impl TryFrom<Value> for Granted {
 enum ClaimAnswer {
     Granted(Granted),
     /// Another runner has the job, or this runner may not claim it.
-    Denied(guest_common::Error),
-    None(guest_common::Error),
+    Denied(platform_client::Error),
+    None(platform_client::Error),
 }
 
 impl Claims {
-    pub(super) fn new(platform: Platform, stop: Stop, timeout: Duration) -> Self {
+    pub(super) fn new(
+        platform: PlatformClient,
+        stop: RequestCancellation,
+        timeout: Duration,
+    ) -> Self {
         Self { platform, stop, timeout, unanswered: Mutex::default() }
     }
 
     /// See [`Source::claim`](crate::Source::claim).
-    pub(super) fn claim(&self, offer: &Offer, journal: &Journal) -> Result<Option<Claim>> {
+    pub(super) fn claim(&self, offer: &DiscoveredJob, journal: &Journal) -> Result<Option<Claim>> {
         let run = offer.run;
         let known = match self.lock().entry(run) {
             Entry::Occupied(entry) => match entry.into_mut().request.take() {
@@ -93,7 +98,7 @@ impl Claims {
                 return Err(error);
             }
         };
-        let retry = Retry::until(Instant::now() + self.timeout);
+        let retry = RetryPolicy::until(Instant::now() + self.timeout);
         match self.send(offer, &request, &retry) {
             ClaimAnswer::Granted(Granted(context)) => {
                 self.lock().remove(&run);
@@ -115,12 +120,17 @@ impl Claims {
 
     /// The offer of a job whose claim has no answer. The outer `None`: the claim has an answer. The inner `None`: a
     /// thread sends the request just now.
-    pub(super) fn unanswered_offer(&self, run: RunId) -> Option<Option<Offer>> {
+    pub(super) fn unanswered_offer(&self, run: RunId) -> Option<Option<DiscoveredJob>> {
         let unanswered = self.lock();
         let unanswered = unanswered.get(&run)?;
         let (profile, discovery) = (unanswered.profile.clone(), Discovery::Polled);
-        let offer =
-            Offer { run, profile, reuse_key: None, discovery, discovered_at: Instant::now() };
+        let offer = DiscoveredJob {
+            run,
+            profile,
+            reuse_key: None,
+            discovery,
+            discovered_at: Instant::now(),
+        };
         Some(unanswered.request.as_ref().map(|_| offer))
     }
 
@@ -146,7 +156,7 @@ impl Claims {
         Ok(recovered)
     }
 
-    fn send(&self, offer: &Offer, request: &str, retry: &Retry) -> ClaimAnswer {
+    fn send(&self, offer: &DiscoveredJob, request: &str, retry: &RetryPolicy) -> ClaimAnswer {
         let path = format!("/api/runners/jobs/{}/claim", offer.run);
         let source = match offer.discovery {
             Discovery::Polled => "poll",
@@ -189,8 +199,8 @@ impl Claims {
 }
 
 /// Writes a new request ID to the journal.
-fn record_request(offer: &Offer, journal: &Journal) -> Result<String> {
-    let request = guest_common::random_uuid();
+fn record_request(offer: &DiscoveredJob, journal: &Journal) -> Result<String> {
+    let request = platform_client::random_request_id();
     let state = ClaimState::Claiming { request: request.clone(), profile: offer.profile.clone() };
     journal.write(&ClaimRecord {
         run: offer.run,
@@ -209,8 +219,8 @@ fn ended(run: RunId, token: String) -> ClaimRecord {
 
 #[cfg(test)]
 mod tests {
-    use guest_common::{ClientType, Identity, Limits};
     use guest_test::{Reply, Server};
+    use platform_client::{ClientType, PlatformCredentials, RequestLimits};
 
     use super::*;
     use crate::journal::tests::run;
@@ -237,12 +247,17 @@ mod tests {
         /// Claims as made by a new process, without retries.
         fn claims(&self) -> Claims {
             let token = "t".to_owned();
-            let identity =
-                Identity { url: self.server.url(), token, bypass: None, run_id: "r".into() };
+            let credentials = PlatformCredentials {
+                url: self.server.url(),
+                token,
+                bypass: None,
+                client_session: "r".into(),
+            };
             let time = Duration::from_secs(30);
-            let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
-            let stop = Stop::new();
-            let platform = Platform::of(ClientType::Runner, &identity, limits, &stop).unwrap();
+            let limits = RequestLimits { whole: Some(time), silence: time, redirects: 0 };
+            let stop = RequestCancellation::new();
+            let platform =
+                PlatformClient::of(ClientType::Runner, &credentials, limits, &stop).unwrap();
             Claims::new(platform, stop, Duration::ZERO)
         }
 
@@ -265,8 +280,8 @@ mod tests {
         }
     }
 
-    fn offer() -> Offer {
-        Offer {
+    fn offer() -> DiscoveredJob {
+        DiscoveredJob {
             run: run(),
             profile: None,
             reuse_key: None,
@@ -297,7 +312,7 @@ mod tests {
     #[test]
     fn the_next_process_retries_an_unanswered_claim_with_the_same_id() {
         let fixture = Fixture::new(vec![Reply::dropped(), granted()]);
-        let large = Offer { profile: Some("large".into()), ..offer() };
+        let large = DiscoveredJob { profile: Some("large".into()), ..offer() };
         fixture.claims().claim(&large, &fixture.journal).unwrap_err();
 
         let claims = fixture.claims();
@@ -351,7 +366,7 @@ mod tests {
     fn a_stopped_claim_is_left_to_the_next_start() {
         let fixture = Fixture::new(vec![granted()]);
         let claims = fixture.claims();
-        claims.stop.signal();
+        claims.stop.cancel();
         claims.claim(&offer(), &fixture.journal).unwrap_err();
         assert_eq!(fixture.states(), ["claiming"]);
     }

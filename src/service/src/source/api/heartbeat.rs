@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use contract::RunId;
 use crossbeam_channel::Receiver;
-use guest_common::{Platform, Stop, pause_after};
+use platform_client::{PlatformClient, RequestCancellation, pause_after};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::shared::Shared;
-use crate::context::RunId;
 use crate::error::{Error, Result};
 use crate::source::RunnerStatus;
 
@@ -22,7 +22,12 @@ struct Reply {
 
 impl Shared {
     /// The thread. `stop` ends its waits but not its requests, as the last heartbeat comes after it.
-    pub(super) fn run_heartbeat(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
+    pub(super) fn run_heartbeat(
+        &self,
+        platform: &PlatformClient,
+        woken: &Receiver<()>,
+        stop: &RequestCancellation,
+    ) {
         let (mut sequence, mut last_reported) = (0, None);
         loop {
             let _ = woken.recv_timeout(INTERVAL);
@@ -55,7 +60,7 @@ impl Shared {
 
     fn send_heartbeat(
         &self,
-        platform: &Platform,
+        platform: &PlatformClient,
         status: &RunnerStatus,
         sequence: u64,
     ) -> Result<Vec<RunId>> {

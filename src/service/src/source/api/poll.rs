@@ -11,15 +11,15 @@
 
 use std::time::{Duration, Instant};
 
+use contract::{Offer, RunId};
 use crossbeam_channel::Receiver;
-use guest_common::{Platform, Stop, pause_after};
+use platform_client::{PlatformClient, RequestCancellation, pause_after};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::shared::Shared;
-use crate::context::RunId;
 use crate::error::{Error, Result};
-use crate::source::{Demand, Discovery, Offer};
+use crate::source::{Demand, DiscoveredJob, Discovery};
 
 /// The intervals between polls without a job: regularly, and while jobs are pushed.
 const FAST: Duration = Duration::from_secs(5);
@@ -85,27 +85,24 @@ enum Polled {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Reply {
-    job: Option<Job>,
+    job: Option<Offer>,
     #[serde(default)]
     cancelled_run_ids: Option<Vec<RunId>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Job {
-    run_id: RunId,
-    experimental_profile: Option<String>,
-    reuse_key: Option<String>,
-}
-
 impl Shared {
     /// The thread.
-    pub(super) fn run_poll(&self, platform: &Platform, woken: &Receiver<()>, stop: &Stop) {
+    pub(super) fn run_poll(
+        &self,
+        platform: &PlatformClient,
+        woken: &Receiver<()>,
+        stop: &RequestCancellation,
+    ) {
         let mut regular = ScheduledPoll::now();
         loop {
             // A wake-up carries no data: the state and `stop` are read below.
             let _ = woken.try_recv();
-            if stop.is_given() {
+            if stop.is_cancelled() {
                 return;
             }
             let Some((demand, next)) = self.demand(regular) else {
@@ -127,7 +124,7 @@ impl Shared {
                 Ok(Polled::Cancellations) => self.regular(begun + AFTER_CANCELLATION),
                 Ok(Polled::Nothing) if begun.elapsed() >= HELD => self.regular(Instant::now()),
                 Ok(Polled::Nothing) => self.regular(begun + FAST),
-                Err(_) if stop.is_given() => return,
+                Err(_) if stop.is_cancelled() => return,
                 Err(error) => {
                     log::warn!("cannot poll for jobs; error={:?}", error.chain());
                     // More capacity must not shorten the pause that the platform may have requested.
@@ -159,7 +156,12 @@ impl Shared {
     }
 
     /// Sends one poll, and queues its results.
-    fn send_poll(&self, platform: &Platform, demand: &Demand, reason: &str) -> Result<Polled> {
+    fn send_poll(
+        &self,
+        platform: &PlatformClient,
+        demand: &Demand,
+        reason: &str,
+    ) -> Result<Polled> {
         let body = json!({
             "runnerId": self.runner.id,
             "group": self.group,
@@ -176,14 +178,8 @@ impl Shared {
             None if cancelled.is_empty() => Polled::Nothing,
             None => Polled::Cancellations,
         };
-        let offer = |job: Job| Offer {
-            run: job.run_id,
-            profile: job.experimental_profile,
-            reuse_key: job.reuse_key,
-            discovery: Discovery::Polled,
-            discovered_at: Instant::now(),
-        };
-        self.push_update(reply.job.map(offer), cancelled, requested_at);
+        let offer = reply.job.map(|offer| DiscoveredJob::of(offer, Discovery::Polled));
+        self.push_update(offer, cancelled, requested_at);
         Ok(polled)
     }
 }

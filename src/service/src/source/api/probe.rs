@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use guest_common::{ClientType, Identity, Platform, Stop};
+use platform_client::{ClientType, PlatformClient, PlatformCredentials, RequestCancellation};
 use serde_json::{Value, json};
 
 use super::{access, limits, token};
@@ -22,26 +22,31 @@ const NO_PROFILE: &str = "runner-check";
 pub fn probe(whole: &Whole) -> Result<()> {
     let config = whole.remote()?;
     let access = access(config)?;
-    let identity = Identity {
+    let credentials = PlatformCredentials {
         url: access.url.clone(),
         token: token(&config.token_file)?,
         bypass: access.bypass,
-        run_id: uuid::Uuid::nil().to_string(),
+        client_session: uuid::Uuid::nil().to_string(),
     };
     let url = || config.url.clone();
-    let platform = Platform::of(ClientType::Runner, &identity, limits(ANSWER_SECS), &Stop::new())?;
+    let platform = PlatformClient::of(
+        ClientType::Runner,
+        &credentials,
+        limits(ANSWER_SECS),
+        &RequestCancellation::new(),
+    )?;
     let body = json!({"group": whole.group}).to_string();
     let answer = platform.attempt::<Value>("/api/runners/realtime/token", body.as_bytes());
     match answer {
         Err(error) if error.status() == Some(401) => Err(refused(config, error)),
         // The token is not for this group, or the group has no pushes: only a poll distinguishes the two.
-        Err(error) if error.status() == Some(403) => poll(whole, config, &identity),
+        Err(error) if error.status() == Some(403) => poll(whole, config, &credentials),
         Err(source) if source.status().is_some_and(|status| status >= 500) => {
             Err(Error::PlatformFails { url: url(), source })
         }
         // Without pushes the runner polls for jobs.
         Err(error) if error.status().is_some() => Ok(()),
-        Err(guest_common::Error::Answer { .. }) | Ok(_) => Ok(()),
+        Err(platform_client::Error::Answer { .. }) | Ok(_) => Ok(()),
         Err(source) if is_tls(&source) => Err(Error::PlatformTls { url: url(), source }),
         Err(source) => Err(Error::PlatformUnreachable { url: url(), source }),
     }?;
@@ -49,10 +54,15 @@ pub fn probe(whole: &Whole) -> Result<()> {
 }
 
 /// An error if the platform refuses a poll. It holds a poll that it accepts.
-fn poll(whole: &Whole, config: &Config, identity: &Identity) -> Result<()> {
-    let platform = Platform::of(ClientType::Runner, identity, limits(REFUSAL_SECS), &Stop::new())?;
+fn poll(whole: &Whole, config: &Config, credentials: &PlatformCredentials) -> Result<()> {
+    let platform = PlatformClient::of(
+        ClientType::Runner,
+        credentials,
+        limits(REFUSAL_SECS),
+        &RequestCancellation::new(),
+    )?;
     let body = json!({
-        "runnerId": identity.run_id,
+        "runnerId": credentials.client_session,
         "group": whole.group,
         "supportedProfiles": [NO_PROFILE],
     });
@@ -63,14 +73,14 @@ fn poll(whole: &Whole, config: &Config, identity: &Identity) -> Result<()> {
     }
 }
 
-fn refused(config: &Config, source: guest_common::Error) -> Error {
+fn refused(config: &Config, source: platform_client::Error) -> Error {
     let (url, path) = (config.url.clone(), config.token_file.clone());
     Error::PlatformRefuses { url, path, source }
 }
 
-fn is_tls(error: &guest_common::Error) -> bool {
+fn is_tls(error: &platform_client::Error) -> bool {
     match error {
-        guest_common::Error::Transport { source, .. } => source.kind() == ErrorKind::InvalidData,
+        platform_client::Error::Transport { source, .. } => source.kind() == ErrorKind::InvalidData,
         _ => false,
     }
 }

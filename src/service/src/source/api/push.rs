@@ -11,16 +11,16 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use ably_subscriber::{Config, Event, Hosts, Message, Subscription, TokenError, TokenRequest};
+use contract::RunId;
 use crossbeam_channel::{Receiver, select};
-use guest_common::Platform;
+use platform_client::PlatformClient;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::poll::ScheduledPoll;
 use super::shared::Shared;
-use crate::context::RunId;
 use crate::error::{Error, Result};
-use crate::source::{Discovery, Offer};
+use crate::source::{DiscoveredJob, Discovery};
 
 /// The most queued messages. More are reported as a gap, which triggers a poll.
 const MAX_EVENTS: usize = 4096;
@@ -43,7 +43,11 @@ struct PushedCancel {
 }
 
 /// Subscribes to the jobs of a group, with tokens from the platform.
-pub(super) fn subscribe(group: &str, hosts: &Hosts, platform: Platform) -> Result<Subscription> {
+pub(super) fn subscribe(
+    group: &str,
+    hosts: &Hosts,
+    platform: PlatformClient,
+) -> Result<Subscription> {
     let body = json!({"group": group}).to_string();
     let fetch = move || token_request(&platform, body.as_bytes());
     let config = Config::new(format!("runner-group:{group}"), fetch)
@@ -53,7 +57,7 @@ pub(super) fn subscribe(group: &str, hosts: &Hosts, platform: Platform) -> Resul
 }
 
 fn token_request(
-    platform: &Platform,
+    platform: &PlatformClient,
     body: &[u8],
 ) -> std::result::Result<TokenRequest, TokenError> {
     match platform.attempt::<Value>("/api/runners/realtime/token", body) {
@@ -131,8 +135,13 @@ impl Shared {
         log::debug!("job pushed; run={}", job.run_id);
         let discovered_at = Instant::now();
         let (run, profile) = (job.run_id, job.profile);
-        let offer =
-            Offer { run, profile, reuse_key: None, discovery: Discovery::Pushed, discovered_at };
+        let offer = DiscoveredJob {
+            run,
+            profile,
+            reuse_key: None,
+            discovery: Discovery::Pushed,
+            discovered_at,
+        };
         self.push_update(Some(offer), Vec::new(), discovered_at);
         self.schedule(ScheduledPoll::now());
     }

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use base::sync::{Mutex, MutexGuard};
+use contract::RunId;
 use crossbeam_channel::Sender;
 
 use super::poll::{Schedule, ScheduledPoll};
 use crate::admission::Resources;
-use crate::context::RunId;
 use crate::identity::RunnerIdentity;
-use crate::source::{CancelRequest, Demand, Offer, RunnerStatus};
+use crate::source::{CancelRequest, Demand, DiscoveredJob, RunnerStatus};
 
 /// The most queued offers. A later poll finds jobs whose offers were dropped.
 const MAX_OFFERS: usize = 64;
@@ -33,7 +33,7 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct SharedState {
     pub(super) demand: Demand,
-    pub(super) offers: VecDeque<Offer>,
+    pub(super) offers: VecDeque<DiscoveredJob>,
     /// Whether the main thread has an offer that the demand does not reflect yet.
     pub(super) is_deciding: bool,
     pub(super) cancelled: Vec<CancelRequest>,
@@ -53,7 +53,7 @@ impl Shared {
     /// Queues an offer and cancellations for the main thread, and notifies it.
     pub(super) fn push_update(
         &self,
-        offer: Option<Offer>,
+        offer: Option<DiscoveredJob>,
         cancelled: Vec<RunId>,
         requested_at: Instant,
     ) {

@@ -1,7 +1,7 @@
 //! A burst of pushes from a server with Ably's own codec.
 
-use guest_common::{ClientType, Identity, Limits, Stop};
 use guest_test::Reply;
+use platform_client::{ClientType, PlatformCredentials, RequestCancellation, RequestLimits};
 
 use super::*;
 use crate::tests::push::server;
@@ -11,10 +11,12 @@ fn thousands_of_pushes_are_queued_without_a_gap() {
     let realtime = server::Server::start();
     let platform = guest_test::Server::start(|_| Reply::bytes(server::REQUEST));
     let (url, token) = (platform.url(), "t".to_owned());
-    let identity = Identity { url, token, bypass: None, run_id: "r".into() };
+    let credentials = PlatformCredentials { url, token, bypass: None, client_session: "r".into() };
     let time = Duration::from_secs(60);
-    let limits = Limits { whole: Some(time), silence: time, redirects: 0 };
-    let caller = Platform::of(ClientType::Runner, &identity, limits, &Stop::new()).unwrap();
+    let limits = RequestLimits { whole: Some(time), silence: time, redirects: 0 };
+    let caller =
+        PlatformClient::of(ClientType::Runner, &credentials, limits, &RequestCancellation::new())
+            .unwrap();
     let hosts = Hosts::new(&realtime.address(), &realtime.address()).unwrap();
     let subscription = subscribe("a/b", &hosts, caller).unwrap();
     realtime.wait("attach", 1);

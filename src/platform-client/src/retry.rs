@@ -1,19 +1,21 @@
 //! Retries with exponential back-off.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use crate::date::{parse_http_date, since_epoch};
-use crate::{Error, Result, Stop};
+use base::date::since_epoch;
+use base::error::chain;
 
-/// How long [`Retry::through_outage`] retries.
+use crate::{Error, RequestCancellation, Result};
+
+/// How long [`RetryPolicy::through_outage`] retries.
 const OUTAGE: Duration = Duration::from_secs(180);
 
-/// The longest `Retry-After` that is obeyed.
+/// The longest `RetryPolicy-After` that is obeyed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// A retry policy.
 #[derive(Debug, Clone, Copy)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// The number of attempts, the first included. `None`: until the deadline.
     pub attempts: Option<u32>,
     /// No attempt begins after this, except the first `at_least`.
@@ -26,7 +28,7 @@ pub struct Retry {
     pub longest_wait: Duration,
 }
 
-impl Retry {
+impl RetryPolicy {
     /// The default for calls to the platform: 3 attempts, 1 s between them.
     pub fn usual() -> Self {
         let second = Duration::from_secs(1);
@@ -58,7 +60,11 @@ impl Retry {
 
     /// Calls `attempt` until it succeeds, fails with a permanent error, or the policy ends. Returns the
     /// last result. Waits between attempts as [`pause_after`] says.
-    pub fn run<T>(&self, stop: &Stop, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    pub fn run<T>(
+        &self,
+        stop: &RequestCancellation,
+        mut attempt: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
         let mut wait = self.first_wait;
         let mut count = 1;
         loop {
@@ -74,14 +80,14 @@ impl Retry {
             if out_of_attempts || out_of_time || stop.wait_until(next) {
                 return Err(error);
             }
-            log::debug!("retrying; attempt={} error={}", count + 1, crate::chain(&error));
+            log::debug!("retrying; attempt={} error={}", count + 1, chain(&error));
             wait = (wait * 2).min(self.longest_wait);
             count += 1;
         }
     }
 }
 
-/// How long to wait after `error`: the peer's `Retry-After`, else `wait` plus up to a quarter of it by
+/// How long to wait after `error`: the peer's `RetryPolicy-After`, else `wait` plus up to a quarter of it by
 /// chance, so that clients that failed together do not retry together.
 pub fn pause_after(error: Option<&Error>, wait: Duration) -> Duration {
     match error {
@@ -90,7 +96,7 @@ pub fn pause_after(error: Option<&Error>, wait: Duration) -> Duration {
     }
 }
 
-/// The duration of a `Retry-After` header: seconds, or an HTTP date.
+/// The duration of a `RetryPolicy-After` header: seconds, or an HTTP date.
 pub(crate) fn parse_retry_after(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
@@ -99,13 +105,20 @@ pub(crate) fn parse_retry_after(text: &str) -> Option<Duration> {
     Some(parse_http_date(text)?.saturating_sub(since_epoch()))
 }
 
+/// The time since 1970 of an HTTP date: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn parse_http_date(text: &str) -> Option<Duration> {
+    httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
 
+    use base::date::iso_of;
+
     use super::*;
 
-    const QUICK: Retry = Retry {
+    const QUICK: RetryPolicy = RetryPolicy {
         attempts: Some(3),
         deadline: None,
         at_least: 1,
@@ -120,7 +133,7 @@ mod tests {
     #[test]
     fn a_retriable_error_is_tried_three_times() {
         let mut count = 0;
-        let result: Result<()> = QUICK.run(&Stop::new(), || {
+        let result: Result<()> = QUICK.run(&RequestCancellation::new(), || {
             count += 1;
             Err(Error::Transport { call: "GET".into(), source: io::ErrorKind::TimedOut.into() })
         });
@@ -130,9 +143,10 @@ mod tests {
 
     #[test]
     fn after_the_deadline_the_minimum_number_of_attempts_is_still_made() {
-        let late = Retry { attempts: None, deadline: Some(Instant::now()), at_least: 3, ..QUICK };
+        let late =
+            RetryPolicy { attempts: None, deadline: Some(Instant::now()), at_least: 3, ..QUICK };
         let mut count = 0;
-        let result: Result<()> = late.run(&Stop::new(), || {
+        let result: Result<()> = late.run(&RequestCancellation::new(), || {
             count += 1;
             Err(status(503, None))
         });
@@ -142,7 +156,7 @@ mod tests {
 
     #[test]
     fn through_outage_waits_up_to_ten_seconds_for_three_minutes() {
-        let retry = Retry::through_outage();
+        let retry = RetryPolicy::through_outage();
         let left = retry.deadline.unwrap() - Instant::now();
         assert!(left > Duration::from_secs(170) && retry.attempts.is_none());
         assert_eq!(
@@ -154,7 +168,7 @@ mod tests {
     #[test]
     fn a_permanent_error_is_not_retried() {
         let mut count = 0;
-        let result: Result<()> = QUICK.run(&Stop::new(), || {
+        let result: Result<()> = QUICK.run(&RequestCancellation::new(), || {
             count += 1;
             Err(status(404, None))
         });
@@ -176,9 +190,9 @@ mod tests {
 
     #[test]
     fn a_stop_ends_the_wait() {
-        let stop = Stop::new();
-        stop.signal();
-        let patient = Retry { first_wait: Duration::from_secs(3600), ..QUICK };
+        let stop = RequestCancellation::new();
+        stop.cancel();
+        let patient = RetryPolicy { first_wait: Duration::from_secs(3600), ..QUICK };
         let mut count = 0;
         let result: Result<()> = patient.run(&stop, || {
             count += 1;
@@ -193,5 +207,22 @@ mod tests {
         assert_eq!(parse_retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(parse_retry_after("later"), None);
+    }
+    #[test]
+    fn an_http_date_is_parsed() {
+        let time = parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(time, Some(Duration::from_secs(784_111_777)));
+        assert_eq!(
+            parse_http_date("Thu, 29 Feb 2024 23:59:59 GMT").map(iso_of).as_deref(),
+            Some("2024-02-29T23:59:59.000Z")
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_http_date_is_none() {
+        for text in ["", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "Sun, 06 ovD 1994 08:49:37 GMT"] {
+            assert_eq!(parse_http_date(text), None, "{text}");
+        }
+        assert_eq!(parse_http_date("Sun, 06 Nov 99999999999999999999 08:49:37 GMT"), None);
     }
 }

@@ -4,6 +4,9 @@
 
 #![expect(missing_docs, reason = "the names are those of the contract")]
 
+/// The beginning of the variables' names. The agent's CLI gets none of them.
+pub const PREFIX: &str = "VM0_";
+
 // The run.
 pub const API_START_TIME: &str = "VM0_API_START_TIME";
 pub const API_TOKEN: &str = "VM0_API_TOKEN";
@@ -33,12 +36,27 @@ pub const USE_MOCK_CLAUDE: &str = "USE_MOCK_CLAUDE";
 // Artifacts. The newer form is a list in `ARTIFACTS`; the older one has one artifact and one memory.
 pub const ARTIFACTS: &str = "VM0_ARTIFACTS";
 pub const ARTIFACT_EXCLUDE: &str = "VM0_ARTIFACT_EXCLUDE";
-pub const ARTIFACT_MOUNT_PATH: &str = "VM0_ARTIFACT_MOUNT_PATH";
-pub const ARTIFACT_VERSION_ID: &str = "VM0_ARTIFACT_VERSION_ID";
-pub const ARTIFACT_VOLUME_NAME: &str = "VM0_ARTIFACT_VOLUME_NAME";
-pub const MEMORY_MOUNT_PATH: &str = "VM0_MEMORY_MOUNT_PATH";
-pub const MEMORY_NAME: &str = "VM0_MEMORY_NAME";
-pub const MEMORY_VERSION_ID: &str = "VM0_MEMORY_VERSION_ID";
+pub const ARTIFACT: StorageVariables = StorageVariables {
+    driver: "VM0_ARTIFACT_DRIVER",
+    mount_path: "VM0_ARTIFACT_MOUNT_PATH",
+    storage_name: "VM0_ARTIFACT_VOLUME_NAME",
+    version_id: "VM0_ARTIFACT_VERSION_ID",
+};
+pub const MEMORY: StorageVariables = StorageVariables {
+    driver: "VM0_MEMORY_DRIVER",
+    mount_path: "VM0_MEMORY_MOUNT_PATH",
+    storage_name: "VM0_MEMORY_NAME",
+    version_id: "VM0_MEMORY_VERSION_ID",
+};
+
+/// The names of the variables of one storage, in the older form.
+#[derive(Debug, Clone, Copy)]
+pub struct StorageVariables {
+    pub driver: &'static str,
+    pub mount_path: &'static str,
+    pub storage_name: &'static str,
+    pub version_id: &'static str,
+}
 
 // Time limits, in seconds.
 pub const CANCEL_GRACE_SECS: &str = "VM0_CANCEL_GRACE_SECS";

@@ -13,7 +13,7 @@ use ureq::{Agent, SendBody};
 
 use crate::error::without_url;
 use crate::resolver::SystemResolver;
-use crate::{Error, Result, Stop};
+use crate::{Error, RequestCancellation, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -25,7 +25,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The limits of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct RequestLimits {
     /// The total time, including the answer's body. `None`: no limit while bytes arrive.
     pub whole: Option<Duration>,
     /// The time without a byte sent or received.
@@ -36,13 +36,13 @@ pub struct Limits {
 
 /// Makes HTTP requests. Threads may share it and make requests concurrently.
 #[derive(Clone)]
-pub struct Client {
+pub struct HttpClient {
     agent: Agent,
-    stop: Stop,
+    stop: RequestCancellation,
 }
 
 /// A successful answer whose body is not read yet.
-pub struct Answer {
+pub struct HttpResponse {
     /// A 2xx status.
     pub status: u16,
     headers: HeaderMap,
@@ -50,9 +50,9 @@ pub struct Answer {
     call: String,
 }
 
-impl Client {
+impl HttpClient {
     /// A client with these limits. `stop` ends its requests.
-    pub fn new(limits: Limits, stop: &Stop) -> Self {
+    pub fn new(limits: RequestLimits, stop: &RequestCancellation) -> Self {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// GET. The URL may hold a secret, so errors name only its host.
-    pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+    pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<HttpResponse> {
         let call = format!("GET from {}", host_of(url));
         let mut request = self.agent.get(url);
         for (name, value) in headers {
@@ -111,7 +111,7 @@ impl Client {
         url: &str,
         headers: &[(&'static str, HeaderValue)],
         body: &[u8],
-    ) -> Result<Answer> {
+    ) -> Result<HttpResponse> {
         let mut request = self.agent.post(url);
         for (name, value) in headers {
             request = request.header(*name, value);
@@ -120,7 +120,7 @@ impl Client {
     }
 
     /// The signal that ends this client's requests.
-    pub fn stop(&self) -> &Stop {
+    pub fn stop(&self) -> &RequestCancellation {
         &self.stop
     }
 
@@ -128,20 +128,20 @@ impl Client {
         &self,
         call: String,
         sent: std::result::Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Answer> {
+    ) -> Result<HttpResponse> {
         let response = match sent {
             Ok(response) => response,
-            Err(_) if self.stop.is_given() => return Err(Error::Stopped { call }),
+            Err(_) if self.stop.is_cancelled() => return Err(Error::Stopped { call }),
             Err(error) => return Err(Error::Transport { call, source: without_url(error) }),
         };
         let (parts, body) = response.into_parts();
         let status = parts.status.as_u16();
-        let answer = Answer { status, headers: parts.headers, body, call };
+        let answer = HttpResponse { status, headers: parts.headers, body, call };
         if parts.status.is_success() { Ok(answer) } else { Err(answer.into_error()) }
     }
 }
 
-impl Answer {
+impl HttpResponse {
     /// A header's value, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

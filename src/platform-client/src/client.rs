@@ -7,25 +7,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::HeaderValue;
 
-use crate::{Client, Error, Limits, Result, Retry, Stop};
+use crate::{Error, HttpClient, RequestCancellation, RequestLimits, Result, RetryPolicy};
 
 /// The longest answer that is accepted, unless set otherwise.
 const MAX_ANSWER: u64 = 4 << 20;
 
 /// The limits of a request from the guest.
-const LIMITS: Limits =
-    Limits { whole: Some(Duration::from_secs(30)), silence: Duration::from_secs(30), redirects: 0 };
+const LIMITS: RequestLimits = RequestLimits {
+    whole: Some(Duration::from_secs(30)),
+    silence: Duration::from_secs(30),
+    redirects: 0,
+};
 
-/// The platform's URL and the caller's credentials.
-pub struct Identity {
+/// The platform's URL and the caller's token.
+pub struct PlatformCredentials {
     /// The platform's base URL: `https://api.example`.
     pub url: String,
     /// The run's token.
     pub token: String,
     /// The bypass secret of a protected Vercel deployment.
     pub bypass: Option<String>,
-    /// The run's id; the runner's own id outside of a run.
-    pub run_id: String,
+    /// The `x-client-session-id` header: the run's ID, or the runner's own outside of a run.
+    pub client_session: String,
 }
 
 /// The program that calls, as the `x-client-type` header names it.
@@ -37,34 +40,39 @@ pub enum ClientType {
     Runner,
 }
 
-/// A client of the platform for one identity.
+/// A client of the platform for one caller.
 #[derive(Clone)]
-pub struct Platform {
-    client: Client,
+pub struct PlatformClient {
+    client: HttpClient,
     url: String,
     /// The headers of every request. Secret values are marked as sensitive.
     headers: Vec<(&'static str, HeaderValue)>,
     max_answer: u64,
 }
 
-impl Platform {
+impl PlatformClient {
     /// A client for guest-agent. Sends nothing yet. `stop` ends its requests.
-    pub fn new(identity: &Identity, stop: &Stop) -> Result<Self> {
-        Self::of(ClientType::GuestAgent, identity, LIMITS, stop)
+    pub fn new(credentials: &PlatformCredentials, stop: &RequestCancellation) -> Result<Self> {
+        Self::of(ClientType::GuestAgent, credentials, LIMITS, stop)
     }
 
-    /// As [`Platform::new`], for any program and limits.
-    pub fn of(kind: ClientType, identity: &Identity, limits: Limits, stop: &Stop) -> Result<Self> {
-        let client = Client::new(limits, stop);
-        let url = identity.url.trim_end_matches('/').to_owned();
-        let headers = headers(kind, identity)?;
+    /// As [`PlatformClient::new`], for any program and limits.
+    pub fn of(
+        kind: ClientType,
+        credentials: &PlatformCredentials,
+        limits: RequestLimits,
+        stop: &RequestCancellation,
+    ) -> Result<Self> {
+        let client = HttpClient::new(limits, stop);
+        let url = credentials.url.trim_end_matches('/').to_owned();
+        let headers = headers(kind, credentials)?;
         Ok(Self { client, url, headers, max_answer: MAX_ANSWER })
     }
 
-    /// A client for another identity that shares this one's connections.
-    pub fn with(&self, kind: ClientType, identity: &Identity) -> Result<Self> {
-        let url = identity.url.trim_end_matches('/').to_owned();
-        let headers = headers(kind, identity)?;
+    /// A client for another caller that shares this one's connections.
+    pub fn with(&self, kind: ClientType, credentials: &PlatformCredentials) -> Result<Self> {
+        let url = credentials.url.trim_end_matches('/').to_owned();
+        let headers = headers(kind, credentials)?;
         Ok(Self { client: self.client.clone(), url, headers, max_answer: MAX_ANSWER })
     }
 
@@ -74,15 +82,15 @@ impl Platform {
         Self { max_answer, ..self }
     }
 
-    /// POSTs a value and parses the answer. Retries as [`Retry::usual`].
+    /// POSTs a value and parses the answer. Retries as [`RetryPolicy::usual`].
     pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.post_again(&Retry::usual(), path, body)
+        self.post_again(&RetryPolicy::usual(), path, body)
     }
 
     /// POSTs a value and parses the answer. Retries as `retry`.
     pub fn post_again<T: DeserializeOwned>(
         &self,
-        retry: &Retry,
+        retry: &RetryPolicy,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T> {
@@ -93,10 +101,10 @@ impl Platform {
 
     /// POSTs a JSON body once. An answer that does not parse as `T` is a retriable error.
     pub fn attempt<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T> {
-        self.attempt_as(&crate::random_uuid(), path, body)
+        self.attempt_as(&crate::random_request_id(), path, body)
     }
 
-    /// As [`Platform::attempt`], with a request id that several attempts may share.
+    /// As [`PlatformClient::attempt`], with a request id that several attempts may share.
     pub fn attempt_as<T: DeserializeOwned>(&self, id: &str, path: &str, body: &[u8]) -> Result<T> {
         let call = format!("POST {path}");
         let mut headers = self.headers.clone();
@@ -116,8 +124,11 @@ impl Platform {
 }
 
 /// The headers of every request.
-fn headers(kind: ClientType, identity: &Identity) -> Result<Vec<(&'static str, HeaderValue)>> {
-    let mut authorization = header(&format!("Bearer {}", identity.token))?;
+fn headers(
+    kind: ClientType,
+    credentials: &PlatformCredentials,
+) -> Result<Vec<(&'static str, HeaderValue)>> {
+    let mut authorization = header(&format!("Bearer {}", credentials.token))?;
     authorization.set_sensitive(true);
     let kind = match kind {
         ClientType::GuestAgent => "guest-agent",
@@ -128,9 +139,9 @@ fn headers(kind: ClientType, identity: &Identity) -> Result<Vec<(&'static str, H
         ("content-type", HeaderValue::from_static("application/json")),
         ("x-client-version", HeaderValue::from_static(env!("CARGO_PKG_VERSION"))),
         ("x-client-type", HeaderValue::from_static(kind)),
-        ("x-client-session-id", header(&identity.run_id)?),
+        ("x-client-session-id", header(&credentials.client_session)?),
     ];
-    if let Some(bypass) = &identity.bypass {
+    if let Some(bypass) = &credentials.bypass {
         let mut value = header(bypass)?;
         value.set_sensitive(true);
         headers.push(("x-vercel-protection-bypass", value));

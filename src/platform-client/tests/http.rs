@@ -6,26 +6,28 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
-use guest_common::{Client, Error, Identity, Limits, Platform, Stop};
 use guest_test::{Ending, FakePlatform, Reply, Server};
+use platform_client::{
+    Error, HttpClient, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+};
 use serde_json::{Value, json};
 
-fn limits(silence: Duration) -> Limits {
-    Limits { whole: None, silence, redirects: 0 }
+fn limits(silence: Duration) -> RequestLimits {
+    RequestLimits { whole: None, silence, redirects: 0 }
 }
 
-fn client() -> Client {
-    Client::new(limits(Duration::from_secs(60)), &Stop::new())
+fn client() -> HttpClient {
+    HttpClient::new(limits(Duration::from_secs(60)), &RequestCancellation::new())
 }
 
-fn platform(url: String) -> Platform {
-    let identity = Identity {
+fn platform(url: String) -> PlatformClient {
+    let credentials = PlatformCredentials {
         url,
         token: "the-token".into(),
         bypass: Some("the-bypass".into()),
-        run_id: "the-run".into(),
+        client_session: "the-run".into(),
     };
-    Platform::new(&identity, &Stop::new()).unwrap()
+    PlatformClient::new(&credentials, &RequestCancellation::new()).unwrap()
 }
 
 #[test]
@@ -112,7 +114,7 @@ fn a_body_that_is_cut_is_an_error() {
 #[test]
 fn a_silent_server_is_an_error_after_the_limit() {
     let server = Server::start(|_| Reply::bytes("0123456789").ending(Ending::SilentAfter(5)));
-    let client = Client::new(limits(Duration::from_millis(50)), &Stop::new());
+    let client = HttpClient::new(limits(Duration::from_millis(50)), &RequestCancellation::new());
     let mut text = String::new();
     client.get(&server.url(), &[]).unwrap().into_reader().read_to_string(&mut text).unwrap_err();
 }
@@ -120,23 +122,23 @@ fn a_silent_server_is_an_error_after_the_limit() {
 #[test]
 fn a_stop_ends_a_request_that_waits_for_its_answer() {
     let server = Server::start(|_| Reply::bytes("x").ending(Ending::SilentAfter(0)));
-    let stop = Stop::new();
-    let client = Client::new(limits(Duration::from_secs(3600)), &stop);
+    let stop = RequestCancellation::new();
+    let client = HttpClient::new(limits(Duration::from_secs(3600)), &stop);
     let url = server.url();
     let waiting = thread::Builder::new()
         .spawn(move || client.get(&url, &[]).and_then(|answer| answer.bytes(10)))
         .unwrap();
     server.wait_for(|requests| !requests.is_empty());
-    stop.signal();
+    stop.cancel();
     waiting.join().unwrap().unwrap_err();
 }
 
 #[test]
 fn after_a_stop_no_request_begins() {
     let server = Server::start(|_| Reply::status(200));
-    let stop = Stop::new();
-    stop.signal();
-    let client = Client::new(limits(Duration::from_secs(60)), &stop);
+    let stop = RequestCancellation::new();
+    stop.cancel();
+    let client = HttpClient::new(limits(Duration::from_secs(60)), &stop);
     let refused = client.get(&server.url(), &[]).map(drop);
     assert!(matches!(refused, Err(Error::Stopped { .. })));
     assert!(server.requests().is_empty());
@@ -166,7 +168,7 @@ fn no_error_holds_a_url() {
     drop(server);
     for url in [format!("{url}/secret"), "secret://x/secret".into(), "http://x:secret/".into()] {
         let error = client().get(&url, &[]).map(drop).unwrap_err();
-        let text = guest_common::chain(&error);
+        let text = base::error::chain(&error);
         assert!(!text.contains("secret"), "{text}");
     }
 }

@@ -1,70 +1,70 @@
-//! A cancellation token for threads that wait or make requests.
+//! The cancellation of threads that wait or make requests.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use base::sync::{Condvar, Mutex, MutexGuard};
 
-/// A cancellation token. Clones share the signal, which is given at most once.
+/// A cancellation token. Clones share its state.
 ///
-/// The signal ends waits at once, and the requests of every [`Client`](crate::Client) that was made
+/// A cancellation ends waits at once, and the requests of every [`HttpClient`](crate::HttpClient) that was made
 /// with the token.
 #[derive(Clone, Default)]
-pub struct Stop {
+pub struct RequestCancellation {
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    given: Condvar,
+    cancelled: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    stopped: bool,
+    is_cancelled: bool,
     agents: Vec<ureq::Agent>,
 }
 
-impl Stop {
-    /// A token whose signal is not given.
+impl RequestCancellation {
+    /// A token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives the signal. A second time has no effect.
-    pub fn signal(&self) {
+    /// Ends the waits and requests. A second call has no effect.
+    pub fn cancel(&self) {
         let agents = {
             let mut state = self.lock();
-            state.stopped = true;
+            state.is_cancelled = true;
             std::mem::take(&mut state.agents)
         };
-        self.shared.given.notify_all();
+        self.shared.cancelled.notify_all();
         agents.into_iter().for_each(ureq::Agent::shutdown);
     }
 
-    /// Whether the signal was given.
-    pub fn is_given(&self) -> bool {
-        self.lock().stopped
+    /// Whether it is cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.lock().is_cancelled
     }
 
-    /// Sleeps until the signal, then returns true; or until `deadline`, then returns false.
+    /// Sleeps until the cancellation, then returns true; or until `deadline`, then returns false.
     pub fn wait_until(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
-        while !state.stopped {
+        while !state.is_cancelled {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            state = self.shared.given.wait_timeout(state, left);
+            state = self.shared.cancelled.wait_timeout(state, left);
         }
         true
     }
 
-    /// Ends the agent's requests at the signal.
+    /// Ends the agent's requests at the cancellation.
     pub(crate) fn attach(&self, agent: &ureq::Agent) {
         let mut state = self.lock();
-        if state.stopped {
+        if state.is_cancelled {
             drop(state);
             agent.clone().shutdown();
         } else {
