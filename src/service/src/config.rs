@@ -43,7 +43,10 @@ pub struct Config {
     pub(crate) parked: usize,
     pub(crate) parked_for: Duration,
     pub(crate) api: Option<Api>,
-    #[cfg(feature = "platform")]
+    #[cfg_attr(
+        not(feature = "platform"),
+        expect(dead_code, reason = "only the embedded platform reads it")
+    )]
     pub(crate) local: Local,
     /// The kinds of VMs, by name.
     pub profiles: BTreeMap<String, Profile>,
@@ -64,7 +67,10 @@ pub(crate) struct Api {
 
 /// The embedded platform.
 #[derive(Debug, Clone)]
-#[cfg(feature = "platform")]
+#[cfg_attr(
+    not(feature = "platform"),
+    expect(dead_code, reason = "only the embedded platform reads it")
+)]
 pub(crate) struct Local {
     /// Further addresses that it listens on.
     pub(crate) listen: Vec<SocketAddr>,
@@ -199,7 +205,6 @@ impl Config {
             parked: runner.parked as usize,
             parked_for: runner.parked_for.map_or(Duration::from_secs(10 * 60), |time| time.0),
             api: api.map(|api| api.resolve(folder)).transpose()?,
-            #[cfg(feature = "platform")]
             local: Local { listen: local.listen, guest_port: local.guest_port.unwrap_or(8700) },
             profiles,
         })
