@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn account_stands_before_another_of_its_number() {
+    fn an_account_precedes_others_with_the_same_uid() {
         let node = "node:x:1000:1000::/home/node:/bin/sh\n";
 
         assert_eq!(passwd(&format!("{ROOT}{node}"), "/bin/bash"), format!("{ROOT}{OURS}{node}"));
@@ -109,12 +109,12 @@ mod tests {
     }
 
     #[test]
-    fn last_line_without_an_end_is_kept_whole() {
+    fn a_last_line_without_a_newline_is_kept() {
         assert_eq!(group("root:x:0:"), "root:x:0:\nuser:x:1000:\n");
     }
 
     #[test]
-    fn subordinate_numbers_overlap_with_no_others_and_are_given_once() {
+    fn subordinate_ids_overlap_with_no_others_and_are_added_once() {
         let given = subordinate("node:100000:65536\n");
 
         assert_eq!(given, "node:100000:65536\nuser:165536:65536\n");

@@ -33,8 +33,8 @@ use crate::store::{self, Description, Image, Store};
 /// The disk space that a build needs besides that of its source.
 const MIN_FREE: u64 = 1 << 30;
 
-/// Builds an image and stores it; replaces an older one of that name. Only one build runs at a time in a
-/// state folder; a second one reports that it waits.
+/// Builds an image and stores it; replaces an older one of that name. A state folder has one build
+/// at a time; a second one reports that it waits.
 pub fn build(
     store: &Store,
     request: &BuildRequest,
@@ -92,7 +92,8 @@ fn rootfs(
 }
 
 fn rootfs_key(source: &str, has_sudo: bool, programs: &Programs, kernel: &Kernel) -> String {
-    let key = Key::new(setup::RECIPE).part(source).part([u8::from(has_sudo)]).part(&kernel.release);
+    let key =
+        Key::new(setup::VERSION).part(source).part([u8::from(has_sudo)]).part(&kernel.release);
     let programs = programs.installed.iter().map(|(name, bytes)| (*name, bytes));
     let library = kernel.library.iter().map(|(path, bytes)| (path.as_str(), bytes));
     programs.chain(library).fold(key, |key, (name, bytes)| key.part(name).part(bytes)).finish()
@@ -106,8 +107,8 @@ struct Parts<'a> {
     disk: &'a Path,
 }
 
-/// Brings the files together in one folder and commits it. Those of the cache are
-/// linked, so an image takes no room beside it.
+/// Collects the files in one folder and commits it. Cached files are hard links, so an image needs
+/// no more space.
 fn assemble(
     store: &Store,
     request: &BuildRequest,
@@ -158,8 +159,7 @@ fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
 }
 
-/// What an archive takes again when it is read, and what a recipe's programs do; others are in
-/// `ROOM`.
+/// The space for the unpacked archive or for a recipe's programs. `ROOM` covers the other sources.
 fn size_of(source: &Source) -> u64 {
     match source {
         Source::Tar(path) | Source::Oci(path) if path.is_file() => {

@@ -1,7 +1,7 @@
-//! What builds keep between them: `<state_dir>/cache/<kind>/<key>`, where the key
-//! is the hash of everything that the entry was made from.
+//! The cache of builds: `<state_dir>/cache/<kind>/<key>`. The key is the hash of all inputs of an
+//! entry.
 //!
-//! Entries are published whole and never changed, so one that exists is good.
+//! Entries are published atomically and never changed, so an existing one is complete.
 //! An entry that no build has used for `KEEP` is removed.
 
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 const KEEP: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// Whether a build may use what earlier ones left.
+/// Whether a build may use cached entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
     Allowed,
@@ -31,7 +31,7 @@ impl Cache {
         Cache { dir: state_dir.join("cache"), reuse }
     }
 
-    /// The entry, if there is one and it may be used; it counts as used now.
+    /// The entry, if it exists and may be used. It counts as used now.
     pub(crate) fn get(&self, kind: &str, key: &str) -> Option<PathBuf> {
         let path = self.dir.join(kind).join(key);
         if self.reuse == Reuse::Refused || !path.exists() {
@@ -49,14 +49,14 @@ impl Cache {
         let parent = self.dir.join(kind);
         durable::create_dir(&parent)?;
         let path = parent.join(key);
-        // Only a build that refuses reuse finds an entry here. A folder cannot
-        // be renamed over another.
+        // Only a build that refuses reuse finds an entry here. A folder cannot be renamed over
+        // another.
         durable::remove(&path)?;
         durable::publish(made, &path)?;
         Ok(path)
     }
 
-    /// Removes what has not been used for long.
+    /// Removes entries that were not used for `KEEP`.
     pub(crate) fn prune(&self) -> Result<()> {
         for kind in children(&self.dir)? {
             for entry in children(&kind)? {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn get_finds_what_was_put() {
+    fn an_entry_is_found_after_it_was_stored() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), Reuse::Allowed);
         assert_eq!(cache.get("disk", "k"), None);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn get_finds_nothing_when_reuse_is_refused_and_put_replaces() {
+    fn without_reuse_no_entry_is_found_and_a_new_one_replaces_it() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), Reuse::Refused);
         cache.put("disk", "k", &made(dir.path())).unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn prune_removes_only_what_was_not_used_for_long() {
+    fn prune_removes_only_entries_that_were_not_used_lately() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), Reuse::Allowed);
         let old = cache.put("disk", "old", &made(dir.path())).unwrap();

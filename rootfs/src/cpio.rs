@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn cpio_itself_lists_what_was_written() {
+    fn the_cpio_program_lists_the_written_files() {
         let mut cpio = Cpio::default();
         cpio.directory("dev");
         cpio.character_device("dev/console", 0o600, (5, 1));

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashing_reader_covers_what_was_not_read_before_the_drain() {
+    fn a_drained_hashing_reader_covers_all_bytes() {
         let mut reader = Hashing::new(&b"abc"[..]);
         reader.read_exact(&mut [0; 1]).unwrap();
 
@@ -103,12 +103,12 @@ mod tests {
     }
 
     #[test]
-    fn of_bytes_is_plain_sha256_in_hex() {
+    fn a_digest_of_bytes_is_sha256_in_hex() {
         assert!(of_bytes(b"abc").starts_with("ba7816bf8f01cfea414140de5dae2223"));
     }
 
     #[test]
-    fn key_distinguishes_where_parts_end() {
+    fn a_key_depends_on_the_boundaries_of_its_parts() {
         let one = Key::new("k").part("ab").part("c").finish();
         let two = Key::new("k").part("a").part("bc").finish();
 

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_asked_for_again_is_the_same_and_no_build_is_in_its_way() {
+    fn a_template_is_reused_while_an_image_is_built() {
         let state = tempfile::tempdir().unwrap();
         let store = Store::open(state.path()).unwrap();
         let path = store.disk(64).unwrap();

@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_names_the_modules_a_line_each() {
+    fn the_module_list_has_one_name_per_line() {
         let modules = [("a.ko".to_owned(), b"1".to_vec()), ("b.ko".to_owned(), b"2".to_vec())];
 
         let bytes = build(b"init", &modules);

@@ -1,9 +1,8 @@
-//! The distribution's cloud kernel: found with apt, its package opened, the
-//! uncompressed kernel, the modules that the initramfs needs, and those that a guest may load
-//! later, kept in the cache.
+//! The distribution's cloud kernel, found with apt. The cache has the uncompressed kernel, the
+//! modules for the initramfs, and the modules that a guest may load later.
 //!
-//! The cache has kernels by the hash of their package, which apt states without a
-//! download, and the hash that was found today, so that apt is asked once a day.
+//! Cached kernels are named by the hash of their package, which apt prints without a download. The
+//! hash found today is cached, too, so apt runs once a day.
 
 mod library;
 mod modinfo;
@@ -23,21 +22,21 @@ use crate::error::{Error, Result};
 use crate::kernel::package::{Content, Found};
 use crate::progress::{Meter, Origin, Reporter, Step};
 
-/// Counts up when the same package must give other files, besides other modules.
-const RECIPE: &str = "kernel 2";
+/// The version of the extracted files: it is increased when the same package must give other files.
+const VERSION: &str = "kernel 2";
 
 const DESCRIPTION: &str = "kernel.json";
-/// The folder of the cache's entry that becomes `/lib/modules/RELEASE`.
+/// The folder of a cache entry that becomes `/lib/modules/RELEASE`.
 const LIBRARY: &str = "library";
 
 /// A kernel in the cache.
 pub(crate) struct Kernel {
     pub(crate) vmlinux: PathBuf,
-    /// As `uname -r` prints it.
+    /// The release, as printed by `uname -r`.
     pub(crate) release: String,
-    /// File name and bytes of each module, in the order of loading.
+    /// File name and content of each module, in loading order.
     pub(crate) modules: Vec<(String, Vec<u8>)>,
-    /// Path and bytes of each file of `/lib/modules/RELEASE`.
+    /// Path and content of each file of `/lib/modules/RELEASE`.
     pub(crate) library: Vec<(String, Vec<u8>)>,
 }
 
@@ -50,7 +49,7 @@ struct Description {
 
 /// Finds the newest kernel and extracts it, unless the cache has it.
 pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Result<Kernel> {
-    let today = recipe().part(context.arch.debian()).part(context.day.to_le_bytes()).finish();
+    let today = version_key().part(context.arch.debian()).part(context.day.to_le_bytes()).finish();
     reporter.step(Step::Kernel, |meter| {
         if let Some(newest) = context.cache.get("newest-kernel", &today) {
             let key = String::from_utf8_lossy(&read(&newest)?).into_owned();
@@ -59,7 +58,7 @@ pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Resul
             }
         }
         let found = package::find(context.arch, context.stage)?;
-        let key = recipe().part(&found.name).part(&found.sha256).finish();
+        let key = version_key().part(&found.name).part(&found.sha256).finish();
         let (entry, origin) = match context.cache.get("kernel", &key) {
             Some(entry) => (entry, Origin::Cache),
             None => (extract(&found, &key, context, meter)?, Origin::Made),
@@ -71,9 +70,9 @@ pub(crate) fn fetch(context: &Context<'_>, reporter: &mut Reporter<'_>) -> Resul
     })
 }
 
-/// What decides about the files that a package gives.
-fn recipe() -> Key {
-    module::wanted().chain(library::wanted()).fold(Key::new(RECIPE), Key::part)
+/// The version of the files that are extracted from a package, as part of the key.
+fn version_key() -> Key {
+    module::wanted().chain(library::wanted()).fold(Key::new(VERSION), Key::part)
 }
 
 fn extract(
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernel_is_loaded_as_it_was_saved() {
+    fn a_saved_kernel_is_loaded_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let entry = dir.path().join("kernel");
         let builtin = ["virtio_mmio", "virtio_blk", "virtio_net", "vsock", "overlay", "squashfs"]

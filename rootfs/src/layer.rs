@@ -1,4 +1,4 @@
-//! Puts a tar archive into a tree: a whole file system, or a layer of one.
+//! Adds a tar archive to a tree: a whole file system, or an image's layer.
 
 use std::io::Read;
 
@@ -7,15 +7,14 @@ use crate::members::{Archive, Kind, Member};
 use crate::progress::Meter;
 use crate::tree::{Content, Meta, Tree};
 
-/// Whether names that begin with `.wh.` hide files of the layers below.
+/// Whether names that begin with `.wh.` are whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whiteouts {
     Honoured,
     Literal,
 }
 
-/// Adds all members of the archive; device nodes are left out, since the guest's
-/// devtmpfs has them.
+/// Adds all members of the archive. Device nodes are left out, as the guest uses a devtmpfs.
 pub(crate) fn apply<R: Read>(
     tree: &mut Tree,
     archive: &mut Archive<R>,
@@ -49,7 +48,7 @@ fn add<R: Read>(tree: &mut Tree, archive: &mut Archive<R>, member: Member) -> Re
     }
 }
 
-/// Does what a whiteout says; `false` if `path` is not one.
+/// Applies a whiteout; `false` if `path` is none.
 fn apply_whiteout(tree: &mut Tree, path: &[u8]) -> Result<bool> {
     let at = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let (parent, name) = path.split_at(at);
@@ -59,7 +58,7 @@ fn apply_whiteout(tree: &mut Tree, path: &[u8]) -> Result<bool> {
     if hidden == b".wh..opq" {
         tree.hide_children(parent)?;
     } else if !hidden.starts_with(b".wh.") {
-        // Others with the prefix twice are bookkeeping of old storage drivers.
+        // Other names with a double prefix are metadata of aufs.
         tree.hide(&[parent, hidden].concat())?;
     }
     Ok(true)
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn file_below_a_lower_link_lands_where_the_link_leads() {
+    fn a_file_below_a_lower_link_is_written_to_the_links_target() {
         let lower = TarBuilder::new().dir("usr/lib").symlink("lib", "usr/lib");
         let upper = TarBuilder::new().file("lib/x", "1");
 
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn whiteout_that_climbs_is_refused() {
+    fn a_whiteout_with_a_parent_component_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
         let bytes = TarBuilder::new().file("../.wh.etc", "").finish();
@@ -162,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_link_that_climbs_is_refused() {
+    fn a_hard_link_with_a_parent_component_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
         let bytes = TarBuilder::new().hard_link("shadow", "../../etc/shadow").finish();

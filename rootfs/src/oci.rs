@@ -1,14 +1,13 @@
-//! Images: an OCI layout, or what `docker save`, crane, ko, kaniko and jib write; in an archive, or
-//! unpacked.
+//! Container images: OCI layouts, and Docker archives of `docker save`, crane, ko, kaniko and jib;
+//! as an archive or a folder.
 //!
 //! ```text
 //! index.json ─> (nested index) ─> manifest ─> config
 //!                                    └──────> layers, lowest first
 //! ```
 //!
-//! INVARIANT: no byte of a blob reaches an image unless the blob's digest and size
-//! are those that its reference states. Layers are hashed while they are read; a
-//! wrong one fails the build, and with it the tree that it went into.
+//! INVARIANT: a blob is part of an image only if its digest and size match its reference. Layers
+//! are hashed while they are read; a mismatch fails the build, so its tree is not used.
 
 mod blob;
 mod document;
@@ -39,7 +38,7 @@ pub(crate) struct Opened {
 
 /// Opens the image and finds the manifest for this architecture.
 ///
-/// If there are several images, `tag` says which: it is the tag of one, or its whole name.
+/// If there are several images, `tag` selects one by its tag or its full name.
 pub(crate) fn open(path: &Path, tag: Option<&str>, context: &Context<'_>) -> Result<Opened> {
     let blobs = Blobs::open(path, &context.stage.path("layout.tar"))?;
     let opened = if blobs.has("index.json") {
@@ -55,12 +54,12 @@ pub(crate) fn open(path: &Path, tag: Option<&str>, context: &Context<'_>) -> Res
 }
 
 impl Opened {
-    /// Identity of all files: the digests of the layers in their order.
+    /// The identity of all files: the digests of the layers in order.
     pub(crate) fn key(&self) -> String {
         self.layers.iter().fold(Key::new("oci"), |key, layer| key.part(&layer.digest)).finish()
     }
 
-    /// What the image says of how commands run in it.
+    /// The defaults for commands from the image's configuration.
     pub(crate) fn defaults(&self) -> Defaults {
         let config = self.config.config.clone().unwrap_or_default();
         Defaults {
@@ -101,15 +100,15 @@ fn open_layout(blobs: Blobs, tag: Option<&str>, arch: &str) -> Result<Opened> {
     Ok(Opened { blobs, config, layers })
 }
 
-/// Follows indexes down to the one manifest that fits.
+/// Follows nested indexes to the only matching manifest.
 fn find_manifest(
     blobs: &Blobs,
     mut index: Index,
     mut tag: Option<&str>,
     arch: &str,
 ) -> Result<Manifest> {
-    const DEPTH: usize = 4;
-    for _ in 0..DEPTH {
+    const MAX_DEPTH: usize = 4;
+    for _ in 0..MAX_DEPTH {
         let fitting = index.manifests.into_iter().filter(|found| found.fits(arch));
         let fitting: Vec<Descriptor> = fitting.collect();
         if fitting.is_empty() {
@@ -123,11 +122,11 @@ fn find_manifest(
         }
         index = load(blobs, &descriptor)?;
     }
-    Err(blobs.bad(format!("has indexes nested more than {DEPTH} deep")))
+    Err(blobs.bad(format!("has indexes nested more than {MAX_DEPTH} deep")))
 }
 
-/// `docker save` names its layers by path, and states their digests in the
-/// configuration, whose own digest nothing states.
+/// Opens a Docker archive. It names its layers by path, and has their digests in the configuration,
+/// which has no digest itself.
 fn open_docker(blobs: Blobs, tag: Option<&str>) -> Result<Opened> {
     let manifests: Vec<DockerManifest> =
         parse(&blobs, "manifest.json", &blobs.document("manifest.json")?)?;
@@ -147,8 +146,8 @@ fn open_docker(blobs: Blobs, tag: Option<&str>) -> Result<Opened> {
     Ok(Opened { blobs, config, layers })
 }
 
-/// The one image, of those with these names and identities, that has the tag; the only one if none
-/// is asked for. Several names of one image are one image.
+/// Selects the image with the tag, or the only image without one. Several names of one image count
+/// as one.
 fn choose<T>(blobs: &Blobs, images: Vec<(Vec<String>, String, T)>, tag: Option<&str>) -> Result<T> {
     let names = images.iter().map(|(names, ..)| match names.first() {
         Some(name) => name.clone(),
@@ -171,7 +170,7 @@ fn choose<T>(blobs: &Blobs, images: Vec<(Vec<String>, String, T)>, tag: Option<&
     })
 }
 
-/// Whether an image that is called `name` is meant by `tag`.
+/// Whether `tag` matches the image name `name`.
 fn fits(name: &str, tag: &str) -> bool {
     name == tag || name.rsplit_once(':').is_some_and(|(_, end)| end == tag)
 }

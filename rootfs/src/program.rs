@@ -92,17 +92,17 @@ mod tests {
     }
 
     #[test]
-    fn program_with_a_loader_is_found_out() {
+    fn a_program_with_an_interpreter_is_recognized() {
         assert_eq!(needs_interpreter(&elf(3, 62), Arch::X86_64), Some(true));
     }
 
     #[test]
-    fn program_of_another_architecture_is_none() {
+    fn a_program_of_another_architecture_is_not_recognized() {
         assert_eq!(needs_interpreter(&elf(1, 183), Arch::X86_64), None);
     }
 
     #[test]
-    fn cut_program_is_none() {
+    fn a_truncated_program_is_not_recognized() {
         assert_eq!(needs_interpreter(&elf(1, 62)[..66], Arch::X86_64), None);
     }
 

@@ -1,6 +1,5 @@
-//! What every root file system gets, whatever it was made from: the account of
-//! jobs, our programs, the kernel's modules, mount points, and the few files of `/etc`
-//! that a machine must have. Nothing here depends on the host.
+//! The additions to every root file system: the account of jobs, the guest programs, the kernel's
+//! modules, mount points, and a few files of `/etc`. They do not depend on the host.
 
 use contract::guest::GATEWAY;
 
@@ -10,32 +9,33 @@ use crate::kernel::Kernel;
 use crate::program::Programs;
 use crate::tree::{Content, Meta, Node, Tree};
 
-/// Counts up when the same source must give another root file system.
-pub(crate) const RECIPE: &str = "setup 2";
+/// The version of the additions: it is increased when the same source must give another root file
+/// system.
+pub(crate) const VERSION: &str = "setup 2";
 
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n";
 const HOSTNAME: &str = "sandbox\n";
 
 const SUDOERS: &str = "/etc/sudoers.d/sandbox-user";
-/// `sudo` drops variables; those name the certificates that a guest on an intercepted network, or
-/// with the host's authorities, must trust.
+/// `sudo` keeps the variables that name trusted certificates: a guest needs them on an intercepted
+/// network, and with the host's authorities.
 const SUDOERS_RULES: &str = "\
 Defaults:user env_keep += \"SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE GIT_SSL_CAINFO\"
 Defaults:user env_keep += \"PIP_CERT NODE_EXTRA_CA_CERTS\"
 user ALL=(ALL:ALL) NOPASSWD: ALL
 ";
 
-/// guest-init loads modules, under this name as well as when the kernel asks it to.
+/// guest-init is the kernel's modprobe helper, and is linked at this path.
 const MODPROBE: &[u8] = b"/proc/1/exe";
 
 const CONTAINERS: [&str; 3] = ["/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"];
-/// Those of rootless containers, below the home of `user`, after the folders that they are in.
+/// The folders of rootless containers, below the home of `user`, after their parents.
 const USER_CONTAINERS: [&str; 4] =
     [".local", ".local/share", ".local/share/containers", ".local/share/docker"];
 
 const ETC_LIMIT: u64 = 4 << 20;
 
-/// Changes the tree as described at the head of this file.
+/// Applies all additions.
 pub(crate) fn add_runner_files(
     tree: &mut Tree,
     programs: &Programs,
@@ -49,7 +49,7 @@ pub(crate) fn add_runner_files(
     write(tree, "/etc/resolv.conf", format!("nameserver {GATEWAY}\n").as_bytes(), 0o644)?;
     write(tree, "/etc/hosts", HOSTS.as_bytes(), 0o644)?;
     write(tree, "/etc/hostname", HOSTNAME.as_bytes(), 0o644)?;
-    // Empty means: not yet set, so no two machines share one.
+    // An empty file means "not set": each guest generates its own id.
     write(tree, "/etc/machine-id", b"", 0o444)?;
     for (name, bytes) in &programs.installed {
         write(tree, &format!("/usr/local/bin/{name}"), bytes, 0o755)?;
@@ -63,10 +63,10 @@ pub(crate) fn add_runner_files(
     add_container_folders(tree)
 }
 
-/// Makes the folders in which Docker, containerd, Podman and Buildah keep images and containers.
+/// Creates the storage folders of Docker, containerd, Podman and Buildah.
 ///
-/// Contract with guest-init: it mounts a folder of the writable disk over each that is empty, since
-/// an overlay file system, which the guest's root is, cannot be the upper layer of another.
+/// Contract with guest-init: it mounts a folder of the writable disk over each empty one, as an
+/// overlay, such as the guest's root, cannot be the upper layer of another.
 fn add_container_folders(tree: &mut Tree) -> Result<()> {
     for path in CONTAINERS {
         ensure_directory(tree, path, &Meta::with_mode(0o711))?;
@@ -83,7 +83,7 @@ fn add_account(tree: &mut Tree) -> Result<()> {
     let shell = if bash { "/bin/bash" } else { "/bin/sh" };
     edit(tree, "/etc/passwd", |text| account::passwd(text, shell))?;
     edit(tree, "/etc/group", account::group)?;
-    // The numbers that are root and others in the user's own containers.
+    // The subordinate ids of the user's containers.
     edit(tree, "/etc/subuid", account::subordinate)?;
     edit(tree, "/etc/subgid", account::subordinate)?;
     if tree.get(b"/etc/shadow")?.is_some() {
@@ -100,7 +100,7 @@ pub(crate) fn allow_sudo(tree: &mut Tree) -> Result<()> {
     write(tree, SUDOERS, SUDOERS_RULES.as_bytes(), 0o440)
 }
 
-/// Makes a folder unless the path leads to one already.
+/// Creates a folder, unless the path leads to one.
 fn ensure_directory(tree: &mut Tree, path: &str, meta: &Meta) -> Result<()> {
     match tree.get(path.as_bytes())? {
         Some(inode) if matches!(inode.node, Node::Directory(_)) => Ok(()),
@@ -108,7 +108,7 @@ fn ensure_directory(tree: &mut Tree, path: &str, meta: &Meta) -> Result<()> {
     }
 }
 
-/// Changes a text file and keeps its owner and mode.
+/// Edits a text file, and keeps its owner and mode.
 fn edit(tree: &mut Tree, path: &str, change: impl FnOnce(&str) -> String) -> Result<()> {
     let old = tree.read(path.as_bytes(), ETC_LIMIT)?.unwrap_or_default();
     let new = change(&String::from_utf8_lossy(&old));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_tree_becomes_a_machine() {
+    fn an_empty_tree_gets_all_files_of_a_guest() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
 
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_containers_are_there_and_what_an_image_has_in_them_stays() {
+    fn container_folders_are_created_and_existing_content_stays() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
         let own = Meta { uid: 7, ..Meta::with_mode(0o700) };
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sudo_asks_the_user_for_no_password_and_keeps_what_names_certificates() {
+    fn sudo_needs_no_password_and_keeps_the_certificate_variables() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
 
@@ -197,7 +197,7 @@ mod tests {
         let rules = String::from_utf8(rules).unwrap();
         assert!(rules.contains("\nuser ALL=(ALL:ALL) NOPASSWD: ALL\n"));
         assert!(rules.contains("PIP_CERT"));
-        // sudo ignores a file that others may write.
+        // sudo ignores a file that other users can write.
         assert_eq!(tree.get(SUDOERS.as_bytes()).unwrap().unwrap().meta.mode, 0o440);
     }
 
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn bash_is_the_shell_where_there_is_one() {
+    fn bash_is_the_users_shell_if_installed() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
         tree.add(b"usr/bin/bash", Meta::default(), Content::File(&mut &b"elf"[..])).unwrap();

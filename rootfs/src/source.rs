@@ -1,4 +1,4 @@
-//! Where an image's files come from: what `--from` means.
+//! The sources of images: the values of `--from`.
 
 mod debian;
 mod directory;
@@ -25,7 +25,7 @@ use crate::tree::{Limits, Tree};
 
 pub use recipe::Recipe;
 
-/// What an image is made from.
+/// The source of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
@@ -34,19 +34,18 @@ pub enum Source {
         /// The release: `bookworm`.
         suite: String,
     },
-    /// A system that the runner knows by name.
+    /// A recipe of the runner.
     Recipe(&'static Recipe),
-    /// A folder that holds a root file system.
+    /// A folder with a root file system.
     Directory(PathBuf),
     /// A tar archive of a root file system, plain or compressed.
     Tar(PathBuf),
-    /// An image: an OCI layout or what `docker save`, crane, ko, kaniko and jib write, as an archive
-    /// or unpacked.
+    /// A container image: an OCI layout or a Docker archive, as an archive or a folder.
     Oci(PathBuf),
 }
 
 impl Source {
-    /// What an image of that name is made from if nothing else is said: its recipe, or Debian.
+    /// The default source for an image's name: the recipe of that name, or Debian.
     pub fn usual(name: &str) -> Source {
         match Recipe::find(name) {
             Some(recipe) => Source::Recipe(recipe),
@@ -54,8 +53,7 @@ impl Source {
         }
     }
 
-    /// Understands `debian:SUITE`, `recipe:NAME` or a path; what the path holds decides on the
-    /// rest.
+    /// Parses `debian:SUITE`, `recipe:NAME` or a path. The content of the path decides on its kind.
     pub fn parse(text: &str) -> Result<Source> {
         if let Some(suite) = text.strip_prefix("debian:") {
             if !debian::is_suite(suite) {
@@ -96,26 +94,26 @@ impl fmt::Display for Source {
     }
 }
 
-/// A source that is at hand: its identity, and how to read it.
+/// A prepared source: its identity, and a reader of its files.
 pub(crate) struct Prepared {
-    /// Hash of all that its files depend on; a folder has none but its content.
+    /// The hash of all inputs. A folder has none.
     pub(crate) key: Option<String>,
     pub(crate) defaults: Defaults,
-    /// Whether `sudo` was installed for the user `user`.
+    /// Whether `sudo` is installed for the user `user`.
     pub(crate) has_sudo: bool,
     files: Files,
 }
 
 enum Files {
     Directory(PathBuf),
-    /// An archive that nobody changes, and packages on top of it.
+    /// An archive in the cache, which does not change, and packages on top of it.
     Cached(PathBuf, Vec<npm::Fetched>),
-    /// Somebody's archive, and the digest that stands for it in the cache's key.
+    /// An archive of the user, and its digest, which is part of the cache's key.
     Tar(PathBuf, String),
     Oci(Box<oci::Opened>),
 }
 
-/// Fetches what has to be fetched and identifies the source.
+/// Downloads missing inputs, and identifies the source.
 pub(crate) fn prepare(
     request: &BuildRequest,
     context: &Context<'_>,
@@ -157,7 +155,7 @@ pub(crate) fn prepare(
     })
 }
 
-/// The Debian packages of an image besides the usual ones.
+/// The Debian packages of an image besides the default ones.
 fn packages(request: &BuildRequest) -> Vec<String> {
     let sudo = (!request.without_sudo).then(|| "sudo".to_owned());
     request.packages.iter().cloned().chain(sudo).collect()
@@ -169,7 +167,7 @@ fn prepare_recipe(
     context: &Context<'_>,
     reporter: &mut Reporter<'_>,
 ) -> Result<Prepared> {
-    // First, since they may fail: the base takes a minute.
+    // The download comes first: it may fail, and the base system takes a minute.
     let programs = recipe.programs(context.arch);
     let programs = programs.map(|package| npm::fetch(package, context, reporter));
     let programs = programs.collect::<Result<Vec<_>>>()?;
@@ -187,7 +185,7 @@ impl Prepared {
         Prepared { key, defaults: Defaults::default(), has_sudo: false, files }
     }
 
-    /// Reads all files into a tree.
+    /// Adds all files to a tree.
     pub(crate) fn read(&self, spool: &Path, reporter: &mut Reporter<'_>) -> Result<Tree> {
         reporter.step(Step::Read, |meter| {
             let mut tree = Tree::create(spool, Limits::default())?;
@@ -206,8 +204,8 @@ impl Prepared {
     }
 }
 
-/// Reads somebody's archive, and makes sure that it still is what was identified: else the cache
-/// would hold one archive's files under another's key.
+/// Reads an archive of the user, and checks its digest again: if the file changed since it was
+/// identified, the cache would have one archive's files under another's key.
 fn read_tar(tree: &mut Tree, path: &Path, digest: &str, meter: &mut Meter<'_>) -> Result<()> {
     let fail = |source| Error::Read { path: path.to_owned(), source };
     let name = path.display().to_string();
@@ -222,15 +220,15 @@ fn read_tar(tree: &mut Tree, path: &Path, digest: &str, meter: &mut Meter<'_>) -
     Ok(())
 }
 
-/// The archive in a file that may be compressed.
+/// Opens an archive file that may be compressed.
 fn open_archive(path: &Path) -> Result<Archive<Box<dyn std::io::Read>>> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     Ok(Archive::new(compress::reader(file, &name)?, &name))
 }
 
-/// Whether a text may be a registry's name of an image, like `ubuntu:24.04` or `ghcr.io/a/b`, with
-/// or without `docker://` before it.
+/// Whether a text may be a reference to a registry's image, like `ubuntu:24.04` or `ghcr.io/a/b`,
+/// with or without `docker://`.
 fn names_an_image(text: &str) -> bool {
     let name = text.strip_prefix("docker://").unwrap_or(text);
     let is_archive = [".tar", ".gz", ".tgz", ".zst", ".xz"].iter().any(|end| name.ends_with(end));
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn suite_that_would_be_an_option_is_refused() {
+    fn a_suite_that_looks_like_an_option_is_rejected() {
         assert!(matches!(Source::parse("debian:--help"), Err(Error::BadSource { .. })));
         assert!(matches!(Source::parse("debian:"), Err(Error::BadSource { .. })));
     }
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn manifest_makes_an_image_whatever_else_is_there_and_wherever_it_stands() {
+    fn an_archive_with_a_manifest_anywhere_is_an_image() {
         let id = "0".repeat(64);
         for files in [
             // docker save
@@ -347,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn manifest_of_something_else_in_a_root_file_system_makes_no_image() {
+    fn a_foreign_manifest_in_a_root_file_system_makes_no_image() {
         let archive =
             TarBuilder::new().file("manifest.json", r#"{"name": "app"}"#).file("opt/app/run", "");
         assert!(matches!(parse_archive(archive), Source::Tar(_)));
@@ -369,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn name_of_a_registrys_image_is_told_from_an_absent_file() {
+    fn a_registry_reference_is_distinguished_from_a_missing_file() {
         for text in ["ubuntu:24.04", "docker://ubuntu:24.04", "alpine", "ghcr.io/a/b@sha256:00"] {
             let error = Source::parse(text).unwrap_err().to_string();
             let name = text.trim_start_matches("docker://");
@@ -382,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_path_is_named() {
+    fn the_error_of_a_missing_path_names_it() {
         let error = Source::parse("/nonexistent/x.tar").unwrap_err();
 
         assert_eq!(error.to_string(), "cannot read /nonexistent/x.tar");

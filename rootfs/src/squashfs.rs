@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn second_name_of_a_file_is_a_hard_link_to_the_first() {
+    fn the_second_link_of_a_file_is_written_as_a_hard_link() {
         let dir = tempfile::tempdir().unwrap();
         let mut tree = tree(dir.path());
         tree.add(b"z", Meta::default(), Content::File(&mut &b"1"[..])).unwrap();

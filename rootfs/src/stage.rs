@@ -1,7 +1,7 @@
-//! The folder in which one build works, and the lock that makes it the only one.
+//! The staging folder of a build, and the lock that allows one build at a time.
 //!
-//! INVARIANT: everything in `<state_dir>/staging` belongs to the holder of the
-//! build lock, so whatever is found there on taking it was left by a dead one.
+//! INVARIANT: everything in `<state_dir>/staging` belongs to the holder of the build lock, so a new
+//! holder finds only leftovers of dead builds.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -13,13 +13,13 @@ use nix::sys::statvfs::statvfs;
 use crate::error::{Error, Result};
 use crate::progress::Reporter;
 
-/// Removed, with all that is in it, when dropped.
+/// A staging folder. Dropping it removes it with its content.
 pub(crate) struct Stage {
     dir: PathBuf,
     _lock: Lock,
 }
 
-/// Where builds stage, below the state directory.
+/// The parent of staging folders, below the state folder.
 pub(crate) fn parent(state_dir: &Path) -> PathBuf {
     state_dir.join("staging")
 }
@@ -47,13 +47,13 @@ impl Stage {
         self.dir.join(name)
     }
 
-    /// Fails unless the file system has `needed` bytes left.
+    /// Fails if the file system has less than `needed` free bytes.
     pub(crate) fn require_space(&self, needed: u64) -> Result<()> {
         require_space(&self.dir, needed)
     }
 }
 
-/// Fails unless the file system of a folder has `needed` bytes left.
+/// Fails if the file system of a folder has less than `needed` free bytes.
 fn require_space(dir: &Path, needed: u64) -> Result<()> {
     let available = available_space(dir)?;
     if available < needed {
@@ -66,7 +66,7 @@ fn require_space(dir: &Path, needed: u64) -> Result<()> {
     Ok(())
 }
 
-/// How many bytes the file system of a folder has left.
+/// The free bytes of a folder's file system.
 pub(crate) fn available_space(dir: &Path) -> Result<u64> {
     let status =
         statvfs(dir).map_err(|errno| Error::Read { path: dir.to_owned(), source: errno.into() })?;
@@ -81,7 +81,7 @@ impl Drop for Stage {
     }
 }
 
-/// A name that no other folder in `staging` has.
+/// A name that is unique in `staging`.
 pub(crate) fn unique_name() -> String {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     format!("{}-{:x}", std::process::id(), since.as_nanos())
@@ -92,8 +92,7 @@ fn sweep(parent: &Path) -> Result<()> {
     for entry in std::fs::read_dir(parent).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         log::info!("removing what a dead build left; path={}", path.display());
-        // A tool of the dead build may still be writing there: the next build
-        // will get it.
+        // A tool of the dead build may still write there: the next build removes it.
         if let Err(error) = durable::remove(&path) {
             log::warn!("cannot remove what a dead build left; error={error}");
         }
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enter_removes_what_a_dead_build_left() {
+    fn a_new_stage_removes_the_folders_of_dead_builds() {
         let state = tempfile::tempdir().unwrap();
         let leftover = state.path().join("staging/1-abc/tree");
         std::fs::create_dir_all(&leftover).unwrap();

@@ -7,9 +7,8 @@
 //!   NAME/ID/vmlinux initramfs.cpio rootfs.squashfs disk.ext4
 //! ```
 //!
-//! INVARIANT: files of an image are never changed. Another build of the same name
-//! adds a folder and then replaces `image.json`; a machine that has the old files
-//! open keeps them.
+//! INVARIANT: files of an image are never changed. Another build of the same name adds a folder and
+//! then replaces `image.json`; a VM that has opened the old files keeps them.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -31,10 +30,10 @@ pub(crate) const DISK: &str = "disk.ext4";
 
 const RECORD: &str = "image.json";
 
-/// An image that machines can start from.
+/// An image that VMs can start from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
-    /// The name that it was built under.
+    /// The name of the image.
     pub name: String,
     /// Hash of its content, in hex.
     pub id: String,
@@ -44,31 +43,31 @@ pub struct Image {
     pub initramfs: PathBuf,
     /// The read-only root file system.
     pub rootfs: PathBuf,
-    /// The empty writable disk: sparse, to be copied for each machine.
+    /// The empty writable disk: sparse, copied for each VM.
     pub disk_template: PathBuf,
-    /// What the image says, beside its files.
+    /// The description of the image.
     #[serde(flatten)]
     pub description: Description,
 }
 
-/// What is known of an image beside its files.
+/// The description of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// The kernel's release, as `uname -r` prints it.
+    /// The kernel's release, as printed by `uname -r`.
     pub kernel_version: String,
-    /// Seconds since 1970 at the end of its build.
+    /// The end of its build, in seconds since 1970.
     pub created: u64,
-    /// What its files take on the disk.
+    /// The disk usage of its files.
     pub size_bytes: u64,
-    /// What it was built from.
+    /// The source of the image.
     pub source: String,
     /// The processor architecture.
     pub arch: Arch,
-    /// How commands run unless told otherwise.
+    /// The defaults for commands.
     pub defaults: Defaults,
 }
 
-/// How an OCI image wants commands to be run; empty for other sources.
+/// The defaults for commands from a container image's configuration; empty for other sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Defaults {
@@ -76,30 +75,30 @@ pub struct Defaults {
     pub env: Vec<String>,
     /// The working directory.
     pub workdir: Option<String>,
-    /// Name or number, with `:GROUP` perhaps.
+    /// User name or number, with an optional `:GROUP`.
     pub user: Option<String>,
-    /// What comes before the command.
+    /// The entrypoint: it precedes the command.
     pub entrypoint: Vec<String>,
-    /// The command where none is given.
+    /// The default command.
     pub command: Vec<String>,
 }
 
 /// The content of `image.json`.
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct ImageRecord {
     id: String,
     #[serde(flatten)]
     description: Description,
 }
 
-/// The images of one state directory.
+/// The images of a state folder.
 #[derive(Clone, Debug)]
 pub struct Store {
     state_dir: PathBuf,
 }
 
 impl Store {
-    /// Opens the store and makes its folders where they are missing.
+    /// Opens the store, and creates missing folders.
     pub fn open(state_dir: &Path) -> Result<Store> {
         let store = Store { state_dir: state_dir.to_owned() };
         durable::create_dir(&store.images())?;
@@ -115,7 +114,7 @@ impl Store {
             ErrorKind::NotFound => Error::NoImage { name: name.to_owned() },
             _ => Error::Read { path: path.clone(), source },
         })?;
-        let record: Record = serde_json::from_slice(&json)
+        let record: ImageRecord = serde_json::from_slice(&json)
             .map_err(|source| Error::BadRecord { path: path.clone(), source })?;
         let files = directory.join(folder(&record.id));
         Ok(Image {
@@ -129,8 +128,7 @@ impl Store {
         })
     }
 
-    /// All images in the order of their names. One that cannot be read is logged
-    /// and left out, so that it does not hide the others.
+    /// All images in the order of their names. An unreadable image is logged and skipped.
     pub fn list(&self) -> Result<Vec<Image>> {
         let mut images = Vec::new();
         for name in entries(&self.images())? {
@@ -139,7 +137,7 @@ impl Store {
             }
             match self.get(&name) {
                 Ok(image) => images.push(image),
-                // A first build that died, or an image that just now was removed.
+                // A first build that died, or a concurrently removed image.
                 Err(Error::NoImage { .. }) => {}
                 Err(error) => log::warn!("cannot read an image; name={name} error={error}"),
             }
@@ -148,7 +146,7 @@ impl Store {
         Ok(images)
     }
 
-    /// Removes an image. Machines that run from it go on.
+    /// Removes an image. Running VMs keep its files.
     pub fn remove(&self, name: &str) -> Result<()> {
         check_name(name)?;
         let lock = self.lock()?;
@@ -156,7 +154,7 @@ impl Store {
         if !path.exists() {
             return Err(Error::NoImage { name: name.to_owned() });
         }
-        // Out of sight at once; a crash below leaves the rest to the next build.
+        // The rename hides it at once; after a crash the next build removes the rest.
         let parent = stage::parent(&self.state_dir);
         durable::create_dir(&parent)?;
         let doomed = parent.join(stage::unique_name());
@@ -173,7 +171,7 @@ impl Store {
         &self.state_dir
     }
 
-    /// Makes a folder of finished files the image `name`.
+    /// Commits a folder of finished files as the image `name`.
     pub(crate) fn commit(
         &self,
         name: &str,
@@ -182,7 +180,7 @@ impl Store {
         description: Description,
     ) -> Result<Image> {
         let directory = self.images().join(name);
-        let record = Record { id: id.to_owned(), description };
+        let record = ImageRecord { id: id.to_owned(), description };
         let path = directory.join(RECORD);
         let json = serde_json::to_vec_pretty(&record)
             .map_err(|source| Error::BadRecord { path: path.clone(), source })?;
@@ -221,7 +219,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     if good { Ok(()) } else { Err(Error::BadName { name: name.to_owned() }) }
 }
 
-/// What the files take on the disk: less than their lengths, where they are sparse.
+/// The disk usage of files, which is less than their lengths if they are sparse.
 pub(crate) fn size_on_disk(directory: &Path) -> Result<u64> {
     const BLOCK: u64 = 512;
     entries(directory)?.iter().try_fold(0, |sum, name| {
@@ -233,7 +231,7 @@ pub(crate) fn size_on_disk(directory: &Path) -> Result<u64> {
     })
 }
 
-/// The name of an image's folder: enough of the id to be unique below one name.
+/// The name of an image's folder: a prefix of the id that is unique below one name.
 fn folder(id: &str) -> &str {
     id.get(..16).unwrap_or(id)
 }
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn get_returns_what_was_committed() {
+    fn a_committed_image_can_be_opened() {
         let state = tempfile::tempdir().unwrap();
         let store = Store::open(state.path()).unwrap();
         let image = commit(&store, "default", &"a".repeat(64));
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_image_is_named() {
+    fn the_error_of_a_missing_image_names_it() {
         let state = tempfile::tempdir().unwrap();
         let store = Store::open(state.path()).unwrap();
 
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn list_is_sorted_and_skips_what_is_no_image() {
+    fn the_list_is_sorted_and_skips_folders_without_an_image() {
         let state = tempfile::tempdir().unwrap();
         let store = Store::open(state.path()).unwrap();
         commit(&store, "b", &"b".repeat(64));
@@ -324,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn remove_takes_the_image_away() {
+    fn a_removed_image_cannot_be_opened() {
         let state = tempfile::tempdir().unwrap();
         let store = Store::open(state.path()).unwrap();
         commit(&store, "default", &"a".repeat(64));

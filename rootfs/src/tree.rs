@@ -1,12 +1,11 @@
-//! A root file system as an index in memory, its files' bytes in one spool file.
+//! A root file system: an index in memory, and the files' content in one spool file.
 //!
-//! Sources are untrusted, so nothing of them is unpacked on the host: a path, a
-//! link or an owner of theirs means something inside this index only. A symbolic
-//! link on the way to a file is followed *within* the tree, as the guest would
-//! see it; `..` in a member's path is an error.
+//! Sources are untrusted, so nothing is unpacked on the host: paths, links and owners of a source
+//! exist in this index only. Symbolic links in a path are followed *within* the tree, as the guest
+//! would; `..` in a member's path is an error.
 //!
-//! INVARIANT: inode 0 is the root folder, and no folder has more than one name,
-//! so the tree has no cycle and is at most `DEPTH` deep.
+//! INVARIANT: inode 0 is the root folder, and a folder has only one name, so the tree has no cycle
+//! and is at most `MAX_DEPTH` deep.
 
 mod path;
 mod spool;
@@ -22,14 +21,14 @@ use crate::error::{Error, Result};
 pub(crate) use spool::Extent;
 use spool::Spool;
 
-/// How large a tree may become.
+/// The size limits of a tree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Files and folders, counting those that a later layer hides.
+    /// The number of files and folders, including those that a later layer hides.
     pub(crate) entries: usize,
-    /// Bytes of files, likewise.
+    /// The bytes of files, including hidden ones.
     pub(crate) bytes: u64,
-    /// Bytes of names, link targets and extended attributes: they are in memory.
+    /// The bytes of names, link targets and extended attributes, which are in memory.
     pub(crate) metadata: u64,
 }
 
@@ -39,7 +38,7 @@ impl Default for Limits {
     }
 }
 
-/// Everything about a file but its bytes and names.
+/// The metadata of an inode, without its content and names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) mode: u32,
@@ -51,7 +50,7 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// Root's, from 1970, without extended attributes.
+    /// Owner root, modified in 1970, without extended attributes.
     pub(crate) fn with_mode(mode: u32) -> Meta {
         Meta { mode, ..Meta::default() }
     }
@@ -61,7 +60,7 @@ impl Meta {
     }
 }
 
-/// What a file is.
+/// The type of an inode.
 #[derive(Debug)]
 pub(crate) enum Node {
     Directory(BTreeMap<Vec<u8>, Child>),
@@ -70,11 +69,11 @@ pub(crate) enum Node {
     Fifo,
 }
 
-/// A name in a folder.
+/// A directory entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Child {
     inode: usize,
-    /// The layer that last wrote it or something below it.
+    /// The last layer that wrote it or an entry below it.
     layer: u32,
 }
 
@@ -84,7 +83,7 @@ pub(crate) struct Inode {
     pub(crate) node: Node,
 }
 
-/// What to put at a path.
+/// The content for a new path.
 pub(crate) enum Content<'a> {
     Directory,
     File(&'a mut dyn Read),
@@ -93,7 +92,7 @@ pub(crate) enum Content<'a> {
     Fifo,
 }
 
-/// Is called with a path, the number of its inode, and the inode.
+/// A callback with the path, the inode number and the inode.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], usize, &Inode) -> Result<()> + 'a;
 
 pub(crate) struct Tree {
@@ -107,15 +106,15 @@ pub(crate) struct Tree {
 const ROOT: usize = 0;
 
 impl Tree {
-    /// An empty tree whose files' bytes go to `spool`, a file that must not exist.
+    /// An empty tree; `spool` is the path of a new file for the files' content.
     pub(crate) fn create(spool: &Path, limits: Limits) -> Result<Tree> {
         let root = Inode { meta: Meta::with_mode(0o755), node: Node::Directory(BTreeMap::new()) };
         let spool = Spool::create(spool)?;
         Ok(Tree { inodes: vec![root], spool, limits, metadata: 0, layer: 0 })
     }
 
-    /// Puts something at `path`, in place of what was there; parents that do not
-    /// exist are made. A folder over a folder keeps what is in it.
+    /// Adds an entry at `path`, and replaces an existing one. Missing parents are created. A folder
+    /// over a folder keeps its entries.
     pub(crate) fn add(&mut self, path: &[u8], meta: Meta, content: Content<'_>) -> Result<()> {
         let Some((parent, name)) = path::split(path)? else {
             return self.set_root(path, meta, &content);
@@ -137,7 +136,7 @@ impl Tree {
         self.attach(parent, name, inode)
     }
 
-    /// The bytes of the file that `path` leads to, at most `limit` of them.
+    /// The content of the file at `path`, at most `limit` bytes of it.
     pub(crate) fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
         let Some(inode) = self.find(path)? else {
             return Ok(None);
@@ -151,14 +150,13 @@ impl Tree {
         Ok(Some(bytes))
     }
 
-    /// What `path` leads to, through symbolic links, if anything.
+    /// The inode at `path`, with symbolic links followed.
     pub(crate) fn get(&self, path: &[u8]) -> Result<Option<&Inode>> {
         Ok(self.find(path)?.map(|inode| &self.inodes[inode]))
     }
 
-    /// Calls `visit` with each path (relative, folders before what is in them, in
-    /// the order of names) and the number and content of its inode. Names of one
-    /// file share the number.
+    /// Calls `visit` with each path (relative, folders before their entries, in the order of names)
+    /// and its inode. Hard links of a file have the same inode number.
     pub(crate) fn walk(&self, visit: &mut Visit<'_>) -> Result<()> {
         self.walk_below(ROOT, &mut Vec::new(), visit)
     }
@@ -171,7 +169,7 @@ impl Tree {
         self.spool.open(extent)
     }
 
-    /// All bytes that were put in, of hidden files too.
+    /// The size of all added files, including hidden ones.
     pub(crate) fn bytes(&self) -> u64 {
         self.spool.length()
     }
@@ -241,7 +239,7 @@ impl Tree {
     }
 
     fn attach(&mut self, parent: usize, name: &[u8], inode: usize) -> Result<()> {
-        // Names cost more than their length: many links to one file are many nodes.
+        // A name costs more than its length: each hard link is a node.
         self.account(name.len() + 64)?;
         let layer = self.layer;
         if let Node::Directory(children) = &mut self.inodes[parent].node {
@@ -273,7 +271,7 @@ impl Tree {
         let parent = self.find_components(&parent)?.ok_or_else(missing)?;
         let inode = self.lookup(parent, name).ok_or_else(missing)?;
         match self.inodes[inode].node {
-            // A second name for a folder would make a cycle possible.
+            // A second name of a folder would allow a cycle.
             Node::Directory(_) => Err(missing()),
             _ => Ok(inode),
         }
@@ -287,7 +285,7 @@ impl Tree {
     }
 }
 
-/// Remembers an error of the reader, to tell it from one of the spool.
+/// Records an error of the reader, to distinguish it from one of the spool.
 struct Source<'a> {
     inner: &'a mut dyn Read,
     error: Option<io::Error>,
@@ -305,7 +303,7 @@ impl Read for Source<'_> {
     }
 }
 
-/// A path of the tree as text, for errors: bounded and without control characters.
+/// A path of the tree for errors: truncated and without control characters.
 pub(crate) fn display(path: &[u8]) -> String {
     String::from_utf8_lossy(path.get(..200).unwrap_or(path)).escape_debug().to_string()
 }

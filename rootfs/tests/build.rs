@@ -111,7 +111,7 @@ fn folder_becomes_an_image_with_our_account_and_programs() {
 
 #[test]
 #[ignore = "needs apt and squashfs-tools"]
-fn second_build_takes_all_from_the_cache_and_gives_the_same_image() {
+fn a_second_build_uses_the_cache_and_makes_the_same_image() {
     let host = Host::new();
     fs::create_dir_all(host.path("root/etc")).unwrap();
     fs::write(host.path("root/etc/a"), "1").unwrap();
@@ -212,7 +212,7 @@ fn debian_suite_becomes_an_image() {
 
 #[test]
 #[ignore = "needs apt and squashfs-tools"]
-fn sudo_cannot_be_left_out_of_what_is_not_made_from_debian() {
+fn sudo_can_be_left_out_of_debian_images_and_recipes_only() {
     let host = Host::new();
     fs::create_dir(host.path("root")).unwrap();
     let root = host.path("root");

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   kernel/net/bridge/bridge.ko …  the modules, decompressed
-//!   modules.dep                    a module and what must be loaded before it, the last one first
-//!   modules.alias                  `alias PATTERN NAME`: what the kernel asks for, and who answers
+//!   modules.dep                    a module and its dependencies, in reverse loading order
+//!   modules.alias                  `alias PATTERN NAME`: patterns of requests, and their modules
 //!   modules.devname                `NAME NODE c10:229`: device nodes that load a module when opened
-//!   modules.builtin                what the kernel has without a module
+//!   modules.builtin                the modules built into the kernel
 //! ```
 //!
-//! The formats are those of depmod. guest-init reads them when the kernel wants a module.
+//! The formats are those of depmod. guest-init reads them when the kernel requests a module.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,20 +16,20 @@ use crate::error::Result;
 use crate::kernel::modinfo::{self, ModInfo};
 use crate::kernel::module::{self, Found};
 
-/// What Docker, Podman, Buildah and their kind need of a kernel, without what that depends on.
-/// A kernel that lacks one, or has it built in, is good all the same.
+/// The modules that Docker, Podman and Buildah need, without their dependencies. Missing and
+/// built-in ones are skipped.
 #[rustfmt::skip]
 const WANTED: [&str; 68] = [
-    // Layers of images, and how rootless containers mount them.
+    // Overlay file systems and FUSE, for layers of images.
     "overlay", "fuse", "loop", "binfmt_misc",
     // Networks of containers.
     "bridge", "br_netfilter", "veth", "tun", "dummy", "macvlan", "ipvlan", "vxlan",
-    // nftables, and iptables as it speaks to nf_tables.
+    // nftables, and iptables with the nf_tables back end.
     "nf_tables", "nft_compat", "nft_chain_nat", "nft_masq", "nft_nat", "nft_redir", "nft_ct",
     "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_hash", "nft_limit", "nft_log",
     "nft_numgen", "nft_objref", "nft_quota", "nft_reject", "nft_reject_inet", "nft_reject_ipv4",
     "nft_reject_ipv6", "nf_conntrack_netlink", "nf_log_syslog",
-    // The older iptables.
+    // Legacy iptables.
     "ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "iptable_raw", "ip6_tables",
     "ip6table_filter", "ip6table_nat", "ip6table_mangle", "ip6table_raw", "ipt_REJECT",
     "ip6t_REJECT",
@@ -40,12 +40,12 @@ const WANTED: [&str; 68] = [
     "xt_REDIRECT", "xt_TCPMSS",
 ];
 
-/// The names of all that are wanted besides those of the initramfs.
+/// The names of all selected modules besides those of the initramfs.
 pub(super) fn wanted() -> impl Iterator<Item = &'static str> {
     WANTED.into_iter()
 }
 
-/// A file below `/lib/modules/RELEASE`: path and bytes.
+/// A file below `/lib/modules/RELEASE`: path and content.
 pub(super) type File = (String, Vec<u8>);
 
 /// A module of the library.
@@ -57,7 +57,7 @@ struct Module {
 
 /// All files of the library.
 pub(super) fn build(found: &BTreeMap<String, Found>, builtin: &str) -> Result<Vec<File>> {
-    // The kernel's own names have `_`, names of files may have `-`.
+    // Module names have `_` where file names may have `-`.
     let by_name: BTreeMap<String, &Found> =
         found.iter().map(|(name, file)| (name.replace('-', "_"), file)).collect();
     let mut modules: BTreeMap<String, Module> = BTreeMap::new();
@@ -71,7 +71,7 @@ pub(super) fn build(found: &BTreeMap<String, Found>, builtin: &str) -> Result<Ve
         let bytes = module::decompress(path, packed)?;
         let info = modinfo::read(&bytes);
         missing.extend(info.depends.iter().cloned());
-        modules.insert(name, Module { path: plain(path), bytes, info });
+        modules.insert(name, Module { path: strip_compression(path), bytes, info });
     }
     let indexes = [
         ("modules.dep", dependencies(&modules)),
@@ -84,8 +84,8 @@ pub(super) fn build(found: &BTreeMap<String, Found>, builtin: &str) -> Result<Ve
     Ok(files.chain(indexes).collect())
 }
 
-/// The path without the ending of a compressed file.
-fn plain(path: &str) -> String {
+/// The path without the suffix of a compressed file.
+fn strip_compression(path: &str) -> String {
     path.split_once(".ko").map_or(path, |(stem, _)| stem).to_owned() + ".ko"
 }
 
@@ -102,7 +102,7 @@ fn dependencies(modules: &BTreeMap<String, Module>) -> String {
     text
 }
 
-/// Appends the module's path to `order`, after those of all that it depends on.
+/// Appends the module's path to `order`, after its dependencies.
 fn collect<'a>(
     name: &str,
     modules: &'a BTreeMap<String, Module>,
@@ -124,7 +124,7 @@ fn aliases(modules: &BTreeMap<String, Module>) -> String {
     lines.collect()
 }
 
-/// How a module says which device node it is for.
+/// The prefix of aliases that name a device node.
 const DEVNAME: &str = "devname:";
 
 fn device_nodes(modules: &BTreeMap<String, Module>) -> String {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_come_with_what_they_depend_on_and_without_others() {
+    fn modules_are_copied_with_their_dependencies_only() {
         let found = BTreeMap::from([
             module("kernel/net/bridge/bridge.ko", &["depends=stp,llc"]),
             module("kernel/net/802/stp.ko", &["depends=llc"]),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_kernel_asks_for_lead_to_modules() {
+    fn aliases_of_the_kernel_resolve_to_modules() {
         let found = BTreeMap::from([
             module("kernel/fs/fuse/fuse.ko", &["alias=devname:fuse", "alias=char-major-10-229"]),
             module("kernel/drivers/char/hw_random/virtio-rng.ko", &["alias=virtio:d00000004v*"]),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_that_depend_on_each_other_end_the_search() {
+    fn a_cycle_of_module_dependencies_ends_the_search() {
         let found = BTreeMap::from([
             module("kernel/a/veth.ko", &["depends=tun"]),
             module("kernel/a/tun.ko", &["depends=veth"]),

@@ -1,16 +1,16 @@
-//! What a kernel module says of itself: the section `.modinfo` of its ELF file, a row of
-//! `key=value` strings that end in zero bytes.
+//! The section `.modinfo` of a kernel module's ELF file: `key=value` strings that end in zero
+//! bytes.
 
-/// The parts that decide what is loaded when.
+/// The fields that decide about loading.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ModInfo {
-    /// Names of the modules that must be loaded before.
+    /// The modules that must be loaded before.
     pub(super) depends: Vec<String>,
-    /// Patterns of what the kernel asks for when it needs this module.
+    /// Patterns of the kernel's requests for this module.
     pub(super) aliases: Vec<String>,
 }
 
-/// Reads it; empty for a file that is no ELF module of 64 bits.
+/// Parses the section; empty for a file that is not a 64-bit ELF file.
 pub(super) fn read(elf: &[u8]) -> ModInfo {
     let mut info = ModInfo::default();
     let section = section(elf, ".modinfo").unwrap_or_default();
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_and_aliases_are_read_out_of_the_section() {
+    fn dependencies_and_aliases_are_read_from_the_modinfo_section() {
         let bytes = elf(&["license=GPL", "alias=rtnl-link-bridge", "depends=llc,stp", "alias=a*"]);
 
         let info = read(&bytes);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_or_foreign_files_say_nothing() {
+    fn truncated_or_foreign_files_have_no_modinfo() {
         let bytes = elf(&["depends=llc"]);
         // What follows a section's length in its head is not read.
         let cuts = (0..bytes.len() - 24).filter(|end| read(&bytes[..*end]) != ModInfo::default());

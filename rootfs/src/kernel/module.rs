@@ -1,4 +1,4 @@
-//! The kernel modules that a guest needs before it has a root file system.
+//! The kernel modules that a guest loads before it has a root file system.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -6,15 +6,15 @@ use std::io::Read;
 use crate::compress;
 use crate::error::{Error, Result};
 
-/// Whether a guest can do without a module.
+/// Whether a guest requires a module.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
     Required,
-    /// Nothing that must work depends on it, or only kernels that split it off have it.
+    /// Only some features need the module, or only some kernels have it as a module.
     Optional,
 }
 
-/// In the order of loading: each after those that it depends on.
+/// In loading order: each after its dependencies.
 const WANTED: [(&str, Need); 14] = [
     ("virtio_ring", Need::Required),
     ("virtio", Need::Required),
@@ -32,25 +32,25 @@ const WANTED: [(&str, Need); 14] = [
     ("squashfs", Need::Required),
 ];
 
-/// The largest module once decompressed.
+/// The size limit of a decompressed module.
 const LIMIT: u64 = 64 << 20;
 
-/// A module's name out of its file's: `overlay` of `overlay.ko.xz`.
+/// A module's name from its file's name: `overlay` of `overlay.ko.xz`.
 pub(super) fn name(file: &str) -> Option<&str> {
     let (name, rest) = file.split_once(".ko")?;
     matches!(rest, "" | ".xz" | ".zst" | ".gz").then_some(name)
 }
 
-/// The names of all that are wanted.
+/// The names of all selected modules.
 pub(super) fn wanted() -> impl Iterator<Item = &'static str> {
     WANTED.iter().map(|(name, _)| *name)
 }
 
-/// A module as the kernel's package has it: path below the folder of the release, and bytes.
+/// A module in the kernel's package: path below the release's folder, and content.
 pub(super) type Found = (String, Vec<u8>);
 
-/// The modules to load, decompressed and in order: file name and bytes. Those that
-/// are built into the kernel are left out.
+/// The modules to load, decompressed and in order: file name and content. Built-in modules are left
+/// out.
 pub(super) fn select(
     found: &BTreeMap<String, Found>,
     builtin: &str,
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_come_in_the_order_of_loading() {
+    fn modules_are_listed_in_loading_order() {
         let selected = select(&all(), "", "6.1").unwrap();
 
         assert_eq!(selected.len(), WANTED.len());
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn required_module_that_is_nowhere_is_an_error() {
+    fn a_missing_required_module_is_an_error() {
         let mut found = all();
         found.remove("overlay");
 
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn optional_module_may_be_nowhere() {
+    fn a_missing_optional_module_is_skipped() {
         let mut found = all();
         found.remove("virtio-rng");
 

@@ -1,4 +1,4 @@
-//! The kernel's Debian package: which one it is, and what of it is wanted.
+//! The kernel's Debian package: its selection, download and content.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::progress::Meter;
 use crate::stage::Stage;
 use crate::tool::{APT_CACHE, APT_GET, DPKG_DEB, Streams};
 
-/// The largest file of the package that is read: no kernel is near it.
+/// The size limit of a file of the package.
 const FILE_LIMIT: u64 = 256 << 20;
 
 /// A package that apt can download.
@@ -24,20 +24,20 @@ pub(super) struct Found {
     file: String,
 }
 
-/// What of the package a guest needs.
+/// The files of the package that a guest needs.
 #[derive(Default)]
 pub(super) struct Content {
-    /// As `uname -r` prints it.
+    /// The release, as printed by `uname -r`.
     pub(super) release: String,
-    /// The kernel as the package has it.
+    /// The kernel, possibly compressed.
     pub(super) kernel: Vec<u8>,
-    /// Paths of the modules that are built in, a line each.
+    /// Paths of the built-in modules, one per line.
     pub(super) builtin: String,
     /// All modules by name (`virtio-rng`).
     pub(super) modules: BTreeMap<String, Module>,
 }
 
-/// Asks apt for the newest kernel. Its lists are fetched only if they lack it.
+/// Finds the newest kernel with apt. Package lists are updated only if they lack it.
 pub(super) fn find(arch: Arch, stage: &Stage) -> Result<Found> {
     look_up(arch, stage).or_else(|error| {
         log::debug!("updating the package lists; error={error}");
@@ -59,14 +59,14 @@ fn look_up(arch: Arch, stage: &Stage) -> Result<Found> {
     parse_uris(&name, &APT_GET.output(print, stage)?).ok_or_else(missing)
 }
 
-/// The package that the empty one depends on.
+/// The package that the metapackage depends on.
 fn kernel_of(description: &str) -> Option<String> {
     let depends = description.lines().find_map(|line| line.strip_prefix("Depends: "))?;
     let first = depends.split([',', ' ', '(']).next()?;
     first.starts_with("linux-image-").then(|| first.to_owned())
 }
 
-/// Reads `'ADDRESS' FILE SIZE SHA256:HEX`.
+/// Parses `'URI' FILE SIZE SHA256:HEX`.
 fn parse_uris(name: &str, output: &str) -> Option<Found> {
     let line = output.lines().find(|line| line.starts_with('\''))?;
     let mut fields = line.split_whitespace().skip(1);
@@ -78,7 +78,7 @@ fn parse_uris(name: &str, output: &str) -> Option<Found> {
 /// Downloads the package into the staging folder.
 pub(super) fn download(found: &Found, stage: &Stage) -> Result<PathBuf> {
     let mut command = APT_GET.command();
-    // The staging folder is root's alone, so apt's own user cannot write there.
+    // Only root can write to the staging folder, so apt's user `_apt` cannot.
     command.args(["--quiet=2", "-o", "APT::Sandbox::User=root", "download", &found.name]);
     command.current_dir(stage.dir());
     APT_GET.run(command, stage)?;
@@ -89,7 +89,7 @@ pub(super) fn download(found: &Found, stage: &Stage) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Reads the wanted files out of the package.
+/// Reads the selected files from the package.
 pub(super) fn open(package: &Path, stage: &Stage, meter: &mut Meter<'_>) -> Result<Content> {
     let mut command = DPKG_DEB.command();
     command.arg("--fsys-tarfile").arg(package);
@@ -100,8 +100,8 @@ pub(super) fn open(package: &Path, stage: &Stage, meter: &mut Meter<'_>) -> Resu
     };
     match content {
         Ok(content) => running.finish().map(|()| content),
-        // A tool that failed explains an archive that ended early; one whose
-        // output was refused has nothing to say.
+        // If the archive ended early, the error of the failed tool explains it. A tool whose output
+        // was rejected has no such error.
         Err(error @ Error::BadArchive { .. }) => Err(running.finish().err().unwrap_or(error)),
         Err(error) => Err(error),
     }
@@ -145,7 +145,7 @@ mod tests {
     use crate::testing::TarBuilder;
 
     #[test]
-    fn kernel_is_what_the_empty_package_depends_on() {
+    fn the_kernel_package_is_the_dependency_of_the_metapackage() {
         let text = "Package: linux-image-cloud-amd64\nVersion: 6.1\n\
             Depends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)\n";
 
@@ -153,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn package_that_depends_on_something_else_is_none() {
+    fn a_package_with_another_dependency_is_no_metapackage() {
         assert_eq!(kernel_of("Depends: libc6"), None);
     }
 
     #[test]
-    fn printed_address_gives_file_and_hash() {
+    fn a_printed_uri_is_parsed_to_file_name_and_hash() {
         let found = parse_uris("k", "'http://m.test/k.deb' k_1_amd64.deb 99 SHA256:abc\n").unwrap();
 
         assert_eq!((found.file.as_str(), found.sha256.as_str()), ("k_1_amd64.deb", "abc"));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_and_modules_are_read_and_others_skipped() {
+    fn a_package_yields_kernel_and_modules_only() {
         let bytes = TarBuilder::new()
             .file("./boot/vmlinuz-6.1", "kernel")
             .file("./lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\n")

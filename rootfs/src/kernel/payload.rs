@@ -1,6 +1,6 @@
-//! The uncompressed kernel inside the file that a distribution ships.
+//! Extracts the uncompressed kernel from a distribution's kernel file.
 //!
-//! An x86 bzImage, as far as it matters here:
+//! The relevant fields of an x86 bzImage:
 //!
 //! | offset | bytes | what                                                   |
 //! |--------|-------|--------------------------------------------------------|
@@ -10,19 +10,18 @@
 //! | 0x248  | 4     | where the payload begins, after the real-mode code     |
 //! | 0x24c  | 4     | its length                                             |
 //!
-//! The payload is a compressed ELF file, and its last four bytes are the length of
-//! that file; gzip has them as part of its own format, the others after it.
+//! The payload is a compressed ELF file. Its last four bytes are the length of that file: for gzip
+//! as part of the format, for others appended.
 
 use std::io::Read;
 
 use crate::compress::{self, Format};
 use crate::error::{Error, PayloadFault, Result};
 
-/// The largest kernel once decompressed.
+/// The size limit of a decompressed kernel.
 const LIMIT: usize = 512 << 20;
 
-/// The kernel in the form that virtual machine monitors load: an ELF file on x86,
-/// the plain image on Arm.
+/// The kernel in the form that monitors load: an ELF file on x86, the flat image on Arm.
 pub(super) fn extract(file: &[u8]) -> Result<Vec<u8>> {
     extract_payload(file).map_err(|source| Error::BadKernel { source })
 }
@@ -49,7 +48,7 @@ fn extract_payload(file: &[u8]) -> std::result::Result<Vec<u8>, PayloadFault> {
     check(kernel)
 }
 
-/// ELF, or an Arm image with its mark.
+/// Whether it is an ELF file or an Arm image.
 fn is_kernel(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF") || bytes.get(56..60) == Some(b"ARM\x64")
 }
@@ -95,7 +94,7 @@ fn unpack(
     Ok(compress::read_bounded(reader, limit as u64)?)
 }
 
-/// Blocks of at most 8 MiB once decompressed, each behind its compressed length.
+/// Decompresses lz4 blocks of at most 8 MiB, each after its compressed length.
 fn unpack_lz4(stream: &[u8], limit: usize) -> std::result::Result<Vec<u8>, PayloadFault> {
     const BLOCK: usize = 8 << 20;
     let mut kernel = Vec::new();
@@ -188,12 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn uncompressed_kernel_is_taken_as_it_is() {
+    fn an_uncompressed_kernel_is_copied_unchanged() {
         assert_eq!(extract(b"\x7fELF").unwrap(), b"\x7fELF");
     }
 
     #[test]
-    fn length_that_does_not_fit_is_an_error() {
+    fn a_length_outside_of_the_file_is_an_error() {
         let image = image(&with_length(lz4(b"\x7fELF"), 5));
 
         assert!(matches!(
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_that_grows_past_its_stated_length_is_stopped() {
+    fn a_payload_longer_than_its_stated_length_is_an_error() {
         let image = image(&with_length(lz4(&vec![0; 1 << 20]), 100));
 
         assert!(matches!(extract_payload(&image), Err(PayloadFault::TooLarge { .. })));
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_file_is_an_error() {
+    fn a_truncated_kernel_is_an_error() {
         let kernel = kernel();
         let image = image(&with_length(lz4(&kernel), kernel.len()));
 

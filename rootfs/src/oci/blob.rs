@@ -1,5 +1,4 @@
-//! The files of an image layout, in a folder or in an archive, by name; and
-//! readers of them that check what was read.
+//! The files of an image layout by name, in a folder or an archive, and readers that verify them.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,14 +12,14 @@ use crate::digest::Hashing;
 use crate::error::{Error, Result};
 use crate::members::{Archive, Kind};
 
-/// The largest JSON document.
+/// The size limit of a JSON document.
 const DOCUMENT_LIMIT: u64 = 4 << 20;
-/// The largest archive, once decompressed.
+/// The size limit of a decompressed archive.
 const ARCHIVE_LIMIT: u64 = 64 << 30;
-/// The most files that a layout may have.
+/// The maximum number of files of a layout.
 const FILES_LIMIT: usize = 100_000;
 
-/// A file of the layout and what it must hold.
+/// A file of the layout, with its expected digest and size.
 pub(super) struct Reference {
     pub(super) name: String,
     pub(super) digest: String,
@@ -28,12 +27,12 @@ pub(super) struct Reference {
     pub(super) hashed: Hashed,
 }
 
-/// What a digest is of.
+/// The content that a digest covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hashed {
-    /// The file as it is stored.
+    /// The file as stored.
     Stored,
-    /// What it holds, decompressed.
+    /// The decompressed content.
     Unpacked,
 }
 
@@ -59,7 +58,7 @@ impl Blobs {
         let place = if path.is_dir() {
             Place::Directory(file)
         } else {
-            let file = plain(file, path, scratch)?;
+            let file = decompressed(file, path, scratch)?;
             let index = index(&file, path)?;
             Place::Archive { file, index }
         };
@@ -74,7 +73,7 @@ impl Blobs {
         self.file(name).is_ok()
     }
 
-    /// A JSON document that nothing states a digest of.
+    /// Reads a JSON document without a digest.
     pub(super) fn document(&self, name: &str) -> Result<Vec<u8>> {
         compress::read_bounded(self.file(name)?, DOCUMENT_LIMIT)
             .map_err(|source| self.unreadable(name, source))
@@ -89,7 +88,7 @@ impl Blobs {
         Ok(Blob { blobs: self, reference, inner: Hashing::new(hashed) })
     }
 
-    /// The hex part of a digest, which also is a safe file name.
+    /// The hex part of a digest, which is a safe file name.
     pub(super) fn sha256<'d>(&self, digest: &'d str) -> Result<&'d str> {
         digest
             .strip_prefix("sha256:")
@@ -122,7 +121,7 @@ impl Blobs {
     }
 }
 
-/// A blob that is being read; `verify` is its end.
+/// A reader of a blob; `verify` must follow.
 pub(super) struct Blob<'a> {
     blobs: &'a Blobs,
     reference: &'a Reference,
@@ -141,7 +140,7 @@ impl Blob<'_> {
             .map_err(|source| self.blobs.unreadable(&self.reference.name, source))
     }
 
-    /// Reads the rest and compares digest and size with what they must be.
+    /// Reads the rest, and compares digest and size with the expected ones.
     pub(super) fn verify(mut self) -> Result<()> {
         let Reference { name, digest, size, .. } = self.reference;
         self.inner.drain().map_err(|source| self.blobs.unreadable(name, source))?;
@@ -153,7 +152,7 @@ impl Blob<'_> {
     }
 }
 
-/// Opens a regular file in the layout, not through links that lead out of it.
+/// Opens a regular file of the layout. Links out of the layout are not followed.
 fn open_beneath(directory: &File, name: &str) -> io::Result<File> {
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
@@ -165,8 +164,8 @@ fn open_beneath(directory: &File, name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// The file itself, or a decompressed copy.
-fn plain(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
+/// The file, or a decompressed copy.
+fn decompressed(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
     let fail = |source| Error::Read { path: path.to_owned(), source };
     let mut head = Vec::new();
     file.by_ref().take(6).read_to_end(&mut head).map_err(fail)?;
@@ -189,10 +188,10 @@ fn plain(mut file: File, path: &Path, scratch: &Path) -> Result<File> {
     Ok(copy)
 }
 
-/// How many links may lead to a file.
+/// The maximum length of a chain of links.
 const MOST_LINKS: usize = 8;
 
-/// Where each file is in the archive; `docker save` has links from a layer to an equal one.
+/// The offset of each file in the archive. `docker save` writes links between equal layers.
 fn index(mut file: &File, path: &Path) -> Result<HashMap<String, (u64, u64)>> {
     file.rewind().map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut archive = Archive::new(file, &path.display().to_string());
@@ -230,7 +229,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_start_matches("./").to_owned()
 }
 
-/// The name in the archive that a link leads to.
+/// The name of a link's target in the archive.
 fn resolve(link: &str, target: &str) -> String {
     let mut parts: Vec<&str> = link.split('/').collect();
     parts.pop();

@@ -1,4 +1,4 @@
-//! The JSON documents of an image, as far as a build reads them.
+//! The fields of an image's JSON documents that a build uses.
 
 use std::collections::BTreeMap;
 
@@ -64,17 +64,17 @@ pub(super) struct RootFs {
     pub(super) diff_ids: Vec<String>,
 }
 
-/// Where an index says how its image is called: containerd's whole name, and the tag.
+/// The annotations of an index with the image's name: containerd's full name, and the tag.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 impl Descriptor {
-    /// What the image is called: its whole name, its tag, or both.
+    /// The image's names: its full name, its tag, or both.
     pub(super) fn names(&self) -> Vec<String> {
         NAMES.iter().filter_map(|key| self.annotations.get(*key)).cloned().collect()
     }
 
-    /// Whether it may be for this architecture: one without a platform may.
-    /// Attestations have the platform `unknown`.
+    /// Whether the image may be for this architecture; one without a platform may. Attestations
+    /// have the platform `unknown`.
     pub(super) fn fits(&self, arch: &str) -> bool {
         self.platform
             .as_ref()
@@ -89,8 +89,8 @@ impl Descriptor {
         )
     }
 
-    /// Whether it is a file system layer in a compression that can be read; which
-    /// of them it is, its first bytes tell.
+    /// Whether it is a file system layer in a supported compression, which is detected by its magic
+    /// bytes.
     pub(super) fn is_layer(&self) -> bool {
         matches!(
             self.media_type.as_str(),

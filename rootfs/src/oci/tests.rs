@@ -205,7 +205,7 @@ fn blob_that_is_a_link_out_of_the_layout_is_not_followed() {
 }
 
 #[test]
-fn index_that_holds_itself_ends() {
+fn deeply_nested_indexes_are_an_error() {
     let layout = Layout::new();
     let innermost = layout.blob(INDEX, &bytes(&json!({"manifests": []})));
     let nest = |inner: Value| layout.blob(INDEX, &bytes(&json!({"manifests": [inner]})));
@@ -215,7 +215,7 @@ fn index_that_holds_itself_ends() {
 }
 
 #[test]
-fn two_images_that_fit_are_an_error() {
+fn two_images_for_this_architecture_are_an_error() {
     let layout = Layout::new();
     let one = layout.manifest(&[]);
     let other = layout.manifest(&[layout.blob(LAYER, &TarBuilder::new().finish())]);
@@ -351,7 +351,7 @@ fn layer_of_an_unknown_type_is_an_error() {
 }
 
 #[test]
-fn size_that_is_wrong_is_refused() {
+fn a_wrong_size_of_a_blob_is_rejected() {
     let layout = Layout::new();
     let mut layer = layout.blob(LAYER, &TarBuilder::new().file("a", "1").finish());
     layer["size"] = json!(7);

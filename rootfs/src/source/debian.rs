@@ -11,14 +11,14 @@ use crate::error::{Error, Result};
 use crate::progress::{Meter, Origin, Reporter, Step};
 use crate::tool::{APT_GET, MMDEBSTRAP, Streams};
 
-/// The release that images are made from unless another is named.
+/// The default release.
 pub(super) const USUAL_SUITE: &str = "bookworm";
 
-/// What every agent's machine has besides the essential packages.
+/// The packages of every image besides the essential ones.
 const PACKAGES: [&str; 7] =
     ["ca-certificates", "curl", "git", "iproute2", "jq", "procps", "ripgrep"];
 
-/// What is left out: agents have no use for a fifth of the system. Licenses stay.
+/// Left out to save a fifth of the size: agents do not use them. Licenses stay.
 const LEFT_OUT: [&str; 5] = [
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
@@ -34,12 +34,12 @@ pub(super) struct Base {
     pub(super) archive: PathBuf,
 }
 
-/// Whether `suite` can be the name of a release.
+/// Whether `suite` is a valid name of a release.
 pub(super) fn is_suite(suite: &str) -> bool {
     is_name(suite) && !suite.contains('+')
 }
 
-/// A name of letters, digits and a few marks that does not begin with a mark.
+/// A name of letters, digits and a few punctuation marks, which does not begin with a mark.
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && name.bytes().all(|c| {
@@ -47,7 +47,7 @@ fn is_name(name: &str) -> bool {
         })
 }
 
-/// Installs the system, or takes today's from the cache.
+/// Installs the system, or uses today's from the cache.
 pub(super) fn base(
     suite: &str,
     extra: &[String],
@@ -88,7 +88,7 @@ fn install(
     let made = stage.path("base.tar.zst");
     let mut command = MMDEBSTRAP.command();
     command
-        // The newest time that a file of the system gets, so that a day's builds agree.
+        // The maximum modification time of files, so that builds of one day are equal.
         .env("SOURCE_DATE_EPOCH", context.day.to_string())
         .env("TMPDIR", stage.dir())
         .args(["--quiet", "--format=tar", "--variant=minbase"])
@@ -96,13 +96,13 @@ fn install(
         .arg(format!("--include={}", packages.join(",")))
         .args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")))
         .args([suite, "-"]);
-    // The mirror is read from stdin: its address may have a password in it.
+    // The sources are passed on standard input: a mirror's URL may have a password.
     if !sources.is_empty() {
         command.arg("-");
     }
     let mut running = MMDEBSTRAP.start(command, Streams::Both, stage)?;
     if let Some(mut stdin) = running.stdin() {
-        // A tool that ends before it reads says why itself.
+        // A tool that ends before it reads reports the reason itself.
         let _ = stdin.write_all(sources.as_bytes());
     }
     if let Some(stdout) = running.stdout() {
@@ -129,8 +129,8 @@ fn compress(mut from: impl io::Read, to: &PathBuf, meter: &mut Meter<'_>) -> Res
     }
 }
 
-/// The lines of a `sources.list` for `suite` on the host's mirrors; empty, which
-/// means the public ones, on a host that is not Debian.
+/// The lines of a `sources.list` for `suite` with the host's mirrors; empty on a host that is not
+/// Debian, which selects the public mirrors.
 fn host_sources(suite: &str, context: &Context<'_>) -> String {
     let mut command = APT_GET.command();
     command.args(["indextargets", "--format", "$(REPO_URI)\t$(RELEASE)\t$(ORIGIN)"]);
@@ -144,7 +144,7 @@ fn host_sources(suite: &str, context: &Context<'_>) -> String {
     }
 }
 
-/// Makes the lines out of apt's list of what the host uses.
+/// Builds the lines from apt's list of the host's sources.
 fn sources(targets: &str, suite: &str) -> String {
     let mut main = None;
     let mut security = None;
@@ -155,7 +155,7 @@ fn sources(targets: &str, suite: &str) -> String {
         else {
             continue;
         };
-        // apt leaves the variable as it is before its first update.
+        // apt does not expand the variable before its first update.
         if origin != "Debian" && origin != "$(ORIGIN)" {
             continue;
         }
@@ -198,17 +198,17 @@ mod tests {
     }
 
     #[test]
-    fn sid_has_neither_updates_nor_security() {
+    fn sources_of_sid_have_no_updates_and_security_suites() {
         assert_eq!(sources(TARGETS, "sid"), "deb http://m.test/debian/ sid main\n");
     }
 
     #[test]
-    fn host_without_a_debian_mirror_leaves_the_choice_to_the_tool() {
+    fn without_a_debian_mirror_on_the_host_the_tool_selects_one() {
         assert_eq!(sources("http://u.test/\tnoble\tUbuntu\n", "bookworm"), "");
     }
 
     #[test]
-    fn names_that_begin_with_a_mark_are_no_packages() {
+    fn names_that_begin_with_a_hyphen_are_rejected_as_packages() {
         assert!(is_name("g++-12"));
         assert!(is_name("libc6"));
         assert!(!is_name("-o"));

@@ -1,5 +1,5 @@
-//! A folder of the host as a source. Links are taken as they are and never
-//! followed; other file systems mounted inside, sockets and devices are left out.
+//! A folder of the host as a source. Links are stored and never followed. Other file systems
+//! mounted inside, sockets and devices are left out.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::progress::Meter;
 use crate::tree::{Content, Meta, Tree};
 
-/// Device and inode number of a file with several names, and its first path.
+/// Device and inode number of a file with several links, and its first path.
 type Links = HashMap<(u64, u64), Vec<u8>>;
 
-/// Adds all of `root` to the tree.
+/// Adds the content of `root` to the tree.
 pub(crate) fn add(tree: &mut Tree, root: &Path, meter: &mut Meter<'_>) -> Result<()> {
     let metadata =
         fs::metadata(root).map_err(|source| Error::Read { path: root.to_owned(), source })?;
@@ -24,7 +24,7 @@ pub(crate) fn add(tree: &mut Tree, root: &Path, meter: &mut Meter<'_>) -> Result
     add_children(tree, root, &Place { path: b"", device: metadata.dev() }, &mut Links::new(), meter)
 }
 
-/// Where in the tree a folder goes, and on which device its files must be.
+/// The target of a folder in the tree, and the device that its files must be on.
 struct Place<'a> {
     path: &'a [u8],
     device: u64,
@@ -81,7 +81,7 @@ fn add_leaf(
         let target = fs::read_link(host).map_err(fail)?;
         tree.add(path, meta, Content::Symlink(target.as_os_str().as_bytes()))
     } else if kind.is_file() {
-        // The file may have become a link or a pipe since it was looked at.
+        // The file may have become a link or a FIFO since `lstat`.
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let mut file = File::options().read(true).custom_flags(flags).open(host).map_err(fail)?;
         tree.add(path, meta, Content::File(&mut file))
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_links_are_taken_as_they_are() {
+    fn files_and_links_are_copied_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir_all(root.join("d")).unwrap();
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_one_file_stay_names_of_one_file() {
+    fn hard_links_of_a_folder_stay_hard_links() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();

@@ -1,8 +1,8 @@
-//! What a file or folder holds, told by what is in it: an image, or a root file system.
+//! Detects whether a file or folder is a container image or a root file system.
 //!
-//! `oci-layout`, or a `manifest.json` that names layers, makes it an image, wherever it stands in an
-//! archive. The names of other files mean nothing: docker-archives have `sha256:…`, `….tar.gz`,
-//! `config.json` and others, as their writer likes.
+//! An `oci-layout`, or a `manifest.json` that names layers, at any position of an archive makes it
+//! an image. Other names are not considered: writers of Docker archives use various ones, such as
+//! `sha256:…`, `….tar.gz` and `config.json`.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,19 +15,19 @@ use crate::compress;
 use crate::error::{Error, Result};
 use crate::members::Kind;
 
-/// The largest `manifest.json` that is looked at.
+/// The size limit of a `manifest.json`.
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
-/// Top folders of which a root file system has one at least.
+/// Top-level folders, of which a root file system has at least one.
 const TOP_FOLDERS: [&[u8]; 21] = [
     b"bin", b"boot", b"dev", b"etc", b"home", b"lib", b"lib32", b"lib64", b"media", b"mnt", b"nix",
     b"opt", b"proc", b"root", b"run", b"sbin", b"srv", b"sys", b"tmp", b"usr", b"var",
 ];
 
-/// Those that no image has as its own, so that a large archive need not be read to its end.
+/// Folders that no image layout has: an archive with one need not be read to its end.
 const CERTAIN: [&[u8]; 5] = [b"bin", b"etc", b"lib", b"sbin", b"usr"];
 
-/// Whether a folder is an image that was unpacked.
+/// Whether a folder is an unpacked image.
 pub(super) fn is_image_folder(path: &Path) -> bool {
     let manifest = || {
         let file = File::open(path.join("manifest.json")).ok()?;
@@ -36,7 +36,7 @@ pub(super) fn is_image_folder(path: &Path) -> bool {
     path.join("oci-layout").is_file() || manifest().unwrap_or(false)
 }
 
-/// Whether an archive is one of an image; an error if it is not one of a root file system either.
+/// Whether an archive is an image; an error if it is not a root file system either.
 pub(super) fn is_image_archive(path: &Path) -> Result<bool> {
     let mut archive = open_archive(path)?;
     let mut is_root = false;
@@ -69,7 +69,7 @@ struct Image {
     _config: String,
 }
 
-/// A root file system may have a file of that name, too.
+/// Checks the content, as a root file system may have a file of that name.
 fn is_docker_manifest(file: impl Read) -> bool {
     let bytes = compress::read_bounded(file, MANIFEST_LIMIT).unwrap_or_default();
     serde_json::from_slice::<Vec<Image>>(&bytes).is_ok()

@@ -1,9 +1,9 @@
-//! Programs of the npm registry: fetched with the host's npm, so from the registry and through
-//! the proxy that the host is configured for.
+//! Programs of the npm registry, downloaded with the host's npm, so with the host's registry, proxy
+//! and credentials.
 //!
-//! npm only downloads: it runs nothing of a package and unpacks nothing. What it brings is
-//! believed if it has the hash that the recipe states, and goes from its archive into the tree as
-//! plain files of root; an archive that holds anything else, or a path that climbs, is refused.
+//! npm only downloads: it runs no scripts and unpacks nothing. An archive is accepted if it has the
+//! hash that the recipe states. Its files are added to the tree as plain files of root; other kinds
+//! of entries and unsafe paths are rejected.
 
 use std::env;
 use std::ffi::OsStr;
@@ -25,33 +25,33 @@ use crate::stage::Stage;
 use crate::tool::{NPM, Streams};
 use crate::tree::{Content, Meta, Tree, display};
 
-/// Where npm itself puts what is installed for everybody.
+/// The folder that npm itself uses for global packages.
 const MODULES: &str = "usr/local/lib/node_modules";
-/// The folder that archives of the registry have all their files in.
+/// The top-level folder of the registry's archives.
 const TOP: &[u8] = b"package/";
-/// The most of npm's answer that is read.
+/// The size limit of npm's output.
 const ANSWER: u64 = 1 << 20;
 
-/// One version of a package, with one program that is wanted of it.
+/// One version of a package, and its program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Package {
     pub(super) name: &'static str,
     pub(super) version: &'static str,
-    /// The hash of its archive, as registries and lock files write it: `sha512-BASE64`.
+    /// The integrity of its archive, as in lock files: `sha512-BASE64`.
     pub(super) integrity: &'static str,
-    /// The program's path in the package.
+    /// The path of the program in the package.
     pub(super) file: &'static str,
-    /// The program's name on the search path.
+    /// The name of the program in `PATH`.
     pub(super) command: &'static str,
 }
 
-/// A package whose archive is here and is the right one.
+/// A package with a downloaded and verified archive.
 pub(super) struct Fetched {
     package: &'static Package,
     archive: PathBuf,
 }
 
-/// Fetches a package, unless the cache has it.
+/// Downloads a package, unless the cache has it.
 pub(super) fn fetch(
     package: &'static Package,
     context: &Context<'_>,
@@ -68,7 +68,7 @@ pub(super) fn fetch(
     })
 }
 
-/// npm with its configuration, where it is in the environment or in the user's home.
+/// npm with its configuration from the environment and the user's home.
 fn command() -> Command {
     let mut command = NPM.command();
     command.envs(env::vars_os().filter(|(name, _)| is_configuration(name)));
@@ -81,7 +81,7 @@ fn is_configuration(name: &OsStr) -> bool {
     NAMES.contains(&name) || name.to_ascii_lowercase().starts_with("npm_config_")
 }
 
-/// Gets the archive with `npm`, and makes sure that it is the right one.
+/// Downloads the archive with `npm`, and verifies it.
 fn obtain(package: &Package, npm: Command, stage: &Stage) -> Result<PathBuf> {
     let archive = download(package, npm, stage).map_err(|source| Error::FetchPackage {
         package: package.spec(),
@@ -100,13 +100,13 @@ fn verify(package: &Package, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has npm download the archive into the staging folder.
+/// Runs npm to download the archive into the staging folder.
 fn download(package: &Package, mut command: Command, stage: &Stage) -> Result<PathBuf> {
     let folder = stage.path("npm");
     durable::create_dir(&folder)?;
     command
         .args(["pack", "--json", "--ignore-scripts", "--no-update-notifier", "--logs-max=0"])
-        // Our cache keeps the archive: a copy in the user's would only take room.
+        // Our cache has the archive, so npm's cache need not.
         .arg(format!("--cache={}", stage.path("npm-cache").display()))
         .arg(format!("--pack-destination={}", folder.display()))
         .args(["--", &package.spec()])
@@ -123,7 +123,7 @@ fn download(package: &Package, mut command: Command, stage: &Stage) -> Result<Pa
     archive_in(folder)
 }
 
-/// What npm left. Its versions disagree on what they call the file in their answer.
+/// The archive in the folder. npm's versions name the file differently.
 fn archive_in(folder: PathBuf) -> Result<PathBuf> {
     let fail = |source| Error::Read { path: folder.clone(), source };
     for entry in fs::read_dir(&folder).map_err(fail)? {
@@ -135,7 +135,7 @@ fn archive_in(folder: PathBuf) -> Result<PathBuf> {
     Err(Error::NothingFetched { folder })
 }
 
-/// Puts npm's summary in the place of the last lines of its log, which are a trace of its stack.
+/// Replaces the last lines of npm's log, which are a stack trace, by its summary.
 fn explain(error: Error, answer: &[u8]) -> Error {
     let summary = serde_json::from_slice::<Value>(answer)
         .ok()
@@ -154,7 +154,7 @@ impl Package {
         format!("{}@{}", self.name, self.version)
     }
 
-    /// Where its files are in the guest.
+    /// The package's folder in the guest.
     fn folder(&self) -> String {
         format!("{MODULES}/{}", self.name)
     }
@@ -165,7 +165,7 @@ impl Fetched {
         self.package.integrity
     }
 
-    /// Puts the package's files into the tree, and its program on the search path.
+    /// Adds the package's files to the tree, and its program to `PATH`.
     pub(super) fn install(&self, tree: &mut Tree, meter: &mut Meter<'_>) -> Result<()> {
         let fail = |source| Error::Read { path: self.archive.clone(), source };
         let file = fs::File::open(&self.archive).map_err(fail)?;
@@ -206,13 +206,13 @@ fn install(
     tree.add(link.as_bytes(), Meta::with_mode(0o777), Content::Symlink(target.as_bytes()))
 }
 
-/// Where a member goes; `None` if it is outside of the one folder that archives have.
+/// The path of a member in the tree; `None` outside the archive's top-level folder.
 fn inside(folder: &str, member: &Member) -> Option<Vec<u8>> {
     let below = member.path.strip_prefix(TOP)?;
     Some([folder.as_bytes(), b"/", below].concat())
 }
 
-/// Root's, and for everybody: an archive's owner is whoever published it.
+/// Files belong to root and are readable by all users. The owner in the archive is the publisher's.
 fn meta(member: &Member) -> Meta {
     let for_all = member.kind == Kind::Directory || member.mode & 0o111 != 0;
     Meta { mtime: member.mtime, ..Meta::with_mode(if for_all { 0o755 } else { 0o644 }) }

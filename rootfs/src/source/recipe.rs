@@ -1,7 +1,7 @@
-//! Images that the runner knows how to make by name: what `runner image build claude` means.
+//! Recipes: images that the runner builds by name, such as `runner image build claude`.
 //!
-//! Packages of Debian are whatever its mirror has today, as for every other image. Programs of
-//! the npm registry are pinned to a version and to the hash of its archive, for each architecture.
+//! Debian packages have the mirror's current versions, as in every image. Programs of the npm
+//! registry are pinned by version and hash, for each architecture.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 use crate::source::npm::Package;
 use crate::store::Defaults;
 
-/// A system of Debian packages with programs of the npm registry in it.
+/// A Debian system with programs of the npm registry.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recipe {
     name: &'static str,
     pub(super) suite: &'static str,
-    /// Besides those of every Debian image.
+    /// Packages besides those of every Debian image.
     pub(super) packages: &'static [&'static str],
     programs: &'static [Program],
-    /// `NAME=VALUE` each: how its programs are to behave in a VM.
+    /// `NAME=VALUE` each: the programs' settings for a VM.
     env: &'static [&'static str],
 }
 
-/// A program that has another package for each architecture.
+/// A program with a package for each architecture.
 #[derive(Debug, PartialEq, Eq)]
 struct Program {
     x86_64: Package,
@@ -32,8 +32,8 @@ struct Program {
 
 const ALL: [&Recipe; 1] = [&CLAUDE];
 
-/// Claude Code, and what agents expect of a machine. The command itself is one native program,
-/// so it does not care that Debian's node is older than what its package for node asks for.
+/// Claude Code, and the tools that agents expect. The command is a native program, so the older
+/// node of Debian does not matter.
 static CLAUDE: Recipe = Recipe {
     name: "claude",
     suite: "bookworm",
@@ -54,7 +54,7 @@ static CLAUDE: Recipe = Recipe {
             command: "claude",
         },
     }],
-    // It could not replace itself: its files are root's, and read-only.
+    // It cannot update itself: its files belong to root and are read-only.
     env: &["DISABLE_AUTOUPDATER=1"],
 };
 
@@ -64,7 +64,7 @@ impl Recipe {
         ALL.into_iter().find(|recipe| recipe.name == name)
     }
 
-    /// The recipe that somebody asked for.
+    /// The recipe of a name, or an error with all names.
     pub(super) fn named(name: &str) -> Result<&'static Recipe> {
         Recipe::find(name).ok_or_else(|| Error::NoRecipe {
             name: name.to_owned(),
@@ -72,8 +72,8 @@ impl Recipe {
         })
     }
 
-    /// How commands run in its images: as `user`, in the folder that agents work in. Claude Code
-    /// refuses to skip its permission prompts for root.
+    /// The defaults for commands: as `user`, in the workspace folder. Claude Code does not skip its
+    /// permission prompts for root.
     pub(super) fn defaults(&self) -> Defaults {
         Defaults {
             env: self.env.iter().map(|pair| (*pair).to_owned()).collect(),
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recipe_is_found_by_its_name_alone() {
+    fn a_recipe_is_found_by_its_exact_name() {
         assert_eq!(Recipe::find("claude").unwrap().name, "claude");
         assert_eq!(Recipe::find("default"), None);
     }
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn pins_are_whole_sha512_hashes() {
         let pins = CLAUDE.programs.iter().flat_map(|one| [&one.x86_64, &one.aarch64]);
-        // 64 bytes in base64.
+        // 64 bytes in Base64.
         let length = "sha512-".len() + 88;
         let bad = pins
             .filter(|pin| !pin.integrity.starts_with("sha512-") || pin.integrity.len() != length);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn recipe_is_shown_with_what_it_pins() {
+    fn a_recipe_is_displayed_with_its_pinned_versions() {
         assert_eq!(CLAUDE.to_string(), "recipe:claude 2.1.330");
     }
 }

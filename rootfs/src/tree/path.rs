@@ -1,4 +1,4 @@
-//! Paths of a tree: taking them apart, and following them without leaving it.
+//! Path resolution in a tree, which never leaves it.
 
 use std::collections::VecDeque;
 
@@ -10,12 +10,12 @@ use crate::tree::Meta;
 pub(super) const LIMIT: usize = 4095;
 const NAME_LIMIT: usize = 255;
 /// The most symbolic links on one path, as in Linux.
-const HOPS: usize = 40;
+const MAX_SYMLINKS: usize = 40;
 /// The deepest folder. Recursion over the tree relies on it.
-const DEPTH: usize = 512;
+const MAX_DEPTH: usize = 512;
 
-/// Splits an archive member's path into its parents and its last name; `None` for
-/// the root itself. Absolute paths are taken from the root of the tree.
+/// Splits a member's path into its parents and its last name; `None` for the root itself. Absolute
+/// paths start at the root of the tree.
 #[expect(clippy::type_complexity, reason = "a path and a name, used at once")]
 pub(super) fn split(path: &[u8]) -> Result<Option<(Vec<&[u8]>, &[u8])>> {
     let unsafe_path = || Error::UnsafePath { member: display(path) };
@@ -34,19 +34,19 @@ pub(super) fn split(path: &[u8]) -> Result<Option<(Vec<&[u8]>, &[u8])>> {
     Ok(names.pop().map(|last| (names, last)))
 }
 
-/// What following one name led to.
+/// The result of one step of the resolution.
 enum Follow {
-    /// On in this folder.
+    /// A folder.
     Inside(usize),
-    /// To something that is not a folder and not a link.
+    /// Neither a folder nor a link.
     Leaf(usize),
-    /// Through a link.
+    /// A symbolic link.
     Link(Vec<u8>),
     Missing,
 }
 
 impl Tree {
-    /// What `path` leads to, if anything.
+    /// The inode at `path`, if it exists.
     pub(super) fn find(&self, path: &[u8]) -> Result<Option<usize>> {
         match split(path)? {
             None => Ok(Some(ROOT)),
@@ -70,8 +70,8 @@ impl Tree {
         Ok(Some(cursor.directory()))
     }
 
-    /// The folder that `names` lead to; folders that are missing are made. All of
-    /// them count as written by the current layer.
+    /// The folder at `names`; missing folders are created. All of them count as written by the
+    /// current layer.
     pub(super) fn make_directories(&mut self, path: &[u8], names: &[&[u8]]) -> Result<usize> {
         let mut cursor = Cursor::new(names);
         while let Some(name) = cursor.next_name() {
@@ -85,7 +85,7 @@ impl Tree {
                 Follow::Leaf(_) => {
                     return Err(Error::NotADirectory { member: display(path) });
                 }
-                // Names out of a link's target were not checked before.
+                // Names from a link's target were not checked before.
                 Follow::Missing if name.len() > NAME_LIMIT => {
                     return Err(Error::UnsafePath { member: display(&name) });
                 }
@@ -121,7 +121,7 @@ impl Tree {
     }
 }
 
-/// A walk through the tree: the folders on the way down and the names still to go.
+/// A path resolution: the folders from the root, and the remaining names.
 struct Cursor {
     way: Vec<usize>,
     rest: VecDeque<Vec<u8>>,
@@ -138,7 +138,7 @@ impl Cursor {
         self.way.last().copied().unwrap_or(ROOT)
     }
 
-    /// The next name that is one: `..` climbs, and not above the root.
+    /// The next ordinary name. `..` leads to the parent, and not above the root.
     fn next_name(&mut self) -> Option<Vec<u8>> {
         loop {
             let name = self.rest.pop_front()?;
@@ -153,17 +153,17 @@ impl Cursor {
     }
 
     fn enter(&mut self, directory: usize) -> Result<()> {
-        if self.way.len() >= DEPTH {
-            return Err(Error::TooLarge { what: "nested folders", limit: DEPTH as u64 });
+        if self.way.len() >= MAX_DEPTH {
+            return Err(Error::TooLarge { what: "nested folders", limit: MAX_DEPTH as u64 });
         }
         self.way.push(directory);
         Ok(())
     }
 
-    /// Puts a link's target in front of the names to go.
+    /// Prepends a link's target to the remaining names.
     fn jump(&mut self, target: &[u8]) -> Result<()> {
         self.hops += 1;
-        if self.hops > HOPS {
+        if self.hops > MAX_SYMLINKS {
             return Err(Error::LinkLoop { member: display(target) });
         }
         if target.starts_with(b"/") {

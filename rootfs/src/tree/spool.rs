@@ -1,5 +1,5 @@
-//! The bytes of a tree's files, one after the other in one
-//! scratch file: no name from an archive ever becomes a name on the host.
+//! The content of a tree's files in one scratch file: no name of an archive becomes a name on the
+//! host.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Where in the spool a file's bytes are.
+/// The range of a file's content in the spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     offset: u64,
@@ -35,7 +35,7 @@ impl Spool {
         self.length
     }
 
-    /// Appends all that `reader` has. The file's position is always its end here.
+    /// Appends all bytes of `reader`. The file's position is always at its end here.
     pub(crate) fn append(&mut self, mut reader: impl Read) -> Result<Extent> {
         let fail = |source| Error::Write { path: self.path.clone(), source };
         let offset = self.length;
@@ -45,7 +45,7 @@ impl Spool {
         Ok(Extent { offset, length })
     }
 
-    /// A reader of one file's bytes.
+    /// A reader of one file's content.
     pub(crate) fn open(&self, extent: Extent) -> Result<impl Read + '_> {
         (&self.file)
             .seek(SeekFrom::Start(extent.offset))
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_returns_what_was_appended_whatever_was_read_before() {
+    fn entries_of_a_spool_are_read_independently() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::create(&dir.path().join("spool")).unwrap();
         let first = spool.append(&b"first"[..]).unwrap();

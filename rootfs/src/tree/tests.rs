@@ -14,7 +14,7 @@ fn add_hard_link(tree: &mut Tree, path: &str, target: &str) -> Result<()> {
 }
 
 #[test]
-fn absolute_and_dotted_paths_are_taken_from_the_root_of_the_tree() {
+fn absolute_and_dotted_paths_are_resolved_in_the_tree() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
 
@@ -25,7 +25,7 @@ fn absolute_and_dotted_paths_are_taken_from_the_root_of_the_tree() {
 }
 
 #[test]
-fn path_with_dots_that_climb_is_refused() {
+fn a_path_that_leaves_the_tree_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
 
@@ -60,7 +60,7 @@ fn file_replaces_a_link_instead_of_writing_through_it() {
 }
 
 #[test]
-fn folder_over_a_folder_keeps_its_files_and_takes_the_new_attributes() {
+fn a_folder_over_a_folder_keeps_its_files_and_gets_the_new_attributes() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
     add_file(&mut tree, "d/a", "1").unwrap();
@@ -141,7 +141,7 @@ fn more_files_than_the_limit_are_refused() {
 }
 
 #[test]
-fn many_names_of_one_file_are_refused_in_the_end() {
+fn too_many_hard_links_of_a_file_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits { metadata: 100, ..Limits::default() };
     let mut tree = Tree::create(&dir.path().join("spool"), limits).unwrap();
@@ -151,7 +151,7 @@ fn many_names_of_one_file_are_refused_in_the_end() {
 }
 
 #[test]
-fn attributes_of_a_folder_that_comes_again_count_too() {
+fn extended_attributes_of_a_repeated_folder_count_towards_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits { metadata: 300, ..Limits::default() };
     let mut tree = Tree::create(&dir.path().join("spool"), limits).unwrap();
@@ -178,7 +178,7 @@ fn depth_that_grows_through_links_is_bounded() {
 }
 
 #[test]
-fn error_of_the_source_is_told_from_one_of_the_disk() {
+fn an_error_of_the_source_is_distinguished_from_one_of_the_disk() {
     struct Broken;
     impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -210,7 +210,7 @@ fn whiteout_hides_a_lower_layers_file_and_folder() {
 }
 
 #[test]
-fn opaque_folder_keeps_what_its_own_layer_wrote_before_the_mark() {
+fn an_opaque_mark_keeps_earlier_files_of_its_own_layer() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
     add_file(&mut tree, "d/old", "").unwrap();
@@ -224,7 +224,7 @@ fn opaque_folder_keeps_what_its_own_layer_wrote_before_the_mark() {
 }
 
 #[test]
-fn whiteout_does_not_hide_what_its_own_layer_wrote() {
+fn a_whiteout_does_not_hide_files_of_its_own_layer() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
     add_file(&mut tree, "a", "old").unwrap();

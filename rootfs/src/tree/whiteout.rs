@@ -1,16 +1,15 @@
-//! Layers: what an upper one hides of those below it. A whiteout never hides what
-//! its own layer wrote, wherever in the layer it stands.
+//! Layers and their whiteouts. A whiteout never hides entries of its own layer, in any order.
 
 use super::{Node, Tree, path};
 use crate::error::Result;
 
 impl Tree {
-    /// What is added from now on is a layer of its own above the rest.
+    /// Begins a layer above the existing ones.
     pub(crate) fn next_layer(&mut self) {
         self.layer += 1;
     }
 
-    /// Hides `path` and all below it, as far as lower layers wrote it.
+    /// Hides `path` and everything below it, except entries of the current layer.
     pub(crate) fn hide(&mut self, path: &[u8]) -> Result<()> {
         let Some((parent, name)) = path::split(path)? else {
             return Ok(());
@@ -22,7 +21,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Hides all that lower layers wrote in the folder `path`.
+    /// Hides all entries of the folder `path`, except those of the current layer.
     pub(crate) fn hide_children(&mut self, path: &[u8]) -> Result<()> {
         if let Some(directory) = self.find(path)? {
             self.hide_if(directory, |_| true);
@@ -30,8 +29,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Hides the chosen names of one folder: those that the current layer did not
-    /// write go, and of its folders what is below them.
+    /// Hides the selected entries of a folder. Entries of the current layer stay, but lower layers'
+    /// entries below them are hidden.
     fn hide_if(&mut self, directory: usize, chosen: impl Fn(&[u8]) -> bool) {
         let layer = self.layer;
         let Node::Directory(children) = &mut self.inodes[directory].node else {

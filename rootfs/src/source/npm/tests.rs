@@ -32,7 +32,7 @@ fn stage() -> (tempfile::TempDir, Stage) {
 }
 
 #[test]
-fn program_is_on_the_search_path_and_all_is_roots() {
+fn a_program_is_linked_into_the_path_and_owned_by_root() {
     let dir = tempfile::tempdir().unwrap();
     let mut tree = tree(dir.path());
     let archive = TarBuilder::new().program("package/tool", "elf").file("package/LICENSE", "text");
@@ -81,7 +81,7 @@ fn package_without_its_program_is_refused() {
 }
 
 #[test]
-fn what_configures_npm_is_passed_on_and_nothing_else() {
+fn only_npms_own_variables_are_passed_to_npm() {
     let is = |name: &str| is_configuration(OsStr::new(name));
 
     assert!(is("npm_config_registry") && is("NPM_CONFIG_USERCONFIG") && is("HOME"));
@@ -89,7 +89,7 @@ fn what_configures_npm_is_passed_on_and_nothing_else() {
 }
 
 #[test]
-fn archive_with_the_right_hash_is_taken_whatever_it_is_called() {
+fn an_archive_with_the_right_hash_may_have_any_name() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("any.tgz"), "abc").unwrap();
 
@@ -100,7 +100,7 @@ fn archive_with_the_right_hash_is_taken_whatever_it_is_called() {
 }
 
 #[test]
-fn archive_with_another_hash_is_rejected_with_both() {
+fn a_wrong_hash_of_an_archive_is_reported_with_the_expected_one() {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("any.tgz");
     fs::write(&archive, "evil").unwrap();
@@ -121,28 +121,28 @@ fn package_that_cannot_be_fetched_is_named() {
     assert_eq!(error.to_string(), "cannot fetch npm package @scope/tool-x64@1.2.3");
 }
 
-/// An npm that failed, and whose log ends so.
+/// An npm that failed, with the end of its log.
 fn failed(output: &str) -> Error {
     let status = ExitStatus::from_raw(1 << 8);
     Error::ToolFailed { tool: NPM.name, status, output: output.to_owned() }
 }
 
 #[test]
-fn summary_of_npm_is_told_instead_of_its_stack() {
+fn an_npm_error_is_reported_by_its_summary_without_a_stack_trace() {
     let error = explain(failed("at Socket"), br#"{"error": {"summary": "no\nway"}}"#);
 
     assert_eq!(error.to_string(), "npm failed (exit status: 1): no; way");
 }
 
 #[test]
-fn npm_without_an_answer_is_told_by_its_log() {
+fn a_failed_npm_without_output_is_reported_by_its_log() {
     let error = explain(failed("cannot run"), b"");
 
     assert_eq!(error.to_string(), "npm failed (exit status: 1): cannot run");
 }
 
 #[test]
-fn npm_that_brings_nothing_is_an_error() {
+fn an_npm_that_downloads_nothing_is_an_error() {
     let (_dir, stage) = stage();
 
     let error = download(&PACKAGE, Command::new("true"), &stage).unwrap_err();
@@ -152,9 +152,9 @@ fn npm_that_brings_nothing_is_an_error() {
 
 #[test]
 #[ignore = "needs npm"]
-fn registry_that_cannot_be_reached_is_told() {
+fn an_unreachable_registry_is_reported() {
     let (_dir, stage) = stage();
-    // Port 1 of this host: nobody listens there.
+    // Nothing listens at port 1 of this host.
     let mut command = command();
     command.env("npm_config_registry", "http://127.0.0.1:1/").env("npm_config_fetch_retries", "0");
 
