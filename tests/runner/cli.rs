@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use netns::testing::World;
 use tempfile::TempDir;
 
-/// A state folder of its own, which anybody may use.
+/// A state folder of its own, which all users may use.
 fn state() -> TempDir {
     let open = PermissionsExt::from_mode(0o777);
     tempfile::Builder::new().permissions(open).tempdir().unwrap()
@@ -100,7 +100,7 @@ fn copying_needs_exactly_one_vm() {
 }
 
 #[test]
-fn an_unknown_image_is_named_with_what_to_do() {
+fn the_error_of_an_unknown_image_has_its_name_and_a_remedy() {
     let output = run(&state(), &["run", "--image", "nope", "--", "true"]);
     let expected = "runner: no image named nope: `runner image ls` lists them, \
                     `runner image build NAME` makes one\n";
@@ -109,7 +109,7 @@ fn an_unknown_image_is_named_with_what_to_do() {
 }
 
 #[test]
-fn no_command_at_all_is_a_usage_error() {
+fn a_missing_sub_command_is_a_usage_error() {
     let state = state();
     pretend_image(&state);
     let output = run(&state, &["run"]);
@@ -118,7 +118,7 @@ fn no_command_at_all_is_a_usage_error() {
 }
 
 #[test]
-fn a_user_who_is_not_root_is_told_in_one_line() {
+fn a_user_without_root_gets_an_error_of_one_line() {
     let state = state();
     pretend_image(&state);
     let mut command = runner(&state, &["run", "--", "true"]);
@@ -126,9 +126,10 @@ fn a_user_who_is_not_root_is_told_in_one_line() {
     let program = fs::File::open(env!("CARGO_BIN_EXE_runner")).unwrap();
     let mut as_nobody = Command::new("setpriv");
     as_nobody.args(["--reuid", "65534", "--clear-groups", "--"]);
-    let output = match nix::unistd::geteuid().is_root() {
-        true => as_nobody.arg("/proc/self/fd/0").args(command.get_args()).stdin(program).output(),
-        false => command.arg0("runner").output(),
+    let output = if nix::unistd::geteuid().is_root() {
+        as_nobody.arg("/proc/self/fd/0").args(command.get_args()).stdin(program).output()
+    } else {
+        command.arg0("runner").output()
     };
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
@@ -137,7 +138,7 @@ fn a_user_who_is_not_root_is_told_in_one_line() {
 }
 
 #[test]
-fn firecracker_is_not_silently_something_else() {
+fn a_missing_firecracker_is_not_replaced_by_qemu() {
     let state = state();
     pretend_image(&state);
     let output = run(&state, &["run", "--vmm", "firecracker", "--", "true"]);
@@ -147,7 +148,7 @@ fn firecracker_is_not_silently_something_else() {
 }
 
 #[test]
-fn a_firecracker_that_is_named_and_not_there_is_not_silently_qemu() {
+fn a_missing_firecracker_at_a_given_path_is_not_replaced_by_qemu() {
     let state = state();
     pretend_image(&state);
     let output = run(&state, &["--firecracker", "/no/such/program", "run", "--", "true"]);
@@ -170,7 +171,7 @@ fn the_list_for_programs_is_empty_json() {
 }
 
 #[test]
-fn an_unknown_vm_is_named() {
+fn the_error_of_an_unknown_vm_names_it() {
     let output = run(&state(), &["exec", "nope", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).contains("no VM `nope`"), "{}", stderr(&output));
@@ -203,7 +204,7 @@ fn an_image_is_removed_by_name() {
 }
 
 #[test]
-fn a_build_without_guest_programs_says_how_to_make_them() {
+fn a_build_without_guest_programs_names_the_script_that_builds_them() {
     let folder = tempfile::tempdir().unwrap();
     let named = folder.path().to_str().unwrap();
     let output = run(&state(), &["image", "build", "x", "--guest-dir", named]);
@@ -212,7 +213,7 @@ fn a_build_without_guest_programs_says_how_to_make_them() {
 }
 
 #[test]
-fn the_doctor_reports_for_programs_whatever_it_finds() {
+fn doctor_prints_its_findings_as_json() {
     let output = run(&state(), &["doctor", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let checks = report["checks"].as_array().unwrap();
@@ -232,7 +233,7 @@ fn the_doctor_reports_for_programs_whatever_it_finds() {
 
 #[test]
 #[ignore = "needs root"]
-fn there_is_nothing_to_remove_where_nothing_died() {
+fn gc_without_dead_runners_removes_nothing() {
     // Without the networks of runners that live, or died, on this machine.
     let _world = World::enter();
     let output = run(&state(), &["gc"]);
@@ -241,7 +242,7 @@ fn there_is_nothing_to_remove_where_nothing_died() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_error_to_talk_about() {
+fn a_closed_pipe_prints_no_error() {
     let state = state();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -15,7 +15,7 @@ pub(crate) const SMALL: u64 = 64 * 1024;
 /// A client gets this fraction of the memory.
 const SHARES: u64 = 4;
 
-/// Whose memory a body takes.
+/// The account that a body's memory is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Account {
     /// Clients that are trusted, which have memory apart from that of all others.

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_found_by_its_digest_and_nothing_is_left_beside_it() {
+    fn a_stored_blob_is_found_by_its_digest_and_its_partial_file_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = blobs(dir.path());
 
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_kept_leaves_nothing() {
+    fn a_dropped_upload_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = blobs(dir.path());
 
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_is_refused_and_leaves_nothing() {
+    fn an_upload_over_the_limit_is_rejected_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = blobs(dir.path());
 
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_content_may_be_kept_by_two_at_once() {
+    fn concurrent_uploads_of_the_same_content_succeed() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = blobs(dir.path());
         let one = receive(&blobs, b"content", 100).unwrap();

@@ -1,12 +1,12 @@
-//! Lists that a client sends: no more of them is kept than may be in them.
+//! Lists of clients with a maximum length.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
-/// Reads a list of at most `MOST` items. Of a longer one all but one item more is dropped as it is
-/// read: so its length tells that it is too long, and it takes no memory.
+/// Reads a list of at most `MOST` items. Of a longer list one item more is kept, by which the
+/// caller detects it, and the rest is dropped while it is read.
 pub(crate) fn list<'de, D, T, const MOST: usize>(from: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -46,13 +46,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_within_its_limit_is_read_whole() {
+    fn a_list_within_its_limit_is_read_completely() {
         assert_eq!(read("[]").unwrap(), [0; 0]);
         assert_eq!(read("[1, 2, 3]").unwrap(), [1, 2, 3]);
     }
 
     #[test]
-    fn of_a_longer_list_no_more_is_kept_than_tells_so() {
+    fn a_list_over_its_limit_is_detected_with_one_item_more() {
         let long = format!("[{}1]", "1,".repeat(100_000));
 
         let read = read(&long).unwrap();
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused() {
+    fn a_value_that_is_not_a_list_is_rejected() {
         assert!(read("{}").is_err());
         assert!(read("[1, 2, 3, 4, 5").is_err());
     }

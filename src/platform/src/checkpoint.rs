@@ -1,9 +1,10 @@
-//! Checkpoints: the session and the artifacts that another job can go on from.
+//! Checkpoints: the session and the artifacts that another job can resume.
 //!
-//! A job that succeeds makes a whole one, by the contract's call. One that fails or is cancelled makes
-//! a *partial* one, by a call of this platform's own: what could be kept, perhaps without a session.
+//! A job that succeeds makes a complete checkpoint, by the contract's call. A job that fails or is
+//! cancelled makes a *partial* one, by an extension of this platform; parts of it, such as the
+//! session, may be missing.
 //!
-//! INVARIANT: a partial checkpoint never takes the place of the same attempt's whole one.
+//! INVARIANT: a partial checkpoint never replaces the complete one of the same attempt.
 
 use rusqlite::{OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ struct Session {
     history_hash: String,
 }
 
-/// What either request stores.
+/// The part of both requests that is stored.
 struct Contents {
     agent: String,
     session: Option<Session>,
@@ -77,7 +78,7 @@ pub struct Checkpoint {
     pub attempt: u32,
     /// The agent.
     pub agent: String,
-    /// Whether the job did not succeed, so that this is what could be kept of it.
+    /// Whether the checkpoint is partial, as the job did not succeed.
     #[serde(default)]
     pub partial: bool,
     /// The agent's session. Only a partial checkpoint may have none.
@@ -93,7 +94,7 @@ pub struct Checkpoint {
 }
 
 impl Backend {
-    /// Stores an attempt's checkpoint, and returns its id. A later one takes its place.
+    /// Stores an attempt's checkpoint, and returns its id. A later one replaces it.
     pub(crate) fn take_checkpoint(
         &self,
         token: &Tag,
@@ -112,7 +113,7 @@ impl Backend {
         self.store_checkpoint(token, request.run_id, contents)
     }
 
-    /// Stores what an attempt that does not succeed could keep, unless it has made a checkpoint.
+    /// Stores a partial checkpoint, unless the attempt has a complete one.
     pub(crate) fn take_partial_checkpoint(
         &self,
         token: &Tag,
@@ -131,7 +132,7 @@ impl Backend {
         let token = *token;
         let ids = contents.session.iter().map(|session| session.id.len());
         if ids.into_iter().any(|length| !(1..=LONGEST_SESSION).contains(&length)) {
-            return Err(Refusal::bad("a session's id has 1 to 256 bytes").into());
+            return Err(Refusal::bad("a session's id must have 1 to 256 bytes").into());
         }
         let mask = self.secrets.mask(&run)?;
         if let (Some(mask), Some(session)) = (&mask, &mut contents.session) {
@@ -200,9 +201,9 @@ impl Backend {
 fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<String> {
     let agent: String =
         tx.query_row("SELECT agent FROM jobs WHERE id = ?1", [caller.job], |row| row.get(0))?;
-    // The agent says nothing where it is the usual one.
+    // The agent is absent if it is the default one.
     if !contents.agent.is_empty() && contents.agent != agent {
-        return Err(Refusal::bad("`cliAgentType` is not the job's").into());
+        return Err(Refusal::bad("`cliAgentType` is not the job's agent").into());
     }
     if contents.is_partial
         && let Some(whole) = whole(tx, caller)?
@@ -233,14 +234,14 @@ fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<S
     Ok(id)
 }
 
-/// The id of the whole checkpoint that an attempt has made, if it has.
+/// The id of the attempt's complete checkpoint, if any.
 fn whole(tx: &Transaction<'_>, caller: Caller) -> Outcome<Option<String>> {
     let query = "SELECT id FROM checkpoints WHERE job = ?1 AND attempt = ?2 AND NOT is_partial";
     let key = (caller.job, caller.attempt);
     Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
 }
 
-/// The artifact must be the job's, and the version must be there.
+/// Adds an artifact, which must be the job's and have this version.
 fn add_snapshot(tx: &Transaction<'_>, job: i64, id: &str, snapshot: &Snapshot) -> Outcome<()> {
     let Snapshot { name, version, .. } = snapshot;
     let add = "INSERT OR IGNORE INTO snapshots (checkpoint, name, storage, version, mount_path)

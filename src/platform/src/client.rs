@@ -1,4 +1,4 @@
-//! The operator's side: what commands on this host use, in whatever process they are.
+//! The operator's client: commands on this host use it, in any process.
 
 mod exchange;
 mod follow;
@@ -21,41 +21,41 @@ use crate::{
     Submitted, Telemetry, folder, pack,
 };
 
-/// How long one question waits at the platform for something to happen.
+/// The maximum duration of one long poll.
 const HOLD: Duration = Duration::from_secs(20);
 
-/// A folder that a job is given.
+/// A folder for a job.
 #[derive(Debug, Clone)]
 pub struct Artifact {
     /// Its name. Folders of the same name are versions of one storage.
     pub name: String,
     /// The folder on this host.
     pub folder: PathBuf,
-    /// Where the job has it, absolute.
+    /// The mount point in the VM, absolute.
     pub mount_path: String,
 }
 
-/// Asks the platform of a state folder.
+/// A client of the platform of a state folder.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
-    /// Those of all its clones.
+    /// Shared by all clones.
     calls: Arc<Calls>,
 }
 
 impl Client {
-    /// For the platform that serves a state folder, now or later.
+    /// A client of the platform that serves a state folder, now or later.
     #[must_use]
     pub fn new(state: &Path) -> Self {
         Self { socket: folder::socket(state), calls: Arc::default() }
     }
 
-    /// Puts a job into the queue.
+    /// Submits a job.
     pub fn submit(&self, submission: &Submission) -> Result<Submitted> {
         self.post("/v1/jobs", submission)
     }
 
-    /// Packs a folder, and uploads it unless it is there as it is. Its place is for
+    /// Packs a folder, and uploads it unless the platform has the same content. The mount is for
     /// [`Submission::artifacts`].
     pub fn upload(&self, artifact: &Artifact) -> Result<Mount> {
         let packed = pack::pack(&artifact.folder)?;
@@ -85,15 +85,15 @@ impl Client {
         })
     }
 
-    /// The latest jobs, the newest first; those before a job if one is given.
+    /// The latest jobs, newest first; with `before`, those older than that job.
     pub fn jobs(&self, before: Option<RunId>, limit: u32) -> Result<Vec<Job>> {
         let before = before.map_or(String::new(), |run| format!("&before={run}"));
         self.get(&format!("/v1/jobs?limit={limit}{before}"))
     }
 
-    /// A job by its id, or by four or more of the digits that it begins with.
+    /// A job by its id or a unique prefix of it, of at least four digits.
     pub fn job(&self, id: &str) -> Result<Job> {
-        // What is no id is not to become another path.
+        // Other characters could select another path.
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if id.is_empty() || !id.chars().all(plain) {
             return Err(crate::Refusal::NoSuchPrefix { prefix: id.to_owned() }.into());
@@ -101,7 +101,7 @@ impl Client {
         self.get(&format!("/v1/jobs/{id}"))
     }
 
-    /// Waits until a job has ended; an error at the deadline.
+    /// Waits until a job has ended, or fails at the deadline.
     pub fn wait(&self, run: RunId, deadline: Option<Instant>) -> Result<Job> {
         loop {
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
@@ -116,31 +116,32 @@ impl Client {
         }
     }
 
-    /// The events after a position (from 0), waiting for so long if there are none.
+    /// The events after a position (from 0). Waits up to `hold` if there are none.
     pub fn events(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Event>> {
         self.page("events", run, after, hold)
     }
 
-    /// All events after a position, those to come too, until the job has ended.
+    /// All events after a position, including future ones, until the job has ended.
     #[must_use]
     pub fn follow(&self, run: RunId, after: i64) -> Follow<Event> {
         let client = self.clone();
         Follow::new(after, Box::new(move |after| client.events(run, after, HOLD)))
     }
 
-    /// Logs, metrics, operations after a position (from 0), waiting for so long if there are none.
+    /// Logs, metrics and operations after a position (from 0). Waits up to `hold` if there are
+    /// none.
     pub fn telemetry(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Telemetry>> {
         self.page("telemetry", run, after, hold)
     }
 
-    /// All of that after a position, that to come too, until the job has ended.
+    /// All telemetry after a position, including future entries, until the job has ended.
     #[must_use]
     pub fn follow_telemetry(&self, run: RunId, after: i64) -> Follow<Telemetry> {
         let client = self.clone();
         Follow::new(after, Box::new(move |after| client.telemetry(run, after, HOLD)))
     }
 
-    /// Asks for a job's end.
+    /// Requests the cancellation of a job.
     pub fn cancel(&self, run: RunId) -> Result<()> {
         self.ask("POST", &format!("/v1/jobs/{run}/cancel"), Payload::Empty)?.finish()
     }
@@ -156,20 +157,20 @@ impl Client {
         self.ask("GET", &path, Payload::Empty)?.copy(to)
     }
 
-    /// The runners that gave a sign of life since the platform started.
+    /// The runners that sent a heartbeat since the platform started.
     pub fn runners(&self) -> Result<Vec<Runner>> {
         self.get("/v1/runners")
     }
 
-    /// Removes jobs that ended longer ago, and content that nothing names. Uploads of the last day
-    /// that no job names yet stay, unless `keep` is shorter than that.
+    /// Removes jobs that ended longer than `keep` ago, and unreferenced content. Unreferenced
+    /// uploads of the last day stay, unless `keep` is shorter than that.
     pub fn prune(&self, keep: Duration) -> Result<Pruned> {
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         self.post("/v1/prune", &Prune { keep_ms })
     }
 
-    /// Ends whatever this client and its clones wait for, now and later: it fails. For somebody who
-    /// does not want to wait any more, in another thread.
+    /// Cancels the requests of this client and its clones, from any thread: those under way and
+    /// later ones fail with [`Error::Cut`].
     pub fn cut(&self) {
         self.calls.cut();
     }

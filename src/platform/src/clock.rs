@@ -1,4 +1,4 @@
-//! The time of day, as the contract and the database have it.
+//! Time in the formats of the contract and of the database.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ pub(crate) fn now_ms() -> i64 {
     millis(since)
 }
 
-/// A duration as the database has it.
+/// A duration in milliseconds.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_the_calendar_has_them() {
+    fn times_are_formatted_in_the_gregorian_calendar() {
         assert_eq!(iso8601(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(iso8601(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(iso8601(1_735_689_599_999), "2024-12-31T23:59:59.999Z");

@@ -10,11 +10,11 @@ use std::time::Duration;
 pub struct Config {
     /// The state folder; everything is in `control` in it.
     pub state: PathBuf,
-    /// Where runners and guests reach it; port 0 is any.
+    /// The addresses for runners and guests; port 0 selects a free port.
     pub listen: Vec<SocketAddr>,
-    /// The base of URLs in execution contexts, which are used by guests and not by whoever claims:
-    /// `http://192.168.241.1:8080`. Otherwise the base is how the claimer reached us; of claims in
-    /// this process, the first address.
+    /// The base of URLs in execution contexts, which guests use: `http://192.168.241.1:8080`. By
+    /// default it is the address at which the claim arrived, or the first address for claims in
+    /// this process.
     pub guest_url: Option<String>,
     /// For how long an attempt lives without requests of its guest or heartbeats of its runner. Guests
     /// send a heartbeat each minute.
@@ -31,9 +31,9 @@ pub struct Config {
     pub poll_hold: Duration,
     /// The largest archive, in bytes.
     pub largest_archive: u64,
-    /// How much one attempt may upload, all tries together, in bytes.
+    /// The maximum upload of one attempt with all its retries, in bytes.
     pub largest_upload: u64,
-    /// How much one attempt's events and telemetry may take together, in bytes.
+    /// The maximum size of one attempt's events and telemetry together, in bytes.
     pub largest_record: u64,
     /// The timeout of a request's head, and of its body, which gets 1 s more per MiB. Uploads get more.
     pub request_timeout: Duration,
@@ -44,7 +44,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults for a state folder, listening nowhere.
+    /// The defaults for a state folder, without addresses.
     #[must_use]
     pub fn new(state: &Path) -> Self {
         Self {

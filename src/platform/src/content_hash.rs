@@ -46,7 +46,7 @@ pub(crate) fn content_hash(storage: &str, files: &[FileEntry]) -> Result<String,
 fn check_path(path: &str) -> Result<(), Refusal> {
     let plain = |part: &str| !matches!(part, "" | "." | "..");
     if path.len() > LONGEST_PATH || path.contains('\0') || !path.split('/').all(plain) {
-        return Err(Refusal::bad("a file's path is not a plain relative one"));
+        return Err(Refusal::bad("a file's path is not relative, or has `.`, `..` or empty parts"));
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_no_files_is_the_contracts() {
+    fn the_hash_of_no_files_matches_the_contract() {
         assert_eq!(
             content_hash(STORAGE, &[]).unwrap(),
             "afde087ee3ce79ab8360daf49e5f68fe1bbb49153775fff6eff5e7ccd7ecdb57"
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_one_file_is_the_contracts() {
+    fn the_hash_of_one_file_matches_the_contract() {
         assert_eq!(
             content_hash(STORAGE, &[entry("a.txt", "aa")]).unwrap(),
             "b7c8d9f8fe72381faeeeff30bab820e075ff048240f16ccc3ecec23e6ab32918"
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_paths_hashes_and_doubles_are_refused() {
+    fn invalid_paths_hashes_and_duplicates_are_rejected() {
         let bad = ["", "/a", "a/../b", "a//b", "a/", ".", "a\0"];
         let accepted = bad.iter().filter(|path| content_hash("s", &[entry(path, "00")]).is_ok());
 

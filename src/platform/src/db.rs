@@ -33,7 +33,7 @@ pub(crate) struct Db {
 }
 
 impl Db {
-    /// Opens the database, and makes it where there is none.
+    /// Opens the database, and creates a missing one.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let connection = open::open(path)?;
         let (tasks_tx, tasks) = bounded(QUEUE);
@@ -57,7 +57,7 @@ impl Db {
         })
     }
 
-    /// Runs `work`, which sees one consistent state.
+    /// Runs `work` on one consistent snapshot of the database.
     pub(crate) fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -143,12 +143,12 @@ mod tests {
 
         let full = add("x".repeat(100_000)).unwrap_err();
 
-        assert!(full.to_string().starts_with("no room left in /"), "{full}");
+        assert!(full.to_string().starts_with("no space left in /"), "{full}");
         assert_eq!(add("small".into()).unwrap(), 1);
     }
 
     #[test]
-    fn a_statement_that_fails_names_the_operation() {
+    fn a_failed_statement_is_reported_with_its_operation() {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("control.db")).unwrap();
 

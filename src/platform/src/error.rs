@@ -1,4 +1,4 @@
-//! What can go wrong on our side. What is wrong with a request is a [`Refusal`].
+//! Errors of the platform and its client. A rejected request is a [`Refusal`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,20 +16,22 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the texts say it")]
 pub enum Error {
-    /// The request cannot be granted.
+    /// The request was rejected.
     #[error(transparent)]
     Refused(#[from] Refusal),
 
     // The state folder.
     #[error("cannot {operation} {path}")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("no room left in {path}: free some, or run `prune`")]
+    #[error("no space left in {path}: free some, or run `runner job prune`")]
     Full { path: PathBuf },
     #[error("another process serves {path}")]
     InUse { path: PathBuf },
-    #[error("{path} is not a key of 32 bytes: remove it, and URLs and claims under way end")]
+    #[error(
+        "{path} is not a key of 32 bytes: remove it to get a new one, which invalidates URLs and tokens"
+    )]
     BadKey { path: PathBuf },
-    #[error("cannot understand {path}")]
+    #[error("cannot parse {path}")]
     BadRecord { path: PathBuf, source: serde_json::Error },
     #[error("cannot get random bytes")]
     Entropy { source: base::random::Error },
@@ -37,11 +39,11 @@ pub enum Error {
     // The database.
     #[error("cannot {operation} in {path}")]
     Database { operation: &'static str, path: PathBuf, source: rusqlite::Error },
-    #[error("{path} is damaged or no database of ours: restore a copy, or move it away")]
+    #[error("{path} is damaged or is not a platform's database: restore a copy, or move it away")]
     Corrupt { path: PathBuf, source: rusqlite::Error },
-    #[error("{path} has schema {found}, and this program knows {known}: use a newer program")]
+    #[error("{path} has schema {found}, but this program supports {known}: use a newer program")]
     NewerDatabase { path: PathBuf, found: i64, known: i64 },
-    #[error("a record in the database cannot be understood")]
+    #[error("a record in the database is malformed")]
     BadRow { source: serde_json::Error },
 
     // The server.
@@ -63,9 +65,9 @@ pub enum Error {
     NotServed { path: PathBuf, source: io::Error },
     #[error("cannot {operation} the platform")]
     Exchange { operation: &'static str, source: io::Error },
-    #[error("the platform's reply makes no sense: {reason}")]
+    #[error("the platform's reply is malformed: {reason}")]
     BadReply { reason: String },
-    #[error("the platform refused ({status}): {message}")]
+    #[error("the platform rejected the request ({status}): {message}")]
     Answered { status: u16, code: String, message: String },
     #[error("the name of {path} is not UTF-8")]
     NotUtf8 { path: PathBuf },
@@ -73,9 +75,9 @@ pub enum Error {
     TooDeep { path: PathBuf },
     #[error("{path} changed while it was packed")]
     Changed { path: PathBuf },
-    #[error("the connection to the platform was cut")]
+    #[error("the request to the platform was cancelled")]
     Cut,
-    #[error("it is not over in time")]
+    #[error("the job did not end before the deadline")]
     Deadline,
 }
 

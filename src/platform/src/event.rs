@@ -1,4 +1,4 @@
-//! Events of a job: taken in from its guest, and given out to who follows it.
+//! Events of jobs: received from guests, delivered to followers.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{Refusal, Result, RunId};
 /// The most events of one batch.
 const MOST: usize = 1000;
 
-/// How many bytes a page has, give or take one event.
+/// The size of a page in bytes, plus at most one event.
 const PAGE: usize = 4 << 20;
 
-/// A batch as the guest sends it.
+/// A batch of a guest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Batch {
@@ -32,7 +32,7 @@ pub(crate) struct Batch {
     events: Vec<Box<RawValue>>,
 }
 
-/// What a batch is answered.
+/// The reply to a batch.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Received {
@@ -45,27 +45,27 @@ pub(crate) struct Received {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// Where it is among all that was stored of the job: what to go on after.
+    /// The position among all events of the job, for `after`.
     pub position: i64,
-    /// The attempt that it is of. Each attempt counts its sequence from 0.
+    /// The attempt. Each attempt counts its sequence from 0.
     pub attempt: u32,
-    /// Its number; one that is missing may come later.
+    /// The sequence number. A missing one may arrive later.
     pub sequence: i64,
-    /// When it came, in milliseconds since 1970.
+    /// The time of arrival, in milliseconds since 1970.
     pub received_ms: i64,
-    /// The agent's event, as it came.
+    /// The agent's event, unchanged.
     pub event: Box<RawValue>,
 }
 
-/// Some of what was stored of a job.
+/// A page of a job's events or telemetry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Page<T> {
-    /// In the order in which they came.
+    /// In the order of arrival.
     pub items: Vec<T>,
-    /// What to ask for next: what comes after this position.
+    /// The position after which the next page begins.
     pub next: i64,
-    /// Whether the job had ended and this is all of it.
+    /// Whether the job has ended and this is its last page.
     pub is_last: bool,
 }
 
@@ -86,7 +86,7 @@ impl Backend {
     pub(crate) fn take_events(&self, token: &Tag, batch: Batch) -> Result<Received> {
         let (token, run) = (*token, batch.run_id);
         if batch.events.is_empty() {
-            return Err(Refusal::bad("a batch without events").into());
+            return Err(Refusal::bad("the batch has no events").into());
         }
         if batch.events.len() > MOST {
             return Err(Refusal::TooLarge { limit: MOST as u64, unit: "events" }.into());
@@ -114,7 +114,7 @@ impl Backend {
         Ok(received)
     }
 
-    /// The events after a position; waits for so long if there are none yet.
+    /// The events after a position. Waits up to `hold` if there are none.
     pub(crate) fn events(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Event>> {
         self.page(run, hold, after, move |tx, job, page| {
             let query = "SELECT position, attempt, sequence, received, body FROM events
@@ -140,7 +140,8 @@ impl Backend {
         })
     }
 
-    /// A page that `fill` fills, and says whether that was all; waits for an item or the end.
+    /// A page that `fill` fills; it returns whether the page is the last. Waits for an item or the
+    /// end.
     pub(crate) fn page<T: Send + 'static>(
         &self,
         run: RunId,
@@ -169,14 +170,14 @@ impl Backend {
     }
 }
 
-/// A page while it is filled.
+/// A page under construction.
 pub(crate) struct Filling<T> {
     pub(crate) page: Page<T>,
     pub(crate) size: usize,
 }
 
 fn incoming(event: &RawValue, mask: Option<&Mask>) -> Result<Incoming, Refusal> {
-    let malformed = |error: serde_json::Error| Refusal::bad(format!("an event: {error}"));
+    let malformed = |error: serde_json::Error| Refusal::bad(format!("malformed event: {error}"));
     let numbered: Numbered = serde_json::from_str(event.get()).map_err(malformed)?;
     let body = match mask {
         None => event.get().to_owned(),
@@ -214,13 +215,13 @@ fn store(tx: &Transaction<'_>, run: &RunId, caller: Caller, events: &[Incoming])
     Ok(())
 }
 
-/// Where the next row of a table of a job goes.
+/// The next position of a job in a table.
 pub(crate) fn next_position(tx: &Transaction<'_>, table: &'static str, job: i64) -> Outcome<i64> {
     let query = format!("SELECT coalesce(max(position), 0) + 1 FROM {table} WHERE job = ?1");
     Ok(tx.prepare_cached(&query)?.query_row([job], |row| row.get(0))?)
 }
 
-/// Counts what an attempt has stored, and refuses what is too much.
+/// Counts the bytes that an attempt stores, and rejects those above the limit.
 pub(crate) fn charge(tx: &Transaction<'_>, caller: Caller, size: usize, limit: u64) -> Outcome<()> {
     let set = "UPDATE attempts SET stored_bytes = stored_bytes + ?3
                WHERE job = ?1 AND attempt = ?2 RETURNING stored_bytes";

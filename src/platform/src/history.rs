@@ -1,4 +1,4 @@
-//! Histories of agents' sessions, by the SHA-256 of what they are before compression.
+//! Histories of agents' sessions, by the SHA-256 of their uncompressed content.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::key::Tag;
 use crate::storage::length;
 use crate::{Refusal, Result, RunId};
 
-/// The largest history as it is sent, and as it is.
+/// The largest history, encoded and decoded.
 const LARGEST_ENCODED: u64 = 128 << 20;
 const LARGEST_RAW: u64 = 1 << 30;
 
-/// The window of a compressed history: 2^27 bytes at most are held in memory.
+/// The maximum zstd window: 2^27 bytes of memory.
 const WINDOW_LOG: u32 = 27;
 
 /// A history that a guest wants to upload.
@@ -34,7 +34,7 @@ pub(crate) struct Announcement {
     encoding: String,
 }
 
-/// What an announcement is answered.
+/// The reply to an announcement.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Permission {
@@ -45,7 +45,7 @@ pub(crate) struct Permission {
     encoding: Option<Encoding>,
 }
 
-/// How a history is sent and kept.
+/// The encoding of a stored history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Encoding {
@@ -62,7 +62,7 @@ impl Encoding {
     }
 }
 
-/// What a history's URL says.
+/// The parameters of a history's URL.
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) owner: String,
@@ -73,7 +73,7 @@ pub(crate) struct Expected {
 }
 
 impl Backend {
-    /// Says where to upload a history, unless it is here.
+    /// Returns a URL for the upload, unless the history is stored already.
     pub(crate) fn prepare_history(
         &self,
         token: &Tag,
@@ -92,7 +92,7 @@ impl Backend {
         if existing {
             return Ok(Permission { existing, presigned_url: None, encoding: None });
         }
-        // What is not known is not acknowledged, and so sent as it is.
+        // Other encodings are not acknowledged: the guest sends the history uncompressed.
         let (encoding, size) = match history.encoding.as_str() {
             "zstd" => (Encoding::Zstd, history.encoded_size),
             _ => (Encoding::Identity, history.raw_size),
@@ -110,7 +110,7 @@ impl Backend {
         Ok(Permission { existing, presigned_url, encoding: Some(encoding) })
     }
 
-    /// Receives a history, and keeps it if it is what its hash says.
+    /// Receives a history, and stores it if it matches its hash.
     pub(crate) fn put_history(&self, expected: Expected, body: &mut Body<'_>) -> Result<()> {
         let (found, size) = (length(body)?, expected.encoded_size);
         if found != size {
@@ -151,7 +151,7 @@ impl Backend {
     }
 }
 
-/// A history as it is unpacked: counted and hashed, and never more than was announced.
+/// A writer that counts and hashes the decompressed history, and fails beyond the announced size.
 struct Raw {
     hasher: Sha256,
     size: u64,
@@ -204,7 +204,9 @@ fn decoder(raw: &mut Raw) -> Result<zstd::stream::write::Decoder<'_, &mut Raw>> 
     Ok(made.map_err(|_| Refusal::Busy)?)
 }
 
-/// Whatever fails in unpacking is the sender's doing.
+/// Decompression fails only on malformed input.
 fn decode(work: impl FnOnce() -> std::io::Result<()>) -> Result<()> {
-    work().map_err(|_| Refusal::bad("the history cannot be unpacked as announced").into())
+    work().map_err(|_| {
+        Refusal::bad("the history cannot be decompressed with the announced encoding").into()
+    })
 }

@@ -15,7 +15,7 @@ use crate::db::Outcome;
 use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId};
 
-/// Where a job is.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -32,7 +32,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Whether nothing more will become of it.
+    /// Whether the state is final.
     #[must_use]
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
@@ -57,7 +57,7 @@ impl FromSql for Status {
     }
 }
 
-/// A storage's version at a place in the job's file system.
+/// A version of a storage at a mount point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Mount {
@@ -67,7 +67,7 @@ pub struct Mount {
     pub storage_id: String,
     /// Its version.
     pub version_id: String,
-    /// Where it is mounted, absolute.
+    /// The mount point, absolute.
     pub mount_path: String,
 }
 
@@ -78,14 +78,14 @@ pub struct Mount {
 pub struct Job {
     pub run_id: RunId,
     pub status: Status,
-    /// How often it was handed out.
+    /// The number of attempts.
     pub attempt: u32,
     pub agent: String,
     pub profile: Option<String>,
-    /// Why it goes on waiting, if no runner that is there would take it.
+    /// The reason for which no connected runner takes the job, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
-    /// In lists only its beginning.
+    /// Truncated in lists.
     pub prompt: String,
     pub created_ms: i64,
     pub started_ms: Option<i64>,
@@ -97,23 +97,23 @@ pub struct Job {
     pub error: Option<String>,
     pub resumed_checkpoint: Option<String>,
     pub session_id: Option<String>,
-    /// Events of its latest attempt.
+    /// The number of events of its latest attempt.
     pub events: u64,
-    /// How many with smaller sequence numbers are missing.
+    /// The number of missing events with smaller sequence numbers.
     pub missing_events: u64,
     /// Its latest checkpoint.
     pub checkpoint_id: Option<String>,
-    /// Whether that is what could be kept of a job that did not succeed.
+    /// Whether that checkpoint is partial.
     #[serde(default)]
     pub checkpoint_partial: bool,
-    /// What was not kept, or went wrong without failing the job; not in lists.
+    /// Warnings, for example about parts of an artifact that are not stored; absent in lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 impl Backend {
-    /// Asks for the end of a job. One that waits ends at once; one that runs, when its runner has
-    /// done so, or when that takes too long.
+    /// Cancels a job. A queued job ends at once; a running one ends when its runner reports the
+    /// end, or after the grace period.
     pub(crate) fn cancel(&self, run: RunId) -> Result<()> {
         let was_queued = self.db.write("cancel a job", move |tx| {
             let (job, status) = find(tx, &run)?;
@@ -140,7 +140,7 @@ impl Backend {
         Ok(())
     }
 
-    /// What is to be done after a job's end is in the database.
+    /// Removes the secrets of a job whose end is in the database.
     pub(crate) fn ended(&self, run: RunId) {
         if let Err(error) = self.secrets.remove(&run) {
             // The next start removes it.
@@ -168,7 +168,7 @@ pub(crate) fn find(tx: &Connection, run: &RunId) -> Outcome<(i64, Status)> {
     found.optional()?.ok_or_else(|| Refusal::NoJob { run: *run }.into())
 }
 
-/// What a job's artifacts are, or those of a checkpoint.
+/// The mounts of a job or of a checkpoint.
 pub(crate) fn mounts(
     tx: &Connection,
     query: &str,
@@ -186,10 +186,10 @@ pub(crate) fn mounts(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// For [`mounts`]: those of a job's row.
+/// The condition of [`mounts`] for a job's row.
 pub(crate) const OF_JOB: &str =
     "SELECT name, storage, version, mount_path FROM mounts WHERE job = ?1 ORDER BY name";
 
-/// For [`mounts`]: those of a checkpoint.
+/// The condition of [`mounts`] for a checkpoint.
 pub(crate) const OF_CHECKPOINT: &str =
     "SELECT name, storage, version, mount_path FROM snapshots WHERE checkpoint = ?1 ORDER BY name";

@@ -1,15 +1,16 @@
-//! JSON that is changed as it is read, and never built: a million numbers in a list take the memory
-//! of their digits and not that of a million values.
+//! Rewrites JSON as text, without building values: a list of a million numbers takes the memory of
+//! its digits only.
 
 use serde_json::{Number, Value};
 
 use crate::Refusal;
 
-/// How deep lists and objects may be in each other. Whoever reads them wraps them in some more.
+/// The deepest nesting of lists and objects. It is below the limit of `serde_json`, since answers
+/// wrap the JSON in more levels.
 const DEEPEST: usize = 100;
 
-/// Valid JSON with its texts, keys and numbers changed where `change` has something else for them;
-/// a number that is changed becomes a text. What no other program could read is refused.
+/// Valid JSON with its texts, keys and numbers replaced where `change` returns a replacement. A
+/// replaced number becomes a text. JSON that other parsers reject is an error.
 pub(crate) fn rewrite(
     json: &str,
     change: &dyn Fn(&str) -> Option<String>,
@@ -40,7 +41,7 @@ pub(crate) fn rewrite(
             _ => None,
         };
         if depth > DEEPEST {
-            return Err(Refusal::bad("lists and objects are too deep in each other"));
+            return Err(Refusal::bad("lists and objects are nested too deeply"));
         }
         match changed {
             Some(text) => written.push_str(&Value::from(text).to_string()),
@@ -51,7 +52,7 @@ pub(crate) fn rewrite(
     Ok(written)
 }
 
-/// How long the string is that the text begins with, in quotes.
+/// The length of the quoted string at the beginning of the text.
 fn string_length(json: &str) -> usize {
     let mut is_escaped = false;
     let end = json.bytes().skip(1).position(|byte| {
@@ -72,14 +73,14 @@ fn text(token: &str) -> Result<String, Refusal> {
     serde_json::from_str(token).map_err(|_| malformed())
 }
 
-/// A number as programs write it that have read it.
+/// The number in the form in which other programs print it.
 fn number(token: &str) -> Result<String, Refusal> {
     let number: Number = serde_json::from_str(token).map_err(|_| malformed())?;
     Ok(number.to_string())
 }
 
 fn malformed() -> Refusal {
-    Refusal::bad("a text or a number that cannot be read")
+    Refusal::bad("malformed text or number")
 }
 
 #[cfg(test)]
@@ -91,14 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_changed_is_as_it_came() {
+    fn json_without_replacements_is_unchanged() {
         let json = r#" {"a" : [1.0, -2e3, true, null, "\u0041\"\\"], "b":{}} "#;
 
         assert_eq!(shout(json).unwrap(), json);
     }
 
     #[test]
-    fn texts_keys_and_numbers_are_changed_by_what_they_mean() {
+    fn texts_keys_and_numbers_are_compared_by_their_decoded_values() {
         let json = r#"{"k42":["\u0034\u0032", 421, 4.2e1, "x\"42"]}"#;
 
         let changed = shout(json).unwrap();
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_again_is_refused() {
+    fn json_that_other_parsers_reject_is_an_error() {
         assert!(shout(r#"["\ud800"]"#).is_err());
         assert!(shout("[1e999]").is_err());
         assert!(shout(&"[".repeat(101)).is_err());
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_many_numbers_is_read() {
+    fn a_list_of_a_million_numbers_is_rewritten() {
         let json = format!("[{}1]", "1,".repeat(1_000_000));
 
         assert_eq!(shout(&json).unwrap(), json);

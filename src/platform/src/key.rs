@@ -59,7 +59,7 @@ impl Key {
         self.tag("submission", &[bytes])
     }
 
-    /// Each purpose has its own tags; parts have fixed lengths, but the last.
+    /// The HMAC of a purpose and its parts. All parts but the last have fixed lengths.
     fn tag(&self, purpose: &str, parts: &[&[u8]]) -> Tag {
         #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("a key of any length");
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_and_makes_the_same_token_for_the_same_attempt_only() {
+    fn a_reopened_key_makes_the_same_token_for_the_same_attempt_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let run = RunId::random();

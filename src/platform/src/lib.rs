@@ -1,10 +1,8 @@
-//! The embedded platform: the job platform's whole contract on one host, without anything outside
-//! of this process.
+//! The embedded platform: the whole contract of the job platform in one process on one host.
 //!
-//! [`Platform`] serves it: jobs, attempts, events, telemetry, storages and checkpoints in SQLite,
-//! archives in files named after their content. A runner in the same process takes its work from a
-//! [`Source`]; other runners and all guests speak HTTP; the operator's commands, in whatever
-//! process, use a [`Client`].
+//! [`Platform`] serves jobs, attempts, events, telemetry, storages and checkpoints from SQLite, and
+//! archives from files named by their SHA-256. A runner in the same process takes jobs from a
+//! [`Source`]; other runners and all guests use HTTP; the operator's commands use a [`Client`].
 //!
 //! ```no_run
 //! # fn run(_: platform::Claimed) {}

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_hidden_in_texts_and_keys_at_any_depth() {
+    fn secrets_are_masked_in_texts_and_keys_at_any_depth() {
         let secrets = ["hunter2".to_owned(), "hunter2-longer".to_owned(), "a\"b\nc".to_owned()];
         let mask = Mask::new(secrets.iter()).unwrap();
         let value = json!({"a": ["x hunter2-longer y", {"hunter2": "a\"b\nc"}], "n": 1});
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_with_a_secret_in_them_are_hidden() {
+    fn numbers_that_contain_a_secret_are_masked() {
         let mask = Mask::new(["20251234".to_owned()].iter()).unwrap();
 
         let masked = mask.json(r#"{"pin": 20251234, "long": 9202512349.5, "e": 2.0251234e7}"#);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_hidden_trimmed_and_line_by_line() {
+    fn a_secret_is_masked_trimmed_and_line_by_line() {
         let secret = " padded-value\n".to_owned();
         let key = "-----BEGIN-----\r\nfirst-line-of-it\r\nshort\r\n".to_owned();
         let mask = Mask::new([secret, key].iter()).unwrap();
@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn more_secrets_than_can_be_hidden_are_refused() {
+    fn too_large_secrets_are_rejected() {
         assert!(Mask::new(["x".repeat(LARGEST)].iter()).is_ok());
         assert!(Mask::new(["x".repeat(LARGEST), "y".to_owned()].iter()).is_err());
     }
 
     #[test]
-    fn what_is_too_short_to_be_a_secret_is_left_alone() {
+    fn short_secrets_are_not_masked() {
         let mask = Mask::new(["a".to_owned(), String::new()].iter()).unwrap();
         let mut text = "banana".to_owned();
 

@@ -63,7 +63,7 @@ impl Notifier {
         if topic == Topic::Work && !topics.workers.is_empty() {
             let workers = topics.workers.clone();
             drop(topics);
-            // A full channel holds a notification already.
+            // A full channel already has a notification.
             let is_closed = |worker: &Sender<()>| {
                 matches!(worker.try_send(()), Err(TrySendError::Disconnected(())))
             };

@@ -1,9 +1,10 @@
-//! A folder as an archive: walked, hashed and packed in one pass, so that the hashes are those of
-//! what is packed.
+//! Packs a folder into an archive. Each file is read once, so its hash is that of the packed
+//! content.
 //!
-//! Links are kept as links and never followed; empty folders and modes are kept; what is named
-//! `.vm0` belongs to the platform and is left out. Sockets, FIFOs and devices hold no content: they
-//! are skipped with a warning. What cannot be read is an error. Parts of git repositories that are elsewhere are brought.
+//! Links are stored as links and never followed; empty folders and modes are stored; entries named
+//! `.vm0` belong to the platform and are left out. Sockets, FIFOs and devices have no content: they
+//! are skipped with a warning. An unreadable file is an error. Parts of git repositories outside
+//! the folder are added.
 
 mod git;
 
@@ -22,7 +23,7 @@ const SKIPPED: &str = ".vm0";
 
 /// A packed folder.
 pub(crate) struct Packed {
-    /// A tar archive, compressed with gzip, at its beginning.
+    /// The tar archive, compressed with gzip, at its beginning.
     pub(crate) archive: File,
     pub(crate) size: u64,
     pub(crate) hash: String,
@@ -30,7 +31,7 @@ pub(crate) struct Packed {
     pub(crate) files: Vec<FileEntry>,
 }
 
-/// Packs what is in a folder; the same content gives the same bytes.
+/// Packs the content of a folder. The same content gives the same bytes.
 pub(crate) fn pack(folder: &Path) -> Result<Packed> {
     let target = tempfile::tempfile().map_err(file("create a file in", &std::env::temp_dir()))?;
     let hashing = Hashing { inner: target, hasher: Sha256::new(), size: 0 };
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_modes_and_links_are_kept_and_our_own_left_out() {
+    fn folders_modes_and_links_are_packed_and_vm0_folders_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("empty")).unwrap();

@@ -63,33 +63,33 @@ impl Platform {
         Ok(Self { backend, server, timer: Some(timer), addresses })
     }
 
-    /// Where runners and guests reach it.
+    /// The addresses for runners and guests.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// What runners of other processes authenticate with.
+    /// The token for runners of other processes.
     #[must_use]
     pub fn runner_token(&self) -> &str {
         &self.backend.runner_token
     }
 
-    /// The file that has it, for this user only.
+    /// The file with the token; only this user can read it.
     #[must_use]
     pub fn runner_token_file(&self) -> PathBuf {
         self.backend.folder.runner_token()
     }
 
-    /// Work for a runner in this process.
+    /// A source of jobs for a runner in this process.
     pub fn source(&self) -> Result<Source> {
         let first = self.addresses.first().map(|address| format!("http://{address}"));
         let base = self.backend.config.guest_url.clone().or(first).unwrap_or_default();
         Source::open(Arc::clone(&self.backend), base.trim_end_matches('/').to_owned())
     }
 
-    /// Stops serving. Requests under way may be finished; who waits is sent away. Its sources keep
-    /// the state folder locked until they are dropped.
+    /// Stops the server. Requests under way may finish; long polls end. The state folder stays
+    /// locked until all sources are dropped.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
@@ -116,8 +116,8 @@ impl Drop for Platform {
     }
 }
 
-/// Removes old jobs, and content that nothing names, from a state folder that nobody serves. Where
-/// one is served, [`Client::prune`](crate::Client::prune) does it.
+/// Removes old jobs and unreferenced content from a state folder that no platform serves. Otherwise
+/// use [`Client::prune`](crate::Client::prune).
 pub fn prune(state: &Path, keep: Duration) -> Result<Pruned> {
     Backend::open(Config::new(state))?.prune(keep)
 }

@@ -1,4 +1,4 @@
-//! What is kept, and what goes: finished jobs after a while, and content that nothing names.
+//! Retention: removes old jobs and unreferenced content.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::clock::{millis, now_ms};
 use crate::db::Outcome;
 use crate::{Result, RunId};
 
-/// How long uploads that were begun may be finished, and how old content is before it counts as
-/// forgotten: an upload takes a while until something names it.
+/// The time in which a started upload must be committed. Younger content without a reference is
+/// kept.
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What was removed.
+/// The numbers of removed items.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
     /// Finished jobs.
     pub jobs: usize,
-    /// Versions of storages that no job and no checkpoint names.
+    /// Versions of storages that no job and no checkpoint references.
     pub versions: usize,
     /// Archives, manifests and histories.
     pub blobs: usize,
@@ -30,11 +30,11 @@ pub struct Pruned {
 }
 
 impl Backend {
-    /// Removes jobs that ended longer than `keep` ago, with all that is theirs, and what is not
-    /// named any more. A job whose checkpoint an open job goes on from stays.
+    /// Removes jobs that ended longer than `keep` ago with all their data, and unreferenced
+    /// content. A job whose checkpoint an open job resumes stays.
     pub(crate) fn prune(&self, keep: Duration) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        // One at a time: others wait for the database as long as one job's events take.
+        // One transaction per job: other threads wait for the database only that long.
         for job in self.db.read("list old jobs", move |tx| old_jobs(tx, keep))? {
             if self.notifier.is_stopped() {
                 return Ok(pruned);
@@ -48,8 +48,8 @@ impl Backend {
             }
             let blobs = Arc::clone(&self.blobs);
             let digest = blob.digest;
-            // In the database's thread, where names come too: one that comes now is seen, one that
-            // comes later does not find the content.
+            // In the database's thread, which also adds references: an earlier reference is seen,
+            // and a later one finds the content missing.
             let is_gone = self.db.read("remove content", move |tx| {
                 let is_named = is_named(tx, &digest)?;
                 if !is_named {
@@ -67,7 +67,7 @@ impl Backend {
         Ok(pruned)
     }
 
-    /// Forgets what hides the secrets of jobs that may not report any more.
+    /// Drops the masks of jobs that may not report any more.
     pub(crate) fn forget_masks(&self) -> Result<()> {
         let since = now_ms().saturating_sub(millis(TELEMETRY_GRACE));
         let reporting = self.db.read("list reporting jobs", move |tx| {
@@ -81,12 +81,13 @@ impl Backend {
     }
 }
 
-/// The condition that no open job goes on from a job.
+/// The condition that no open job resumes from a job.
 const UNUSED: &str = "id NOT IN (
     SELECT job FROM checkpoints WHERE id IN (
         SELECT resumed FROM jobs WHERE status IN ('queued', 'running')))";
 
-/// Removes a job, unless an open one goes on from it: one may have come since the job was listed.
+/// Removes a job, unless an open job resumes from it: it may have been submitted since the job was
+/// listed.
 fn remove(tx: &Transaction<'_>, job: i64) -> Outcome<usize> {
     let delete = format!("DELETE FROM jobs WHERE id = ?1 AND {UNUSED}");
     Ok(tx.prepare_cached(&delete)?.execute([job])?)
@@ -100,7 +101,7 @@ fn old_jobs(tx: &Connection, keep: Duration) -> Outcome<Vec<i64>> {
     Ok(jobs.collect::<Result<_, _>>()?)
 }
 
-/// Removes versions that nothing names, and returns how many; and what was begun and not finished.
+/// Removes unreferenced versions and unfinished uploads; returns the number of versions.
 fn old_content(tx: &Transaction<'_>, keep: Duration) -> Outcome<usize> {
     let stale = now_ms().saturating_sub(millis(keep.min(GRACE)));
     tx.execute("DELETE FROM uploads WHERE created <= ?1", [stale])?;
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_another_goes_on_from_since_it_was_listed_stays() {
+    fn a_job_that_was_resumed_since_it_was_listed_stays() {
         let dir = tempfile::tempdir().unwrap();
         let (backend, run) = with_checkpoint(dir.path());
         let listed = backend.db.read("list", |tx| old_jobs(tx, Duration::ZERO)).unwrap();
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_whose_session_is_gone_fails_and_does_not_start_afresh() {
+    fn a_job_with_a_missing_session_fails_instead_of_starting_without_it() {
         let dir = tempfile::tempdir().unwrap();
         let (backend, run) = with_checkpoint(dir.path());
         let next = resume(&backend, run);
@@ -191,6 +192,6 @@ mod tests {
         assert!(matches!(claimed.err(), Some(Error::Refused(Refusal::Ended))));
         let job = backend.job(next).unwrap();
         assert_eq!(job.status, Status::Failed);
-        assert_eq!(job.error.unwrap(), "the session that it goes on from is gone");
+        assert_eq!(job.error.unwrap(), "the session that it resumes is gone");
     }
 }

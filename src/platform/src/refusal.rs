@@ -1,26 +1,26 @@
-//! What is wrong with a request: each kind with its HTTP status and its code. The texts go to the
-//! client; none holds a token, a URL's signature, or anything that another client sent.
+//! Rejections of requests, each with its HTTP status and its code. Clients see the texts: none has a
+//! token, a URL's signature, or data of another client.
 
 use contract::InvalidRunId;
 
 use crate::RunId;
 
-/// Why a request is not granted.
+/// The reason for which a request is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the texts say it")]
 pub enum Refusal {
     #[error("bad request: {reason}")]
     BadRequest { reason: String },
-    #[error("the body has {found} {unit}, where {expected} were announced")]
+    #[error("the body has {found} {unit}, but {expected} were announced")]
     WrongSize { found: u64, expected: u64, unit: &'static str },
-    #[error("the content is not what its hash says")]
+    #[error("the content does not match its hash")]
     WrongHash,
-    #[error("the token is missing or not known")]
+    #[error("the token is missing or unknown")]
     Unauthenticated,
     #[error("the token is not for this run")]
     WrongRun,
-    #[error("attempt {attempt} was given up, and its token is revoked")]
+    #[error("attempt {attempt} was lost, and its token is revoked")]
     Superseded { attempt: u32 },
     #[error("the URL has expired")]
     UrlExpired,
@@ -28,51 +28,49 @@ pub enum Refusal {
     BadSignature,
     #[error("the job has no storage `{storage}` that it may write")]
     NotWritable { storage: String },
-    #[error("there is no push here: poll")]
+    #[error("this platform sends no push notifications: poll")]
     NoRealtime,
-    #[error("nothing is served at this path")]
+    #[error("no such path")]
     NoRoute,
     #[error("no job {run}")]
     NoJob { run: RunId },
     #[error("no job `{prefix}`")]
     NoSuchPrefix { prefix: String },
-    #[error("`{prefix}` is the beginning of several jobs' ids")]
+    #[error("several jobs' ids begin with `{prefix}`")]
     Ambiguous { prefix: String },
     #[error("no {what}")]
     NotFound { what: String },
-    #[error(
-        "job {run} kept no session to go on from: `runner job artifact get` copies its artifacts"
-    )]
+    #[error("job {run} has no session to resume: `runner job artifact get` copies its artifacts")]
     NoSession { run: RunId },
-    #[error("this path takes {allowed}")]
+    #[error("this path allows {allowed} only")]
     Method { allowed: &'static str },
-    #[error("the body did not come in time")]
+    #[error("the body was not received within its timeout")]
     TooSlow,
-    #[error("the body ended too soon")]
+    #[error("the connection closed before the end of the body")]
     CutShort,
-    #[error("somebody else has the job")]
+    #[error("another runner claimed the job")]
     Taken,
     #[error("the job has ended")]
     Ended,
-    #[error("the job's secrets, which would have to be hidden in this, are gone")]
+    #[error("the job's secrets are gone, so they cannot be masked in this")]
     SecretsGone,
-    #[error("not uploaded yet: {what}")]
+    #[error("{what} not uploaded yet")]
     Missing { what: &'static str },
-    #[error("the key was used for a different job")]
+    #[error("the key belongs to a job with a different submission")]
     KeyReused,
     #[error("the body needs a Content-Length")]
     LengthRequired,
     #[error("more than the limit of {limit} {unit}")]
     TooLarge { limit: u64, unit: &'static str },
-    #[error("the secrets are more than can be hidden: {limit} bytes")]
+    #[error("the secrets are too large to be masked: the limit is {limit} bytes")]
     SecretsTooLarge { limit: usize },
-    #[error("the requested range is outside of the content")]
+    #[error("the requested range is outside the content")]
     Range,
     #[error("no credentials are configured for the firewall")]
     NoFirewallAuth,
-    #[error("the request's head is larger than {limit} bytes")]
+    #[error("the request's head exceeds the limit of {limit} bytes")]
     HeadTooLarge { limit: usize },
-    #[error("too much is under way: try again")]
+    #[error("too many requests are under way: try again")]
     Busy,
 }
 
@@ -83,7 +81,7 @@ impl From<InvalidRunId> for Refusal {
 }
 
 impl Refusal {
-    /// A request that does not make sense.
+    /// A malformed request.
     pub(crate) fn bad(reason: impl Into<String>) -> Self {
         Self::BadRequest { reason: reason.into() }
     }
@@ -94,7 +92,7 @@ impl Refusal {
         self.parts().0
     }
 
-    /// Its name for programs.
+    /// Its code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.parts().1
@@ -111,7 +109,7 @@ impl Refusal {
             Self::UrlExpired => (403, "URL_EXPIRED"),
             Self::BadSignature => (403, "BAD_SIGNATURE"),
             Self::NotWritable { .. } => (403, "NOT_WRITABLE"),
-            // 403 and not 501: to a runner that means "final", and it goes on polling.
+            // 403 and not 501: runners take 403 as final, and poll.
             Self::NoRealtime => (403, "REALTIME_UNAVAILABLE"),
             Self::NoRoute => (404, "NO_ROUTE"),
             Self::NoJob { .. } | Self::NoSuchPrefix { .. } => (404, "NO_JOB"),
@@ -130,8 +128,7 @@ impl Refusal {
             Self::Range => (416, "RANGE"),
             Self::NoFirewallAuth => (424, "NOT_CONFIGURED"),
             Self::HeadTooLarge { .. } => (431, "HEAD_TOO_LARGE"),
-            // No 4xx, which clients take as final: it is the network's doing, and the next try may
-            // do better.
+            // No 4xx, which clients take as final: the network failed, and a retry may succeed.
             Self::TooSlow => (503, "TOO_SLOW"),
             Self::CutShort => (503, "CUT_SHORT"),
             Self::Busy => (503, "BUSY"),

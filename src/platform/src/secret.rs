@@ -1,11 +1,12 @@
 //! The secrets of jobs: each job's in a file of its own, from its submission until its end.
 //!
-//! They are files beside the database and not sealed rows in it: a database keeps what was deleted
-//! for a while (free pages, its log, every copy of it), and a sealed row is as good as its key,
-//! which lies in the same folder. A file that is removed is gone from everything that copies files.
+//! They are files and not encrypted rows of the database. A database keeps deleted data for a while
+//! (free pages, its log, every copy of it), and the key would be in the same folder. A removed file
+//! is also absent from later copies of the folder.
 //!
-//! INVARIANT: the file is on the disk before the job is in the database, and goes after the job has
-//! ended there. So what a crash leaves over belongs to no open job, and goes at the next start.
+//! INVARIANT: the file is on the disk before the job is in the database, and is removed after the
+//! job has ended there. So a file that a crash leaves belongs to no open job, and the next start
+//! removes it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -25,7 +26,7 @@ pub(crate) type Values = BTreeMap<String, String>;
 /// All secrets of a platform.
 pub(crate) struct Secrets {
     folder: PathBuf,
-    /// Outlive their files: telemetry comes after a job's end.
+    /// They outlive their files, as telemetry may arrive after a job's end.
     masks: Mutex<HashMap<RunId, Arc<Mask>>>,
 }
 
@@ -34,7 +35,7 @@ impl Secrets {
         Self { folder, masks: Mutex::default() }
     }
 
-    /// Keeps a job's secrets; they are on the disk when this returns.
+    /// Stores a job's secrets; they are on the disk when this returns.
     pub(crate) fn keep(&self, run: &RunId, values: &Values) -> Result<()> {
         let path = self.path(run);
         let json = serde_json::to_vec(values)
@@ -42,7 +43,7 @@ impl Secrets {
         folder::write(&path, &json)
     }
 
-    /// A job's secrets; `None` if it has none, or none any more: which, its row says.
+    /// A job's secrets; `None` if it has none, or they are removed. The job's row says which.
     pub(crate) fn read(&self, run: &RunId) -> Result<Option<Values>> {
         let path = self.path(run);
         let json = match fs::read(&path) {
@@ -53,8 +54,8 @@ impl Secrets {
         values.map(Some).map_err(|source| Error::BadRecord { path, source })
     }
 
-    /// What hides a job's secrets; `None` if it has none, or they are not known any more. An error
-    /// if they cannot be hidden: then nothing of the job's may be stored.
+    /// The mask of a job's secrets; `None` if it has none, or they are removed. It fails if they
+    /// cannot be masked: then no data of the job may be stored.
     pub(crate) fn mask(&self, run: &RunId) -> Result<Option<Arc<Mask>>> {
         if let Some(mask) = self.lock().get(run) {
             return Ok(Some(Arc::clone(mask)));
@@ -67,17 +68,17 @@ impl Secrets {
         Ok(Some(mask))
     }
 
-    /// Removes a job's secrets. What hides them stays until [`Secrets::forget_masks`].
+    /// Removes a job's secrets. Their mask stays until [`Secrets::forget_masks`].
     pub(crate) fn remove(&self, run: &RunId) -> Result<()> {
         folder::remove(&self.path(run))
     }
 
-    /// Forgets what hides secrets, but of those jobs.
+    /// Drops the masks of all other jobs.
     pub(crate) fn forget_masks(&self, but: &HashSet<RunId>) {
         self.lock().retain(|run, _| but.contains(run));
     }
 
-    /// Removes what belongs to none of those jobs.
+    /// Removes the files of all other jobs.
     pub(crate) fn remove_all_but(&self, jobs: &[RunId]) -> Result<()> {
         for path in folder::entries(&self.folder)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

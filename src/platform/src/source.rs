@@ -17,19 +17,19 @@ use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Completed, Completion, Error, Offer, Refusal, Result, RunId, Wanted};
 
-/// The runner in the process of the platform; there is one, whichever process that is.
+/// The id of a runner in the platform's process, which is the same for all such processes.
 const RUNNER: Uuid = Uuid::nil();
 
-/// A job that was claimed.
+/// A claimed job.
 #[derive(Clone)]
 pub struct Claimed {
     /// The job.
     pub run_id: RunId,
-    /// How often it was handed out, this time included.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// How long it may run, in milliseconds. The platform asks for its cancellation then.
+    /// The time limit, in milliseconds. The platform then requests the cancellation.
     pub timeout_ms: Option<u64>,
-    /// The execution context, as the claim over HTTP is answered. It holds secrets.
+    /// The execution context, as in the reply to a claim over HTTP. It has secrets.
     pub context: Value,
     token: String,
 }
@@ -43,7 +43,7 @@ pub struct Orphan {
     pub attempt: u32,
 }
 
-/// A source of jobs. As long as it is there, the jobs that it handed out count as alive.
+/// A source of jobs. While it exists, the jobs that it handed out count as alive.
 pub struct Source {
     backend: Arc<Backend>,
     base: String,
@@ -67,14 +67,15 @@ impl Source {
         &self.notifications
     }
 
-    /// The oldest job that fits, as soon as there is one; `None` at the deadline, which may be now.
+    /// The oldest job that fits, as soon as there is one; `None` at the deadline, which may have
+    /// passed.
     pub fn next(&self, wanted: &Wanted, deadline: Instant) -> Result<Option<Offer>> {
         self.backend.presence.record_profiles(RUNNER, &wanted.profiles);
         let hold = deadline.saturating_duration_since(Instant::now());
         self.backend.held(Topic::Work, hold, || self.backend.offer(wanted))
     }
 
-    /// Claims a job; `None` if it is not to be had any more.
+    /// Claims a job; `None` if it is not available any more.
     pub fn claim(&self, run: RunId) -> Result<Option<Claimed>> {
         let claimant = Claimant { owner: Some(self.here), request: None };
         match self.backend.claim(run, claimant, &self.base) {
@@ -97,21 +98,21 @@ impl Source {
         self.backend.complete(&hash(&job.token), job.run_id, completion)
     }
 
-    /// The jobs of this source that are to be ended: those that are to be cancelled, until they
-    /// have ended, and for a while those whose attempt is void, unless this source has another.
+    /// The jobs of this source that it must end: cancelled ones until they have ended, and for a
+    /// while those with a lost attempt, unless this source claimed them again.
     pub fn cancelled(&self) -> Result<Vec<RunId>> {
         self.backend.cancelled(self.here)
     }
 
-    /// What was claimed before this process started. Each is to be given back, or to be completed
-    /// over HTTP by whoever wrote down its token; otherwise it is lost when its lease is over.
+    /// The jobs that were claimed before this process started. The caller gives each back, or
+    /// completes it over HTTP with a saved token; otherwise it is lost at the end of its lease.
     pub fn orphans(&self) -> Result<Vec<Orphan>> {
         let orphans = self.backend.orphans(RUNNER)?;
         Ok(orphans.into_iter().map(|(run_id, attempt)| Orphan { run_id, attempt }).collect())
     }
 
-    /// Gives a job back: another attempt is made, or the job fails if that was the last. An attempt
-    /// that has ended is left alone.
+    /// Gives a job back: it is queued again, or fails after its last attempt. An attempt that has
+    /// ended is ignored.
     pub fn give_back(&self, run: RunId, attempt: u32) -> Result<()> {
         self.backend.lose(run, attempt, "its runner gave it back")
     }

@@ -5,7 +5,7 @@
 //!      └─ the version exists: nothing to do
 //! ```
 //!
-//! INVARIANT: a version's archive and manifest are there as long as it is.
+//! INVARIANT: a version's archive and manifest exist as long as the version.
 
 mod upload;
 
@@ -28,16 +28,16 @@ use crate::db::Outcome;
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
-/// Who prepares and commits.
+/// The client that prepares and commits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Writer {
-    /// A guest, by its token: only the artifacts of its job.
+    /// A guest, by its token: only artifacts of its job.
     Guest(Tag, RunId),
-    /// The operator: any storage, made where there is none of that name.
+    /// The operator: any storage. A missing one is created.
     Operator,
 }
 
-/// The storage that is meant, one way or the other.
+/// The storage, by id or by name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct StorageRequest {
@@ -59,16 +59,16 @@ pub(crate) struct StorageRequest {
     pub(crate) force: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message: Option<String>,
-    /// The operator's: SHA-256 of the archive.
+    /// SHA-256 of the archive; only the operator sends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) archive_hash: Option<String>,
 }
 
-/// What a prepare is answered.
+/// The reply to a prepare.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Prepared {
-    /// For the operator, who named the storage.
+    /// The id of the named storage, for the operator.
     #[serde(default)]
     pub(crate) storage_id: String,
     pub(crate) version_id: String,
@@ -89,7 +89,7 @@ pub(crate) struct UploadUrl {
     pub(crate) presigned_url: String,
 }
 
-/// What a commit is answered.
+/// The reply to a commit.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Committed {
@@ -97,13 +97,13 @@ pub(crate) struct Committed {
     pub(crate) version_id: String,
 }
 
-/// Where content is downloaded, but for the permission.
+/// The path of a blob, without the signature.
 pub(crate) fn blob_path(digest: &str) -> String {
     format!("/blobs/{digest}?")
 }
 
 impl Backend {
-    /// Names the version that files make, and says where to upload it.
+    /// Returns the version for a list of files, and URLs to upload it.
     pub(crate) fn prepare(
         &self,
         writer: Writer,
@@ -142,7 +142,7 @@ impl Backend {
         Ok(Prepared { storage_id: storage, version_id: version, existing, uploads })
     }
 
-    /// Makes what was uploaded a version.
+    /// Makes an upload a version.
     pub(crate) fn commit(&self, writer: Writer, mut request: StorageRequest) -> Result<Committed> {
         let mut is_masked = false;
         if let Writer::Guest(_, run) = writer
@@ -174,7 +174,7 @@ impl Backend {
                 return Err(Refusal::Missing { what: "archive" }.into());
             };
             let manifest = upload.manifest.ok_or(Refusal::Missing { what: "manifest" })?;
-            // Somebody may have tidied up since it was uploaded: from here on it is in use.
+            // A prune may have removed it since the upload. From here on it is referenced.
             if !blobs.has(&archive) || !blobs.has(&manifest) {
                 return Err(Refusal::Missing { what: "archive and manifest" }.into());
             }
@@ -201,7 +201,7 @@ impl Backend {
 }
 
 impl Writer {
-    /// Under which name the uploads are kept.
+    /// Authorizes the writer, and returns the owner of its uploads.
     fn authorize(&self, tx: &Transaction<'_>) -> Outcome<String> {
         match self {
             Self::Operator => Ok("operator".to_owned()),
@@ -211,8 +211,8 @@ impl Writer {
         }
     }
 
-    /// The version that a guest was given, if these are its files: it may have a name of its own,
-    /// and the one with the plain name other modes.
+    /// The version that the guest was given, if it has these files. Its name may differ from the
+    /// content hash, whose version may have other modes.
     fn mounted(
         &self,
         tx: &Transaction<'_>,
@@ -236,7 +236,9 @@ impl Writer {
         let (column, text) = match (id, name) {
             (Some(id), _) => ("mounts.storage", id),
             (None, Some(name)) => ("mounts.name", name),
-            (None, None) => return Err(Refusal::bad("neither storageId nor storageName").into()),
+            (None, None) => {
+                return Err(Refusal::bad("neither `storageId` nor `storageName`").into());
+            }
         };
         if request.storage_type.as_deref().is_some_and(|kind| kind != "artifact") {
             return Err(Refusal::NotWritable { storage: text.to_owned() }.into());
@@ -252,7 +254,7 @@ impl Writer {
 
 fn find_or_make(tx: &Transaction<'_>, name: &str) -> Outcome<String> {
     if name.is_empty() || name.len() > 255 {
-        return Err(Refusal::bad("a storage's name has 1 to 255 bytes").into());
+        return Err(Refusal::bad("a storage's name must have 1 to 255 bytes").into());
     }
     let add = "INSERT INTO storages (id, name, created) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
     tx.execute(add, (Uuid::new_v4().to_string(), name, now_ms()))?;
@@ -260,8 +262,8 @@ fn find_or_make(tx: &Transaction<'_>, name: &str) -> Outcome<String> {
     Ok(tx.query_row(query, [name], |row| row.get(0))?)
 }
 
-/// The content's hash; but where only links, empty folders or modes differ from the version of that
-/// name, a name of its own.
+/// The content hash; or another name if the version of that name differs only in links, empty
+/// folders or modes.
 fn name(
     tx: &Transaction<'_>,
     storage: &str,
@@ -286,7 +288,7 @@ fn exists(tx: &Transaction<'_>, storage: &str, version: &str) -> Outcome<bool> {
     Ok(tx.prepare_cached(query)?.exists((storage, version))?)
 }
 
-/// A version that is being uploaded.
+/// A version under upload.
 pub(crate) struct Upload {
     pub(crate) content: String,
     archive: (Option<String>, i64),
@@ -294,7 +296,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// By its owner, storage and version.
+    /// The key: owner, storage and version.
     pub(crate) fn find(tx: &Connection, key: (&String, &String, &String)) -> Outcome<Self> {
         let query = "SELECT content, archive, coalesce(archive_size, 0), manifest FROM uploads
                      WHERE owner = ?1 AND storage = ?2 AND version = ?3";

@@ -1,4 +1,4 @@
-//! What a job's guest and runner tell about it: logs, metrics, operations, network.
+//! Telemetry of a job's guest and runner: logs, metrics, operations, network.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::{Error, Refusal, Result, RunId};
 /// The most entries of one report.
 const MOST: usize = 1000;
 
-/// How many bytes a page has, give or take one report.
+/// The size of a page in bytes, plus at most one report.
 const PAGE: usize = 4 << 20;
 
-/// A report as it was sent, and what is kept of it.
+/// A report as received; the stored form is derived from it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TelemetryReport {
@@ -41,29 +41,29 @@ pub(crate) struct TelemetryReport {
 #[derive(Serialize, Deserialize)]
 struct Entries(#[serde(deserialize_with = "list::<_, _, MOST>")] Vec<Box<RawValue>>);
 
-/// What a report is answered.
+/// The reply to a report.
 #[derive(Serialize)]
 pub(crate) struct TelemetryResponse {
     success: bool,
     id: String,
 }
 
-/// A report that was stored.
+/// A stored report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Telemetry {
-    /// Where it is among all of the job: what to go on after.
+    /// The position among all reports of the job, for `after`.
     pub position: i64,
-    /// The attempt that it is of.
+    /// The attempt.
     pub attempt: u32,
-    /// When it came, in milliseconds since 1970.
+    /// The time of arrival, in milliseconds since 1970.
     pub received_ms: i64,
-    /// `systemLog`, `metrics`, `sandboxOperations`, `networkLogs`: those that it had.
+    /// `systemLog`, `metrics`, `sandboxOperations`, `networkLogs`: those that the report has.
     pub content: Map<String, Value>,
 }
 
 impl Backend {
-    /// Stores a report. It may come some time after the job's end.
+    /// Stores a report. It may arrive after the job's end.
     pub(crate) fn take_report(
         &self,
         token: &Tag,
@@ -75,7 +75,7 @@ impl Backend {
         let is_masked = mask.is_some();
         let body = serde_json::to_string(&report).map_err(|source| Error::BadRow { source })?;
         drop(report);
-        // Without secrets too: what is stored has to be readable.
+        // This also checks reports without secrets: stored JSON must be readable.
         let body = match mask {
             Some(mask) => mask.json(&body)?,
             None => rewrite(&body, &|_| None)?,
@@ -99,7 +99,7 @@ impl Backend {
         Ok(TelemetryResponse { success: true, id: position.to_string() })
     }
 
-    /// The reports after a position; waits for so long if there are none yet.
+    /// The reports after a position. Waits up to `hold` if there are none.
     pub(crate) fn telemetry(
         &self,
         run: RunId,
@@ -129,7 +129,7 @@ impl Backend {
         })
     }
 
-    /// A guest lives.
+    /// A report of a guest proves that it is alive.
     pub(crate) fn take_heartbeat(&self, token: &Tag, run: RunId) -> Result<()> {
         let token = *token;
         let caller = self.db.read("check a token", move |tx| Caller::live(tx, &token, &run))?;
@@ -148,7 +148,7 @@ fn check(report: &TelemetryReport) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// After its end an attempt may report for a while; but not, once nobody can hide its secrets.
+/// An attempt may report until [`TELEMETRY_GRACE`] after its end, while its secrets can be masked.
 fn admit(caller: Caller, is_masked: bool) -> Result<(), Refusal> {
     let is_late = |ended: i64| now_ms() > ended.saturating_add(millis(TELEMETRY_GRACE));
     if caller.ended.is_some_and(is_late) {

@@ -15,7 +15,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The delay after a failure.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The least time between two rounds; a deadline may be enforced that much later.
+/// The minimum time between two rounds; a deadline may be enforced that much later.
 const MIN_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(backend: &Arc<Backend>) {

@@ -1,5 +1,4 @@
-//! What a job's user should know though the job may have succeeded: pieces of an artifact that could
-//! not be kept, a disk that was full at the end.
+//! Warnings for a job's user, also after a success: missing pieces of an artifact, a full disk.
 
 use rusqlite::{Connection, Transaction};
 use serde::Deserialize;
@@ -12,13 +11,13 @@ use crate::key::Tag;
 use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId};
 
-/// The most warnings of an attempt.
+/// The maximum number of warnings of an attempt.
 const MOST: usize = 100;
 
-/// The most letters that are kept of one.
+/// The maximum length of a warning in characters; longer ones are truncated.
 const LONGEST: usize = 2000;
 
-/// An attempt's warnings as its guest sends them: all of them, those of before are replaced.
+/// The warnings of an attempt. They replace earlier ones.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WarningsRequest {

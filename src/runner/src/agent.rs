@@ -21,7 +21,7 @@ use crate::terminal::harmless;
 /// An agent's command-line interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Agent {
-    /// Stand-in for an agent: runs the prompt with bash
+    /// Mock agent: runs the prompt with bash
     Mock,
 }
 

@@ -59,12 +59,12 @@ pub(crate) struct Interrupt {
 struct Shared {
     first: FirstSignal,
     abort: Abort,
-    state: Mutex<State>,
+    state: Mutex<InterruptState>,
     notify: Sender<()>,
     cancelled: Arc<Event>,
 }
 
-struct State {
+struct InterruptState {
     target: Target,
     /// How many signals arrived since the target was last changed.
     count: u32,
@@ -84,7 +84,8 @@ impl Interrupt {
     /// Starts to handle signals; the target is a VM that starts.
     pub(crate) fn start(signals: BlockedSignals, first: FirstSignal, abort: Abort) -> Result<Self> {
         let (notify, signalled) = crossbeam_channel::bounded(1);
-        let state = State { target: Target::Starting, count: 0, signal: None, is_aborted: false };
+        let state =
+            InterruptState { target: Target::Starting, count: 0, signal: None, is_aborted: false };
         let cancelled = Event::new().map_err(|errno| Error::Signals { source: errno.into() })?;
         let (state, cancelled) = (Mutex::new(state), Arc::new(cancelled));
         let shared = Arc::new(Shared { first, abort, state, notify, cancelled });
@@ -274,7 +275,8 @@ mod tests {
             counted.fetch_add(1, Ordering::SeqCst);
         });
         let target = Target::Command(Arc::clone(&command));
-        let state = Mutex::new(State { target, count: 0, signal: None, is_aborted: false });
+        let state =
+            Mutex::new(InterruptState { target, count: 0, signal: None, is_aborted: false });
         let (notify, _) = crossbeam_channel::bounded(1);
         let cancelled = Arc::new(base::event::Event::new().unwrap());
         let shared = Shared { first, abort, state, notify, cancelled };

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_linux_cannot_take_is_refused_by_its_name() {
+    fn a_variable_over_the_kernels_limit_is_rejected_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("env");
         fs::write(&path, format!("SMALL=1\nBIG={}\n", "x".repeat(200_000))).unwrap();

@@ -44,7 +44,7 @@ pub(crate) struct CopyOut {
 
 /// Source or destination of `runner cp`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum CopyOperand {
     /// `VM:PATH`.
     Guest { vm: String, path: PathBuf },
     /// A path of the host.
@@ -53,7 +53,7 @@ pub(crate) enum Place {
     Stream,
 }
 
-impl Place {
+impl CopyOperand {
     /// The path, or none for a stream.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
@@ -100,13 +100,13 @@ pub(crate) fn copy_out(text: &[u8]) -> Result<CopyOut, Refused> {
 }
 
 /// A path that begins with `.` or `/` is on the host, even if it contains colons.
-pub(crate) fn place(text: &[u8]) -> Result<Place, Refused> {
-    let local = || Place::Local(PathBuf::from(OsString::from_vec(text.to_vec())));
+pub(crate) fn copy_operand(text: &[u8]) -> Result<CopyOperand, Refused> {
+    let local = || CopyOperand::Local(PathBuf::from(OsString::from_vec(text.to_vec())));
     if text.is_empty() {
         return Err("expected VM:PATH, a path, or -");
     }
     if text == b"-" {
-        return Ok(Place::Stream);
+        return Ok(CopyOperand::Stream);
     }
     let colon = text.iter().position(|byte| *byte == b':');
     let Some((vm, path)) = split(text, colon).filter(|(vm, _)| !vm.as_bytes().contains(&b'/'))
@@ -115,7 +115,7 @@ pub(crate) fn place(text: &[u8]) -> Result<Place, Refused> {
     };
     match vm.to_str() {
         Some(vm) if !vm.is_empty() && path.as_bytes().starts_with(b"/") => {
-            Ok(Place::Guest { vm: vm.to_owned(), path: path.into() })
+            Ok(CopyOperand::Guest { vm: vm.to_owned(), path: path.into() })
         }
         _ => Err("expected VM:PATH with an absolute path, a path, or -"),
     }
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_has_a_name_and_perhaps_a_value_with_anything_in_it() {
+    fn a_variable_has_a_name_and_an_optional_value_of_any_bytes() {
         let value = |text: &[u8]| variable(text).named().map(|variable| variable.value);
         assert_eq!(value(b"A=b=c"), Some(Some("b=c".into())));
         assert_eq!(value(b"A="), Some(Some("".into())));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_need_both_parts_and_an_absolute_one_in_the_vm() {
+    fn a_copy_needs_both_paths_and_an_absolute_one_in_the_vm() {
         assert!(copy_in(b"a").is_err());
         assert!(copy_in(b"a:b").is_err());
         assert!(copy_in(b":/b").is_err());
@@ -229,13 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_in_a_vm_or_here_or_a_stream() {
+    fn a_copy_operand_is_a_path_in_a_vm_a_local_path_or_a_stream() {
         let path = PathBuf::from("/srv");
-        assert_eq!(place(b"web:/srv"), Ok(Place::Guest { vm: "web".into(), path }));
-        assert_eq!(place(b"./web:/srv"), Ok(Place::Local("./web:/srv".into())));
-        assert_eq!(place(b"file"), Ok(Place::Local("file".into())));
-        assert_eq!(place(b"-"), Ok(Place::Stream));
-        assert!(place(b"web:srv").is_err());
+        assert_eq!(copy_operand(b"web:/srv"), Ok(CopyOperand::Guest { vm: "web".into(), path }));
+        assert_eq!(copy_operand(b"./web:/srv"), Ok(CopyOperand::Local("./web:/srv".into())));
+        assert_eq!(copy_operand(b"file"), Ok(CopyOperand::Local("file".into())));
+        assert_eq!(copy_operand(b"-"), Ok(CopyOperand::Stream));
+        assert!(copy_operand(b"web:srv").is_err());
     }
 
     #[test]

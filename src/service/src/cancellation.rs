@@ -68,11 +68,11 @@ pub(crate) struct JobCancellation {
     vm_start: Cancellation,
     /// Ends downloads of the job's thread for its VM.
     stop: RequestCancellation,
-    state: Mutex<State>,
+    state: Mutex<CancellationState>,
 }
 
 #[derive(Default)]
-struct State {
+struct CancellationState {
     /// The first reason stands.
     reason: Option<CancelReason>,
     vm: Option<SandboxId>,
@@ -174,7 +174,7 @@ impl JobCancellation {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CancellationState> {
         self.state.lock()
     }
 }

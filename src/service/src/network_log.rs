@@ -384,9 +384,8 @@ mod tests {
     fn a_refused_entry_is_dropped_and_the_others_are_uploaded() {
         let entries: Vec<_> = (0..10).map(|n| json!({"type": "tcp", "port": n})).collect();
         let bad = |list: &[Value]| list.iter().any(|entry| entry["port"] == 3);
-        let requests = uploaded(&entries, move |list| match bad(list) {
-            true => Reply::refusal(400, "no such port"),
-            false => accepted(),
+        let requests = uploaded(&entries, move |list| {
+            if bad(list) { Reply::refusal(400, "no such port") } else { accepted() }
         });
         let taken = requests.iter().filter(|list| !bad(list)).flatten();
         let ports: Vec<_> = taken.map(|entry| entry["port"].as_u64().unwrap()).collect();

@@ -46,7 +46,7 @@ fn out() -> (TempDir, String) {
 }
 
 #[test]
-fn a_folder_comes_back_with_modes_links_and_empty_folders() {
+fn an_artifact_is_copied_with_modes_links_and_empty_folders() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -71,13 +71,13 @@ fn a_folder_comes_back_with_modes_links_and_empty_folders() {
     assert_eq!(fs::read_dir(back("empty")).unwrap().count(), 0);
     assert_eq!(fs::read(back("sub/run.sh")).unwrap(), b"#!/bin/sh\n");
     assert_eq!(fs::read(back("old")).unwrap(), b"old");
-    // So that the folders can be removed by whoever runs this.
+    // A test without root must be able to remove the folders.
     fs::set_permissions(back("sub"), Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(at("sub"), Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]
-fn what_the_job_changed_comes_back() {
+fn an_artifact_has_the_changes_of_its_job() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     let guest = given(&host, dir.path());
@@ -93,7 +93,7 @@ fn what_the_job_changed_comes_back() {
 }
 
 #[test]
-fn a_hostile_archive_cannot_leave_the_folder_and_leaves_nothing() {
+fn a_malicious_archive_writes_nothing_outside_the_folder_and_leaves_nothing() {
     let hostile: [&[(&str, Option<&str>)]; 4] = [
         &[("../evil", None)],
         &[("a/../../evil", None)],
@@ -118,7 +118,7 @@ fn a_hostile_archive_cannot_leave_the_folder_and_leaves_nothing() {
 }
 
 #[test]
-fn an_absolute_name_is_refused_with_its_reason() {
+fn an_absolute_path_in_an_archive_is_rejected_with_a_reason() {
     let host = Host::start();
     let (dir, victim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let evil = victim.path().join("evil");
@@ -135,7 +135,7 @@ fn an_absolute_name_is_refused_with_its_reason() {
 }
 
 #[test]
-fn more_than_the_limit_does_not_come_out() {
+fn an_artifact_over_the_limit_is_rejected() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     let guest = given(&host, dir.path());
@@ -151,7 +151,7 @@ fn more_than_the_limit_does_not_come_out() {
 }
 
 #[test]
-fn a_folder_that_is_not_empty_is_written_into_only_if_that_is_said() {
+fn a_folder_that_is_not_empty_needs_merge() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     let guest = given(&host, dir.path());
@@ -171,7 +171,7 @@ fn a_folder_that_is_not_empty_is_written_into_only_if_that_is_said() {
 }
 
 #[test]
-fn of_several_artifacts_one_is_to_be_named() {
+fn a_job_with_several_artifacts_requires_a_name() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a"), "a").unwrap();

@@ -20,7 +20,7 @@ fn waiting_ends_with_the_jobs_exit_code() {
 }
 
 #[test]
-fn waiting_tells_programs_what_became_of_the_job() {
+fn wait_with_json_prints_the_ended_job() {
     let host = Host::start();
     let run = host.submit(&[]);
     host.take().complete(0, None);
@@ -29,16 +29,16 @@ fn waiting_tells_programs_what_became_of_the_job() {
 }
 
 #[test]
-fn a_wait_that_is_over_too_soon_is_no_exit_code_of_a_jobs() {
+fn a_wait_that_times_out_exits_with_125() {
     let host = Host::start();
     let run = host.submit(&[]);
     let output = host.run(&["job", "wait", "--timeout", "1ms", &run]);
     assert_eq!(output.status.code(), Some(125));
-    assert!(stderr(&output).contains("not over in time"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("did not end before the deadline"), "{}", stderr(&output));
 }
 
 #[test]
-fn a_job_that_waits_is_cancelled_at_once_and_has_no_exit_code() {
+fn a_queued_job_is_cancelled_at_once_and_has_no_exit_code() {
     let host = Host::start();
     let run = host.submit(&[]);
 
@@ -53,7 +53,7 @@ fn a_job_that_waits_is_cancelled_at_once_and_has_no_exit_code() {
 }
 
 #[test]
-fn a_job_that_runs_is_cancelled_by_its_runner() {
+fn a_running_job_is_cancelled_by_its_runner() {
     let host = Host::start();
     let run = host.submit(&[]);
     let guest = host.take();
@@ -68,7 +68,7 @@ fn a_job_that_runs_is_cancelled_by_its_runner() {
 }
 
 #[test]
-fn who_stops_following_is_told_how_to_go_on_and_the_job_goes_on() {
+fn a_stopped_follower_prints_how_to_continue_and_the_job_runs_on() {
     let host = Host::start();
     let mut follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--quiet"]);
     let guest = host.take();
@@ -79,8 +79,9 @@ fn who_stops_following_is_told_how_to_go_on_and_the_job_goes_on() {
     follower.signal(Signal::SIGINT);
 
     let output = follower.end();
-    let told =
-        format!("runner: left job {run}, which goes on: `runner job events --follow {run}`\n");
+    let told = format!(
+        "runner: stopped following; job {run} continues: `runner job events --follow {run}`\n"
+    );
     assert_eq!((output.status.code(), stderr(&output)), (Some(130), told));
     assert_eq!(host.job(&run).status, Status::Running);
     assert!(!host.job(&run).cancel_requested);
@@ -89,7 +90,7 @@ fn who_stops_following_is_told_how_to_go_on_and_the_job_goes_on() {
 }
 
 #[test]
-fn who_does_not_read_on_can_still_be_stopped() {
+fn a_follower_with_a_blocked_output_is_stopped_by_a_signal() {
     let host = Host::start();
     let run = host.submit(&[]);
     let guest = host.take();
@@ -105,7 +106,7 @@ fn who_does_not_read_on_can_still_be_stopped() {
 }
 
 #[test]
-fn old_jobs_are_removed_by_who_serves_and_where_nobody_does() {
+fn prune_removes_old_jobs_with_and_without_a_platform() {
     let host = Host::start();
     let first = host.submit(&[]);
     host.take().complete(0, None);
@@ -125,7 +126,7 @@ fn old_jobs_are_removed_by_who_serves_and_where_nobody_does() {
     assert!(stderr(&output).starts_with("removed 1 jobs"), "{}", stderr(&output));
 }
 
-const GONE: &str = "runner: the platform is gone: waiting for it\n";
+const GONE: &str = "runner: lost the platform: waiting for it to serve again\n";
 const BACK: &str = "runner: the platform is back\n";
 
 #[test]
@@ -151,7 +152,7 @@ fn a_follower_outlasts_a_restart_of_the_platform_and_sees_each_event_once() {
 }
 
 #[test]
-fn who_submitted_a_job_gets_its_end_from_the_platform_that_came_back() {
+fn a_follower_gets_the_end_of_its_job_from_a_restarted_platform() {
     let host = Host::start();
     let mut follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--json"]);
     assert_eq!(value_of(&follower.line())["isNew"], true);
@@ -169,7 +170,7 @@ fn who_submitted_a_job_gets_its_end_from_the_platform_that_came_back() {
 }
 
 #[test]
-fn who_waits_for_the_platform_can_still_be_stopped() {
+fn a_follower_that_waits_for_the_platform_is_stopped_by_a_signal() {
     let host = Host::start();
     let run = host.submit(&[]);
     let mut waiter = host.begin(&["job", "logs", "--follow", &run]);
@@ -186,7 +187,7 @@ fn who_waits_for_the_platform_can_still_be_stopped() {
 }
 
 #[test]
-fn a_platform_that_does_not_come_back_is_no_end_of_the_job() {
+fn a_follower_fails_with_125_if_the_platform_does_not_come_back() {
     let host = Host::start();
     let mut follower = host.begin(&[
         "job",
@@ -208,7 +209,10 @@ fn a_platform_that_does_not_come_back_is_no_end_of_the_job() {
     let output = follower.end();
     assert_eq!(output.status.code(), Some(125));
     let told = stderr(&output);
-    assert!(told.starts_with(&format!("runner: cannot follow job {run} any further")), "{told}");
+    assert!(
+        told.starts_with(&format!("runner: lost the platform while following job {run}")),
+        "{told}"
+    );
     assert!(told.contains("`runner job events --follow"), "{told}");
 }
 

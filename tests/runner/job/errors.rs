@@ -5,10 +5,10 @@ use std::fs;
 use crate::harness::{Host, runner, stderr, stdout};
 
 #[test]
-fn where_nobody_serves_one_is_told_how_to_do_it() {
+fn commands_without_a_platform_fail_and_name_the_commands_that_serve_it() {
     let state = tempfile::tempdir().unwrap();
     let expected = format!(
-        "runner: no platform serves in {}: `runner start --local` or `runner serve`\n",
+        "runner: no platform serves {}: start one with `runner start --local` or `runner serve`\n",
         state.path().display()
     );
     let commands: [(&[&str], i32); 4] = [
@@ -25,7 +25,7 @@ fn where_nobody_serves_one_is_told_how_to_do_it() {
 }
 
 #[test]
-fn where_nobody_ever_served_there_is_nothing_to_remove_and_nothing_is_made() {
+fn prune_of_a_fresh_state_folder_creates_nothing() {
     let state = tempfile::tempdir().unwrap();
     let output = runner(state.path(), &["job", "prune"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -34,16 +34,16 @@ fn where_nobody_ever_served_there_is_nothing_to_remove_and_nothing_is_made() {
 }
 
 #[test]
-fn a_platform_that_was_killed_is_none() {
+fn a_killed_platform_is_reported_as_absent() {
     let host = Host::start();
     let state = host.stop();
     let output = runner(state.path(), &["job", "ls"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("no platform serves in"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no platform serves "), "{}", stderr(&output));
 }
 
 #[test]
-fn an_unknown_job_is_named_with_where_to_look() {
+fn the_error_of_an_unknown_job_names_it_and_the_list() {
     let host = Host::start();
     for id in ["abcd", "../../x", "", "abc"] {
         let output = host.run(&["job", "show", id]);
@@ -55,7 +55,7 @@ fn an_unknown_job_is_named_with_where_to_look() {
 }
 
 #[test]
-fn a_job_without_a_checkpoint_has_nothing_to_show_or_to_go_on_from() {
+fn a_job_without_a_checkpoint_cannot_be_resumed_or_inspected() {
     let host = Host::start();
     let run = host.submit(&[]);
     let told = format!("runner: no checkpoint of job {run}\n");
@@ -64,7 +64,7 @@ fn a_job_without_a_checkpoint_has_nothing_to_show_or_to_go_on_from() {
 }
 
 #[test]
-fn wrong_flags_are_usage_errors_with_what_was_expected() {
+fn wrong_flags_are_usage_errors_that_name_the_expected_form() {
     let host = Host::start();
     let wrong: [(&[&str], &str); 6] = [
         (&["submit"], "--prompt"),
@@ -91,7 +91,7 @@ fn no_usage_error_repeats_a_secret() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn the_error_of_a_missing_artifact_folder_names_it() {
     let host = Host::start();
     let output = host.run(&["job", "submit", "--prompt", "x", "--artifact", "/not/there:/w"]);
     assert_eq!(output.status.code(), Some(1));
@@ -99,7 +99,7 @@ fn a_folder_that_is_not_there_is_named() {
 }
 
 #[test]
-fn help_has_examples_and_says_who_sees_a_secret() {
+fn help_has_examples_and_warns_about_secrets_in_ps() {
     let state = tempfile::tempdir().unwrap();
     let help = |arguments: &[&str]| stdout(&runner(state.path(), arguments).output().unwrap());
     assert!(help(&["--help"]).contains("\n  job "), "{}", help(&["--help"]));

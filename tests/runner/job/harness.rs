@@ -35,7 +35,7 @@ pub(crate) fn lines(output: &Output) -> Vec<Value> {
     stdout(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A platform, and a runner in the same process that does what it is told.
+/// A platform, and a scripted runner in the same process.
 pub(crate) struct Host {
     source: Source,
     platform: Platform,
@@ -107,7 +107,7 @@ impl Host {
         Guest { host: self, claimed: self.source.claim(offer.run_id).unwrap().unwrap() }
     }
 
-    /// Somebody who worked on a job for the platform that served this folder before.
+    /// The guest of a job that the previous platform of this folder handed out.
     pub(crate) fn again(&self, claimed: Claimed) -> Guest<'_> {
         Guest { host: self, claimed }
     }

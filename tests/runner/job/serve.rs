@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Background, runner, send, stderr, stdout};
 
 #[test]
-fn a_runner_elsewhere_gets_jobs_with_the_token_whose_file_is_told() {
+fn a_remote_runner_gets_jobs_with_the_token_of_the_printed_file() {
     let state = tempfile::tempdir().unwrap();
     let mut serve = Background::start(runner(state.path(), &["serve", "--listen", "127.0.0.1:0"]));
     let line = serve.line();
@@ -37,7 +37,7 @@ fn a_runner_elsewhere_gets_jobs_with_the_token_whose_file_is_told() {
 }
 
 #[test]
-fn a_folder_is_served_once() {
+fn a_second_platform_on_a_state_folder_is_rejected() {
     let state = tempfile::tempdir().unwrap();
     let mut serve = Background::start(runner(state.path(), &["serve", "--listen", "127.0.0.1:0"]));
     serve.line();

@@ -29,7 +29,7 @@ fn jobs_are_listed_for_people_and_for_programs() {
 }
 
 #[test]
-fn a_job_is_shown_by_the_beginning_of_its_id() {
+fn a_job_is_shown_by_a_prefix_of_its_id() {
     let host = Host::start();
     let run = host.submit(&[]);
     let guest = host.take();
@@ -43,7 +43,7 @@ fn a_job_is_shown_by_the_beginning_of_its_id() {
 }
 
 #[test]
-fn events_that_are_there_are_shown_without_waiting_for_others() {
+fn stored_events_are_shown_without_waiting() {
     let host = Host::start();
     let run = host.submit(&[]);
     let guest = host.take();
@@ -57,7 +57,7 @@ fn events_that_are_there_are_shown_without_waiting_for_others() {
 }
 
 #[test]
-fn what_a_guest_says_cannot_reach_the_terminal_as_more_than_text() {
+fn control_characters_of_a_guest_do_not_reach_the_terminal() {
     let host = Host::start();
     let run = host.submit(&[]);
     host.take().says(0, "\u{1b}]0;owned\u{7}\u{1b}[2J");

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::harness::{Host, lines, stderr, stdout};
 
 #[test]
-fn a_job_that_was_submitted_is_told_by_its_id_alone() {
+fn submit_prints_the_id_of_the_job_only() {
     let host = Host::start();
     let printed = host.ok(&["job", "submit", "--prompt", "do it", "--profile", "default"]);
     let guest = host.take();
@@ -20,7 +20,7 @@ fn a_job_that_was_submitted_is_told_by_its_id_alone() {
 }
 
 #[test]
-fn following_tells_a_story_and_ends_as_the_job_does() {
+fn following_prints_the_events_and_exits_with_the_jobs_code() {
     let host = Host::start();
     let follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow"]);
     let guest = host.take();
@@ -54,7 +54,7 @@ fn events_are_shown_while_the_job_runs() {
 }
 
 #[test]
-fn programs_get_the_submission_the_events_and_the_job_a_line_each() {
+fn following_with_json_prints_submission_events_and_job_one_per_line() {
     let host = Host::start();
     let follower = host.begin(&["job", "submit", "--prompt", "do it", "--follow", "--json"]);
     let guest = host.take();
@@ -82,7 +82,11 @@ fn a_key_makes_one_job_of_several_submissions() {
     assert_eq!(again, format!("{{\"runId\":\"{first}\",\"isNew\":false}}\n"));
     let other = host.run(&["job", "submit", "--prompt", "something else", "--key", "nightly"]);
     assert_eq!(other.status.code(), Some(1));
-    assert!(stderr(&other).contains("the key was used for a different job"), "{}", stderr(&other));
+    assert!(
+        stderr(&other).contains("the key belongs to a job with a different submission"),
+        "{}",
+        stderr(&other)
+    );
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn a_prompt_comes_from_a_file_or_from_standard_input() {
 }
 
 #[test]
-fn a_secret_of_this_process_reaches_the_job_and_nothing_else() {
+fn a_secret_of_this_process_reaches_the_job_only() {
     let host = Host::start();
     let flags = ["job", "submit", "--prompt", "do it", "--secret", "API_KEY", "--env", "LANG=C"];
     let mut command = host.command(&[&flags[..], &["--follow"]].concat());
@@ -123,7 +127,7 @@ fn a_secret_of_this_process_reaches_the_job_and_nothing_else() {
 }
 
 #[test]
-fn a_secret_comes_from_a_file_too() {
+fn a_secret_is_read_from_a_file() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("key"), "hunter2\n").unwrap();
@@ -133,17 +137,17 @@ fn a_secret_comes_from_a_file_too() {
 }
 
 #[test]
-fn a_secret_that_is_not_there_is_missed_before_anything_is_submitted() {
+fn a_missing_secret_is_an_error_before_the_submission() {
     let host = Host::start();
     let mut command = host.command(&["job", "submit", "--prompt", "x", "--secret", "API_KEY"]);
     let output = command.env_remove("API_KEY").output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("no variable API_KEY"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("variable API_KEY is not set"), "{}", stderr(&output));
     assert_eq!(host.ok(&["job", "ls", "--json"]), "[]\n");
 }
 
 #[test]
-fn a_job_goes_on_from_anothers_session_and_artifacts() {
+fn a_job_resumes_the_session_and_artifacts_of_another() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a"), "x").unwrap();
@@ -179,7 +183,7 @@ fn holding(folder: &Path, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_job_of_a_profile_that_no_runner_has_is_queued_and_told_why_it_stays_there() {
+fn a_job_with_a_profile_of_no_runner_is_queued_with_a_reason() {
     let host = Host::start();
     host.submit(&[]);
     // Its runner has `default`.

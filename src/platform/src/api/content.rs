@@ -1,4 +1,4 @@
-//! Content by URLs that carry their own permission.
+//! Downloads and uploads with presigned URLs.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -16,7 +16,7 @@ pub(super) fn answer(
     request: &mut Request<'_>,
     path: &[&str],
 ) -> Result<Response> {
-    // The signature is over the method too, so there is no other to refuse.
+    // The signature covers the method, so other methods need no check.
     sign::check(&backend.key, &request.head)?;
     let head = &request.head;
     match *path {
@@ -45,7 +45,7 @@ pub(super) fn answer(
     }
 }
 
-/// Content, or the part of it that is asked for.
+/// A blob, or the requested range of it.
 pub(super) fn blob(blobs: &Blobs, head: &Head, digest: &str) -> Result<Response> {
     let file = blobs.open(digest)?;
     let mut file = file.ok_or_else(|| Refusal::NotFound { what: format!("content {digest}") })?;
@@ -70,7 +70,8 @@ pub(super) fn blob(blobs: &Blobs, head: &Head, digest: &str) -> Result<Response>
     Ok(Response { status, headers, content: Content::Reader { length, reader: Box::new(file) } })
 }
 
-/// The first and last byte of a range; `None` for what may be ignored: several ranges, other units.
+/// The first and last byte of a range; `None` for ranges that may be ignored: several ranges, other
+/// units.
 fn range(text: &str, size: u64) -> Result<Option<(u64, u64)>, Refusal> {
     let Some((first, last)) = text.strip_prefix("bytes=").and_then(|text| text.split_once('-'))
     else {
@@ -93,7 +94,7 @@ fn size(file: &File, digest: &str) -> Result<u64> {
     metadata.map(|metadata| metadata.len()).map_err(fail)
 }
 
-/// What a history's URL says; it is ours, so it is well-formed.
+/// The parameters of a history's URL. They are signed, so they are well-formed.
 fn expected(head: &Head, hash: &str) -> Result<Expected, Refusal> {
     let number = |name| head.parameter(name).and_then(|text| text.parse().ok());
     let encoding = match head.parameter("encoding") {
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_read_as_the_standard_says() {
+    fn ranges_are_parsed_as_in_rfc_9110() {
         let read = ["bytes=2-", "bytes=2-4", "bytes=-3", "bytes=0-99", "bytes=-99"]
             .map(|text| range(text, 10).unwrap());
 
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_outside_are_refused_and_strange_ones_ignored() {
+    fn ranges_outside_the_content_are_rejected_and_unknown_forms_ignored() {
         let outside = ["bytes=10-", "bytes=5-4", "bytes=-0"].map(|text| range(text, 10));
         let strange = ["bytes=1-2,4-5", "lines=1-2", "bytes=x-"].map(|text| range(text, 10));
 
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_asked_of_nothing() {
+    fn every_range_of_empty_content_is_rejected() {
         assert_eq!(range("bytes=0-", 0), Err(Refusal::Range));
     }
 }

@@ -1,5 +1,5 @@
-//! What guests tell, and ask for: the webhooks. Each names its run, which the token must be for.
-//! Of whom nobody knows, and of an attempt that was lost, no body is read.
+//! The webhooks of guests. Each names its run, which the token must be for. The body of a request
+//! with an unknown token, or with the token of a lost attempt, is not read.
 
 use contract::CompleteRequest;
 use http_server::{Account, Method, Request, Response};
@@ -12,7 +12,7 @@ use crate::key::Tag;
 use crate::storage::{LARGEST_LIST, StorageRequest, Writer};
 use crate::{Refusal, Result, RunId};
 
-/// A batch has 512 KiB, but one event alone may have more.
+/// The limit of a batch is 512 KiB, but a single event may be larger.
 const EVENTS: u64 = 8 << 20;
 
 const TELEMETRY: u64 = 2 << 20;
@@ -91,7 +91,7 @@ fn checkpoint(
             let base = request.origin()?;
             Ok(reply::json(&backend.prepare_history(&token, announcement, &base)?))
         }
-        // The calls of this platform alone: any other refuses them, and guests go on without.
+        // Extensions of this platform. Other platforms reject them, and guests continue without.
         ["partial", "prepare"] => {
             let run: Run = json(request, ORDINARY, account)?;
             backend.expect_partial_checkpoint(&token, run.run_id)?;

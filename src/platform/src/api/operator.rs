@@ -1,4 +1,4 @@
-//! What the operator asks, over the Unix socket. [`Client`](crate::Client) is the other end.
+//! The operator's API, over the Unix socket. [`Client`](crate::Client) is its client.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{Refusal, Result, RunId};
 /// Prompts may be long.
 const SUBMISSION: u64 = 16 << 20;
 
-/// What is to be pruned.
+/// The body of `POST /v1/prune`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Prune {
@@ -80,13 +80,13 @@ fn job(backend: &Backend, head: &Head, run: RunId, path: &[&str]) -> Result<Resp
     }
 }
 
-/// A name as a path's segment, its bytes in hex: names may have any letter.
+/// Decodes a name in a path's segment. It is in hex, as names may have any character.
 pub(crate) fn escape(name: &str) -> String {
     base::hex::encode(name.as_bytes())
 }
 
 fn unescape(text: &str) -> Result<String, Refusal> {
-    let malformed = || Refusal::bad("an artifact's name is sent in hex");
+    let malformed = || Refusal::bad("an artifact's name must be in hex");
     let digits = text.as_bytes().chunks(2);
     let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
     let bytes: Option<Vec<u8>> = digits.map(byte).collect();

@@ -1,13 +1,12 @@
-//! What runners ask: poll, claim, heartbeat.
+//! The runners' API: poll, claim, heartbeat.
 //!
-//! Without push, a runner learns of cancellations by one member more than the contract has in the
-//! replies to poll and heartbeat, `cancelledRunIds`: a poll that is held is answered at once, and
-//! each heartbeat is told all of them until they have ended. Who does not know it ignores it; the
-//! job then counts as ended when its grace is over, and its token is good no more.
+//! Without push, a runner learns of cancellations from `cancelledRunIds`, a member that this
+//! platform adds to the contract's replies to poll and heartbeat. A cancellation ends a held poll
+//! at once, and each heartbeat's reply lists all of them until the jobs have ended. A runner that
+//! ignores the member loses the attempt after its grace period, and the token is revoked.
 //!
-//! The same member names runs whose attempt was lost, to the runner that had it: whatever it has of
-//! one works for nothing. It is about what the runner had when it asked, not about what it claimed
-//! since.
+//! The member also lists lost attempts of the runner, as it must end their VMs. It is about the
+//! jobs that the runner had when it sent the request, not about later claims.
 
 use http_server::{Account, Method, Request, Response};
 use serde::Deserialize;
@@ -74,7 +73,7 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
         return Err(Refusal::TooLarge { limit: MOST_EXCLUDED as u64, unit: "excluded runs" }.into());
     }
     if poll.supported_profiles.is_empty() {
-        return Err(Refusal::bad("a runner supports one profile at least").into());
+        return Err(Refusal::bad("a runner must support at least one profile").into());
     }
     backend.presence.record_profiles(poll.runner_id, &poll.supported_profiles);
     let wanted = Wanted { profiles: poll.supported_profiles, excluded };
@@ -86,13 +85,13 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
 
 fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Response> {
     let run: RunId = run.parse()?;
-    // Nothing that it says is needed, but it has to be JSON.
+    // No member is needed, but the body must be JSON.
     let _: IgnoredAny = json(request, ORDINARY, Account::Trusted)?;
     let base = match &backend.config.guest_url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => request.origin()?,
     };
-    // A runner may name itself or the run here.
+    // The body may name the runner or the run.
     let session = request.head.header("x-client-session-id");
     let runner = session.and_then(|text| text.parse().ok());
     let runner =
@@ -108,10 +107,10 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     let beat: Heartbeat = json(request, ORDINARY, Account::Trusted)?;
     check_group(&beat.group)?;
     if !matches!(beat.mode.as_str(), "starting" | "running" | "draining" | "stopping") {
-        return Err(Refusal::bad("`mode` is not one of a runner's").into());
+        return Err(Refusal::bad("`mode` is not a mode of a runner").into());
     }
     if beat.snapshot_generation < 1 || beat.snapshot_sequence < 1 {
-        return Err(Refusal::bad("generations and sequences count from 1").into());
+        return Err(Refusal::bad("generations and sequences must be at least 1").into());
     }
     if beat.held_session_states.len() > MOST_SESSIONS {
         return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
@@ -144,7 +143,7 @@ fn with_cancelled(mut reply: Value, cancelled: &[RunId]) -> Value {
     reply
 }
 
-/// `scope/name` of `[a-z0-9-]`; which one does not matter, as there is one queue.
+/// Checks `scope/name` of `[a-z0-9-]`. The value is not used, as there is one queue.
 fn check_group(group: &str) -> Result<(), Refusal> {
     let plain = |part: &str| {
         let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';

@@ -93,9 +93,11 @@ impl Backend {
         match known {
             Ok(values) => Ok(Ok(values)),
             Err(Error::BadRecord { .. }) => {
-                Ok(Err("its secrets cannot be understood: submit it again"))
+                Ok(Err("its stored secrets are malformed: submit it again"))
             }
-            Err(Error::Refused(_)) => Ok(Err("its secrets cannot be hidden in what it reports")),
+            Err(Error::Refused(_)) => {
+                Ok(Err("its secrets are too large to be masked in its reports"))
+            }
             Err(error) => Err(error),
         }
     }

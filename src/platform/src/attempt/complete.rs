@@ -18,7 +18,7 @@ const LONGEST_ERROR: usize = 16 * 1024;
 
 /// Replaces an error text in which secrets cannot be masked any more.
 const REDACTED: &str =
-    "it failed, and why is not shown: its secrets, which might be in that, are gone";
+    "it failed; its error is not shown, as its secrets are gone and cannot be masked in it";
 
 /// The reply to a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! What a runner is told about a job that it claimed: the contract's execution context.
+//! The execution context of the contract: the reply to a claim.
 
 use contract::{StorageManifest, StorageMount};
 use http_server::Method;
@@ -12,7 +12,7 @@ use crate::job::{Mount, OF_JOB, mounts};
 use crate::secret::Values;
 use crate::storage::blob_path;
 
-/// What the database knows of it.
+/// The job's row in the database.
 pub(super) struct Context {
     run: RunId,
     agent: String,
@@ -81,17 +81,17 @@ impl Context {
         Ok(context)
     }
 
-    /// Why the job cannot be done, if it cannot.
+    /// The reason for which the job cannot run, if any.
     pub(super) fn flaw(&self, has_found_secrets: bool) -> Option<&'static str> {
         if self.has_secrets && !has_found_secrets {
             return Some("its secrets are gone: submit it again");
         }
         let is_forgotten = self.checkpoint.is_some() && self.history.is_none();
-        // To start afresh would look like success and be none.
-        is_forgotten.then_some("the session that it goes on from is gone")
+        // A job that started without its session would look like a success.
+        is_forgotten.then_some("the session that it resumes is gone")
     }
 
-    /// As it goes to the runner.
+    /// The context as the contract defines it.
     pub(super) fn json(
         mut self,
         backend: &Backend,

@@ -51,7 +51,10 @@ impl Backend {
                     Ok(())
                 }
                 Verdict::TimedOut => self.time_out(&live),
-                Verdict::Overdue => self.give_up(&live, "it did not end when it was asked to"),
+                Verdict::Overdue => self.give_up(
+                    &live,
+                    "it did not end within its grace period after the cancellation",
+                ),
                 Verdict::Lost => self.lose(live.run, live.attempt, "no sign of life"),
             };
             // A failure must not prevent the work for other attempts.

@@ -17,14 +17,14 @@ const LOST_LISTED: Duration = Duration::from_secs(60 * 60);
 /// Which jobs a runner can take.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// The profiles that it has room for; a job without a profile fits any.
+    /// The profiles that the runner has room for. A job without a profile fits any.
     pub profiles: Vec<String>,
-    /// Jobs that it does not want now.
+    /// Jobs that the runner excludes.
     pub excluded: Vec<RunId>,
 }
 
 impl Backend {
-    /// The oldest job that fits; its claim may still come too late.
+    /// The oldest job that fits. Another runner may claim it first.
     pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
         let wanted = wanted.clone();
         self.db.read("find a job", move |tx| {
@@ -69,10 +69,9 @@ impl Backend {
         Ok(found.unwrap_or_default())
     }
 
-    /// The jobs that a runner is to end, if it has them: those that are to be cancelled, and those
-    /// whose attempt was lost lately, for what still works on that works for nothing. It is about
-    /// what this start of the runner had: one that has the job anew is not told to end it. Of jobs
-    /// that were claimed by nobody knows whom, all are told.
+    /// The jobs that a runner must end if it runs them: those with a requested cancellation, and
+    /// those whose attempt was lost lately. Only attempts that this process of the runner claimed
+    /// count, and those without a known claimant: a job that it claimed again is not listed.
     pub(crate) fn cancelled(&self, runner: Incarnation) -> Result<Vec<RunId>> {
         let since = now_ms().saturating_sub(millis(LOST_LISTED));
         self.db.read("list cancelled jobs", move |tx| {

@@ -1,4 +1,4 @@
-//! One question and its answer: HTTP over the platform's Unix socket.
+//! One request and its reply: HTTP over the platform's Unix socket.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -22,11 +22,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const LARGEST_HEAD: u64 = 16 * 1024;
 const LARGEST: u64 = 256 << 20;
 
-/// What is sent.
+/// The body of a request.
 pub(super) enum Payload<'a> {
     Empty,
     Bytes(Vec<u8>),
-    /// A file from where it is, and how much of it.
+    /// A file from its current position, and the number of bytes.
     File(&'a File, u64),
 }
 
@@ -45,25 +45,25 @@ impl Payload<'_> {
     }
 }
 
-/// The questions that are under way.
+/// The requests under way.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    state: Mutex<State>,
+    state: Mutex<CallsState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CallsState {
     is_cut: bool,
     open: Vec<Weak<UnixStream>>,
 }
 
 impl Calls {
-    /// Ends them, and lets no other begin.
+    /// Shuts down the requests under way, and rejects later ones.
     pub(super) fn cut(&self) {
         let mut state = self.lock();
         state.is_cut = true;
         for stream in state.open.drain(..).filter_map(|stream| stream.upgrade()) {
-            // One that is not connected any more has ended already.
+            // `shutdown` fails on a socket that is not connected any more.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -78,12 +78,12 @@ impl Calls {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CallsState> {
         self.state.lock()
     }
 }
 
-/// Asks, and waits for the head of the answer.
+/// Sends a request, and reads the head of the reply.
 pub(super) fn ask(
     (socket, calls): (&Path, &Calls),
     method: &str,
@@ -92,13 +92,13 @@ pub(super) fn ask(
 ) -> Result<Reply> {
     let stream = folder::at_socket(socket, |name| UnixStream::connect(name));
     let stream = stream.map_err(|source| Error::NotServed { path: socket.to_owned(), source })?;
-    let fail = |source| Error::Exchange { operation: "ask", source };
+    let fail = |source| Error::Exchange { operation: "send a request to", source };
     stream.set_read_timeout(Some(IDLE_TIMEOUT)).map_err(fail)?;
     stream.set_write_timeout(Some(IDLE_TIMEOUT)).map_err(fail)?;
     let stream = Arc::new(stream);
     calls.add(&stream)?;
     let sent = send(&stream, method, path, payload);
-    // Who refuses a request may do so before it is whole: the answer says why.
+    // A server may reject a request before it has all of it: its reply has the reason.
     match (Reply::read(Wire(stream)), sent) {
         (Ok(reply), _) => reply.check(),
         _ if calls.lock().is_cut => Err(Error::Cut),
@@ -107,7 +107,7 @@ pub(super) fn ask(
     }
 }
 
-/// A connection that somebody else may cut.
+/// A connection that another thread can shut down.
 struct Wire(Arc<UnixStream>);
 
 impl Read for Wire {
@@ -136,7 +136,7 @@ fn send(mut to: &UnixStream, method: &str, path: &str, payload: Payload<'_>) -> 
     }
 }
 
-/// An answer whose body is still to come.
+/// A reply whose body is not read yet.
 pub(super) struct Reply {
     status: u16,
     length: u64,
@@ -150,9 +150,10 @@ impl Reply {
         let mut limited = (&mut rest).take(LARGEST_HEAD);
         while !head.ends_with(b"\r\n\r\n") {
             let count = limited.read_until(b'\n', &mut head);
-            let count = count.map_err(|source| Error::Exchange { operation: "hear", source })?;
+            let count =
+                count.map_err(|source| Error::Exchange { operation: "read a reply of", source })?;
             if count == 0 {
-                return Err(malformed("it is cut short"));
+                return Err(malformed("it ends early"));
             }
         }
         let mut headers = [httparse::EMPTY_HEADER; 32];
@@ -167,7 +168,7 @@ impl Reply {
         Ok(Self { status, length, rest })
     }
 
-    /// Turns an answer that is none into an error.
+    /// Turns a status of failure into an error.
     fn check(self) -> Result<Self> {
         if (200..300).contains(&self.status) {
             return Ok(self);
@@ -187,7 +188,7 @@ impl Reply {
         serde_json::from_slice(&bytes).map_err(malformed)
     }
 
-    /// For answers that say nothing but that it is done.
+    /// Reads and ignores the body.
     pub(super) fn finish(self) -> Result<()> {
         self.copy(&mut io::sink()).map(drop)
     }
@@ -195,9 +196,9 @@ impl Reply {
     /// Copies all of the body.
     pub(super) fn copy(self, to: &mut dyn Write) -> Result<u64> {
         let copied = io::copy(&mut self.rest.take(self.length), to);
-        match copied.map_err(|source| Error::Exchange { operation: "hear all of", source })? {
+        match copied.map_err(|source| Error::Exchange { operation: "read a reply of", source })? {
             count if count == self.length => Ok(count),
-            _ => Err(malformed("it is cut short")),
+            _ => Err(malformed("it ends early")),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Following a job: page after page, each asked for when the one before is used up, and waited for
-//! at the other end.
+//! Following a job: pages are fetched one after the other by long polls.
 
 use std::vec::IntoIter;
 
@@ -7,8 +6,8 @@ use crate::{Page, Result};
 
 type Ask<T> = Box<dyn FnMut(i64) -> Result<Page<T>> + Send>;
 
-/// What was stored of a job and what will be, until the job has ended. An error is not the end: the
-/// next is asked for after the last that came, so nothing is lost or doubled.
+/// The stored and the future items of a job, until it has ended. After an error the iterator
+/// continues behind the last item, so no item is lost or duplicated.
 pub struct Follow<T> {
     ask: Ask<T>,
     items: IntoIter<T>,

@@ -9,7 +9,7 @@ use crate::{Error, Refusal};
 /// The result of a piece of work.
 pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Why a piece of work failed. Only its caller knows the operation: see [`Failure::into_error`].
+/// The cause of a failure. Only the caller knows the operation: see [`Failure::into_error`].
 #[derive(Debug)]
 pub(crate) enum Failure {
     Sql(rusqlite::Error),

@@ -1,4 +1,4 @@
-//! Opening the database: whose it is, how new it is, and what is to be done to make it ours.
+//! Opens the database: checks its owner and version, and migrates its schema.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,7 +12,7 @@ use super::{Failure, Outcome};
 use crate::error::file;
 use crate::{Error, Result};
 
-/// How long another program that looks into the database may hold us up.
+/// The busy timeout for another program that reads the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the database, and brings its schema up to date.
@@ -38,7 +38,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     connect().map_err(|failure: Failure| failure.into_error("open", path))
 }
 
-/// Refuses what another program made, and what a newer one of ours did.
+/// Rejects databases of other programs and of newer versions of this one.
 fn check(connection: &Connection, path: &Path) -> Outcome<()> {
     let found: i64 = pragma(connection, "user_version")?;
     let application: i64 = pragma(connection, "application_id")?;
@@ -54,7 +54,7 @@ fn check(connection: &Connection, path: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Takes the steps that are missing, each wholly or not at all.
+/// Runs the missing migrations, each in a transaction.
 fn migrate(connection: &mut Connection) -> Outcome<()> {
     let found: i64 = pragma(connection, "user_version")?;
     let steps = MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0));
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_database_is_opened_again_as_it_was() {
+    fn a_reopened_database_has_its_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.db");
         let add = "INSERT INTO storages (id, name, created) VALUES ('i', 'n', 1)";
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_a_newer_version_is_refused_and_left_alone() {
+    fn a_database_of_a_newer_version_is_rejected_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.db");
         open(&path).unwrap().pragma_update(None, "user_version", 999).unwrap();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoints_of_an_older_schema_stay_whole_with_their_snapshots() {
+    fn a_migration_keeps_checkpoints_and_their_snapshots() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.db");
         let old = Connection::open(&path).unwrap();

@@ -1,11 +1,11 @@
 //! The tables. Times are milliseconds since 1970; JSON is text.
 //!
-//! A step once released is never changed: a change is a new step at the end.
+//! A released migration is never changed: a change is a new migration at the end.
 
-/// Marks the file as ours.
+/// The application id of our databases.
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
-/// The steps from nothing to now; how many were taken is the database's `user_version`.
+/// The migrations from an empty database; `user_version` is the number of those that ran.
 pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
@@ -159,10 +159,11 @@ CREATE TABLE snapshots (
 CREATE INDEX snapshot_versions ON snapshots (storage, version);
 ";
 
-/// Runners are told of attempts that were lost lately.
+/// For the runners' lists of lost attempts.
 const LOST: &str = "CREATE INDEX lost_attempts ON attempts (ended) WHERE state = 'lost';";
 
-/// Jobs of one session have the same; that of a job from before is its run.
+/// All jobs of a session have the same reuse key. That of a job from before this migration is its
+/// run.
 const REUSE: &str = "ALTER TABLE jobs ADD COLUMN reuse_key TEXT;";
 
 /// A partial checkpoint may have no session. SQLite cannot drop NOT NULL, so both tables are rebuilt.

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The most jobs in one list.
 const MOST: u32 = 1000;
 
-/// The fewest digits that a job is known by.
+/// The minimum length of a prefix.
 const SHORTEST: usize = 4;
 
 const COLUMNS: &str = "run, status, jobs.attempt, jobs.agent, profile, jobs.created, started,
@@ -36,7 +36,7 @@ impl Backend {
         Ok(self.explained(job))
     }
 
-    /// A job when it has ended, or after `hold` as it is.
+    /// A job when it has ended, or its state after `hold`.
     pub(crate) fn ended_job(&self, run: RunId, hold: Duration) -> Result<Job> {
         let ended = self.held(Topic::Job(run), hold, || {
             Ok(Some(self.job(run)?).filter(|job| job.status.is_final()))
@@ -44,7 +44,7 @@ impl Backend {
         ended.map_or_else(|| self.job(run), Ok)
     }
 
-    /// The latest jobs, the newest first; those before a job if one is given.
+    /// The latest jobs, newest first; with `before`, those older than that job.
     pub(crate) fn jobs(&self, before: Option<RunId>, limit: u32) -> Result<Vec<Job>> {
         let jobs: Vec<Job> = self.db.read("list jobs", move |tx| {
             let query = format!(
@@ -59,7 +59,7 @@ impl Backend {
         Ok(jobs.into_iter().map(|job| self.explained(job)).collect())
     }
 
-    /// The job whose id begins so.
+    /// The job with this prefix of its id.
     pub(crate) fn resolve(&self, prefix: &str) -> Result<RunId> {
         if let Ok(run) = prefix.parse() {
             return Ok(run);

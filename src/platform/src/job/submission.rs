@@ -1,4 +1,4 @@
-//! A new job: what it may say, and how it gets into the queue.
+//! New jobs: the submission, its checks, and the queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,13 +17,14 @@ use crate::mask::Mask;
 use crate::notifier::Topic;
 use crate::{Error, Refusal, Result, RunId};
 
-/// What agents there are.
+/// The agents that a submission may name.
 const AGENTS: [&str; 2] = ["claude-code", "codex"];
 
-/// An agent's environment: what Linux takes, less what the agent's own program and variables need.
+/// The largest environment of an agent: the kernel's limit, less the needs of the agent's own
+/// program and variables.
 const LARGEST_ENVIRONMENT: usize = exec_limit::TOTAL - (256 << 10);
 
-/// What of the execution context a submission says itself, or only the platform knows.
+/// Members of the execution context that other fields of the submission set, or the platform.
 const RESERVED: [&str; 13] = [
     "runId",
     "prompt",
@@ -40,35 +41,35 @@ const RESERVED: [&str; 13] = [
     "secretConnectorMap",
 ];
 
-/// A job to be done. Only the prompt has to be there.
+/// A new job. Only the prompt is required.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Submission {
-    /// What the agent is asked.
+    /// The prompt for the agent.
     pub prompt: String,
-    /// The agent: `claude-code` unless said, or that of the resumed job.
+    /// The agent. Default: that of the resumed job, else `claude-code`.
     pub agent: Option<String>,
-    /// The kind of sandbox; any, unless said.
+    /// The profile of the VM. Default: any.
     pub profile: Option<String>,
     /// The agent's environment.
     pub environment: BTreeMap<String, String>,
-    /// More of its environment, which is masked everywhere and never in the database.
+    /// More environment variables, which are masked everywhere and are never in the database.
     pub secrets: BTreeMap<String, String>,
     /// Artifacts, from [`Client::upload`](crate::Client::upload).
     pub artifacts: Vec<Mount>,
-    /// A job whose latest checkpoint is gone on from: its session and its artifacts, not its
-    /// environment and secrets. Artifacts of the submission take the place of those of the same
-    /// name or place.
+    /// The job whose latest checkpoint is resumed: its session and its artifacts, not its
+    /// environment and secrets. Artifacts of the submission replace those of the same name or mount
+    /// point.
     pub resume: Option<RunId>,
-    /// How long it may run, in milliseconds.
+    /// The time limit, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Of several submissions with the same key only the first makes a job.
+    /// The idempotency key: of several submissions with the same key only the first makes a job.
     pub key: Option<String>,
-    /// Further members of the execution context, as the contract has them: `settings`, `firewalls` …
+    /// More members of the execution context: `settings`, `firewalls` …
     pub context: Map<String, Value>,
 }
 
-/// Values are nobody's business.
+/// Prints names of variables, and no values.
 impl fmt::Debug for Submission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.environment.keys().chain(self.secrets.keys()).collect();
@@ -79,28 +80,28 @@ impl fmt::Debug for Submission {
     }
 }
 
-/// What became of a submission.
+/// The reply to a submission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Submitted {
     /// The job.
     pub run_id: RunId,
-    /// Whether it is new; if not, its key was used before, for the same.
+    /// Whether the job is new. If not, an earlier submission had the same key and content.
     pub is_new: bool,
-    /// Why it goes on waiting, if no runner that is there would take it.
+    /// The reason for which no connected runner takes the job, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
 }
 
 impl Backend {
-    /// Puts a job into the queue; it is there to stay when this returns.
+    /// Queues a job. It is on the disk when this returns.
     pub(crate) fn submit(&self, submission: Submission) -> Result<Submitted> {
         check(&submission)?;
         let run = RunId::random();
         let bytes = serde_json::to_vec(&submission).map_err(|source| Error::BadRow { source })?;
         let fingerprint = self.key.fingerprint(&bytes);
         if !submission.secrets.is_empty() {
-            // Told now, and not when it is claimed.
+            // Secrets that cannot be masked are rejected now, not at the claim.
             Mask::new(submission.secrets.values())?;
             self.secrets.keep(&run, &submission.secrets)?;
         }
@@ -114,7 +115,7 @@ impl Backend {
             Ok(Submitted { run_id: run, is_new: true, waits })
         });
         if !matches!(&submitted, Ok(submitted) if submitted.is_new) {
-            // What cannot be removed now goes at the next start.
+            // A file that cannot be removed now is removed at the next start.
             self.secrets.remove(&run).unwrap_or_else(|error| log::warn!("{}", chain(&error)));
         }
         self.notifier.notify(Topic::Work);
@@ -122,7 +123,7 @@ impl Backend {
     }
 }
 
-/// The job that was made for the key.
+/// The job of an earlier submission with this key.
 fn earlier(tx: &Transaction<'_>, key: Option<&str>, fingerprint: &[u8]) -> Outcome<Option<RunId>> {
     let query = "SELECT run, fingerprint FROM jobs WHERE submission_key = ?1";
     let found: Option<(RunId, Vec<u8>)> =
@@ -144,7 +145,7 @@ fn insert(
     let agent = agent.or(resumed.as_ref().map(|resumed| resumed.agent.as_str()));
     let agent = agent.unwrap_or(AGENTS[0]);
     if resumed.as_ref().is_some_and(|resumed| resumed.agent != agent) {
-        return Err(Refusal::bad("another agent cannot go on with the session").into());
+        return Err(Refusal::bad("a session can only be resumed by its own agent").into());
     }
     let all = resumed.as_ref().map(|resumed| resumed.artifacts.as_slice()).unwrap_or_default();
     let artifacts = together(&submission.artifacts, all);
@@ -190,7 +191,7 @@ fn add_mount(tx: &Transaction<'_>, job: i64, mount: &Mount) -> Outcome<()> {
     Ok(())
 }
 
-/// New artifacts, and those of before that they leave room for.
+/// The new artifacts, and the resumed ones that they do not replace.
 fn together(new: &[Mount], before: &[Mount]) -> Vec<Mount> {
     let stays = |old: &&Mount| {
         !new.iter().any(|one| one.name == old.name || one.mount_path == old.mount_path)
@@ -198,7 +199,7 @@ fn together(new: &[Mount], before: &[Mount]) -> Vec<Mount> {
     new.iter().chain(before.iter().filter(stays)).cloned().collect()
 }
 
-/// What a job goes on from.
+/// The parts of a checkpoint that a job resumes.
 struct Resumed {
     checkpoint: String,
     agent: String,
@@ -238,10 +239,13 @@ fn check(submission: &Submission) -> Result<(), Refusal> {
         return Err(Refusal::bad("the prompt is empty"));
     }
     if let Some(agent) = submission.agent.as_deref().filter(|agent| !AGENTS.contains(agent)) {
-        return Err(Refusal::bad(format!("no agent `{agent}`: there are {}", AGENTS.join(", "))));
+        return Err(Refusal::bad(format!(
+            "no agent `{agent}`: expected one of {}",
+            AGENTS.join(", ")
+        )));
     }
     if submission.timeout_ms == Some(0) {
-        return Err(Refusal::bad("a time-out of 0 leaves no time"));
+        return Err(Refusal::bad("the timeout must be longer than 0"));
     }
     let mut names = submission.environment.keys().chain(submission.secrets.keys());
     if let Some(name) = names.find(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -252,7 +256,7 @@ fn check(submission: &Submission) -> Result<(), Refusal> {
     exec_limit::check([], variables, LARGEST_ENVIRONMENT)
         .map_err(|excess| Refusal::bad(excess.to_string()))?;
     if let Some(name) = RESERVED.iter().find(|name| submission.context.contains_key(**name)) {
-        return Err(Refusal::bad(format!("the context's `{name}` cannot be set this way")));
+        return Err(Refusal::bad(format!("a submission cannot set `{name}` of the context")));
     }
     let mut taken = BTreeSet::new();
     for mount in &submission.artifacts {
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_linux_cannot_take_is_refused_by_its_name() {
+    fn a_variable_over_the_kernels_limit_is_rejected_by_name() {
         let text = refusal("BIG", 200_000, 0).unwrap();
         assert!(text.contains("variable `BIG` has 200005 bytes"), "{text}");
     }

@@ -1,13 +1,14 @@
-//! Why a job that waits will go on doing so, as far as one can tell.
+//! The reason for which a queued job waits, as far as it is known.
 //!
-//! Runners tell what they have room for, and not all that they could take; so what they have is the
-//! sum of what they told. Another runner may come at any time: nothing is refused for this.
+//! Runners report the profiles that they have room for, not all that they support. So the profiles
+//! of a runner are the sum of its reports. Another runner may connect at any time: no job is
+//! rejected for this reason.
 
 use super::{Backend, Job, Status};
 use crate::presence::Availability;
 
 impl Backend {
-    /// Why no runner takes a job of this profile; none if one may.
+    /// The reason for which no runner takes a job of this profile; `None` if one may.
     pub(crate) fn waits(&self, profile: Option<&str>) -> Option<String> {
         match (self.presence.availability(), profile) {
             (Availability::NoRunner, _) => Some("no runner is there".to_owned()),

@@ -1,4 +1,4 @@
-//! Git repositories in a folder that is packed, and the parts of them that are outside of it.
+//! Git repositories in a packed folder, and their parts outside it.
 //!
 //! | in the folder | in the archive |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | a `.git` file with an absolute path that stays inside | the same with a relative path |
 //! | a `.git` folder with alternates | a repository with the objects of the alternates |
 //!
-//! What cannot be had is said: a repository that is gone or is above the folder, pointers of git-lfs,
-//! partial clones.
+//! Warnings name missing parts: a repository that does not exist or is above the folder, git-lfs
+//! pointers, partial clones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +19,8 @@ use super::{FolderPacker, failed};
 use crate::Result;
 use crate::error::file;
 
-/// What all worktrees of a repository share (gitrepository-layout(5)); the rest is each one's own.
+/// The files that all worktrees of a repository share (gitrepository-layout(5)). Each worktree has
+/// its own others.
 const SHARED: [&str; 13] = [
     "branches",
     "config",
@@ -36,28 +37,27 @@ const SHARED: [&str; 13] = [
     "shallow",
 ];
 
-/// Below the shared folders what is the main worktree's own.
+/// Files of the main worktree in the shared folders.
 const OWN: [&str; 5] =
     ["info/sparse-checkout", "logs/HEAD", "refs/bisect", "refs/rewritten", "refs/worktree"];
 
-/// What ties a worktree's folder to its repository.
+/// Files that link a worktree to its repository.
 const TIES: [&str; 3] = ["commondir", "gitdir", "locked"];
 
-/// What overrides the configuration of another kind of repository: relative to the repository, `..` is
-/// the folder that it is in.
+/// Configuration that overrides the original: `..` is the repository's folder.
 const PLAIN: &str = "\n[core]\n\tbare = false\n\tworktree = ..\n";
 
-/// The longest `.git` file or list of alternates that makes sense.
+/// The maximum size of a `.git` file or a list of alternates.
 const LONGEST: u64 = 64 << 10;
 
-/// How far alternates lead, as in git.
+/// The maximum depth of alternates, as in git.
 const DEEPEST: usize = 5;
 
 const LFS: &[u8] = b"version https://git-lfs.github.com/spec/v1";
-/// Pointers are shorter (git-lfs spec).
+/// The maximum size of a pointer (git-lfs spec).
 const LONGEST_POINTER: u64 = 1024;
 
-/// What is told of a folder when it is packed.
+/// The findings in a folder that become warnings.
 #[derive(Default)]
 pub(super) struct Notes {
     pointers: usize,
@@ -67,7 +67,7 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// Looks at a file that is packed.
+    /// Inspects a packed file.
     pub(super) fn look(&mut self, name: &str, open: &fs::File, size: u64) {
         let is_promisor = name.ends_with(".promisor") && name.contains(".git/objects/pack/");
         self.is_partial_clone |= is_promisor;
@@ -81,23 +81,23 @@ impl Notes {
         }
     }
 
-    /// Tells all of it.
+    /// Logs the warnings.
     pub(super) fn tell(&self, folder: &Path) {
         let folder = folder.display();
         if let Some(first) = &self.pointer {
             let count = self.pointers;
             log::warn!(
-                "{folder}: {count} files, such as {first}, are pointers of git-lfs without their \
+                "{folder}: {count} files, such as {first}, are git-lfs pointers without their \
                  content: `git lfs pull` fetches it"
             );
         }
         if self.is_partial_clone {
-            log::warn!("{folder}: a partial clone: its remote has the objects that it lacks");
+            log::warn!("{folder}: a partial clone: some objects are only at its remote");
         }
     }
 }
 
-/// Says that a folder's repository does not go with it, if it is above the folder.
+/// Warns if a folder's repository is above it and so is not packed.
 pub(super) fn tell_repository_above(root: &Path) {
     if root.join(".git").symlink_metadata().is_ok() {
         return;
@@ -105,14 +105,14 @@ pub(super) fn tell_repository_above(root: &Path) {
     let above = root.ancestors().skip(1).find(|folder| folder.join(".git").exists());
     if let Some(above) = above {
         let (root, above) = (root.display(), above.display());
-        log::warn!("{root}: the git repository of {above} does not go with this folder of it");
+        log::warn!("{root}: its git repository in {above} is outside the folder and is left out");
     }
 }
 
-/// The files of a repository as it is to be: path in it, and path on the disk.
+/// The files of the packed repository: path in it, and path on the disk.
 type Tree = BTreeMap<String, PathBuf>;
 
-/// Where the parts of a repository are.
+/// The folders of a repository.
 struct Repository {
     /// Its own `HEAD` and index.
     own: PathBuf,
@@ -186,7 +186,7 @@ impl FolderPacker<'_> {
         Ok(())
     }
 
-    /// Packs a file, link or folder of a repository, without what is in the folder.
+    /// Packs a file, link or folder of a repository, without the folder's entries.
     fn piece(&mut self, path: &Path, name: &str, is_config: bool) -> Result<()> {
         let metadata = fs::symlink_metadata(path).map_err(file("read", path))?;
         if metadata.is_dir() {
@@ -217,7 +217,7 @@ impl FolderPacker<'_> {
     }
 }
 
-/// Where a `.git` file or link leads, and whether it is a file; none if it is no such one.
+/// The target of a `.git` file or link, and whether it is a file; `None` for other entries.
 fn target(path: &Path) -> io::Result<Option<(PathBuf, bool)>> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.is_symlink() {
@@ -232,7 +232,7 @@ fn target(path: &Path) -> io::Result<Option<(PathBuf, bool)>> {
     Ok(given.map(|given| (PathBuf::from(given), true)))
 }
 
-/// The folder that a worktree's shares with others; its own, if it shares none.
+/// The common folder of a worktree; its own folder if it has none.
 fn common(own: &Path) -> io::Result<PathBuf> {
     match fs::read_to_string(own.join("commondir")) {
         Ok(text) => fs::canonicalize(own.join(text.trim())),
@@ -241,7 +241,7 @@ fn common(own: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The folders of objects that a folder of objects borrows from, and those that these borrow from.
+/// The object folders that an object folder borrows from, recursively.
 fn alternates(objects: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     let mut next = vec![objects.to_owned()];
@@ -265,7 +265,7 @@ fn alternates(objects: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Adds what is below a folder and wanted, as below `inner`. What is there already stays.
+/// Adds the selected entries of a folder below `inner`. Earlier entries take precedence.
 fn collect(
     folder: &Path,
     inner: &str,
@@ -288,7 +288,7 @@ fn collect(
     Ok(())
 }
 
-/// The way from a folder to a path; both are absolute and without links.
+/// The relative path from a folder to a path; both are absolute and canonical.
 fn relative(to: &Path, from: &Path) -> PathBuf {
     let same = to.components().zip(from.components()).take_while(|(one, other)| one == other);
     let same = same.count();

@@ -1,4 +1,4 @@
-//! What comes to a presigned URL: archives and manifests of versions.
+//! Uploads to presigned URLs: archives and manifests of versions.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) struct Manifest {
     pub(crate) created_at: String,
 }
 
-/// Which upload is meant; the URL's signature has proved that it may be.
+/// The key of an upload, from the parameters of its signed URL.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) owner: String,
@@ -39,7 +39,7 @@ pub(crate) fn length(body: &Body<'_>) -> Result<u64, Refusal> {
 }
 
 impl Backend {
-    /// Receives an archive. Another one for the same version takes its place until the commit.
+    /// Receives an archive. A second one for the same version replaces the first until the commit.
     pub(crate) fn put_archive(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
         self.upload(&target)?;
         let limit = self.config.largest_archive;
@@ -55,7 +55,7 @@ impl Backend {
         self.uploaded(target, "archive", blob.digest, Some(blob.size))
     }
 
-    /// Receives a manifest, which must list what was prepared.
+    /// Receives a manifest, which must list the prepared files.
     pub(crate) fn put_manifest(
         &self,
         target: Target,
@@ -66,7 +66,7 @@ impl Backend {
         self.charge_upload(&target.owner, length(body)?)?;
         let loaded = body.load(LARGEST_LIST, account)?;
         let manifest: Manifest = serde_json::from_slice(&loaded.bytes)
-            .map_err(|error| Refusal::bad(format!("the manifest: {error}")))?;
+            .map_err(|error| Refusal::bad(format!("malformed manifest: {error}")))?;
         if content_hash(&target.storage, &manifest.files)? != content {
             return Err(Refusal::WrongHash.into());
         }
@@ -75,8 +75,8 @@ impl Backend {
         self.uploaded(target, "manifest", blob.digest, None)
     }
 
-    /// Counts what an attempt uploads, before it does: else one could fill the disk with what is
-    /// never committed. One that is not live uploads nothing.
+    /// Counts the bytes of an upload before they are received: uncommitted uploads cannot fill the
+    /// disk. Only a live attempt may upload.
     pub(crate) fn charge_upload(&self, owner: &str, size: u64) -> Result<()> {
         let Some((run, attempt)) = owner.split_once('/') else {
             return Ok(());
@@ -97,7 +97,7 @@ impl Backend {
         })
     }
 
-    /// The content hash of an upload that is under way.
+    /// The content hash of an upload under way.
     fn upload(&self, target: &Target) -> Result<String> {
         let Target { owner, storage, version } = target.clone();
         self.db.read("find an upload", move |tx| {
@@ -105,8 +105,9 @@ impl Backend {
         })
     }
 
-    /// An upload whose attempt has ended meanwhile is gone, and stays so. Content that was pruned before
-    /// anything named it must be sent again now: at the commit it would be too late.
+    /// Records the received blob. An upload whose attempt has ended meanwhile stays removed.
+    /// Unreferenced content that was pruned meanwhile must be sent again, which the commit could
+    /// not ask for.
     fn uploaded(
         &self,
         target: Target,

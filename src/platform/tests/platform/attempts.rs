@@ -17,7 +17,7 @@ fn claim(host: &Host, run: platform::RunId, request: &str) -> (u16, Value) {
 }
 
 #[test]
-fn of_two_runners_that_race_one_gets_the_job() {
+fn one_of_two_racing_runners_gets_the_job() {
     let host = Host::start();
     let run = host.submit("x");
 
@@ -33,7 +33,7 @@ fn of_two_runners_that_race_one_gets_the_job() {
 }
 
 #[test]
-fn a_claim_whose_reply_was_lost_is_answered_with_the_same_context() {
+fn a_repeated_claim_gets_the_same_context() {
     let host = Host::start();
     let run = host.submit("x");
 
@@ -48,7 +48,7 @@ fn a_claim_whose_reply_was_lost_is_answered_with_the_same_context() {
 }
 
 #[test]
-fn a_claim_is_answered_again_after_a_crash_and_its_token_is_good() {
+fn a_repeated_claim_after_a_crash_gets_a_valid_token() {
     let mut host = Host::start();
     let run = host.submit("x");
     let first = claim(&host, run, "aaaa");
@@ -73,7 +73,7 @@ fn a_queued_job_survives_a_crash() {
 }
 
 #[test]
-fn a_job_whose_runner_died_with_the_control_plane_is_found_and_given_back() {
+fn a_job_of_a_dead_process_is_an_orphan_and_can_be_given_back() {
     let mut host = Host::start();
     let run = host.submit("x");
     let old = take(&host.source());
@@ -94,7 +94,7 @@ fn a_job_whose_runner_died_with_the_control_plane_is_found_and_given_back() {
 }
 
 #[test]
-fn a_job_of_which_nobody_gives_a_sign_is_handed_out_again() {
+fn a_job_without_heartbeats_is_handed_out_again() {
     let host = Host::with(|config| config.lease = Duration::from_millis(30));
     let source = host.source();
     let lost = host.running();
@@ -121,7 +121,7 @@ fn a_job_that_is_lost_too_often_fails() {
 }
 
 #[test]
-fn a_job_that_was_to_be_cancelled_is_not_tried_again() {
+fn a_lost_attempt_of_a_cancelled_job_is_not_retried() {
     let host = Host::start();
     let source = host.source();
     let run = host.submit("x");
@@ -147,7 +147,7 @@ fn giving_back_an_old_attempt_does_not_disturb_the_new_one() {
 }
 
 #[test]
-fn jobs_of_a_source_live_as_long_as_it_does() {
+fn jobs_of_a_source_count_as_alive_while_it_exists() {
     let host = Host::with(|config| config.lease = Duration::from_millis(30));
     let (source, other) = (host.source(), host.source());
     let run = host.submit("x");
@@ -163,7 +163,7 @@ fn jobs_of_a_source_live_as_long_as_it_does() {
 }
 
 #[test]
-fn who_claims_nothing_real_is_told_so() {
+fn a_claim_of_an_unknown_job_is_rejected() {
     let host = Host::start();
     let absent = "00000000-0000-4000-8000-000000000000";
 
@@ -172,7 +172,7 @@ fn who_claims_nothing_real_is_told_so() {
 }
 
 #[test]
-fn a_runner_is_told_of_an_attempt_that_it_lost_until_it_has_the_job_anew() {
+fn a_lost_attempt_is_reported_to_its_runner_until_it_claims_the_job_again() {
     let host = Host::start();
     let source = host.source();
     let run = host.submit("x");
@@ -199,7 +199,7 @@ fn a_runner_is_told_of_an_attempt_that_it_lost_until_it_has_the_job_anew() {
 }
 
 #[test]
-fn a_runner_that_was_started_anew_is_not_told_of_what_it_had_before() {
+fn a_restarted_runner_gets_no_lost_attempts_of_its_previous_process() {
     let host = Host::start();
     let run = host.submit("x");
     let token = host.platform().runner_token();
@@ -214,7 +214,7 @@ fn a_runner_that_was_started_anew_is_not_told_of_what_it_had_before() {
 }
 
 #[test]
-fn a_runner_in_this_process_is_told_of_a_job_that_was_given_up() {
+fn a_source_lists_a_given_up_job_as_cancelled() {
     let host = Host::with(|config| config.cancel_grace = Duration::from_millis(10));
     let source = host.source();
     let run = host.submit("x");

@@ -25,7 +25,7 @@ fn announce(text: &[u8], encoded: &[u8], encoding: &str) -> serde_json::Value {
 }
 
 #[test]
-fn a_job_goes_on_from_anothers_session_and_artifacts() {
+fn a_job_resumes_the_session_and_artifacts_of_another() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let history = guest.history("{\"a\":1}\n");
@@ -52,7 +52,7 @@ fn a_job_goes_on_from_anothers_session_and_artifacts() {
 }
 
 #[test]
-fn an_artifact_of_the_submission_takes_the_place_of_the_checkpoints() {
+fn an_artifact_of_the_submission_replaces_that_of_the_checkpoint() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let history = guest.history("{}\n");
@@ -107,7 +107,7 @@ fn a_checkpoint_sent_twice_is_one() {
 }
 
 #[test]
-fn a_checkpoint_of_what_is_not_there_is_refused() {
+fn a_checkpoint_without_its_uploads_is_rejected() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let absent = sha256(b"absent");
@@ -122,7 +122,7 @@ fn a_checkpoint_of_what_is_not_there_is_refused() {
 }
 
 #[test]
-fn a_checkpoint_with_more_than_the_contract_has_is_refused() {
+fn a_checkpoint_with_unknown_fields_is_rejected() {
     let host = Host::start();
     let guest = host.running();
     let history = guest.history("{}\n");
@@ -145,7 +145,7 @@ fn a_job_without_a_checkpoint_cannot_be_resumed() {
 }
 
 #[test]
-fn a_history_is_taken_compressed_and_known_the_next_time() {
+fn a_compressed_history_is_stored_and_not_requested_again() {
     let host = Host::start();
     let guest = host.running();
     let text = "{\"line\":1}\n".repeat(20_000);
@@ -175,7 +175,7 @@ fn a_history_of_the_wrong_hash_or_size_is_refused() {
 }
 
 #[test]
-fn a_history_that_unpacks_to_more_than_announced_is_refused() {
+fn a_history_larger_than_announced_is_rejected() {
     let host = Host::start();
     let guest = host.running();
     let bomb = zstd::encode_all(&vec![0; 10 << 20][..], 19).unwrap();
@@ -202,7 +202,7 @@ fn a_history_of_a_run_that_has_ended_is_refused() {
 }
 
 #[test]
-fn an_encoding_that_is_not_known_is_not_acknowledged() {
+fn an_unknown_encoding_is_not_acknowledged() {
     let host = Host::start();
     let guest = host.running();
 
@@ -227,7 +227,7 @@ fn partial(guest: &Guest<'_>, history: Option<&str>, version: &str) -> crate::ha
 }
 
 #[test]
-fn a_failed_job_keeps_a_partial_checkpoint_that_another_goes_on_from() {
+fn a_partial_checkpoint_of_a_failed_job_can_be_resumed() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let accepted = guest.post("checkpoints/partial/prepare", json!({})).ok();
@@ -267,12 +267,12 @@ fn a_partial_checkpoint_without_a_session_has_its_artifacts_and_cannot_be_resume
     host.client().artifact(guest.run, "work", &mut archive).unwrap();
     host.client().prune(std::time::Duration::ZERO).unwrap();
 
-    assert!(refused.to_string().contains("kept no session to go on from"), "{refused}");
+    assert!(refused.to_string().contains("has no session to resume"), "{refused}");
     assert_eq!(archive, b"half done");
 }
 
 #[test]
-fn a_partial_checkpoint_never_takes_the_place_of_a_whole_one() {
+fn a_partial_checkpoint_never_replaces_a_complete_one() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let history = guest.history("{}\n");

@@ -70,7 +70,7 @@ fn each_attempt_counts_anew() {
 }
 
 #[test]
-fn an_event_is_given_out_as_it_came() {
+fn an_event_is_returned_unchanged() {
     let host = Host::start();
     let guest = host.running();
     let text = r#"{"z":1.0,"a":[12345678901234567890],"type":"x","sequenceNumber":0}"#;
@@ -115,7 +115,7 @@ fn events_survive_a_crash() {
 }
 
 #[test]
-fn tokens_are_good_for_their_run_only() {
+fn a_token_is_valid_for_its_run_only() {
     let host = Host::start();
     let (one, mut other) = (host.running(), host.running());
     other.token.clone_from(&one.token);
@@ -138,7 +138,7 @@ fn a_run_that_has_ended_takes_no_events() {
 }
 
 #[test]
-fn batches_that_make_no_sense_are_refused() {
+fn malformed_batches_are_rejected() {
     let host = Host::start();
     let guest = host.running();
     let status = |events: Value| guest.post("events", json!({"events": events})).status;
@@ -151,7 +151,7 @@ fn batches_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn a_run_stores_no_more_than_it_may() {
+fn a_run_that_exceeds_its_storage_limit_is_rejected() {
     let host = Host::with(|config| config.largest_record = 150);
     let guest = host.running();
     guest.events(&[0, 1]).ok();

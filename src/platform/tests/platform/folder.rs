@@ -22,7 +22,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn nothing_in_it_is_for_others() {
+fn only_the_owner_can_read_the_state_folder() {
     let host = Host::start();
     let mode = |name: &str| {
         let path = host.state().join("control").join(name);
@@ -37,7 +37,7 @@ fn nothing_in_it_is_for_others() {
 }
 
 #[test]
-fn two_cannot_serve_it_at_once() {
+fn a_second_platform_on_the_folder_is_rejected() {
     let host = Host::start();
 
     let second = Platform::start(Config::new(host.state()));
@@ -47,7 +47,7 @@ fn two_cannot_serve_it_at_once() {
 }
 
 #[test]
-fn what_a_killed_process_leaves_is_enough_to_go_on() {
+fn a_platform_starts_from_the_files_of_a_killed_process() {
     let host = Host::start();
     let run = host.submit("x");
     let guest = host.claim(run);
@@ -69,7 +69,7 @@ fn what_a_killed_process_leaves_is_enough_to_go_on() {
 }
 
 #[test]
-fn a_damaged_database_is_told_of() {
+fn a_damaged_database_is_reported() {
     let mut host = Host::start();
     host.stop();
     let database = host.state().join("control/control.db");
@@ -81,7 +81,7 @@ fn a_damaged_database_is_told_of() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_told_of() {
+fn a_taken_address_is_reported() {
     let host = Host::start();
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::new(dir.path());

@@ -48,7 +48,7 @@ fn a_job_is_claimed_and_completed_in_this_process() {
 }
 
 #[test]
-fn the_first_outcome_stands() {
+fn the_first_completion_decides_the_outcome() {
     let host = Host::start();
     let guest = host.running();
     guest.complete(0).ok();
@@ -74,7 +74,7 @@ fn a_waiting_runner_in_this_process_is_woken_by_a_submission() {
 }
 
 #[test]
-fn a_held_poll_is_answered_by_a_submission() {
+fn a_submission_ends_a_long_poll() {
     let host = Host::start();
 
     let (run, offered) = std::thread::scope(|scope| {
@@ -86,14 +86,14 @@ fn a_held_poll_is_answered_by_a_submission() {
 }
 
 #[test]
-fn a_poll_without_work_ends_with_nothing() {
+fn a_poll_without_jobs_ends_empty() {
     let host = Host::with(|config| config.poll_hold = Duration::from_millis(10));
 
     assert_eq!(host.poll(RUNNER).ok(), json!({"job": null}));
 }
 
 #[test]
-fn a_job_waits_for_a_runner_of_its_profile_who_does_not_exclude_it() {
+fn a_job_waits_for_a_runner_with_its_profile_that_does_not_exclude_it() {
     let host = Host::with(|config| config.poll_hold = Duration::ZERO);
     let submission =
         Submission { prompt: "x".into(), profile: Some("large".into()), ..Default::default() };
@@ -154,7 +154,7 @@ fn a_cancellation_reaches_the_runner_in_this_process() {
 }
 
 #[test]
-fn a_cancellation_answers_a_held_poll_once_and_every_heartbeat() {
+fn a_cancellation_ends_one_long_poll_and_is_in_every_heartbeats_reply() {
     let host = Host::with(|config| config.poll_hold = Duration::from_secs(20));
     let guest = host.running();
     let beat = heartbeat(RUNNER);
@@ -176,7 +176,7 @@ fn a_cancellation_answers_a_held_poll_once_and_every_heartbeat() {
 }
 
 #[test]
-fn a_runner_that_named_itself_is_told_of_its_jobs_and_no_other_is() {
+fn cancellations_are_reported_to_the_claiming_runner_only() {
     let host = Host::start();
     let run = host.submit("x");
     let token = host.platform().runner_token();
@@ -192,7 +192,7 @@ fn a_runner_that_named_itself_is_told_of_its_jobs_and_no_other_is() {
 }
 
 #[test]
-fn a_heartbeat_that_makes_no_sense_is_refused() {
+fn a_malformed_heartbeat_is_rejected() {
     let host = Host::start();
     let status = |name: &str, value: Value| {
         let mut beat = heartbeat(RUNNER);
@@ -237,7 +237,7 @@ fn a_job_that_takes_too_long_is_cancelled_and_fails() {
 }
 
 #[test]
-fn a_job_that_succeeds_in_spite_of_its_cancellation_has_succeeded() {
+fn a_success_after_a_cancellation_counts_as_a_success() {
     let host = Host::start();
     let guest = host.running();
     host.client().cancel(guest.run).unwrap();
@@ -264,7 +264,7 @@ fn waiting_ends_with_the_job_or_the_deadline() {
 }
 
 #[test]
-fn submissions_that_make_no_sense_are_refused() {
+fn invalid_submissions_are_rejected() {
     let host = Host::start();
     let submit = |change: fn(&mut Submission)| {
         let mut submission = Submission { prompt: "x".into(), ..Submission::default() };
@@ -290,7 +290,7 @@ fn a_runner_without_the_token_gets_nothing() {
 }
 
 #[test]
-fn realtime_tokens_are_refused_for_good() {
+fn a_request_for_a_push_token_is_rejected_for_good() {
     let host = Host::start();
 
     let refused = host.post_runner("realtime/token", &json!({"group": "a/b"}));

@@ -24,7 +24,7 @@ fn jobs_are_listed_from_the_newest_in_pages() {
 }
 
 #[test]
-fn a_job_is_found_by_the_beginning_of_its_id() {
+fn a_job_is_found_by_a_prefix_of_its_id() {
     let host = Host::start();
     let run = host.submit("a");
     let id = run.to_string();
@@ -36,7 +36,7 @@ fn a_job_is_found_by_the_beginning_of_its_id() {
 }
 
 #[test]
-fn nothing_is_served_where_nobody_serves() {
+fn a_client_without_a_platform_gets_an_error() {
     let dir = tempfile::tempdir().unwrap();
 
     let error = Client::new(dir.path()).jobs(None, 1).unwrap_err();
@@ -45,7 +45,7 @@ fn nothing_is_served_where_nobody_serves() {
 }
 
 #[test]
-fn a_folder_is_uploaded_once_as_long_as_it_stays_the_same() {
+fn an_unchanged_folder_is_uploaded_once() {
     let host = Host::start();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("run.sh"), "x").unwrap();
@@ -65,7 +65,7 @@ fn a_folder_is_uploaded_once_as_long_as_it_stays_the_same() {
 }
 
 #[test]
-fn old_jobs_go_with_all_that_is_theirs_and_only_theirs() {
+fn pruning_an_old_job_removes_its_data_only() {
     let host = Host::start();
     let (old, mount) = with_artifact(&host);
     snapshot(&old, &mount, "new");
@@ -85,7 +85,7 @@ fn old_jobs_go_with_all_that_is_theirs_and_only_theirs() {
 }
 
 #[test]
-fn what_is_young_stays() {
+fn young_jobs_and_uploads_are_not_pruned() {
     let host = Host::start();
     let (job, _) = with_artifact(&host);
     job.complete(0).ok();
@@ -96,7 +96,7 @@ fn what_is_young_stays() {
 }
 
 #[test]
-fn a_job_that_another_goes_on_from_stays() {
+fn a_resumed_job_is_not_pruned() {
     let host = Host::start();
     let guest = host.running();
     let history = guest.history("{}\n");
@@ -116,7 +116,7 @@ fn a_job_that_another_goes_on_from_stays() {
 }
 
 #[test]
-fn a_folder_that_nobody_serves_is_pruned_too() {
+fn a_folder_without_a_platform_can_be_pruned() {
     let mut host = Host::start();
     host.running().complete(0).ok();
     let busy = platform::prune(host.state(), Duration::ZERO).unwrap_err();
@@ -129,7 +129,7 @@ fn a_folder_that_nobody_serves_is_pruned_too() {
 }
 
 #[test]
-fn a_job_shows_what_became_of_it() {
+fn a_job_shows_its_outcome() {
     let host = Host::start();
     let guest = host.running();
     guest.post("complete", json!({"exitCode": 3, "error": "it broke"})).ok();
@@ -142,7 +142,7 @@ fn a_job_shows_what_became_of_it() {
 }
 
 #[test]
-fn who_does_not_want_to_wait_any_more_is_let_go_at_once() {
+fn a_cut_client_stops_waiting_at_once() {
     let host = Host::start();
     let run = host.submit("a");
     let client = host.client();

@@ -67,7 +67,7 @@ fn blab(guest: &Guest<'_>) {
 }
 
 #[test]
-fn the_runner_gets_secrets_as_environment_and_to_be_masked() {
+fn a_claim_has_the_secrets_as_environment_and_as_values_to_mask() {
     let host = Host::start();
 
     let guest = host.claim(submit(&host));
@@ -113,7 +113,7 @@ fn a_secret_is_in_no_file_and_no_log_after_the_job() {
 }
 
 #[test]
-fn late_telemetry_that_nobody_can_mask_any_more_is_refused() {
+fn late_telemetry_is_rejected_once_its_mask_is_gone() {
     let mut host = Host::start();
     let guest = host.claim(submit(&host));
     let (run, token) = (guest.run, guest.token.clone());
@@ -140,7 +140,7 @@ fn a_secret_survives_a_crash_until_its_job_has_ended() {
 }
 
 #[test]
-fn secrets_of_a_submission_that_makes_no_job_are_not_kept() {
+fn secrets_of_a_rejected_submission_are_not_stored() {
     let host = Host::start();
     let submission = Submission {
         prompt: "x".into(),
@@ -155,7 +155,7 @@ fn secrets_of_a_submission_that_makes_no_job_are_not_kept() {
 }
 
 #[test]
-fn a_submission_shows_no_values() {
+fn debug_output_of_a_submission_has_no_values() {
     let submission = Submission {
         prompt: "p".into(),
         secrets: BTreeMap::from([("KEY".into(), SECRET.into())]),
@@ -173,7 +173,7 @@ fn file(host: &Host, run: RunId) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_job_whose_secrets_are_gone_fails_and_says_so() {
+fn a_job_with_missing_secrets_fails_with_that_reason() {
     let host = Host::start();
     let run = submit(&host);
     std::fs::remove_file(file(&host, run)).unwrap();
@@ -187,7 +187,7 @@ fn a_job_whose_secrets_are_gone_fails_and_says_so() {
 }
 
 #[test]
-fn a_job_whose_secrets_make_no_sense_fails_and_says_so() {
+fn a_job_with_malformed_secrets_fails_with_that_reason() {
     let host = Host::start();
     let source = host.source();
     let run = submit(&host);
@@ -196,11 +196,11 @@ fn a_job_whose_secrets_make_no_sense_fails_and_says_so() {
     assert!(source.claim(run).unwrap().is_none());
 
     let error = host.job(run).error.unwrap();
-    assert_eq!(error, "its secrets cannot be understood: submit it again");
+    assert_eq!(error, "its stored secrets are malformed: submit it again");
 }
 
 #[test]
-fn a_job_whose_secrets_cannot_be_hidden_fails_and_says_so() {
+fn a_job_with_secrets_that_cannot_be_masked_fails_with_that_reason() {
     let host = Host::start();
     let run = submit(&host);
     std::fs::write(file(&host, run), json!({"KEY": "x".repeat(2 << 20)}).to_string()).unwrap();
@@ -208,11 +208,11 @@ fn a_job_whose_secrets_cannot_be_hidden_fails_and_says_so() {
     host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
 
     let error = host.job(run).error.unwrap();
-    assert_eq!(error, "its secrets cannot be hidden in what it reports");
+    assert_eq!(error, "its secrets are too large to be masked in its reports");
 }
 
 #[test]
-fn secrets_that_cannot_be_hidden_are_refused_when_they_are_submitted() {
+fn a_submission_with_secrets_that_cannot_be_masked_is_rejected() {
     let host = Host::start();
     let submission = Submission {
         prompt: "x".into(),
@@ -227,7 +227,7 @@ fn secrets_that_cannot_be_hidden_are_refused_when_they_are_submitted() {
 }
 
 #[test]
-fn nothing_is_stored_of_a_running_job_whose_secrets_are_gone() {
+fn no_data_of_a_running_job_is_stored_once_its_secrets_are_gone() {
     let mut host = Host::start();
     let guest = host.claim(submit(&host));
     let (run, token) = (guest.run, guest.token.clone());
@@ -240,12 +240,12 @@ fn nothing_is_stored_of_a_running_job_whose_secrets_are_gone() {
     assert_eq!(guest.post("telemetry", json!({"systemLog": SECRET})).refused(), gone);
     guest.post("complete", json!({"exitCode": 1, "error": SECRET})).ok();
     let error = host.job(run).error.unwrap();
-    assert!(error.contains("its secrets, which might be in that, are gone"), "{error}");
+    assert!(error.contains("its secrets are gone and cannot be masked in it"), "{error}");
     assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
 }
 
 #[test]
-fn a_secret_is_hidden_in_numbers_and_line_by_line() {
+fn a_secret_is_masked_in_numbers_and_line_by_line() {
     let host = Host::start();
     let secrets = [("PIN", "20251234"), ("KEY", "first-line-of-it\nsecond-line-of-it\n")];
     let submission = Submission {

@@ -70,7 +70,7 @@ fn commit(
 }
 
 #[test]
-fn a_guest_downloads_its_artifact_whole_and_in_part() {
+fn a_guest_downloads_its_artifact_completely_and_by_ranges() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let given = &guest.context["storageManifest"]["storageMounts"][0];
@@ -105,7 +105,7 @@ fn a_guest_commits_a_new_version_and_may_repeat_each_step() {
 }
 
 #[test]
-fn a_version_that_exists_is_made_again_under_another_name_when_forced() {
+fn a_forced_prepare_makes_an_existing_version_under_another_name() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let body = json!({"storageId": mount.storage_id, "files": files("old"), "force": true});
@@ -121,7 +121,7 @@ fn a_version_that_exists_is_made_again_under_another_name_when_forced() {
 }
 
 #[test]
-fn a_guest_that_changed_nothing_keeps_the_version_that_it_was_given() {
+fn an_unchanged_artifact_keeps_its_version() {
     let host = Host::start();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.txt"), "old").unwrap();
@@ -141,7 +141,7 @@ fn a_guest_that_changed_nothing_keeps_the_version_that_it_was_given() {
 }
 
 #[test]
-fn storages_are_found_by_name_too() {
+fn a_storage_can_be_named_instead_of_its_id() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let prepare = |name: &str, kind: &str| {
@@ -190,7 +190,7 @@ fn a_commit_or_manifest_of_other_files_is_refused() {
 }
 
 #[test]
-fn what_was_prepared_survives_a_crash() {
+fn a_prepared_upload_survives_a_crash() {
     let mut host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let prepared = prepare(&guest, &mount, &files("new"));
@@ -206,7 +206,7 @@ fn what_was_prepared_survives_a_crash() {
 }
 
 #[test]
-fn strict_calls_refuse_what_they_do_not_know() {
+fn strict_calls_reject_unknown_fields() {
     let host = Host::start();
     let (guest, mount) = with_artifact(&host);
     let storage = |more: &str| {
@@ -313,7 +313,7 @@ fn archives_that_are_empty_or_too_large_are_refused() {
 }
 
 #[test]
-fn an_attempt_uploads_no_more_than_it_may() {
+fn an_attempt_that_exceeds_its_upload_limit_is_rejected() {
     let host = Host::with(|config| config.largest_upload = 150);
     let (guest, mount) = with_artifact(&host);
     let prepared = prepare(&guest, &mount, &files("new"));
@@ -324,7 +324,7 @@ fn an_attempt_uploads_no_more_than_it_may() {
 }
 
 #[test]
-fn urls_for_guests_begin_as_configured_and_those_asked_for_as_asked() {
+fn urls_for_guests_use_the_configured_base_and_others_the_requests_host() {
     let host = Host::with(|config| config.guest_url = Some("http://192.168.241.1:8080".into()));
     let (guest, mount) = with_artifact(&host);
     let given = &guest.context["storageManifest"]["storageMounts"][0]["archiveUrl"];

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Host, refusal};
 
 #[test]
-fn reports_are_kept_in_order_and_may_come_after_the_end() {
+fn reports_are_stored_in_order_also_after_the_end() {
     let host = Host::start();
     let guest = host.running();
     let first = guest.post("telemetry", json!({"systemLog": "one\n"})).ok();
@@ -38,7 +38,7 @@ fn reports_of_the_wrong_form_are_refused() {
 }
 
 #[test]
-fn a_report_that_nobody_could_read_again_is_refused() {
+fn a_report_that_other_parsers_reject_is_rejected() {
     let host = Host::start();
     let guest = host.running();
     let report = |entry: &str| {

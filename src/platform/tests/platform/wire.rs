@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::harness::{Host, Reply, refusal};
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn data_that_is_not_http_is_rejected() {
     let host = Host::start();
 
     assert_eq!(host.exchange(b"\x16\x03\x01 hello\r\n\r\n").refused(), refusal(400, "BAD_REQUEST"));
@@ -45,14 +45,14 @@ fn bodies_that_are_too_large_are_refused_before_they_are_sent() {
 }
 
 #[test]
-fn a_client_that_does_not_finish_its_head_is_sent_away() {
+fn an_incomplete_head_times_out() {
     let host = Host::with(|config| config.request_timeout = Duration::from_millis(50));
 
     assert_eq!(host.exchange(b"POST /api/runners/poll HT").refused(), refusal(503, "TOO_SLOW"));
 }
 
 #[test]
-fn a_client_that_does_not_finish_its_body_is_sent_away_and_may_try_again() {
+fn an_incomplete_body_times_out_with_a_retriable_status() {
     let host = Host::with(|config| config.request_timeout = Duration::from_millis(50));
     let token = host.running().token;
     let request = format!(
@@ -64,7 +64,7 @@ fn a_client_that_does_not_finish_its_body_is_sent_away_and_may_try_again() {
 }
 
 #[test]
-fn of_whom_nobody_knows_no_body_is_awaited() {
+fn the_body_of_an_unauthenticated_request_is_not_awaited() {
     let host = Host::with(|config| config.request_timeout = Duration::from_secs(5));
     let announce = |path: &str| {
         let head = format!(
@@ -80,7 +80,7 @@ fn of_whom_nobody_knows_no_body_is_awaited() {
 }
 
 #[test]
-fn lists_that_were_announced_and_do_not_come_take_nothing_from_others() {
+fn announced_bodies_that_do_not_arrive_take_no_memory() {
     let host = Host::start();
     let (guest, other) = (host.running(), host.running());
     let announced: Vec<_> = [&guest.token; 8]
@@ -109,7 +109,7 @@ fn lists_that_were_announced_and_do_not_come_take_nothing_from_others() {
 }
 
 #[test]
-fn a_guest_that_fills_its_share_leaves_the_others_theirs() {
+fn a_guest_cannot_use_the_memory_of_others() {
     let host = Host::start();
     let (guest, other) = (host.running(), host.running());
     let piece = vec![b' '; 8 << 20];
@@ -138,7 +138,7 @@ fn a_guest_that_fills_its_share_leaves_the_others_theirs() {
 }
 
 #[test]
-fn a_body_that_is_cut_short_may_be_sent_again_and_leaves_nothing() {
+fn a_truncated_body_leaves_nothing_and_can_be_sent_again() {
     let host = Host::start();
     let guest = host.running();
     let announcement = json!({"hash": "ab".repeat(32), "rawSize": 1000, "encodedSize": 1000,
@@ -156,7 +156,7 @@ fn a_body_that_is_cut_short_may_be_sent_again_and_leaves_nothing() {
 }
 
 #[test]
-fn json_that_is_none_or_too_deep_is_refused() {
+fn malformed_or_deeply_nested_json_is_rejected() {
     let host = Host::start();
     let guest = host.running();
     let send = |body: &[u8]| {
@@ -171,7 +171,7 @@ fn json_that_is_none_or_too_deep_is_refused() {
 }
 
 #[test]
-fn several_requests_go_over_one_connection_also_when_sent_at_once() {
+fn a_connection_serves_several_requests_also_pipelined_ones() {
     let host = Host::start();
     let token = host.platform().runner_token();
     let request = format!(
@@ -188,7 +188,7 @@ fn several_requests_go_over_one_connection_also_when_sent_at_once() {
 }
 
 #[test]
-fn a_client_that_asks_whether_to_send_is_told_to_go_on() {
+fn expect_100_continue_is_answered() {
     let host = Host::start();
     let token = host.running().token;
     let mut socket = TcpStream::connect(host.address()).unwrap();
@@ -206,7 +206,7 @@ fn a_client_that_asks_whether_to_send_is_told_to_go_on() {
 }
 
 #[test]
-fn a_client_that_asks_in_vain_does_not_send() {
+fn expect_100_continue_is_not_answered_for_a_rejected_request() {
     let host = Host::start();
     let request = b"PUT /uploads/archive/a/b?owner=x HTTP/1.1\r\nExpect: 100-continue\r\n\
                     Content-Length: 1000000\r\n\r\n";
@@ -236,7 +236,7 @@ fn unknown_paths_and_methods_are_refused() {
 }
 
 #[test]
-fn an_idle_connection_does_not_hold_up_the_end() {
+fn an_idle_connection_does_not_delay_the_stop() {
     let mut host = Host::with(|config| config.stop_grace = Duration::from_secs(600));
     let mut idle = TcpStream::connect(host.address()).unwrap();
     idle.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -250,7 +250,7 @@ fn an_idle_connection_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_held_poll_does_not_hold_up_the_end() {
+fn a_long_poll_does_not_delay_the_stop() {
     let mut host = Host::with(|config| config.stop_grace = Duration::from_secs(600));
     let token = host.platform().runner_token().to_owned();
     let body = r#"{"runnerId":"11111111-2222-4333-8444-555555555555","group":"a/b","supportedProfiles":["x"]}"#;
@@ -272,7 +272,7 @@ fn a_held_poll_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn an_upload_that_hangs_is_cut_off_at_the_end() {
+fn a_stalled_upload_is_closed_at_the_stop() {
     let mut host = Host::with(|config| config.stop_grace = Duration::from_millis(20));
     let token = host.running().token;
     let mut hanging = TcpStream::connect(host.address()).unwrap();

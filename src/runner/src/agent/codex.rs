@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_reads_as_a_short_story() {
+    fn a_turn_is_printed_as_text_commands_and_result() {
         let item = |kind: &str, item: Value| json!({"type": kind, "item": item});
         let events = [
             json!({"type": "thread.started", "thread_id": "t1"}),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_failed_says_why() {
+    fn a_failed_turn_is_printed_with_its_reason() {
         let event = json!({"type": "turn.failed", "error": {"message": "no credit"}});
         assert_eq!(readable(&event), "failed: no credit\n");
     }

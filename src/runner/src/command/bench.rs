@@ -16,7 +16,7 @@ use crate::output::Output;
 use crate::value;
 use crate::vmm::Vmm;
 
-pub(crate) use self::report::Report;
+pub(crate) use self::report::BenchReport;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,7 +106,7 @@ pub(super) enum Start {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let (text, code) = match &arguments.command {
         Some(Command::Compare { before, after }) => {
-            (compare::table(&Report::read(before)?, &Report::read(after)?), 0)
+            (compare::table(&BenchReport::read(before)?, &BenchReport::read(after)?), 0)
         }
         None => {
             let report = measure::measure(global, &arguments.measure)?;

@@ -14,7 +14,7 @@ use crate::options::Global;
 use crate::output::Output;
 use crate::progress::Copying;
 use crate::signal;
-use crate::value::{self, Place};
+use crate::value::{self, CopyOperand};
 use crate::vmm::{self, Host};
 
 const EXAMPLES: &str = "\
@@ -38,12 +38,12 @@ lose setuid, setgid and sticky bits, and are never written outside of DST.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// VM:PATH, a local path, or - for standard input
-    #[arg(value_parser = value::os(value::place))]
-    src: Place,
+    #[arg(value_parser = value::os(value::copy_operand))]
+    src: CopyOperand,
 
     /// VM:PATH, a local path, or - for standard output
-    #[arg(value_parser = value::os(value::place))]
-    dst: Place,
+    #[arg(value_parser = value::os(value::copy_operand))]
+    dst: CopyOperand,
 
     /// Owner of the copies: a user (and group) of the destination, by name or number
     #[arg(long, value_name = "USER[:GROUP]", value_parser = value::user, conflicts_with = "archive")]
@@ -62,18 +62,18 @@ enum Copy<'a> {
 
 impl Arguments {
     fn validate(&self) -> Result<Copy<'_>> {
-        let local = |place: &Place| -> Result<()> {
+        let local = |place: &CopyOperand| -> Result<()> {
             match place {
-                Place::Local(_) | Place::Stream => Ok(()),
-                Place::Guest { .. } => Err(Usage::CopySides.into()),
+                CopyOperand::Local(_) | CopyOperand::Stream => Ok(()),
+                CopyOperand::Guest { .. } => Err(Usage::CopySides.into()),
             }
         };
         match (&self.src, &self.dst) {
-            (source, Place::Guest { vm, path }) => {
+            (source, CopyOperand::Guest { vm, path }) => {
                 local(source)?;
                 Ok(Copy::In { source: source.path(), vm, target: path })
             }
-            (Place::Guest { vm, path }, destination) => {
+            (CopyOperand::Guest { vm, path }, destination) => {
                 Ok(Copy::Out { vm, source: path, destination: destination.path() })
             }
             _ => Err(Usage::CopySides.into()),

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_them_is_named_with_what_makes_them() {
+    fn a_folder_without_guest_programs_is_named_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let error = guest_programs(Some(folder.path().to_owned())).unwrap_err().to_string();
         assert!(error.contains(folder.path().to_str().unwrap()), "{error}");

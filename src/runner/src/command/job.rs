@@ -1,4 +1,4 @@
-//! `runner job`: jobs of the platform that serves the state folder, in whatever process.
+//! `runner job`: the client of the platform that serves the state folder.
 
 mod artifact;
 mod cancel;
@@ -26,10 +26,10 @@ Examples:
   runner job artifact get 3f2a ./result
   runner job submit --resume 3f2a --prompt 'now add a test' --follow
 
-A job is named by its id, or by four or more of the characters that it begins with. A platform must
-serve the state folder: `runner start --local` or `runner serve`.";
+JOB is a job's id or a unique prefix of it, of at least four characters. The commands need a
+platform that serves the state folder: `runner start --local` or `runner serve`.";
 
-/// Submit jobs to the platform, and see what becomes of them
+/// Submit jobs to the platform, follow them and get their results
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {

@@ -41,7 +41,7 @@ struct Bench {
 
 /// All times in microseconds.
 #[derive(Serialize)]
-struct Report {
+struct NetReport {
     networks: u32,
     leases: u32,
     first_ready_us: f64,
@@ -68,7 +68,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
-fn measure(global: &Global, bench: &Bench) -> Result<Report> {
+fn measure(global: &Global, bench: &Bench) -> Result<NetReport> {
     let size = bench.networks as usize;
     let begun = Instant::now();
     let networks = vmm::networks(global, size)?;
@@ -90,7 +90,7 @@ fn measure(global: &Global, bench: &Bench) -> Result<Report> {
     }
     let begun = Instant::now();
     drop(networks);
-    Ok(Report {
+    Ok(NetReport {
         networks: bench.networks,
         leases: bench.leases,
         first_ready_us,

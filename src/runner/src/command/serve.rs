@@ -1,4 +1,4 @@
-//! `runner serve`: the embedded platform alone, for runners that ask it over HTTP.
+//! `runner serve`: the platform alone, for runners that take jobs over HTTP.
 
 use std::net::SocketAddr;
 
@@ -17,20 +17,20 @@ Examples:
   runner serve --listen 127.0.0.1:8480 --listen 10.0.0.5:8480 --guest-url http://10.0.0.5:8480
   runner job submit --prompt 'run the tests'          from another terminal
 
-It speaks plain HTTP: put what encrypts in front of an address that others can reach. SIGTERM and
-SIGINT end it; jobs that wait or run are there again at the next start.";
+The server speaks plain HTTP: put a TLS proxy in front of an address that other hosts can reach.
+SIGTERM and SIGINT stop the server. It stores its jobs, and continues with them at the next start.";
 
-/// Serve the embedded platform in the foreground, without running jobs here
+/// Serve the platform in the foreground, without running jobs in this process
 ///
-/// Prints where runners reach it, and which file has the token that they need.
+/// Prints its addresses, and the file with the token for runners.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Where runners and guests reach it; port 0 is any that is free
+    /// Address for runners and guests; port 0 selects a free port. Repeatable
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8480")]
     listen: Vec<SocketAddr>,
 
-    /// How guests reach it, if that is not how their runners do
+    /// URL at which guests reach the platform, if it differs from the runners' URL
     #[arg(long, value_name = "URL")]
     guest_url: Option<String>,
 }
@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         if let Wake::Signal(signal) = wake
             && signal != Signal::SIGWINCH
         {
-            // A full channel holds a signal already.
+            // A full channel already has a signal.
             let _ = signal_tx.try_send(signal);
         }
         None
@@ -59,7 +59,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     if let Ok(signal) = signal_rx.recv() {
         log::info!("stopping; signal={signal}");
     }
-    // From here on signals have their default action: a second one ends the process at once.
+    // This restores the default action of signals: a second one ends the process at once.
     drop(listener);
     platform.stop().map_err(operator::Error::from)?;
     Ok(0)

@@ -11,7 +11,7 @@ use platform::RunId;
 #[non_exhaustive]
 pub(crate) enum Error {
     // The platform.
-    #[error("no platform serves in {state}: `runner start --local` or `runner serve`")]
+    #[error("no platform serves {state}: start one with `runner start --local` or `runner serve`")]
     NotServed { state: PathBuf },
     #[error("cannot reach the platform of {state}")]
     Unreachable { state: PathBuf, source: io::Error },
@@ -21,28 +21,28 @@ pub(crate) enum Error {
     Platform(#[from] platform::Error),
 
     // Jobs.
-    #[error("left job {run}, which goes on: `runner job events --follow {run}`")]
+    #[error("stopped following; job {run} continues: `runner job events --follow {run}`")]
     Left { run: RunId, signal: Signal },
     #[error(
-        "cannot follow job {run} any further, as the platform did not come back; once the platform serves again, \
-         `runner job events --follow {run}` does"
+        "lost the platform while following job {run}: when it serves again, run \
+         `runner job events --follow {run}`"
     )]
     Lost { run: RunId, source: Box<Error> },
     #[error("job {run} has no artifact")]
     NoArtifact { run: RunId },
-    #[error("job {run} has several artifacts: name one with --name: {names}")]
+    #[error("job {run} has several artifacts: select one with --name: {names}")]
     SeveralArtifacts { run: RunId, names: String },
-    #[error("{path} is not empty: --merge replaces what has the same name, and leaves the rest")]
+    #[error("{path} is not empty: --merge replaces files of the same names and leaves the rest")]
     NotEmpty { path: PathBuf },
 
     // What was typed.
     #[error("a secret has no name: expected NAME, or NAME=VALUE")]
     NamelessSecret,
-    #[error("this process has no variable {name}, which --secret {name} takes its value from")]
+    #[error("--secret {name} has no value: the environment variable {name} is not set")]
     NoSuchVariable { name: String },
     #[error("{what} is not UTF-8 text")]
     NotText { what: String },
-    #[error("{path} has no name that its artifact could have: use NAME=DIR:MOUNT")]
+    #[error("{path} has no name for its artifact: use NAME=DIR:MOUNT")]
     NamelessArtifact { path: PathBuf },
     #[error("two artifacts are named {name}: use NAME=DIR:MOUNT for one of them")]
     SameName { name: String },
@@ -94,8 +94,8 @@ impl Error {
         };
         match code.as_str() {
             "NO_JOB" => Some(": `runner job ls` lists them"),
-            "AMBIGUOUS" => Some(": give more of it"),
-            "KEY_REUSED" => Some(": use another --key, or submit exactly the same"),
+            "AMBIGUOUS" => Some(": use a longer prefix"),
+            "KEY_REUSED" => Some(": use another --key, or the same submission"),
             _ => None,
         }
     }
@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn an_unserved_folder_names_both_ways_to_serve_it() {
         for kind in [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused] {
-            let text = "no platform serves in /s: `runner start --local` or `runner serve`";
+            let text =
+                "no platform serves /s: start one with `runner start --local` or `runner serve`";
             assert_eq!(not_served(kind).to_string(), text);
         }
     }

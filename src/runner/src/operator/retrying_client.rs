@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// For how long to reconnect.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Reconnect {
-    /// How long to wait for the platform while it restarts
+    /// Maximum time to wait for a platform that restarts
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = base::duration::parse)]
     reconnect_timeout: Duration,
 }
@@ -67,7 +67,7 @@ impl RetryingClient<'_> {
         deadline: Option<Instant>,
         mut last: Error,
     ) -> Result<()> {
-        self.remark("the platform is gone: waiting for it");
+        self.remark("lost the platform: waiting for it to serve again");
         loop {
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline <= now) {
@@ -169,7 +169,7 @@ mod tests {
         let asked = retrying(state.path(), |retrying, _| {
             retrying.ask_by(Some(Instant::now()), |client| client.runners())
         });
-        assert!(asked.unwrap_err().chain().contains("not over in time"));
+        assert!(asked.unwrap_err().chain().contains("did not end before the deadline"));
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn a_linked_worktree_becomes_a_plain_repository_on_its_own_branch() {
 }
 
 #[test]
-fn a_worktree_of_a_bare_repository_is_one_with_files() {
+fn a_worktree_of_a_bare_repository_is_packed_with_its_files() {
     let (_dir, home) = home();
     repository(&home.join("main"));
     git(&home, &["clone", "--quiet", "--bare", "main", "bare.git"]);
@@ -83,7 +83,7 @@ fn a_worktree_of_a_bare_repository_is_one_with_files() {
 }
 
 #[test]
-fn a_submodule_given_alone_has_its_repository() {
+fn a_packed_submodule_has_its_repository() {
     let (_dir, home) = home();
     repository(&home.join("lib"));
     repository(&home.join("app"));
@@ -140,7 +140,7 @@ fn a_link_in_place_of_a_repository_is_followed_out_of_the_folder() {
 }
 
 #[test]
-fn a_git_file_that_leads_nowhere_is_packed_as_it_is() {
+fn a_dangling_git_file_is_packed_unchanged() {
     let (_dir, home) = home();
     fs::create_dir(home.join("tree")).unwrap();
     fs::write(home.join("tree/.git"), "gitdir: /nowhere/at/all\n").unwrap();
@@ -151,7 +151,7 @@ fn a_git_file_that_leads_nowhere_is_packed_as_it_is() {
 }
 
 #[test]
-fn pointers_of_git_lfs_are_counted_and_what_only_mentions_them_is_not() {
+fn git_lfs_pointers_are_counted_and_files_that_mention_them_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut notes = Notes::default();
     let mut look = |name: &str, text: &str| {
@@ -166,7 +166,7 @@ fn pointers_of_git_lfs_are_counted_and_what_only_mentions_them_is_not() {
 }
 
 #[test]
-fn the_way_to_a_path_goes_up_and_down() {
+fn a_relative_path_goes_up_and_down() {
     let way = |to: &str, from: &str| relative(Path::new(to), Path::new(from));
     assert_eq!(way("/a/.git/worktrees/x", "/a/trees/x"), Path::new("../../.git/worktrees/x"));
     assert_eq!(way("/a/b", "/a"), Path::new("b"));

@@ -1,11 +1,11 @@
 //! Compares two measurements.
 
 use super::rank::{self, Difference};
-use super::report::Report;
+use super::report::BenchReport;
 use crate::table;
 
 /// A table of the stages that both reports have.
-pub(super) fn table(before: &Report, after: &Report) -> String {
+pub(super) fn table(before: &BenchReport, after: &BenchReport) -> String {
     let heads = ["STAGE", "BEFORE", "AFTER", "RATIO", "CHANCE", ""].map(str::to_owned).to_vec();
     let mut rows = vec![heads];
     for old in &before.stages {
@@ -35,8 +35,8 @@ pub(super) fn table(before: &Report, after: &Report) -> String {
 mod tests {
     use super::*;
 
-    fn report(name: &str, times: std::ops::Range<u32>) -> Report {
-        let mut report = Report::new("firecracker", 1, 1);
+    fn report(name: &str, times: std::ops::Range<u32>) -> BenchReport {
+        let mut report = BenchReport::new("firecracker", 1, 1);
         for time in times {
             report.add(Ok(vec![(name.into(), f64::from(time))]));
         }
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn each_stage_that_both_have_gets_a_verdict() {
+    fn stages_of_both_reports_get_a_verdict() {
         let table = |before, after| table(&report("boot", before), &report("boot", after));
         assert!(table(0..20, 100..120).ends_with("0.000    slower\n"));
         assert!(table(100..120, 0..20).ends_with("faster\n"));
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_only_one_has_is_left_out() {
+    fn a_stage_of_only_one_report_is_left_out() {
         let table = table(&report("boot", 0..9), &report("reconnect", 0..9));
         assert_eq!(table.lines().count(), 1);
     }

@@ -13,7 +13,7 @@ use sandbox::{
     SandboxFactory, SandboxId,
 };
 
-use super::report::Report;
+use super::report::BenchReport;
 use super::{Measure, Start};
 use crate::error::{Error, Result};
 use crate::image;
@@ -26,7 +26,7 @@ const START: Duration = Duration::from_secs(300);
 /// The stages of one VM and their durations in milliseconds.
 type Times = Vec<(String, f64)>;
 
-pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
+pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<BenchReport> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
@@ -38,7 +38,7 @@ pub(super) fn measure(global: &Global, wanted: &Measure) -> Result<Report> {
         wanted.start == Start::Cold,
         global,
     )?;
-    let report = Mutex::new(Report::new(factory.kind(), wanted.count, wanted.concurrency));
+    let report = Mutex::new(BenchReport::new(factory.kind(), wanted.count, wanted.concurrency));
     let next = AtomicU32::new(0);
     let is_more = || next.fetch_add(1, Ordering::Relaxed) < wanted.count;
     let add = |times| report.lock().add(times);

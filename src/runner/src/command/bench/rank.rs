@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worked_example_comes_out() {
+    fn the_rank_test_matches_a_worked_example() {
         // Of 100 pairs the second is larger in 79, so U is 21; z = (29 - 0.5) / sqrt(175) = 2.154.
         let first = [11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0];
         let second = first.map(|value| value + 3.5);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn one_outlier_proves_nothing() {
+    fn one_outlier_is_not_significant() {
         let first: Vec<f64> = (0..20).map(f64::from).collect();
         let mut second = first.clone();
         second[0] = 1e9;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_values_do_not_differ() {
+    fn equal_samples_are_not_significantly_different() {
         assert_eq!(compare(&[5.0; 10], &[5.0; 12]), Difference::Chance(1.0));
     }
 }

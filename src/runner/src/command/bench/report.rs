@@ -13,7 +13,7 @@ const REASONS: usize = 5;
 
 /// A measurement.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct BenchReport {
     /// The kind of VMs.
     pub(super) vmm: String,
     /// How many were to be started.
@@ -42,7 +42,7 @@ pub(super) struct Stage {
     pub(super) times: Vec<f64>,
 }
 
-impl Report {
+impl BenchReport {
     pub(super) fn new(vmm: &str, count: u32, concurrency: u32) -> Self {
         let vmm = vmm.to_owned();
         Self { vmm, count, concurrency, succeeded: 0, failures: Vec::new(), stages: Vec::new() }
@@ -119,8 +119,8 @@ impl Stage {
 mod tests {
     use super::*;
 
-    fn report(times: impl IntoIterator<Item = u32>) -> Report {
-        let mut report = Report::new("qemu", 4, 1);
+    fn report(times: impl IntoIterator<Item = u32>) -> BenchReport {
+        let mut report = BenchReport::new("qemu", 4, 1);
         for time in times {
             report.add(Ok(vec![("boot".into(), f64::from(time))]));
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_times_that_were_measured() {
+    fn percentiles_are_measured_values() {
         let stage = &report((1..=100).rev()).stages[0];
         assert_eq!([stage.p50, stage.p95, stage.p99, stage.max], [50.0, 95.0, 99.0, 100.0]);
         let few = &report([3, 1]).stages[0];
@@ -145,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn a_report_comes_back_from_its_json() {
+    fn a_report_survives_a_round_trip_through_json() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
         fs::write(&path, report([5, 4]).json().unwrap()).unwrap();
-        assert_eq!(Report::read(&path).unwrap().stages[0].times, [4.0, 5.0]);
+        assert_eq!(BenchReport::read(&path).unwrap().stages[0].times, [4.0, 5.0]);
         fs::write(&path, "{}").unwrap();
-        assert!(Report::read(&path).unwrap_err().to_string().contains("a.json"));
+        assert!(BenchReport::read(&path).unwrap_err().to_string().contains("a.json"));
     }
 }

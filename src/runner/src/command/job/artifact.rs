@@ -1,4 +1,4 @@
-//! `runner job artifact`: what a job left in a folder that it was given.
+//! `runner job artifact`: copies the folders that a job changed.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom};
@@ -13,11 +13,10 @@ use crate::operator::{Error, OperatorClient};
 use crate::options::Global;
 use crate::value;
 
-/// The most files, folders and links of an artifact: an archive of nothing but names is not small
-/// once it is unpacked.
+/// The most files, folders and links of an artifact. A small archive may hold very many empty files.
 const MOST_ENTRIES: u64 = 1_000_000;
 
-/// Copy what a job left
+/// Copy artifacts of a job
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -31,26 +30,26 @@ enum Command {
 
 /// Copy an artifact of a job's latest checkpoint to a folder
 ///
-/// Files come with their modes, links as links, empty folders too. Nothing outside of the folder is
-/// touched, whatever the archive says.
+/// File modes, links and empty folders are kept. Nothing outside DIR is written, even if the archive
+/// is malicious.
 #[derive(Debug, clap::Args)]
 struct Get {
-    /// Which artifact, if the job has several
+    /// Artifact to copy; required if the job has several
     #[arg(long)]
     name: Option<String>,
 
-    /// Into a folder that is not empty: what has the same name is replaced, the rest stays
+    /// Allow a folder that is not empty: files of the same names are replaced, others stay
     #[arg(long)]
     merge: bool,
 
-    /// The most bytes that may come out of it: 64K, 10M, 1G
+    /// Maximum unpacked size, like 64K, 10M or 1G
     #[arg(long, value_name = "BYTES", value_parser = value::bytes, default_value = "16G")]
     limit: u64,
 
-    /// The job's id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 
-    /// The folder, made if it is not there
+    /// Destination folder, created if missing
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 }
@@ -61,16 +60,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let run = operator.job(&get.job)?.run_id;
     let checkpoint = operator.ask(|client| client.checkpoint(run))?;
     let name = get.name.clone().map_or_else(|| only(&checkpoint), Ok)?;
-    let is_there = is_there(get)?;
-    // All of it is here before any of it is unpacked: a platform that ends leaves no half folder.
+    let exists = check_destination(get)?;
+    // The archive is complete before it is unpacked: a platform that ends leaves no partial folder.
     let temporary = std::env::temp_dir();
     let mut archive = tempfile::tempfile().map_err(file("create a file in", &temporary))?;
     operator.ask(|client| client.artifact(run, &name, &mut archive))?;
     archive.seek(SeekFrom::Start(0)).map_err(file("read a file in", &temporary))?;
     let limits = Limits { bytes: get.limit, entries: MOST_ENTRIES, ..Limits::default() };
-    match is_there {
-        true => unpack(archive, &get.folder, limits)?,
-        false => unpack_whole(archive, &get.folder, limits)?,
+    if exists {
+        unpack(archive, &get.folder, limits)?;
+    } else {
+        unpack_atomically(archive, &get.folder, limits)?;
     }
     Ok(0)
 }
@@ -88,8 +88,8 @@ fn only(checkpoint: &Checkpoint) -> Result<String> {
     }
 }
 
-/// Whether the folder is there, and such that it may be unpacked into.
-fn is_there(get: &Get) -> Result<bool> {
+/// Whether the destination exists. It must be empty without `--merge`.
+fn check_destination(get: &Get) -> Result<bool> {
     let folder: &Path = &get.folder;
     let mut entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -101,14 +101,14 @@ fn is_there(get: &Get) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes the folder with all that is in it, or not at all.
-fn unpack_whole(archive: File, folder: &Path, limits: Limits) -> Result<()> {
+/// Unpacks into a hidden folder, which is renamed when it is complete.
+fn unpack_atomically(archive: File, folder: &Path, limits: Limits) -> Result<()> {
     let above = folder.parent().filter(|above| !above.as_os_str().is_empty());
     let above = above.unwrap_or(Path::new("."));
     fs::create_dir_all(above).map_err(file("create", above))?;
     let hidden = tempfile::Builder::new().prefix(".runner-").tempdir_in(above);
     let hidden = hidden.map_err(file("create a folder in", above))?;
-    // A folder in it has the mode that folders have here.
+    // Unlike the temporary folder, a folder in it has its mode from the umask.
     let made = hidden.path().join("artifact");
     fs::create_dir(&made).map_err(file("create", &made))?;
     unpack(archive, &made, limits)?;

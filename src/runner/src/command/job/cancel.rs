@@ -1,4 +1,4 @@
-//! `runner job cancel`: asks for the end of jobs.
+//! `runner job cancel`: cancels a job.
 
 use crate::error::Result;
 use crate::operator::OperatorClient;
@@ -7,11 +7,11 @@ use crate::output;
 
 /// Cancel a job
 ///
-/// One that waits ends at once; one that runs has a while to end well. `runner job wait` waits for
-/// that. Prints the job's id.
+/// A queued job ends at once. A running job has a grace period to save its checkpoint; `runner job
+/// wait` waits for its end. Prints the job's id.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Its id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 }
 

@@ -1,4 +1,4 @@
-//! `runner job checkpoint`: what a job left to go on from.
+//! `runner job checkpoint`: shows a job's latest checkpoint.
 
 use platform::{Checkpoint, Mount};
 
@@ -8,17 +8,18 @@ use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
 use crate::table;
 
-/// Show a job's latest checkpoint: its session, and its artifacts
+/// Show a job's latest checkpoint: its session and its artifacts
 ///
-/// A job that failed, ran out of time or was cancelled has a partial one: what could be kept.
-/// `runner job submit --resume JOB` goes on from it, `runner job artifact get` copies its artifacts.
+/// The checkpoint of a job that failed, timed out or was cancelled is partial: parts of it may be
+/// missing. `runner job submit --resume JOB` resumes from a checkpoint, and `runner job artifact get`
+/// copies its artifacts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 
-    /// The job's id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 }
 
@@ -44,9 +45,9 @@ fn text(checkpoint: &Checkpoint) -> String {
         row("agent", &checkpoint.agent),
     ];
     if checkpoint.partial {
-        rows.push(row("partial", "yes: the job did not succeed, and this is what could be kept"));
+        rows.push(row("partial", "yes: the job did not succeed, and parts may be missing"));
     }
-    rows.push(row("session", checkpoint.session_id.as_deref().unwrap_or("none was kept")));
+    rows.push(row("session", checkpoint.session_id.as_deref().unwrap_or("none")));
     let history = checkpoint.history_size.map(|size| row("history", &format!("{size} bytes")));
     rows.extend(history);
     let artifact = |mount: &Mount| {

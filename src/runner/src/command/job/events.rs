@@ -13,29 +13,29 @@ use crate::options::Global;
 use crate::output::Output;
 
 const NOTES: &str = "\
-With --json each line is an event: `position` is what --after goes on from, `event` is the agent's
-own. Ctrl-C ends following and not the job.";
+With --json each line is an event: `position` is a value for --after, and `event` is the event as the
+agent wrote it. Ctrl-C ends following, not the job.";
 
-/// Show the events of a job's agent: what it says, and the tools that it calls
+/// Show the events of a job's agent: its messages and its tool calls
 #[derive(Debug, clap::Args)]
 #[command(after_help = NOTES)]
 pub(super) struct Arguments {
-    /// Go on until the job has ended
+    /// Follow the job until it ends
     #[arg(short, long)]
     follow: bool,
 
-    /// Only those after this position
+    /// Only events after this position
     #[arg(long, value_name = "POSITION", default_value_t = 0)]
     after: i64,
 
-    /// Print JSON, one event a line, for programs
+    /// Print JSON, one event per line
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     reconnect: Reconnect,
 
-    /// The job's id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 }
 

@@ -1,6 +1,6 @@
-//! What stands behind the flags of `runner job submit`, and what it means.
+//! The folders, variables and secrets that the flags of `runner job submit` name.
 //!
-//! INVARIANT: no error says a secret's value, nor any variable's.
+//! INVARIANT: no error has the value of a secret or of a variable.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -31,7 +31,7 @@ pub(super) struct SecretFile {
     path: PathBuf,
 }
 
-/// A name goes before `=` as long as it is none of a path: `./a=b:/x` has none.
+/// Parses `[NAME=]DIR:MOUNT`. A `/` before the `=` belongs to a path: `./a=b:/x` has no name.
 pub(super) fn folder(text: &[u8]) -> std::result::Result<Folder, Refused> {
     let refused = "expected DIR:MOUNT or NAME=DIR:MOUNT, with an absolute path in the VM as MOUNT";
     let colon = text.windows(2).rposition(|pair| pair == b":/").ok_or(refused)?;
@@ -62,8 +62,8 @@ pub(super) fn secret_file(text: &[u8]) -> std::result::Result<SecretFile, Refuse
     }
 }
 
-/// Later ones override earlier ones. One that is named only, and that we have not, is left out, as
-/// with `runner run`.
+/// The variables for the job. Later ones override earlier ones. A variable without a value that this
+/// process does not have is left out, as by `runner run`.
 pub(super) fn environment(variables: &[Variable]) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     for variable in variables {
@@ -77,7 +77,8 @@ pub(super) fn environment(variables: &[Variable]) -> Result<BTreeMap<String, Str
     Ok(all)
 }
 
-/// One that is named only must be there: a job without it would fail late.
+/// The secrets for the job. A secret without a value that this process does not have is an error: the
+/// job would fail late.
 pub(super) fn secrets(
     variables: &[Variable],
     files: &[SecretFile],
@@ -104,7 +105,7 @@ pub(super) fn secrets(
     Ok(all)
 }
 
-/// The folders with a name each: the one that was given, or that of the folder itself.
+/// The folders, each with its given name or else its own.
 pub(super) fn artifacts(folders: &[Folder]) -> Result<Vec<Artifact>> {
     let mut all: Vec<Artifact> = Vec::new();
     for given in folders {
@@ -121,7 +122,7 @@ pub(super) fn artifacts(folders: &[Folder]) -> Result<Vec<Artifact>> {
     Ok(all)
 }
 
-/// What a folder is called wherever one is: `.` has a name, too.
+/// The name of a folder's canonical path, so that `.` has one, too.
 fn own_name(folder: &Path) -> Result<String> {
     let whole = fs::canonicalize(folder).map_err(file("open", folder))?;
     let name = whole.file_name().and_then(OsStr::to_str).map(str::to_owned);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_artifact_may_be_named_and_its_folder_may_have_any_letter() {
+    fn an_artifact_may_be_named_and_its_folder_may_have_any_characters() {
         let given = folder(b"src=./a:b:/w").unwrap();
         assert_eq!(given.name.as_deref(), Some("src"));
         assert_eq!((given.folder, given.mount_path), ("./a:b".into(), "/w".into()));
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_artifact_needs_both_parts_and_an_absolute_one_in_the_vm() {
+    fn an_artifact_needs_a_folder_and_an_absolute_mount_path() {
         for text in ["a", "a:b", ":/w", "a=:/w", ""] {
             assert!(folder(text.as_bytes()).is_err(), "{text}");
         }
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_a_name_given_has_its_own() {
+    fn an_artifact_without_a_name_gets_its_folders_name() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
         let path = dir.path().join("app/../app/.");
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_comes_from_a_file_without_the_end_of_its_line() {
+    fn a_secret_is_read_from_a_file_without_its_final_newline() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("key"), "hunter2\r\n").unwrap();
         let given = format!("KEY={}", dir.path().join("key").display());
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_not_there_is_missed_by_its_name() {
+    fn the_error_of_a_missing_secret_names_it() {
         let error = secrets(&[variable("NOT_SET_HERE")], &[]).unwrap_err();
         assert_eq!(error.exit_code(), Some(2));
         assert!(error.chain().contains("NOT_SET_HERE"), "{}", error.chain());
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_a_variable_counts_and_one_that_is_not_set_is_left_out() {
+    fn the_last_value_of_a_variable_wins_and_unset_ones_are_left_out() {
         let given = ["A=1", "A=2", "NOT_SET_HERE"].map(variable);
         let all = environment(&given).unwrap();
         assert_eq!(all, BTreeMap::from([("A".to_owned(), "2".to_owned())]));

@@ -8,21 +8,21 @@ use crate::operator::{OperatorClient, print, print_json};
 use crate::options::Global;
 use crate::table;
 
-/// How much of a prompt is shown.
+/// The maximum length of a prompt in the list.
 const PROMPT: usize = 48;
 
 /// List jobs, the newest first
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// How many at most
+    /// Maximum number of jobs
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     limit: u32,
 
-    /// Only those that are older than this one: to go on where a list ended
+    /// Only jobs that are older than this one, to continue a list
     #[arg(long, value_name = "JOB")]
     before: Option<String>,
 
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +32,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let before = arguments.before.as_deref().map(|id| operator.job(id)).transpose()?;
     let mut before = before.map(|job| job.run_id);
     let mut jobs: Vec<Job> = Vec::new();
-    // The platform has its own limit for one answer.
+    // The platform limits the length of a reply.
     loop {
         let left = arguments.limit.saturating_sub(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
         let page = if left == 0 { Vec::new() } else { operator.ask(|c| c.jobs(before, left))? };
@@ -53,7 +53,6 @@ fn table(jobs: &[Job]) -> String {
     let row = |job: &Job| {
         vec![
             job.run_id.to_string().chars().take(8).collect(),
-            // Whoever waits for something that does not come is to be seen.
             if job.waits.is_some() { "queued, no runner".into() } else { word(job.status).into() },
             one_line(&job.agent),
             one_line(job.profile.as_deref().unwrap_or("-")),
@@ -83,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_see_a_job_in_a_line() {
+    fn a_job_is_listed_on_one_line() {
         let text = table(&[job("failed", json!({"exitCode": 3, "profile": "big"}))]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_cut_between_its_characters_and_cannot_move_the_cursor() {
+    fn a_prompt_is_truncated_between_characters_and_escaped() {
         assert_eq!(beginning(&"ä".repeat(60)), format!("{}…", "ä".repeat(PROMPT)));
         assert_eq!(beginning("\x1b[2Jx\r\ny"), "\\x1b[2Jx y");
     }

@@ -1,4 +1,4 @@
-//! `runner job logs`: what a job's guest and runner tell besides the agent's events.
+//! `runner job logs`: the reports of a job's guest and runner.
 
 use platform::Telemetry;
 use serde_json::Value;
@@ -10,13 +10,13 @@ use crate::operator::json_line;
 use crate::options::Global;
 use crate::terminal::harmless;
 
-/// Show the log of a job's guest, what its runner and guest did for it, and its connections
+/// Show the log of a job's guest, the operations of its runner and guest, and its connections
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     reports: Reports,
 
-    /// Print JSON, one report a line, for programs; metrics are in it, too
+    /// Print JSON, one report per line, with metrics
     #[arg(long)]
     json: bool,
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_read_the_log_and_a_line_for_each_thing_that_was_done() {
+    fn the_text_of_a_report_is_its_log_and_a_line_per_operation() {
         let report: Telemetry = serde_json::from_value(json!({
             "position": 1, "attempt": 1, "receivedMs": 5, "content": {
                 "systemLog": "boot\x1b[2J",

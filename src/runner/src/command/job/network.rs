@@ -1,4 +1,4 @@
-//! `runner job network`: what a job sent, and what became of it.
+//! `runner job network`: a job's connections and requests.
 
 use intercept::NetworkLogEntry;
 use platform::Telemetry;
@@ -10,13 +10,13 @@ use crate::error::Result;
 use crate::operator::json_line;
 use crate::options::Global;
 
-/// Show what a job sent over its network, and what became of it
+/// Show a job's connections and requests, each with its verdict
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     reports: Reports,
 
-    /// Print JSON, one entry a line, for programs
+    /// Print JSON, one entry per line
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +32,7 @@ fn head() -> String {
     row(heads.map(str::to_owned))
 }
 
-/// A line for each entry of a report's.
+/// A line for each network log entry of a report.
 fn text(report: &Telemetry, is_json: bool) -> Result<String> {
     let logs = report.content.get("networkLogs").and_then(Value::as_array);
     let lines = logs.into_iter().flatten().map(|value| {
@@ -61,7 +61,7 @@ fn line(entry: &NetworkLogEntry) -> String {
     ])
 }
 
-/// As it comes: what follows is not known yet, so columns are as wide as they usually have to be.
+/// A line of the table. Rows are printed as they arrive, so columns have fixed widths.
 fn row(cells: [String; 8]) -> String {
     let [time, action, method, status, ms, sent, received, what] = cells;
     format!("{time:12} {action:6} {method:7} {status:>6} {ms:>6} {sent:>9} {received:>9}  {what}\n")
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_see_an_entry_in_a_line_that_cannot_move_the_cursor() {
+    fn an_entry_is_one_line_with_escaped_control_characters() {
         let entry: NetworkLogEntry = serde_json::from_value(json!({
             "timestamp": "2026-05-01T10:11:12.345Z", "type": "http", "action": "DENY",
             "host": "x", "port": 443, "method": "GET", "url": "https://x/\u{1b}[2J",

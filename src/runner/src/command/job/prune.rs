@@ -1,4 +1,4 @@
-//! `runner job prune`: makes room.
+//! `runner job prune`: removes old jobs.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use crate::operator::{self, OperatorClient, print_json};
 use crate::options::Global;
 use crate::output;
 
-/// Remove jobs that ended a while ago, with their events, and content that no job needs any more
+/// Remove old jobs, their events, and content that no other job uses
 ///
-/// The platform does this by itself for jobs of more than 30 days. It works also where nobody
-/// serves.
+/// A platform removes jobs 30 days after their end by itself. This command also works while no
+/// platform serves the state folder.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// How long ago a job must have ended, like 12h or 7d
+    /// Minimum time since a job's end, like 12h or 7d
     #[arg(long, value_name = "TIME", value_parser = base::duration::parse, default_value = "30d")]
     older_than: Duration,
 
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -28,7 +28,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let keep = arguments.older_than;
     let operator = OperatorClient::of(global);
     let pruned = match operator.ask(|client| client.prune(keep)) {
-        Err(Error::Operator(operator::Error::NotServed { .. })) => alone(global, keep)?,
+        Err(Error::Operator(operator::Error::NotServed { .. })) => prune_unserved(global, keep)?,
         other => other?,
     };
     if arguments.json {
@@ -43,10 +43,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
-/// Where nobody serves; where nobody ever did, nothing is made.
-fn alone(global: &Global, keep: Duration) -> Result<Pruned> {
-    match global.state_dir.join("control").exists() {
-        true => Ok(platform::prune(&global.state_dir, keep).map_err(operator::Error::from)?),
-        false => Ok(Pruned::default()),
+/// Prunes a state folder without a platform. Creates nothing if it never had one.
+fn prune_unserved(global: &Global, keep: Duration) -> Result<Pruned> {
+    if !global.state_dir.join("control").exists() {
+        return Ok(Pruned::default());
     }
+    Ok(platform::prune(&global.state_dir, keep).map_err(operator::Error::from)?)
 }

@@ -1,4 +1,4 @@
-//! What a job's guest and runner report, in order: what is there, or all until the job has ended.
+//! The reports of a job's guest and runner, in order: the stored ones, or all until the job's end.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use crate::operator::{OperatorClient, Reconnect};
 use crate::options::Global;
 use crate::output::Output;
 
-/// Which reports.
+/// The arguments that select reports.
 #[derive(Debug, clap::Args)]
 pub(super) struct Reports {
-    /// Go on until the job has ended
+    /// Follow the job until it ends
     #[arg(short, long)]
     follow: bool,
 
     #[command(flatten)]
     reconnect: Reconnect,
 
-    /// The job's id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 }
 
 impl Reports {
-    /// Prints the head, then each report as `text` has it.
+    /// Prints the head, then each report as formatted by `text`.
     pub(super) fn print(
         &self,
         global: &Global,

@@ -1,4 +1,4 @@
-//! `runner job show`: all that is known of a job.
+//! `runner job show`: shows a job's record.
 
 use platform::Job;
 
@@ -9,14 +9,14 @@ use crate::options::Global;
 use crate::table;
 use crate::terminal::harmless;
 
-/// Show a job
+/// Show a job: its state, error, warnings, checkpoint and prompt
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 
-    /// Its id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_not_is_not_shown() {
+    fn absent_values_are_not_shown() {
         let text = text(&job("failed", json!({"exitCode": 3, "error": "it\nbroke"})));
         assert!(text.contains("status    failed, exit code 3\nerror     it broke\n"), "{text}");
         assert!(text.ends_with("prompt\n  do it\n  well\n"), "{text}");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_job_shows_its_partial_checkpoint_and_what_it_lacks() {
+    fn a_failed_job_shows_its_partial_checkpoint_and_its_warnings() {
         let warning = "artifact w: a/b was not saved: Permission denied";
         let more = json!({"exitCode": 3, "checkpointId": "c-1", "checkpointPartial": true,
             "warnings": [warning]});

@@ -1,10 +1,10 @@
-//! `runner job submit`: a job for the platform.
+//! `runner job submit`: submits a job to the platform.
 //!
 //! ```text
-//! 1 what was typed   → prompt, variables, secrets, folders
-//! 2 upload           the folders that are not there as they are
-//! 3 submit           the job is in the queue, and stays there whatever becomes of us
-//! 4 follow           if that is asked for, to its end
+//! 1 arguments   → prompt, variables, secrets, folders
+//! 2 upload      the folders whose content the platform does not have
+//! 3 submit      the job is queued, and stays queued if this process ends
+//! 4 follow      to the job's end, with --follow
 //! ```
 
 use std::fs;
@@ -27,7 +27,7 @@ use crate::options::Global;
 use crate::output::{self, Output};
 use crate::value::{self, Variable};
 
-/// What is shorter is not masked: too much else would be.
+/// Shorter secrets are not masked: they occur in too many other texts.
 const SHORTEST_MASKED: usize = 5;
 
 const EXAMPLES: &str = "\
@@ -38,82 +38,83 @@ Examples:
   runner job submit --agent mock --prompt 'uname -a' --follow
   job=$(runner job submit --prompt 'say hi') && runner job wait $job
 
-What is typed here, others on this host see in `ps`: give secrets by name or in a file, and prompts
-that are nobody's business as file or standard input.
+Other users of this host see command lines in `ps`: pass secrets by name or in a file, and
+confidential prompts in a file or on standard input.
 
-Prints the job's id. With --follow, the exit code is the job's: 124 if its time was up, 125 if it
-ended without one, or if submitting or following failed. Ctrl-C ends following and not the job.
-With --json and --follow each line is JSON: {\"runId\",\"isNew\"} first, then events, then the job.";
+Prints the job's id. With --follow, the exit code is the job's; it is 124 if the job timed out, and
+125 if the job ended without an exit code, or if submitting or following failed. Ctrl-C ends
+following, not the job. With --json and --follow each line is a JSON value: {\"runId\",\"isNew\"},
+the events, then the job.";
 
-/// Submit a job, and perhaps follow it
+/// Submit a job
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[command(group(clap::ArgGroup::new("task").required(true).args(["prompt", "prompt_file", "stdin"])))]
 pub(super) struct Arguments {
-    /// What the agent is asked
+    /// Prompt for the agent
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
 
-    /// A file with what the agent is asked
+    /// File with the prompt
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
 
-    /// Read what the agent is asked from standard input
+    /// Read the prompt from standard input
     #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true)]
     stdin: Option<String>,
 
-    /// The agent; `mock` is a stand-in that runs its prompt with bash. Without it: that of the
-    /// resumed job, or claude, or what the runner is set up for
+    /// Agent; `mock` runs the prompt with bash. Default: the resumed job's agent, else
+    /// the agent in the runner's configuration, else claude
     #[arg(long, value_enum)]
     agent: Option<Agent>,
 
-    /// The kind of VM that it needs, as runners name them; any if none is given
+    /// Profile of the VM, as defined in the runner's configuration. Default: any
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
 
-    /// Set a variable of the agent's environment; NAME alone takes its value from this process
+    /// Environment variable for the agent; NAME alone takes the value from this process
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
     env: Vec<Variable>,
 
-    /// Set a variable that is masked in all that the job reports; NAME alone takes its value from
-    /// this process, and =VALUE is seen by others in `ps`
+    /// Environment variable that is masked in everything the job reports; NAME alone takes the value
+    /// from this process, and =VALUE is visible to other users in `ps`
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
     secret: Vec<Variable>,
 
-    /// The same with its value from a file, without the end of the last line
+    /// Secret with its value from a file, without the file's final newline
     #[arg(long, value_name = "NAME=FILE", value_parser = value::os(given::secret_file))]
     secret_file: Vec<SecretFile>,
 
-    /// Whom a secret is for, over HTTPS; *.HOST is all below it. The job has a placeholder of it, and
-    /// the runner's proxy sends the value instead
+    /// Host that may receive the secret (HTTPS only); `*.HOST` matches subdomains. The job gets a
+    /// placeholder, which the runner's proxy replaces with the value
     #[arg(long = "for", id = "for_", value_name = "[NAME=]HOST", value_parser = SecretHost::parse)]
     for_: Vec<SecretHost>,
 
-    /// Give the job a copy of a folder, which is kept at the end as the job left it; its name is
-    /// the folder's if none is given
+    /// Folder to copy into the VM at MOUNT; the platform stores its content at the job's end. NAME
+    /// defaults to the folder's name
     #[arg(long, value_name = "[NAME=]DIR:MOUNT", value_parser = value::os(given::folder))]
     artifact: Vec<Folder>,
 
-    /// Go on from the latest checkpoint of a job: with its session and artifacts, not its variables
+    /// Resume from the latest checkpoint of a job: its session and artifacts, not its variables
     #[arg(long, value_name = "JOB")]
     resume: Option<String>,
 
-    /// End the job after a time, like 30s or 5m
+    /// Time limit of the job, like 30s or 5m
     #[arg(long, value_name = "TIME", value_parser = base::duration::parse)]
     timeout: Option<Duration>,
 
-    /// Submit it once: if a job was submitted with this key, print that one
+    /// Idempotency key: if a job was submitted with this key, print that job's id
     #[arg(long)]
     key: Option<String>,
 
-    /// Show what the agent does until the job has ended
+    /// Follow the agent's events until the job ends
     #[arg(short, long)]
     pub(super) follow: bool,
 
     #[command(flatten)]
     reconnect: Reconnect,
 
-    /// Print JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -135,11 +136,11 @@ impl Agent {
         }
     }
 
-    /// The mock is Claude Code's: which of both, the execution context says.
+    /// The members of the execution context that select Claude Code or its mock.
     fn context(self) -> Map<String, Value> {
         let (name, value) = match self {
             Self::Claude => ("debugNoMockClaude", true.into()),
-            // A flag of ours: a platform that says nothing of the mock does not mean it.
+            // Our own flag: without it a platform selects no mock.
             Self::Mock => ("featureFlags", json!({"mockClaude": true})),
             Self::Codex => return Map::new(),
         };
@@ -181,17 +182,16 @@ fn follow_submitted(
 ) -> Result<u8> {
     let (run, is_json) = (submitted.run_id, arguments.json);
     if !is_json && !global.quiet {
-        let again = if submitted.is_new { "" } else { ", which its key was used for before" };
+        let again = if submitted.is_new { "" } else { ", submitted before with this key" };
         output::remark(format_args!("job {run}{again}"));
     }
-    let job =
-        operator.with_retries(run, &arguments.reconnect, |retrying, output| match is_json {
-            true => follow_as_json(retrying, submitted, output),
-            false => {
-                follow(retrying, run, 0, &mut EventWriter::new(output.stdout(), false))?;
-                retrying.ask(|client| client.wait(run, None))
-            }
-        })?;
+    let job = operator.with_retries(run, &arguments.reconnect, |retrying, output| {
+        if is_json {
+            return follow_as_json(retrying, submitted, output);
+        }
+        follow(retrying, run, 0, &mut EventWriter::new(output.stdout(), false))?;
+        retrying.ask(|client| client.wait(run, None))
+    })?;
     Ok(print_outcome(&job, global))
 }
 
@@ -210,7 +210,7 @@ fn follow_as_json(
 }
 
 impl Arguments {
-    /// All of it that takes neither platform nor folders.
+    /// The submission without its artifacts and the resumed job, which the platform resolves.
     fn understand(&self) -> Result<Submission> {
         let secrets = given::secrets(&self.secret, &self.secret_file)?;
         for (name, _) in secrets.iter().filter(|(_, value)| value.len() < SHORTEST_MASKED) {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_comes_from_exactly_one_place() {
+    fn a_submission_has_exactly_one_source_of_its_prompt() {
         assert!(line(&[]).is_err());
         assert!(line(&["--prompt", "x", "-"]).is_err());
         assert!(line(&["--prompt", "x", "--prompt-file", "y"]).is_err());
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mock_is_claudes_and_said_by_the_context() {
+    fn the_mock_is_an_agent_of_claude_that_the_context_selects() {
         let mock = understood(&["--prompt", "x", "--agent", "mock"]);
         assert_eq!(mock.agent.as_deref(), Some("claude-code"));
         assert_eq!(mock.context["featureFlags"]["mockClaude"], true);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_what_the_platform_is_told() {
+    fn flags_set_the_members_of_a_submission() {
         let flags = ["--prompt", "x", "--env", "A=1", "--secret", "S=hunter2", "--timeout", "5m"];
         let submission = understood(&[&flags[..], &["--key", "k", "--profile", "p"]].concat());
         assert_eq!(submission.environment["A"], "1");

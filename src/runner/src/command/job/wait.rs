@@ -1,4 +1,4 @@
-//! `runner job wait`: waits for a job's end.
+//! `runner job wait`: waits until a job has ended.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -12,25 +12,25 @@ use crate::options::Global;
 use crate::output;
 
 const CODES: &str = "\
-The exit code is the job's; 124 if its time was up, and 125 if it ended without an exit code, or if
-waiting failed. Ctrl-C ends the wait and not the job.";
+The exit code is the job's; it is 124 if the job timed out, and 125 if the job ended without an exit
+code, or if waiting failed. Ctrl-C ends the wait, not the job.";
 
 /// Wait until a job has ended
 #[derive(Debug, clap::Args)]
 #[command(after_help = CODES)]
 pub(super) struct Arguments {
-    /// How long at most, like 30s or 5m
+    /// Maximum time to wait, like 30s or 5m
     #[arg(long, value_name = "TIME", value_parser = base::duration::parse)]
     timeout: Option<Duration>,
 
-    /// Print the job as JSON when it has ended, for programs
+    /// Print the ended job as JSON
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     reconnect: Reconnect,
 
-    /// Its id, or the beginning of it
+    /// Id of the job, or a unique prefix
     job: String,
 }
 
@@ -75,10 +75,10 @@ fn remarks(job: &Job, code: u8) -> Vec<String> {
     remarks.extend(job.warnings.iter().map(|warning| format!("runner: warning: {warning}")));
     if job.checkpoint_partial {
         let resume = job.session_id.as_ref().map_or_else(String::new, |_| {
-            format!(", or go on from it: `runner job submit --resume {run} …`")
+            format!("; resume it: `runner job submit --resume {run} …`")
         });
         remarks.push(format!(
-            "runner: what it left is kept; copy it: `runner job artifact get {run} DIR`{resume}"
+            "runner: a partial checkpoint is kept; copy it: `runner job artifact get {run} DIR`{resume}"
         ));
     }
     remarks
@@ -92,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_success_is_silent_but_for_its_warnings() {
+    fn a_success_prints_its_warnings_only() {
         let warned = job("completed", json!({"exitCode": 0, "warnings": ["a is not kept"]}));
         assert_eq!(remarks(&warned, 0), ["runner: warning: a is not kept"]);
         assert!(remarks(&job("completed", json!({"exitCode": 0})), 0).is_empty());
     }
 
     #[test]
-    fn a_failure_that_kept_something_says_how_to_go_on() {
+    fn a_failure_with_a_partial_checkpoint_names_the_commands_that_use_it() {
         let failed = job(
             "failed",
             json!({"exitCode": 3, "error": "it broke", "checkpointPartial": true, "sessionId": "s"}),
