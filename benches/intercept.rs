@@ -176,7 +176,7 @@ fn api() -> Policy {
     Policy { firewalls: vec![firewall], ..Policy::none() }
 }
 
-/// A guest and whom it trusts.
+/// A guest and its trusted root certificates.
 struct Client {
     guest: Guest,
     tls: Arc<ClientConfig>,
@@ -235,7 +235,7 @@ fn intercepted(pool: &Pool) -> Lease {
     lease
 }
 
-/// Whom nothing is told that matters here.
+/// An observer that ignores all events.
 struct Deaf;
 
 impl EgressObserver for Deaf {

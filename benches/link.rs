@@ -188,7 +188,7 @@ impl Bench {
         read_from(&self.folder.path().join("file-guest"))
     }
 
-    /// Both peers end when nobody is connected to them.
+    /// Both peers end when their last connection closes.
     fn stop(self) {
         let Self { guest, raw, peers, .. } = self;
         drop((guest, raw));

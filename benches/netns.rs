@@ -254,7 +254,7 @@ fn throughput(world: &World, figures: &mut Figures) {
     figures.insert("throughput ratio, to internet", internet / least);
 }
 
-/// Whom nothing is told that matters here.
+/// An observer that ignores all events.
 struct Deaf;
 
 impl EgressObserver for Deaf {

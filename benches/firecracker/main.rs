@@ -65,9 +65,10 @@ fn main() {
     text.push(format!("\"cold_ratio\":{:.3}", rows[0].1 / rows[1].1));
     text.push(format!("\"restored_ratio\":{:.3}", rows[2].1 / rows[3].1));
     text.push(format!("\"restored_within_ratio\":{:.3}", rows[4].1 / rows[3].1));
-    match arguments.iter().any(|argument| argument == "--json") {
-        true => println!("{{{}}}", text.join(",")),
-        false => println!("{}", text.join("\n").replace('"', "")),
+    if arguments.iter().any(|argument| argument == "--json") {
+        println!("{{{}}}", text.join(","));
+    } else {
+        println!("{}", text.join("\n").replace('"', ""));
     }
 }
 

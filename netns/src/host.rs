@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_rules_is_told_from_one_that_refuses_some() {
+    fn a_kernel_without_nftables_is_distinguished_from_one_that_rejects_a_rule() {
         let netlink_error = |errno, index| NetlinkError { index, ..NetlinkError::from(errno) };
         let error = refused(netlink_error(Errno::EOPNOTSUPP, 0)).to_string();
         assert!(error.contains("no nf_tables") && error.contains("CONFIG_NF_TABLES"), "{error}");

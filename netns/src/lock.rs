@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_has_no_company_is_alone() {
+    fn the_exclusive_lock_fails_while_another_pool_has_joined() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.lock");
         let (ours, theirs) = (Locks::open(&path).unwrap(), Locks::open(&path).unwrap());

@@ -18,7 +18,7 @@ fn ask(runner: &Runner) -> String {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_server_that_a_command_leaves_goes_on_serving() {
+fn a_server_that_a_command_started_outlives_the_command() {
     let runner = Runner::new();
     runner.succeed(&["run", "-d", "--name", "box", "-p", "127.0.0.2:0:8081"]);
     assert!(runner.succeed(&["ps"]).contains("127.0.0.2:"));
@@ -30,7 +30,7 @@ fn a_server_that_a_command_leaves_goes_on_serving() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn what_the_command_of_a_detached_vm_leaves_is_in_its_log() {
+fn output_of_survivors_of_a_detached_command_is_in_its_log() {
     let runner = Runner::new();
     let script = format!("({SERVE}) & exit 3");
     runner.succeed(&["run", "-d", "--name", "box", "--", "sh", "-c", &script]);
@@ -107,7 +107,7 @@ fn signals_that_are_not_for_the_runner_reach_the_command_and_do_not_end_the_runn
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_missing_folder_is_named_and_is_not_a_missing_program() {
+fn a_missing_working_folder_is_distinguished_from_a_missing_program() {
     let output = Runner::new().run(&["run", "--workdir", "/no/such/folder", "--", "true"]);
     assert_eq!(output.status.code(), Some(126));
     assert!(text(&output.stderr).contains("/no/such/folder"), "{}", text(&output.stderr));

@@ -13,13 +13,13 @@ fn in_image<'a>(flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
     [&["run", "--image", "claude"][..], flags, &["--"], command].concat()
 }
 
-/// Has the CLI ask the model at `address`, and nobody else anything.
+/// Flags that make the CLI connect to the model at `address` only.
 fn asking(address: &str) -> [&str; 6] {
     const QUIET: &str = "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1";
     ["--env", address, "--env", "ANTHROPIC_API_KEY=sk-ant-scripted", "--env", QUIET]
 }
 
-/// The CLI's flags for a run that nobody watches.
+/// The CLI's flags for a run without a user.
 const CLAUDE: &[&str] = &[
     "claude",
     "--print",
@@ -48,7 +48,7 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 
 #[test]
 #[ignore = "needs root, QEMU and the image `claude`"]
-fn the_image_has_what_agents_expect_for_its_user() {
+fn the_image_has_the_tools_of_agents_for_its_user() {
     let runner = Runner::new();
     let script = "claude --version && git --version && rg --version && node --version \
         && python3 --version && test -s /etc/ssl/certs/ca-certificates.crt && id -un && echo $HOME && pwd";
@@ -92,7 +92,7 @@ fn the_cli_runs_a_command_for_its_model_and_prints_events() {
 
 #[test]
 #[ignore = "needs root, QEMU and the image `claude`"]
-fn the_cli_takes_a_session_up_where_it_left_it() {
+fn the_cli_resumes_a_session() {
     let runner = Runner::new();
     let script = vec![
         vec![say("let me see"), bash("echo one >> log")],

@@ -80,7 +80,7 @@ fn service(runner: &Runner) -> Running {
 
 #[test]
 #[ignore = "needs root, QEMU and the image `claude`"]
-fn claude_edits_a_repository_and_goes_on_in_another_vm() {
+fn claude_edits_a_repository_and_resumes_in_another_vm() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let model = Model::serve(

@@ -115,7 +115,7 @@ fn buildah_builds_an_image_with_commands_that_run_in_it() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn modules_and_devices_of_containers_are_there_when_they_are_needed() {
+fn kernel_modules_and_devices_for_containers_are_loaded_on_demand() {
     let runner = Runner::new();
     // The default image has no program for that: guest-init is the kernel's helper, and `modprobe`.
     let script = "set -e; ! grep -q '^bridge ' /proc/modules; ip link add br0 type bridge; \
@@ -131,7 +131,7 @@ fn modules_and_devices_of_containers_are_there_when_they_are_needed() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_users_command_divides_its_cgroup_and_does_not_leave_it() {
+fn a_users_command_creates_cgroups_only_below_its_own() {
     let runner = Runner::new();
     let script = "own=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); mkdir $own/leaf; \
         echo 0 > $own/leaf/cgroup.procs && echo +memory > $own/cgroup.subtree_control; \

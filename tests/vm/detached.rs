@@ -64,7 +64,7 @@ fn exec_passes_standard_input_on() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_killed_client_takes_its_command_with_it() {
+fn a_killed_client_ends_its_command() {
     let runner = Runner::new();
     runner.succeed(&["run", "-d", "--name", "box"]);
     let script = "echo ready; exec sleep 12345";
@@ -78,7 +78,7 @@ fn a_killed_client_takes_its_command_with_it() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_name_is_given_once() {
+fn two_vms_cannot_have_the_same_name() {
     let runner = Runner::new();
     runner.succeed(&["run", "-d", "--name", "box"]);
     let second = runner.run(&["run", "-d", "--name", "box"]);

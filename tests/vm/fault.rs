@@ -1,4 +1,4 @@
-//! What stands between a runner, its guests and their platform in a test, and fails as it is told.
+//! A proxy between a runner or its guests and their platform, which injects faults.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

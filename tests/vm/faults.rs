@@ -61,7 +61,7 @@ fn a_guest_that_powers_off_ends_the_run_with_a_reason() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_kernel_that_gives_up_for_want_of_memory_is_no_crash() {
+fn a_kernel_panic_for_want_of_memory_is_reported_as_such() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let script = "echo 1 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
@@ -114,7 +114,7 @@ fn link_tree(source: &Path, target: &Path, file: &str, content: &[u8]) {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_broken_root_file_system_is_told_with_the_guests_words() {
+fn a_broken_root_file_system_is_reported_with_the_guests_message() {
     let runner = Runner::new();
     break_image(&runner, "rootfs.squashfs", &[0; 1 << 20]);
     let before = Host::look(runner.state());
@@ -127,7 +127,7 @@ fn a_broken_root_file_system_is_told_with_the_guests_words() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_kernel_that_is_none_is_told_with_the_monitors_words() {
+fn an_invalid_kernel_is_reported_with_the_monitors_message() {
     let runner = Runner::new();
     break_image(&runner, "vmlinux", b"not a kernel");
     let before = Host::look(runner.state());

@@ -7,7 +7,7 @@ use crate::runner::{Runner, text};
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_tree_goes_in_and_comes_back_as_it_was() {
+fn a_tree_is_copied_in_and_out_unchanged() {
     let runner = Runner::new();
     let here = tempfile::tempdir().unwrap();
     let (source, back) = (here.path().join("source"), here.path().join("back"));
@@ -29,7 +29,7 @@ fn a_tree_goes_in_and_comes_back_as_it_was() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn what_is_not_there_is_named_and_the_exit_code_tells() {
+fn a_missing_source_of_a_copy_is_named_and_fails() {
     let runner = Runner::new();
     let output = runner.run(&["run", "--copy-in", "/no/such/file:/x", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
@@ -88,7 +88,7 @@ fn a_copy_belongs_to_its_folders_owner_and_replaces_no_device() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn hard_links_and_holes_come_out_and_what_has_no_content_is_skipped() {
+fn hard_links_and_holes_are_copied_out_and_special_files_skipped() {
     let runner = Runner::new();
     let here = tempfile::tempdir().unwrap();
     let (out, missing) = (here.path().join("out"), here.path().join("missing"));

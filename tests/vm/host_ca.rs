@@ -27,7 +27,7 @@ fn add_authority(runner: &Runner, internet: &Internet) {
 
 #[test]
 #[ignore = "needs root, QEMU and the image `claude`"]
-fn programs_in_a_guest_trust_the_hosts_authorities_and_root_does_too() {
+fn programs_of_user_and_root_in_a_guest_trust_the_hosts_cas() {
     let runner = Runner::new();
     let internet = Internet::serve(&runner, &[HOST], hello);
     add_authority(&runner, &internet);
@@ -47,7 +47,7 @@ fn programs_in_a_guest_trust_the_hosts_authorities_and_root_does_too() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn guest_does_not_trust_the_hosts_authorities_with_host_ca_off() {
+fn a_guest_does_not_trust_the_hosts_cas_with_host_ca_off() {
     let runner = Runner::new();
     let internet = Internet::serve(&runner, &[HOST], hello);
     add_authority(&runner, &internet);
@@ -55,7 +55,7 @@ fn guest_does_not_trust_the_hosts_authorities_with_host_ca_off() {
 
     let output = runner.run(&["run", "--host-ca", "off", "--", "curl", "-sS", &url]);
 
-    // What curl says of a certificate that nobody vouches for.
+    // curl's code for a certificate of an unknown CA.
     assert_eq!(output.status.code(), Some(60), "{}", text(&output.stderr));
     let doctor = text(&runner.run(&["doctor"]).stdout);
     assert!(doctor.contains("guests trust 1 that this host's administrator added"), "{doctor}");

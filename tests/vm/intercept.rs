@@ -44,7 +44,7 @@ fn run(runner: &Runner, internet: &Internet, policy: &str, script: &str) -> (Str
 
 #[test]
 #[ignore = "needs root, QEMU, mitmproxy and the image `claude`"]
-fn every_program_trusts_the_proxy_and_sends_the_key_that_it_does_not_have() {
+fn every_program_trusts_the_proxy_and_sends_a_key_by_its_placeholder() {
     let runner = Runner::new();
     let internet = Internet::serve(&runner, &HOSTS, hello);
     // After the test's own name servers are mounted.
@@ -125,7 +125,7 @@ fn a_repository_is_cloned_and_nothing_else_is_reached() {
 
 #[test]
 #[ignore = "needs root, QEMU, mitmproxy and the image `claude`"]
-fn claude_code_asks_its_own_api_with_a_key_that_it_does_not_have() {
+fn claude_code_uses_its_api_with_a_placeholder_of_the_key() {
     let runner = Runner::new();
     let command = "env | grep -c the-real-key; echo made > made; cat made";
     let model = Model::serve(&runner.world, vec![vec![bash(command)], vec![say("all done")]]);
@@ -154,7 +154,7 @@ fn claude_code_asks_its_own_api_with_a_key_that_it_does_not_have() {
 
 #[test]
 #[ignore = "needs root, QEMU, mitmproxy and the image `claude`"]
-fn a_job_uses_a_key_that_it_does_not_have_and_its_requests_are_told() {
+fn a_job_uses_a_placeholder_of_a_key_and_its_requests_are_logged() {
     let runner = Runner::new();
     let command = "env | grep -c the-real-key; curl -sS https://evil.example.com/";
     let model = Model::serve(&runner.world, vec![vec![bash(command)], vec![say("all done")]]);
@@ -220,7 +220,7 @@ fn the_guests_own_programs_trust_the_proxy() {
 
 #[test]
 #[ignore = "needs root, QEMU, mitmproxy and an image"]
-fn a_guest_that_does_nothing_leaves_nothing_on_record() {
+fn an_idle_guest_makes_no_entry_in_the_network_log() {
     let runner = Runner::new();
     let log = runner.state().join("network.jsonl");
     let mut command = runner.command(&["run", "--network", "intercept", "--network-record"]);

@@ -13,7 +13,7 @@ use crate::runner::Runner;
 /// Servers of all names at the ports of the web, which ask a function; and a name server.
 pub(crate) struct Internet {
     pub(crate) https: Server,
-    /// Whom the host trusts.
+    /// The root certificates that the host trusts.
     roots: PathBuf,
     names: Names,
 }

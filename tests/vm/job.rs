@@ -90,7 +90,7 @@ fn kept(runner: &Runner, run: RunId, artifact: &str, file: &str) -> Option<Strin
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
+fn a_job_runs_to_its_checkpoint_and_another_resumes_it() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let service = serve(&runner);
@@ -153,7 +153,7 @@ fn a_job_runs_from_its_submission_to_its_checkpoint_and_another_goes_on() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_jobs_folders_may_be_outside_of_its_home_and_are_its_users() {
+fn mount_points_outside_the_home_belong_to_the_jobs_user() {
     let runner = Runner::new();
     let service = serve(&runner);
     let folder = runner.state().join("repo");
@@ -193,7 +193,7 @@ fn workspace(runner: &Runner) -> platform::Mount {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn jobs_that_fail_or_are_cancelled_keep_what_another_goes_on_from() {
+fn failed_and_cancelled_jobs_keep_a_checkpoint_that_can_be_resumed() {
     let runner = Runner::new();
     let service = serve(&runner);
     let artifacts = vec![workspace(&runner)];
@@ -222,7 +222,7 @@ fn jobs_that_fail_or_are_cancelled_keep_what_another_goes_on_from() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_full_disk_costs_neither_a_success_nor_what_a_failure_leaves() {
+fn a_full_disk_loses_neither_a_success_nor_a_partial_checkpoint() {
     let runner = Runner::new();
     let service = serve(&runner);
     let fill = "head -c 8M /dev/urandom > big; dd if=/dev/zero of=$HOME/fill bs=1M 2>/dev/null";
@@ -308,7 +308,7 @@ fn a_job_without_a_network_reaches_the_platform_and_nothing_else() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_jobs_disk_is_as_large_as_its_profile_says() {
+fn the_profile_sets_the_size_of_a_jobs_disk() {
     let runner = Runner::new();
     let service = serve(&runner);
     let submission = prompt("df --block-size=1M --output=size / | tail -n 1 | tr -dc 0-9");
@@ -323,7 +323,7 @@ fn a_jobs_disk_is_as_large_as_its_profile_says() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_job_that_takes_all_memory_of_its_vm_is_told_so() {
+fn a_job_that_exhausts_the_memory_of_its_vm_fails_with_that_reason() {
     let runner = Runner::new();
     let service = serve(&runner);
     let run = submit(&runner, &prompt("tail /dev/zero || exit 9"));
@@ -336,7 +336,7 @@ fn a_job_that_takes_all_memory_of_its_vm_is_told_so() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_cancelled_job_is_asked_to_end_and_does() {
+fn a_cancelled_job_ends_after_sigterm() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let service = serve(&runner);
@@ -355,7 +355,7 @@ fn a_cancelled_job_is_asked_to_end_and_does() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_second_signal_ends_the_jobs_and_says_so() {
+fn a_second_signal_kills_the_jobs_and_is_logged() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let mut service = serve(&runner);
@@ -375,7 +375,7 @@ fn a_second_signal_ends_the_jobs_and_says_so() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn twenty_jobs_run_at_once_and_all_end_well() {
+fn twenty_concurrent_jobs_succeed() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let room = "max_concurrent = 20\nmemory_mib = 8192";

@@ -187,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_how_often_the_model_has_answered() {
+    fn the_model_counts_its_answers_as_turns() {
         let messages = json!([{"role": "user"}, {"role": "assistant"}, {"role": "user"}]);
 
         assert_eq!(turn(json!({"tools": [{"name": "Bash"}], "messages": messages})), Some(1));
     }
 
     #[test]
-    fn a_request_without_tools_is_no_turn() {
+    fn a_request_without_tools_does_not_count_as_a_turn() {
         assert_eq!(turn(json!({"messages": [{"role": "user"}]})), None);
         assert_eq!(turn(json!({"tools": [], "messages": [{"role": "user"}]})), None);
     }

@@ -55,7 +55,7 @@ fn a_vm_reaches_the_internet_and_nothing_else_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_vm_without_a_network_has_no_card() {
+fn a_vm_without_a_network_has_no_network_interface() {
     let runner = Runner::new();
     let devices = runner.succeed(&["run", "--network", "none", "--", "ls", "/sys/class/net"]);
     assert_eq!(devices, "lo\n");
@@ -63,7 +63,7 @@ fn a_vm_without_a_network_has_no_card() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_policy_opens_what_it_names() {
+fn a_policy_opens_only_the_named_destinations() {
     let runner = Runner::new();
     let (private, internet) = (greet(&runner, PRIVATE), greet(&runner, INTERNET));
     let file = runner.state().join("policy.toml");
@@ -95,7 +95,7 @@ fn wait_for_port(address: &str) -> TcpStream {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_published_port_is_refused_until_something_in_the_vm_listens_be_it_on_127_0_0_1() {
+fn a_published_port_works_once_a_program_listens_even_on_loopback() {
     let runner = Runner::new();
     let serve = "use Socket; $| = 1; print qq(up\\n); select(undef, undef, undef, 0.05) until -e '/tmp/go'; \
         socket(S, PF_INET, SOCK_STREAM, 0); bind(S, sockaddr_in(80, INADDR_LOOPBACK)); listen(S, 9); \
@@ -119,7 +119,7 @@ fn a_published_port_is_refused_until_something_in_the_vm_listens_be_it_on_127_0_
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_published_port_is_reached_as_long_as_the_vm_runs() {
+fn a_published_port_works_while_the_vm_runs() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let serve = "use Socket; socket(S, PF_INET, SOCK_STREAM, 0); bind(S, sockaddr_in(80, INADDR_ANY)); \
@@ -148,12 +148,11 @@ fn names_are_resolved_by_the_hosts_servers() {
     let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap();
     let server = resolv_conf.lines().find_map(|line| line.strip_prefix("nameserver "));
     let server: Ipv4Addr = server.expect("a name server").trim().parse().unwrap();
-    let socket = match IpAddr::from(server).is_loopback() {
-        true => UdpSocket::bind((server, 53)).unwrap(),
-        false => {
-            runner.world.add_address(server);
-            runner.world.on_the_internet(|| UdpSocket::bind((server, 53)).unwrap())
-        }
+    let socket = if IpAddr::from(server).is_loopback() {
+        UdpSocket::bind((server, 53)).unwrap()
+    } else {
+        runner.world.add_address(server);
+        runner.world.on_the_internet(|| UdpSocket::bind((server, 53)).unwrap())
     };
     let answer = move || {
         let mut buffer = [0; 512];

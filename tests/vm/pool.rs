@@ -43,7 +43,7 @@ fn events(runner: &Runner, run: RunId) -> String {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_warm_vm_becomes_the_jobs_and_another_takes_its_place() {
+fn a_warm_vm_is_assigned_to_a_job_and_replaced() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let service = serve(&runner, 0, 1);
@@ -69,7 +69,7 @@ fn a_warm_vm_becomes_the_jobs_and_another_takes_its_place() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_sessions_vm_is_parked_and_goes_on_with_its_next_job() {
+fn the_vm_of_a_session_is_parked_and_reused_by_its_next_job() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let service = serve(&runner, 1, 0);
@@ -101,7 +101,7 @@ fn a_sessions_vm_is_parked_and_goes_on_with_its_next_job() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn what_a_killed_runner_kept_ready_is_reclaimed() {
+fn warm_and_parked_vms_of_a_killed_runner_are_reclaimed() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let mut service = serve(&runner, 1, 1);
@@ -120,7 +120,7 @@ fn what_a_killed_runner_kept_ready_is_reclaimed() {
 /// The same VM stands still and goes on a hundred times, its memory taken and given back each time.
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_hundred_times_parked_nothing_hangs_and_nothing_is_left() {
+fn a_vm_can_be_parked_a_hundred_times() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let printed = runner

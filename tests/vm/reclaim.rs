@@ -33,7 +33,7 @@ fn wait(running: &mut Running, time: Duration) {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_killed_runner_leaves_nothing_that_the_next_does_not_reclaim() {
+fn the_next_runner_reclaims_everything_of_a_killed_one() {
     // While the folder, cgroup, disk and processes come; while the guest boots; while it runs.
     for after in [3, 8, 15, 25, 40, 70, 150, 600, 2500, 5000] {
         let jitter = u64::from(std::process::id() % 7);
@@ -43,7 +43,7 @@ fn a_killed_runner_leaves_nothing_that_the_next_does_not_reclaim() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn the_next_start_reclaims_without_being_asked() {
+fn the_next_start_reclaims_by_itself() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let mut running = runner.start(&["run", "--", "sh", "-c", "echo ready; sleep 1000"]);
@@ -57,7 +57,7 @@ fn the_next_start_reclaims_without_being_asked() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_living_runners_vm_is_not_touched() {
+fn the_vm_of_a_living_runner_is_not_reclaimed() {
     let runner = Runner::new();
     runner.succeed(&["run", "-d", "--name", "box"]);
     runner.succeed(&["gc"]);

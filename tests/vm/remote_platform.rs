@@ -103,7 +103,7 @@ fn jobs_of_a_platform_at(
 
 #[test]
 #[ignore = "needs root, QEMU and mitmproxy"]
-fn a_platform_at_the_hosts_own_address_is_reached_and_no_other_port_there() {
+fn a_platform_at_an_address_of_the_host_is_reached_at_its_port_only() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let start = |state: &Path| {
@@ -119,7 +119,7 @@ fn a_platform_at_the_hosts_own_address_is_reached_and_no_other_port_there() {
 
 #[test]
 #[ignore = "needs root, QEMU and mitmproxy"]
-fn a_platform_on_a_private_network_is_reached_and_no_other_port_there() {
+fn a_platform_on_a_private_network_is_reached_at_its_port_only() {
     let runner = Runner::new();
     let start = |state: &Path| {
         let platform = serve(&runner, state, (PRIVATE, 0).into());
@@ -139,7 +139,7 @@ fn serve(runner: &Runner, state: &Path, address: SocketAddr) -> Platform {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_platform_that_restarts_in_the_middle_of_a_job_loses_nothing_of_it() {
+fn a_restart_of_the_platform_during_a_job_loses_no_data() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let remote = RemotePlatform::start(&runner);
@@ -161,7 +161,7 @@ fn a_platform_that_restarts_in_the_middle_of_a_job_loses_nothing_of_it() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_job_whose_runner_was_killed_has_failed_as_soon_as_there_is_a_runner_again() {
+fn a_job_of_a_killed_runner_fails_when_the_runner_starts_again() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let remote = RemotePlatform::start(&runner);
@@ -182,7 +182,7 @@ fn a_job_whose_runner_was_killed_has_failed_as_soon_as_there_is_a_runner_again()
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_platform_that_fails_in_every_way_loses_and_doubles_nothing() {
+fn faults_of_the_platform_lose_and_duplicate_nothing() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let remote = RemotePlatform::start(&runner);

@@ -28,7 +28,7 @@ const OVER_LINK: usize = 1 << 20;
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_hundred_restores_in_a_row_all_talk_and_leave_nothing() {
+fn a_hundred_restores_succeed_and_leave_nothing() {
     let Some(runner) = with_snapshot(&[]) else { return };
     let port = echo(&runner);
     let reactor = Reactor::start().unwrap();
@@ -88,7 +88,7 @@ struct Picture {
 }
 
 impl Picture {
-    /// Taken while the only network is in use, and so nobody is cleaning it.
+    /// Taken while the only network is in use: no thread cleans it meanwhile.
     fn take(runner: &Runner, networks: &Pool) -> Self {
         let _lease = networks.lease(Instant::now() + Duration::from_secs(60)).unwrap();
         let processes = descendants().into_iter();

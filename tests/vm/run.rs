@@ -18,7 +18,7 @@ fn an_exit_code_is_passed_on_and_nothing_is_left() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn both_streams_are_passed_on_apart_and_unchanged() {
+fn stdout_and_stderr_are_passed_on_separately_and_unchanged() {
     let output = Runner::new().run(&["run", "--", "sh", "-c", r"printf '\377out'; printf err >&2"]);
     assert_eq!(output.stdout, b"\xffout");
     assert_eq!(text(&output.stderr), "err");
@@ -51,7 +51,7 @@ fn the_user_becomes_root_without_a_password() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn the_user_has_what_development_tools_need_of_a_kernel() {
+fn the_kernel_has_the_features_of_development_tools() {
     let runner = Runner::new();
     let script = "ulimit -S -n; ulimit -H -n; cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start \
         fs/inotify/max_user_watches fs/inotify/max_user_instances; \
@@ -63,7 +63,7 @@ fn the_user_has_what_development_tools_need_of_a_kernel() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_disk_is_as_large_as_it_is_asked_for_and_takes_no_room_that_is_not_there() {
+fn a_disk_has_the_requested_size_and_is_sparse_on_the_host() {
     let runner = Runner::new();
     let size = |size: &str| {
         let df = ["--", "stat", "--file-system", "--format", "%b %S", "/"];
@@ -103,7 +103,7 @@ fn a_disk_takes_no_more_operations_than_its_limit() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn environment_and_working_folder_arrive_as_they_are() {
+fn environment_and_working_folder_are_passed_on_unchanged() {
     let runner = Runner::new();
     let value = "a 'quoted' $value; with `everything`";
     let pair = format!("V={value}");
@@ -132,7 +132,7 @@ const MD5_OF_X: &str = "939ee55a36872cb4222e09cced62a7b5";
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_timeout_is_124_and_kills_descendants() {
+fn a_command_that_times_out_exits_with_124_and_its_descendants_are_killed() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let args = ["run", "--timeout", "1s", "--", "sh", "-c", "setsid sleep 1000 & sleep 1000"];
@@ -142,7 +142,7 @@ fn a_timeout_is_124_and_kills_descendants() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_missing_program_is_127_and_named() {
+fn a_missing_program_exits_with_127_and_is_named() {
     let output = Runner::new().run(&["run", "--", "no-such-program"]);
     assert_eq!(output.status.code(), Some(127));
     assert!(text(&output.stderr).contains("no-such-program"), "{}", text(&output.stderr));
@@ -150,7 +150,7 @@ fn a_missing_program_is_127_and_named() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_signal_that_ends_the_command_is_128_and_its_number() {
+fn a_command_killed_by_a_signal_exits_with_128_plus_its_number() {
     let output = Runner::new().run(&["run", "--", "sh", "-c", "kill -9 $$"]);
     assert_eq!(output.status.code(), Some(137));
 }
@@ -169,7 +169,7 @@ fn ctrl_c_reaches_the_command() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_second_ctrl_c_kills_what_ignores_the_first() {
+fn a_second_ctrl_c_kills_a_command_that_ignores_the_first() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
     let script = "trap 'echo ignored' INT; echo ready; while :; do sleep 0.1; done";
@@ -185,7 +185,7 @@ fn a_second_ctrl_c_kills_what_ignores_the_first() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn much_output_arrives_whole() {
+fn large_output_arrives_completely() {
     let script = "head -c 50000000 /dev/zero | tr '\\0' y";
     let output = Runner::new().run(&["run", "--", "sh", "-c", script]);
     assert_eq!(output.stdout.len(), 50_000_000);
@@ -208,7 +208,7 @@ fn host_name_clock_and_time_zone_are_set() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn memory_and_processors_are_as_asked() {
+fn a_vm_has_the_requested_memory_and_vcpus() {
     let args = ["run", "--vcpus", "2", "--memory", "400", "--", "sh", "-c"];
     let script = "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo";
     let output = Runner::new().succeed(&[&args[..], &[script]].concat());
@@ -220,7 +220,7 @@ fn memory_and_processors_are_as_asked() {
 
 #[test]
 #[ignore = "needs root and QEMU"]
-fn a_command_that_takes_all_memory_is_killed_told_of_and_costs_nothing_else() {
+fn a_command_that_takes_all_memory_is_killed_and_reported_and_the_vm_continues() {
     let runner = Runner::new();
     let told = "runner: the VM ran out of memory (192 MiB) and its kernel killed 1 process: give";
     let killed = runner.run(&["run", "--memory", "192", "--", "tail", "/dev/zero"]);

@@ -51,7 +51,7 @@ fn folder(runner: &Runner) -> PathBuf {
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn each_vm_of_a_snapshot_is_one_of_its_own() {
+fn each_vm_of_a_snapshot_has_its_own_identity() {
     let Some(runner) = with_snapshot(&["--network", "none", "--warm", "touch", "/warm"]) else {
         return;
     };
@@ -75,7 +75,7 @@ fn each_vm_of_a_snapshot_is_one_of_its_own() {
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_restored_vm_has_its_network() {
+fn a_restored_vm_has_a_working_network() {
     let Some(runner) = with_snapshot(&[]) else { return };
     let listener = runner.world.on_the_internet(|| TcpListener::bind((INTERNET, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
@@ -94,7 +94,7 @@ fn a_restored_vm_has_its_network() {
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_snapshot_is_for_vms_of_its_kind_only() {
+fn a_snapshot_is_used_only_for_vms_of_the_same_kind() {
     let Some(runner) = with_snapshot(&["--network", "none"]) else { return };
     let (_, remarks) = run(&runner, &[], "true");
     assert!(!is_restored(&remarks), "{remarks}");
@@ -156,7 +156,7 @@ fn a_snapshot_that_the_monitor_refuses_is_quarantined_and_the_vm_boots() {
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn what_warms_up_in_vain_saves_nothing() {
+fn a_failed_warm_up_saves_no_snapshot() {
     let Some(runner) = with_snapshot(&["--network", "none"]) else { return };
     fs::remove_dir_all(folder(&runner)).unwrap();
     let before = Host::look(runner.state());
@@ -171,7 +171,7 @@ fn what_warms_up_in_vain_saves_nothing() {
 
 #[test]
 #[ignore = "needs root, Firecracker and KVM"]
-fn a_snapshot_of_an_image_that_is_gone_is_removed() {
+fn a_snapshot_of_a_removed_image_is_removed() {
     let Some(runner) = with_snapshot(&["--network", "none"]) else { return };
     let marker = folder(&runner).join("snapshot.json");
     let json = fs::read_to_string(&marker).unwrap().replace("vmlinux", "vmlinux-of-before");

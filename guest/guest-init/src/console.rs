@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_word_asks_for_more() {
+    fn only_the_exact_debug_option_enables_debug_output() {
         assert!(asks_for_debug("quiet sandbox.debug\n"));
         assert!(!asks_for_debug("quiet sandbox.debugger"));
         assert!(!asks_for_debug(""));

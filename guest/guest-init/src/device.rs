@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_does_not_come_is_named() {
+    fn the_error_of_a_disk_that_does_not_appear_names_it() {
         let result = wait_for_all(&["/dev/null", "/dev/no-such-disk"], Duration::ZERO);
         let error = result.unwrap_err().to_string();
         assert_eq!(error, "no disk /dev/no-such-disk after 0 s");

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_may_write_to_the_temporary_folder_whatever_the_umask_is() {
+    fn the_temporary_folder_is_world_writable_with_any_umask() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tmp");
         make_temporary_folder(&path).unwrap();

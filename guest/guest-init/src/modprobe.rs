@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn module_is_found_by_what_the_kernel_calls_it() {
+    fn a_module_is_found_by_its_alias() {
         let library = library();
 
         assert_eq!(library.paths("rtnl-link-bridge").last(), Some(&"kernel/net/bridge.ko"));
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn name_that_nothing_answers_to_is_an_error() {
+    fn a_name_without_a_module_is_an_error() {
         let error = library().load("fs-ntfs").unwrap_err();
 
         assert_eq!(error.to_string(), "no kernel module for fs-ntfs");
     }
 
     #[test]
-    fn patterns_fit_whole_names_only() {
+    fn a_pattern_matches_whole_names_only() {
         assert!(matches(b"a?c*", b"abcd"));
         assert!(!matches(b"a?c", b"abcd"));
         assert!(!matches(b"abc", b"ab"));

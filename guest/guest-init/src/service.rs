@@ -146,14 +146,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_from_none_to_a_quarter_of_a_second() {
+    fn retry_pauses_grow_from_zero_to_250_ms() {
         let mut pause = Pause::default();
         let pauses: Vec<u128> = (0..11).map(|_| pause.take().as_millis()).collect();
         assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 64, 128, 250, 250]);
     }
 
     #[test]
-    fn a_boot_id_is_its_digits() {
+    fn a_boot_id_is_parsed_without_its_hyphens() {
         let id = parse_id("00112233-4455-6677-8899-aabbccddeeff\n");
         assert_eq!(id[..4], [0, 0x11, 0x22, 0x33]);
         assert_eq!(id[15], 0xff);

@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_death_costs_no_time_and_the_fifth_in_a_row_is_the_last() {
+    fn a_service_is_restarted_at_once_and_given_up_after_five_short_lives() {
         let mut deaths = Deaths::default();
         let mut next = || deaths.next(Duration::from_millis(1)).map(|delay| delay.as_millis());
         assert_eq!(next(), Some(0));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_life_begins_a_new_row() {
+    fn a_long_life_of_the_service_resets_the_count_of_failures() {
         let mut deaths = Deaths::default();
         deaths.next(Duration::ZERO);
         deaths.next(Duration::ZERO);

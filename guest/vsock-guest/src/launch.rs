@@ -194,11 +194,10 @@ fn why(error: &process::Error, cwd: &Path) -> Unstarted {
         process::Error::Start { program, stage: Stage::Exec, .. } => {
             is_missing = errno == Errno::ENOENT;
             let is_there = program.contains('/') && cwd.join(program).exists();
-            match is_missing && is_there {
-                true => {
-                    format!("cannot start `{program}`: the interpreter that it needs is not there")
-                }
-                false => format!("cannot start `{program}`: {}", text(errno)),
+            if is_missing && is_there {
+                format!("cannot start `{program}`: the interpreter that it needs is not there")
+            } else {
+                format!("cannot start `{program}`: {}", text(errno))
             }
         }
         process::Error::Start { program, stage: Stage::Cwd, .. } => {

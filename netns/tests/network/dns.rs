@@ -95,7 +95,7 @@ fn a_long_response_passes_by_tcp() {
 
 #[test]
 #[ignore = "needs root"]
-fn dns_is_switched_by_the_policy() {
+fn the_policy_enables_and_disables_dns() {
     let fixture = Fixture::new();
     fs::write(fixture.folder.path().join("resolv.conf"), "").unwrap();
     let pool = fixture.pool(1);

@@ -128,7 +128,7 @@ fn a_network_that_was_changed_is_replaced() {
 
 #[test]
 #[ignore = "needs root"]
-fn nothing_is_left_when_the_pool_and_its_leases_are_gone() {
+fn dropping_the_last_lease_after_the_pool_leaves_nothing() {
     let fixture = Fixture::new();
     let before = fixture.world.inventory();
     let pool = fixture.pool(4);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_is_too_deep_to_be_read_is_left_as_it_is() {
+    fn json_that_is_nested_too_deeply_stays_text() {
         let deep = "[".repeat(100_000);
 
         assert_eq!(text(&deep, "json"), (Data::Text(deep), left("json")));

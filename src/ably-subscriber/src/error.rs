@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_disconnects_is_asked_again_whatever_it_says() {
+    fn any_reason_of_a_disconnection_is_retried() {
         let loss = ConnectionError::Disconnected { code: 80_003, message: "later".into() };
 
         assert_eq!(loss.remedy(), Remedy::Retry);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_tokens_that_refuses_is_final_and_one_that_fails_is_not() {
+    fn a_denied_token_is_final_and_a_failed_token_request_is_not() {
         let refused = TokenError::Refused { source: "no".into() };
         let failed = TokenError::Unavailable { source: "no".into() };
 

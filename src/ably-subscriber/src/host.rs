@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ably_s_own_hosts_have_fallbacks_that_come_after_them() {
+    fn ablys_hosts_have_fallbacks() {
         let hosts = Hosts::default();
         let order = hosts.for_realtime();
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_of_one_s_own_has_no_fallbacks() {
+    fn a_configured_host_has_no_fallbacks() {
         let hosts = Hosts::new("realtime.ably.io", "rest.ably.io:8443").unwrap();
 
         assert_eq!(hosts.for_realtime().len(), 1);

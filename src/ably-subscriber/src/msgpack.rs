@@ -239,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        fn decoding_of_any_bytes_terminates(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let mut reader = Reader::new(&bytes);
             while let Some((_, whole)) = reader.whole() {
                 prop_assert!(!whole.is_empty());

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn events_come_in_order() {
+    fn events_are_delivered_in_order() {
         let (queue, receiver) = queue_of(&[Event::Connected, message("a"), lost()], 3);
 
         assert_eq!(

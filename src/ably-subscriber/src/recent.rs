@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_new_only_the_first_time() {
+    fn a_repeated_id_is_recognized() {
         let mut recent = Recent::default();
 
         assert!(recent.is_new("a"));

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
 
-/// The time-out of a poll that is to end at `deadline`; zero once that is over. Rounded up to the
-/// next millisecond, so that nobody spins through the last one.
+/// The time-out of a poll that ends at `deadline`; zero once that is over. Rounded up to the next
+/// millisecond: a caller does not spin through the last one.
 pub fn poll_timeout(deadline: Instant) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now());
     PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_of_a_millisecond_is_one() {
+    fn a_poll_timeout_is_zero_when_overdue_and_capped_at_the_maximum() {
         assert_eq!(poll_timeout(Instant::now()), PollTimeout::ZERO);
         let soon = Instant::now() + Duration::from_secs(3600);
         assert!(poll_timeout(soon) > PollTimeout::try_from(3_590_000u32).unwrap());

@@ -21,7 +21,7 @@ pub struct Error {
 /// The result of this module's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Replaces the file `path` with `bytes`, readable by everybody as the umask allows.
+/// Replaces the file `path` with `bytes`, readable by all users as the umask allows.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_mode(path, bytes, 0o666)
 }

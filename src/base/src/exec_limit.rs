@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_string_that_linux_takes_passes_and_one_more_byte_names_its_variable() {
+    fn the_longest_allowed_string_passes_and_a_longer_one_names_its_variable() {
         check_variables(&variables(1, STRING - 5)).unwrap();
         let excess = check_variables(&variables(1, STRING - 4)).unwrap_err();
         assert_eq!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_together_names_the_longest() {
+    fn an_excessive_total_names_the_longest_string() {
         check_variables(&variables(18, 100_000)).unwrap();
         let mut all = variables(21, 100_000);
         all[7].1.push(b'x');

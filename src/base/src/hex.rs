@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decode_accepts_what_encode_makes_and_nothing_else() {
+    fn decode_accepts_the_output_of_encode_only() {
         let bytes = [0x00, 0x7f, 0xff];
         assert_eq!(encode(&bytes), "007fff");
         assert_eq!(decode("007fff"), Some(bytes));

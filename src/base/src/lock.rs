@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_taker_announces_its_wait_and_gets_the_lock_after_the_first() {
+    fn a_second_locker_reports_its_wait_and_gets_the_lock_after_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let first = acquire(&path, || panic!("it is free")).unwrap();

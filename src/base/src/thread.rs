@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_no_result() {
+    fn a_panic_of_a_thread_has_no_result() {
         assert_eq!(join(spawn("job-2", || panic!("as it should")).unwrap()), None::<()>);
     }
 }

@@ -78,12 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_inside_a_longer_one_leaves_nothing_of_either() {
+    fn a_secret_inside_a_longer_one_is_masked_with_it() {
         assert_eq!(mask(&["token", "my-token-2"], "my-token-2 token"), "*** ***");
     }
 
     #[test]
-    fn secrets_that_overlap_are_masked_whole() {
+    fn overlapping_secrets_are_masked_completely() {
         assert_eq!(mask(&["abcdef", "defghi", "ghijkl"], "xabcdefghijkly"), "x***y");
         assert_eq!(mask(&["bcdefg", "abcdefgh", "defghij"], "abcdefghij abcdefg"), "*** a***");
     }

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_pattern_is_so_short_that_it_is_in_every_text() {
+    fn very_short_patterns_are_not_used() {
         for secret in
             ["abcde", "12345", "=====", "\n\n\n\n\n", "äöü", "+++++", "%41%42%43", "\\\\\\\\a"]
         {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_patterns_grows_with_a_secrets_length_alone() {
+    fn the_number_of_patterns_depends_on_the_secrets_length_only() {
         let secret: String = (0..3000_u32).map(|n| char::from(b' ' + (n * n % 94) as u8)).collect();
         let patterns = Patterns::of([secret]);
         assert!(patterns.whole.len() <= 4 && patterns.windows.len() <= 3 * 3000);

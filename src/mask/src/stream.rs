@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_holds_no_more_than_a_match_may_have() {
+    fn a_stream_holds_back_at_most_one_match() {
         let masker = Masker::new(["aaaaaaaaab"]).unwrap();
         let (mut stream, mut out) = (Stream::new(&masker), Vec::new());
         for _ in 0..1000 {

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_that_of_the_escapes_which_it_touches() {
+    fn a_decoded_range_maps_to_whole_escapes() {
         let text = br#"x\\\"y\u00e9%41z"#;
         let decoded = Unescaped::of(text);
         assert_eq!(decoded.bytes, "x\"yéAz".as_bytes());
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escape_that_may_go_on_is_open() {
+    fn an_incomplete_escape_waits_for_more_input() {
         let open = |text: &str| Unescaped::of(text.as_bytes()).open;
         for text in
             ["ab\\", "ab\\\\", "ab\\u00e", "ab%", "ab%2", "ab%25", "ab\\ud83d", "ab\\ud83d\\u"]

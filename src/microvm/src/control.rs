@@ -9,10 +9,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::error::chain;
-use crate::link::Link;
+use crate::link::GuestLink;
 
 /// Accepts all pending clients; `false` after an error.
-pub(crate) fn accept(socket: &UnixListener, link: &Link) -> bool {
+pub(crate) fn accept(socket: &UnixListener, link: &GuestLink) -> bool {
     loop {
         match socket.accept() {
             Ok((client, _)) => serve(client, link),
@@ -25,7 +25,7 @@ pub(crate) fn accept(socket: &UnixListener, link: &Link) -> bool {
     }
 }
 
-fn serve(client: UnixStream, link: &Link) {
+fn serve(client: UnixStream, link: &GuestLink) {
     let peer = match getsockopt(&client, PeerCredentials) {
         Ok(peer) => peer,
         Err(errno) => return log::warn!("cannot read a client's credentials; error={errno}"),

@@ -7,9 +7,9 @@ use vsock_host::{Guest, Listener, Ports};
 
 use crate::{Error, Result};
 
-/// The listener for one VM's guest. The guest's service may restart and connect again: [`Link::guest`]
+/// The listener for one VM's guest. The guest's service may restart and connect again: [`GuestLink::guest`]
 /// returns the live connection.
-pub(crate) struct Link {
+pub(crate) struct GuestLink {
     listener: Listener,
     state: Mutex<LinkState>,
     changed: Condvar,
@@ -29,7 +29,7 @@ impl LinkState {
     }
 }
 
-impl Link {
+impl GuestLink {
     pub(crate) fn new(listener: Listener) -> Self {
         Self { listener, state: Mutex::default(), changed: Condvar::new() }
     }

@@ -28,7 +28,7 @@ use crate::console::Capture;
 use crate::disk::Growth;
 use crate::error::{chain, file};
 use crate::folder::Folder;
-use crate::link::Link;
+use crate::link::GuestLink;
 use crate::network::Attachment;
 use crate::reclaim::CGROUP_PARENT;
 use crate::record::VmRecord;
@@ -53,7 +53,7 @@ pub(crate) struct Machine {
     pub(crate) console: Capture,
     pub(crate) errors: Capture,
     pub(crate) control: UnixListener,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<GuestLink>,
     /// The duration of each stage of the start.
     pub(crate) stages: Vec<(&'static str, Duration)>,
     remote: Box<dyn Remote>,
@@ -87,7 +87,7 @@ impl Machine {
         let growth = Growth::of(&disk).map_err(file("open", &disk))?;
         log::debug!("disk cloned; method={cloned:?}");
         clock.stage("disk");
-        let link = Arc::new(Link::new(listen(&folder, reactor, config.id)?));
+        let link = Arc::new(GuestLink::new(listen(&folder, reactor, config.id)?));
         network.reach(link.ports());
         let control = bind_control(&folder)?;
         let credentials = Credentials { uid, gid: uid, groups: Vec::new() };

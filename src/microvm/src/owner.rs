@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_lives() {
+    fn this_process_is_reported_as_alive() {
         assert!(!Owner::this().is_dead());
     }
 

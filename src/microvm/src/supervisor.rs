@@ -26,7 +26,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use sandbox::{Network, SandboxConfig, SandboxId};
 
 use crate::exit_reason::{ExitReason, Publisher};
-use crate::link::Link;
+use crate::link::GuestLink;
 use crate::machine::Machine;
 use crate::start_request::StartRequest;
 use crate::{Error, Result, control};
@@ -47,7 +47,7 @@ struct VmRequest {
 
 /// What the thread reports when the VM's processes run.
 pub(crate) struct Started {
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<GuestLink>,
     pub(crate) stages: Vec<(&'static str, Duration)>,
 }
 
@@ -279,9 +279,10 @@ fn wait(machine: &Machine, wake: &EventFd, open: &Open, deadline: Instant) -> Re
 /// Polls `fd`, or nothing. poll(2) reports POLLHUP of a closed pipe even without interest, so an eventfd
 /// takes its place.
 fn interest<'a>(is_open: bool, fd: BorrowedFd<'a>, instead: &'a EventFd) -> PollFd<'a> {
-    match is_open {
-        true => PollFd::new(fd, PollFlags::POLLIN),
-        false => PollFd::new(instead.as_fd(), PollFlags::empty()),
+    if is_open {
+        PollFd::new(fd, PollFlags::POLLIN)
+    } else {
+        PollFd::new(instead.as_fd(), PollFlags::empty())
     }
 }
 

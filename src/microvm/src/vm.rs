@@ -16,7 +16,7 @@ use vsock_proto::GuestState;
 
 use crate::error::chain;
 use crate::exit_reason::ErrorContext;
-use crate::link::Link;
+use crate::link::GuestLink;
 use crate::start_request::{Purpose, StartRequest};
 use crate::supervisor::{Started, Supervisor, VmCommand};
 use crate::{Error, Result, session};
@@ -27,7 +27,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A running VM. Dropping it ends it at once.
 pub(crate) struct Vm {
     id: SandboxId,
-    link: Arc<Link>,
+    link: Arc<GuestLink>,
     errors: ErrorContext,
     report: StartReport,
     supervisor: Supervisor,

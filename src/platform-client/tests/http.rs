@@ -64,7 +64,7 @@ fn each_attempt_has_an_id_of_its_own_and_the_third_one_counts() {
 }
 
 #[test]
-fn a_refusal_says_what_the_platform_said_and_nothing_of_the_token() {
+fn an_error_reply_is_reported_with_its_message_and_without_the_token() {
     let server = Server::start(|_| Reply::refusal(403, "not your run"));
     let error = platform(server.url()).post::<Value>("/api/x", &json!({})).unwrap_err();
     assert_eq!(error.to_string(), "POST /api/x was answered with HTTP 403: not your run");
@@ -72,7 +72,7 @@ fn a_refusal_says_what_the_platform_said_and_nothing_of_the_token() {
 }
 
 #[test]
-fn a_success_without_the_field_that_is_needed_is_no_success() {
+fn a_reply_without_a_required_field_is_an_error() {
     #[derive(Debug, serde::Deserialize)]
     #[allow(dead_code)]
     struct Needed {
@@ -84,19 +84,19 @@ fn a_success_without_the_field_that_is_needed_is_no_success() {
 }
 
 #[test]
-fn an_empty_answer_is_nothing() {
+fn an_empty_reply_is_accepted_where_no_field_is_required() {
     let server = Server::start(|_| Reply::status(200));
     assert_eq!(platform(server.url()).attempt::<Option<Value>>("/api/x", b"{}").unwrap(), None);
 }
 
 #[test]
-fn an_endless_answer_is_refused() {
+fn an_endless_reply_is_rejected() {
     let server = Server::start(|_| Reply::bytes(vec![b' '; 5 << 20]));
     platform(server.url()).attempt::<Value>("/api/x", b"{}").unwrap_err();
 }
 
 #[test]
-fn a_redirect_of_a_call_is_no_success_and_is_not_followed() {
+fn a_redirect_of_a_call_is_an_error_and_is_not_followed() {
     let server = Server::start(|_| Reply::status(307).with("location", "/elsewhere"));
     let error = platform(server.url()).post::<Value>("/api/x", &json!({})).unwrap_err();
     assert_eq!(error.status(), Some(307));
@@ -104,7 +104,7 @@ fn a_redirect_of_a_call_is_no_success_and_is_not_followed() {
 }
 
 #[test]
-fn a_body_that_is_cut_is_an_error() {
+fn a_truncated_body_is_an_error() {
     let server = Server::start(|_| Reply::bytes("0123456789").ending(Ending::CutAfter(5)));
     let mut text = String::new();
     client().get(&server.url(), &[]).unwrap().into_reader().read_to_string(&mut text).unwrap_err();
@@ -112,7 +112,7 @@ fn a_body_that_is_cut_is_an_error() {
 }
 
 #[test]
-fn a_silent_server_is_an_error_after_the_limit() {
+fn a_silent_server_is_an_error_after_the_timeout() {
     let server = Server::start(|_| Reply::bytes("0123456789").ending(Ending::SilentAfter(5)));
     let client = HttpClient::new(limits(Duration::from_millis(50)), &RequestCancellation::new());
     let mut text = String::new();
@@ -145,7 +145,7 @@ fn after_a_stop_no_request_begins() {
 }
 
 #[test]
-fn an_upload_has_its_length_and_nothing_of_the_platform() {
+fn an_upload_has_its_length_and_no_header_for_the_platform() {
     let server = Server::start(|_| Reply::status(200));
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"0123456789").unwrap();

@@ -20,7 +20,7 @@ const EVENTS: &str = "cgroup.events";
 /// The file that counts OOM events.
 const MEMORY_EVENTS: &str = "memory.events";
 
-/// The files that a user writes to whom a cgroup is delegated.
+/// The files that belong to the user of a delegated cgroup.
 const DELEGATED: [&str; 3] = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
 
 /// A cgroup. Dropping its creator's handle removes it if it is empty.

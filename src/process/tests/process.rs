@@ -25,7 +25,7 @@ fn soon() -> Instant {
 }
 
 #[test]
-fn an_exit_code_is_seen() {
+fn the_exit_code_of_a_process_is_returned() {
     let child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
     assert_eq!(child.wait().unwrap(), Status::Exited(7));
     assert_eq!(child.try_wait().unwrap(), Some(Status::Exited(7)));
@@ -44,7 +44,7 @@ fn a_passed_descriptor_has_number_3_and_no_other_is_open() {
 }
 
 #[test]
-fn an_ending_signal_is_seen() {
+fn the_signal_that_ended_a_process_is_returned() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
     child.signal(15).unwrap();
     let status = child.wait_until(soon()).unwrap();
@@ -52,7 +52,7 @@ fn an_ending_signal_is_seen() {
 }
 
 #[test]
-fn an_ending_real_time_signal_is_seen() {
+fn a_real_time_signal_that_ended_a_process_is_returned() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
     child.signal(40).unwrap();
     assert_eq!(child.wait().unwrap(), Status::Signalled { signal: 40, core_dumped: false });
@@ -83,7 +83,7 @@ fn a_dropped_child_is_killed_and_reaped() {
 }
 
 #[test]
-fn only_the_given_environment_is_there() {
+fn a_process_has_only_the_given_environment() {
     assert_eq!(output(Command::new("env").env("A", "1").env("B", "x y=z")), "A=1\nB=x y=z\n");
 }
 
@@ -166,7 +166,7 @@ fn an_opened_program_runs_without_a_path() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_jail_has_its_folder_and_devices_and_nothing_of_the_host() {
+fn a_jail_has_only_its_folder_and_its_devices() {
     let Ok(program) = File::open("/usr/bin/busybox").or_else(|_| File::open("/bin/busybox")) else {
         return host_test::skip("no busybox: apt-get install busybox-static");
     };

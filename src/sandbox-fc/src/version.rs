@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_versions_is_good_from_its_own_mend_on() {
+    fn each_release_series_is_accepted_from_its_fixed_version_on() {
         assert!(matches!(judge("1.14.3"), Verdict::Unfit(_)));
         assert_eq!(judge("1.14.4"), Verdict::Good);
         assert!(matches!(judge("1.15.0"), Verdict::Unfit(_)));

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn both_disks_share_what_they_are_limited_to() {
+    fn both_disks_share_one_throttle_group() {
         let limits =
             DiskLimits { bytes_per_second: Some(1_000_000), operations_per_second: Some(50) };
         let throttled =

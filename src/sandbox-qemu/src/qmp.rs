@@ -182,14 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn events_are_no_replies() {
+    fn events_are_not_taken_for_replies() {
         let event = "{\"event\": \"BALLOON_CHANGE\", \"data\": {\"actual\": 1}}\r\n";
         let said = format!("{GREETING}{event}{{\"return\": {{\"actual\": 0}}}}\r\n");
         assert_eq!(balloon(&said).0.unwrap(), 512);
     }
 
     #[test]
-    fn a_refusal_has_qemus_own_message() {
+    fn an_error_has_the_message_of_qemu() {
         let said = format!(
             "{GREETING}{{\"error\": {{\"class\": \"X\", \"desc\": \"No balloon device\"}}}}\n"
         );
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_and_silence_are_errors() {
+    fn a_malformed_reply_and_a_timeout_are_errors() {
         assert!(balloon("what?\n").0.is_err());
         assert!(balloon("").0.is_err());
         assert!(balloon(&"x".repeat(100_000)).0.is_err());

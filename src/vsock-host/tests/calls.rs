@@ -458,7 +458,7 @@ fn answers_to_unknown_requests_are_ignored() {
     let reactor = Reactor::start().unwrap();
     let (guest, _) = guest(&reactor, |mut script| {
         let id = script.request();
-        script.send(RequestId(999), stdout(b"nobody asked"));
+        script.send(RequestId(999), stdout(b"unrequested"));
         script.send(id, GuestBody::Done);
         script.send(id, GuestBody::Done);
         let id = script.request();

@@ -260,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_one_message() {
+    fn a_short_command_is_one_message() {
         let (first, parts) = long(2).split();
         assert_eq!(first, long(2));
         assert!(parts.is_empty());
     }
 
     #[test]
-    fn what_does_not_fit_comes_in_parts_that_make_the_same() {
+    fn a_long_command_is_split_and_reassembled() {
         let (mut exec, parts) = long(19).split();
         assert!(exec.is_partial);
         assert!(parts.iter().all(|part| part.env.len() <= 2));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_that_is_longer_than_a_part_is_alone_in_one() {
+    fn a_string_longer_than_a_part_gets_a_part_of_its_own() {
         let argv = vec![ByteBuf::from("a"), ByteBuf::from(vec![0; 300_000]), ByteBuf::from("b")];
         let (_, parts) = Exec { argv, ..Exec::default() }.split();
         let lengths: Vec<usize> = parts.iter().map(|part| part.argv.len()).collect();

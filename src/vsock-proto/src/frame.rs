@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_survive_any_cut() {
+    fn frames_are_decoded_from_chunks_of_any_size() {
         let mut bytes = Vec::new();
         encode(&data(1, b"one"), &mut bytes).unwrap();
         encode(&data(2, &[7; 300]), &mut bytes).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_all_there_is_until_a_frame_needs_more() {
+    fn the_buffer_grows_only_for_a_frame_that_needs_it() {
         let mut decoder = Decoder::with_room(4 * CHUNK);
         assert_eq!(decoder.space().len(), 4 * CHUNK);
         decoder.filled(4 * CHUNK);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_over_the_limit_is_refused_before_its_body_comes() {
+    fn a_header_over_the_limit_is_rejected_before_its_body() {
         let mut decoder = Decoder::new();
         decoder.push(&(MAX_FRAME as u32 + 1).to_le_bytes());
         let result = decoder.next::<GuestMessage>();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_megabyte_costs_no_memory_until_it_comes() {
+    fn an_announced_length_allocates_no_memory() {
         let mut decoder = Decoder::new();
         decoder.push(&(MAX_FRAME as u32).to_le_bytes());
         assert!(decoder.next::<GuestMessage>().unwrap().is_none());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_leaves_the_output_as_it_was() {
+    fn a_message_over_the_limit_leaves_the_output_unchanged() {
         let mut out = vec![1, 2, 3];
         let result = encode(&data(1, &vec![0; MAX_FRAME]), &mut out);
         assert!(matches!(result, Err(Error::MessageTooLong { .. })));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_comes_back_as_it_was() {
+    fn a_hello_survives_a_round_trip() {
         let mut bytes = Vec::new();
         hello().encode(&mut bytes).unwrap();
         assert_eq!(decode(&bytes).unwrap(), Some(hello()));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_future_version_is_named_whatever_follows_it() {
+    fn a_later_version_is_reported_whatever_follows_it() {
         let mut bytes = vec![14, 0, 0, 0];
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&[7, 0, 0, 0, 0xff, 0xff]);

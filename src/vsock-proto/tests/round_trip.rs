@@ -188,7 +188,7 @@ fn guest_body() -> impl Strategy<Value = GuestBody<'static>> {
 
 proptest! {
     #[test]
-    fn host_messages_come_back_as_they_were(
+    fn host_messages_survive_a_round_trip(
         messages in vec((any::<u64>(), host_body()), 1..8),
         cut in 1usize..200,
     ) {
@@ -209,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn guest_messages_come_back_as_they_were(
+    fn guest_messages_survive_a_round_trip(
         messages in vec((any::<u64>(), guest_body()), 1..8),
         cut in 1usize..200,
     ) {

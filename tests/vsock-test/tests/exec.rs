@@ -12,7 +12,7 @@ use vsock_proto::{Exec, Outcome, PtySize, Stream, Timeout};
 use vsock_test::{Cgroups, Lifeline, Pair, argv, code, config, on_terminal, run, shell, soon};
 
 #[test]
-fn both_streams_and_the_code_come_back() {
+fn stdout_stderr_and_the_exit_code_are_returned() {
     let pair = Pair::new();
     let output = run(&pair.guest, shell("echo out; echo err >&2; exit 7"));
     assert_eq!(output.stdout, b"out\n");
@@ -30,7 +30,7 @@ fn a_missing_program_is_an_outcome_and_not_an_error() {
 }
 
 #[test]
-fn an_environment_as_large_as_linux_takes_it_arrives_whole() {
+fn the_largest_environment_of_linux_is_passed_on() {
     let pair = Pair::new();
     let variable =
         |at: usize| (ByteBuf::from(format!("BIG_{at}")), ByteBuf::from(vec![b'x'; 100_000]));
@@ -43,7 +43,7 @@ fn an_environment_as_large_as_linux_takes_it_arrives_whole() {
 }
 
 #[test]
-fn what_linux_does_not_take_is_the_commands_failure_and_the_guest_goes_on() {
+fn an_environment_beyond_the_limit_fails_the_command_only() {
     let pair = Pair::new();
     let start = |count: usize| {
         let variable =
@@ -97,7 +97,7 @@ fn threads_share_a_guest() {
 }
 
 #[test]
-fn arguments_and_environment_need_not_be_text() {
+fn arguments_and_environment_may_have_any_bytes() {
     let pair = Pair::new();
     let bytes = ByteBuf::from(b"\xff\xfe'$(x)\n".to_vec());
     let mut exec = shell("printf %s \"$1\"; printenv NAME");
@@ -108,7 +108,7 @@ fn arguments_and_environment_need_not_be_text() {
 }
 
 #[test]
-fn input_is_passed_on_whatever_it_is_while_output_comes() {
+fn binary_input_is_passed_on_while_output_is_read() {
     let pair = Pair::new();
     let exec = Exec { stdin: true, ..argv(&["cat"]) };
     let execution = pair.guest.exec(exec, soon()).unwrap();
@@ -124,7 +124,7 @@ fn input_is_passed_on_whatever_it_is_while_output_comes() {
 }
 
 #[test]
-fn input_that_the_command_does_not_want_holds_up_nobody() {
+fn unread_input_of_a_command_does_not_block_others() {
     let pair = Pair::new();
     let exec = Exec { stdin: true, ..shell("head -c 3; exec <&-; echo; read never; exit 4") };
     let execution = pair.guest.exec(exec, soon()).unwrap();
@@ -192,7 +192,7 @@ fn the_end_of_a_connection_kills_a_grandchild_that_left_the_session() {
 
 #[test]
 #[ignore = "needs root and cgroup v2 with its memory controller"]
-fn what_is_killed_for_want_of_memory_is_counted_for_its_command_alone() {
+fn oom_kills_are_counted_for_their_own_command_only() {
     let cgroups = Cgroups::new();
     let pair = Pair::with(Config { cgroups: Some(cgroups.path().into()), ..config() });
     run(&pair.guest, argv(&["true"]));
@@ -212,7 +212,7 @@ fn what_is_killed_for_want_of_memory_is_counted_for_its_command_alone() {
 }
 
 #[test]
-fn an_orphan_that_holds_the_output_delays_nothing() {
+fn an_orphan_that_holds_the_output_does_not_delay_the_end() {
     let (pair, lifeline) = (Pair::new(), Lifeline::new());
     let script = format!("exec 3>{}; sleep 1000 & echo $!; exit 3", lifeline.path().display());
     let output = run(&pair.guest, shell(&script));
@@ -224,7 +224,7 @@ fn an_orphan_that_holds_the_output_delays_nothing() {
 }
 
 #[test]
-fn what_an_orphan_writes_comes_after_the_end_of_its_command_if_it_is_followed() {
+fn output_of_an_orphan_follows_the_end_of_a_followed_command() {
     let pair = Pair::new();
     let script = "exec 3<&0; echo own; cat <&3 & exit 3";
     let exec = Exec { stdin: true, follow_descendants: true, ..shell(script) };
@@ -251,7 +251,7 @@ fn a_cancelled_command_ends_with_its_children() {
 }
 
 #[test]
-fn a_command_whose_execution_is_dropped_ends() {
+fn dropping_an_execution_ends_its_command() {
     let (pair, lifeline) = (Pair::new(), Lifeline::new());
     let script = format!("exec 3>{}; echo; sleep 1000", lifeline.path().display());
     let execution = pair.guest.exec(shell(&script), soon()).unwrap();
@@ -270,7 +270,7 @@ fn a_signal_reaches_the_command() {
 }
 
 #[test]
-fn a_terminal_has_the_size_that_was_asked() {
+fn a_terminal_has_the_requested_size() {
     let pair = Pair::new();
     let output = run(&pair.guest, on_terminal("stty size"));
     assert_eq!(output.stdout, b"33 111\r\n");

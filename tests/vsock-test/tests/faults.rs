@@ -114,7 +114,7 @@ fn pass(mut from: &UnixStream, mut to: &UnixStream, change: impl FnOnce(&mut [u8
 }
 
 #[test]
-fn both_ends_are_told_of_another_version() {
+fn both_ends_report_a_version_mismatch() {
     let reactor = Reactor::start().unwrap();
     let (ours, host_wire) = UnixStream::pair().unwrap();
     let (theirs, guest_wire) = UnixStream::pair().unwrap();
@@ -180,7 +180,7 @@ fn a_newer_connection_takes_the_place_of_one_that_still_seems_to_live() {
 }
 
 #[test]
-fn after_a_quiesce_the_guest_is_silent_until_it_is_asked_something() {
+fn after_a_quiesce_the_guest_is_silent_until_the_next_request() {
     let (pair, lifeline, folder) = (Pair::new(), Lifeline::new(), tempdir().unwrap());
     let mark = folder.path().join("mark");
     let script = format!(
@@ -233,7 +233,7 @@ fn a_reactor_that_stops_ends_every_call_and_every_guest() {
 }
 
 #[test]
-fn nobody_is_left_behind_at_a_path_that_was_listened_on() {
+fn dropping_a_listener_removes_its_socket() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());
     let path = folder.path().join("link");
     let listener = reactor.listen(&path, "1a2b3c4d").unwrap();

@@ -57,7 +57,7 @@ fn a_file_arrives_with_its_bytes_mode_and_time() {
 }
 
 #[test]
-fn a_tree_goes_in_with_links_and_empty_folders() {
+fn a_tree_is_copied_in_with_links_and_empty_folders() {
     let (pair, folder) = (Pair::new(), tempdir().unwrap());
     let link = EntryKind::Symlink { target: ByteBuf::from("../nowhere") };
     let entries: [(Entry, &[u8]); 5] = [
@@ -76,7 +76,7 @@ fn a_tree_goes_in_with_links_and_empty_folders() {
 }
 
 #[test]
-fn a_tree_comes_out_with_modes_links_and_empty_folders() {
+fn a_tree_is_copied_out_with_modes_links_and_empty_folders() {
     let (pair, folder) = (Pair::new(), tempdir().unwrap());
     let top = folder.path().join("top");
     fs::create_dir_all(top.join("empty")).unwrap();
@@ -93,7 +93,7 @@ fn a_tree_comes_out_with_modes_links_and_empty_folders() {
 }
 
 #[test]
-fn ten_thousand_files_go_in_one_request_and_come_back() {
+fn ten_thousand_files_are_copied_in_one_request_and_back() {
     let (pair, folder) = (Pair::new(), tempdir().unwrap());
     let top = folder.path().join("top");
     let contents: Vec<(String, String)> = (0..10_000)
@@ -117,7 +117,7 @@ fn ten_thousand_files_go_in_one_request_and_come_back() {
 }
 
 #[test]
-fn who_reads_while_a_file_is_replaced_sees_the_old_or_the_new_one() {
+fn a_reader_sees_the_old_or_the_new_file_during_a_replacement() {
     const LENGTH: usize = 200_000;
     let (pair, folder) = (Pair::new(), tempdir().unwrap());
     let path = folder.path().join("file");
@@ -180,7 +180,7 @@ fn a_read_that_is_dropped_leaves_the_guest_usable() {
 }
 
 #[test]
-fn what_is_not_there_is_an_error_with_path_and_reason() {
+fn a_missing_file_is_an_error_with_path_and_reason() {
     let pair = Pair::new();
     let error = read(&pair.guest, read_from(Path::new("/no/such/file"))).unwrap_err();
     assert_eq!(error.to_string(), "the guest could not read `/no/such/file`");

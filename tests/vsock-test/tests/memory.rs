@@ -15,7 +15,7 @@ fn peak() -> u64 {
 }
 
 #[test]
-fn a_slow_reader_of_100_mib_costs_no_memory_and_holds_up_no_ping() {
+fn a_slow_reader_of_100_mib_uses_no_memory_and_delays_no_ping() {
     let pair = Pair::new();
     pair.guest.ping(soon()).unwrap();
     let before = peak();

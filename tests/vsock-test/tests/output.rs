@@ -22,7 +22,7 @@ fn written(pid: u32) -> u64 {
 }
 
 #[test]
-fn output_need_not_be_text() {
+fn output_may_have_any_bytes() {
     let pair = Pair::new();
     let output = run(&pair.guest, shell(r"printf '\377\000\303'; printf '\251' >&2"));
     assert_eq!(output.stdout, [0xff, 0, 0xc3]);
@@ -41,7 +41,7 @@ fn bytes_over_the_cap_are_counted_and_dropped() {
 }
 
 #[test]
-fn a_command_waits_for_its_reader_and_pings_do_not() {
+fn a_command_blocks_on_its_reader_and_pings_pass() {
     let pair = Pair::new();
     let execution =
         pair.guest.exec(argv(&["head", "-c", "100000000", "/dev/zero"]), soon()).unwrap();
@@ -58,7 +58,7 @@ fn a_command_waits_for_its_reader_and_pings_do_not() {
 
 /// What a command leaves in its pipe without credit was once taken for the end of its output.
 #[test]
-fn a_command_that_ends_before_its_reader_comes_loses_nothing() {
+fn output_of_an_ended_command_can_still_be_read() {
     let pair = Pair::new();
     let length = (WINDOW + PIPE).to_string();
     let execution = pair.guest.exec(argv(&["head", "-c", &length, "/dev/zero"]), soon()).unwrap();
@@ -71,7 +71,7 @@ fn a_command_that_ends_before_its_reader_comes_loses_nothing() {
 }
 
 #[test]
-fn one_stream_that_nobody_takes_does_not_hold_up_other_commands() {
+fn an_unread_stream_does_not_block_other_commands() {
     let pair = Pair::new();
     let noisy = pair.guest.exec(argv(&["yes"]), soon()).unwrap();
     assert_eq!(run(&pair.guest, shell("exit 5")).exit.outcome, code(5));
@@ -114,7 +114,7 @@ fn fifty_guests_send_20_mib_each_through_one_reactor() {
 }
 
 #[test]
-fn a_cancel_gives_up_what_an_ended_command_wrote_and_nobody_reads() {
+fn a_cancel_drops_unread_output_of_an_ended_command() {
     let pair = Pair::new();
     // It fills the window and a part of the pipe, and ends.
     let script = format!("head -c {} /dev/zero", WINDOW + 9);

@@ -19,7 +19,7 @@ fn listener() -> (TcpListener, u16) {
 }
 
 #[test]
-fn megabytes_go_both_ways_at_once_and_each_way_ends_by_itself() {
+fn a_port_passes_megabytes_in_both_directions_that_close_separately() {
     let pair = Pair::new();
     let (listener, port) = listener();
     let stream = pair.guest.connect(port, soon()).unwrap();
@@ -46,7 +46,7 @@ fn megabytes_go_both_ways_at_once_and_each_way_ends_by_itself() {
 }
 
 #[test]
-fn a_port_where_nothing_listens_is_an_error_that_names_it() {
+fn a_port_without_a_listener_is_an_error_that_names_it() {
     let pair = Pair::new();
     let (listener, port) = listener();
     drop(listener);
@@ -57,7 +57,7 @@ fn a_port_where_nothing_listens_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_holds_nothing_else_up() {
+fn a_blocked_reader_of_a_port_does_not_block_others() {
     let pair = Pair::new();
     let (listener, port) = listener();
     let _stream = pair.guest.connect(port, soon()).unwrap();
@@ -84,7 +84,7 @@ fn connection() -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn a_listeners_ports_are_reached_and_what_nothing_listens_to_is_reset() {
+fn ports_with_a_listener_connect_and_others_are_reset() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());
     let path = folder.path().join("link");
     let listening = reactor.listen(&path, "1a2b3c4d").unwrap();
@@ -114,7 +114,7 @@ fn a_listeners_ports_are_reached_and_what_nothing_listens_to_is_reset() {
 }
 
 #[test]
-fn the_ports_that_are_watched_are_told_again_by_a_service_that_starts_anew() {
+fn a_restarted_service_reports_the_watched_ports_again() {
     let (reactor, folder) = (Reactor::start().unwrap(), tempdir().unwrap());
     let path = folder.path().join("link");
     let listening = reactor.listen(&path, "1a2b3c4d").unwrap();

@@ -24,7 +24,7 @@ fn client_of(pair: &Pair) -> (Reactor, Guest) {
 }
 
 #[test]
-fn a_client_learns_who_the_guest_is() {
+fn a_client_receives_the_hello_of_the_guest() {
     let pair = Pair::new();
     let (_reactor, client) = client_of(&pair);
     assert_eq!(client.boot_id(), pair.guest.boot_id());
@@ -117,7 +117,7 @@ fn clients_and_the_owner_do_not_see_each_others_requests() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_holds_up_nobody() {
+fn a_client_that_reads_nothing_does_not_block_others() {
     let pair = Pair::new();
     let (_reactor, client) = client_of(&pair);
     let _noisy = client.exec(argv(&["yes"]), soon()).unwrap();
@@ -126,7 +126,7 @@ fn a_client_that_reads_nothing_holds_up_nobody() {
 }
 
 #[test]
-fn a_client_that_vanishes_takes_its_command_with_it() {
+fn a_vanished_client_ends_its_command() {
     let (pair, lifeline) = (Pair::new(), Lifeline::new());
     let (reactor, client) = client_of(&pair);
     let script = format!("exec 3>{}; echo; sleep 1000", lifeline.path().display());
@@ -138,7 +138,7 @@ fn a_client_that_vanishes_takes_its_command_with_it() {
 }
 
 #[test]
-fn a_client_is_told_when_the_guest_goes() {
+fn a_client_is_notified_when_the_guest_disconnects() {
     let pair = Pair::new();
     let (_reactor, client) = client_of(&pair);
     let execution = client.exec(shell("sleep 1000"), soon()).unwrap();

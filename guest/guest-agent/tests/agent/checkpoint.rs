@@ -59,7 +59,7 @@ fn a_long_history_is_compressed() {
 }
 
 #[test]
-fn a_platform_that_does_not_acknowledge_zstd_gets_the_history_as_it_is() {
+fn a_platform_that_does_not_acknowledge_zstd_gets_the_history_uncompressed() {
     let fixture = with_long_history();
     let url = format!("{}/upload/history", fixture.platform.server.url());
     fixture.platform.answer(

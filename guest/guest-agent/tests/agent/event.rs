@@ -87,7 +87,7 @@ fn errors_of_the_platform_delay_events_but_lose_none() {
 }
 
 #[test]
-fn a_batch_whose_reply_is_lost_or_lacks_a_field_is_sent_again_as_it_was() {
+fn a_batch_whose_reply_is_lost_or_lacks_a_field_is_sent_again_unchanged() {
     let fixture = Fixture::new("echo hello");
     fixture.platform.answer("events", Reply::json(&json!({ "received": 5 })));
     fixture.platform.answer("events", Reply::bytes("{\"received\":").ending(Ending::CutAfter(3)));

@@ -21,7 +21,7 @@ fn detached() -> Value {
 }
 
 #[test]
-fn the_first_connection_asks_for_what_the_protocol_has() {
+fn the_first_connection_has_the_parameters_of_the_protocol() {
     let server = Server::start();
     let _subscriber = Subscriber::connected(server.config().param("rewind", "2"));
 
@@ -37,7 +37,7 @@ fn the_first_connection_asks_for_what_the_protocol_has() {
 }
 
 #[test]
-fn rewinding_brings_what_was_published_before() {
+fn rewind_delivers_earlier_messages() {
     let server = Server::start();
     ["a", "b", "c"].iter().for_each(|name| server.say(name));
 
@@ -48,7 +48,7 @@ fn rewinding_brings_what_was_published_before() {
 }
 
 #[test]
-fn frames_that_are_not_for_a_subscriber_are_ignored() {
+fn malformed_and_foreign_frames_are_ignored() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 
@@ -116,7 +116,7 @@ fn a_channel_that_is_detached_is_attached_again_on_the_same_connection() {
 }
 
 #[test]
-fn a_channel_that_was_attached_anew_on_its_own_has_a_gap() {
+fn a_reattachment_without_resume_is_a_gap() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 
@@ -142,7 +142,7 @@ fn an_error_of_the_channel_is_final() {
 }
 
 #[test]
-fn a_channel_without_leave_to_subscribe_is_an_error() {
+fn a_missing_permission_to_subscribe_is_an_error() {
     let server = Server::start();
     server.set(json!({ "flags": 0 }));
 

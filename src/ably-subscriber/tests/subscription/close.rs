@@ -161,7 +161,7 @@ fn a_failure_is_reported_to_a_late_subscriber() {
 }
 
 #[test]
-fn events_can_be_waited_for_among_others() {
+fn the_receiver_of_events_works_in_a_select() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
     server.say("a");

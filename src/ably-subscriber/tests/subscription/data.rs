@@ -14,7 +14,7 @@ fn received(messages: serde_json::Value) -> Message {
 }
 
 #[test]
-fn a_message_has_all_that_its_publisher_said() {
+fn a_message_has_all_fields_of_its_publisher() {
     let message = received(json!([{ "id": "m1", "name": "job", "data": "x", "clientId": "me" }]));
 
     assert_eq!(message.id.as_deref(), Some("m1"));
@@ -56,7 +56,7 @@ fn a_message_of_bytes_is_delivered_as_bytes() {
 }
 
 #[test]
-fn a_large_message_comes_whole() {
+fn a_large_message_is_delivered_completely() {
     let text = "0123456789".repeat(50_000);
 
     let message = received(json!([{ "data": text }]));
@@ -72,7 +72,7 @@ fn chained_encodings_are_decoded() {
 }
 
 #[test]
-fn an_encrypted_message_comes_as_it_is() {
+fn an_encrypted_message_is_delivered_encrypted() {
     let encoding = "json/utf-8/cipher+aes-256-cbc";
     let message = received(json!([{ "base64": "AAEC", "encoding": encoding }]));
 
@@ -111,7 +111,7 @@ fn events_that_are_not_taken_leave_a_gap() {
 }
 
 #[test]
-fn a_frame_that_is_too_large_is_a_gap_and_not_asked_for_again() {
+fn a_frame_that_is_too_large_is_a_gap_and_not_requested_again() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config().max_frame_size(4096));
     server.publish(json!([{ "name": "large", "data": "x".repeat(8192) }]));

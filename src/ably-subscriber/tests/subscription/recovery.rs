@@ -10,7 +10,7 @@ use crate::expect::Subscriber;
 use crate::server::{Server, timing};
 
 #[test]
-fn a_lost_connection_goes_on_where_it_was() {
+fn a_lost_connection_is_resumed() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
     server.say("a");
@@ -30,7 +30,7 @@ fn a_lost_connection_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_connection_that_is_lost_before_all_was_sent_again_goes_on_where_it_was() {
+fn a_connection_lost_during_a_replay_is_resumed_without_loss() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
     server.say("a");
@@ -48,7 +48,7 @@ fn a_connection_that_is_lost_before_all_was_sent_again_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_connection_that_cannot_go_on_leaves_a_gap() {
+fn a_connection_that_cannot_be_resumed_leaves_a_gap() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
     server.say("a");
@@ -69,7 +69,7 @@ fn a_connection_that_cannot_go_on_leaves_a_gap() {
 }
 
 #[test]
-fn a_connection_that_is_too_old_is_made_anew_but_the_channel_goes_on() {
+fn an_expired_connection_is_replaced_and_the_channel_resumed() {
     let server = Server::start();
     server.set(json!({ "details": { "connectionStateTtl": 0 } }));
     let subscriber = Subscriber::connected(server.config());
@@ -174,7 +174,7 @@ fn a_final_error_of_the_connection_fails() {
 }
 
 #[test]
-fn another_host_is_tried_when_the_usual_one_cannot_be_reached() {
+fn an_unreachable_primary_host_is_replaced_by_a_fallback() {
     let server = Server::start();
     let refusing = unused_address();
     let hosts = Hosts::new(&refusing, &refusing).unwrap().fallbacks(&[&server.address()]).unwrap();
@@ -183,7 +183,7 @@ fn another_host_is_tried_when_the_usual_one_cannot_be_reached() {
 }
 
 #[test]
-fn another_host_is_tried_when_the_usual_one_is_overloaded() {
+fn an_overloaded_primary_host_is_replaced_by_a_fallback() {
     let server = Server::start();
     let overloaded = Server::start();
     overloaded.set(json!({ "upgradeReply": { "status": 503 } }));
@@ -196,7 +196,7 @@ fn another_host_is_tried_when_the_usual_one_is_overloaded() {
 }
 
 #[test]
-fn a_server_that_comes_up_late_is_found() {
+fn connecting_continues_until_the_server_is_up() {
     let server = Server::start();
     server.set(json!({ "upgradeReply": { "status": 503 } }));
     let subscriber = Subscriber::start(server.config());
@@ -209,7 +209,7 @@ fn a_server_that_comes_up_late_is_found() {
 }
 
 #[test]
-fn ten_thousand_messages_through_fifty_lost_connections() {
+fn ten_thousand_messages_survive_fifty_lost_connections() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config().max_events(20_000));
     server.command(&json!({ "op": "flood", "count": 10_000, "every": 200, "way": "destroy" }));
@@ -231,7 +231,7 @@ fn ten_thousand_messages_through_fifty_lost_connections() {
 }
 
 #[test]
-fn after_a_gap_messages_are_neither_doubled_nor_out_of_order() {
+fn after_a_gap_messages_are_neither_duplicated_nor_reordered() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config().max_events(20_000));
     for round in 0..10 {

@@ -42,7 +42,7 @@ fn first_event(server: &Server, store: &Path) -> String {
 }
 
 #[test]
-fn a_server_whose_authority_is_in_the_system_s_store_is_trusted() {
+fn a_server_with_a_ca_of_the_system_store_is_trusted() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "ours");
     let [certificate, key] =
@@ -55,7 +55,7 @@ fn a_server_whose_authority_is_in_the_system_s_store_is_trusted() {
 }
 
 #[test]
-fn a_server_whose_authority_is_in_no_store_is_refused() {
+fn a_server_with_an_unknown_ca_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path(), "ours");
     certify(folder.path(), "theirs");

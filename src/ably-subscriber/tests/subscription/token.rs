@@ -15,7 +15,7 @@ fn token_error(code: u32) -> Value {
 }
 
 #[test]
-fn a_token_request_is_exchanged_as_it_is() {
+fn a_token_request_is_sent_unchanged() {
     let server = Server::start();
     let _subscriber = Subscriber::connected(server.config());
 
@@ -26,7 +26,7 @@ fn a_token_request_is_exchanged_as_it_is() {
 }
 
 #[test]
-fn a_token_in_pieces_is_a_token() {
+fn a_chunked_token_response_is_accepted() {
     let server = Server::start();
     server.set(json!({ "chunked": true }));
 
@@ -49,7 +49,7 @@ fn a_token_is_renewed_while_the_connection_stays() {
 }
 
 #[test]
-fn messages_come_while_a_token_is_fetched() {
+fn messages_are_delivered_while_a_token_is_fetched() {
     let server = Server::start();
     let (started, is_started) = crossbeam_channel::bounded(9);
     let (release, is_released) = crossbeam_channel::bounded::<()>(9);
@@ -129,7 +129,7 @@ fn a_token_that_is_refused_at_once_is_replaced() {
 }
 
 #[test]
-fn every_token_error_renews_and_never_ends_it() {
+fn every_token_error_renews_the_token_and_none_is_final() {
     let server = Server::start();
     server.set(json!({ "greeting": { "action": 9, "error": token_error(40149) } }));
     let subscriber = Subscriber::start(server.config());
@@ -142,7 +142,7 @@ fn every_token_error_renews_and_never_ends_it() {
 }
 
 #[test]
-fn a_source_that_refuses_is_final() {
+fn a_callback_that_denies_a_token_is_final() {
     let server = Server::start();
     let config = server.config_with(|| Err(TokenError::Refused { source: "HTTP 403".into() }));
 
@@ -156,7 +156,7 @@ fn a_source_that_refuses_is_final() {
 }
 
 #[test]
-fn a_source_that_refuses_a_renewal_is_final() {
+fn a_callback_that_denies_a_renewal_is_final() {
     let server = Server::start();
     let calls = AtomicU32::new(0);
     let subscriber = Subscriber::connected(server.config_with(move || {
@@ -172,7 +172,7 @@ fn a_source_that_refuses_a_renewal_is_final() {
 }
 
 #[test]
-fn a_source_that_fails_in_any_way_is_asked_again() {
+fn a_failing_callback_is_called_again() {
     let server = Server::start();
     let calls = AtomicU32::new(0);
     let config = server.config_with(move || match calls.fetch_add(1, Ordering::Relaxed) {
@@ -234,7 +234,7 @@ fn an_exchange_that_fails_is_tried_again() {
     subscriber.expect_connected();
 }
 
-/// Keeps what anybody logs, at every level.
+/// Records all log messages, at every level.
 struct Log(Mutex<Vec<String>>);
 
 static LOG: Log = Log(Mutex::new(Vec::new()));
@@ -288,7 +288,7 @@ fn no_token_is_in_any_log_event_or_debug() {
 }
 
 #[test]
-fn a_callback_is_shared_by_all_who_have_the_configuration() {
+fn clones_of_a_configuration_share_the_callback() {
     let server = Server::start();
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);

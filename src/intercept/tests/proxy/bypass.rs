@@ -13,7 +13,7 @@ fn say(client: &Client, port: u16, words: &'static [u8]) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn the_host_of_a_request_must_be_that_of_the_connection() {
+fn the_host_of_a_request_must_match_its_connection() {
     let fixture = Fixture::new();
     let server = fixture.https(hello);
     let policy = intercept::Policy { deny: vec![API.to_owned()], ..allow(&[OTHER]) };

@@ -100,7 +100,7 @@ fn api() -> serde_json::Value {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn what_an_api_wants_is_added_and_a_401_forces_one_refresh() {
+fn the_credential_of_an_api_is_added_and_a_401_forces_one_refresh() {
     let fixture = Fixture::new();
     let served = Arc::new(AtomicUsize::new(0));
     let server = fixture.https(move |_| match served.fetch_add(1, Ordering::Relaxed) {

@@ -69,7 +69,7 @@ fn a_connection_without_rules_for_requests_is_not_decrypted() {
 
 #[test]
 #[ignore = "needs root and mitmproxy"]
-fn plain_http_and_http_2_are_decided_about_alike() {
+fn plain_http_and_http_2_get_the_same_verdicts() {
     let fixture = Fixture::new();
     let (_https, http) = (fixture.https(hello), fixture.http(hello));
     let client = fixture.client(allow(&[OTHER]));

@@ -40,7 +40,7 @@ fn done(count: usize) -> Vec<Answer> {
 }
 
 #[test]
-fn everything_is_in_place_before_the_guest_starts() {
+fn all_devices_are_configured_before_the_guest_starts() {
     let (booted, asked) = asked(done(9), true);
     booted.unwrap();
     assert_eq!(
@@ -61,14 +61,14 @@ fn everything_is_in_place_before_the_guest_starts() {
 }
 
 #[test]
-fn a_vm_without_a_network_has_no_card() {
+fn a_vm_without_a_network_has_no_network_interface() {
     let (booted, asked) = asked(done(8), false);
     booted.unwrap();
     assert!(!asked.iter().any(|request| request.contains("network")), "{asked:?}");
 }
 
 #[test]
-fn each_disk_is_as_fast_as_its_limits_say() {
+fn each_disk_has_its_rate_limiter() {
     let disk_limits =
         DiskLimits { bytes_per_second: Some(200_000_000), operations_per_second: None };
     let (booted, asked) = requests(done(8), &Boot { disk_limits, ..vm(false) });
@@ -86,7 +86,7 @@ fn a_disk_without_limits_has_no_limiter() {
 }
 
 #[test]
-fn a_version_that_guests_escape_from_receives_no_request() {
+fn a_vulnerable_version_receives_no_request() {
     let (booted, asked) = asked(vec![version("1.14.0")], false);
     let error = booted.unwrap_err().to_string();
     assert!(error.starts_with("Firecracker 1.14.0 must not be used"), "{error}");

@@ -110,7 +110,7 @@ fn a_dropped_connection_is_an_error_at_once() {
 }
 
 #[test]
-fn garbage_is_no_reply() {
+fn a_malformed_reply_is_an_error() {
     assert!(matches!(error_of(Answer::Raw("\0\0\0 SSH-2.0".into())), Error::Garbled { .. }));
 }
 
@@ -123,7 +123,7 @@ fn a_huge_reply_is_refused_before_it_is_received() {
 }
 
 #[test]
-fn nobody_at_the_socket_is_told_with_its_path() {
+fn a_socket_without_a_listener_is_reported_with_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let error = Client::connect(&folder.path().join("api.sock")).unwrap_err().to_string();
     assert!(error.contains("api.sock"), "{error}");
