@@ -116,7 +116,7 @@ fn a_server_that_disconnects_is_connected_again() {
 }
 
 #[test]
-fn a_server_that_closes_the_connection_is_connected_anew() {
+fn a_connection_closed_by_the_server_is_replaced() {
     let server = Server::start();
     let subscriber = Subscriber::connected(server.config());
 

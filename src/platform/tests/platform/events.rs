@@ -53,7 +53,7 @@ fn gaps_are_counted_until_they_are_filled() {
 }
 
 #[test]
-fn each_attempt_counts_anew() {
+fn each_attempt_counts_its_events_from_zero() {
     let host = Host::start();
     let source = host.source();
     let guest = host.running();
