@@ -183,7 +183,7 @@ fn a_follower_that_waits_for_the_platform_is_stopped_by_a_signal() {
 
     let output = waiter.end();
     assert_eq!(output.status.code(), Some(130));
-    assert!(stderr(&output).starts_with("runner: left job"), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with("runner: stopped following; job"), "{}", stderr(&output));
 }
 
 #[test]

@@ -179,6 +179,6 @@ mod tests {
             cancelled.set();
             retrying.ask(|client| client.runners())
         });
-        assert!(asked.unwrap_err().chain().contains("was cut"));
+        assert!(asked.unwrap_err().chain().contains("was cancelled"));
     }
 }
