@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_at_all_is_refused_rather_than_taken_for_ever_or_never() {
+    fn a_duration_of_zero_is_rejected() {
         assert!(parse("0s").is_err());
         assert!(parse("0").is_err());
         assert!(parse("0.0s").is_err());

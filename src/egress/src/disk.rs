@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_has_a_size_that_makes_sense() {
+    fn a_disk_size_outside_of_its_bounds_is_rejected() {
         assert_eq!(["512M", "8G", "1T", "100"].map(size), [512, 8192, 1 << 20, 100].map(Ok));
         for text in ["", "G", "8g", "8GB", "63M", "17T", "0", "-1G", "18446744073709551615T"] {
             assert!(size(text).is_err(), "{text}");

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_be_taken_for_a_path_or_a_flag() {
+    fn a_name_that_looks_like_a_path_or_a_flag_is_rejected() {
         assert!(name("web-1").is_ok());
         assert!(name("-web").is_err());
         assert!(name("a/b").is_err());
