@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upload_gets_the_contracts_time_and_the_request_timeout() {
+    fn an_upload_gets_at_least_the_time_of_the_contract() {
         let request_timeout = Duration::from_secs(30);
         let time = |method, length| time(method, length, request_timeout).as_secs();
 

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_taken_apart() {
+    fn a_head_is_parsed() {
         let head = parse(
             "POST /a/b?x=1&y=2 HTTP/1.1\r\nHost: 127.0.0.1:80\r\nAuthorization: Bearer t\r\n\
              content-length: 12\r\n\r\n",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_is_not_whole_is_waited_for_up_to_a_limit() {
+    fn an_incomplete_head_is_awaited_up_to_a_limit() {
         assert!(Head::parse(b"GET / HTTP/1.1\r\nHost:").unwrap().is_none());
         let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(LARGEST));
         let refused = Head::parse(long.as_bytes()).unwrap_err();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_unclear_length_are_refused() {
+    fn bodies_of_ambiguous_length_are_rejected() {
         let statuses = [
             "Content-Length: 1\r\nContent-Length: 2",
             "Content-Length: +1",
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_would_change_the_url_is_refused() {
+    fn a_host_header_that_would_change_the_url_is_rejected() {
         let head = parse("GET / HTTP/1.1\r\nHost: evil/x?\r\n\r\n").unwrap();
 
         assert_eq!(head.host().unwrap_err().status(), 400);

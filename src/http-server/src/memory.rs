@@ -18,13 +18,13 @@ const SHARES: u64 = 4;
 /// The account that a body's memory is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Account {
-    /// Clients that are trusted, which have memory apart from that of all others.
+    /// Trusted clients, whose memory is separate from that of all others.
     Trusted,
     /// A client under any name, which gets a quarter of the others' memory.
     Client(String),
 }
 
-/// The memory of all bodies: once for those who are trusted, once for all others.
+/// The memory of all bodies: one part for trusted clients, one for all others.
 pub(crate) struct Memory {
     limit: u64,
     used: Mutex<Used>,

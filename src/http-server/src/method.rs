@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_are_told_apart_by_case() {
+    fn methods_are_case_sensitive() {
         assert_eq!(Method::parse("DELETE"), Method::Delete);
         assert_eq!(Method::parse("delete"), Method::Other);
         assert_eq!(Method::parse("other"), Method::Other);

@@ -15,9 +15,9 @@ pub enum Refusal {
     UnknownCoding,
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: u64 },
-    #[error("the request did not come in time")]
+    #[error("the request was not received within its timeout")]
     TooSlow,
-    #[error("the body ended too soon")]
+    #[error("the connection closed before the end of the body")]
     CutShort,
     #[error("the server is at a limit: try again")]
     Busy,

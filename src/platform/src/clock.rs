@@ -13,7 +13,7 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A time as ISO-8601, in UTC.
+/// A time in ISO 8601, in UTC.
 pub(crate) fn iso8601(ms: i64) -> String {
     base::date::iso_of(Duration::from_millis(u64::try_from(ms).unwrap_or_default()))
 }

@@ -27,11 +27,11 @@
 //!
 //! | to know | read |
 //! |---|---|
-//! | what is on disk | `folder.rs`, `db/schema.rs` |
-//! | what becomes of a job | `attempt.rs` |
-//! | which request is answered by what | `api.rs` |
-//! | what a hostile or slow client can do | the crate `http-server` |
-//! | where secrets are | `secret.rs`, `key.rs` |
+//! | files on the disk | `folder.rs`, `db/schema.rs` |
+//! | the states of a job | `attempt.rs` |
+//! | the routes | `api.rs` |
+//! | limits for hostile or slow clients | the crate `http-server` |
+//! | secrets and keys | `secret.rs`, `key.rs` |
 
 mod api;
 mod attempt;

@@ -45,7 +45,7 @@ impl Backend {
         let limit = self.config.largest_archive;
         let length = length(body)?;
         if length == 0 {
-            return Err(Refusal::bad("an archive is never empty").into());
+            return Err(Refusal::bad("the archive is empty").into());
         }
         if length > limit {
             return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
