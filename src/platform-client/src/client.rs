@@ -13,11 +13,7 @@ use crate::{Error, HttpClient, RequestCancellation, RequestLimits, Result, Retry
 const MAX_ANSWER: u64 = 4 << 20;
 
 /// The limits of a request from the guest.
-const LIMITS: RequestLimits = RequestLimits {
-    whole: Some(Duration::from_secs(30)),
-    silence: Duration::from_secs(30),
-    redirects: 0,
-};
+const LIMITS: RequestLimits = RequestLimits::within(Duration::from_secs(30));
 
 /// The platform's URL and the caller's token.
 pub struct PlatformCredentials {

@@ -34,6 +34,13 @@ pub struct RequestLimits {
     pub redirects: u32,
 }
 
+impl RequestLimits {
+    /// A request that follows no redirect and takes at most `time`.
+    pub const fn within(time: Duration) -> Self {
+        Self { whole: Some(time), silence: time, redirects: 0 }
+    }
+}
+
 /// Makes HTTP requests. Threads may share it and make requests concurrently.
 #[derive(Clone)]
 pub struct HttpClient {

@@ -43,11 +43,7 @@ const KILL_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_EXCLUDED: usize = 128;
 
 /// The limits of the reporter's requests.
-const REPORT_LIMITS: RequestLimits = RequestLimits {
-    whole: Some(Duration::from_secs(30)),
-    silence: Duration::from_secs(30),
-    redirects: 0,
-};
+const REPORT_LIMITS: RequestLimits = RequestLimits::within(Duration::from_secs(30));
 
 /// What the service is built from.
 pub struct Dependencies {

@@ -16,11 +16,7 @@ use crate::error::Result;
 use crate::source::PlatformAccess;
 
 /// The limits of one attempt.
-const LIMITS: RequestLimits = RequestLimits {
-    whole: Some(Duration::from_secs(10)),
-    silence: Duration::from_secs(10),
-    redirects: 0,
-};
+const LIMITS: RequestLimits = RequestLimits::within(Duration::from_secs(10));
 /// No attempt starts after this time: the proxy waits 20 s for the answer.
 const RETRY_TIME: Duration = Duration::from_secs(8);
 /// The largest accepted answer, in bytes.

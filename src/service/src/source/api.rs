@@ -58,8 +58,7 @@ const DEFAULT_LIMITS: RequestLimits = limits(30);
 const HEARTBEAT_LIMITS: RequestLimits = limits(3);
 
 const fn limits(seconds: u64) -> RequestLimits {
-    let time = Duration::from_secs(seconds);
-    RequestLimits { whole: Some(time), silence: time, redirects: 0 }
+    RequestLimits::within(Duration::from_secs(seconds))
 }
 
 /// A remote platform.
