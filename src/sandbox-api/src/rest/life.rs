@@ -8,6 +8,7 @@ use super::context::{Call, json, seconds};
 use super::network;
 use super::refused::Refused;
 use super::shown::{Detail, Sandbox};
+use crate::launcher::LaunchError;
 use crate::sandboxes::{Connected, Error};
 
 /// The time of a connect or a resume that says none.
@@ -104,8 +105,13 @@ pub(super) fn network(call: &mut Call<'_, '_>) -> Result<Response, Refused> {
     let network = network::of_update(&mut fields)?;
     fields.finish()?;
     let set = call.context.sandboxes.set_network(&call.caller, call.id(), network);
-    set.map_err(only_running)?;
-    Ok(Response::new(204))
+    match set {
+        Ok(()) => Ok(Response::new(204)),
+        Err(Error::Launch(LaunchError::Unsupported { what })) => {
+            Err(Refused::unsupported(format!("this server does not support {what}")))
+        }
+        Err(error) => Err(only_running(error)),
+    }
 }
 
 /// `GET /sandboxes/{id}/logs`
