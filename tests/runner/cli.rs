@@ -52,10 +52,11 @@ fn help_has_every_command_and_examples() {
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0));
     assert!(text.contains("Examples:"), "{text}");
-    let missing: Vec<_> = ["run", "exec", "ps", "cp", "logs", "stop", "image", "doctor", "gc"]
-        .into_iter()
-        .filter(|command| !text.contains(&format!("\n  {command} ")))
-        .collect();
+    let missing: Vec<_> =
+        ["run", "exec", "ps", "cp", "logs", "stop", "image", "doctor", "gc", "key"]
+            .into_iter()
+            .filter(|command| !text.contains(&format!("\n  {command} ")))
+            .collect();
     assert!(missing.is_empty(), "{missing:?} not in: {text}");
 }
 
@@ -249,4 +250,26 @@ fn a_closed_pipe_prints_no_error() {
     let output = runner(&state, &["ps"]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(141));
     assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn an_api_key_is_shown_once_listed_and_revoked() {
+    let state = state();
+    let created = run(&state, &["key", "create", "--name", "ci", "--sandboxes", "3"]);
+    assert_eq!(created.status.code(), Some(0), "{}", stderr(&created));
+    let secret = stdout(&created);
+    assert!(secret.starts_with("e2b_") && secret.len() == 45, "{secret}");
+    let table = stdout(&run(&state, &["key", "ls"]));
+    let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[1..6], ["ci", "all", "3", "-", "-"], "{table}");
+    let json = stdout(&run(&state, &["key", "ls", "--json"]));
+    let keys: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(keys[0]["limits"], serde_json::json!({"sandboxes": 3}));
+    assert!(keys[0].get("hash").is_none(), "{json}");
+    let revoked = run(&state, &["key", "revoke", "ci"]);
+    assert_eq!(stdout(&revoked).trim(), row[0]);
+    assert_eq!(stdout(&run(&state, &["key", "ls"])).lines().count(), 1);
+    let again = run(&state, &["key", "revoke", "ci"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("`runner key ls` lists them"), "{}", stderr(&again));
 }

@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{bench, cp, doctor, exec, gc, image, logs, net, ps, run, start, stop, wait};
+use crate::command::{
+    bench, cp, doctor, exec, gc, image, key, logs, net, ps, run, start, stop, wait,
+};
 #[cfg(feature = "platform")]
 use crate::command::{job, serve};
 use crate::error::Result;
@@ -47,6 +49,7 @@ pub(crate) enum Command {
     #[cfg(feature = "platform")]
     Serve(serve::Arguments),
     Doctor(doctor::Arguments),
+    Key(key::Arguments),
     Gc(gc::Arguments),
     Net(net::Arguments),
     Bench(bench::Arguments),
@@ -92,6 +95,7 @@ impl Cli {
             Command::Net(arguments) => net::run(global, &arguments),
             Command::Bench(arguments) => bench::run(global, &arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
+            Command::Key(arguments) => key::run(global, arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),
             #[cfg(feature = "platform")]
             Command::Job(arguments) => job::run(global, arguments),

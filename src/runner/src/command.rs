@@ -8,6 +8,7 @@ pub(crate) mod gc;
 pub(crate) mod image;
 #[cfg(feature = "platform")]
 pub(crate) mod job;
+pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod net;
 pub(crate) mod ps;

@@ -117,6 +117,10 @@ pub(crate) enum Error {
     #[error(transparent)]
     Operator(#[from] crate::operator::Error),
 
+    // Sandboxes for programs.
+    #[error(transparent)]
+    Key(#[from] sandbox_api::KeyError),
+
     // Files and descriptors of this host.
     #[error("cannot {operation} {path}")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
