@@ -1,6 +1,5 @@
-//! The runner in real VMs, as a user runs it. Needs root, QEMU and the images `default`, `claude` and
-//! `containers`;
-//! `scripts/test` brings them. Each test has a state folder of its own that shares the images.
+//! The runner in real VMs, as a user runs it. Needs root, QEMU and the images `default`, `base`, `claude`
+//! and `containers`; `scripts/test` brings them. Each test has a state folder of its own that shares the images.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
@@ -32,3 +31,4 @@ mod restores;
 mod run;
 mod sandboxes;
 mod snapshot;
+mod ssh;

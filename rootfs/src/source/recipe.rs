@@ -30,7 +30,26 @@ struct Program {
     aarch64: Package,
 }
 
-const ALL: [&Recipe; 1] = [&CLAUDE];
+const ALL: [&Recipe; 2] = [&BASE, &CLAUDE];
+
+/// What programs and people expect of a sandbox: Python, git, and an SSH server for editors.
+static BASE: Recipe = Recipe {
+    name: "base",
+    suite: "bookworm",
+    packages: &[
+        "ca-certificates",
+        "curl",
+        "git",
+        "ncurses-bin",
+        "openssh-server",
+        "openssh-sftp-server",
+        "python-is-python3",
+        "python3",
+        "rsync",
+    ],
+    programs: &[],
+    env: &[],
+};
 
 /// Claude Code, and the tools that agents expect. The command is a native program, so the older
 /// node of Debian does not matter.
@@ -72,12 +91,14 @@ impl Recipe {
         })
     }
 
-    /// The defaults for commands: as `user`, in the workspace folder. Claude Code does not skip its
-    /// permission prompts for root.
+    /// The defaults for commands: as `user`, in the workspace folder if there is an agent, else at home. Claude Code does
+    /// not skip its permission prompts for root.
     pub(super) fn defaults(&self) -> Defaults {
+        let has_agent = !self.programs.is_empty();
+        let workdir = if has_agent { account::WORKSPACE } else { account::HOME };
         Defaults {
             env: self.env.iter().map(|pair| (*pair).to_owned()).collect(),
-            workdir: Some(account::WORKSPACE.to_owned()),
+            workdir: Some(workdir.to_owned()),
             user: Some(account::NAME.to_owned()),
             ..Defaults::default()
         }
@@ -113,7 +134,7 @@ mod tests {
     fn unknown_recipe_is_an_error_that_lists_the_recipes() {
         let error = Recipe::named("clade").unwrap_err();
 
-        assert_eq!(error.to_string(), "no recipe named clade: the recipes are claude");
+        assert_eq!(error.to_string(), "no recipe named clade: the recipes are base, claude");
     }
 
     #[test]

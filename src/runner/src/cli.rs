@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cp, doctor, exec, gc, image, key, logs, net, ps, run, start, stop, wait,
+    bench, cp, doctor, exec, gc, image, key, logs, net, ps, run, ssh_config, ssh_host_key,
+    ssh_proxy, start, stop, wait,
 };
 #[cfg(feature = "platform")]
 use crate::command::{job, serve};
@@ -42,6 +43,11 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     Wait(wait::Arguments),
     Stop(stop::Arguments),
+    SshConfig(ssh_config::Arguments),
+    #[command(hide = true)]
+    SshProxy(ssh_proxy::Arguments),
+    #[command(hide = true)]
+    SshHostKey(ssh_host_key::Arguments),
     Image(image::Arguments),
     Start(start::Arguments),
     #[cfg(feature = "platform")]
@@ -91,6 +97,9 @@ impl Cli {
             Command::Wait(arguments) => wait::run(global, &arguments),
             Command::Start(arguments) => start::run(global, &arguments),
             Command::Stop(arguments) => stop::run(global, &arguments),
+            Command::SshConfig(arguments) => ssh_config::run(global, &arguments),
+            Command::SshProxy(arguments) => ssh_proxy::run(global, &arguments),
+            Command::SshHostKey(arguments) => ssh_host_key::run(global, &arguments),
             Command::Image(arguments) => image::run(global, arguments),
             Command::Net(arguments) => net::run(global, &arguments),
             Command::Bench(arguments) => bench::run(global, &arguments),

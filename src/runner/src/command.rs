@@ -15,6 +15,9 @@ pub(crate) mod ps;
 pub(crate) mod run;
 #[cfg(feature = "platform")]
 pub(crate) mod serve;
+pub(crate) mod ssh_config;
+pub(crate) mod ssh_host_key;
+pub(crate) mod ssh_proxy;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod wait;

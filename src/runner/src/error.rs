@@ -136,6 +136,8 @@ pub(crate) enum Error {
     Detach { source: io::Error },
     #[error("{path} is damaged")]
     Record { path: PathBuf, source: serde_json::Error },
+    #[error(transparent)]
+    Ssh(#[from] crate::ssh::Error),
     #[error("cannot encode JSON")]
     Json { source: serde_json::Error },
 }

@@ -34,6 +34,7 @@ mod request;
 mod secret;
 mod shortage;
 mod signal;
+mod ssh;
 mod table;
 mod terminal;
 mod value;

@@ -17,6 +17,7 @@ use crate::table;
 const EXAMPLES: &str = "\
 Examples:
   runner image build default
+  runner image build base                             Python, git, rsync, an SSH server
   runner image build claude                           Claude Code, git, node, python3, ripgrep
   runner image build tools --package git --package ripgrep
   runner image build mine --from ./image.tar          an OCI or `docker save` archive
@@ -65,7 +66,8 @@ struct BuildArguments {
     /// A container image is an archive or folder in OCI or `docker save` layout, as docker, crane,
     /// ko, kaniko, jib, buildah and skopeo write it. A root file system is a tar archive or a
     /// folder. Registries are not supported: save the image to a file first. The default is the
-    /// recipe with the image's name, else debian:bookworm. The recipe `claude` is Debian with
+    /// recipe with the image's name, else debian:bookworm. The recipe `base` is Debian with python3,
+    /// git, rsync and an SSH server; its commands run as `user`. The recipe `claude` is Debian with
     /// Claude Code, git, node, python3 and ripgrep; its commands run as `user` in
     /// /home/user/workspace.
     #[arg(long, value_name = "SOURCE")]
