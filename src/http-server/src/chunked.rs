@@ -127,6 +127,22 @@ impl Decoder {
     }
 }
 
+/// The body at the beginning of `input`, which is decoded in pieces of at most `size` bytes, and whether
+/// it has ended.
+#[cfg(feature = "fuzz")]
+pub(crate) fn decode_in_pieces(mut input: &[u8], size: usize) -> Result<(Vec<u8>, bool), Refusal> {
+    let mut decoder = Decoder::default();
+    let mut body = Vec::new();
+    let mut output = [0; 16];
+    while !input.is_empty() && !decoder.is_done() {
+        let piece = input.get(..size.min(input.len())).unwrap_or_default();
+        let (taken, written) = decoder.decode(piece, &mut output)?;
+        body.extend_from_slice(output.get(..written).unwrap_or_default());
+        input = input.get(taken..).unwrap_or_default();
+    }
+    Ok((body, decoder.is_done()))
+}
+
 /// A chunk's size: hexadecimal digits and nothing else.
 fn size(digits: &[u8]) -> Result<u64, Refusal> {
     let malformed = || Refusal::bad("a chunk's size is not a hexadecimal number");

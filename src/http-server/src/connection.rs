@@ -31,6 +31,9 @@ const IDLE: Duration = Duration::from_secs(75);
 /// For how long the rest of a rejected request is read, so that the client gets the reply.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The timeout of a write to a connection that was handed over.
+const UPGRADED_WRITE: Duration = Duration::from_secs(60);
+
 /// The most bytes of one read of a head.
 const PIECE: usize = 4096;
 
@@ -79,7 +82,12 @@ fn serve_one(mut wire: Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Next
     if let Content::Upgrade(own) = response.content {
         drop(request);
         let (head, early, socket) = wire.into_parts();
-        own(Upgraded { head, early, socket });
+        let without_deadline = socket
+            .set_read_timeout(None)
+            .and_then(|()| socket.set_write_timeout(Some(UPGRADED_WRITE)));
+        if without_deadline.is_ok() {
+            own(Upgraded { head, early, socket });
+        }
         return Next::Gone;
     }
     // The body of an unauthenticated request is not read.

@@ -9,6 +9,7 @@
 //! | a body's time | [`Limits::request_timeout`] and 1 s for each MiB; an upload's at least 60 s for each 100 MiB; or [`Body::set_progress_timeout`] |
 //! | extensions and trailers of a chunked body | 8 KiB, lines of 1 KiB |
 //! | a reply's time | 60 s without any progress of 128 KiB; a stream may be silent for ever |
+//! | a TLS handshake | [`Limits::request_timeout`] |
 //! | an idle connection | 75 s |
 //!
 //! A connection has one request at a time. A request whose body's end could be read in two ways is refused.
@@ -19,6 +20,7 @@
 //! | what happens on a connection | `connection.rs` |
 //! | which requests are refused | `head.rs`, `chunked.rs` |
 //! | how it starts and stops | `server.rs` |
+//! | how a connection is encrypted | `tls.rs`, `tls/pump.rs` |
 
 mod body;
 mod chunked;
@@ -33,7 +35,9 @@ mod response;
 mod server;
 mod shared;
 mod socket;
+pub mod tls;
 mod upgrade;
+pub mod websocket;
 mod wire;
 mod writer;
 
@@ -50,3 +54,17 @@ pub use shared::Limits;
 pub use socket::Socket;
 pub use upgrade::Upgraded;
 pub use writer::BodyWriter;
+
+/// Reads bytes as the head and the chunked body of a request, for a fuzz target. Not part of the interface.
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let size = match Head::parse(bytes) {
+        Ok(Some((_, size))) => size,
+        _ => 0,
+    };
+    let body = bytes.get(size..).unwrap_or_default();
+    let whole = chunked::decode_in_pieces(body, usize::MAX);
+    let pieces = chunked::decode_in_pieces(body, 3);
+    assert_eq!(whole.ok(), pieces.ok(), "a body is the same in whatever pieces it comes");
+}

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use base::deadline::after;
 use base::error::chain;
 use base::event::Event;
+use rustls::ServerConfig;
 
 use crate::connection::serve;
 use crate::error::{Error, Result};
-use crate::handler::{Handler, Peer};
+use crate::handler::Handler;
 use crate::shared::{ConnectionSlot, Limits, Shared};
-use crate::socket::Socket;
+use crate::tls::Pump;
+
+use self::accept::Accepted;
 
 mod accept;
 
@@ -22,6 +25,8 @@ mod accept;
 pub enum Endpoint {
     /// For clients of the network.
     Tcp(TcpListener),
+    /// For clients of the network, over TLS: see [`tls::config`](crate::tls::config).
+    Tls(TcpListener, Arc<ServerConfig>),
     /// For the server's own user and root ([`Peer::Unix`]). Other users are rejected.
     Unix(UnixListener),
 }
@@ -77,17 +82,23 @@ impl Drop for Server {
 
 /// Starts the thread of an admitted connection.
 fn start(
-    name: &str,
+    name: &'static str,
     shared: &Arc<Shared>,
     id: u64,
-    socket: Socket,
-    peer: Peer,
+    accepted: Accepted,
 ) -> std::io::Result<JoinHandle<()>> {
     /// Address space; only what a handler uses of it becomes memory.
     const STACK: usize = 512 * 1024;
     let shared = Arc::clone(shared);
     base::thread::spawn_with_stack(format!("{name}-{id}"), STACK, move || {
-        let slot = ConnectionSlot::new(&shared, id, socket, peer);
-        serve(&slot, &shared);
+        let Accepted { socket, peer, encrypted } = accepted;
+        let slot = ConnectionSlot::new(&shared, id, (socket.clone(), peer), encrypted.is_some());
+        let handshake = shared.limits.request_timeout;
+        let pump =
+            encrypted.map(|one| Pump::start(format!("{name}-tls-{id}"), one, socket, handshake));
+        match pump.transpose() {
+            Ok(_pump) => serve(&slot, &shared),
+            Err(error) => log::warn!("cannot start the thread of a connection; error={error}"),
+        }
     })
 }

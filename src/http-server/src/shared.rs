@@ -58,6 +58,8 @@ struct Connections {
 
 struct Connection {
     socket: Socket,
+    /// The TCP socket below TLS.
+    tcp: Option<Socket>,
     peer: Peer,
     is_busy: bool,
 }
@@ -69,7 +71,12 @@ impl Shared {
     }
 
     /// Admits a connection and returns its id, unless a limit is reached or the server stops.
-    pub(crate) fn admit(&self, socket: Socket, peer: Peer) -> Result<u64, Refusal> {
+    pub(crate) fn admit(
+        &self,
+        socket: Socket,
+        tcp: Option<Socket>,
+        peer: Peer,
+    ) -> Result<u64, Refusal> {
         let mut connections = self.lock();
         if connections.is_stopping {
             return Err(Refusal::Stopping);
@@ -86,7 +93,7 @@ impl Shared {
         }
         connections.next += 1;
         let id = connections.next;
-        connections.open.insert(id, Connection { socket, peer, is_busy: false });
+        connections.open.insert(id, Connection { socket, tcp, peer, is_busy: false });
         Ok(id)
     }
 
@@ -119,7 +126,12 @@ impl Shared {
             }
             connections = self.closed.wait_until(connections, Some(deadline));
         }
-        connections.open.values().for_each(|open| open.socket.shutdown(Shutdown::Both));
+        for open in connections.open.values() {
+            open.socket.shutdown(Shutdown::Both);
+            if let Some(tcp) = &open.tcp {
+                tcp.shutdown(Shutdown::Both);
+            }
+        }
     }
 
     /// Removes a connection whose thread did not start.
@@ -138,11 +150,17 @@ pub(crate) struct ConnectionSlot<'a> {
     id: u64,
     socket: Socket,
     peer: Peer,
+    is_tls: bool,
 }
 
 impl<'a> ConnectionSlot<'a> {
-    pub(crate) fn new(shared: &'a Shared, id: u64, socket: Socket, peer: Peer) -> Self {
-        Self { shared, id, socket, peer }
+    pub(crate) fn new(
+        shared: &'a Shared,
+        id: u64,
+        (socket, peer): (Socket, Peer),
+        is_tls: bool,
+    ) -> Self {
+        Self { shared, id, socket, peer, is_tls }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -154,7 +172,7 @@ impl<'a> ConnectionSlot<'a> {
     }
 
     pub(crate) fn is_tls(&self) -> bool {
-        false
+        self.is_tls
     }
 
     /// Marks the connection as busy with a request.
@@ -219,11 +237,11 @@ mod tests {
         let shared = shared(10);
         let (one, other) = (Peer::Tcp([10, 0, 0, 1].into()), Peer::Tcp([10, 0, 0, 2].into()));
 
-        assert!(shared.admit(tcp(), one).is_ok());
-        assert!(shared.admit(tcp(), one).is_ok());
-        assert!(shared.admit(tcp(), one).is_err());
-        assert!(shared.admit(tcp(), other).is_ok());
-        assert!(shared.admit(tcp(), LOOPBACK).is_ok());
+        assert!(shared.admit(tcp(), None, one).is_ok());
+        assert!(shared.admit(tcp(), None, one).is_ok());
+        assert!(shared.admit(tcp(), None, one).is_err());
+        assert!(shared.admit(tcp(), None, other).is_ok());
+        assert!(shared.admit(tcp(), None, LOOPBACK).is_ok());
     }
 
     #[test]
@@ -231,10 +249,10 @@ mod tests {
         let shared = shared(1);
         let operator = Socket::new(UnixStream::pair().unwrap().0);
 
-        assert!(shared.admit(tcp(), LOOPBACK).is_ok());
-        assert!(shared.admit(tcp(), LOOPBACK).is_err());
+        assert!(shared.admit(tcp(), None, LOOPBACK).is_ok());
+        assert!(shared.admit(tcp(), None, LOOPBACK).is_err());
         assert!(shared.is_crowded());
-        assert!(shared.admit(operator, Peer::Unix).is_ok());
+        assert!(shared.admit(operator, None, Peer::Unix).is_ok());
     }
 
     #[test]
@@ -243,6 +261,6 @@ mod tests {
 
         shared.close_idle();
 
-        assert!(matches!(shared.admit(tcp(), LOOPBACK), Err(Refusal::Stopping)));
+        assert!(matches!(shared.admit(tcp(), None, LOOPBACK), Err(Refusal::Stopping)));
     }
 }

@@ -9,6 +9,6 @@ pub struct Upgraded {
     pub head: Vec<u8>,
     /// The bytes after the head that were read and not consumed: the body first, unless it was read.
     pub early: Vec<u8>,
-    /// The connection.
+    /// The connection. Reads have no time-out, writes one of 60 s.
     pub socket: Socket,
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -13,20 +14,35 @@ use base::deadline::poll_timeout;
 use base::event::Event;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::sockopt::{self, PeerCredentials};
+use nix::sys::socket::{getsockopt, setsockopt};
 
 use super::{Endpoint, start};
 use crate::handler::Peer;
 use crate::response::Framing;
 use crate::shared::Shared;
 use crate::socket::Socket;
+use crate::tls::Encrypted;
 
 /// The delay after a failed `accept`, for example without free descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Seconds of silence until a client is asked whether it is there, and between nine such questions.
+const KEEP_ALIVE_IDLE: u32 = 60;
+const KEEP_ALIVE_INTERVAL: u32 = 15;
+
+/// An accepted connection.
+pub(super) struct Accepted {
+    /// What the HTTP code serves.
+    pub(super) socket: Socket,
+    pub(super) peer: Peer,
+    /// What is between `socket` and a client of TLS.
+    pub(super) encrypted: Option<Encrypted>,
+}
+
 type Threads = HashMap<u64, JoinHandle<()>>;
 
-pub(super) fn run(name: &str, endpoints: &[Endpoint], shared: &Arc<Shared>, stop: &Event) {
+pub(super) fn run(name: &'static str, endpoints: &[Endpoint], shared: &Arc<Shared>, stop: &Event) {
     let mut threads = Threads::new();
     let mut paused_until = None;
     while wait(endpoints, stop, paused_until) {
@@ -60,15 +76,15 @@ fn wait(endpoints: &[Endpoint], stop: &Event, paused_until: Option<Instant>) -> 
 
 /// Accepts all waiting connections; `false` if `accept` failed.
 fn accept_all(
-    name: &str,
+    name: &'static str,
     endpoint: &Endpoint,
     shared: &Arc<Shared>,
     threads: &mut Threads,
 ) -> bool {
     loop {
         match endpoint.accept() {
-            Ok(Some((socket, peer))) => {
-                if let Some((id, thread)) = admit(name, socket, peer, shared) {
+            Ok(Some(accepted)) => {
+                if let Some((id, thread)) = admit(name, accepted, shared) {
                     threads.insert(id, thread);
                 }
             }
@@ -86,20 +102,22 @@ fn accept_all(
 
 /// Starts a thread for the connection, or replies with the reason why not.
 fn admit(
-    name: &str,
-    socket: Socket,
-    peer: Peer,
+    name: &'static str,
+    accepted: Accepted,
     shared: &Arc<Shared>,
 ) -> Option<(u64, JoinHandle<()>)> {
-    let id = match shared.admit(socket.clone(), peer) {
+    let tcp = accepted.encrypted.as_ref().map(|encrypted| encrypted.tcp.clone());
+    let id = match shared.admit(accepted.socket.clone(), tcp, accepted.peer) {
         Ok(id) => id,
+        // A handshake first would take a thread.
+        Err(_) if accepted.encrypted.is_some() => return None,
         Err(refusal) => {
             // It fits the send buffer of a new socket.
-            let _ = shared.handler.refuse(&refusal).send(&socket, &Framing::LAST);
+            let _ = shared.handler.refuse(&refusal).send(&accepted.socket, &Framing::LAST);
             return None;
         }
     };
-    match start(name, shared, id, socket, peer) {
+    match start(name, shared, id, accepted) {
         Ok(thread) => Some((id, thread)),
         Err(error) => {
             log::warn!("cannot start the thread of a connection; error={error}");
@@ -118,34 +136,50 @@ fn reap(threads: &mut Threads, is_over: impl Fn(&JoinHandle<()>) -> bool) {
 
 impl Endpoint {
     /// Accepts a connection; `None` if the peer is rejected.
-    fn accept(&self) -> io::Result<Option<(Socket, Peer)>> {
+    fn accept(&self) -> io::Result<Option<Accepted>> {
         match self {
             Self::Tcp(listener) => {
-                let (socket, peer) = listener.accept()?;
-                // Without it a reply's last piece waits for the acknowledgement of the one before.
-                socket.set_nodelay(true)?;
-                Ok(Some((Socket::new(socket), Peer::Tcp(peer.ip().to_canonical()))))
+                let (socket, peer) = accept_tcp(listener)?;
+                Ok(Some(Accepted { socket, peer, encrypted: None }))
+            }
+            Self::Tls(listener, config) => {
+                let (tcp, peer) = accept_tcp(listener)?;
+                let (encrypted, socket) = Encrypted::new(tcp, Arc::clone(config))?;
+                Ok(Some(Accepted { socket, peer, encrypted: Some(encrypted) }))
             }
             Self::Unix(listener) => {
                 let (socket, _) = listener.accept()?;
-                Ok(is_ours(&socket).then(|| (Socket::new(socket), Peer::Unix)))
+                let ours = is_ours(&socket).then(|| Socket::new(socket));
+                Ok(ours.map(|socket| Accepted { socket, peer: Peer::Unix, encrypted: None }))
             }
         }
     }
 
     pub(super) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => listener.set_nonblocking(true),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.set_nonblocking(true),
             Self::Unix(listener) => listener.set_nonblocking(true),
         }
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(listener) => listener.as_fd(),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.as_fd(),
             Self::Unix(listener) => listener.as_fd(),
         }
     }
+}
+
+fn accept_tcp(listener: &TcpListener) -> io::Result<(Socket, Peer)> {
+    let (socket, peer) = listener.accept()?;
+    // Without it a reply's last piece waits for the acknowledgement of the one before.
+    socket.set_nodelay(true)?;
+    // A client that vanished ends a silent stream after some minutes.
+    let keep_alive = setsockopt(&socket, sockopt::KeepAlive, &true)
+        .and_then(|()| setsockopt(&socket, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE))
+        .and_then(|()| setsockopt(&socket, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL));
+    keep_alive.map_err(io::Error::from)?;
+    Ok((Socket::new(socket), Peer::Tcp(peer.ip().to_canonical())))
 }
 
 /// Whether a client is the user who serves, or root.

@@ -1,0 +1,60 @@
+//! Replies that are written bit by bit.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use crate::harness::{Host, body, until};
+
+#[test]
+fn each_write_is_a_chunk_and_the_connection_is_used_again() {
+    let host = Host::start();
+    let request = "GET /stream HTTP/1.1\r\n\r\n";
+    let last = "GET /reader HTTP/1.1\r\nConnection: close\r\n\r\n";
+
+    let replies = host.exchange(format!("{request}{request}{last}"));
+
+    assert_eq!(replies.matches("Transfer-Encoding: chunked\r\n").count(), 2);
+    assert_eq!(replies.matches("\r\n\r\n3\r\none\r\n5\r\nthree\r\n0\r\n\r\n").count(), 2);
+    assert!(replies.ends_with("reader"));
+}
+
+#[test]
+fn a_stream_to_an_old_client_ends_with_the_connection() {
+    let reply = Host::start().exchange("GET /stream HTTP/1.0\r\n\r\n");
+
+    assert!(reply.contains("Connection: close\r\n"));
+    assert!(!reply.contains("Transfer-Encoding"));
+    assert_eq!(body(&reply), "onethree");
+}
+
+#[test]
+fn a_stream_that_fails_has_no_last_chunk() {
+    let reply = Host::start().exchange("GET /fails HTTP/1.1\r\n\r\n");
+
+    assert_eq!(body(&reply), "3\r\none\r\n");
+}
+
+#[test]
+fn a_silent_stream_learns_that_its_client_has_gone() {
+    let host = Host::start();
+    let mut socket = host.connect();
+    // What the client has sent beyond its request does not hide its end.
+    socket.write_all(b"GET /watch HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n").unwrap();
+    until(&mut socket, "begun");
+
+    socket.shutdown(Shutdown::Both).unwrap();
+
+    assert_eq!(host.told.recv().unwrap(), "gone");
+}
+
+#[test]
+fn a_write_to_a_client_that_has_gone_fails() {
+    let host = Host::start();
+    let mut socket = host.connect();
+    socket.write_all(b"GET /flood HTTP/1.1\r\n\r\n").unwrap();
+    socket.read_exact(&mut [0; 100_000]).unwrap();
+
+    drop(socket);
+
+    assert_eq!(host.told.recv().unwrap(), "failed");
+}
