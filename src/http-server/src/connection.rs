@@ -19,7 +19,7 @@ use crate::head::{Head, LARGEST};
 use crate::memory::Account;
 use crate::method::Method;
 use crate::refusal::Refusal;
-use crate::response::{Content, Framing, Response};
+use crate::response::{Content, Framing};
 use crate::shared::{ConnectionSlot, Shared};
 use crate::socket::Socket;
 use crate::upgrade::Upgraded;
@@ -95,27 +95,22 @@ fn serve_one(mut wire: Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Next
     let keeps_alive = keeps_alive && is_known && request.body.skip() && !shared.is_crowded();
     drop(request);
     wire.begin();
-    respond(response, wire, method, is_1_1, keeps_alive, shared)
-}
-
-/// Sends a reply. The memory of the request is free by now, as a stream may take long.
-fn respond(
-    response: Response,
-    wire: Wire,
-    method: Method,
-    is_1_1: bool,
-    keeps_alive: bool,
-    shared: &Shared,
-) -> Next {
-    let has_body = method != Method::Head;
-    let keeps_alive = keeps_alive && (is_1_1 || !response.is_stream());
     let is_stopping = || shared.is_stopping();
-    let framing = Framing { has_body, is_chunked: is_1_1, keeps_alive, is_stopping: &is_stopping };
-    if let Err(error) = response.send(&wire.socket, &framing) {
-        log::debug!("cannot send a reply; error={error}");
-        return Next::Linger;
+    let framing = Framing {
+        has_body: method != Method::Head,
+        is_chunked: is_1_1,
+        keeps_alive: keeps_alive && (is_1_1 || !response.is_stream()),
+        is_stopping: &is_stopping,
+    };
+    // The memory of the request is free by now, as a stream may take long.
+    match response.send(slot.socket(), &framing) {
+        Ok(()) if framing.keeps_alive => Next::Request(wire),
+        Ok(()) => Next::Linger,
+        Err(error) => {
+            log::debug!("cannot send a reply; error={error}");
+            Next::Linger
+        }
     }
-    if keeps_alive { Next::Request(wire) } else { Next::Linger }
 }
 
 /// Reads the rest: closing a socket with unread bytes would reset it before the client reads the reply.

@@ -232,10 +232,8 @@ fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         507 => "Insufficient Storage",
-        200..300 => "Success",
-        300..400 => "Redirection",
-        400..500 => "Client Error",
-        _ => "Internal Server Error",
+        // RFC 9112 allows no words.
+        _ => "",
     }
 }
 

@@ -94,8 +94,8 @@ fn start(
         let Accepted { socket, peer, encrypted } = accepted;
         let slot = ConnectionSlot::new(&shared, id, (socket.clone(), peer), encrypted.is_some());
         let handshake = shared.limits.request_timeout;
-        let pump =
-            encrypted.map(|one| Pump::start(format!("{name}-tls-{id}"), one, socket, handshake));
+        let start = |one| Pump::start((name, id), one, socket, handshake);
+        let pump = encrypted.map(start);
         match pump.transpose() {
             Ok(_pump) => serve(&slot, &shared),
             Err(error) => log::warn!("cannot start the thread of a connection; error={error}"),

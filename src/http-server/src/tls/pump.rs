@@ -56,7 +56,7 @@ pub(crate) struct Pump {
 impl Pump {
     /// Starts the thread. `served` is the other end of `connection.plain`.
     pub(crate) fn start(
-        name: String,
+        (server, id): (&str, u64),
         connection: Encrypted,
         served: Socket,
         handshake: Duration,
@@ -71,7 +71,7 @@ impl Pump {
             connection.plain.shutdown(Shutdown::Both);
             connection.tcp.shutdown(Shutdown::Both);
         };
-        let thread = base::thread::spawn_with_stack(name, STACK, run)?;
+        let thread = base::thread::spawn_with_stack(format!("{server}-tls-{id}"), STACK, run)?;
         Ok(Self { served, thread: Some(thread) })
     }
 }

@@ -154,10 +154,11 @@ fn who_sends_a_head_byte_by_byte_is_sent_away_in_the_end() {
     let host = Host::hasty();
     let mut socket = host.connect();
     let mut reply = socket.try_clone().unwrap();
-    let sender = std::thread::spawn(move || {
+    let sender = base::thread::spawn("sender", move || {
         // The time-out of the peer's head is all that ends this.
         while socket.write_all(b"\r\n").is_ok() {}
-    });
+    })
+    .unwrap();
 
     assert!(matches!(code(&rest(&mut reply)), "TOO_SLOW" | "HEAD_TOO_LARGE"));
     reply.shutdown(Shutdown::Both).unwrap();
