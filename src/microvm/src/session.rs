@@ -126,8 +126,8 @@ impl Running {
 }
 
 impl Execution for Running {
-    fn has_started(&self) -> bool {
-        self.execution.pid().is_some()
+    fn pid(&self) -> Option<u32> {
+        self.execution.pid()
     }
 
     fn next(&self, deadline: Option<Instant>) -> sandbox::Result<Event> {

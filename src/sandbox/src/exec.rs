@@ -63,8 +63,13 @@ pub struct PtySize {
 
 /// A running command. Dropping it before its exit kills it with all its descendants.
 pub trait Execution: Send + Sync {
-    /// Whether it has started. If not, its exit says why.
-    fn has_started(&self) -> bool;
+    /// Its process id in the sandbox; none if it did not start: its exit then says why.
+    fn pid(&self) -> Option<u32>;
+
+    /// Whether it has started.
+    fn has_started(&self) -> bool {
+        self.pid().is_some()
+    }
 
     /// The next event; blocks until the deadline, or without limit.
     fn next(&self, deadline: Option<Instant>) -> Result<Event>;

@@ -107,6 +107,14 @@ impl Factory {
         lock(&self.ends).remove(&id);
     }
 
+    /// Makes all held commands of a sandbox write to their standard output.
+    pub fn print(&self, id: SandboxId, text: &[u8]) {
+        let commands = lock(&self.running).get(&id).cloned().unwrap_or_default();
+        for command in commands.iter().filter_map(Weak::upgrade) {
+            command.print(text);
+        }
+    }
+
     /// Kills a sandbox from outside: its commands are cancelled.
     pub fn unplug(&self, id: SandboxId) {
         let commands = lock(&self.running).remove(&id).unwrap_or_default();
@@ -211,9 +219,13 @@ impl Sandbox for FakeSandbox {
             Some(Event::Exit(Exit { outcome: Outcome::FailedToStart { .. }, .. }))
         );
         let ending = Arc::new(Ending { events: Mutex::new(events.into()), more: Condvar::new() });
-        lock(&self.running).entry(self.id).or_default().push(Arc::downgrade(&ending));
+        let mut running = lock(&self.running);
+        let commands = running.entry(self.id).or_default();
+        commands.push(Arc::downgrade(&ending));
+        let pid = u32::try_from(commands.len()).ok().filter(|_| has_started);
+        drop(running);
         Ok(Box::new(FakeExecution {
-            has_started,
+            pid,
             ending,
             manner,
             act: Mutex::new(act),
@@ -291,6 +303,8 @@ impl Sandbox for FakeSandbox {
 impl Drop for FakeSandbox {
     fn drop(&mut self) {
         lock(&self.ends).remove(&self.id);
+        let commands = lock(&self.running).remove(&self.id).unwrap_or_default();
+        commands.iter().filter_map(Weak::upgrade).for_each(|it| it.end(Outcome::Cancelled));
         lock(&self.record).ended += 1;
     }
 }

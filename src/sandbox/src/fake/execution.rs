@@ -12,7 +12,7 @@ use crate::{Event, ExecRequest, Execution, Outcome, PtySize, Result, Stream};
 const SIGKILL: u8 = 9;
 
 pub(super) struct FakeExecution {
-    pub(super) has_started: bool,
+    pub(super) pid: Option<u32>,
     pub(super) ending: Arc<Ending>,
     /// How it ends, if not by itself.
     pub(super) manner: Option<Manner>,
@@ -35,11 +35,16 @@ impl Ending {
         *lock(&self.events) = [Event::Exit(exit(outcome))].into();
         self.more.notify_all();
     }
+
+    pub(super) fn print(&self, text: &[u8]) {
+        lock(&self.events).push_back(Event::Output(Stream::Stdout, text.to_vec()));
+        self.more.notify_all();
+    }
 }
 
 impl Execution for FakeExecution {
-    fn has_started(&self) -> bool {
-        self.has_started
+    fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     fn next(&self, deadline: Option<Instant>) -> Result<Event> {
@@ -47,7 +52,7 @@ impl Execution for FakeExecution {
             act(&request, &mut lock(&self.record));
         }
         let mut events = lock(&self.ending.events);
-        while events.is_empty() && self.manner.is_some() {
+        while events.is_empty() && (self.manner.is_some() || lock(&self.answer).is_some()) {
             let Some(deadline) = deadline else {
                 events = self.ending.more.wait(events).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -72,11 +77,13 @@ impl Execution for FakeExecution {
     }
 
     fn close_stdin(&self) -> Result<()> {
-        if let Some((Answer(reply), request, input)) = lock(&self.answer).take() {
+        let answer = lock(&self.answer).take();
+        if let Some((Answer(reply), request, input)) = answer {
             let (output, code) = reply(&request, &input);
             let output = Event::Output(Stream::Stdout, output);
             let events = [output, Event::Exit(exit(Outcome::Exited(code)))];
             *lock(&self.ending.events) = events.into();
+            self.ending.more.notify_all();
         }
         Ok(())
     }
@@ -95,6 +102,7 @@ impl Execution for FakeExecution {
     }
 
     fn cancel(&self, _deadline: Instant) -> Result<()> {
+        drop(lock(&self.answer).take());
         self.ending.end(Outcome::Cancelled);
         Ok(())
     }
