@@ -42,7 +42,11 @@ pub(crate) fn set<W: Write>(
     Ok(Summary::default())
 }
 
-fn replace(path: &Path, prefix: &str, attributes: &BTreeMap<String, String>) -> io::Result<()> {
+pub(crate) fn replace(
+    path: &Path,
+    prefix: &str,
+    attributes: &BTreeMap<String, String>,
+) -> io::Result<()> {
     let path = path.canonicalize()?;
     let present = match names(&path) {
         Err(error) if error.kind() == ErrorKind::Unsupported && attributes.is_empty() => Vec::new(),

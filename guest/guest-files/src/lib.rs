@@ -15,6 +15,7 @@ mod list;
 mod output;
 mod question;
 mod watch;
+mod write;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -43,6 +44,9 @@ pub fn run(input: impl Read + AsFd, home: &str, output: impl Write) -> Result<bo
         Request::Watch { path, scope } => {
             let questions = Questions::new(input);
             watch::watch(&mut context, &path, scope, questions)
+        }
+        Request::Write { path, attributes } => {
+            write::write(&mut context, &path, attributes.as_ref(), &mut input)
         }
         request => serve(&mut context, &request),
     });
@@ -102,7 +106,9 @@ fn serve<W: Write>(context: &mut Context<'_, W>, request: &Request) -> Result<Su
         Request::MakeDir { path } => change::make_dir(context, path),
         Request::Move { source, destination } => change::rename(context, source, destination),
         Request::Remove { path } => change::remove(context, path),
-        Request::Watch { .. } => Err(error::invalid("a watch has no other operation".to_owned())),
+        Request::Watch { .. } | Request::Write { .. } => {
+            Err(error::invalid("this operation needs the input".to_owned()))
+        }
         Request::SetAttributes { path, prefix, attributes } => {
             attribute::set(context, path, prefix, attributes)
         }

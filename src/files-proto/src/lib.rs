@@ -9,6 +9,7 @@
 //! | `stat`, `make_dir`, `move` | `entry`, `done` |
 //! | `list` | `entry` for each, folders before what is in them, `done` |
 //! | `remove`, `set_attributes` | `done` |
+//! | `write`, followed by the content up to the end of the input | `entry`, `done` |
 //! | `watch` | `watching`, then `event` for each change; an error is its only end |
 //! | any | `error`, which is the last reply |
 //!
@@ -86,6 +87,15 @@ pub enum Request {
         /// The values by name.
         attributes: BTreeMap<String, String>,
     },
+    /// Empties or makes a file and the missing folders above it, and writes the content in place: a watch
+    /// sees its begin. An error leaves what was written.
+    Write {
+        /// The file; a link is followed.
+        path: String,
+        /// The attributes that replace those with their prefix.
+        #[serde(default)]
+        attributes: Option<Attributes>,
+    },
     /// Reports changes in a folder until the program is ended.
     Watch {
         /// The folder, or a link to it.
@@ -94,6 +104,16 @@ pub enum Request {
         #[serde(default)]
         scope: WatchScope,
     },
+}
+
+/// Extended attributes of the `user.` namespace whose names have a prefix in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attributes {
+    /// The prefix, which is not part of the names in `values`.
+    pub prefix: String,
+    /// The values by name.
+    pub values: BTreeMap<String, String>,
 }
 
 /// What a watch reports.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use files_proto::{Code, Kind, MAX_ENTRIES, Reply, Request};
+use files_proto::{Attributes, Code, Kind, MAX_ENTRIES, Reply, Request};
 
 use crate::harness::Home;
 
@@ -242,4 +242,33 @@ fn a_malformed_request_is_an_error_that_says_why() {
     for path in ["", "a\0b"] {
         assert_eq!(home.failure(&remove(path)).0, Code::InvalidArgument);
     }
+}
+
+#[test]
+fn a_write_empties_a_file_and_replaces_the_attributes_with_the_prefix() {
+    let home = Home::new();
+    let write = |path: &str, color: Option<&str>, content: &str| {
+        let values = color.map(|color| ("color".to_owned(), color.to_owned())).into_iter();
+        let attributes = Attributes { prefix: "e2b.".into(), values: values.collect() };
+        let request = Request::Write { path: path.into(), attributes: Some(attributes) };
+        home.serve_text(&(serde_json::to_string(&request).unwrap() + "\n" + content))
+    };
+    let Some(Reply::Entry(entry)) = write("d/a", Some("red"), "long content").into_iter().next()
+    else {
+        panic!("no entry")
+    };
+    assert_eq!((entry.size, entry.mode), (12, 0o644));
+    assert_eq!(entry.attributes["e2b.color"], "red");
+    write("d/a", None, "short");
+    let entry = home.stat("d/a");
+    assert_eq!((entry.size, entry.attributes.is_empty()), (5, true));
+
+    let refused = |path: &str| match write(path, None, "").pop() {
+        Some(Reply::Error(failure)) => failure.code,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused("d"), Code::IsADirectory);
+    assert_eq!(refused("d/a/b"), Code::AlreadyExists);
+    nix::unistd::mkfifo(&home.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(refused("fifo"), Code::InvalidArgument);
 }

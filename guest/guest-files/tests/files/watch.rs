@@ -34,6 +34,19 @@ fn each_kind_of_change_is_reported_by_its_relative_name() {
 }
 
 #[test]
+fn a_file_that_is_written_is_seen_three_times_from_its_begin() {
+    let home = Home::new();
+    let mut watch = home.watch(".", WatchScope::default());
+    let request = Request::Write { path: "a".into(), attributes: None };
+    let text = serde_json::to_string(&request).unwrap() + "\ncontent\n";
+
+    home.serve_text(&text);
+
+    assert_eq!(watch.changes(), changes(&[(Create, "a"), (Chmod, "a"), (Write, "a")]));
+    assert_eq!(fs::read(home.path().join("a")).unwrap(), b"content\n");
+}
+
+#[test]
 fn a_folder_below_is_watched_only_if_asked_for() {
     let home = Home::new();
     fs::create_dir(home.path().join("sub")).unwrap();
