@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   stat, list, make_dir, move_entry, remove, watch ─▶ Sandbox::exec of guest-files, as the user
+//!   upload ─▶ guest-files too, in place
 //!   read_file, write_file ─▶ Sandbox::read and write, as root; what is new belongs to the user
 //! ```
 //!
@@ -10,7 +11,9 @@
 mod call;
 mod error;
 mod read;
+mod upload;
 mod watch;
+mod watcher;
 mod write;
 
 use std::collections::BTreeMap;
@@ -18,8 +21,8 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 pub use files_proto::{
-    Account, Code, Entry, Event, EventKind, Failure, Kind, Link, MAX_ENTRIES, Resolved, Summary,
-    WatchScope,
+    Account, Attributes, Code, Entry, Event, EventKind, Failure, Kind, Link, MAX_ENTRIES, Resolved,
+    Summary, WatchScope,
 };
 use files_proto::{Reply, Request};
 use sandbox::{Sandbox, User};
@@ -28,6 +31,7 @@ use self::call::Call;
 pub use self::error::{Error, Result};
 pub use self::read::{FileReader, Range};
 pub use self::watch::{Watch, WatchHandle, WatchItem};
+pub(crate) use self::watcher::Watchers;
 pub use self::write::{WriteOptions, Written};
 
 /// How many bytes of replies a list has at most.

@@ -5,20 +5,30 @@
 //! | who starts the VMs | `launcher.rs` |
 //! | the life of a sandbox: time-outs, pause, budgets | `sandboxes.rs` |
 //! | API keys | `key.rs` |
+//! | which request goes where | `api.rs` |
 //! | the REST API | `rest.rs` |
+//! | commands in a sandbox, and who follows their output | `process.rs` |
+//! | the services for commands and files, as programs call them | `envd.rs` |
+//! | servers in a sandbox, reached by host names | `port.rs` |
 //! | what a sandbox uses | `metrics.rs` |
 //! | files in a sandbox: describe, list, make, move, remove, watch, read, write | `files.rs` |
 
+mod account;
+mod api;
 mod clock;
+mod envd;
 pub mod files;
 mod key;
 mod launcher;
 mod metrics;
+mod port;
+pub mod process;
 mod rest;
 mod sandboxes;
 #[cfg(test)]
 mod testing;
 
+pub use api::Api;
 pub use clock::{Clock, SystemClock};
 pub use key::{ApiKey, KeyError, Keys, NewKey, Scope};
 pub use launcher::{

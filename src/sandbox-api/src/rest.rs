@@ -15,7 +15,7 @@ mod life;
 mod list;
 mod metrics;
 mod network;
-mod refused;
+pub(crate) mod refused;
 mod route;
 mod shown;
 

@@ -82,7 +82,10 @@ impl Call {
 
     /// Why there are no more replies.
     fn end(&self, exit: Exit) -> Error {
-        if let Outcome::FailedToStart { message, .. } = exit.outcome {
+        if let Outcome::FailedToStart { code, message } = exit.outcome {
+            if code != 127 && message.starts_with("no user `") {
+                return Error::NoUser { message };
+            }
             return Error::NoProgram { program: PROGRAM, reason: message };
         }
         let code = exit.outcome.exit_code();

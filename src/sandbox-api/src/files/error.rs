@@ -15,6 +15,9 @@ pub enum Error {
     /// The sandbox is lost, or did not answer in time.
     #[error(transparent)]
     Sandbox(sandbox::Error),
+    /// The sandbox has no such user.
+    #[error("{message}")]
+    NoUser { message: String },
     /// The image lacks the program.
     #[error(
         "the sandbox cannot run {program} ({reason}): build its image anew with `runner image build`"

@@ -10,8 +10,11 @@ use crossbeam_channel::Receiver;
 use super::life::{End, Life, Status};
 use super::request::{CreateRequest, Lifecycle};
 use super::vm::{RunningSandbox, Vm};
+use crate::account::Accounts;
+use crate::files::Watchers;
 use crate::launcher::{NetworkRequest, Template};
 use crate::metrics::Samples;
+use crate::process::Processes;
 
 /// A sandbox of the registry.
 pub struct ManagedSandbox {
@@ -22,6 +25,10 @@ pub struct ManagedSandbox {
     network: Mutex<NetworkRequest>,
     samples: Samples,
     life: Life,
+    // Dropped after the VM.
+    processes: Processes,
+    accounts: Accounts,
+    watchers: Watchers,
 }
 
 /// What distinguishes a sandbox from others.
@@ -46,7 +53,18 @@ impl ManagedSandbox {
         let Times { started_at, timeout, end } = times;
         let network = Mutex::new(request.network.clone());
         let life = Life::new(identity.id.clone(), vm, end);
-        Self { identity, request, started_at, timeout, network, samples: Samples::default(), life }
+        Self {
+            identity,
+            request,
+            started_at,
+            timeout,
+            network,
+            samples: Samples::default(),
+            life,
+            processes: Processes::default(),
+            accounts: Accounts::default(),
+            watchers: Watchers::default(),
+        }
     }
 
     /// Its id.
@@ -116,6 +134,21 @@ impl ManagedSandbox {
     /// What it used.
     pub fn metrics(&self) -> &Samples {
         &self.samples
+    }
+
+    /// The processes that were started in it by calls.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    /// The users whom its calls named.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// The folders that its calls watch.
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.watchers
     }
 
     /// Its state and end.

@@ -1,0 +1,63 @@
+//! The users of a sandbox, as its calls name them.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use base::sync::Mutex;
+use sandbox::{Sandbox, User};
+
+use crate::files::{Account, Error, Files, Result};
+
+/// The user of calls that name none, if the image has it; else root.
+const DEFAULT: &str = "user";
+
+/// The most users that are remembered.
+const MOST: usize = 64;
+
+/// Who makes a call.
+#[derive(Debug, Clone)]
+pub(crate) struct Login {
+    /// `None` is root.
+    pub(crate) user: Option<User>,
+    pub(crate) account: Account,
+}
+
+/// The users that were asked for.
+#[derive(Default)]
+pub(crate) struct Accounts(Mutex<HashMap<Option<String>, Login>>);
+
+impl Accounts {
+    /// The user of this name or number, or the default user.
+    pub(crate) fn login(
+        &self,
+        sandbox: &dyn Sandbox,
+        name: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Login> {
+        let name = name.filter(|name| !name.is_empty()).map(str::to_owned);
+        if let Some(login) = self.0.lock().get(&name) {
+            return Ok(login.clone());
+        }
+        let user = Some(User::Name(name.clone().unwrap_or_else(|| DEFAULT.to_owned())));
+        let login = match ask(sandbox, user, deadline) {
+            Err(Error::NoUser { .. }) if name.is_none() => ask(sandbox, None, deadline)?,
+            login => login?,
+        };
+        let mut known = self.0.lock();
+        if known.len() < MOST {
+            known.insert(name, login.clone());
+        }
+        Ok(login)
+    }
+}
+
+fn ask(sandbox: &dyn Sandbox, user: Option<User>, deadline: Instant) -> Result<Login> {
+    let account = Files::new(sandbox, user.clone()).account(deadline)?;
+    Ok(Login { user, account })
+}
+
+impl Login {
+    pub(crate) fn files<'a>(&self, sandbox: &'a dyn Sandbox) -> Files<'a> {
+        Files::with_account(sandbox, self.user.clone(), self.account.clone())
+    }
+}

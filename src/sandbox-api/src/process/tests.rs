@@ -1,0 +1,88 @@
+//! Processes of scripted sandboxes.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use sandbox::fake::{Factory, Manner, Script, config};
+use sandbox::{Cancellation, SandboxFactory as _, Stream};
+
+use super::*;
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn start(factory: &Factory) -> Box<dyn Sandbox> {
+    factory.start(&config(), &Cancellation::new(), soon()).unwrap()
+}
+
+fn request(program: &str) -> StartRequest {
+    let command = Command { program: program.into(), ..Command::default() };
+    StartRequest { command, ..StartRequest::default() }
+}
+
+/// A sandbox that stays open.
+fn open() -> (crossbeam_channel::Sender<Infallible>, Receiver<Infallible>) {
+    bounded(0)
+}
+
+#[test]
+fn output_of_descendants_keeps_a_process_until_it_is_signalled() {
+    let factory = Script::default().on("sh", &["a"], 0).leave("sh", &["b"]).factory();
+    let sandbox = start(&factory);
+    let processes = Processes::default();
+    let (_open, closed) = open();
+    let subscription = processes.start(&*sandbox, request("sh"), soon()).unwrap();
+    for expected in [b"a", b"b"] {
+        match subscription.next(&closed, soon()) {
+            Next::Output(output) => {
+                assert_eq!((output.stream, &*output.bytes), (Stream::Stdout, &expected[..]));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(subscription.next(&closed, soon()), Next::Ended(Ending::Exited(0))));
+}
+
+#[test]
+fn a_program_that_is_missing_is_an_error_and_leaves_nothing() {
+    let sandbox = start(&Script::default().factory());
+    let processes = Processes::default();
+    let error = processes.start(&*sandbox, request("missing"), soon()).err().unwrap();
+    assert!(matches!(error, Error::NotStarted { .. }), "{error}");
+    assert!(processes.list().is_empty());
+}
+
+#[test]
+fn processes_over_the_limit_are_refused() {
+    let sandbox = start(&Script::default().hold("sleep", Manner::Polite).factory());
+    let processes = Processes::default();
+    for _ in 0..MOST {
+        processes.start(&*sandbox, request("sleep"), soon()).unwrap();
+    }
+    let error = processes.start(&*sandbox, request("sleep"), soon()).err().unwrap();
+    assert!(matches!(error, Error::TooMany { limit: MOST }), "{error}");
+    assert_eq!(processes.list().len(), MOST);
+}
+
+#[test]
+fn a_process_ends_with_the_table_of_processes() {
+    let sandbox = start(&Script::default().hold("sleep", Manner::Deaf).factory());
+    let processes = Processes::default();
+    let subscription = processes.start(&*sandbox, request("sleep"), soon()).unwrap();
+    drop(processes);
+    let (_open, closed) = open();
+    assert!(matches!(subscription.next(&closed, soon()), Next::Ended(_)));
+}
+
+#[test]
+fn a_subscription_tells_when_the_sandbox_is_paused_and_when_nothing_happens() {
+    let sandbox = start(&Script::default().hold("sleep", Manner::Deaf).factory());
+    let processes = Processes::default();
+    let subscription = processes.start(&*sandbox, request("sleep"), soon()).unwrap();
+    let (open, closed) = open();
+    assert!(matches!(subscription.next(&closed, Instant::now()), Next::TimedOut));
+    drop(open);
+    assert!(matches!(subscription.next(&closed, soon()), Next::Closed));
+}
