@@ -52,4 +52,5 @@ pub use nft::Count;
 pub use pool::{Config, Pool};
 pub use proxy_filter::ProxyFilter;
 pub use range::Range;
+pub use ruleset::is_internal;
 pub use slot::Counters;

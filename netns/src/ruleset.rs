@@ -251,7 +251,7 @@ pub(crate) fn serve(port: u16) -> Transaction {
 
 /// Translates a rule of a policy.
 fn rules(rule: &sandbox::Rule) -> Vec<Rule> {
-    let names_internal = internal().any(|net| net.contains(&rule.to));
+    let names_internal = is_internal(&rule.to);
     let chain = match rule.action {
         Action::Allow => ADMIT,
         Action::Deny => REJECT,
@@ -276,6 +276,11 @@ fn rules(rule: &sandbox::Rule) -> Vec<Rule> {
         (None, Some(_)) => vec![by(libc::IPPROTO_TCP), by(libc::IPPROTO_UDP)],
         (None, None) => vec![destination().goto(chain.name)],
     }
+}
+
+/// Whether no address of a network is on the public internet.
+pub fn is_internal(net: &Ipv4Net) -> bool {
+    internal().any(|internal| internal.contains(net))
 }
 
 fn internal() -> impl Iterator<Item = Ipv4Net> {

@@ -125,14 +125,20 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a service, and returns when it is ready.
-    pub(crate) fn ready(mut service: Command) -> Self {
+    /// Starts a service.
+    pub(crate) fn of(mut service: Command) -> Self {
         let mut child = service.spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert!(line.starts_with("ready: "), "it ended: {:?}", child.wait());
+        let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { child, stdout }
+    }
+
+    /// Starts a service, and returns when it is ready.
+    pub(crate) fn ready(service: Command) -> Self {
+        let mut running = Self::of(service);
+        let mut line = String::new();
+        running.stdout.read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready: "), "it ended: {:?}", running.child.wait());
+        running
     }
 
     /// Sleeps until there is something to read; panics if this ends before.
@@ -166,7 +172,9 @@ impl Running {
     pub(crate) fn finish(mut self) -> (Option<i32>, String, String) {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.stdout.read_to_end(&mut stdout).unwrap();
-        self.child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        if let Some(mut errors) = self.child.stderr.take() {
+            errors.read_to_end(&mut stderr).unwrap();
+        }
         (self.child.wait().unwrap().code(), text(&stdout), text(&stderr))
     }
 }

@@ -1,16 +1,19 @@
 //! What programs do with sandboxes: files and ports, through another process's VM.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::io::{BufRead as _, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use sandbox::{Event, ExecRequest, Sandbox, Stream, User};
 use sandbox_api::files::{
     Code, EventKind, Files, Kind, Range, Watch, WatchItem, WatchScope, WriteOptions,
 };
+use sandbox_api::{Keys, NewKey};
+use serde_json::{Value, json};
 
-use crate::runner::Runner;
+use crate::host::Host;
+use crate::runner::{Runner, Running};
 
 /// Above what anything here takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -137,4 +140,86 @@ fn a_port_of_an_attached_vm_is_connected_if_something_listens() {
     runner.succeed(&["stop", "ports"]);
     let error = sandbox.connect(9, soon()).unwrap_err();
     assert!(matches!(error, sandbox::Error::Connect { port: 9, .. }), "{error}");
+}
+
+/// The server of sandboxes, and a key for it.
+struct SandboxServer {
+    running: Running,
+    address: SocketAddr,
+    key: String,
+}
+
+impl SandboxServer {
+    fn start(runner: &Runner) -> Self {
+        let (_, key) = Keys::new(runner.state()).create(NewKey::default()).unwrap();
+        let listen = ["sandbox", "serve", "--listen", "127.0.0.1:0"];
+        let mut running = Running::of(runner.service(&listen));
+        let mut line = String::new();
+        running.stdout.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("serves http://").expect(&line);
+        Self { running, address: address.parse().unwrap(), key }
+    }
+
+    /// The status and the body of a reply.
+    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let key = &self.key;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: sandboxes\r\nX-API-Key: {key}\r\nConnection: close\r\n"
+        );
+        let length = body.len();
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").expect(&reply);
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    fn create(&self, body: &Value) -> String {
+        let (status, sandbox) = self.call("POST", "/v2/sandboxes", body);
+        assert_eq!(status, 201, "{sandbox}");
+        sandbox["sandboxID"].as_str().unwrap().to_owned()
+    }
+
+    /// Ends it by a signal.
+    fn end(self) {
+        self.running.signal(libc::SIGTERM);
+        assert_eq!(self.running.finish().0, Some(0));
+    }
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn sandboxes_are_served_and_end_with_their_server() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let server = SandboxServer::start(&runner);
+    let none = Value::Null;
+    let (status, error) = server.call("POST", "/v2/sandboxes", &json!({"templateID": "no"}));
+    assert_eq!((status, &error["code"]), (404, &json!(404)), "{error}");
+
+    let request = json!({"templateID": "default", "metadata": {"test": "serve"}});
+    let (one, two) = (server.create(&request), server.create(&request));
+
+    // It is a VM as any other.
+    let name = format!("sandbox-{one}");
+    assert_eq!(runner.succeed(&["exec", &name, "--", "hostname"]), format!("{name}\n"));
+    let (_, sandboxes) = server.call("GET", "/v2/sandboxes?metadata=test%3Dserve", &none);
+    assert_eq!(sandboxes.as_array().unwrap().len(), 2);
+    assert_eq!(server.call("DELETE", &format!("/sandboxes/{one}"), &none).0, 204);
+    assert_eq!(server.call("GET", &format!("/sandboxes/{one}"), &none).0, 404);
+    assert_eq!(runner.vms().len(), 1);
+    // A paused one runs again after it.
+    let path = format!("/sandboxes/{two}");
+    assert_eq!(server.call("POST", &format!("{path}/pause"), &none).0, 204);
+    assert_eq!(server.call("GET", &path, &none).1["state"], "paused");
+    let connect = json!({"timeout": 60});
+    assert_eq!(server.call("POST", &format!("/v2{path}/connect"), &connect).0, 201);
+    assert_eq!(server.call("GET", &path, &none).1["state"], "running");
+
+    server.end();
+
+    runner.assert_nothing_left(&before);
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`NetworkChoice`] | the kind of a VM's network: open, none, by a policy, intercepted |
 //! | [`network`] | policies for packets, with limits |
+//! | [`restriction`] | a policy that one of the VM's user restricts further |
 //! | [`InterceptionPolicy`] | policies for requests, which the proxy enforces |
 //! | [`ProxyPool`] | the proxies, started on demand |
 //! | [`SecretHost`] | secrets that VMs see as placeholders |
@@ -19,6 +20,7 @@ mod interception;
 pub mod network;
 mod number;
 mod proxy_pool;
+pub mod restriction;
 mod secret;
 pub mod self_test;
 

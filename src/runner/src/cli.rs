@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cp, doctor, exec, gc, image, key, logs, net, ps, run, ssh_config, ssh_host_key,
+    bench, cp, doctor, exec, gc, image, key, logs, net, ps, run, sandbox, ssh_config, ssh_host_key,
     ssh_proxy, start, stop, wait,
 };
 #[cfg(feature = "platform")]
@@ -20,6 +20,7 @@ Examples:
   runner run -d --name web -- ./serve            leave a VM running
   runner exec -it web -- bash                    a shell in a running VM
   runner start --local                           take agent jobs from the queue of this host
+  runner sandbox serve                           serve sandboxes to programs with the E2B SDKs
   runner doctor                                  check whether this host can run VMs
 
 Most commands need root, for cgroups, users and namespaces.";
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Job(job::Arguments),
     #[cfg(feature = "platform")]
     Serve(serve::Arguments),
+    Sandbox(sandbox::Arguments),
     Doctor(doctor::Arguments),
     Key(key::Arguments),
     Gc(gc::Arguments),
@@ -77,6 +79,7 @@ impl Command {
         match self {
             // The service itself logs each job; the embedded platform would repeat that.
             Self::Start(_) => "info,platform=warn",
+            Self::Sandbox(_) => "info",
             #[cfg(feature = "platform")]
             Self::Serve(_) => "info",
             _ => "warn",
@@ -103,6 +106,7 @@ impl Cli {
             Command::Image(arguments) => image::run(global, arguments),
             Command::Net(arguments) => net::run(global, &arguments),
             Command::Bench(arguments) => bench::run(global, &arguments),
+            Command::Sandbox(arguments) => sandbox::run(global, arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Key(arguments) => key::run(global, arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),

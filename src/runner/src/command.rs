@@ -13,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod net;
 pub(crate) mod ps;
 pub(crate) mod run;
+pub(crate) mod sandbox;
 #[cfg(feature = "platform")]
 pub(crate) mod serve;
 pub(crate) mod ssh_config;

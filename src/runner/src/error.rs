@@ -3,6 +3,7 @@
 mod usage;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -120,6 +121,12 @@ pub(crate) enum Error {
     // Sandboxes for programs.
     #[error(transparent)]
     Key(#[from] sandbox_api::KeyError),
+    #[error(transparent)]
+    Sandboxes(#[from] sandbox_api::Error),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Server(#[from] http_server::Error),
 
     // Files and descriptors of this host.
     #[error("cannot {operation} {path}")]

@@ -8,6 +8,7 @@
 //! | how jobs of the platform are asked for | `operator`, `command/job` |
 //! | background commands (`-d`) | [`detach`], [`background`] |
 //! | what VMs may reach; the service that takes jobs | the crates `egress` and `service` |
+//! | sandboxes for programs | [`sandbox_server`]; the crate `sandbox-api` |
 //! | virtual machines | [`vmm`]: the only file that names the kinds of monitors |
 
 mod agent;
@@ -31,6 +32,7 @@ mod output;
 mod output_log;
 mod progress;
 mod request;
+mod sandbox_server;
 mod secret;
 mod shortage;
 mod signal;

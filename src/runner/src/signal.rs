@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use base::deadline::poll_timeout;
 use base::event::Event;
+use crossbeam_channel::{Receiver, bounded};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -145,6 +146,21 @@ impl Drop for Listener {
             log::error!("cannot unblock signals; error={errno}");
         }
     }
+}
+
+/// A listener whose channel gets a signal that ends the command. Further ones are ignored.
+pub(crate) fn until_end() -> Result<(Listener, Receiver<Signal>)> {
+    let (tell, signals) = bounded(1);
+    let listener = Listener::start(block()?, move |wake| {
+        if let Wake::Signal(signal) = wake
+            && signal != Signal::SIGWINCH
+        {
+            // A full channel holds a signal already.
+            let _ = tell.try_send(signal);
+        }
+        None
+    })?;
+    Ok((listener, signals))
 }
 
 fn wake(number: u32, named: &SigSet) -> Wake {

@@ -4,6 +4,7 @@
 //! [`File`] mirrors the file, [`Config`] is its validated meaning.
 
 mod profile;
+mod sandboxes;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,8 @@ use serde::Deserialize;
 
 pub use self::profile::Profile;
 use self::profile::ProfileTable;
+use self::sandboxes::SandboxesTable;
+pub use self::sandboxes::{SandboxesConfig, is_domain};
 use super::admission::Resources;
 use super::endpoint::Endpoint;
 use crate::error::{Error, Result, Usage};
@@ -48,6 +51,8 @@ pub struct Config {
         expect(dead_code, reason = "only the embedded platform reads it")
     )]
     pub(crate) local: Local,
+    /// Sandboxes for programs.
+    pub sandboxes: SandboxesConfig,
     /// The kinds of VMs, by name.
     pub profiles: BTreeMap<String, Profile>,
 }
@@ -84,6 +89,7 @@ struct File {
     runner: RunnerTable,
     api: Option<ApiTable>,
     local: LocalTable,
+    sandboxes: SandboxesTable,
     profiles: BTreeMap<String, ProfileTable>,
 }
 
@@ -156,15 +162,16 @@ impl Config {
         Ok(self.api.as_ref().ok_or(Usage::NoPlatform)?)
     }
 
-    /// The most VMs at once: those of jobs, warm and parked ones.
+    /// The most VMs at once: those of jobs and sandboxes, warm, parked and paused ones.
     pub fn max_vms(&self) -> usize {
         let warm: usize = self.profiles.values().map(|profile| profile.warm as usize).sum();
-        self.max_concurrent + self.parked + warm
+        let paused = if self.sandboxes.listen.is_empty() { 0 } else { self.sandboxes.max };
+        self.max_concurrent + self.parked + warm + paused
     }
 
     /// Validates `file`, whose paths are relative to `folder`.
     fn resolve(file: File, folder: &Path, machine: &Machine) -> Result<Self> {
-        let File { runner, api, local, mut profiles } = file;
+        let File { runner, api, local, sandboxes, mut profiles } = file;
         profiles.entry(DEFAULT_PROFILE.to_owned()).or_default();
         let overcommit = runner.cpu_overcommit.unwrap_or(2.0);
         if !(0.1..=64.0).contains(&overcommit) {
@@ -206,6 +213,7 @@ impl Config {
             parked_for: runner.parked_for.map_or(Duration::from_secs(10 * 60), |time| time.0),
             api: api.map(|api| api.resolve(folder)).transpose()?,
             local: Local { listen: local.listen, guest_port: local.guest_port.unwrap_or(8700) },
+            sandboxes: sandboxes.resolve(folder, max_concurrent as usize)?,
             profiles,
         })
     }

@@ -9,9 +9,6 @@ use std::time::{Duration, Instant};
 use contract::RunId;
 use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use nix::sys::signal::Signal;
-use platform_client::{
-    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
-};
 use sandbox::SandboxFactory;
 
 use super::admission::{Admission, Resources};
@@ -25,9 +22,10 @@ use super::network_log::NetworkLog;
 use super::phase::Phase;
 use super::pool::Pool;
 use super::report::{JobReport, Reporter};
+use super::sandboxes::{ImageNames, PoolLauncher};
 use super::shutdown;
-use super::source::{Demand, DiscoveredJob, Mode, RunnerStatus, Source};
-use crate::error::{Error, Result};
+use super::source::{Demand, DiscoveredJob, Mode, RunnerStatus};
+use crate::error::Result;
 use egress::ProxyPool;
 
 /// How long a job is ignored after a lost claim race, a failed claim, no capacity, and an unknown profile.
@@ -41,9 +39,6 @@ const KILL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The most jobs that a poll may exclude.
 const MAX_EXCLUDED: usize = 128;
-
-/// The limits of the reporter's requests.
-const REPORT_LIMITS: RequestLimits = RequestLimits::within(Duration::from_secs(30));
 
 /// What the service is built from.
 pub struct Dependencies {
@@ -103,7 +98,7 @@ impl Service {
         let JobSource(source) = source;
         let journal = Journal::open(&state_dir)?;
         let network_log = NetworkLog::start(&state_dir, source.access().clone())?;
-        let (reporter, reports) = start_reporter(&source, &journal)?;
+        let (reporter, reports) = Reporter::start(Arc::clone(&source), journal.clone())?;
         let recovered = source.recover(&journal)?;
         let ended = recovered.ended.into_iter().map(|record| JobReport::Outcome(Box::new(record)));
         for report in ended.chain(recovered.unanswered.into_iter().map(JobReport::UnansweredClaim))
@@ -112,13 +107,10 @@ impl Service {
         }
         let (events_tx, events) = unbounded();
         let pool = {
-            let (images, events_tx) = (Arc::clone(&images), events_tx.clone());
-            let base_config = move |profile: &Profile| {
-                let image = images(profile).map_err(Error::Image)?;
-                execution::base_config(profile, image)
-            };
+            let events_tx = events_tx.clone();
             let changed = move || drop(events_tx.send(JobEvent::SessionsChanged));
-            Pool::start(config, factory, Arc::clone(&kill_vm), Arc::new(base_config), changed)?
+            let base_config = execution::base_config_with(Arc::clone(&images));
+            Pool::start(config, factory, Arc::clone(&kill_vm), base_config, changed)?
         };
         let notifications = source.notifications().clone();
         Ok(Self {
@@ -127,7 +119,7 @@ impl Service {
             admission: Admission::new(config.budget, config.max_concurrent),
             shared: Arc::new(JobContext {
                 source,
-                pool,
+                pool: Arc::new(pool),
                 images,
                 journal,
                 reports,
@@ -146,6 +138,15 @@ impl Service {
             phase: Phase::Running,
             last_reported: None,
         })
+    }
+
+    /// What starts sandboxes in the service's VMs. It stops when the service does.
+    pub fn launcher(&self, config: &Config, image_names: Box<ImageNames>) -> PoolLauncher {
+        let events_tx = self.events_tx.clone();
+        let changed = move || drop(events_tx.send(JobEvent::ResourcesChanged));
+        let (pool, images) = (Arc::clone(&self.shared.pool), Arc::clone(&self.shared.images));
+        let resources = (pool, self.admission.clone());
+        PoolLauncher::new(config, resources, images, image_names, Box::new(changed))
     }
 
     /// Runs until a signal starts the shutdown and the last job has ended.
@@ -289,8 +290,8 @@ impl Service {
 
     fn handle_event(&mut self, event: JobEvent) {
         match event {
-            // The main loop reports the new status.
-            JobEvent::SessionsChanged => {}
+            // The main loop takes jobs and reports the new status.
+            JobEvent::SessionsChanged | JobEvent::ResourcesChanged => {}
             JobEvent::Claimed { run, deadline } => {
                 if let Some(running) = self.running.get_mut(&run) {
                     running.deadline = Some(deadline);
@@ -378,21 +379,4 @@ impl Service {
             self.last_reported = Some(status);
         }
     }
-}
-
-/// Starts the thread that sends outcomes.
-fn start_reporter(
-    source: &Arc<dyn Source>,
-    journal: &Journal,
-) -> Result<(Reporter, Sender<JobReport>)> {
-    let stop = RequestCancellation::new();
-    // Each report uses its run's credentials. This one only shares the connections.
-    let credentials = PlatformCredentials {
-        url: source.access().url.clone(),
-        token: String::new(),
-        bypass: None,
-        client_session: String::new(),
-    };
-    let platform = PlatformClient::of(ClientType::Runner, &credentials, REPORT_LIMITS, &stop)?;
-    Reporter::start(platform, stop, Arc::clone(source), journal.clone())
 }

@@ -20,8 +20,8 @@ use super::context::ExecutionContext;
 use super::endpoint;
 use super::firewall;
 use super::inbox::Inbox;
-use super::job::Job;
-use super::pool::{PoolRequest, PooledVm};
+use super::job::{Images, Job};
+use super::pool::{BaseConfig, PoolRequest, PooledVm};
 use super::stage::Stages;
 use super::upload::Upload;
 use super::{mount, session, shortage};
@@ -113,6 +113,11 @@ pub fn base_config(profile: &Profile, image: Image) -> Result<SandboxConfig> {
             Vec::new()
         },
     })
+}
+
+/// As [`base_config`], with the images that `images` finds.
+pub(crate) fn base_config_with(images: Arc<Images>) -> Arc<BaseConfig> {
+    Arc::new(move |profile| base_config(profile, images(profile).map_err(Error::Image)?))
 }
 
 fn config(

@@ -38,7 +38,7 @@ pub type Images = dyn Fn(&Profile) -> std::result::Result<Image, Cause> + Send +
 /// What the threads of all jobs share.
 pub(crate) struct JobContext {
     pub(crate) source: Arc<dyn Source>,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) images: Arc<Images>,
     pub(crate) journal: Journal,
     pub(crate) reports: Sender<JobReport>,
@@ -67,6 +67,8 @@ pub(crate) enum JobEvent {
     Finished { run: RunId, outcome: JobOutcome },
     /// The set of sessions with a parked VM changed.
     SessionsChanged,
+    /// A sandbox took resources, or returned them.
+    ResourcesChanged,
 }
 
 /// The result of a job's thread.

@@ -26,6 +26,7 @@
 //! | sources of jobs | `source.rs`, `job_source.rs` |
 //! | limits on concurrent jobs | `admission.rs` |
 //! | warm VMs, and VMs parked for their sessions | `pool.rs` |
+//! | sandboxes for programs, in VMs of the pool | `sandboxes.rs` |
 //! | cancellation of a job | `cancellation.rs` |
 //! | phases of the service, from running to fast shutdown | `phase.rs`, `shutdown.rs` |
 //! | a job's network policy and its log | `firewall.rs`, `network_log.rs` |
@@ -53,6 +54,7 @@ mod phase;
 mod pool;
 mod report;
 mod reuse;
+mod sandboxes;
 mod session;
 mod shortage;
 mod shutdown;
@@ -65,11 +67,12 @@ mod upload;
 
 pub use admission::Resources;
 pub use cancellation::{CancelReason, KillVm};
-pub use config::{Config, Profile};
+pub use config::{Config, Profile, SandboxesConfig, is_domain};
 pub use dispatch::{Dependencies, Service};
 pub use error::{Error, Result, Usage};
 pub use execution::base_config;
 pub use identity::ServiceLock;
 pub use job::Images;
 pub use job_source::JobSource;
+pub use sandboxes::{ImageNames, PoolLauncher};
 pub use source::api::probe;

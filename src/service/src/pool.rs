@@ -288,6 +288,11 @@ impl Pool {
         self.shared.lock().sessions()
     }
 
+    /// Whether it still starts VMs.
+    pub(crate) fn is_open(&self) -> bool {
+        self.shared.lock().is_open()
+    }
+
     /// Kills all VMs without a job, and starts no more.
     pub(crate) fn close(&self) {
         drop(self.pressure.lock().take());

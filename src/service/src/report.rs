@@ -17,7 +17,10 @@ use std::time::{Duration, Instant};
 use base::date::epoch_ms;
 use contract::{CompleteRequest, Operation};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use platform_client::{ClientType, PlatformClient, PlatformCredentials, pause_after};
+use platform_client::{
+    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+    pause_after,
+};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,6 +37,9 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// The age at which an undeliverable outcome is dropped.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The limits of a request.
+const LIMITS: RequestLimits = RequestLimits::within(Duration::from_secs(30));
 
 /// A report about a job.
 pub(crate) enum JobReport {
@@ -54,7 +60,7 @@ pub(crate) struct JobTelemetry {
 
 /// The owner of the thread, which ends after the last sender is dropped and all outcomes are sent.
 pub(crate) struct Reporter {
-    stop: platform_client::RequestCancellation,
+    stop: RequestCancellation,
     done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
@@ -80,13 +86,20 @@ struct ReportWorker {
 }
 
 impl Reporter {
-    /// Starts the thread. Returns the sender for its reports. Its requests use the connections of `platform`.
+    /// Starts the thread. Returns the sender for its reports.
     pub(crate) fn start(
-        platform: PlatformClient,
-        stop: platform_client::RequestCancellation,
         source: Arc<dyn Source>,
         journal: Journal,
     ) -> Result<(Self, Sender<JobReport>)> {
+        let stop = RequestCancellation::new();
+        // Each report uses its run's credentials. These only share the connections.
+        let credentials = PlatformCredentials {
+            url: source.access().url.clone(),
+            token: String::new(),
+            bypass: None,
+            client_session: String::new(),
+        };
+        let platform = PlatformClient::of(ClientType::Runner, &credentials, LIMITS, &stop)?;
         let (reports, reports_rx) = unbounded();
         let (done_tx, done) = bounded(0);
         let mut worker = ReportWorker { platform, source, journal, pending: Vec::new() };
@@ -139,7 +152,7 @@ impl TryFrom<Value> for Accepted {
 }
 
 impl ReportWorker {
-    fn run(&mut self, reports: &Receiver<JobReport>, stop: &platform_client::RequestCancellation) {
+    fn run(&mut self, reports: &Receiver<JobReport>, stop: &RequestCancellation) {
         loop {
             let next = self.pending.iter().map(|pending| pending.due).min();
             let report = match next {
@@ -162,7 +175,7 @@ impl ReportWorker {
 
     /// Sends the rest after the last sender is dropped. Claims without an answer, and outcomes that are unsent when
     /// `stop` is given, are left to the next start.
-    fn drain(&mut self, stop: &platform_client::RequestCancellation) {
+    fn drain(&mut self, stop: &RequestCancellation) {
         self.pending.retain(|pending| matches!(pending.subject, Subject::Outcome(_)));
         while let Some(due) = self.pending.iter().map(|pending| pending.due).min() {
             if stop.wait_until(due) {

@@ -2,14 +2,12 @@
 
 use std::net::SocketAddr;
 
-use nix::sys::signal::Signal;
 use platform::{Config, Platform};
 
 use crate::error::Result;
 use crate::operator;
 use crate::options::Global;
-use crate::output;
-use crate::signal::{self, Listener, Wake};
+use crate::{output, signal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,17 +34,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
-    let signals = signal::block()?;
-    let (signal_tx, signal_rx) = crossbeam_channel::bounded(1);
-    let listener = Listener::start(signals, move |wake| {
-        if let Wake::Signal(signal) = wake
-            && signal != Signal::SIGWINCH
-        {
-            // A full channel already has a signal.
-            let _ = signal_tx.try_send(signal);
-        }
-        None
-    })?;
+    let (listener, signals) = signal::until_end()?;
     let mut config = Config::new(&global.state_dir);
     config.listen = arguments.listen;
     config.guest_url = arguments.guest_url;
@@ -56,7 +44,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let token = platform.runner_token_file();
     output::line(format_args!("runner token in {}", token.display()))?;
-    if let Ok(signal) = signal_rx.recv() {
+    if let Ok(signal) = signals.recv() {
         log::info!("stopping; signal={signal}");
     }
     // This restores the default action of signals: a second one ends the process at once.

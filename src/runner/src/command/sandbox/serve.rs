@@ -1,0 +1,112 @@
+//! `runner sandbox serve`: the API of sandboxes alone, without jobs.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rootfs::Store;
+use service::{Config, PoolLauncher};
+
+use crate::error::{Error, Result};
+use crate::options::Global;
+use crate::sandbox_server::{self, SandboxServer};
+use crate::vmm::{self, Host, Vmm};
+use crate::{output, signal, value};
+
+const EXAMPLES: &str = "\
+Examples:
+  runner image build base                  the image that the E2B SDKs use unless told otherwise
+  export E2B_API_KEY=$(runner -q key create)
+  runner sandbox serve
+  E2B_API_URL=http://127.0.0.1:8490 E2B_SANDBOX_URL=http://127.0.0.1:8490 python3 program.py
+
+Templates are the profiles of the configuration file, and all images by their names. SIGTERM and SIGINT
+end all sandboxes. docs/sandboxes.md says what of the E2B API is there.";
+
+/// Serve sandboxes to programs in the foreground, over an API that the E2B SDKs speak
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Address of the API; port 0 is any that is free [default: 127.0.0.1:8490]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<SocketAddr>,
+
+    /// Domain below which sandboxes have host names, like 8000-ID.NAME; needs wildcard DNS
+    #[arg(long, value_name = "NAME", value_parser = domain)]
+    domain: Option<String>,
+
+    /// Configuration file with [sandboxes] and profiles [default: all defaults]
+    #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
+    config: Option<PathBuf>,
+
+    /// Virtual machine monitor
+    #[arg(long, value_enum, default_value_t = Vmm::Auto)]
+    vmm: Vmm,
+}
+
+pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let config = arguments.config()?;
+    let store = Store::open(&global.state_dir)?;
+    for (name, profile) in &config.profiles {
+        let found = store.get(&profile.image);
+        // There is always a profile `default`, and perhaps no image of that name.
+        if arguments.config.is_some() && profile.image != *name {
+            let source = |error: rootfs::Error| Box::new(error.into());
+            found.map_err(|error| Error::Profile { name: name.clone(), source: source(error) })?;
+        }
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let (_listener, signals) = signal::until_end()?;
+    let listeners = sandbox_server::listen(&config.sandboxes)?;
+    let host = Host::open(&global.state_dir)?;
+    let examples = sandbox_server::examples(&config, &store)?;
+    let factory = host.factory_of(arguments.vmm, config.max_vms(), &examples, global)?;
+    let launcher = PoolLauncher::start(
+        &config,
+        factory,
+        vmm::kill_any(),
+        sandbox_server::images(&store),
+        sandbox_server::image_names(&store),
+    )?;
+    let server = SandboxServer::start(global, &config.sandboxes, listeners, Arc::new(launcher))?;
+    for address in server.addresses() {
+        output::line(format_args!("serves {address}"))?;
+    }
+    if !server.has_keys()? {
+        output::remark("there is no API key yet: `runner key create` makes one");
+    }
+    if let Ok(signal) = signals.recv() {
+        log::info!("stopping; signal={signal}");
+    }
+    server.stop()?;
+    Ok(0)
+}
+
+impl Arguments {
+    /// The configuration. The command line overrides the file.
+    fn config(&self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default_for_host()?,
+        };
+        let sandboxes = &mut config.sandboxes;
+        if !self.listen.is_empty() {
+            sandboxes.listen.clone_from(&self.listen);
+        } else if sandboxes.listen.is_empty() {
+            sandboxes.listen = vec![([127, 0, 0, 1], 8490).into()];
+        }
+        if self.domain.is_some() {
+            sandboxes.domain.clone_from(&self.domain);
+        }
+        Ok(config)
+    }
+}
+
+fn domain(text: &str) -> std::result::Result<String, String> {
+    let is_domain = service::is_domain(text);
+    is_domain
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "expected a domain name, with or without a port".to_owned())
+}

@@ -1,0 +1,112 @@
+//! The server of sandboxes for programs, as `sandbox serve` and `start` run it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_server::{Endpoint, Limits, Server};
+use rootfs::Store;
+use sandbox::{Cause, Image, SandboxConfig};
+use sandbox_api::{Clock, Keys, Launcher, Rest, Sandboxes, Settings, SystemClock};
+use service::{Config, Profile, SandboxesConfig, base_config};
+
+use crate::error::{Error, Result};
+use crate::image;
+use crate::options::Global;
+
+/// Connections in all, and of one address: a program has one for each stream.
+const LIMITS: (usize, usize) = (4096, 1024);
+
+/// How long requests may take to finish when the server stops.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Sockets that listen.
+pub(crate) struct Listeners(Vec<(SocketAddr, TcpListener)>);
+
+/// A running server. Dropping it ends all sandboxes.
+pub(crate) struct SandboxServer {
+    // Dropped before the sandboxes: no call comes in while they end.
+    server: Server,
+    sandboxes: Arc<Sandboxes>,
+    keys: Arc<Keys>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Listens where the configuration says.
+pub(crate) fn listen(config: &SandboxesConfig) -> Result<Listeners> {
+    let bind = |address: &SocketAddr| {
+        let listener = TcpListener::bind(address);
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        bound.map_err(|source| Error::Listen { address: *address, source })
+    };
+    Ok(Listeners(config.listen.iter().map(bind).collect::<Result<_>>()?))
+}
+
+impl SandboxServer {
+    pub(crate) fn start(
+        global: &Global,
+        config: &SandboxesConfig,
+        listeners: Listeners,
+        launcher: Arc<dyn Launcher>,
+    ) -> Result<Self> {
+        let settings =
+            Settings { default_timeout: config.default_timeout, max_timeout: config.max_timeout };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let sandboxes = Arc::new(Sandboxes::start(launcher, settings, Arc::clone(&clock))?);
+        let keys = Arc::new(Keys::new(&global.state_dir));
+        let (shared, domain) = (Arc::clone(&sandboxes), config.domain.clone());
+        let handler = Rest::new(shared, Arc::clone(&keys), domain, clock);
+        let (connections, per_peer) = LIMITS;
+        let limits = Limits { connections, per_peer, ..Limits::default() };
+        let (addresses, sockets): (_, Vec<_>) = listeners.0.into_iter().unzip();
+        let endpoints = sockets.into_iter().map(Endpoint::Tcp).collect();
+        let server = Server::start("sandbox", endpoints, Arc::new(handler), limits)?;
+        Ok(Self { server, sandboxes, keys, addresses })
+    }
+
+    /// The URLs of the API.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = String> {
+        self.addresses.iter().map(|address| format!("http://{address}"))
+    }
+
+    /// Whether a client can have an API key.
+    pub(crate) fn has_keys(&self) -> Result<bool> {
+        Ok(self.keys.list()?.iter().any(|key| !key.revoked))
+    }
+
+    /// Ends all sandboxes.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let stopped = self.server.stop(GRACE);
+        self.sandboxes.stop();
+        Ok(stopped?)
+    }
+}
+
+/// Finds the files of a profile's image.
+pub(crate) fn images(store: &Store) -> Arc<service::Images> {
+    let store = store.clone();
+    Arc::new(move |profile| files(&store, profile).map_err(Cause::from))
+}
+
+/// Lists the images of a store.
+pub(crate) fn image_names(store: &Store) -> Box<service::ImageNames> {
+    let store = store.clone();
+    Box::new(move || match store.list() {
+        Ok(images) => images.into_iter().map(|image| image.name).collect(),
+        Err(error) => {
+            log::error!("cannot list the images; error={}", base::error::chain(&error));
+            Vec::new()
+        }
+    })
+}
+
+/// A configuration of a VM of each profile whose image exists.
+pub(crate) fn examples(config: &Config, store: &Store) -> Result<Vec<SandboxConfig>> {
+    let profiles = config.profiles.values().filter(|profile| store.get(&profile.image).is_ok());
+    profiles.map(|profile| Ok(base_config(profile, files(store, profile)?)?)).collect()
+}
+
+/// The files of a profile's image.
+pub(crate) fn files(store: &Store, profile: &Profile) -> Result<Image> {
+    image::files(store, &store.get(&profile.image)?, profile.disk_mib)
+}
