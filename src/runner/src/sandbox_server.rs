@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_server::{Endpoint, Limits, Server};
 use rootfs::Store;
 use sandbox::{Cause, Image, SandboxConfig};
-use sandbox_api::{Clock, Keys, Launcher, Rest, Sandboxes, Settings, SystemClock};
+use sandbox_api::{Api, Clock, Keys, Launcher, Sandboxes, Settings, SystemClock};
 use service::{Config, Profile, SandboxesConfig, base_config};
 
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ impl SandboxServer {
         let sandboxes = Arc::new(Sandboxes::start(launcher, settings, Arc::clone(&clock))?);
         let keys = Arc::new(Keys::new(&global.state_dir));
         let (shared, domain) = (Arc::clone(&sandboxes), config.domain.clone());
-        let handler = Rest::new(shared, Arc::clone(&keys), domain, clock);
+        let handler = Api::new(shared, Arc::clone(&keys), domain, clock);
         let (connections, per_peer) = LIMITS;
         let limits = Limits { connections, per_peer, ..Limits::default() };
         let (addresses, sockets): (_, Vec<_>) = listeners.0.into_iter().unzip();
