@@ -1,6 +1,6 @@
 //! Names of users and groups, from `/etc/passwd` and `/etc/group`.
 //!
-//! Parsed here rather than by libc, whose lookups load plug-ins of the image and ask the network.
+//! Parsed here rather than by libc, whose lookups load modules of the image and ask the network.
 
 use std::collections::HashMap;
 use std::fs::File;

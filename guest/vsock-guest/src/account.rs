@@ -1,6 +1,6 @@
 //! The user of a command: lookups in `/etc/passwd` and `/etc/group`.
 //!
-//! Parsed here rather than by libc, whose lookups load plug-ins of the image and ask the network.
+//! Parsed here rather than by libc, whose lookups load modules of the image and ask the network.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::failure::{failed, refused};
 const LIMIT: u64 = 4 << 20;
 
 /// The invalid id, -1.
-const NOBODY: u32 = u32::MAX;
+const INVALID_ID: u32 = u32::MAX;
 
 /// The user's properties that a command gets.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub(crate) fn find(root: &Path, user: Option<&User>) -> Result<Account, Failure>
             Ok(Account { name, home, credentials })
         }
         // To the kernel this number means "as it is", which is root.
-        Some(User::Ids { uid: NOBODY, .. } | User::Ids { gid: NOBODY, .. }) => {
-            Err(refused(Errno::EINVAL, format!("{NOBODY} cannot be the id of a user or group")))
+        Some(User::Ids { uid: INVALID_ID, .. } | User::Ids { gid: INVALID_ID, .. }) => {
+            Err(refused(Errno::EINVAL, format!("{INVALID_ID} cannot be the id of a user or group")))
         }
         Some(User::Ids { uid, gid }) => {
             let (name, home) = describe(root, *uid);
@@ -163,7 +163,7 @@ fn groups(group: &[u8], user: &[u8], own: u32) -> Vec<u32> {
 }
 
 fn number(field: &[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok()?.parse().ok().filter(|id| *id != NOBODY)
+    std::str::from_utf8(field).ok()?.parse().ok().filter(|id| *id != INVALID_ID)
 }
 
 #[cfg(test)]

@@ -8,6 +8,12 @@ use tar::{Builder, EntryType, Header};
 /// Writes tar archives, those that a sane program would not write too.
 pub struct TarBuilder(Builder<Vec<u8>>);
 
+impl Default for TarBuilder {
+    fn default() -> TarBuilder {
+        TarBuilder::new()
+    }
+}
+
 impl TarBuilder {
     pub fn new() -> TarBuilder {
         TarBuilder(Builder::new(Vec::new()))

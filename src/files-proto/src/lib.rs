@@ -149,7 +149,7 @@ pub enum Reply {
     Error(Failure),
 }
 
-/// The user as whom the program runs.
+/// The user that the program runs as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// The user's id.

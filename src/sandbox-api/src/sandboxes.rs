@@ -140,12 +140,12 @@ impl Sandboxes {
         Ok(sandbox)
     }
 
-    /// The sandbox of this id, whoever owns it: for callers that have one of its tokens.
+    /// The sandbox of this id, of any key: for callers that have one of its tokens.
     pub fn find(&self, id: &str) -> Option<Arc<ManagedSandbox>> {
         self.registry.find(id)
     }
 
-    /// All sandboxes, whoever owns them.
+    /// All sandboxes, of all keys.
     pub fn all(&self) -> Vec<Arc<ManagedSandbox>> {
         self.registry.all()
     }

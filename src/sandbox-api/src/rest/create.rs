@@ -40,7 +40,7 @@ fn request(body: &[u8]) -> Result<CreateRequest, Refused> {
     check_size("envVars", &env)?;
     check_names(&env)?;
     let lifecycle = lifecycle(&mut fields)?;
-    let wish = network::of_create(&mut fields)?;
+    let network = network::of_create(&mut fields)?;
     // Each sandbox has a token, also one that was not asked for.
     fields.bool("secure")?;
     // The client starts its gateway itself.
@@ -54,9 +54,9 @@ fn request(body: &[u8]) -> Result<CreateRequest, Refused> {
         metadata,
         env,
         lifecycle,
-        network: wish.network,
-        allow_public_traffic: wish.allow_public_traffic,
-        mask_request_host: wish.mask_request_host,
+        network: network.network,
+        allow_public_traffic: network.allow_public_traffic,
+        mask_request_host: network.mask_request_host,
     })
 }
 

@@ -1,5 +1,5 @@
-//! The fields of a request's body. One that is not taken is refused, so that no wish of a client is
-//! accepted and then ignored.
+//! The fields of a request's body. A field that the route does not read is refused, so that nothing a client asks
+//! for is accepted and then ignored.
 
 use std::collections::BTreeMap;
 

@@ -12,18 +12,18 @@ use crate::sandboxes::ManagedSandbox;
 const MOST: usize = 1000;
 
 /// What a request says on a network.
-pub(super) struct Wish {
+pub(super) struct NetworkFields {
     pub(super) network: NetworkRequest,
     pub(super) allow_public_traffic: bool,
     pub(super) mask_request_host: Option<String>,
 }
 
 /// The network of a request to create a sandbox.
-pub(super) fn of_create(body: &mut Fields) -> Result<Wish, Refused> {
+pub(super) fn of_create(body: &mut Fields) -> Result<NetworkFields, Refused> {
     let allow_internet = body.bool("allow_internet_access")?.unwrap_or(true);
     let Some(mut fields) = body.object("network", "network.")? else {
         let network = NetworkRequest { allow_internet, ..NetworkRequest::default() };
-        return Ok(Wish { network, allow_public_traffic: true, mask_request_host: None });
+        return Ok(NetworkFields { network, allow_public_traffic: true, mask_request_host: None });
     };
     let network = destinations(&mut fields, allow_internet)?;
     let allow_public_traffic = fields.bool("allowPublicTraffic")?.unwrap_or(true);
@@ -33,7 +33,7 @@ pub(super) fn of_create(body: &mut Fields) -> Result<Wish, Refused> {
     }
     fields.refuse("httpsPorts")?;
     fields.finish()?;
-    Ok(Wish { network, allow_public_traffic, mask_request_host })
+    Ok(NetworkFields { network, allow_public_traffic, mask_request_host })
 }
 
 /// The network of a request to replace it.
@@ -136,10 +136,10 @@ fn is_header_value(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn create(body: &str) -> Result<Wish, Refused> {
+    fn create(body: &str) -> Result<NetworkFields, Refused> {
         let mut fields = Fields::of_body(body.as_bytes())?;
-        let wish = of_create(&mut fields)?;
-        fields.finish().map(|()| wish)
+        let network = of_create(&mut fields)?;
+        fields.finish().map(|()| network)
     }
 
     fn message(body: &str) -> String {
@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn destinations_are_addresses_networks_and_host_names() {
-        let wish = create(
+        let network = create(
             r#"{"network":{"allowOut":["1.1.1.1","10.1.2.3/8","*.Example.com"],"denyOut":["0.0.0.0/0"]}}"#,
         );
-        let network = wish.unwrap().network;
+        let network = network.unwrap().network;
         let net = |text: &str| Destination::Net(text.parse().unwrap());
         let host = Destination::Host("*.example.com".to_owned());
         assert_eq!(network.allow_out, [net("1.1.1.1/32"), net("10.0.0.0/8"), host]);
