@@ -116,7 +116,7 @@ pub enum Error {
     /// The guest is not connected at the moment.
     #[error("the guest is not connected")]
     NotConnected,
-    /// The guest did not send its hello.
+    /// The handshake or the guest's first state failed.
     #[error("the guest did not come up{console}")]
     NoHello { console: String, source: vsock_host::Error },
     /// Random bytes could not be read.

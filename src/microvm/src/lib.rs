@@ -13,6 +13,7 @@
 //! | what is removed after kill -9 | `reclaim.rs` |
 //! | a VM's limits on its host | `limit.rs` |
 //! | how many VMs start at once | `start_limiter.rs` |
+//! | whether a VM is restored or booted | `factory.rs` |
 //! | how a VM is saved and restored | `snapshot.rs` |
 //! | how a VM is assigned and parked | `machine.rs`, `network.rs`, `balloon.rs` |
 
