@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = domain)]
     domain: Option<String>,
 
-    /// Configuration file with [sandboxes] and profiles [default: all defaults]
+    /// Configuration file with `[sandboxes]` and profiles [default: all defaults]
     #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
     config: Option<PathBuf>,
 
