@@ -143,20 +143,24 @@ fn a_port_of_an_attached_vm_is_connected_if_something_listens() {
 }
 
 /// The server of sandboxes, and a key for it.
-struct SandboxServer {
+pub(crate) struct SandboxServer {
     running: Running,
-    address: SocketAddr,
-    key: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) key: String,
 }
 
 impl SandboxServer {
-    fn start(runner: &Runner) -> Self {
-        let (_, key) = Keys::new(runner.state()).create(NewKey::default()).unwrap();
+    pub(crate) fn start(runner: &Runner) -> Self {
         let listen = ["sandbox", "serve", "--listen", "127.0.0.1:0"];
-        let mut running = Running::of(runner.service(&listen));
+        Self::of(runner, Running::of(runner.service(&listen)))
+    }
+
+    /// The server that a process is.
+    fn of(runner: &Runner, mut running: Running) -> Self {
+        let (_, key) = Keys::new(runner.state()).create(NewKey::default()).unwrap();
         let mut line = String::new();
         running.stdout.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("serves http://").expect(&line);
+        let address = line.trim_end().strip_prefix("serves sandboxes at http://").expect(&line);
         Self { running, address: address.parse().unwrap(), key }
     }
 
@@ -184,7 +188,7 @@ impl SandboxServer {
     }
 
     /// Ends it by a signal.
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.running.signal(libc::SIGTERM);
         assert_eq!(self.running.finish().0, Some(0));
     }
@@ -218,6 +222,40 @@ fn sandboxes_are_served_and_end_with_their_server() {
     let connect = json!({"timeout": 60});
     assert_eq!(server.call("POST", &format!("/v2{path}/connect"), &connect).0, 201);
     assert_eq!(server.call("GET", &path, &none).1["state"], "running");
+
+    server.end();
+
+    runner.assert_nothing_left(&before);
+}
+
+#[test]
+#[ignore = "needs root and QEMU"]
+fn the_service_shares_its_vms_and_its_budget_with_sandboxes() {
+    let runner = Runner::new();
+    let before = Host::look(runner.state());
+    let config = runner.state().join("runner.toml");
+    let text = "[runner]\ncpu_overcommit = 32.0\nmax_concurrent = 1\n\
+        [sandboxes]\nlisten = [\"127.0.0.1:0\"]\nmax = 2\n\
+        [profiles.default]\nmemory_mib = 256\nmock_claude = true\n";
+    std::fs::write(&config, text).unwrap();
+    let start = ["start", "--local", "--config", config.to_str().unwrap()];
+    let server = SandboxServer::of(&runner, Running::ready(runner.service(&start)));
+    let none = Value::Null;
+    let sandbox = server.create(&json!({"templateID": "default"}));
+    let (_, detail) = server.call("GET", &format!("/sandboxes/{sandbox}"), &none);
+    assert_eq!(detail["memoryMB"], 256);
+    let (status, error) = server.call("POST", "/v2/sandboxes", &json!({"templateID": "default"}));
+    assert_eq!(status, 503, "{error}");
+
+    // A job waits for the VM of the sandbox, and runs while the sandbox is paused.
+    let job = runner.succeed(&["job", "submit", "--prompt", "exit 0"]);
+    assert_eq!(server.call("POST", &format!("/sandboxes/{sandbox}/pause"), &none).0, 204);
+    runner.succeed(&["job", "wait", job.trim_end()]);
+    let connect = json!({"timeout": 60});
+    let path = format!("/v2/sandboxes/{sandbox}/connect");
+    // There is no room until the job's VM is gone, after the job.
+    let mut statuses = std::iter::repeat_with(|| server.call("POST", &path, &connect).0);
+    assert_eq!(statuses.find(|status| *status != 503), Some(201));
 
     server.end();
 

@@ -4,15 +4,15 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_server::{Endpoint, Limits, Server};
+use http_server::{Endpoint, Limits, Server, tls};
 use rootfs::Store;
 use sandbox::{Cause, Image, SandboxConfig};
 use sandbox_api::{Api, Clock, Keys, Launcher, Sandboxes, Settings, SystemClock};
 use service::{Config, Profile, SandboxesConfig, base_config};
 
 use crate::error::{Error, Result};
-use crate::image;
 use crate::options::Global;
+use crate::{image, output};
 
 /// Connections in all, and of one address: a program has one for each stream.
 const LIMITS: (usize, usize) = (4096, 1024);
@@ -20,8 +20,8 @@ const LIMITS: (usize, usize) = (4096, 1024);
 /// How long requests may take to finish when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Sockets that listen.
-pub(crate) struct Listeners(Vec<(SocketAddr, TcpListener)>);
+/// Sockets that listen, and their URLs.
+pub(crate) struct Listeners(Vec<(String, Endpoint)>);
 
 /// A running server. Dropping it ends all sandboxes.
 pub(crate) struct SandboxServer {
@@ -29,15 +29,22 @@ pub(crate) struct SandboxServer {
     server: Server,
     sandboxes: Arc<Sandboxes>,
     keys: Arc<Keys>,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<String>,
 }
 
 /// Listens where the configuration says.
 pub(crate) fn listen(config: &SandboxesConfig) -> Result<Listeners> {
+    let tls = config.tls.as_ref().map(|(certificate, key)| tls::config(certificate, key));
+    let tls = tls.transpose()?;
     let bind = |address: &SocketAddr| {
         let listener = TcpListener::bind(address);
         let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        bound.map_err(|source| Error::Listen { address: *address, source })
+        let (bound, listener) =
+            bound.map_err(|source| Error::Listen { address: *address, source })?;
+        Ok(match &tls {
+            Some(tls) => (format!("https://{bound}"), Endpoint::Tls(listener, Arc::clone(tls))),
+            None => (format!("http://{bound}"), Endpoint::Tcp(listener)),
+        })
     };
     Ok(Listeners(config.listen.iter().map(bind).collect::<Result<_>>()?))
 }
@@ -58,20 +65,20 @@ impl SandboxServer {
         let handler = Api::new(shared, Arc::clone(&keys), domain, clock);
         let (connections, per_peer) = LIMITS;
         let limits = Limits { connections, per_peer, ..Limits::default() };
-        let (addresses, sockets): (_, Vec<_>) = listeners.0.into_iter().unzip();
-        let endpoints = sockets.into_iter().map(Endpoint::Tcp).collect();
+        let (addresses, endpoints) = listeners.0.into_iter().unzip();
         let server = Server::start("sandbox", endpoints, Arc::new(handler), limits)?;
         Ok(Self { server, sandboxes, keys, addresses })
     }
 
-    /// The URLs of the API.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = String> {
-        self.addresses.iter().map(|address| format!("http://{address}"))
-    }
-
-    /// Whether a client can have an API key.
-    pub(crate) fn has_keys(&self) -> Result<bool> {
-        Ok(self.keys.list()?.iter().any(|key| !key.revoked))
+    /// Prints where programs reach it, and how to make an API key if there is none.
+    pub(crate) fn announce(&self) -> Result<()> {
+        for address in &self.addresses {
+            output::line(format_args!("serves sandboxes at {address}"))?;
+        }
+        if self.keys.list()?.iter().all(|key| key.revoked) {
+            output::remark("there is no API key yet: `runner key create` makes one");
+        }
+        Ok(())
     }
 
     /// Ends all sandboxes.

@@ -8,6 +8,8 @@
 
 mod reservation;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -7,21 +7,24 @@ use crossbeam_channel::{Receiver, unbounded};
 use egress::ProxyPool;
 use nix::sys::signal::Signal;
 use rootfs::Store;
-use sandbox::{Cause, Image};
-use service::{Config, Dependencies, JobSource, Profile, Service, ServiceLock, base_config, probe};
+use service::{Config, Dependencies, JobSource, Service, ServiceLock, probe};
 
 use crate::error::{Error, Result};
 use crate::options::Global;
+use crate::output;
+use crate::sandbox_server::{self, SandboxServer};
 use crate::signal::{self, Listener, Wake};
 use crate::value;
 use crate::vmm::{self, Host, Vmm};
-use crate::{image, output};
 
 const EXAMPLES: &str = "\
 Examples:
   runner start --local                            take jobs from the queue of this host
   runner start --config /etc/runner.toml          take jobs from the platform in [api]
   runner start --config runner.toml --check       validate the configuration and exit
+
+With [sandboxes] in the configuration it serves sandboxes to programs, too, in VMs of the same budget;
+they end when the runner exits.
 
 SIGTERM and SIGINT drain: running jobs finish, no new ones are taken, then the runner exits. A second
 one cancels the jobs. SIGUSR1 pauses taking jobs, SIGUSR2 resumes. examples/runner.toml documents
@@ -58,13 +61,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         config.check_remote()?;
     }
     let store = Store::open(&global.state_dir)?;
-    for (name, profile) in &config.profiles {
-        let good = profile.disk_mib.map_or(Ok(()), |mib| store.warn_of_little_room(mib));
-        good.and(store.get(&profile.image)).map_err(|source| Error::Profile {
-            name: name.clone(),
-            source: Box::new(source.into()),
-        })?;
-    }
+    check_profiles(&config, &store)?;
     let probed = if arguments.is_local() { Ok(()) } else { probe(&config) };
     if arguments.check {
         probed?;
@@ -81,11 +78,12 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         Ok(()) => {}
     }
     let (_listener, signals) = listen()?;
+    let serves_sandboxes = !config.sandboxes.listen.is_empty();
+    let listeners = serves_sandboxes.then(|| sandbox_server::listen(&config.sandboxes));
+    let listeners = listeners.transpose()?;
     let _lock = ServiceLock::take(&global.state_dir)?;
     let host = Host::open(&global.state_dir)?;
-    let examples =
-        config.profiles.values().map(|profile| Ok(base_config(profile, files(&store, profile)?)?));
-    let examples = examples.collect::<Result<Vec<_>>>()?;
+    let examples = sandbox_server::examples(&config, &store)?;
     let factory = host.factory_of(arguments.vmm, config.max_vms(), &examples, global)?;
     let source = arguments.source(&config, global)?;
     let from = source.url().to_owned();
@@ -99,13 +97,19 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
         source,
         factory,
         kill_vm: vmm::kill_any(),
-        images: Arc::new(move |profile| files(&store, profile).map_err(Cause::from)),
+        images: sandbox_server::images(&store),
         proxies,
     };
     let service = Service::new(&config, dependencies, signals)?;
     let (name, most) = (&config.name, config.max_concurrent);
+    let launcher = Arc::new(service.launcher(&config, sandbox_server::image_names(&store)));
+    let sandboxes = listeners
+        .map(|listeners| SandboxServer::start(global, &config.sandboxes, listeners, launcher));
+    let sandboxes = sandboxes.transpose()?;
     output::line(format_args!("ready: runner={name} platform={from} max_concurrent={most}"))?;
+    sandboxes.as_ref().map_or(Ok(()), SandboxServer::announce)?;
     service.run()?;
+    sandboxes.map_or(Ok(()), SandboxServer::stop)?;
     Ok(0)
 }
 
@@ -126,6 +130,18 @@ impl Arguments {
     }
 }
 
+/// Checks that each profile has its image, and room for a disk.
+fn check_profiles(config: &Config, store: &Store) -> Result<()> {
+    for (name, profile) in &config.profiles {
+        let good = profile.disk_mib.map_or(Ok(()), |mib| store.warn_of_little_room(mib));
+        good.and(store.get(&profile.image)).map_err(|source| Error::Profile {
+            name: name.clone(),
+            source: Box::new(source.into()),
+        })?;
+    }
+    Ok(())
+}
+
 /// Signals, as they come.
 fn listen() -> Result<(Listener, Receiver<Signal>)> {
     let blocked = signal::block_for_service()?;
@@ -137,8 +153,4 @@ fn listen() -> Result<(Listener, Receiver<Signal>)> {
         None
     })?;
     Ok((listener, signals))
-}
-
-fn files(store: &Store, profile: &Profile) -> Result<Image> {
-    image::files(store, &store.get(&profile.image)?, profile.disk_mib)
 }

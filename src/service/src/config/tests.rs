@@ -135,3 +135,23 @@ fn guests_trust_the_hosts_authorities_unless_a_profile_disables_it() {
     assert!(read("").unwrap().profiles["default"].host_ca);
     assert!(!config.profiles["own"].host_ca);
 }
+
+#[test]
+fn sandboxes_have_limits_and_are_not_served_unless_it_says_where() {
+    let config = read("[runner]\nmax_concurrent = 3\n").unwrap();
+    assert_eq!((config.sandboxes.listen.len(), config.sandboxes.max, config.max_vms()), (0, 3, 3));
+    let config = read(
+        "[runner]\nmax_concurrent = 3\n[sandboxes]\nlisten = [\"127.0.0.1:1\"]\nmax = 9\n\
+         max_timeout = \"1m\"\ntls_cert = \"c\"\ntls_key = \"k\"\n",
+    );
+    let config = config.unwrap();
+    // Each paused sandbox has a network, too.
+    assert_eq!(config.max_vms(), 12);
+    assert_eq!(config.sandboxes.default_timeout, Duration::from_secs(60));
+    assert_eq!(config.sandboxes.tls, Some(("/etc/c".into(), "/etc/k".into())));
+    assert!(error("[sandboxes]\nmax = 0\n").contains("sandboxes.max"));
+    assert!(error("[sandboxes]\ntls_cert = \"c\"\n").contains("both or none"));
+    assert!(error("[sandboxes]\ndomain = \"a b\"\n").contains("sandboxes.domain"));
+    let text = error("[sandboxes]\ndefault_timeout = \"2h\"\nmax_timeout = \"1h\"\n");
+    assert!(text.contains("sandboxes.default_timeout"), "{text}");
+}

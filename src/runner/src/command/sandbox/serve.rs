@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::sandbox_server::{self, SandboxServer};
 use crate::vmm::{self, Host, Vmm};
-use crate::{output, signal, value};
+use crate::{signal, value};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +19,7 @@ Examples:
   export E2B_API_KEY=$(runner -q key create)
   runner sandbox serve
   E2B_API_URL=http://127.0.0.1:8490 E2B_SANDBOX_URL=http://127.0.0.1:8490 python3 program.py
+  runner sandbox serve --listen 0.0.0.0:443 --domain sandboxes.example --tls-cert c.pem --tls-key k.pem
 
 Templates are the profiles of the configuration file, and all images by their names. SIGTERM and SIGINT
 end all sandboxes. docs/sandboxes.md says what of the E2B API is there.";
@@ -30,6 +31,14 @@ pub(super) struct Arguments {
     /// Address of the API; port 0 is any that is free [default: 127.0.0.1:8490]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<SocketAddr>,
+
+    /// TLS certificate chain, PEM; without one the API speaks plain HTTP
+    #[arg(long, value_name = "FILE", requires = "tls_key", value_parser = value::os(value::absolute))]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, PEM; both files are read again when they change
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = value::os(value::absolute))]
+    tls_key: Option<PathBuf>,
 
     /// Domain below which sandboxes have host names, like 8000-ID.NAME; needs wildcard DNS
     #[arg(long, value_name = "NAME", value_parser = domain)]
@@ -71,12 +80,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         sandbox_server::image_names(&store),
     )?;
     let server = SandboxServer::start(global, &config.sandboxes, listeners, Arc::new(launcher))?;
-    for address in server.addresses() {
-        output::line(format_args!("serves {address}"))?;
-    }
-    if !server.has_keys()? {
-        output::remark("there is no API key yet: `runner key create` makes one");
-    }
+    server.announce()?;
     if let Ok(signal) = signals.recv() {
         log::info!("stopping; signal={signal}");
     }
@@ -96,6 +100,9 @@ impl Arguments {
             sandboxes.listen.clone_from(&self.listen);
         } else if sandboxes.listen.is_empty() {
             sandboxes.listen = vec![([127, 0, 0, 1], 8490).into()];
+        }
+        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            sandboxes.tls = Some((certificate.clone(), key.clone()));
         }
         if self.domain.is_some() {
             sandboxes.domain.clone_from(&self.domain);
