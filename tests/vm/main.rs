@@ -30,5 +30,6 @@ mod remote_platform;
 mod restores;
 mod run;
 mod sandboxes;
+mod sdk;
 mod snapshot;
 mod ssh;

@@ -29,9 +29,10 @@ pub(super) fn run(registry: &Arc<Registry>, wake: &Receiver<()>) {
             Woken::Stop => break,
             Woken::Changed => {}
             Woken::Ended(sandbox) => {
-                log::warn!("a sandbox's VM ended by itself; sandbox={}", sandbox.id());
                 registry.remove(sandbox.id());
+                // Else a call has ended it.
                 if let Some(vm) = sandbox.life().end() {
+                    log::warn!("a sandbox's VM ended by itself; sandbox={}", sandbox.id());
                     workers.extend(start(registry, sandbox, Expired::End(vm)));
                 }
             }
