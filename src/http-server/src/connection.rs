@@ -108,7 +108,8 @@ fn serve_one(mut wire: Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Next
         Ok(()) => Next::Linger,
         Err(error) => {
             log::debug!("cannot send a reply; error={error}");
-            Next::Linger
+            slot.socket().reset_at_close();
+            Next::Gone
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// A connected stream socket of any family. A clone is the same socket; it is closed when all clones are
 /// dropped.
@@ -60,6 +61,13 @@ impl Socket {
     /// For an owner that sleeps in `poll`.
     pub fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
         self.0.set_nonblocking(is_nonblocking)
+    }
+
+    /// Makes the last close reset the connection, so that the client cannot take what it got for a whole reply.
+    pub(crate) fn reset_at_close(&self) {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        // Of a socket without resets the client sees the end.
+        let _ = setsockopt(&*self.0, sockopt::Linger, &at_once);
     }
 
     /// Ends reading, writing, or both, in whatever thread they are. The peer may have done so.

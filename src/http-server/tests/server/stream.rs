@@ -35,6 +35,17 @@ fn a_stream_that_fails_has_no_last_chunk() {
 }
 
 #[test]
+fn a_stream_that_fails_resets_the_connection_so_that_old_clients_see_it_too() {
+    let host = Host::start();
+    for version in ["1.0", "1.1"] {
+        let mut socket = host.connect();
+        socket.write_all(format!("GET /fails HTTP/{version}\r\n\r\n").as_bytes()).unwrap();
+        let error = socket.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
 fn a_silent_stream_learns_that_its_client_has_gone() {
     let host = Host::start();
     let mut socket = host.connect();
