@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_body_is_the_same_in_whatever_pieces_it_comes(
+        fn a_body_decodes_the_same_in_any_pieces(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
             cuts in prop::collection::vec(any::<usize>(), 0..8),
             room in 1usize..64,

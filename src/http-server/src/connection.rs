@@ -108,7 +108,7 @@ fn serve_one(mut wire: Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Next
         Ok(()) => Next::Linger,
         Err(error) => {
             log::debug!("cannot send a reply; error={error}");
-            slot.socket().reset_at_close();
+            slot.reset_at_close();
             Next::Gone
         }
     }

@@ -66,5 +66,5 @@ pub fn fuzz(bytes: &[u8]) {
     let body = bytes.get(size..).unwrap_or_default();
     let whole = chunked::decode_in_pieces(body, usize::MAX);
     let pieces = chunked::decode_in_pieces(body, 3);
-    assert_eq!(whole.ok(), pieces.ok(), "a body is the same in whatever pieces it comes");
+    assert_eq!(whole.ok(), pieces.ok(), "a body decodes the same in any pieces");
 }

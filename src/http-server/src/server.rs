@@ -92,7 +92,8 @@ fn start(
     let shared = Arc::clone(shared);
     base::thread::spawn_with_stack(format!("{name}-{id}"), STACK, move || {
         let Accepted { socket, peer, encrypted } = accepted;
-        let slot = ConnectionSlot::new(&shared, id, (socket.clone(), peer), encrypted.is_some());
+        let tcp = encrypted.as_ref().map(|one| one.tcp.clone());
+        let slot = ConnectionSlot::new(&shared, id, (socket.clone(), tcp), peer);
         let handshake = shared.limits.request_timeout;
         let start = |one| Pump::start((name, id), one, socket, handshake);
         let pump = encrypted.map(start);

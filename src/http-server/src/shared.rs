@@ -149,18 +149,19 @@ pub(crate) struct ConnectionSlot<'a> {
     shared: &'a Shared,
     id: u64,
     socket: Socket,
+    /// The TCP socket below TLS.
+    tcp: Option<Socket>,
     peer: Peer,
-    is_tls: bool,
 }
 
 impl<'a> ConnectionSlot<'a> {
     pub(crate) fn new(
         shared: &'a Shared,
         id: u64,
-        (socket, peer): (Socket, Peer),
-        is_tls: bool,
+        (socket, tcp): (Socket, Option<Socket>),
+        peer: Peer,
     ) -> Self {
-        Self { shared, id, socket, peer, is_tls }
+        Self { shared, id, socket, tcp, peer }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -172,7 +173,12 @@ impl<'a> ConnectionSlot<'a> {
     }
 
     pub(crate) fn is_tls(&self) -> bool {
-        self.is_tls
+        self.tcp.is_some()
+    }
+
+    /// Makes the end of the connection a reset, which the client cannot take for the end of a reply.
+    pub(crate) fn reset_at_close(&self) {
+        self.tcp.as_ref().unwrap_or(&self.socket).reset_at_close();
     }
 
     /// Marks the connection as busy with a request.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 /// A connected stream socket of any family. A clone is the same socket; it is closed when all clones are
 /// dropped.
@@ -68,6 +68,11 @@ impl Socket {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
         // Of a socket without resets the client sees the end.
         let _ = setsockopt(&*self.0, sockopt::Linger, &at_once);
+    }
+
+    /// Whether [`Socket::reset_at_close`] was called.
+    pub(crate) fn resets_at_close(&self) -> bool {
+        getsockopt(&*self.0, sockopt::Linger).is_ok_and(|linger| linger.l_onoff != 0)
     }
 
     /// Ends reading, writing, or both, in whatever thread they are. The peer may have done so.

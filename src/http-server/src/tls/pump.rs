@@ -69,7 +69,9 @@ impl Pump {
             }
             // The connection's thread may still read what has come.
             connection.plain.shutdown(Shutdown::Both);
-            connection.tcp.shutdown(Shutdown::Both);
+            if !connection.tcp.resets_at_close() {
+                connection.tcp.shutdown(Shutdown::Both);
+            }
         };
         let thread = base::thread::spawn_with_stack(format!("{server}-tls-{id}"), STACK, run)?;
         Ok(Self { served, thread: Some(thread) })
@@ -200,6 +202,10 @@ impl Session<'_> {
             }
         }
         let is_flushed = !self.tls.wants_write();
+        let reads_no_more = self.server_ended || self.server_is_gone && !is_flushed;
+        if reads_no_more && self.tcp.resets_at_close() {
+            return Err(io::Error::other("the reply failed"));
+        }
         if self.server_ended && is_flushed {
             self.tcp.shutdown(Shutdown::Write);
         }
@@ -259,7 +265,9 @@ impl Session<'_> {
         match (&mut &*self.plain).read(&mut buffer) {
             Ok(0) => {
                 self.server_ended = true;
-                self.tls.send_close_notify();
+                if !self.tcp.resets_at_close() {
+                    self.tls.send_close_notify();
+                }
             }
             Ok(count) => {
                 self.tls.writer().write_all(buffer.get(..count).unwrap_or_default())?;

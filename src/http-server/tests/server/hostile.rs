@@ -85,7 +85,7 @@ fn a_chunked_body_that_is_malformed_is_refused_and_nothing_after_it_is_answered(
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn data_that_is_not_http_is_refused() {
     let host = Host::start();
 
     for bytes in [
@@ -141,7 +141,7 @@ fn a_client_that_fills_its_share_of_the_memory_is_refused() {
 }
 
 #[test]
-fn who_does_not_finish_a_head_is_sent_away() {
+fn an_incomplete_head_times_out() {
     let host = Host::hasty();
 
     for start in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nX: y\r\n"] {
@@ -150,7 +150,7 @@ fn who_does_not_finish_a_head_is_sent_away() {
 }
 
 #[test]
-fn who_sends_a_head_byte_by_byte_is_sent_away_in_the_end() {
+fn a_head_sent_byte_by_byte_times_out() {
     let host = Host::hasty();
     let mut socket = host.connect();
     let mut reply = socket.try_clone().unwrap();
@@ -166,7 +166,7 @@ fn who_sends_a_head_byte_by_byte_is_sent_away_in_the_end() {
 }
 
 #[test]
-fn who_does_not_finish_a_body_is_sent_away() {
+fn an_incomplete_body_times_out() {
     let host = Host::hasty();
     let starts = [
         "Content-Length: 3\r\n\r\na",
@@ -187,7 +187,7 @@ fn who_does_not_finish_a_body_is_sent_away() {
 }
 
 #[test]
-fn who_sends_a_body_byte_by_byte_is_sent_away_also_from_an_upload() {
+fn a_body_sent_byte_by_byte_times_out_also_in_an_upload() {
     let host = Host::hasty();
 
     for path in ["/echo", "/progress"] {
@@ -225,7 +225,7 @@ fn an_upload_that_makes_progress_takes_longer_than_its_time_out() {
 }
 
 #[test]
-fn clients_that_vanish_in_whatever_phase_leave_the_server_working() {
+fn clients_that_vanish_in_any_phase_leave_the_server_working() {
     let host = Host::start();
     let whole = "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
                  3\r\nabc\r\n0\r\nX: y\r\n\r\nGET /stream HTTP/1.1\r\n\r\n";

@@ -36,7 +36,7 @@ fn a_stream_learns_of_the_stop() {
 }
 
 #[test]
-fn what_is_not_over_after_the_grace_is_cut_off() {
+fn requests_still_running_after_the_grace_are_cut_off() {
     let mut host = Host::start();
     let mut upgraded = host.connect();
     upgraded.write_all(b"POST /raw HTTP/1.1\r\n\r\n").unwrap();

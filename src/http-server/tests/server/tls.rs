@@ -127,7 +127,7 @@ fn both_versions_of_tls_are_served() {
 }
 
 #[test]
-fn who_speaks_http_to_a_tls_port_is_told() {
+fn http_on_a_tls_port_gets_an_explanation() {
     let host = TlsHost::start();
 
     let reply = host.host.exchange("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -137,7 +137,7 @@ fn who_speaks_http_to_a_tls_port_is_told() {
 }
 
 #[test]
-fn who_does_not_finish_the_handshake_is_sent_away() {
+fn an_incomplete_handshake_times_out() {
     let host =
         TlsHost::with(Limits { request_timeout: Duration::from_millis(50), ..Limits::default() });
 
@@ -175,7 +175,7 @@ fn clients_that_vanish_in_the_handshake_or_after_it_leave_the_server_working() {
 }
 
 #[test]
-fn a_stream_learns_that_its_client_has_said_goodbye() {
+fn a_stream_sees_the_close_notify_of_its_client() {
     let host = TlsHost::start();
     let mut client = host.connect();
     client.write_all(b"GET /watch HTTP/1.1\r\n\r\n").unwrap();
@@ -185,6 +185,19 @@ fn a_stream_learns_that_its_client_has_said_goodbye() {
     client.conn.complete_io(&mut client.sock).unwrap();
 
     assert_eq!(host.host.told.recv().unwrap(), "gone");
+}
+
+#[test]
+fn a_stream_that_fails_resets_the_connection() {
+    let host = TlsHost::start();
+    for version in ["1.0", "1.1"] {
+        let mut client = host.connect();
+        client.write_all(format!("GET /fails HTTP/{version}\r\n\r\n").as_bytes()).unwrap();
+
+        let error = client.read_to_end(&mut Vec::new()).unwrap_err();
+
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
 }
 
 #[test]
@@ -200,7 +213,7 @@ fn a_client_that_does_not_read_does_not_hold_up_the_stop() {
 }
 
 #[test]
-fn an_idle_connection_gets_a_goodbye_at_the_stop() {
+fn an_idle_connection_gets_close_notify_at_the_stop() {
     let mut host = TlsHost::start();
     let mut client = host.connect();
     client.write_all(b"GET /reader HTTP/1.1\r\n\r\n").unwrap();

@@ -45,6 +45,21 @@ fn bodies_that_are_too_large_are_refused_before_they_are_sent() {
 }
 
 #[test]
+fn bodies_without_an_announced_length_are_refused() {
+    let host = Host::start();
+    let post = |coding: &str| {
+        let head = "POST /api/runners/poll HTTP/1.1\r\nConnection: close\r\n";
+        let request = format!("{head}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n");
+        host.exchange(request.as_bytes()).refused()
+    };
+    let put = host.exchange(b"PUT /uploads/archive/a/b HTTP/1.1\r\nConnection: close\r\n\r\n");
+
+    assert_eq!(post("chunked"), refusal(411, "LENGTH_REQUIRED"));
+    assert_eq!(post("gzip"), refusal(411, "LENGTH_REQUIRED"));
+    assert_eq!(put.refused(), refusal(411, "LENGTH_REQUIRED"));
+}
+
+#[test]
 fn an_incomplete_head_times_out() {
     let host = Host::with(|config| config.request_timeout = Duration::from_millis(50));
 
