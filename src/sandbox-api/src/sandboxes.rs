@@ -112,10 +112,7 @@ impl Sandboxes {
         let share = share.map_err(Error::TooMany)?;
         let id = id::sandbox()?;
         let envd_token = id::token()?;
-        let traffic_token = match request.allow_public_traffic {
-            true => None,
-            false => Some(id::token()?),
-        };
+        let traffic_token = if request.allow_public_traffic { None } else { Some(id::token()?) };
         let labels = [("sandbox", &id), ("template", &template.name)];
         let launch = LaunchRequest {
             template: template.name.clone(),

@@ -86,10 +86,10 @@ impl Reservation for Share {
 }
 
 fn full(is_full: &Mutex<bool>) -> Result<(), LaunchError> {
-    match *is_full.lock() {
-        true => Err(LaunchError::NoRoom { reason: "all CPUs are taken".to_owned() }),
-        false => Ok(()),
+    if *is_full.lock() {
+        return Err(LaunchError::NoRoom { reason: "all CPUs are taken".to_owned() });
     }
+    Ok(())
 }
 
 pub(crate) fn config(request: &LaunchRequest) -> SandboxConfig {

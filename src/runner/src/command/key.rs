@@ -105,10 +105,11 @@ fn create(global: &Global, keys: &Keys, arguments: CreateArguments) -> Result<()
 
 fn list(keys: &Keys, arguments: &ListArguments) -> Result<()> {
     let keys = keys.list()?;
-    let text = match arguments.json {
-        true => serde_json::to_string_pretty(&keys.iter().map(Row::of).collect::<Vec<_>>())
-            .map_err(|source| Error::Json { source })?,
-        false => text(&keys).trim_end().to_owned(),
+    let text = if arguments.json {
+        let rows = keys.iter().map(Row::of).collect::<Vec<_>>();
+        serde_json::to_string_pretty(&rows).map_err(|source| Error::Json { source })?
+    } else {
+        text(&keys).trim_end().to_owned()
     };
     output::line(text)
 }

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Files up to this size are read before the reply begins: their size is not believed.
 const PIECE: u64 = 64 << 10;
 
-/// The user whom the query names.
+/// The user that the query names.
 pub(super) fn login(call: &Call<'_, '_>) -> Result<Login, Refused> {
     let name = call.request.head.query("username")?;
     call.login_as(name.as_deref()).map_err(|error| match &error {

@@ -22,7 +22,7 @@ const LOOK: u16 = 1000;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long the client may take nothing of what it gets, and a port may be silent after the client's end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Forwards until the port's end, the client's, or until `closed` disconnects. `begin` goes to the port first.
 pub(super) fn forward(
@@ -95,7 +95,7 @@ fn run(
         }
         if down.is_empty() && !up.has_ended {
             progress = Instant::now();
-        } else if progress.elapsed() > PATIENCE {
+        } else if progress.elapsed() > PROGRESS_TIMEOUT {
             return Err(ErrorKind::TimedOut.into());
         }
     }

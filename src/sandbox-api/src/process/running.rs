@@ -166,7 +166,7 @@ impl Process {
     }
 
     /// Sends a signal to it, and not to its descendants; SIGTERM on a terminal to its foreground. Its
-    /// streams then end with it, whoever else holds them.
+    /// streams then end with it, also those that other processes hold.
     pub fn signal(&self, signal: u8) -> Result<()> {
         let deadline = Instant::now() + SIGNAL;
         let own = {

@@ -141,7 +141,7 @@ impl ManagedSandbox {
         &self.processes
     }
 
-    /// The users whom its calls named.
+    /// The users that its calls named.
     pub(crate) fn accounts(&self) -> &Accounts {
         &self.accounts
     }
