@@ -27,7 +27,7 @@ pub enum Endpoint {
     Tcp(TcpListener),
     /// For clients of the network, over TLS: see [`tls::config`](crate::tls::config).
     Tls(TcpListener, Arc<ServerConfig>),
-    /// For the server's own user and root ([`Peer::Unix`]). Other users are rejected.
+    /// For the server's own user and root ([`Peer::Unix`](crate::Peer::Unix)). Other users are rejected.
     Unix(UnixListener),
 }
 
