@@ -259,6 +259,8 @@ mod tests {
         shared: Shared,
         factory: sandbox::fake::Factory,
         command: Arc<dyn Execution>,
+        /// Its end would end the command.
+        _sandbox: Box<dyn sandbox::Sandbox>,
         aborts: Arc<AtomicU32>,
     }
 
@@ -280,7 +282,7 @@ mod tests {
         let (notify, _) = crossbeam_channel::bounded(1);
         let cancelled = Arc::new(base::event::Event::new().unwrap());
         let shared = Shared { first, abort, state, notify, cancelled };
-        Fixture { shared, factory, command, aborts }
+        Fixture { shared, factory, command, _sandbox: sandbox, aborts }
     }
 
     fn outcome(command: &dyn Execution) -> Outcome {
