@@ -13,7 +13,7 @@ use crate::remote_platform::RemotePlatform;
 use crate::runner::{Runner, Running};
 
 /// The log filter with which a service logs every crash point.
-pub(crate) const LOG_FILTER: &str = "info,runner::service=debug,microvm=debug";
+pub(crate) const LOG_FILTER: &str = "info,service=debug,microvm=debug";
 
 /// The log lines of a job's crash points, in order.
 const CLAIM: &str = "stage begins; stage=claim";
