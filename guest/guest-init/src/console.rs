@@ -1,6 +1,5 @@
 //! Logging to the console, which is standard error.
 
-use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
 
@@ -70,18 +69,6 @@ fn write(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// The error with all its causes.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 fn asks_for_debug(line: &str) -> bool {
     line.split_ascii_whitespace().any(|word| word == DEBUG)
 }
@@ -104,7 +91,7 @@ mod tests {
             source: nix::errno::Errno::ENOEXEC,
         };
         assert_eq!(
-            chain(&error),
+            base::error::chain(&error),
             "cannot load the kernel module /modules/overlay.ko: ENOEXEC: Exec format error"
         );
     }

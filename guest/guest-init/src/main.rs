@@ -43,6 +43,6 @@ fn main() -> ExitCode {
     power::off_after_panic();
     match boot::boot() {
         Ok(disk) => supervise::supervise(&disk),
-        Err(error) => power::fail(&console::chain(&error)),
+        Err(error) => power::fail(&base::error::chain(&error)),
     }
 }

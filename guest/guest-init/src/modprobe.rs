@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::{Error, Result, console, module};
+use crate::{Error, Result, module};
 
 /// The path of this program that the kernel gets, which becomes argument 0.
 pub(crate) const NAME: &str = "/proc/1/exe";
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     for name in names.filter(|name| !name.starts_with('-')) {
         let loaded = Library::read(&folder()).and_then(|library| library.load(&name));
         if let Err(error) = loaded {
-            log::warn!("{}", console::chain(&error));
+            log::warn!("{}", base::error::chain(&error));
             return ExitCode::FAILURE;
         }
     }

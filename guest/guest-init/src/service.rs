@@ -64,7 +64,7 @@ pub(crate) fn run(previous_failure: Option<OsString>) -> ExitCode {
                             pause = Pause::default();
                         }
                     }
-                    Err(error) => log::error!("{}", console::chain(&error)),
+                    Err(error) => log::error!("{}", base::error::chain(&error)),
                 }
             }
             Err(error) if last_error == Some(error.raw_os_error()) => {}

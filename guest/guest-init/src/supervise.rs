@@ -22,7 +22,7 @@ use process::{Cgroup, Child, Command, Resource, Status};
 use crate::root::Disk;
 use crate::service::{self, EXIT_REJECTED, EXIT_SHUTDOWN};
 use crate::sys::{self, Zombie};
-use crate::{Error, Result, console, power};
+use crate::{Error, Result, power};
 
 /// A service that lived longer did not fail at start.
 const QUICK: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ const FILES_HARD: u64 = 1 << 20;
 pub(crate) fn supervise(disk: &Disk) -> ! {
     let children = match Children::watch() {
         Ok(children) => children,
-        Err(error) => power::fail(&console::chain(&error)),
+        Err(error) => power::fail(&base::error::chain(&error)),
     };
     let secret = secret_memory();
     let mut deaths = Deaths::default();
@@ -52,7 +52,7 @@ pub(crate) fn supervise(disk: &Disk) -> ! {
         let ended = match start(reason.as_deref(), secret.as_ref()) {
             // 8 Reap.
             Ok(service) => children.wait_for(&service),
-            Err(error) => Ended::Died(console::chain(&error)),
+            Err(error) => Ended::Died(base::error::chain(&error)),
         };
         let why = match ended {
             Ended::Off => power::off(&children, disk),
@@ -116,7 +116,7 @@ fn end_commands() {
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
-        log::warn!("commands may be left; error={}", console::chain(&error));
+        log::warn!("commands may be left; error={}", base::error::chain(&error));
     }
 }
 
@@ -162,7 +162,7 @@ impl Children {
                 return match service.try_wait() {
                     Ok(Some(status)) => Ended::from(status),
                     Ok(None) => continue,
-                    Err(error) => Ended::Died(console::chain(&error)),
+                    Err(error) => Ended::Died(base::error::chain(&error)),
                 };
             }
         }

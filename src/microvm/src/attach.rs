@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use base::error::chain;
 use crossbeam_channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -15,7 +16,7 @@ use sandbox::{
 };
 use vsock_host::{Guest, Reactor};
 
-use crate::error::{chain, file};
+use crate::error::file;
 use crate::exit_reason::ErrorContext;
 use crate::record::{Phase, VmRecord};
 use crate::{Error, Result, reclaim, session};

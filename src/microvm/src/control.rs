@@ -6,9 +6,9 @@
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use base::error::chain;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use crate::error::chain;
 use crate::link::GuestLink;
 
 /// Accepts all pending clients; `false` after an error.

@@ -138,12 +138,6 @@ fn describe(status: &Status) -> String {
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error with its causes in one line, for logs.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 /// Names the operation and the path of a failed file operation.
 pub(crate) fn file(
     operation: &'static str,
@@ -161,7 +155,7 @@ mod tests {
     fn an_error_chain_names_each_cause_once() {
         let source = io::Error::other("disk full");
         let inner = process::Error::Descriptors { program: "x".into(), source };
-        let text = chain(&Error::Process(inner));
+        let text = base::error::chain(&Error::Process(inner));
         assert_eq!(text, "cannot prepare descriptors for `x`: disk full");
     }
 }

@@ -6,11 +6,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use base::error::chain;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sandbox::Cause;
 
 use crate::Error;
-use crate::error::chain;
 
 /// How long to wait for a reason. There is none if only the guest's service died.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::error::chain;
 use netns::Pool;
 use nix::fcntl::Flock;
 use sandbox::{Cancellation, Event, ExecRequest, Sandbox, SandboxConfig, SandboxFactory};
 use vsock_host::Reactor;
 
-use crate::error::chain;
 use crate::snapshot::{self, Key, Store};
 use crate::start_limiter::{Permit, StartLimiter};
 use crate::start_request::{Purpose, StartRequest};

@@ -26,10 +26,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use base::error::chain;
 use nix::fcntl::{Flock, FlockArg};
 use sandbox::Image;
 
-use crate::error::{chain, file};
+use crate::error::file;
 use crate::record::{self, VmRecord};
 use crate::{Error, Result, layout};
 

@@ -8,10 +8,10 @@ mod device;
 use std::fs;
 use std::path::Path;
 
+use base::error::chain;
 use process::{Cgroup, MemoryEvents};
 use sandbox::{DiskLimits, SandboxConfig};
 
-use crate::error::chain;
 use crate::{Error, Result};
 
 /// The controllers that set limits.

@@ -18,6 +18,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::error::chain;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use process::{Cgroup, Credentials, Status};
@@ -26,7 +27,7 @@ use vsock_host::Reactor;
 
 use crate::console::Capture;
 use crate::disk::Growth;
-use crate::error::{chain, file};
+use crate::error::file;
 use crate::folder::Folder;
 use crate::link::GuestLink;
 use crate::network::Attachment;

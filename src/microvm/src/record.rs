@@ -8,10 +8,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base::error::chain;
 use sandbox::{Publish, SandboxConfig, SandboxId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{chain, file};
+use crate::error::file;
 use crate::owner::Owner;
 use crate::{Error, Result, layout};
 

@@ -30,6 +30,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use base::error::chain;
 use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use sandbox::SandboxConfig;
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ use self::digest::Verdict;
 pub(crate) use self::key::Key;
 use self::key::Stamp;
 pub(crate) use self::restore_failure::{is_snapshot_fault, is_timeout, was_removed};
-use crate::error::{chain, file};
+use crate::error::file;
 use crate::vmm::Vmm;
 use crate::{Result, disk};
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base::error::chain;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sandbox::{
     ExecRequest, Execution, Network, Sandbox, SandboxConfig, SandboxId, StartReport, TreeReader,
@@ -14,7 +15,6 @@ use serde_bytes::ByteBuf;
 use vsock_host::Guest;
 use vsock_proto::GuestState;
 
-use crate::error::chain;
 use crate::exit_reason::ErrorContext;
 use crate::link::GuestLink;
 use crate::start_request::{Purpose, StartRequest};
