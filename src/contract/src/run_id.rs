@@ -54,25 +54,6 @@ impl fmt::Display for InvalidRunId {
 
 impl std::error::Error for InvalidRunId {}
 
-#[cfg(feature = "rusqlite")]
-mod sql {
-    use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-
-    use super::RunId;
-
-    impl ToSql for RunId {
-        fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-            Ok(self.to_string().into())
-        }
-    }
-
-    impl FromSql for RunId {
-        fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-            value.as_str()?.parse().map_err(FromSqlError::other)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

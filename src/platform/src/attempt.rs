@@ -16,13 +16,11 @@ mod context;
 mod lose;
 mod offer;
 
-use rusqlite::{Connection, OptionalExtension};
-
 pub(crate) use self::claim::Claimant;
 pub use self::complete::Completed;
 pub use self::offer::Wanted;
 use crate::backend::Backend;
-use crate::db::Outcome;
+use crate::db::{Outcome, Tx};
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
@@ -33,10 +31,10 @@ impl Backend {
         self.db.read("look for a token", move |tx| {
             let query = "SELECT run, attempts.attempt, state
                          FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
-            let found = tx.prepare_cached(query)?.query_row([&token], |row| {
-                Ok((row.get::<_, RunId>(0)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?))
-            });
-            let (run, attempt, state) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
+            let found = tx.query_opt(query, &[&token], |row| {
+                Ok((row.get::<RunId>(0)?, row.get::<u32>(1)?, row.get::<String>(2)?))
+            })?;
+            let (run, attempt, state) = found.ok_or(Refusal::Unauthenticated)?;
             match state.as_str() {
                 "lost" => Err(Refusal::Superseded { attempt }.into()),
                 _ => Ok(format!("{run}/{attempt}")),
@@ -58,15 +56,15 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// The attempt of a token that belongs to this run and is not revoked.
-    pub(crate) fn authorize(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
+    pub(crate) fn authorize(tx: &Tx<'_>, token: &Tag, run: &RunId) -> Outcome<Self> {
         let query = "SELECT job, attempts.attempt, state, ended, run, has_secrets
                      FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
-        let found = tx.prepare_cached(query)?.query_row([token], |row| {
+        let found = tx.query_opt(query, &[token], |row| {
             let (job, attempt, ended) = (row.get(0)?, row.get(1)?, row.get(3)?);
             let caller = Self { job, attempt, ended, has_secrets: row.get(5)? };
-            Ok((caller, row.get::<_, String>(2)?, row.get::<_, RunId>(4)?))
-        });
-        let (caller, state, owner) = found.optional()?.ok_or(Refusal::Unauthenticated)?;
+            Ok((caller, row.get::<String>(2)?, row.get::<RunId>(4)?))
+        })?;
+        let (caller, state, owner) = found.ok_or(Refusal::Unauthenticated)?;
         if owner != *run {
             return Err(Refusal::WrongRun.into());
         }
@@ -77,7 +75,7 @@ impl Caller {
     }
 
     /// As [`Caller::authorize`], for a live attempt only.
-    pub(crate) fn live(tx: &Connection, token: &Tag, run: &RunId) -> Outcome<Self> {
+    pub(crate) fn live(tx: &Tx<'_>, token: &Tag, run: &RunId) -> Outcome<Self> {
         let caller = Self::authorize(tx, token, run)?;
         if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
     }

@@ -6,14 +6,12 @@
 //!
 //! INVARIANT: a partial checkpoint never replaces the complete one of the same attempt.
 
-use rusqlite::{OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
-use crate::clock::now_ms;
-use crate::db::Outcome;
+use crate::db::{Outcome, ToValue, Tx};
 use crate::job::{Mount, OF_CHECKPOINT, find, mounts};
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
@@ -162,7 +160,7 @@ impl Backend {
                              checkpoints.created, is_partial
                          FROM checkpoints LEFT JOIN histories ON hash = history WHERE job = ?1
                          ORDER BY attempt DESC LIMIT 1";
-            let found = tx.prepare_cached(query)?.query_row([job], |row| {
+            let found = tx.query_opt(query, &[&job], |row| {
                 Ok(Checkpoint {
                     checkpoint_id: row.get(0)?,
                     run_id: run,
@@ -175,9 +173,9 @@ impl Backend {
                     created_ms: row.get(6)?,
                     partial: row.get(7)?,
                 })
-            });
+            })?;
             let missing = || Refusal::NotFound { what: format!("checkpoint of job {run}") };
-            let mut checkpoint = found.optional()?.ok_or_else(missing)?;
+            let mut checkpoint = found.ok_or_else(missing)?;
             checkpoint.artifacts = mounts(tx, OF_CHECKPOINT, &checkpoint.checkpoint_id)?;
             Ok(checkpoint)
         })
@@ -192,15 +190,14 @@ impl Backend {
         let mount = artifact.ok_or_else(missing)?;
         self.db.read("find an archive", move |tx| {
             let query = "SELECT archive FROM versions WHERE storage = ?1 AND version = ?2";
-            let key = (mount.storage_id, mount.version_id);
-            Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0))?)
+            tx.query_one(query, &[&mount.storage_id, &mount.version_id], |row| row.get(0))
         })
     }
 }
 
-fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<String> {
-    let agent: String =
-        tx.query_row("SELECT agent FROM jobs WHERE id = ?1", [caller.job], |row| row.get(0))?;
+fn store(tx: &Tx<'_>, caller: Caller, contents: &Contents) -> Outcome<String> {
+    let query = "SELECT agent FROM jobs WHERE id = ?1";
+    let agent: String = tx.query_one(query, &[&caller.job], |row| row.get(0))?;
     // The agent is absent if it is the default one.
     if !contents.agent.is_empty() && contents.agent != agent {
         return Err(Refusal::bad("`cliAgentType` is not the job's agent").into());
@@ -213,7 +210,7 @@ fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<S
     let history = contents.session.as_ref().map(|session| &session.history_hash);
     let query = "SELECT 1 FROM histories WHERE hash = ?1";
     if let Some(history) = history
-        && !tx.prepare_cached(query)?.exists([history])?
+        && !tx.exists(query, &[history])?
     {
         return Err(Refusal::Missing { what: "session history" }.into());
     }
@@ -225,9 +222,10 @@ fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<S
     let session = contents.session.as_ref().map(|session| &session.id);
     let id = Uuid::new_v4().to_string();
     let partial = contents.is_partial;
-    let row = (id, caller.job, caller.attempt, agent, session, history, now_ms(), partial);
-    let id: String = tx.prepare_cached(add)?.query_row(row, |row| row.get(0))?;
-    tx.execute("DELETE FROM snapshots WHERE checkpoint = ?1", [&id])?;
+    let (job, attempt, now) = (caller.job, caller.attempt, tx.now());
+    let row: [&dyn ToValue; 8] = [&id, &job, &attempt, &agent, &session, &history, &now, &partial];
+    let id: String = tx.query_one(add, &row, |row| row.get(0))?;
+    tx.execute("DELETE FROM snapshots WHERE checkpoint = ?1", &[&id])?;
     for snapshot in &contents.snapshots {
         add_snapshot(tx, caller.job, &id, snapshot)?;
     }
@@ -235,20 +233,20 @@ fn store(tx: &Transaction<'_>, caller: Caller, contents: &Contents) -> Outcome<S
 }
 
 /// The id of the attempt's complete checkpoint, if any.
-fn whole(tx: &Transaction<'_>, caller: Caller) -> Outcome<Option<String>> {
-    let query = "SELECT id FROM checkpoints WHERE job = ?1 AND attempt = ?2 AND NOT is_partial";
-    let key = (caller.job, caller.attempt);
-    Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
+fn whole(tx: &Tx<'_>, caller: Caller) -> Outcome<Option<String>> {
+    let query = "SELECT id FROM checkpoints WHERE job = ?1 AND attempt = ?2 AND is_partial = 0";
+    tx.query_opt(query, &[&caller.job, &caller.attempt], |row| row.get(0))
 }
 
 /// Adds an artifact, which must be the job's and have this version.
-fn add_snapshot(tx: &Transaction<'_>, job: i64, id: &str, snapshot: &Snapshot) -> Outcome<()> {
+fn add_snapshot(tx: &Tx<'_>, job: i64, id: &str, snapshot: &Snapshot) -> Outcome<()> {
     let Snapshot { name, version, .. } = snapshot;
-    let add = "INSERT OR IGNORE INTO snapshots (checkpoint, name, storage, version, mount_path)
+    let add = "INSERT INTO snapshots (checkpoint, name, storage, version, mount_path)
                SELECT ?1, name, mounts.storage, versions.version, mount_path
                FROM mounts JOIN versions ON versions.storage = mounts.storage
-               WHERE job = ?2 AND name = ?3 AND versions.version = ?4";
-    match tx.prepare_cached(add)?.execute((id, job, name, version))? {
+               WHERE job = ?2 AND name = ?3 AND versions.version = ?4
+               ON CONFLICT DO NOTHING";
+    match tx.execute(add, &[&id, &job, name, version])? {
         0 => Err(Refusal::NotFound { what: format!("such version of artifact `{name}`") }.into()),
         _ => Ok(()),
     }

@@ -11,6 +11,9 @@ use crate::Refusal;
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of a store.
+type StoreSource = Box<dyn std::error::Error + Send + Sync>;
+
 /// The operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -37,10 +40,10 @@ pub enum Error {
     Entropy { source: base::random::Error },
 
     // The database.
-    #[error("cannot {operation} in {path}")]
-    Database { operation: &'static str, path: PathBuf, source: rusqlite::Error },
+    #[error("cannot {operation} in {database}")]
+    Database { operation: &'static str, database: String, source: StoreSource },
     #[error("{path} is damaged or is not a platform's database: restore a copy, or move it away")]
-    Corrupt { path: PathBuf, source: rusqlite::Error },
+    Corrupt { path: PathBuf, source: StoreSource },
     #[error("{path} has schema {found}, but this program supports {known}: use a newer program")]
     NewerDatabase { path: PathBuf, found: i64, known: i64 },
     #[error("a record in the database is malformed")]

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
 use crate::bounded::list;
-use crate::clock::now_ms;
-use crate::db::Outcome;
+use crate::db::{Outcome, ToValue, Tx};
 use crate::job::{Status, find};
 use crate::key::Tag;
 use crate::mask::Mask;
@@ -21,7 +19,10 @@ use crate::{Refusal, Result, RunId};
 const MOST: usize = 1000;
 
 /// The size of a page in bytes, plus at most one event.
-const PAGE: usize = 4 << 20;
+const PAGE: u64 = 4 << 20;
+
+/// The most items of a page.
+const PAGE_ITEMS: usize = 10_000;
 
 /// A batch of a guest.
 #[derive(Deserialize)]
@@ -116,51 +117,37 @@ impl Backend {
 
     /// The events after a position. Waits up to `hold` if there are none.
     pub(crate) fn events(&self, run: RunId, after: i64, hold: Duration) -> Result<Page<Event>> {
-        self.page(run, hold, after, move |tx, job, page| {
+        self.page("events", run, (after, hold), move |tx, job, last| {
             let query = "SELECT position, attempt, sequence, received, body FROM events
-                         WHERE job = ?1 AND position > ?2 ORDER BY position";
-            let mut statement = tx.prepare_cached(query)?;
-            let mut rows = statement.query((job, after))?;
-            while let Some(row) = rows.next()? {
-                let body: String = row.get(4)?;
-                page.size += body.len();
-                page.page.next = row.get(0)?;
-                page.page.items.push(Event {
+                         WHERE job = ?1 AND position > ?2 AND position <= ?3 ORDER BY position";
+            tx.query_all(query, &[&job, &after, &last], |row| {
+                Ok(Event {
                     position: row.get(0)?,
                     attempt: row.get(1)?,
                     sequence: row.get(2)?,
                     received_ms: row.get(3)?,
-                    event: RawValue::from_string(body)?,
-                });
-                if page.size >= PAGE {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+                    event: RawValue::from_string(row.get(4)?)?,
+                })
+            })
         })
     }
 
-    /// A page that `fill` fills; it returns whether the page is the last. Waits for an item or the
-    /// end.
+    /// The page of a table after a position; `items` gets the job and the page's last position. Waits
+    /// for an item or the end.
     pub(crate) fn page<T: Send + 'static>(
         &self,
+        table: &'static str,
         run: RunId,
-        hold: Duration,
-        after: i64,
-        fill: impl Fn(&rusqlite::Connection, i64, &mut Filling<T>) -> Outcome<bool>
-        + Send
-        + Clone
-        + 'static,
+        (after, hold): (i64, Duration),
+        items: impl Fn(&Tx<'_>, i64, i64) -> Outcome<Vec<T>> + Send + Clone + 'static,
     ) -> Result<Page<T>> {
         let read = || {
-            let fill = fill.clone();
+            let items = items.clone();
             self.db.read("read a job's record", move |tx| {
                 let (job, status) = find(tx, &run)?;
-                let page = Page { items: Vec::new(), next: after, is_last: false };
-                let mut filling = Filling { page, size: 0 };
-                let is_all = fill(tx, job, &mut filling)?;
-                filling.page.is_last = is_all && Status::is_final(status);
-                Ok(filling.page)
+                let (next, is_all) = extent(tx, table, job, after)?;
+                let is_last = is_all && Status::is_final(status);
+                Ok(Page { items: items(tx, job, next)?, next, is_last })
             })
         };
         let found = self.held(Topic::Job(run), hold, || {
@@ -170,10 +157,24 @@ impl Backend {
     }
 }
 
-/// A page under construction.
-pub(crate) struct Filling<T> {
-    pub(crate) page: Page<T>,
-    pub(crate) size: usize,
+/// The last position of the page after a position, and whether there is nothing after it. Only the
+/// sizes are read, so a page's memory is bounded whatever the table has.
+fn extent(tx: &Tx<'_>, table: &'static str, job: i64, after: i64) -> Outcome<(i64, bool)> {
+    let query = format!(
+        "SELECT position, octet_length(body) FROM {table}
+         WHERE job = ?1 AND position > ?2 ORDER BY position LIMIT ?3"
+    );
+    let sizes: Vec<(i64, u64)> =
+        tx.query_all(&query, &[&job, &after, &PAGE_ITEMS], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (mut last, mut total) = (after, 0);
+    for (position, size) in &sizes {
+        if total >= PAGE {
+            return Ok((last, false));
+        }
+        total += size;
+        last = *position;
+    }
+    Ok((last, sizes.len() < PAGE_ITEMS && total < PAGE))
 }
 
 fn incoming(event: &RawValue, mask: Option<&Mask>) -> Result<Incoming, Refusal> {
@@ -186,20 +187,20 @@ fn incoming(event: &RawValue, mask: Option<&Mask>) -> Result<Incoming, Refusal> 
     Ok(Incoming { sequence: numbered.sequence_number.into(), body })
 }
 
-fn store(tx: &Transaction<'_>, run: &RunId, caller: Caller, events: &[Incoming]) -> Outcome<()> {
+fn store(tx: &Tx<'_>, run: &RunId, caller: Caller, events: &[Incoming]) -> Outcome<()> {
     let query = "SELECT last_event FROM attempts WHERE job = ?1 AND attempt = ?2";
-    let key = (caller.job, caller.attempt);
-    let mut last: i64 = tx.prepare_cached(query)?.query_row(key, |row| row.get(0))?;
-    let mut position = next_position(tx, "events", caller.job)?;
-    let mut stored = 0;
-    let now = now_ms();
+    let Caller { job, attempt, .. } = caller;
+    let mut last: i64 = tx.query_one(query, &[&job, &attempt], |row| row.get(0))?;
+    let mut position = next_position(tx, "events", job)?;
+    let mut stored = 0_i64;
+    let now = tx.now();
     let add = "INSERT INTO events (job, position, attempt, sequence, received, body)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                ON CONFLICT (job, attempt, sequence) DO NOTHING";
-    let mut add = tx.prepare_cached(add)?;
     for event in events {
-        let row = params![caller.job, position, caller.attempt, event.sequence, now, event.body];
-        if add.execute(row)? == 0 {
+        let row: [&dyn ToValue; 6] =
+            [&job, &position, &attempt, &event.sequence, &now, &event.body];
+        if tx.execute(add, &row)? == 0 {
             continue;
         }
         position += 1;
@@ -211,22 +212,21 @@ fn store(tx: &Transaction<'_>, run: &RunId, caller: Caller, events: &[Incoming])
     }
     let set = "UPDATE attempts SET events = events + ?3, last_event = ?4
                WHERE job = ?1 AND attempt = ?2";
-    tx.prepare_cached(set)?.execute((caller.job, caller.attempt, stored, last))?;
-    Ok(())
+    tx.execute(set, &[&job, &attempt, &stored, &last]).map(drop)
 }
 
 /// The next position of a job in a table.
-pub(crate) fn next_position(tx: &Transaction<'_>, table: &'static str, job: i64) -> Outcome<i64> {
+pub(crate) fn next_position(tx: &Tx<'_>, table: &'static str, job: i64) -> Outcome<i64> {
     let query = format!("SELECT coalesce(max(position), 0) + 1 FROM {table} WHERE job = ?1");
-    Ok(tx.prepare_cached(&query)?.query_row([job], |row| row.get(0))?)
+    tx.query_one(&query, &[&job], |row| row.get(0))
 }
 
 /// Counts the bytes that an attempt stores, and rejects those above the limit.
-pub(crate) fn charge(tx: &Transaction<'_>, caller: Caller, size: usize, limit: u64) -> Outcome<()> {
+pub(crate) fn charge(tx: &Tx<'_>, caller: Caller, size: usize, limit: u64) -> Outcome<()> {
     let set = "UPDATE attempts SET stored_bytes = stored_bytes + ?3
                WHERE job = ?1 AND attempt = ?2 RETURNING stored_bytes";
-    let row = (caller.job, caller.attempt, size);
-    let stored: u64 = tx.prepare_cached(set)?.query_row(row, |row| row.get(0))?;
+    let stored: u64 =
+        tx.query_one(set, &[&caller.job, &caller.attempt, &size], |row| row.get(0))?;
     if stored > limit {
         return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
     }

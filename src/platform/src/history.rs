@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use base::hex;
 use http_server::{Body, Method};
-use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
-use crate::clock::now_ms;
+use crate::db::ToValue;
 use crate::key::Tag;
 use crate::storage::length;
 use crate::{Refusal, Result, RunId};
@@ -87,7 +86,7 @@ impl Backend {
         let (attempt, existing) = self.db.read("look for a history", move |tx| {
             let caller = Caller::live(tx, &token, &run)?;
             let query = "SELECT 1 FROM histories WHERE hash = ?1";
-            Ok((caller.attempt, tx.prepare_cached(query)?.exists([hash])?))
+            Ok((caller.attempt, tx.exists(query, &[&hash])?))
         })?;
         if existing {
             return Ok(Permission { existing, presigned_url: None, encoding: None });
@@ -138,15 +137,10 @@ impl Backend {
             let add =
                 "INSERT INTO histories (hash, encoding, raw_size, blob, encoded_size, created)
                        VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
-            tx.prepare_cached(add)?.execute(params![
-                expected.hash,
-                expected.encoding.name(),
-                expected.raw_size,
-                blob.digest,
-                blob.size,
-                now_ms(),
-            ])?;
-            Ok(())
+            let (encoding, now) = (expected.encoding.name(), tx.now());
+            let row: [&dyn ToValue; 6] =
+                [&expected.hash, &encoding, &expected.raw_size, &blob.digest, &blob.size, &now];
+            tx.execute(add, &row).map(drop)
         })
     }
 }

@@ -4,14 +4,11 @@ mod show;
 mod submission;
 mod wait;
 
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
-use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
 pub use self::submission::{Submission, Submitted};
 use crate::backend::Backend;
-use crate::clock::now_ms;
-use crate::db::Outcome;
+use crate::db::{FromValue, Outcome, ToValue, Tx, Value};
 use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId};
 
@@ -49,11 +46,11 @@ impl Status {
     }
 }
 
-impl FromSql for Status {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+impl FromValue for Status {
+    fn from_value(value: Value<'_>) -> Option<Self> {
         let all = [Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
-        let name = value.as_str()?;
-        all.into_iter().find(|status| status.name() == name).ok_or(FromSqlError::InvalidType)
+        let name = String::from_value(value)?;
+        all.into_iter().find(|status| status.name() == name)
     }
 }
 
@@ -117,16 +114,16 @@ impl Backend {
     pub(crate) fn cancel(&self, run: RunId) -> Result<()> {
         let was_queued = self.db.write("cancel a job", move |tx| {
             let (job, status) = find(tx, &run)?;
-            let now = now_ms();
+            let now = tx.now();
             match status {
                 Status::Queued => {
                     let end = "UPDATE jobs SET status = 'cancelled', cancelled = ?2, finished = ?2
                                WHERE id = ?1";
-                    tx.execute(end, (job, now))?;
+                    tx.execute(end, &[&job, &now])?;
                 }
                 Status::Running => {
                     let ask = "UPDATE jobs SET cancelled = coalesce(cancelled, ?2) WHERE id = ?1";
-                    tx.execute(ask, (job, now))?;
+                    tx.execute(ask, &[&job, &now])?;
                 }
                 _ => return Err(Refusal::Ended.into()),
             }
@@ -154,36 +151,28 @@ impl Backend {
     pub(crate) fn open_runs(&self) -> Result<Vec<RunId>> {
         self.db.read("list open jobs", |tx| {
             let query = "SELECT run FROM jobs WHERE status IN ('queued', 'running')";
-            let mut statement = tx.prepare(query)?;
-            let runs = statement.query_map([], |row| row.get(0))?;
-            Ok(runs.collect::<Result<_, _>>()?)
+            tx.query_all(query, &[], |row| row.get(0))
         })
     }
 }
 
 /// A job's row and status.
-pub(crate) fn find(tx: &Connection, run: &RunId) -> Outcome<(i64, Status)> {
+pub(crate) fn find(tx: &Tx<'_>, run: &RunId) -> Outcome<(i64, Status)> {
     let query = "SELECT id, status FROM jobs WHERE run = ?1";
-    let found = tx.prepare_cached(query)?.query_row([run], |row| Ok((row.get(0)?, row.get(1)?)));
-    found.optional()?.ok_or_else(|| Refusal::NoJob { run: *run }.into())
+    let found = tx.query_opt(query, &[run], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    found.ok_or_else(|| Refusal::NoJob { run: *run }.into())
 }
 
 /// The mounts of a job or of a checkpoint.
-pub(crate) fn mounts(
-    tx: &Connection,
-    query: &str,
-    of: &dyn rusqlite::ToSql,
-) -> Outcome<Vec<Mount>> {
-    let mut statement = tx.prepare_cached(query)?;
-    let rows = statement.query_map([of], |row| {
+pub(crate) fn mounts(tx: &Tx<'_>, query: &str, of: &dyn ToValue) -> Outcome<Vec<Mount>> {
+    tx.query_all(query, &[of], |row| {
         Ok(Mount {
             name: row.get(0)?,
             storage_id: row.get(1)?,
             version_id: row.get(2)?,
             mount_path: row.get(3)?,
         })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    })
 }
 
 /// The condition of [`mounts`] for a job's row.

@@ -4,12 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, Transaction};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, TELEMETRY_GRACE};
-use crate::clock::{millis, now_ms};
-use crate::db::Outcome;
+use crate::clock::millis;
+use crate::db::{Outcome, Tx};
 use crate::{Result, RunId};
 
 /// The time in which a started upload must be committed. Younger content without a reference is
@@ -69,14 +68,12 @@ impl Backend {
 
     /// Drops the masks of jobs that may not report any more.
     pub(crate) fn forget_masks(&self) -> Result<()> {
-        let since = now_ms().saturating_sub(millis(TELEMETRY_GRACE));
-        let reporting = self.db.read("list reporting jobs", move |tx| {
+        let reporting: Vec<RunId> = self.db.read("list reporting jobs", |tx| {
+            let since = tx.now().saturating_sub(millis(TELEMETRY_GRACE));
             let query = "SELECT run FROM jobs WHERE finished IS NULL OR finished > ?1";
-            let mut statement = tx.prepare(query)?;
-            let runs = statement.query_map([since], |row| row.get(0))?;
-            Ok(runs.collect::<Result<HashSet<RunId>, _>>()?)
+            tx.query_all(query, &[&since], |row| row.get(0))
         })?;
-        self.secrets.forget_masks(&reporting);
+        self.secrets.forget_masks(&HashSet::from_iter(reporting));
         Ok(())
     }
 }
@@ -88,50 +85,48 @@ const UNUSED: &str = "id NOT IN (
 
 /// Removes a job, unless an open job resumes from it: it may have been submitted since the job was
 /// listed.
-fn remove(tx: &Transaction<'_>, job: i64) -> Outcome<usize> {
+fn remove(tx: &Tx<'_>, job: i64) -> Outcome<usize> {
     let delete = format!("DELETE FROM jobs WHERE id = ?1 AND {UNUSED}");
-    Ok(tx.prepare_cached(&delete)?.execute([job])?)
+    tx.execute(&delete, &[&job])
 }
 
-fn old_jobs(tx: &Connection, keep: Duration) -> Outcome<Vec<i64>> {
-    let before = now_ms().saturating_sub(millis(keep));
+fn old_jobs(tx: &Tx<'_>, keep: Duration) -> Outcome<Vec<i64>> {
+    let before = tx.now().saturating_sub(millis(keep));
     let query = format!("SELECT id FROM jobs WHERE finished <= ?1 AND {UNUSED}");
-    let mut statement = tx.prepare(&query)?;
-    let jobs = statement.query_map([before], |row| row.get(0))?;
-    Ok(jobs.collect::<Result<_, _>>()?)
+    tx.query_all(&query, &[&before], |row| row.get(0))
 }
 
 /// Removes unreferenced versions and unfinished uploads; returns the number of versions.
-fn old_content(tx: &Transaction<'_>, keep: Duration) -> Outcome<usize> {
-    let stale = now_ms().saturating_sub(millis(keep.min(GRACE)));
-    tx.execute("DELETE FROM uploads WHERE created <= ?1", [stale])?;
+fn old_content(tx: &Tx<'_>, keep: Duration) -> Outcome<usize> {
+    let stale = tx.now().saturating_sub(millis(keep.min(GRACE)));
+    tx.execute("DELETE FROM uploads WHERE created <= ?1", &[&stale])?;
     let versions = tx.execute(
         "DELETE FROM versions WHERE created <= ?1
              AND NOT EXISTS (SELECT 1 FROM mounts AS m
                  WHERE m.storage = versions.storage AND m.version = versions.version)
              AND NOT EXISTS (SELECT 1 FROM snapshots AS s
                  WHERE s.storage = versions.storage AND s.version = versions.version)",
-        [stale],
+        &[&stale],
     )?;
     tx.execute(
         "DELETE FROM histories WHERE created <= ?1
              AND hash NOT IN (SELECT history FROM checkpoints WHERE history IS NOT NULL)",
-        [stale],
+        &[&stale],
     )?;
     tx.execute(
         "DELETE FROM storages WHERE created <= ?1
              AND id NOT IN (SELECT storage FROM versions)
              AND id NOT IN (SELECT storage FROM uploads)",
-        [stale],
+        &[&stale],
     )?;
     Ok(versions)
 }
 
-fn is_named(tx: &Connection, digest: &str) -> Outcome<bool> {
+fn is_named(tx: &Tx<'_>, digest: &str) -> Outcome<bool> {
     let query = "SELECT 1 FROM versions WHERE archive = ?1 OR manifest = ?1
                  UNION ALL SELECT 1 FROM histories WHERE blob = ?1
                  UNION ALL SELECT 1 FROM uploads WHERE archive = ?1 OR manifest = ?1";
-    Ok(tx.prepare_cached(query)?.exists([digest])?)
+    tx.exists(query, &[&digest])
 }
 
 #[cfg(test)]
@@ -149,12 +144,12 @@ mod tests {
         backend
             .db
             .write("end it", |tx| {
-                tx.execute_batch(
-                    "UPDATE jobs SET status = 'completed', finished = 1;
-                     INSERT INTO histories VALUES ('h', 'identity', 1, 'b', 1, 1);
-                     INSERT INTO checkpoints VALUES ('c', 1, 1, 'claude-code', 's', 'h', 1, 0);",
-                )?;
-                Ok(())
+                tx.execute("UPDATE jobs SET status = 'completed', finished = 1", &[])?;
+                let history = "INSERT INTO histories VALUES ('h', 'identity', 1, 'b', 1, 1)";
+                tx.execute(history, &[])?;
+                let checkpoint = "INSERT INTO checkpoints
+                                  VALUES ('c', 1, 1, 'claude-code', 's', 'h', 1, 0)";
+                tx.execute(checkpoint, &[])
             })
             .unwrap();
         (backend, run)
@@ -185,7 +180,7 @@ mod tests {
         let (backend, run) = with_checkpoint(dir.path());
         let next = resume(&backend, run);
         let delete = "DELETE FROM checkpoints";
-        backend.db.write("lose it", move |tx| Ok(tx.execute(delete, [])?)).unwrap();
+        backend.db.write("lose it", move |tx| tx.execute(delete, &[])).unwrap();
 
         let claimed = backend.claim(next, Claimant::default(), "");
 

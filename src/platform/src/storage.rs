@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use base::hex;
 use http_server::Method;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -22,9 +21,8 @@ pub(crate) use self::upload::{LARGEST_LIST, Manifest, Target, length};
 use crate::attempt::Caller;
 use crate::backend::Backend;
 use crate::bounded::list;
-use crate::clock::now_ms;
 use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
-use crate::db::Outcome;
+use crate::db::{Outcome, ToValue, Tx};
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
@@ -123,13 +121,7 @@ impl Backend {
                 if !existing {
                     let add = "INSERT INTO uploads (owner, storage, version, content, created)
                                VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
-                    tx.prepare_cached(add)?.execute((
-                        &owner,
-                        &storage,
-                        &version,
-                        &content,
-                        now_ms(),
-                    ))?;
+                    tx.execute(add, &[&owner, &storage, &version, &content, &tx.now()])?;
                 }
                 Ok((owner, storage, version, existing))
             })?;
@@ -163,9 +155,9 @@ impl Backend {
             let storage = writer.storage(tx, &request)?;
             let content = content_hash(&storage, &request.files)?;
             if exists(tx, &storage, &version)? {
-                return Ok(Committed { success: true, version_id: version });
+                return Ok(Committed { success: true, version_id: version.clone() });
             }
-            let key = (&owner, &storage, &version);
+            let key: [&dyn ToValue; 3] = [&owner, &storage, &version];
             let upload = Upload::find(tx, key)?;
             if upload.content != content {
                 return Err(Refusal::WrongHash.into());
@@ -181,28 +173,29 @@ impl Backend {
             let add = "INSERT INTO versions (storage, version, content, archive, archive_size,
                            manifest, files, parent, message, created)
                        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-            tx.prepare_cached(add)?.execute(params![
-                storage,
-                version,
-                content,
-                archive,
-                size,
-                manifest,
-                request.files.len(),
-                request.parent_version_id,
-                request.message,
-                now_ms(),
-            ])?;
+            let row: [&dyn ToValue; 10] = [
+                &storage,
+                &version,
+                &content,
+                &archive,
+                &size,
+                &manifest,
+                &request.files.len(),
+                &request.parent_version_id,
+                &request.message,
+                &tx.now(),
+            ];
+            tx.execute(add, &row)?;
             let done = "DELETE FROM uploads WHERE owner = ?1 AND storage = ?2 AND version = ?3";
-            tx.prepare_cached(done)?.execute(key)?;
-            Ok(Committed { success: true, version_id: version })
+            tx.execute(done, &key)?;
+            Ok(Committed { success: true, version_id: version.clone() })
         })
     }
 }
 
 impl Writer {
     /// Authorizes the writer, and returns the owner of its uploads.
-    fn authorize(&self, tx: &Transaction<'_>) -> Outcome<String> {
+    fn authorize(&self, tx: &Tx<'_>) -> Outcome<String> {
         match self {
             Self::Operator => Ok("operator".to_owned()),
             Self::Guest(token, run) => {
@@ -213,21 +206,15 @@ impl Writer {
 
     /// The version that the guest was given, if it has these files. Its name may differ from the
     /// content hash, whose version may have other modes.
-    fn mounted(
-        &self,
-        tx: &Transaction<'_>,
-        storage: &str,
-        content: &str,
-    ) -> Outcome<Option<String>> {
+    fn mounted(&self, tx: &Tx<'_>, storage: &str, content: &str) -> Outcome<Option<String>> {
         let Self::Guest(_, run) = self else { return Ok(None) };
         let query = "SELECT m.version FROM mounts AS m JOIN jobs ON jobs.id = m.job
                      JOIN versions AS v ON v.storage = m.storage AND v.version = m.version
                      WHERE run = ?1 AND m.storage = ?2 AND content = ?3";
-        let key = (run, storage, content);
-        Ok(tx.prepare_cached(query)?.query_row(key, |row| row.get(0)).optional()?)
+        tx.query_opt(query, &[run, &storage, &content], |row| row.get(0))
     }
 
-    fn storage(&self, tx: &Transaction<'_>, request: &StorageRequest) -> Outcome<String> {
+    fn storage(&self, tx: &Tx<'_>, request: &StorageRequest) -> Outcome<String> {
         let (id, name) = (request.storage_id.as_deref(), request.storage_name.as_deref());
         let Self::Guest(_, run) = self else {
             let name = name.ok_or_else(|| Refusal::bad("`storageName` is missing"))?;
@@ -246,34 +233,32 @@ impl Writer {
         let query = format!(
             "SELECT storage FROM mounts JOIN jobs ON jobs.id = job WHERE run = ?1 AND {column} = ?2"
         );
-        let found =
-            tx.prepare_cached(&query)?.query_row((run, text), |row| row.get(0)).optional()?;
+        let found = tx.query_opt(&query, &[run, &text], |row| row.get(0))?;
         found.ok_or_else(|| Refusal::NotWritable { storage: text.to_owned() }.into())
     }
 }
 
-fn find_or_make(tx: &Transaction<'_>, name: &str) -> Outcome<String> {
+fn find_or_make(tx: &Tx<'_>, name: &str) -> Outcome<String> {
     if name.is_empty() || name.len() > 255 {
         return Err(Refusal::bad("a storage's name must have 1 to 255 bytes").into());
     }
     let add = "INSERT INTO storages (id, name, created) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-    tx.execute(add, (Uuid::new_v4().to_string(), name, now_ms()))?;
+    tx.execute(add, &[&Uuid::new_v4(), &name, &tx.now()])?;
     let query = "SELECT id FROM storages WHERE name = ?1";
-    Ok(tx.query_row(query, [name], |row| row.get(0))?)
+    tx.query_one(query, &[&name], |row| row.get(0))
 }
 
 /// The content hash; or another name if the version of that name differs only in links, empty
 /// folders or modes.
 fn name(
-    tx: &Transaction<'_>,
+    tx: &Tx<'_>,
     storage: &str,
     content: &str,
     owner: &str,
     request: &StorageRequest,
 ) -> Outcome<String> {
     let query = "SELECT archive FROM versions WHERE storage = ?1 AND version = ?2";
-    let plain: Option<String> =
-        tx.prepare_cached(query)?.query_row((storage, content), |row| row.get(0)).optional()?;
+    let plain: Option<String> = tx.query_opt(query, &[&storage, &content], |row| row.get(0))?;
     let apart = match (&request.archive_hash, plain) {
         (Some(hash), Some(plain)) if *hash != plain => hash.as_str(),
         (None, _) if request.force == Some(true) => owner,
@@ -283,9 +268,9 @@ fn name(
     Ok(hex::encode(&digest.chain_update(apart).finalize()))
 }
 
-fn exists(tx: &Transaction<'_>, storage: &str, version: &str) -> Outcome<bool> {
+fn exists(tx: &Tx<'_>, storage: &str, version: &str) -> Outcome<bool> {
     let query = "SELECT 1 FROM versions WHERE storage = ?1 AND version = ?2";
-    Ok(tx.prepare_cached(query)?.exists((storage, version))?)
+    tx.exists(query, &[&storage, &version])
 }
 
 /// A version under upload.
@@ -297,13 +282,13 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// The key: owner, storage and version.
-    pub(crate) fn find(tx: &Connection, key: (&String, &String, &String)) -> Outcome<Self> {
+    pub(crate) fn find(tx: &Tx<'_>, key: [&dyn ToValue; 3]) -> Outcome<Self> {
         let query = "SELECT content, archive, coalesce(archive_size, 0), manifest FROM uploads
                      WHERE owner = ?1 AND storage = ?2 AND version = ?3";
-        let found = tx.prepare_cached(query)?.query_row(key, |row| {
+        let found = tx.query_opt(query, &key, |row| {
             let archive = (row.get(1)?, row.get(2)?);
             Ok(Self { content: row.get(0)?, archive, manifest: row.get(3)? })
-        });
-        found.optional()?.ok_or_else(|| Refusal::Missing { what: "archive and manifest" }.into())
+        })?;
+        found.ok_or_else(|| Refusal::Missing { what: "archive and manifest" }.into())
     }
 }

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use crate::attempt::Caller;
 use crate::backend::{Backend, TELEMETRY_GRACE};
 use crate::bounded::list;
-use crate::clock::{millis, now_ms};
+use crate::clock::millis;
+use crate::db::{ToValue, Tx};
 use crate::event::{Page, charge, next_position};
 use crate::json::rewrite;
 use crate::key::Tag;
@@ -18,9 +19,6 @@ use crate::{Error, Refusal, Result, RunId};
 
 /// The most entries of one report.
 const MOST: usize = 1000;
-
-/// The size of a page in bytes, plus at most one report.
-const PAGE: usize = 4 << 20;
 
 /// A report as received; the stored form is derived from it.
 #[derive(Serialize, Deserialize)]
@@ -83,13 +81,14 @@ impl Backend {
         let most = self.config.largest_record;
         let (caller, position) = self.db.write("store telemetry", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
-            admit(caller, is_masked)?;
+            admit(tx, caller, is_masked)?;
             charge(tx, caller, body.len(), most)?;
             let position = next_position(tx, "telemetry", caller.job)?;
             let add = "INSERT INTO telemetry (job, position, attempt, received, body)
                        VALUES (?1, ?2, ?3, ?4, ?5)";
-            let row = (caller.job, position, caller.attempt, now_ms(), body);
-            tx.prepare_cached(add)?.execute(row)?;
+            let row: [&dyn ToValue; 5] =
+                [&caller.job, &position, &caller.attempt, &tx.now(), &body];
+            tx.execute(add, &row)?;
             Ok((caller, position))
         })?;
         if caller.ended.is_none() {
@@ -106,26 +105,17 @@ impl Backend {
         after: i64,
         hold: Duration,
     ) -> Result<Page<Telemetry>> {
-        self.page(run, hold, after, move |tx, job, page| {
+        self.page("telemetry", run, (after, hold), move |tx, job, last| {
             let query = "SELECT position, attempt, received, body FROM telemetry
-                         WHERE job = ?1 AND position > ?2 ORDER BY position";
-            let mut statement = tx.prepare_cached(query)?;
-            let mut rows = statement.query((job, after))?;
-            while let Some(row) = rows.next()? {
-                let body: String = row.get(3)?;
-                page.size += body.len();
-                page.page.next = row.get(0)?;
-                page.page.items.push(Telemetry {
+                         WHERE job = ?1 AND position > ?2 AND position <= ?3 ORDER BY position";
+            tx.query_all(query, &[&job, &after, &last], |row| {
+                Ok(Telemetry {
                     position: row.get(0)?,
                     attempt: row.get(1)?,
                     received_ms: row.get(2)?,
-                    content: serde_json::from_str(&body)?,
-                });
-                if page.size >= PAGE {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
+                    content: serde_json::from_str(&row.get::<String>(3)?)?,
+                })
+            })
         })
     }
 
@@ -149,8 +139,8 @@ fn check(report: &TelemetryReport) -> Result<(), Refusal> {
 }
 
 /// An attempt may report until [`TELEMETRY_GRACE`] after its end, while its secrets can be masked.
-fn admit(caller: Caller, is_masked: bool) -> Result<(), Refusal> {
-    let is_late = |ended: i64| now_ms() > ended.saturating_add(millis(TELEMETRY_GRACE));
+fn admit(tx: &Tx<'_>, caller: Caller, is_masked: bool) -> Result<(), Refusal> {
+    let is_late = |ended: i64| tx.now() > ended.saturating_add(millis(TELEMETRY_GRACE));
     if caller.ended.is_some_and(is_late) {
         return Err(Refusal::Ended);
     }

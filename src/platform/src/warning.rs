@@ -1,11 +1,10 @@
 //! Warnings for a job's user, also after a success: missing pieces of an artifact, a full disk.
 
-use rusqlite::{Connection, Transaction};
 use serde::Deserialize;
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
-use crate::db::Outcome;
+use crate::db::{Outcome, Tx};
 use crate::event::charge;
 use crate::key::Tag;
 use crate::notifier::Topic;
@@ -51,22 +50,19 @@ impl Backend {
     }
 }
 
-fn store(tx: &Transaction<'_>, caller: Caller, warnings: &[String]) -> Outcome<()> {
-    let key = (caller.job, caller.attempt);
-    tx.execute("DELETE FROM warnings WHERE job = ?1 AND attempt = ?2", key)?;
+fn store(tx: &Tx<'_>, caller: Caller, warnings: &[String]) -> Outcome<()> {
+    let Caller { job, attempt, .. } = caller;
+    tx.execute("DELETE FROM warnings WHERE job = ?1 AND attempt = ?2", &[&job, &attempt])?;
     let add = "INSERT INTO warnings (job, attempt, position, body) VALUES (?1, ?2, ?3, ?4)";
-    let mut add = tx.prepare_cached(add)?;
     for (position, text) in warnings.iter().enumerate() {
-        add.execute((caller.job, caller.attempt, position, text))?;
+        tx.execute(add, &[&job, &attempt, &position, text])?;
     }
     Ok(())
 }
 
 /// The warnings of a run's latest attempt.
-pub(crate) fn of_run(tx: &Connection, run: &RunId) -> Outcome<Vec<String>> {
+pub(crate) fn of_run(tx: &Tx<'_>, run: &RunId) -> Outcome<Vec<String>> {
     let query = "SELECT body FROM warnings JOIN jobs ON jobs.id = job
                  AND warnings.attempt = jobs.attempt WHERE run = ?1 ORDER BY position";
-    let mut statement = tx.prepare_cached(query)?;
-    let texts = statement.query_map([run], |row| row.get(0))?;
-    Ok(texts.collect::<Result<_, _>>()?)
+    tx.query_all(query, &[run], |row| row.get(0))
 }

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 
 use super::complete::end_attempt;
 use super::context::Context;
 use super::lose::end_job;
 use crate::backend::Backend;
-use crate::clock::now_ms;
-use crate::db::Outcome;
+use crate::db::{Outcome, Tx};
 use crate::job::{Status, find};
 use crate::key::{Tag, hash, random};
 use crate::notifier::Topic;
@@ -52,7 +50,7 @@ impl Backend {
             }
             let context = Context::read(tx, job)?;
             if let Some(reason) = unusable.or_else(|| context.flaw(has_found)) {
-                end_attempt(tx, job, "lost", now_ms())?;
+                end_attempt(tx, job, "lost")?;
                 end_job(tx, job, reason)?;
                 return Ok(Err(reason));
             }
@@ -115,15 +113,14 @@ impl Backend {
                        WHERE runner = ?1 AND generation = 0 AND state = 'live'
                            AND (job, attempt) IN (
                                SELECT id, attempt FROM jobs WHERE status = 'running')";
-            tx.prepare_cached(set)?.execute((one.runner.to_string(), one.generation))?;
-            Ok(())
+            tx.execute(set, &[&one.runner, &one.generation]).map(drop)
         })
     }
 }
 
 /// The attempt that the same claim began already.
 fn repeated(
-    tx: &Transaction<'_>,
+    tx: &Tx<'_>,
     job: i64,
     status: Status,
     request: Option<&str>,
@@ -133,49 +130,41 @@ fn repeated(
     }
     let query = "SELECT attempt, nonce FROM attempts
                  WHERE job = ?1 AND state = 'live' AND claim_request = ?2";
-    let found =
-        tx.prepare_cached(query)?.query_row((job, request), |row| Ok((row.get(0)?, row.get(1)?)));
-    Ok(found.optional()?)
+    tx.query_opt(query, &[&job, &request], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Binds the attempt to the runner process that claimed it last: the first one may have died before it
 /// got the reply.
-fn bind(tx: &Transaction<'_>, (job, attempt): (i64, u32), claimant: &Claimant) -> Outcome<()> {
+fn bind(tx: &Tx<'_>, (job, attempt): (i64, u32), claimant: &Claimant) -> Outcome<()> {
     let set = "UPDATE attempts SET runner = ?3, generation = ?4 WHERE job = ?1 AND attempt = ?2";
     let owner = claimant.owner;
-    let runner = owner.map(|owner| owner.runner.to_string());
-    let generation = owner.map_or(0, |owner| owner.generation);
-    tx.prepare_cached(set)?.execute((job, attempt, runner, generation))?;
-    Ok(())
+    let (runner, generation) = (owner.map(|owner| owner.runner), generation(owner));
+    tx.execute(set, &[&job, &attempt, &runner, &generation]).map(drop)
 }
 
-fn next(tx: &Transaction<'_>, job: i64) -> Outcome<u32> {
-    let query = "SELECT attempt + 1 FROM jobs WHERE id = ?1";
-    Ok(tx.prepare_cached(query)?.query_row([job], |row| row.get(0))?)
+/// The generation of a claimant's process, as far as it is known.
+fn generation(owner: Option<Incarnation>) -> i64 {
+    owner.map_or(0, |owner| owner.generation)
+}
+
+fn next(tx: &Tx<'_>, job: i64) -> Outcome<u32> {
+    tx.query_one("SELECT attempt + 1 FROM jobs WHERE id = ?1", &[&job], |row| row.get(0))
 }
 
 fn begin(
-    tx: &Transaction<'_>,
+    tx: &Tx<'_>,
     (job, attempt): (i64, u32),
     claimant: &Claimant,
     (nonce, hash): (&[u8; 32], &Tag),
 ) -> Outcome<()> {
-    let now = now_ms();
+    let now = tx.now();
     let add = "INSERT INTO attempts (job, attempt, state, runner, generation, claim_request, nonce,
                    token_hash, claimed)
                VALUES (?1, ?2, 'live', ?3, ?4, ?5, ?6, ?7, ?8)";
     let owner = claimant.owner;
-    tx.prepare_cached(add)?.execute(params![
-        job,
-        attempt,
-        owner.map(|owner| owner.runner.to_string()),
-        owner.map_or(0, |owner| owner.generation),
-        claimant.request,
-        nonce,
-        hash,
-        now,
-    ])?;
+    let (runner, generation) = (owner.map(|owner| owner.runner), generation(owner));
+    let request = &claimant.request;
+    tx.execute(add, &[&job, &attempt, &runner, &generation, request, nonce, hash, &now])?;
     let set = "UPDATE jobs SET status = 'running', attempt = ?2, started = ?3 WHERE id = ?1";
-    tx.prepare_cached(set)?.execute((job, attempt, now))?;
-    Ok(())
+    tx.execute(set, &[&job, &attempt, &now]).map(drop)
 }

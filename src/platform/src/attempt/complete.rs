@@ -2,13 +2,11 @@
 
 use base::error::chain;
 use contract::Completion;
-use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
 use crate::backend::Backend;
-use crate::clock::now_ms;
-use crate::db::Outcome;
+use crate::db::{Outcome, Tx};
 use crate::job::Status;
 use crate::key::Tag;
 use crate::{Result, RunId};
@@ -53,14 +51,18 @@ impl Backend {
         }
         let (status, is_first) = self.db.write("complete a job", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
-            if completion.error.is_some() && caller.check_masked(is_masked).is_err() {
-                completion.error = Some(REDACTED.to_owned());
-            }
             if caller.ended.is_none() {
-                end(tx, caller, &completion)?;
+                let is_shown = caller.check_masked(is_masked).is_ok();
+                let error = completion.error.as_deref();
+                end(
+                    tx,
+                    caller,
+                    &completion,
+                    error.map(|text| if is_shown { text } else { REDACTED }),
+                )?;
             }
             let query = "SELECT status FROM jobs WHERE id = ?1";
-            let status = tx.prepare_cached(query)?.query_row([caller.job], |row| row.get(0))?;
+            let status = tx.query_one(query, &[&caller.job], |row| row.get(0))?;
             Ok((status, caller.ended.is_none()))
         })?;
         if is_first {
@@ -73,29 +75,24 @@ impl Backend {
 }
 
 /// A successful run counts as completed even if it was cancelled meanwhile.
-fn end(tx: &Transaction<'_>, caller: Caller, completion: &Completion) -> Outcome<()> {
-    let now = now_ms();
+fn end(tx: &Tx<'_>, caller: Caller, completion: &Completion, error: Option<&str>) -> Outcome<()> {
     let set = "UPDATE jobs SET finished = ?2, exit_code = ?3, error = ?4, last_sequence = ?5,
                    status = CASE WHEN ?3 = 0 THEN 'completed'
-                       WHEN cancelled IS NOT NULL AND NOT timed_out THEN 'cancelled'
+                       WHEN cancelled IS NOT NULL AND timed_out = 0 THEN 'cancelled'
                        ELSE 'failed' END
                WHERE id = ?1";
-    tx.prepare_cached(set)?.execute(params![
-        caller.job,
-        now,
-        completion.exit_code,
-        completion.error,
-        completion.last_event_sequence.map(|number| i64::try_from(number).unwrap_or(i64::MAX)),
-    ])?;
-    end_attempt(tx, caller.job, "ended", now)
+    let (code, last) = (&completion.exit_code, &completion.last_event_sequence);
+    tx.execute(set, &[&caller.job, &tx.now(), code, &error, last])?;
+    end_attempt(tx, caller.job, "ended")
 }
 
 /// Ends the live attempt of a job, and what it had begun.
-pub(super) fn end_attempt(tx: &Transaction<'_>, job: i64, state: &str, now: i64) -> Outcome<()> {
+pub(super) fn end_attempt(tx: &Tx<'_>, job: i64, state: &str) -> Outcome<()> {
     let set = "UPDATE attempts SET state = ?2, ended = ?3 WHERE job = ?1 AND state = 'live'";
-    tx.prepare_cached(set)?.execute((job, state, now))?;
-    let forget =
-        "DELETE FROM uploads WHERE owner GLOB (SELECT run FROM jobs WHERE id = ?1) || '/*'";
-    tx.prepare_cached(forget)?.execute([job])?;
-    Ok(())
+    tx.execute(set, &[&job, &state, &tx.now()])?;
+    // Owners are `<run>/<attempt>`, and `0` follows `/`.
+    let forget = "DELETE FROM uploads
+                  WHERE owner > (SELECT run || '/' FROM jobs WHERE id = ?1)
+                      AND owner < (SELECT run || '0' FROM jobs WHERE id = ?1)";
+    tx.execute(forget, &[&job]).map(drop)
 }

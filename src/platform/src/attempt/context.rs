@@ -2,12 +2,11 @@
 
 use contract::{StorageManifest, StorageMount};
 use http_server::Method;
-use rusqlite::{Connection, OptionalExtension};
 use serde_json::{Map, Value, json};
 
 use crate::RunId;
 use crate::backend::Backend;
-use crate::db::Outcome;
+use crate::db::{Outcome, Tx};
 use crate::job::{Mount, OF_JOB, mounts};
 use crate::secret::Values;
 use crate::storage::blob_path;
@@ -46,10 +45,10 @@ struct Archive {
 }
 
 impl Context {
-    pub(super) fn read(tx: &Connection, job: i64) -> Outcome<Self> {
+    pub(super) fn read(tx: &Tx<'_>, job: i64) -> Outcome<Self> {
         let query = "SELECT run, agent, profile, prompt, environment, context, timeout, created,
                          session, resumed, has_secrets, COALESCE(reuse_key, run) FROM jobs WHERE id = ?1";
-        let row = tx.prepare_cached(query)?.query_row([job], |row| {
+        let row = tx.query_one(query, &[&job], |row| {
             let context = Self {
                 run: row.get(0)?,
                 agent: row.get(1)?,
@@ -66,7 +65,7 @@ impl Context {
                 has_secrets: row.get(10)?,
                 reuse_key: row.get(11)?,
             };
-            Ok((context, row.get::<_, String>(4)?, row.get::<_, String>(5)?))
+            Ok((context, row.get::<String>(4)?, row.get::<String>(5)?))
         });
         let (mut context, environment, more) = row?;
         context.environment = serde_json::from_str(&environment)?;
@@ -159,10 +158,10 @@ impl Context {
     }
 }
 
-fn history(tx: &Connection, checkpoint: &str) -> Outcome<Option<History>> {
+fn history(tx: &Tx<'_>, checkpoint: &str) -> Outcome<Option<History>> {
     let query = "SELECT hash, encoding, raw_size, blob, encoded_size
                  FROM checkpoints JOIN histories ON hash = history WHERE id = ?1";
-    let found = tx.prepare_cached(query)?.query_row([checkpoint], |row| {
+    tx.query_opt(query, &[&checkpoint], |row| {
         Ok(History {
             hash: row.get(0)?,
             encoding: row.get(1)?,
@@ -170,15 +169,12 @@ fn history(tx: &Connection, checkpoint: &str) -> Outcome<Option<History>> {
             blob: row.get(3)?,
             encoded_size: row.get(4)?,
         })
-    });
-    Ok(found.optional()?)
+    })
 }
 
-fn archive(tx: &Connection, mount: &Mount) -> Outcome<Archive> {
+fn archive(tx: &Tx<'_>, mount: &Mount) -> Outcome<Archive> {
     let query = "SELECT archive, archive_size FROM versions WHERE storage = ?1 AND version = ?2";
-    let found =
-        tx.prepare_cached(query)?.query_row((&mount.storage_id, &mount.version_id), |row| {
-            Ok(Archive { blob: row.get(0)?, size: row.get(1)? })
-        });
-    Ok(found?)
+    tx.query_one(query, &[&mount.storage_id, &mount.version_id], |row| {
+        Ok(Archive { blob: row.get(0)?, size: row.get(1)? })
+    })
 }

@@ -4,13 +4,12 @@
 use std::time::{Duration, Instant};
 
 use base::deadline::after;
-use rusqlite::{Connection, OptionalExtension, Transaction};
 use uuid::Uuid;
 
 use super::complete::end_attempt;
 use crate::backend::Backend;
 use crate::clock::{millis, now_ms};
-use crate::db::Outcome;
+use crate::db::{Outcome, Tx};
 use crate::job::Status;
 use crate::notifier::Topic;
 use crate::presence::Incarnation;
@@ -70,15 +69,15 @@ impl Backend {
         let status = self.db.write("give a job back", move |tx| {
             let Some(job) = running(tx, &run, attempt)? else { return Ok(None) };
             let query = "SELECT cancelled IS NOT NULL FROM jobs WHERE id = ?1";
-            let is_cancelled: bool = tx.query_row(query, [job], |row| row.get(0))?;
-            end_attempt(tx, job, "lost", now_ms())?;
+            let is_cancelled: bool = tx.query_one(query, &[&job], |row| row.get(0))?;
+            end_attempt(tx, job, "lost")?;
             if is_cancelled || attempt >= most {
                 let error = format!("attempt {attempt} was lost: {reason}");
                 end_job(tx, job, &error)?;
                 return Ok(Some(Status::Failed));
             }
             let set = "UPDATE jobs SET status = 'queued', started = NULL WHERE id = ?1";
-            tx.execute(set, [job])?;
+            tx.execute(set, &[&job])?;
             Ok(Some(Status::Queued))
         })?;
         let Some(status) = status else { return Ok(()) };
@@ -135,7 +134,7 @@ impl Backend {
         self.db.write("time a job out", move |tx| {
             let set = "UPDATE jobs SET cancelled = ?2, timed_out = 1
                        WHERE id = ?1 AND attempt = ?3 AND status = 'running' AND cancelled IS NULL";
-            Ok(tx.execute(set, (job, now_ms(), attempt))?)
+            tx.execute(set, &[&job, &tx.now(), &attempt])
         })?;
         log::info!("job timed out; run={}", live.run);
         self.notifier.notify(Topic::Work);
@@ -147,7 +146,7 @@ impl Backend {
         let (run, attempt) = (live.run, live.attempt);
         let is_given_up = self.db.write("give a job up", move |tx| {
             let Some(job) = running(tx, &run, attempt)? else { return Ok(false) };
-            end_attempt(tx, job, "lost", now_ms())?;
+            end_attempt(tx, job, "lost")?;
             end_job(tx, job, reason)?;
             Ok(true)
         })?;
@@ -161,31 +160,28 @@ impl Backend {
 }
 
 /// The job's row, if this attempt is still the one that runs.
-fn running(tx: &Connection, run: &RunId, attempt: u32) -> Outcome<Option<i64>> {
+fn running(tx: &Tx<'_>, run: &RunId, attempt: u32) -> Outcome<Option<i64>> {
     let query = "SELECT id FROM jobs WHERE run = ?1 AND attempt = ?2 AND status = 'running'";
-    Ok(tx.prepare_cached(query)?.query_row((run, attempt), |row| row.get(0)).optional()?)
+    tx.query_opt(query, &[run, &attempt], |row| row.get(0))
 }
 
-pub(super) fn end_job(tx: &Transaction<'_>, job: i64, error: &str) -> Outcome<()> {
+pub(super) fn end_job(tx: &Tx<'_>, job: i64, error: &str) -> Outcome<()> {
     let set = "UPDATE jobs SET finished = ?2, error = ?3,
-                   status = CASE WHEN cancelled IS NOT NULL AND NOT timed_out THEN 'cancelled'
+                   status = CASE WHEN cancelled IS NOT NULL AND timed_out = 0 THEN 'cancelled'
                        ELSE 'failed' END
                WHERE id = ?1";
-    tx.execute(set, (job, now_ms(), error))?;
-    Ok(())
+    tx.execute(set, &[&job, &tx.now(), &error]).map(drop)
 }
 
-fn live(tx: &Connection) -> Outcome<Vec<Live>> {
+fn live(tx: &Tx<'_>) -> Outcome<Vec<Live>> {
     let query = "SELECT jobs.id, run, attempts.attempt, runner, generation, claimed, timeout,
                      cancelled
                  FROM jobs JOIN attempts
                  ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
                  WHERE status = 'running'";
-    let mut statement = tx.prepare_cached(query)?;
-    let rows = statement.query_map([], |row| {
-        let runner: Option<String> = row.get(3)?;
+    tx.query_all(query, &[], |row| {
+        let owner: Option<Uuid> = row.get(3)?;
         let generation = row.get(4)?;
-        let owner = runner.and_then(|runner| runner.parse().ok());
         Ok(Live {
             job: row.get(0)?,
             run: row.get(1)?,
@@ -195,8 +191,7 @@ fn live(tx: &Connection) -> Outcome<Vec<Live>> {
             timeout: row.get(6)?,
             cancelled: row.get(7)?,
         })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    })
 }
 
 #[cfg(test)]

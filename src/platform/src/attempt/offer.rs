@@ -5,7 +5,8 @@ use std::time::Duration;
 use contract::Offer;
 
 use crate::backend::Backend;
-use crate::clock::{millis, now_ms};
+use crate::clock::millis;
+use crate::db::{List, ToValue};
 use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
@@ -26,27 +27,25 @@ pub struct Wanted {
 impl Backend {
     /// The oldest job that fits. Another runner may claim it first.
     pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
-        let wanted = wanted.clone();
+        let profiles = List::of(&wanted.profiles);
+        let excluded = List::of(&wanted.excluded);
         self.db.read("find a job", move |tx| {
-            let query = "SELECT run, profile, session, COALESCE(reuse_key, run)
-                         FROM jobs WHERE status = 'queued' ORDER BY id";
-            let mut statement = tx.prepare_cached(query)?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let offer = Offer {
+            let query = format!(
+                "SELECT run, profile, session, COALESCE(reuse_key, run) FROM jobs
+                 WHERE status = 'queued' AND (profile IS NULL OR profile IN ({}))
+                     AND run NOT IN ({})
+                 ORDER BY id LIMIT 1",
+                tx.items("?1"),
+                tx.items("?2")
+            );
+            tx.query_opt(&query, &[&profiles, &excluded], |row| {
+                Ok(Offer {
                     run_id: row.get(0)?,
                     profile: row.get(1)?,
                     session: row.get(2)?,
                     reuse_key: Some(row.get(3)?),
-                };
-                let fits = |profile| wanted.profiles.contains(profile);
-                if offer.profile.as_ref().is_none_or(fits)
-                    && !wanted.excluded.contains(&offer.run_id)
-                {
-                    return Ok(Some(offer));
-                }
-            }
-            Ok(None)
+                })
+            })
         })
     }
 
@@ -73,7 +72,6 @@ impl Backend {
     /// those whose attempt was lost lately. Only attempts that this process of the runner claimed
     /// count, and those without a known claimant: a job that it claimed again is not listed.
     pub(crate) fn cancelled(&self, runner: Incarnation) -> Result<Vec<RunId>> {
-        let since = now_ms().saturating_sub(millis(LOST_LISTED));
         self.db.read("list cancelled jobs", move |tx| {
             let query = "SELECT run, jobs.id FROM jobs JOIN attempts
                          ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
@@ -88,10 +86,9 @@ impl Backend {
                                  WHERE live.job = void.job AND live.state = 'live'
                                      AND (live.runner IS NULL OR live.runner = ?1))
                          ORDER BY 2";
-            let mut statement = tx.prepare_cached(query)?;
-            let key = (runner.runner.to_string(), runner.generation, since);
-            let runs = statement.query_map(key, |row| row.get(0))?;
-            Ok(runs.collect::<Result<_, _>>()?)
+            let since = tx.now().saturating_sub(millis(LOST_LISTED));
+            let key: [&dyn ToValue; 3] = [&runner.runner, &runner.generation, &since];
+            tx.query_all(query, &key, |row| row.get(0))
         })
     }
 }

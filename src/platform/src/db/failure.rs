@@ -1,9 +1,6 @@
 //! Errors of a piece of work on the database.
 
-use std::path::Path;
-
-use rusqlite::ErrorCode;
-
+use super::sqlite;
 use crate::{Error, Refusal};
 
 /// The result of a piece of work.
@@ -12,30 +9,62 @@ pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
 /// The cause of a failure. Only the caller knows the operation: see [`Failure::into_error`].
 #[derive(Debug)]
 pub(crate) enum Failure {
-    Sql(rusqlite::Error),
+    Store(StoreError),
     Ours(Error),
 }
 
+/// An error of a store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("its application id is {application:#x}")]
+    Foreign { application: i64 },
+    #[error("a row is missing")]
+    NoRow,
+    #[error("column {column} has an unexpected value")]
+    BadColumn { column: usize },
+}
+
+/// What a store's error means to the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// No space is left.
+    Full,
+    /// The file is damaged, or is not a database.
+    Corrupt,
+    Other,
+}
+
 impl Failure {
-    /// The error with its operation and path; a full disk and a corrupt file get variants of their own.
-    pub(crate) fn into_error(self, operation: &'static str, path: &Path) -> Error {
-        let path = path.to_owned();
+    /// The error with its operation and the database's name; some causes get variants of their own.
+    pub(super) fn into_error(self, operation: &'static str, database: &str) -> Error {
+        let database = database.to_owned();
         match self {
             Self::Ours(error) => error,
-            Self::Sql(source) => match source.sqlite_error_code() {
-                Some(ErrorCode::DiskFull) => Error::Full { path },
-                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                    Error::Corrupt { path, source }
+            Self::Store(source) => match source.meaning() {
+                Meaning::Full => Error::Full { path: database.into() },
+                Meaning::Corrupt => {
+                    Error::Corrupt { path: database.into(), source: Box::new(source) }
                 }
-                _ => Error::Database { operation, path, source },
+                Meaning::Other => Error::Database { operation, database, source: Box::new(source) },
             },
         }
     }
 }
 
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
+impl StoreError {
+    fn meaning(&self) -> Meaning {
+        match self {
+            Self::Sqlite(error) => sqlite::meaning(error),
+            _ => Meaning::Other,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
     }
 }
 

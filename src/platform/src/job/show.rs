@@ -1,8 +1,7 @@
 //! Jobs shown and listed.
 
-use rusqlite::{OptionalExtension, Row};
-
 use super::{Backend, Job};
+use crate::db::{Outcome, Row};
 use crate::notifier::Topic;
 use crate::{Refusal, Result, RunId, warning};
 use std::time::Duration;
@@ -28,7 +27,7 @@ impl Backend {
     pub(crate) fn job(&self, run: RunId) -> Result<Job> {
         let job = self.db.read("show a job", move |tx| {
             let query = format!("SELECT {COLUMNS}, prompt FROM {TABLES} WHERE run = ?1");
-            let found = tx.prepare_cached(&query)?.query_row([run], job).optional()?;
+            let found = tx.query_opt(&query, &[&run], job)?;
             let mut job = found.ok_or(Refusal::NoJob { run })?;
             job.warnings = warning::of_run(tx, &run)?;
             Ok(job)
@@ -52,9 +51,7 @@ impl Backend {
                  WHERE ?1 IS NULL OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)
                  ORDER BY jobs.id DESC LIMIT ?2"
             );
-            let mut statement = tx.prepare_cached(&query)?;
-            let jobs = statement.query_map((before, limit.min(MOST)), job)?;
-            Ok(jobs.collect::<Result<_, _>>()?)
+            tx.query_all(&query, &[&before, &limit.min(MOST)], job)
         })?;
         Ok(jobs.into_iter().map(|job| self.explained(job)).collect())
     }
@@ -71,19 +68,18 @@ impl Backend {
         }
         self.db.read("find a job", move |tx| {
             let query = "SELECT run FROM jobs WHERE run >= ?1 AND run < ?1 || 'g' LIMIT 2";
-            let mut statement = tx.prepare_cached(query)?;
-            let runs = statement.query_map([&prefix], |row| row.get(0))?;
-            let runs: Vec<RunId> = runs.collect::<Result<_, _>>()?;
+            let runs: Vec<RunId> = tx.query_all(query, &[&prefix], |row| row.get(0))?;
+            let prefix = || prefix.clone();
             match runs[..] {
-                [] => Err(Refusal::NoSuchPrefix { prefix }.into()),
+                [] => Err(Refusal::NoSuchPrefix { prefix: prefix() }.into()),
                 [run] => Ok(run),
-                _ => Err(Refusal::Ambiguous { prefix }.into()),
+                _ => Err(Refusal::Ambiguous { prefix: prefix() }.into()),
             }
         })
     }
 }
 
-fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+fn job(row: &Row<'_>) -> Outcome<Job> {
     Ok(Job {
         run_id: row.get(0)?,
         status: row.get(1)?,
@@ -96,7 +92,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         finished_ms: row.get(7)?,
         cancel_requested: row.get(8)?,
         timed_out: row.get(9)?,
-        exit_code: row.get::<_, Option<i64>>(10)?.and_then(|code| u8::try_from(code).ok()),
+        exit_code: row.get::<Option<i64>>(10)?.and_then(|code| u8::try_from(code).ok()),
         error: row.get(11)?,
         resumed_checkpoint: row.get(12)?,
         session_id: row.get(13)?,

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use base::error::chain;
 use base::exec_limit;
-use rusqlite::{OptionalExtension, Transaction};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Backend, Mount, OF_CHECKPOINT, find, mounts};
-use crate::clock::{millis, now_ms};
-use crate::db::Outcome;
+use crate::clock::millis;
+use crate::db::{Outcome, ToValue, Tx};
+use crate::key::Tag;
 use crate::mask::Mask;
 use crate::notifier::Topic;
 use crate::{Error, Refusal, Result, RunId};
@@ -112,7 +112,7 @@ impl Backend {
                 return Ok(Submitted { run_id, is_new: false, waits: None });
             }
             insert(tx, &run, &submission, (&fingerprint, millis(timeout)))?;
-            Ok(Submitted { run_id: run, is_new: true, waits })
+            Ok(Submitted { run_id: run, is_new: true, waits: waits.clone() })
         });
         if !matches!(&submitted, Ok(submitted) if submitted.is_new) {
             // A file that cannot be removed now is removed at the next start.
@@ -124,21 +124,21 @@ impl Backend {
 }
 
 /// The job of an earlier submission with this key.
-fn earlier(tx: &Transaction<'_>, key: Option<&str>, fingerprint: &[u8]) -> Outcome<Option<RunId>> {
+fn earlier(tx: &Tx<'_>, key: Option<&str>, fingerprint: &Tag) -> Outcome<Option<RunId>> {
     let query = "SELECT run, fingerprint FROM jobs WHERE submission_key = ?1";
-    let found: Option<(RunId, Vec<u8>)> =
-        tx.query_row(query, [key], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let found: Option<(RunId, Tag)> =
+        tx.query_opt(query, &[&key], |row| Ok((row.get(0)?, row.get(1)?)))?;
     match found {
-        Some((_, other)) if other != fingerprint => Err(Refusal::KeyReused.into()),
+        Some((_, other)) if other != *fingerprint => Err(Refusal::KeyReused.into()),
         found => Ok(found.map(|(run, _)| run)),
     }
 }
 
 fn insert(
-    tx: &Transaction<'_>,
+    tx: &Tx<'_>,
     run: &RunId,
     submission: &Submission,
-    (fingerprint, timeout): (&[u8], i64),
+    (fingerprint, timeout): (&Tag, i64),
 ) -> Outcome<()> {
     let resumed = submission.resume.map(|run| Resumed::find(tx, &run)).transpose()?;
     let agent = submission.agent.as_deref();
@@ -152,43 +152,42 @@ fn insert(
     let add = "INSERT INTO jobs (run, submission_key, fingerprint, status, agent, profile, prompt,
                    environment, context, has_secrets, timeout, resumed, session, created, reuse_key)
                VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-                   ?14)";
-    tx.prepare_cached(add)?.execute(rusqlite::params![
+                   ?14)
+               RETURNING id";
+    let row: [&dyn ToValue; 14] = [
         run,
-        submission.key,
+        &submission.key,
         fingerprint,
-        agent,
-        submission.profile,
-        submission.prompt,
-        serde_json::to_string(&submission.environment)?,
-        serde_json::to_string(&submission.context)?,
-        !submission.secrets.is_empty(),
-        timeout,
-        resumed.as_ref().map(|resumed| &resumed.checkpoint),
-        resumed.as_ref().map(|resumed| &resumed.session),
-        now_ms(),
-        resumed.as_ref().map_or_else(|| run.to_string(), |resumed| resumed.reuse_key.clone()),
-    ])?;
-    let job = tx.last_insert_rowid();
+        &agent,
+        &submission.profile,
+        &submission.prompt,
+        &serde_json::to_string(&submission.environment)?,
+        &serde_json::to_string(&submission.context)?,
+        &!submission.secrets.is_empty(),
+        &timeout,
+        &resumed.as_ref().map(|resumed| &resumed.checkpoint),
+        &resumed.as_ref().map(|resumed| &resumed.session),
+        &tx.now(),
+        &resumed.as_ref().map_or_else(|| run.to_string(), |resumed| resumed.reuse_key.clone()),
+    ];
+    let job: i64 = tx.query_one(add, &row, |row| row.get(0))?;
     for mount in artifacts {
         add_mount(tx, job, &mount)?;
     }
     Ok(())
 }
 
-fn add_mount(tx: &Transaction<'_>, job: i64, mount: &Mount) -> Outcome<()> {
+fn add_mount(tx: &Tx<'_>, job: i64, mount: &Mount) -> Outcome<()> {
     let query = "SELECT 1 FROM versions WHERE storage = ?1 AND version = ?2";
-    let key = (&mount.storage_id, &mount.version_id);
-    if !tx.prepare_cached(query)?.exists(key)? {
+    if !tx.exists(query, &[&mount.storage_id, &mount.version_id])? {
         return Err(
             Refusal::NotFound { what: format!("version of artifact `{}`", mount.name) }.into()
         );
     }
     let add =
         "INSERT INTO mounts (job, name, storage, version, mount_path) VALUES (?1, ?2, ?3, ?4, ?5)";
-    let row = (job, &mount.name, &mount.storage_id, &mount.version_id, &mount.mount_path);
-    tx.prepare_cached(add)?.execute(row)?;
-    Ok(())
+    let Mount { name, storage_id, version_id, mount_path } = mount;
+    tx.execute(add, &[&job, name, storage_id, version_id, mount_path]).map(drop)
 }
 
 /// The new artifacts, and the resumed ones that they do not replace.
@@ -209,13 +208,13 @@ struct Resumed {
 }
 
 impl Resumed {
-    fn find(tx: &Transaction<'_>, run: &RunId) -> Outcome<Self> {
+    fn find(tx: &Tx<'_>, run: &RunId) -> Outcome<Self> {
         let (job, _) = find(tx, run)?;
         let query = "SELECT checkpoints.id, checkpoints.agent, coalesce(checkpoints.session, ''),
                          COALESCE(reuse_key, run)
                      FROM checkpoints JOIN jobs ON jobs.id = job WHERE job = ?1
                      ORDER BY checkpoints.attempt DESC LIMIT 1";
-        let found = tx.query_row(query, [job], |row| {
+        let found = tx.query_opt(query, &[&job], |row| {
             Ok(Self {
                 checkpoint: row.get(0)?,
                 agent: row.get(1)?,
@@ -223,9 +222,9 @@ impl Resumed {
                 reuse_key: row.get(3)?,
                 artifacts: Vec::new(),
             })
-        });
+        })?;
         let missing = || Refusal::NotFound { what: format!("checkpoint of job {run}") };
-        let mut resumed = found.optional()?.ok_or_else(missing)?;
+        let mut resumed = found.ok_or_else(missing)?;
         if resumed.session.is_empty() {
             return Err(Refusal::NoSession { run: *run }.into());
         }

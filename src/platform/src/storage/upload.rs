@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http_server::{Account, Body};
-use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
 use super::Upload;
@@ -84,12 +83,15 @@ impl Backend {
         let (run, attempt): (RunId, u32) =
             (run.parse()?, attempt.parse().map_err(|_| Refusal::BadSignature)?);
         let limit = self.config.largest_upload;
+        if size > limit {
+            return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
+        }
         self.db.write("count an upload", move |tx| {
             let set = "UPDATE attempts SET uploaded_bytes = uploaded_bytes + ?3
                        WHERE job = (SELECT id FROM jobs WHERE run = ?1) AND attempt = ?2
                            AND state = 'live' RETURNING uploaded_bytes";
-            let counted = tx.prepare_cached(set)?.query_row((run, attempt, size), |row| row.get(0));
-            let uploaded: u64 = counted.optional()?.ok_or(Refusal::Ended)?;
+            let counted = tx.query_opt(set, &[&run, &attempt, &size], |row| row.get(0))?;
+            let uploaded: u64 = counted.ok_or(Refusal::Ended)?;
             if uploaded > limit {
                 return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
             }
@@ -101,7 +103,7 @@ impl Backend {
     fn upload(&self, target: &Target) -> Result<String> {
         let Target { owner, storage, version } = target.clone();
         self.db.read("find an upload", move |tx| {
-            Ok(Upload::find(tx, (&owner, &storage, &version))?.content)
+            Ok(Upload::find(tx, [&owner, &storage, &version])?.content)
         })
     }
 
@@ -120,13 +122,12 @@ impl Backend {
             if !blobs.has(&digest) {
                 return Err(Refusal::Busy.into());
             }
-            let Target { owner, storage, version } = target;
+            let Target { owner, storage, version } = &target;
             let set = format!(
                 "UPDATE uploads SET {kind} = ?4, archive_size = coalesce(?5, archive_size)
                  WHERE owner = ?1 AND storage = ?2 AND version = ?3"
             );
-            let row = (owner, storage, version, digest, size);
-            match tx.prepare_cached(&set)?.execute(row)? {
+            match tx.execute(&set, &[owner, storage, version, &digest, &size])? {
                 0 => Err(Refusal::Ended.into()),
                 _ => Ok(()),
             }

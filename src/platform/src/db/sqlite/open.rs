@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::schema::{APPLICATION, MIGRATIONS};
-use super::{Failure, Outcome};
+use crate::db::schema::{APPLICATION, MIGRATIONS};
+use crate::db::{Failure, Outcome, StoreError};
 use crate::error::file;
 use crate::{Error, Result};
 
@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         connection.set_prepared_statement_cache_capacity(128);
         Ok(connection)
     };
-    connect().map_err(|failure: Failure| failure.into_error("open", path))
+    connect().map_err(|failure: Failure| failure.into_error("open", &path.to_string_lossy()))
 }
 
 /// Rejects databases of other programs and of newer versions of this one.
@@ -45,8 +45,8 @@ fn check(connection: &Connection, path: &Path) -> Outcome<()> {
     let known = MIGRATIONS.len() as i64;
     let is_new = application == 0 && found == 0;
     if !is_new && application != APPLICATION {
-        let source = rusqlite::Error::InvalidQuery;
-        return Err(Error::Corrupt { path: path.to_owned(), source }.into());
+        let source = StoreError::Foreign { application };
+        return Err(Error::Corrupt { path: path.to_owned(), source: Box::new(source) }.into());
     }
     if found > known {
         return Err(Error::NewerDatabase { path: path.to_owned(), found, known }.into());
