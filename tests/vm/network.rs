@@ -16,7 +16,7 @@ fn listen_to(address: Ipv4Addr, port: u16) -> String {
 }
 
 /// Says hello to who connects, on the internet.
-fn greet(runner: &Runner, address: Ipv4Addr) -> u16 {
+pub(crate) fn greet(runner: &Runner, address: Ipv4Addr) -> u16 {
     let listener = runner.world.on_the_internet(|| TcpListener::bind((address, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
     let greet = move || {

@@ -151,8 +151,13 @@ pub(crate) struct SandboxServer {
 
 impl SandboxServer {
     pub(crate) fn start(runner: &Runner) -> Self {
+        Self::start_with(runner, &[])
+    }
+
+    /// With more arguments.
+    pub(crate) fn start_with(runner: &Runner, arguments: &[&str]) -> Self {
         let listen = ["sandbox", "serve", "--listen", "127.0.0.1:0"];
-        Self::of(runner, Running::of(runner.service(&listen)))
+        Self::of(runner, Running::of(runner.service(&[&listen, arguments].concat())))
     }
 
     /// The server that a process is.
