@@ -11,12 +11,14 @@
 //! | the services for commands and files, as programs call them | `envd.rs` |
 //! | servers in a sandbox, reached by host names | `port.rs` |
 //! | what a sandbox uses | `metrics.rs` |
+//! | what happened to a sandbox | `event_log.rs` |
 //! | files in a sandbox: describe, list, make, move, remove, watch, read, write | `files.rs` |
 
 mod account;
 mod api;
 mod clock;
 mod envd;
+mod event_log;
 pub mod files;
 mod key;
 mod launcher;
@@ -30,6 +32,7 @@ mod testing;
 
 pub use api::Api;
 pub use clock::{Clock, SystemClock};
+pub use event_log::{EventLog, LoggedEvent};
 pub use key::{ApiKey, KeyError, Keys, NewKey, Scope};
 pub use launcher::{
     Destination, LaunchError, LaunchRequest, Launched, Launcher, NetworkRequest, Reservation,

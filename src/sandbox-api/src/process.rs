@@ -24,11 +24,13 @@ use std::time::{Duration, Instant};
 
 use base::sync::Mutex;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use log::Level;
 use sandbox::{ExecRequest, Outcome, PtySize, Sandbox, User};
 
 pub use self::ending::Ending;
 pub use self::error::{Error, Result};
 pub use self::running::{Next, Output, Process, Subscription};
+use crate::event_log::{COMMAND, EventLog};
 
 /// For how long a process is found after its end.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -85,6 +87,7 @@ pub enum Selector {
 /// The processes of a sandbox.
 pub struct Processes {
     table: Mutex<Table>,
+    log: Arc<EventLog>,
     /// Disconnects when the table is dropped.
     closing: Receiver<Infallible>,
     close: Option<Sender<Infallible>>,
@@ -106,14 +109,12 @@ struct Entry {
 /// A place in the table, until the process is in it.
 struct Place<'a>(&'a Processes);
 
-impl Default for Processes {
-    fn default() -> Self {
-        let (close, closing) = bounded(0);
-        Self { table: Mutex::default(), closing, close: Some(close) }
-    }
-}
-
 impl Processes {
+    pub(crate) fn new(log: Arc<EventLog>) -> Self {
+        let (close, closing) = bounded(0);
+        Self { table: Mutex::default(), log, closing, close: Some(close) }
+    }
+
     /// Starts a process. The subscription has its output from the beginning.
     pub fn start(
         &self,
@@ -145,7 +146,9 @@ impl Processes {
                 _ => Error::NotStarted { message: "it has no process id".to_owned() },
             });
         };
-        let process = Arc::new(Process::new(pid, tag, command, &exec, execution));
+        let process =
+            Arc::new(Process::new((pid, tag), command, &exec, execution, Arc::clone(&self.log)));
+        self.record_start(&process);
         let subscription = Process::subscribe(&process);
         let thread = {
             let (process, closing) = (Arc::clone(&process), self.closing.clone());
@@ -175,6 +178,16 @@ impl Processes {
     pub fn connect(&self, selector: &Selector) -> Result<Subscription> {
         let process = self.recent(selector).ok_or_else(|| not_found(selector))?;
         Ok(Process::subscribe(&process))
+    }
+
+    fn record_start(&self, process: &Process) {
+        let command = process.command();
+        let line = [&command.program].into_iter().chain(&command.arguments);
+        let line = line.map(String::as_str).collect::<Vec<_>>().join(" ");
+        let pid = process.pid().to_string();
+        let mut fields = vec![("pid", pid.as_str()), (COMMAND, &line)];
+        fields.extend(process.tag().map(|tag| ("tag", tag.as_str())));
+        self.log.record_process(Level::Info, "process started", &fields);
     }
 
     fn recent(&self, selector: &Selector) -> Option<Arc<Process>> {

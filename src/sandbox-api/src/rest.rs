@@ -13,6 +13,7 @@ mod fields;
 mod idempotency;
 mod life;
 mod list;
+mod logs;
 mod metrics;
 mod network;
 pub(crate) mod refused;

@@ -45,6 +45,7 @@ use self::managed::{Identity, Times};
 use self::registry::{Registry, TRANSITION};
 use self::vm::Vm;
 use crate::clock::Clock;
+use crate::event_log::EventLog;
 use crate::launcher::{LaunchRequest, Launcher, NetworkRequest, Template};
 
 /// The time that a request adds to a sandbox that it resumes, unless the sandbox was created with more.
@@ -128,7 +129,9 @@ impl Sandboxes {
         let identity = Identity { id, key, template, envd_token, traffic_token };
         let started_at = self.wall();
         let times = Times { started_at, timeout, end: self.registry.end_after(timeout) };
-        let sandbox = Arc::new(ManagedSandbox::new(identity, request, times, vm));
+        let log = EventLog::new(Arc::clone(&self.registry.clock));
+        log.record_sandbox("sandbox started");
+        let sandbox = Arc::new(ManagedSandbox::new(identity, request, times, vm, log));
         if !self.registry.add(Arc::clone(&sandbox)) {
             end(&sandbox);
             return Err(Error::Stopping);
@@ -228,7 +231,10 @@ impl Sandboxes {
         let sandbox = self.get(caller, id)?;
         let make = |config: &_| Ok(self.launcher.network(config, &network)?);
         match sandbox.life().set_network(make, Instant::now() + TRANSITION) {
-            Ok(()) => sandbox.record_network(network),
+            Ok(()) => {
+                sandbox.record_network(network);
+                sandbox.log().record_sandbox("network replaced");
+            }
             Err(error) => {
                 if matches!(error, Error::Network { .. }) {
                     self.registry.remove(id);
@@ -283,6 +289,7 @@ impl Sandboxes {
             self.registry.remove(sandbox.id());
         }
         if matches!(resumed, Ok(true)) {
+            sandbox.log().record_sandbox("sandbox resumed");
             log::info!("sandbox resumed; sandbox={}", sandbox.id());
         }
         self.registry.wake();

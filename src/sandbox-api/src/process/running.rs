@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use base::sync::Mutex;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
+use log::Level;
 use sandbox::{Event, ExecRequest, Execution, PtySize, Stream};
 
 use super::{Command, Ending, Error, Result};
+use crate::event_log::EventLog;
 
 /// The largest piece of output that is handed to subscribers.
 const PIECE: usize = 16 << 10;
@@ -31,6 +33,7 @@ pub struct Process {
     has_stdin: AtomicBool,
     execution: Box<dyn Execution>,
     state: Mutex<State>,
+    log: Arc<EventLog>,
 }
 
 #[derive(Default)]
@@ -75,15 +78,15 @@ pub enum Next {
 
 impl Process {
     pub(super) fn new(
-        pid: u32,
-        tag: Option<String>,
+        (pid, tag): (u32, Option<String>),
         command: Command,
         exec: &ExecRequest,
         execution: Box<dyn Execution>,
+        log: Arc<EventLog>,
     ) -> Self {
         let (has_terminal, has_stdin) = (exec.pty.is_some(), AtomicBool::new(exec.stdin));
         let state = Mutex::default();
-        Self { pid, tag, command, has_terminal, has_stdin, execution, state }
+        Self { pid, tag, command, has_terminal, has_stdin, execution, state, log }
     }
 
     /// Its id in the sandbox.
@@ -238,12 +241,22 @@ impl Process {
     fn end(&self, ending: Ending) {
         let mut state = self.state.lock();
         state.own = None;
-        if state.ended.is_none() {
-            state.ended = Some((ending, Instant::now()));
+        let is_first = state.ended.is_none();
+        if is_first {
+            state.ended = Some((ending.clone(), Instant::now()));
         }
         let subscribers = std::mem::take(&mut state.subscribers);
         drop(state);
+        if is_first {
+            self.record_end(&ending);
+        }
         drop(subscribers);
+    }
+
+    fn record_end(&self, ending: &Ending) {
+        let level = if *ending == Ending::Exited(0) { Level::Info } else { Level::Warn };
+        let (pid, status) = (self.pid.to_string(), ending.status());
+        self.log.record_process(level, "process ended", &[("pid", &pid), ("status", &status)]);
     }
 }
 

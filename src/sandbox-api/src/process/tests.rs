@@ -8,6 +8,7 @@ use sandbox::fake::{Factory, Manner, Script, config};
 use sandbox::{Cancellation, SandboxFactory as _, Stream};
 
 use super::*;
+use crate::testing::ManualClock;
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
@@ -22,6 +23,10 @@ fn request(program: &str) -> StartRequest {
     StartRequest { command, ..StartRequest::default() }
 }
 
+fn processes() -> Processes {
+    Processes::new(Arc::new(EventLog::new(ManualClock::new())))
+}
+
 /// A sandbox that stays open.
 fn open() -> (crossbeam_channel::Sender<Infallible>, Receiver<Infallible>) {
     bounded(0)
@@ -31,7 +36,7 @@ fn open() -> (crossbeam_channel::Sender<Infallible>, Receiver<Infallible>) {
 fn output_of_descendants_keeps_a_process_until_it_is_signalled() {
     let factory = Script::default().on("sh", &["a"], 0).leave("sh", &["b"]).factory();
     let sandbox = start(&factory);
-    let processes = Processes::default();
+    let processes = processes();
     let (_open, closed) = open();
     let subscription = processes.start(&*sandbox, request("sh"), soon()).unwrap();
     for expected in [b"a", b"b"] {
@@ -48,7 +53,7 @@ fn output_of_descendants_keeps_a_process_until_it_is_signalled() {
 #[test]
 fn a_program_that_is_missing_is_an_error_and_leaves_nothing() {
     let sandbox = start(&Script::default().factory());
-    let processes = Processes::default();
+    let processes = processes();
     let error = processes.start(&*sandbox, request("missing"), soon()).err().unwrap();
     assert!(matches!(error, Error::NotStarted { .. }), "{error}");
     assert!(processes.list().is_empty());
@@ -57,7 +62,7 @@ fn a_program_that_is_missing_is_an_error_and_leaves_nothing() {
 #[test]
 fn processes_over_the_limit_are_refused() {
     let sandbox = start(&Script::default().hold("sleep", Manner::Polite).factory());
-    let processes = Processes::default();
+    let processes = processes();
     for _ in 0..MOST {
         processes.start(&*sandbox, request("sleep"), soon()).unwrap();
     }
@@ -69,7 +74,7 @@ fn processes_over_the_limit_are_refused() {
 #[test]
 fn a_process_ends_with_the_table_of_processes() {
     let sandbox = start(&Script::default().hold("sleep", Manner::Deaf).factory());
-    let processes = Processes::default();
+    let processes = processes();
     let subscription = processes.start(&*sandbox, request("sleep"), soon()).unwrap();
     drop(processes);
     let (_open, closed) = open();
@@ -79,10 +84,31 @@ fn a_process_ends_with_the_table_of_processes() {
 #[test]
 fn a_subscription_tells_when_the_sandbox_is_paused_and_when_nothing_happens() {
     let sandbox = start(&Script::default().hold("sleep", Manner::Deaf).factory());
-    let processes = Processes::default();
+    let processes = processes();
     let subscription = processes.start(&*sandbox, request("sleep"), soon()).unwrap();
     let (open, closed) = open();
     assert!(matches!(subscription.next(&closed, Instant::now()), Next::TimedOut));
     drop(open);
     assert!(matches!(subscription.next(&closed, soon()), Next::Closed));
+}
+
+#[test]
+fn the_log_has_the_start_and_the_end_of_a_process() {
+    let sandbox = start(&Script::default().on("sh", &[], 3).factory());
+    let processes = processes();
+    let (_open, closed) = open();
+    let mut request = request("sh");
+    request.command.arguments = vec!["-c".to_owned(), "exit 3".to_owned()];
+    let subscription = processes.start(&*sandbox, request, soon()).unwrap();
+    assert!(matches!(subscription.next(&closed, soon()), Next::Ended(Ending::Exited(3))));
+    let pid = subscription.process().pid().to_string();
+
+    let events = processes.log.all();
+
+    let [started, ended] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((started.level, started.message), (Level::Info, "process started"));
+    let expected = [(COMMAND, "sh -c exit 3".to_owned()), ("pid", pid.clone())];
+    assert_eq!(started.fields, expected.into());
+    assert_eq!((ended.level, ended.message), (Level::Warn, "process ended"));
+    assert_eq!(ended.fields, [("pid", pid), ("status", "exit status 3".to_owned())].into());
 }

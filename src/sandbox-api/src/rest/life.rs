@@ -114,12 +114,6 @@ pub(super) fn network(call: &mut Call<'_, '_>) -> Result<Response, Refused> {
     }
 }
 
-/// `GET /sandboxes/{id}/logs`
-pub(super) fn logs(call: &mut Call<'_, '_>) -> Result<Response, Refused> {
-    call.context.sandboxes.get(&call.caller, call.id())?;
-    Err(Refused::unsupported("this server keeps no logs of sandboxes"))
-}
-
 /// Calls on what runs do not find a paused sandbox.
 fn only_running(error: Error) -> Refused {
     match error {

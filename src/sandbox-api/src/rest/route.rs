@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 
 use super::context::Call;
 use super::refused::Refused;
-use super::{create, life, list, metrics};
+use super::{create, life, list, logs, metrics};
 
 /// What a call does.
 type Action = fn(&mut Call<'_, '_>) -> Result<Response, Refused>;
@@ -37,8 +37,8 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::Post, "/sandboxes/{id}/pause", life::pause),
     route(Method::Put, "/sandboxes/{id}/network", life::network),
     route(Method::Get, "/sandboxes/{id}/metrics", metrics::metrics),
-    route(Method::Get, "/sandboxes/{id}/logs", life::logs),
-    route(Method::Get, "/v2/sandboxes/{id}/logs", life::logs),
+    route(Method::Get, "/sandboxes/{id}/logs", logs::lines),
+    route(Method::Get, "/v2/sandboxes/{id}/logs", logs::entries),
     route(Method::Post, "/sandboxes/{id}/snapshots", no_snapshots),
     route(Method::Post, "/sandboxes/{id}/fork", no_snapshots),
     route(Method::Get, "/snapshots", no_snapshots),

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::key::{ApiKey, NewKey};
 use crate::launcher::Destination;
-use crate::sandboxes::Limits;
+use crate::sandboxes::{Caller, Limits};
 use crate::testing::{FakeLauncher, ManualClock, registry};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -446,13 +446,70 @@ fn templates_are_those_of_the_launcher() {
 }
 
 #[test]
+fn the_logs_of_a_sandbox_have_its_life() {
+    let lab = Lab::new();
+    let id = lab.create(BASE);
+    lab.clock.advance(MINUTE);
+    assert_eq!(lab.call("POST", &format!("/sandboxes/{id}/pause"), "").status, 204);
+    let messages = |query: &str| {
+        let reply = lab.call("GET", &format!("/v2/sandboxes/{id}/logs{query}"), "");
+        let logs = reply.body["logs"].as_array().unwrap().clone();
+        logs.iter().map(|entry| entry["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+
+    let (started, paused) = ("sandbox started", "sandbox paused");
+    assert_eq!(messages(""), [started, paused]);
+    assert_eq!(messages("?direction=backward"), [paused, started]);
+    assert_eq!(messages("?cursor=1800000000001"), [paused]);
+    assert_eq!(messages("?cursor=1800000000001&direction=backward"), [started]);
+    assert_eq!(messages("?limit=1"), [started]);
+    assert_eq!(messages("?search=pause&level=info"), [paused]);
+    assert_eq!(messages("?level=warn"), [""; 0]);
+    let lines = lab.call("GET", &format!("/sandboxes/{id}/logs?start=1800000000001"), "");
+    assert_eq!(lines.body["logEntries"][0]["timestamp"], json!("2027-01-15T08:01:00.000000Z"));
+    let line: Value =
+        serde_json::from_str(lines.body["logs"][0]["line"].as_str().unwrap()).unwrap();
+    assert_eq!(line, json!({"level": "info", "logger": "sandbox", "message": paused}));
+}
+
+#[test]
+fn a_wrong_question_for_logs_is_refused_by_its_value() {
+    let lab = Lab::new();
+    let id = lab.create(BASE);
+    for query in ["cursor=-1", "limit=x", "direction=up", "level=trace"] {
+        let reply = lab.call("GET", &format!("/v2/sandboxes/{id}/logs?{query}"), "");
+        let (status, message) = reply.error();
+        assert_eq!(status, 400, "{message}");
+        assert!(message.contains(query.split_once('=').unwrap().1), "{message}");
+    }
+    assert_eq!(lab.call("GET", "/v2/sandboxes/unknown/logs", "").error().0, 404);
+}
+
+#[test]
+fn a_key_that_may_only_read_sees_no_command_lines_in_logs() {
+    let lab = Lab::with(Script::default().on("sh", &[], 0), NewKey::default());
+    let id = lab.create(BASE);
+    let sandbox = lab.sandboxes.find(&id).unwrap();
+    let command = crate::process::Command { program: "sh".to_owned(), ..Default::default() };
+    let request = crate::process::StartRequest { command, ..Default::default() };
+    let deadline = std::time::Instant::now() + MINUTE;
+    let running = sandbox.running().unwrap();
+    sandbox.processes().start(&*running, request, deadline).unwrap();
+    let field = |scope| {
+        let caller = Caller { key: sandbox.key().to_owned(), limits: Limits::default() };
+        logs::events(&lab.sandboxes, &caller, &id, scope).unwrap()[1].fields.get("command").cloned()
+    };
+    assert_eq!(field(Scope::All), Some("sh".to_owned()));
+    assert_eq!(field(Scope::Read), None);
+}
+
+#[test]
 fn what_this_server_does_not_do_is_not_implemented() {
     let lab = Lab::new();
     let id = lab.create(BASE);
     let call = |method, path: &str| lab.call(method, path, "{}").error().0;
     assert_eq!(call("POST", &format!("/sandboxes/{id}/snapshots")), 501);
     assert_eq!(call("POST", &format!("/sandboxes/{id}/fork")), 501);
-    assert_eq!(call("GET", &format!("/sandboxes/{id}/logs")), 501);
     assert_eq!(call("GET", "/snapshots"), 501);
     assert_eq!(call("DELETE", "/templates/a%2Fb"), 501);
     assert_eq!(call("POST", "/v3/templates"), 501);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base::sync::Mutex;
@@ -11,6 +12,7 @@ use super::life::{End, Life, Status};
 use super::request::{CreateRequest, Lifecycle};
 use super::vm::{RunningSandbox, Vm};
 use crate::account::Accounts;
+use crate::event_log::EventLog;
 use crate::files::Watchers;
 use crate::launcher::{NetworkRequest, Template};
 use crate::metrics::Samples;
@@ -24,6 +26,7 @@ pub struct ManagedSandbox {
     timeout: Duration,
     network: Mutex<NetworkRequest>,
     samples: Samples,
+    log: Arc<EventLog>,
     life: Life,
     // Dropped after the VM.
     processes: Processes,
@@ -49,7 +52,14 @@ pub(super) struct Times {
 }
 
 impl ManagedSandbox {
-    pub(super) fn new(identity: Identity, request: CreateRequest, times: Times, vm: Vm) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        request: CreateRequest,
+        times: Times,
+        vm: Vm,
+        log: EventLog,
+    ) -> Self {
+        let log = Arc::new(log);
         let Times { started_at, timeout, end } = times;
         let network = Mutex::new(request.network.clone());
         let life = Life::new(identity.id.clone(), vm, end);
@@ -60,8 +70,9 @@ impl ManagedSandbox {
             timeout,
             network,
             samples: Samples::default(),
+            log: Arc::clone(&log),
             life,
-            processes: Processes::default(),
+            processes: Processes::new(log),
             accounts: Accounts::default(),
             watchers: Watchers::default(),
         }
@@ -134,6 +145,11 @@ impl ManagedSandbox {
     /// What it used.
     pub fn metrics(&self) -> &Samples {
         &self.samples
+    }
+
+    /// What happened to it.
+    pub fn log(&self) -> &EventLog {
+        &self.log
     }
 
     /// The processes that were started in it by calls.

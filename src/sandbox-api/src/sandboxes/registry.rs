@@ -94,8 +94,9 @@ impl Registry {
     /// Pauses a VM whose pause has begun. A sandbox that cannot be paused is removed.
     pub(super) fn finish_pause(&self, sandbox: &ManagedSandbox, vm: Arc<Vm>) -> Result<()> {
         let paused = sandbox.life().finish_pause(vm, Instant::now() + TRANSITION);
-        if paused.is_err() {
-            self.remove(sandbox.id());
+        match &paused {
+            Ok(()) => sandbox.log().record_sandbox("sandbox paused"),
+            Err(_) => self.remove(sandbox.id()),
         }
         self.wake();
         paused
