@@ -57,6 +57,8 @@ pub(crate) struct Caller {
 impl Caller {
     /// The attempt of a token that belongs to this run and is not revoked.
     pub(crate) fn authorize(tx: &Tx<'_>, token: &Tag, run: &RunId) -> Outcome<Self> {
+        let job = "SELECT 1 FROM jobs WHERE id = (SELECT job FROM attempts WHERE token_hash = ?1)";
+        tx.lock(job, &[token])?;
         let query = "SELECT job, attempts.attempt, state, ended, run, has_secrets
                      FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
         let found = tx.query_opt(query, &[token], |row| {

@@ -8,6 +8,7 @@ use base::deadline::after;
 use http_server::Method;
 
 use crate::blob::Blobs;
+use crate::clock::millis;
 use crate::db::Db;
 use crate::folder::Folder;
 use crate::key::{self, Key, Tag};
@@ -40,7 +41,7 @@ impl Backend {
         let folder = Folder::open(&config.state)?;
         let runner_token = key::runner_token(&folder.runner_token())?;
         let backend = Self {
-            db: Db::open(&folder.database())?,
+            db: Db::open(&config.database, &folder.database())?,
             blobs: Arc::new(Blobs::new(folder.blobs(), folder.partial())),
             secrets: Secrets::new(folder.secrets()),
             presence: Presence::default(),
@@ -68,7 +69,8 @@ impl Backend {
 
     /// A presigned URL.
     pub(crate) fn url(&self, base: &str, method: Method, path: &str) -> String {
-        sign::url(&self.key, base, method, path, self.config.url_lifetime)
+        let expires = self.db.now().saturating_add(millis(self.config.url_lifetime));
+        sign::url(&self.key, base, method, path, expires)
     }
 
     /// Calls `look` at once and after each notification of the topic, until it finds something or

@@ -1,8 +1,43 @@
 //! The configuration of a platform.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// A database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Database {
+    /// SQLite, in the state folder.
+    Embedded,
+    /// PostgreSQL 14 or later, which several platforms share.
+    Postgres(ConnectionString),
+}
+
+/// A connection string of libpq, perhaps with a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConnectionString(String);
+
+impl ConnectionString {
+    /// A URL like `postgresql://user@host/database`, or `key=value` pairs.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Prints no password.
+impl fmt::Debug for ConnectionString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConnectionString")
+    }
+}
 
 /// The configuration of a platform. [`Config::new`] has the defaults.
 #[derive(Debug, Clone)]
@@ -10,6 +45,8 @@ use std::time::Duration;
 pub struct Config {
     /// The state folder; everything is in `control` in it.
     pub state: PathBuf,
+    /// Where jobs, events and all else but content are stored.
+    pub database: Database,
     /// The addresses for runners and guests; port 0 selects a free port.
     pub listen: Vec<SocketAddr>,
     /// The base of URLs in execution contexts, which guests use: `http://192.168.241.1:8080`. By
@@ -49,6 +86,7 @@ impl Config {
     pub fn new(state: &Path) -> Self {
         Self {
             state: state.to_owned(),
+            database: Database::Embedded,
             listen: Vec::new(),
             guest_url: None,
             lease: Duration::from_secs(150),

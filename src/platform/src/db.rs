@@ -1,13 +1,16 @@
 //! The database: one set of operations on two stores.
 //!
 //! An operation is a closure that runs statements in a transaction ([`Tx`]). SQLite is the embedded
-//! store. No file outside of this folder names a store.
+//! store; PostgreSQL, with the feature `postgres`, is shared by several platforms. No file outside of
+//! this folder names a store.
 //!
 //! INVARIANT: a closure may run several times, in a transaction of its own each time; only the last one
 //! counts. So it has no effect but through its statements and its result.
 
 mod dialect;
 mod failure;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod schema;
 mod sqlite;
 mod tx;
@@ -15,29 +18,58 @@ mod value;
 
 use std::path::Path;
 
-use self::failure::StoreError;
-pub(crate) use self::failure::{Failure, Outcome};
+pub(crate) use self::failure::Outcome;
+#[cfg(feature = "postgres")]
+use self::postgres::Postgres;
 use self::sqlite::Sqlite;
+use self::tx::Mode;
 pub(crate) use self::tx::{Row, Tx};
 pub(crate) use self::value::{FromValue, List, ToValue, Value};
+#[cfg(not(feature = "postgres"))]
+use crate::Error;
 use crate::Result;
+use crate::clock::now_ms;
+use crate::config::Database;
 
 /// The database.
-pub(crate) struct Db(Sqlite);
+pub(crate) enum Db {
+    Sqlite(Sqlite),
+    #[cfg(feature = "postgres")]
+    Postgres(Postgres),
+}
 
 impl Db {
-    /// Opens the embedded database, and creates a missing one.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        Sqlite::open(path).map(Self)
+    /// Opens the database; a missing embedded one, at `path`, is created.
+    pub(crate) fn open(database: &Database, path: &Path) -> Result<Self> {
+        match database {
+            Database::Embedded => Sqlite::open(path).map(Self::Sqlite),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(connection) => Postgres::open(connection).map(Self::Postgres),
+            #[cfg(not(feature = "postgres"))]
+            Database::Postgres(_) => Err(Error::NoPostgres),
+        }
     }
 
     /// Runs `work` in a transaction, which is on the disk when this returns, or is rolled back.
+    ///
+    /// `work` may run again after its transaction was committed, if the connection was lost before that
+    /// was known. So it finds what it did by keys that it was given, and does it no second time.
     pub(crate) fn write<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
-        self.0.write(operation, work)
+        self.run(operation, Mode::Write, work)
+    }
+
+    /// As [`Db::write`], for work that would do it a second time. If nobody knows whether it is
+    /// committed, this fails, and the client decides.
+    pub(crate) fn write_once<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run(operation, Mode::WriteOnce, work)
     }
 
     /// Runs `work` on one consistent snapshot of the database.
@@ -46,7 +78,46 @@ impl Db {
         operation: &'static str,
         work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
-        self.0.read(operation, work)
+        self.run(operation, Mode::Read, work)
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        mode: Mode,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.transact(operation, mode, work),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.transact(operation, mode, &work),
+        }
+    }
+
+    /// The database's clock, in milliseconds since 1970, without a transaction.
+    pub(crate) fn now(&self) -> i64 {
+        match self {
+            Self::Sqlite(_) => now_ms(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.now(),
+        }
+    }
+
+    /// Ends all waits for the database: operations fail instead.
+    pub(crate) fn stop(&self) {
+        match self {
+            Self::Sqlite(_) => {}
+            #[cfg(feature = "postgres")]
+            Self::Postgres(postgres) => postgres.stop(),
+        }
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+impl crate::ConnectionString {
+    /// Whether it has a password; an error in a build that cannot use it.
+    pub fn has_password(&self) -> Result<bool> {
+        Err(Error::NoPostgres)
     }
 }
 
@@ -60,7 +131,7 @@ mod tests {
     #[test]
     fn a_refusal_rolls_the_transaction_back() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("control.db")).unwrap();
+        let db = Db::open(&Database::Embedded, &dir.path().join("control.db")).unwrap();
 
         let refused: Result<()> = db.write("add", |tx| {
             tx.execute(ADD, &[&"i"])?;
@@ -77,7 +148,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_an_error_and_leaves_the_database_usable() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("control.db")).unwrap();
+        let db = Db::open(&Database::Embedded, &dir.path().join("control.db")).unwrap();
         let add = |name: String| db.write("add", move |tx| tx.execute(ADD, &[&name]));
         let pages = "SELECT page_count FROM pragma_page_count";
         db.read("fill the disk", move |tx| {
@@ -95,7 +166,7 @@ mod tests {
     #[test]
     fn a_failed_statement_is_reported_with_its_operation() {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("control.db")).unwrap();
+        let db = Db::open(&Database::Embedded, &dir.path().join("control.db")).unwrap();
 
         let failed = db.read("count sheep", |tx| tx.execute("SELECT nothing", &[]));
 

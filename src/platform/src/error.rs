@@ -46,6 +46,14 @@ pub enum Error {
     Corrupt { path: PathBuf, source: StoreSource },
     #[error("{path} has schema {found}, but this program supports {known}: use a newer program")]
     NewerDatabase { path: PathBuf, found: i64, known: i64 },
+    #[error("cannot {operation} in {database} now")]
+    Unavailable { operation: &'static str, database: String, source: StoreSource },
+    #[error("the connection string of the database is malformed: {reason}")]
+    BadConnectionString { reason: String },
+    #[error(
+        "this program was built without PostgreSQL: build it with `--features postgres`, which needs libpq"
+    )]
+    NoPostgres,
     #[error("a record in the database is malformed")]
     BadRow { source: serde_json::Error },
 

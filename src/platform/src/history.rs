@@ -131,6 +131,7 @@ impl Backend {
         let blob = incoming.keep()?;
         let blobs = Arc::clone(&self.blobs);
         self.db.write("record a history", move |tx| {
+            tx.lock_names(&[&blob.digest])?;
             if !blobs.has(&blob.digest) {
                 return Err(Refusal::Busy.into());
             }

@@ -158,8 +158,8 @@ impl Backend {
 
 /// A job's row and status.
 pub(crate) fn find(tx: &Tx<'_>, run: &RunId) -> Outcome<(i64, Status)> {
-    let query = "SELECT id, status FROM jobs WHERE run = ?1";
-    let found = tx.query_opt(query, &[run], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let query = tx.locking("SELECT id, status FROM jobs WHERE run = ?1");
+    let found = tx.query_opt(&query, &[run], |row| Ok((row.get(0)?, row.get(1)?)))?;
     found.ok_or_else(|| Refusal::NoJob { run: *run }.into())
 }
 

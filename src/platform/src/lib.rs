@@ -69,7 +69,7 @@ mod warning;
 pub use attempt::{Completed, Wanted};
 pub use checkpoint::Checkpoint;
 pub use client::{Artifact, Client, Follow};
-pub use config::Config;
+pub use config::{Config, ConnectionString, Database};
 pub use content_hash::FileEntry;
 pub use contract::{Completion, Offer, RunId};
 pub use error::{Error, Result};

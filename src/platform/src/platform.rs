@@ -99,6 +99,7 @@ impl Platform {
             return Ok(());
         };
         self.backend.notifier.stop();
+        self.backend.db.stop();
         let kept = timer.join().map_err(|_| Error::Panicked { name: TIMER });
         let served = self
             .server
@@ -116,10 +117,10 @@ impl Drop for Platform {
     }
 }
 
-/// Removes old jobs and unreferenced content from a state folder that no platform serves. Otherwise
-/// use [`Client::prune`](crate::Client::prune).
-pub fn prune(state: &Path, keep: Duration) -> Result<Pruned> {
-    Backend::open(Config::new(state))?.prune(keep)
+/// Removes old jobs and unreferenced content where no platform serves the state folder. Otherwise use
+/// [`Client::prune`](crate::Client::prune).
+pub fn prune(config: Config, keep: Duration) -> Result<Pruned> {
+    Backend::open(config)?.prune(keep)
 }
 
 fn listen(addresses: &[SocketAddr]) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> {

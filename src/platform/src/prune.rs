@@ -47,9 +47,10 @@ impl Backend {
             }
             let blobs = Arc::clone(&self.blobs);
             let digest = blob.digest;
-            // In the database's thread, which also adds references: an earlier reference is seen,
-            // and a later one finds the content missing.
-            let is_gone = self.db.read("remove content", move |tx| {
+            // Who adds a reference locks the content, too: an earlier reference is seen, and a later one
+            // finds the content missing.
+            let is_gone = self.db.write("remove content", move |tx| {
+                tx.lock_names(&[&digest])?;
                 let is_named = is_named(tx, &digest)?;
                 if !is_named {
                     blobs.remove(&digest)?;
@@ -86,6 +87,8 @@ const UNUSED: &str = "id NOT IN (
 /// Removes a job, unless an open job resumes from it: it may have been submitted since the job was
 /// listed.
 fn remove(tx: &Tx<'_>, job: i64) -> Outcome<usize> {
+    // A submission that resumes from the job locks it, too.
+    tx.lock("SELECT 1 FROM jobs WHERE id = ?1", &[&job])?;
     let delete = format!("DELETE FROM jobs WHERE id = ?1 AND {UNUSED}");
     tx.execute(&delete, &[&job])
 }

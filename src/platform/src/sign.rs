@@ -1,19 +1,16 @@
 //! Presigned URLs: valid for one method and one path with its parameters, until they expire. The host is
 //! not signed, as the platform has several addresses.
 
-use std::time::Duration;
-
 use http_server::{Head, Method};
 
 use crate::Refusal;
-use crate::clock::{millis, now_ms};
 use crate::key::Key;
 
 const SIGNATURE: &str = "&signature=";
 
-/// Signs a URL for `path`, which has parameters already or ends in `?`.
-pub(crate) fn url(key: &Key, base: &str, method: Method, path: &str, life: Duration) -> String {
-    let expires = now_ms().saturating_add(millis(life));
+/// Signs a URL for `path`, which has parameters already or ends in `?`. It expires at an instant of the
+/// database's clock, as another host may check it.
+pub(crate) fn url(key: &Key, base: &str, method: Method, path: &str, expires: i64) -> String {
     let joint = if path.ends_with('?') { "" } else { "&" };
     let target = format!("{path}{joint}expires={expires}");
     let signature = key.sign(&text(method, &target));
@@ -21,7 +18,7 @@ pub(crate) fn url(key: &Key, base: &str, method: Method, path: &str, life: Durat
 }
 
 /// Verifies the signature and the expiry of a URL from [`url`].
-pub(crate) fn check(key: &Key, head: &Head) -> Result<(), Refusal> {
+pub(crate) fn check(key: &Key, head: &Head, now: i64) -> Result<(), Refusal> {
     let (target, signature) = head.target.split_once(SIGNATURE).ok_or(Refusal::BadSignature)?;
     if !key.is_signature(&text(head.method, target), signature) {
         return Err(Refusal::BadSignature);
@@ -30,7 +27,7 @@ pub(crate) fn check(key: &Key, head: &Head) -> Result<(), Refusal> {
         .parameter("expires")
         .and_then(|text| text.parse().ok())
         .ok_or(Refusal::BadSignature)?;
-    if expires <= now_ms() { Err(Refusal::UrlExpired) } else { Ok(()) }
+    if expires <= now { Err(Refusal::UrlExpired) } else { Ok(()) }
 }
 
 fn text(method: Method, target: &str) -> String {

@@ -166,6 +166,7 @@ impl Backend {
                 return Err(Refusal::Missing { what: "archive" }.into());
             };
             let manifest = upload.manifest.ok_or(Refusal::Missing { what: "manifest" })?;
+            tx.lock_names(&[&archive, &manifest])?;
             // A prune may have removed it since the upload. From here on it is referenced.
             if !blobs.has(&archive) || !blobs.has(&manifest) {
                 return Err(Refusal::Missing { what: "archive and manifest" }.into());

@@ -79,7 +79,7 @@ impl Backend {
             None => rewrite(&body, &|_| None)?,
         };
         let most = self.config.largest_record;
-        let (caller, position) = self.db.write("store telemetry", move |tx| {
+        let (caller, position) = self.db.write_once("store telemetry", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
             admit(tx, caller, is_masked)?;
             charge(tx, caller, body.len(), most)?;

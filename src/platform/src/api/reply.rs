@@ -18,6 +18,9 @@ pub(super) fn error(error: &Error) -> Response {
     let (status, code, message) = match error {
         Error::Refused(refusal) => (refusal.status(), refusal.code(), refusal.to_string()),
         Error::Full { .. } => (507, "NO_ROOM", "no room left on the disk".to_owned()),
+        Error::Unavailable { .. } => {
+            (503, "UNAVAILABLE", "the platform's database cannot be used now".to_owned())
+        }
         Error::Stopped => (503, "STOPPED", "the platform is stopping".to_owned()),
         _ => (500, "INTERNAL", "the platform failed: see its log".to_owned()),
     };

@@ -44,7 +44,7 @@ impl Backend {
         let (key, fresh) = (Arc::clone(&self.key), random()?);
         let claimed = self.db.write("claim a job", move |tx| {
             let (job, status) = find(tx, &run)?;
-            let again = repeated(tx, job, status, claimant.request.as_deref())?;
+            let again = repeated(tx, (job, status), claimant.request.as_deref(), &fresh)?;
             if again.is_none() && status != Status::Queued {
                 return Err(Refusal::Taken.into());
             }
@@ -118,19 +118,20 @@ impl Backend {
     }
 }
 
-/// The attempt that the same claim began already.
+/// The attempt that the same claim began already: an earlier request of it, or an earlier run of this
+/// transaction, by its nonce.
 fn repeated(
     tx: &Tx<'_>,
-    job: i64,
-    status: Status,
+    (job, status): (i64, Status),
     request: Option<&str>,
+    fresh: &[u8; 32],
 ) -> Outcome<Option<(u32, [u8; 32])>> {
     if status != Status::Running {
         return Ok(None);
     }
     let query = "SELECT attempt, nonce FROM attempts
-                 WHERE job = ?1 AND state = 'live' AND claim_request = ?2";
-    tx.query_opt(query, &[&job, &request], |row| Ok((row.get(0)?, row.get(1)?)))
+                 WHERE job = ?1 AND state = 'live' AND (claim_request = ?2 OR nonce = ?3)";
+    tx.query_opt(query, &[&job, &request, fresh], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// Binds the attempt to the runner process that claimed it last: the first one may have died before it

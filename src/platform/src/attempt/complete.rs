@@ -67,8 +67,9 @@ impl Backend {
         })?;
         if is_first {
             log::info!("job ended; run={run} status={}", Status::name(status));
-            self.ended(run);
         }
+        // Also after a repeated completion: the first one may not have come to this.
+        self.ended(run);
         let status = if status == Status::Completed { status } else { Status::Failed };
         Ok(Completed { success: true, status })
     }

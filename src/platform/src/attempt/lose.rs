@@ -162,7 +162,7 @@ impl Backend {
 /// The job's row, if this attempt is still the one that runs.
 fn running(tx: &Tx<'_>, run: &RunId, attempt: u32) -> Outcome<Option<i64>> {
     let query = "SELECT id FROM jobs WHERE run = ?1 AND attempt = ?2 AND status = 'running'";
-    tx.query_opt(query, &[run, &attempt], |row| row.get(0))
+    tx.query_opt(&tx.locking(query), &[run, &attempt], |row| row.get(0))
 }
 
 pub(super) fn end_job(tx: &Tx<'_>, job: i64, error: &str) -> Outcome<()> {

@@ -1,6 +1,7 @@
 //! Errors of a piece of work on the database.
 
-use super::sqlite;
+use std::error;
+
 use crate::{Error, Refusal};
 
 /// The result of a piece of work.
@@ -14,16 +15,10 @@ pub(crate) enum Failure {
 }
 
 /// An error of a store.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("its application id is {application:#x}")]
-    Foreign { application: i64 },
-    #[error("a row is missing")]
-    NoRow,
-    #[error("column {column} has an unexpected value")]
-    BadColumn { column: usize },
+#[derive(Debug)]
+pub(crate) struct StoreError {
+    pub(super) meaning: Meaning,
+    pub(super) source: Box<dyn error::Error + Send + Sync>,
 }
 
 /// What a store's error means to the platform.
@@ -33,38 +28,42 @@ pub(super) enum Meaning {
     Full,
     /// The file is damaged, or is not a database.
     Corrupt,
+    /// The server cannot be used now: a client may try again.
+    #[cfg(feature = "postgres")]
+    Unavailable,
     Other,
+}
+
+/// A result that a statement cannot have.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadResult {
+    #[error("a row is missing")]
+    NoRow,
+    #[error("column {column} has an unexpected value")]
+    Column { column: usize },
 }
 
 impl Failure {
     /// The error with its operation and the database's name; some causes get variants of their own.
     pub(super) fn into_error(self, operation: &'static str, database: &str) -> Error {
         let database = database.to_owned();
-        match self {
-            Self::Ours(error) => error,
-            Self::Store(source) => match source.meaning() {
-                Meaning::Full => Error::Full { path: database.into() },
-                Meaning::Corrupt => {
-                    Error::Corrupt { path: database.into(), source: Box::new(source) }
-                }
-                Meaning::Other => Error::Database { operation, database, source: Box::new(source) },
-            },
+        let StoreError { meaning, source } = match self {
+            Self::Ours(error) => return error,
+            Self::Store(error) => error,
+        };
+        match meaning {
+            Meaning::Full => Error::Full { path: database.into() },
+            Meaning::Corrupt => Error::Corrupt { path: database.into(), source },
+            #[cfg(feature = "postgres")]
+            Meaning::Unavailable => Error::Unavailable { operation, database, source },
+            Meaning::Other => Error::Database { operation, database, source },
         }
     }
 }
 
-impl StoreError {
-    fn meaning(&self) -> Meaning {
-        match self {
-            Self::Sqlite(error) => sqlite::meaning(error),
-            _ => Meaning::Other,
-        }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
+impl From<BadResult> for Failure {
+    fn from(error: BadResult) -> Self {
+        Self::Store(StoreError { meaning: Meaning::Other, source: error.into() })
     }
 }
 

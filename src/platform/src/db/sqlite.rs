@@ -13,10 +13,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, ToSql, TransactionBehavior, params_from_iter};
 
-use super::failure::Meaning;
-use super::tx::{Columns, Parameters, Row, Tx};
+use super::dialect::Dialect;
+use super::failure::{Failure, Meaning, Outcome, StoreError};
+use super::tx::{Columns, Mode, Parameters, Row, Store, Tx, Visit};
 use super::value::Value;
-use super::{Failure, Outcome};
 use crate::clock::now_ms;
 use crate::{Error, Result};
 
@@ -29,7 +29,7 @@ const QUEUE: usize = 64;
 type Task = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The database. Dropping it ends its thread.
-pub(super) struct Sqlite {
+pub(crate) struct Sqlite {
     path: PathBuf,
     tasks: Option<Sender<Task>>,
     thread: Option<JoinHandle<()>>,
@@ -45,27 +45,23 @@ impl Sqlite {
         Ok(Self { path: path.to_owned(), tasks: Some(tasks_tx), thread: Some(thread) })
     }
 
-    pub(super) fn write<T: Send + 'static>(
+    pub(super) fn transact<T: Send + 'static>(
         &self,
         operation: &'static str,
+        mode: Mode,
         work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
         self.call(operation, move |connection| {
+            if mode == Mode::Read {
+                // Only this thread writes to the database.
+                return work(&Tx::new(connection, mode, now_ms()));
+            }
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = work(&Tx::sqlite(&transaction, now_ms()))?;
+            let result = work(&Tx::new(&*transaction, mode, now_ms()))?;
             transaction.commit()?;
             Ok(result)
         })
-    }
-
-    pub(super) fn read<T: Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
-    ) -> Result<T> {
-        // Only this thread writes to the database.
-        self.call(operation, move |connection| work(&Tx::sqlite(connection, now_ms())))
     }
 
     fn call<T: Send + 'static>(
@@ -102,34 +98,30 @@ fn run(mut connection: Connection, tasks: &Receiver<Task>) {
     }
 }
 
-pub(super) fn execute(
-    connection: &Connection,
-    sql: &str,
-    parameters: Parameters<'_>,
-) -> Outcome<usize> {
-    let values = parameters.iter().map(|parameter| parameter.to_value());
-    Ok(connection.prepare_cached(sql)?.execute(params_from_iter(values))?)
-}
-
-pub(super) fn each(
-    connection: &Connection,
-    sql: &str,
-    parameters: Parameters<'_>,
-    visit: &mut dyn FnMut(&Row<'_>) -> Outcome<bool>,
-) -> Outcome<()> {
-    let values = parameters.iter().map(|parameter| parameter.to_value());
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params_from_iter(values))?;
-    while let Some(row) = rows.next()? {
-        if !visit(&Row(row))? {
-            return Ok(());
-        }
+impl Store for Connection {
+    fn dialect(&self) -> Dialect {
+        Dialect::Sqlite
     }
-    Ok(())
+
+    fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Outcome<usize> {
+        let values = parameters.iter().map(|parameter| parameter.to_value());
+        Ok(self.prepare_cached(sql)?.execute(params_from_iter(values))?)
+    }
+
+    fn each(&self, sql: &str, parameters: Parameters<'_>, visit: Visit<'_>) -> Outcome<()> {
+        let values = parameters.iter().map(|parameter| parameter.to_value());
+        let mut statement = self.prepare_cached(sql)?;
+        let mut rows = statement.query(params_from_iter(values))?;
+        while let Some(row) = rows.next()? {
+            if !visit(&Row(row))? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
 }
 
-/// What an error means to the platform.
-pub(super) fn meaning(error: &rusqlite::Error) -> Meaning {
+fn meaning(error: &rusqlite::Error) -> Meaning {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Meaning::Full,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Meaning::Corrupt,
@@ -165,6 +157,6 @@ impl ToSql for Value<'_> {
 
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
+        Self::Store(StoreError { meaning: meaning(&error), source: error.into() })
     }
 }

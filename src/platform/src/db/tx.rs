@@ -3,26 +3,48 @@
 //! Statements are written in the SQL that both stores know, with parameters `?1`, `?2` …; what differs
 //! is in `dialect.rs`. Each statement is prepared once per connection.
 
+use std::borrow::Cow;
+
 use super::dialect::Dialect;
+use super::failure::{BadResult, Outcome};
 use super::value::{FromValue, ToValue, Value};
-use super::{Outcome, StoreError, sqlite};
+
+/// What a transaction may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Read,
+    Write,
+    /// See [`Db::write_once`](super::Db::write_once).
+    WriteOnce,
+}
 
 /// A transaction. It ends with the closure that it was given to.
 pub(crate) struct Tx<'a> {
-    store: Store<'a>,
+    store: &'a dyn Store,
+    mode: Mode,
     now: i64,
 }
 
-enum Store<'a> {
-    Sqlite(&'a rusqlite::Connection),
+/// A store's connection within a transaction.
+pub(super) trait Store {
+    fn dialect(&self) -> Dialect;
+
+    /// Runs a statement, and returns the number of rows that it changed.
+    fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Outcome<usize>;
+
+    /// Visits the rows of a query until `visit` returns `false`.
+    fn each(&self, sql: &str, parameters: Parameters<'_>, visit: Visit<'_>) -> Outcome<()>;
 }
 
 /// The parameters of a statement.
 pub(crate) type Parameters<'a> = &'a [&'a dyn ToValue];
 
+/// What is done with each row.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&Row<'_>) -> Outcome<bool>;
+
 impl<'a> Tx<'a> {
-    pub(super) fn sqlite(connection: &'a rusqlite::Connection, now: i64) -> Self {
-        Self { store: Store::Sqlite(connection), now }
+    pub(super) fn new(store: &'a dyn Store, mode: Mode, now: i64) -> Self {
+        Self { store, mode, now }
     }
 
     /// The database's clock at the begin of the transaction, in milliseconds since 1970. Times that
@@ -33,16 +55,39 @@ impl<'a> Tx<'a> {
 
     /// A subquery with the items of a [`List`](super::List).
     pub(crate) fn items(&self, parameter: &str) -> String {
-        match &self.store {
-            Store::Sqlite(_) => Dialect::Sqlite.items(parameter),
+        self.store.dialect().items(parameter)
+    }
+
+    /// A query of one table that locks its rows until the end of the transaction, if that writes: then no
+    /// other transaction changes them, and it returns them as they are now. Each operation that
+    /// writes to a job locks the job's row first, so operations on one job run one after the other.
+    pub(crate) fn locking<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        match self.mode {
+            Mode::Read => query.into(),
+            Mode::Write | Mode::WriteOnce => self.store.dialect().locking(query),
         }
+    }
+
+    /// Locks the rows of a query, as [`Tx::locking`] does, where that needs a statement of its own.
+    pub(crate) fn lock(&self, query: &str, parameters: Parameters<'_>) -> Outcome<()> {
+        match self.locking(query) {
+            Cow::Borrowed(_) => Ok(()),
+            Cow::Owned(query) => self.execute(&query, parameters).map(drop),
+        }
+    }
+
+    /// Locks names that are no rows until the end of the transaction.
+    pub(crate) fn lock_names(&self, names: &[&str]) -> Outcome<()> {
+        let Some(lock) = self.store.dialect().lock_name() else { return Ok(()) };
+        let mut names = names.to_vec();
+        // In the same order everywhere, against deadlocks.
+        names.sort_unstable();
+        names.iter().try_for_each(|name| self.execute(lock, &[name]).map(drop))
     }
 
     /// Runs a statement, and returns the number of rows that it changed.
     pub(crate) fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Outcome<usize> {
-        match &self.store {
-            Store::Sqlite(connection) => sqlite::execute(connection, sql, parameters),
-        }
+        self.store.execute(sql, parameters)
     }
 
     /// The first row of a query, which must have one.
@@ -52,7 +97,7 @@ impl<'a> Tx<'a> {
         parameters: Parameters<'_>,
         read: impl Fn(&Row<'_>) -> Outcome<T>,
     ) -> Outcome<T> {
-        self.query_opt(sql, parameters, read)?.ok_or_else(|| StoreError::NoRow.into())
+        self.query_opt(sql, parameters, read)?.ok_or_else(|| BadResult::NoRow.into())
     }
 
     /// The first row of a query, if it has any.
@@ -63,7 +108,7 @@ impl<'a> Tx<'a> {
         read: impl Fn(&Row<'_>) -> Outcome<T>,
     ) -> Outcome<Option<T>> {
         let mut first = None;
-        self.each(sql, parameters, &mut |row| {
+        self.store.each(sql, parameters, &mut |row| {
             first = Some(read(row)?);
             Ok(false)
         })?;
@@ -78,7 +123,7 @@ impl<'a> Tx<'a> {
         read: impl Fn(&Row<'_>) -> Outcome<T>,
     ) -> Outcome<Vec<T>> {
         let mut all = Vec::new();
-        self.each(sql, parameters, &mut |row| {
+        self.store.each(sql, parameters, &mut |row| {
             all.push(read(row)?);
             Ok(true)
         })?;
@@ -88,18 +133,6 @@ impl<'a> Tx<'a> {
     /// Whether a query has a row.
     pub(crate) fn exists(&self, sql: &str, parameters: Parameters<'_>) -> Outcome<bool> {
         Ok(self.query_opt(sql, parameters, |_| Ok(()))?.is_some())
-    }
-
-    /// Visits the rows of a query until `visit` returns `false`.
-    fn each(
-        &self,
-        sql: &str,
-        parameters: Parameters<'_>,
-        visit: &mut dyn FnMut(&Row<'_>) -> Outcome<bool>,
-    ) -> Outcome<()> {
-        match &self.store {
-            Store::Sqlite(connection) => sqlite::each(connection, sql, parameters, visit),
-        }
     }
 }
 
@@ -115,6 +148,6 @@ impl Row<'_> {
     /// The value of a column, counted from 0.
     pub(crate) fn get<T: FromValue>(&self, column: usize) -> Outcome<T> {
         let value = self.0.value(column)?;
-        T::from_value(value).ok_or_else(|| StoreError::BadColumn { column }.into())
+        T::from_value(value).ok_or_else(|| BadResult::Column { column }.into())
     }
 }

@@ -48,7 +48,7 @@ impl Backend {
         let jobs: Vec<Job> = self.db.read("list jobs", move |tx| {
             let query = format!(
                 "SELECT {COLUMNS}, substr(prompt, 1, 200) FROM {TABLES}
-                 WHERE ?1 IS NULL OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)
+                 WHERE CAST(?1 AS TEXT) IS NULL OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)
                  ORDER BY jobs.id DESC LIMIT ?2"
             );
             tx.query_all(&query, &[&before, &limit.min(MOST)], job)

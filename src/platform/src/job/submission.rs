@@ -108,11 +108,14 @@ impl Backend {
         let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);
         let waits = self.waits(submission.profile.as_deref());
         let submitted = self.db.write("submit a job", move |tx| {
-            if let Some(run_id) = earlier(tx, submission.key.as_deref(), &fingerprint)? {
-                return Ok(Submitted { run_id, is_new: false, waits: None });
+            let key = submission.key.as_deref();
+            let earlier = earlier(tx, key, &run, &fingerprint)?;
+            if earlier.is_none() {
+                insert(tx, &run, &submission, (&fingerprint, millis(timeout)))?;
             }
-            insert(tx, &run, &submission, (&fingerprint, millis(timeout)))?;
-            Ok(Submitted { run_id: run, is_new: true, waits: waits.clone() })
+            let run_id = earlier.unwrap_or(run);
+            let is_new = run_id == run;
+            Ok(Submitted { run_id, is_new, waits: waits.clone().filter(|_| is_new) })
         });
         if !matches!(&submitted, Ok(submitted) if submitted.is_new) {
             // A file that cannot be removed now is removed at the next start.
@@ -123,11 +126,16 @@ impl Backend {
     }
 }
 
-/// The job of an earlier submission with this key.
-fn earlier(tx: &Tx<'_>, key: Option<&str>, fingerprint: &Tag) -> Outcome<Option<RunId>> {
-    let query = "SELECT run, fingerprint FROM jobs WHERE submission_key = ?1";
+/// The job of an earlier submission with this key, or that of this one.
+fn earlier(
+    tx: &Tx<'_>,
+    key: Option<&str>,
+    run: &RunId,
+    fingerprint: &Tag,
+) -> Outcome<Option<RunId>> {
+    let query = "SELECT run, fingerprint FROM jobs WHERE submission_key = ?1 OR run = ?2";
     let found: Option<(RunId, Tag)> =
-        tx.query_opt(query, &[&key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        tx.query_opt(query, &[&key, run], |row| Ok((row.get(0)?, row.get(1)?)))?;
     match found {
         Some((_, other)) if other != *fingerprint => Err(Refusal::KeyReused.into()),
         found => Ok(found.map(|(run, _)| run)),

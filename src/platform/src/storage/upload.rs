@@ -119,6 +119,7 @@ impl Backend {
     ) -> Result<()> {
         let blobs = Arc::clone(&self.blobs);
         self.db.write("record an upload", move |tx| {
+            tx.lock_names(&[&digest])?;
             if !blobs.has(&digest) {
                 return Err(Refusal::Busy.into());
             }

@@ -1,4 +1,4 @@
-//! A platform in a temporary folder, and the least of an HTTP client.
+//! A platform in a temporary folder and with a database of its own, and the least of an HTTP client.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,9 +27,15 @@ impl Host {
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::new(dir.path());
+        config.database = crate::store::database();
         config.listen = vec!["127.0.0.1:0".parse().unwrap()];
         config.stop_grace = Duration::from_millis(200);
         change(&mut config);
+        Self::of(dir, config)
+    }
+
+    /// On a folder that exists.
+    pub(crate) fn of(dir: tempfile::TempDir, config: Config) -> Self {
         let platform = Some(Platform::start(config.clone()).unwrap());
         Self { platform, config, dir }
     }
@@ -42,6 +48,10 @@ impl Host {
 
     pub(crate) fn stop(&mut self) {
         self.platform.take().unwrap().stop().unwrap();
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        self.config.clone()
     }
 
     pub(crate) fn platform(&self) -> &Platform {

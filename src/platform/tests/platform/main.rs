@@ -1,5 +1,6 @@
 //! The platform as runners, guests and the operator see it: over real HTTP on loopback, over
-//! its Unix socket, and through a crash.
+//! its Unix socket, and through a crash. With the embedded database; tests/postgres has the same tests
+//! with PostgreSQL.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should")]
 
@@ -15,3 +16,10 @@ mod secrets;
 mod storages;
 mod telemetry;
 mod wire;
+
+/// The database of a test.
+mod store {
+    pub(crate) fn database() -> platform::Database {
+        platform::Database::Embedded
+    }
+}

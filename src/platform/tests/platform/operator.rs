@@ -119,10 +119,10 @@ fn a_resumed_job_is_not_pruned() {
 fn a_folder_without_a_platform_can_be_pruned() {
     let mut host = Host::start();
     host.running().complete(0).ok();
-    let busy = platform::prune(host.state(), Duration::ZERO).unwrap_err();
+    let busy = platform::prune(host.config(), Duration::ZERO).unwrap_err();
     host.stop();
 
-    let pruned = platform::prune(host.state(), Duration::ZERO).unwrap();
+    let pruned = platform::prune(host.config(), Duration::ZERO).unwrap();
 
     assert!(matches!(busy, Error::InUse { .. }));
     assert_eq!(pruned.jobs, 1);

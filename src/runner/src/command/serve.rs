@@ -1,8 +1,12 @@
 //! `runner serve`: the platform alone, for runners that take jobs over HTTP.
 
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
-use platform::{Config, Platform};
+use platform::{Config, ConnectionString, Database, Platform};
 
 use crate::error::Result;
 use crate::operator;
@@ -13,9 +17,12 @@ const EXAMPLES: &str = "\
 Examples:
   runner serve
   runner serve --listen 127.0.0.1:8480 --listen 10.0.0.5:8480 --guest-url http://10.0.0.5:8480
+  runner serve --listen 10.0.0.5:8480 --database postgresql://platform@db.example/jobs
   runner job submit --prompt 'run the tests'          from another terminal
 
 The server speaks plain HTTP: put a TLS proxy in front of an address that other hosts can reach.
+A database of --database is PostgreSQL 14 or later; several platforms may share it. libpq reads the
+connection string: a password belongs in PGPASSFILE or in --database-file.
 SIGTERM and SIGINT stop the server. It stores its jobs, and continues with them at the next start.";
 
 /// Serve the platform in the foreground, without running jobs in this process
@@ -31,6 +38,14 @@ pub(crate) struct Arguments {
     /// URL at which guests reach the platform, if it differs from the runners' URL
     #[arg(long, value_name = "URL")]
     guest_url: Option<String>,
+
+    /// Connection string of a PostgreSQL database, without a password [default: SQLite in the state folder]
+    #[arg(long, value_name = "URL", conflicts_with = "database_file")]
+    database: Option<String>,
+
+    /// File with the connection string; one with a password must have mode 0600
+    #[arg(long, value_name = "FILE")]
+    database_file: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
@@ -38,6 +53,11 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let mut config = Config::new(&global.state_dir);
     config.listen = arguments.listen;
     config.guest_url = arguments.guest_url;
+    config.database = match (arguments.database, arguments.database_file) {
+        (Some(typed), _) => typed_database(typed)?,
+        (None, Some(path)) => database_of(path)?,
+        (None, None) => Database::Embedded,
+    };
     let platform = Platform::start(config).map_err(operator::Error::from)?;
     for address in platform.addresses() {
         output::line(format_args!("serves http://{address}"))?;
@@ -51,4 +71,29 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     drop(listener);
     platform.stop().map_err(operator::Error::from)?;
     Ok(0)
+}
+
+fn typed_database(text: String) -> std::result::Result<Database, operator::Error> {
+    let connection = ConnectionString::new(text);
+    if connection.has_password()? {
+        return Err(operator::Error::PasswordTyped);
+    }
+    Ok(Database::Postgres(connection))
+}
+
+fn database_of(path: PathBuf) -> std::result::Result<Database, operator::Error> {
+    let read = || {
+        let mut file = File::open(&path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        // That of the open file: the path may name another one by now.
+        Ok((text, file.metadata()?.mode()))
+    };
+    let (text, mode) =
+        read().map_err(|source| operator::Error::File { path: path.clone(), source })?;
+    let connection = ConnectionString::new(text.trim());
+    if connection.has_password()? && mode & 0o077 != 0 {
+        return Err(operator::Error::PasswordReadable { path });
+    }
+    Ok(Database::Postgres(connection))
 }

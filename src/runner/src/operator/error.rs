@@ -40,6 +40,15 @@ pub(crate) enum Error {
     NamelessSecret,
     #[error("--secret {name} has no value: the environment variable {name} is not set")]
     NoSuchVariable { name: String },
+    #[error(
+        "--database has a password, which other users of the host see in `ps`: use --database-file, or \
+         a password file (PGPASSFILE)"
+    )]
+    PasswordTyped,
+    #[error("{path} has a password, and others than its owner may read it: chmod 600 {path}")]
+    PasswordReadable { path: PathBuf },
+    #[error("cannot read {path}")]
+    File { path: PathBuf, source: io::Error },
     #[error("{what} is not UTF-8 text")]
     NotText { what: String },
     #[error("{path} has no name for its artifact: use NAME=DIR:MOUNT")]
@@ -71,7 +80,7 @@ impl Error {
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::NotServed { .. } => true,
-            Self::Refused { code, .. } => code == "STOPPED",
+            Self::Refused { code, .. } => code == "STOPPED" || code == "UNAVAILABLE",
             Self::Platform(error) => {
                 !matches!(error, platform::Error::Deadline | platform::Error::Cut)
             }
@@ -84,6 +93,7 @@ impl Error {
             Self::Left { signal, .. } => Some(128 + *signal as u8),
             Self::NamelessSecret | Self::NoSuchVariable { .. } | Self::NotText { .. } => Some(2),
             Self::NamelessArtifact { .. } | Self::SameName { .. } => Some(2),
+            Self::PasswordTyped | Self::PasswordReadable { .. } => Some(2),
             _ => None,
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use crate::db::failure::{Failure, Outcome};
 use crate::db::schema::{APPLICATION, MIGRATIONS};
-use crate::db::{Failure, Outcome, StoreError};
 use crate::error::file;
 use crate::{Error, Result};
 
@@ -45,8 +45,8 @@ fn check(connection: &Connection, path: &Path) -> Outcome<()> {
     let known = MIGRATIONS.len() as i64;
     let is_new = application == 0 && found == 0;
     if !is_new && application != APPLICATION {
-        let source = StoreError::Foreign { application };
-        return Err(Error::Corrupt { path: path.to_owned(), source: Box::new(source) }.into());
+        let source = format!("its application id is {application:#x}").into();
+        return Err(Error::Corrupt { path: path.to_owned(), source }.into());
     }
     if found > known {
         return Err(Error::NewerDatabase { path: path.to_owned(), found, known }.into());

@@ -48,5 +48,6 @@ fn prune_unserved(global: &Global, keep: Duration) -> Result<Pruned> {
     if !global.state_dir.join("control").exists() {
         return Ok(Pruned::default());
     }
-    Ok(platform::prune(&global.state_dir, keep).map_err(operator::Error::from)?)
+    Ok(platform::prune(platform::Config::new(&global.state_dir), keep)
+        .map_err(operator::Error::from)?)
 }

@@ -1,0 +1,29 @@
+//! The tests of tests/platform with PostgreSQL, and those of several platforms on one database.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should")]
+
+#[path = "../platform/harness.rs"]
+mod harness;
+mod server;
+mod store;
+
+#[path = "../platform/attempts.rs"]
+mod attempts;
+#[path = "../platform/checkpoints.rs"]
+mod checkpoints;
+#[path = "../platform/events.rs"]
+mod events;
+#[path = "../platform/jobs.rs"]
+mod jobs;
+#[path = "../platform/operator.rs"]
+mod operator;
+#[path = "../platform/secrets.rs"]
+mod secrets;
+#[path = "../platform/storages.rs"]
+mod storages;
+#[path = "../platform/telemetry.rs"]
+mod telemetry;
+#[path = "../platform/wire.rs"]
+mod wire;
+
+mod replicas;

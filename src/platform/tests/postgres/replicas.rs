@@ -1,0 +1,191 @@
+//! Several platforms on one database, and what happens to its connections.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use platform::{Config, Error, Platform, Status};
+use serde_json::json;
+
+use crate::harness::{Guest, Host, done, take};
+use crate::server::Server;
+use crate::store;
+
+/// A platform, and the name of its database.
+fn host() -> (Host, String) {
+    let (database, name) = store::named();
+    (Host::with(|config| config.database = database), name)
+}
+
+/// Another platform on the same database, as on another host. Its key and token are the same.
+fn beside(host: &Host) -> Host {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("control")).unwrap();
+    for name in ["key", "runner.token"] {
+        let path = |dir: &Path| dir.join("control").join(name);
+        std::fs::copy(path(host.state()), path(dir.path())).unwrap();
+    }
+    let mut config = host.config();
+    config.state = dir.path().to_owned();
+    Host::of(dir, config)
+}
+
+#[test]
+fn platforms_that_start_together_migrate_once() {
+    let database = store::database();
+    let dirs = [0; 4].map(|_| tempfile::tempdir().unwrap());
+
+    let started = std::thread::scope(|scope| {
+        let start = |dir: &tempfile::TempDir| {
+            let mut config = Config::new(dir.path());
+            config.database = database.clone();
+            scope.spawn(move || Platform::start(config).map(drop))
+        };
+        dirs.each_ref().map(start).map(|thread| thread.join().unwrap())
+    });
+
+    assert!(started.iter().all(Result::is_ok), "{started:?}");
+}
+
+#[test]
+fn a_database_of_a_newer_version_is_rejected() {
+    let (mut host, name) = host();
+    host.stop();
+    store::sql(&name, "UPDATE platform_schema SET version = 999");
+
+    let error = Platform::start(host.config()).err().unwrap();
+
+    assert!(error.to_string().contains("has schema 999"), "{error}");
+}
+
+#[test]
+fn a_job_of_one_platform_is_run_at_another() {
+    let one = Host::start();
+    let other = beside(&one);
+    let run = one.submit("x");
+
+    let guest = other.claim(run);
+    guest.events(&[0, 1]).ok();
+    let at_the_first = Guest { host: &one, run, token: guest.token.clone(), context: json!(null) };
+    at_the_first.events(&[1, 2]).ok();
+    at_the_first.complete(0).ok();
+
+    let job = other.job(run);
+    assert_eq!((job.status, job.events), (Status::Completed, 3));
+    assert_eq!(guest.complete(1).ok()["status"], "completed");
+}
+
+#[test]
+fn racing_claims_at_two_platforms_give_each_job_once() {
+    let one = Host::start();
+    let other = beside(&one);
+    let runs = [0; 20].map(|_| one.submit("x"));
+
+    let claim = |host: &Host| {
+        let path = |run| format!("jobs/{run}/claim");
+        runs.map(|run| u32::from(host.post_runner(&path(run), &json!({})).status == 200))
+    };
+    let (left, right) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| claim(&other));
+        (claim(&one), other.join().unwrap())
+    });
+
+    let claims: Vec<u32> = left.iter().zip(right).map(|(one, other)| one + other).collect();
+    assert_eq!(claims, [1; 20]);
+}
+
+#[test]
+fn submissions_of_one_key_at_two_platforms_make_one_job() {
+    let one = Host::start();
+    let other = beside(&one);
+    let submission =
+        platform::Submission { prompt: "x".into(), key: Some("k".into()), ..Default::default() };
+
+    let submit = |host: &Host| host.client().submit(&submission).unwrap();
+    let made = std::thread::scope(|scope| {
+        let threads = [&one, &other, &one, &other].map(|host| scope.spawn(move || submit(host)));
+        threads.map(|thread| thread.join().unwrap())
+    });
+
+    assert_eq!(made.iter().map(|one| one.run_id.to_string()).collect::<BTreeSet<_>>().len(), 1);
+    assert_eq!(made.iter().filter(|one| one.is_new).count(), 1);
+}
+
+#[test]
+fn requests_survive_the_end_of_all_connections() {
+    let (host, name) = host();
+    let guest = host.running();
+
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let killed = [0, 1, 2, 3].map(|number| {
+        let killed: u32 = store::sql(&name, kill).parse().unwrap();
+        guest.events(&[number]).ok();
+        killed
+    });
+
+    assert!(killed.iter().all(|killed| *killed > 0), "{killed:?}");
+    guest.complete(0).ok();
+    assert_eq!(host.job(guest.run).events, 4);
+}
+
+#[test]
+fn events_are_stored_once_while_connections_are_killed() {
+    let (host, name) = host();
+    let guest = host.running();
+    let numbers: Vec<u32> = (0..200).collect();
+
+    std::thread::scope(|scope| {
+        let (sent_tx, sent) = std::sync::mpsc::channel();
+        let (guest, numbers) = (&guest, &numbers);
+        scope.spawn(move || {
+            for number in numbers {
+                guest.events(&[*number]).ok();
+            }
+            sent_tx.send(()).unwrap();
+        });
+        let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        while sent.try_recv().is_err() {
+            store::sql(&name, kill);
+        }
+    });
+
+    let page = host.client().events(guest.run, 0, std::time::Duration::ZERO).unwrap();
+    let stored: Vec<u32> = page.items.iter().map(|event| event.sequence as u32).collect();
+    assert_eq!(stored, numbers);
+}
+
+#[test]
+fn a_request_waits_for_the_restart_of_the_database() {
+    let mut server = Server::start();
+    let host = Host::with(|config| config.database = server.database("jobs"));
+    let run = host.submit("x");
+    server.stop();
+
+    let job = std::thread::scope(|scope| {
+        let source = host.source();
+        let claimed = scope.spawn(move || (take(&source), source));
+        server.run();
+        let (job, source) = claimed.join().unwrap();
+        source.complete(&job, done(0)).unwrap();
+        job
+    });
+
+    assert_eq!(job.run_id, run);
+    assert_eq!(host.job(run).status, Status::Completed);
+}
+
+#[test]
+fn an_unreachable_database_is_named_without_its_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::new(dir.path());
+    let url = "postgresql://me:hunter22@%2Fnonexistent/jobs";
+    config.database = platform::Database::Postgres(platform::ConnectionString::new(url));
+    assert!(!format!("{config:?}").contains("hunter22"));
+
+    let error = Platform::start(config).err().unwrap();
+
+    let text = format!("{error:?} {error}");
+    assert!(matches!(error, Error::Unavailable { .. }), "{text}");
+    assert!(text.contains("/nonexistent") && !text.contains("hunter22"), "{text}");
+}
