@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base::error::chain;
 use netns::Pool;
 use nix::fcntl::Flock;
-use sandbox::{Cancellation, Event, ExecRequest, Sandbox, SandboxConfig, SandboxFactory};
+use sandbox::{Cancellation, Sandbox, SandboxConfig, SandboxFactory};
 use vsock_host::Reactor;
 
 use crate::snapshot::{self, Key, Store};
@@ -16,7 +16,7 @@ use crate::start_limiter::{Permit, StartLimiter};
 use crate::start_request::{Purpose, StartRequest};
 use crate::vm::Vm;
 use crate::vmm::Vmm;
-use crate::{Error, Result, layout};
+use crate::{Error, Result, layout, page_cache};
 
 /// Starts VMs of one kind.
 pub struct Factory<V> {
@@ -53,7 +53,7 @@ impl<V: Vmm> Factory<V> {
     /// Boots a VM, warms it up, and saves it as the snapshot of its kind. An existing one is replaced.
     ///
     /// 1. boot, after the wait in the start queue, from which the deadline counts
-    /// 2. warm up: any command, and `warm_up`
+    /// 2. warm up: the page cache, and `warm_up`
     /// 3. quiesce: file systems are flushed, nothing is in flight on the guest link. The connection
     ///    stays open, and is reset in each restored VM: the reset wakes the guest at once, while a guest
     ///    that had lost its host before would be sleeping in a back-off
@@ -110,9 +110,8 @@ impl<V: Vmm> Factory<V> {
         let vm = Vm::start(request)?;
         drop(permit);
         // 2 Warm up.
-        let failed = |source| Error::WarmUp { source };
-        run_any_command(&vm, deadline).map_err(|error| failed(error.into()))?;
-        warm_up(&vm).map_err(failed)?;
+        page_cache::fill(&vm, deadline)?;
+        warm_up(&vm).map_err(|source| Error::WarmUp { source })?;
         // 3 Quiesce.
         vm.guest(deadline)?.quiesce(deadline).map_err(Error::Link)?;
         // 4 Save.
@@ -190,15 +189,6 @@ impl<V: Vmm> Factory<V> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Reads into the guest's memory what every command needs: the loader, the C library. An image without
-/// `true` is no error.
-fn run_any_command(vm: &Vm, deadline: Instant) -> sandbox::Result<()> {
-    let request = ExecRequest { argv: vec!["true".into()], ..ExecRequest::default() };
-    let command = vm.exec(&request, deadline)?;
-    while let Event::Output(..) | Event::Ended(_) = command.next(Some(deadline))? {}
-    Ok(())
 }
 
 /// What a caller does in a VM before it is saved.

@@ -34,6 +34,7 @@ mod link;
 mod machine;
 mod network;
 mod owner;
+mod page_cache;
 mod readiness;
 mod reclaim;
 mod record;

@@ -19,7 +19,7 @@ use crate::exit_reason::ErrorContext;
 use crate::link::GuestLink;
 use crate::start_request::{Purpose, StartRequest};
 use crate::supervisor::{Started, Supervisor, VmCommand};
-use crate::{Error, Result, session};
+use crate::{Error, Result, page_cache, session};
 
 /// How long to wait for the end of a VM in which something failed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,7 +36,10 @@ pub(crate) struct Vm {
 impl Vm {
     /// Starts a warm VM, to be assigned later.
     pub(crate) fn prepare(request: StartRequest) -> Result<Self> {
-        Self::launch(StartRequest { purpose: Purpose::Warm, ..request })
+        let deadline = request.deadline;
+        let vm = Self::launch(StartRequest { purpose: Purpose::Warm, ..request })?;
+        page_cache::fill(&vm, deadline)?;
+        Ok(vm)
     }
 
     /// Starts a VM, and waits for its guest. It takes commands once the guest has its state.

@@ -172,13 +172,15 @@ impl Pool {
         if let Some(sandbox) = unparked {
             return Ok(pooled(sandbox, reuse));
         }
-        let warm = self.shared.lock().take_warm(request.profile, &request.config.image);
+        let image = &request.config.image;
+        let warm = self.shared.lock().take_warm(request.profile, image, Instant::now());
         for stale in warm.stale {
             self.shared.kill(stale);
         }
         if let Some(warm) = warm.found {
+            let assigned = self.assign(warm, request);
             self.shared.wake_reaper();
-            if let Some(sandbox) = self.assign(warm, request)? {
+            if let Some(sandbox) = assigned? {
                 log::debug!("a warm vm is claimed; vm={}", sandbox.id());
                 return Ok(pooled(sandbox, reuse));
             }

@@ -13,6 +13,9 @@ use crate::reuse::HeldSession;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(10 * 60);
 
+/// No VM is started for this time after a warm VM was taken: a boot would slow down that VM's first commands.
+const HEAD_START: Duration = Duration::from_secs(1);
+
 /// An unassigned VM.
 struct WarmVm {
     profile: String,
@@ -78,7 +81,7 @@ impl PoolState {
     }
 
     /// Takes the oldest warm VM of a profile that has this image.
-    pub(super) fn take_warm(&mut self, profile: &str, image: &Image) -> WarmMatch {
+    pub(super) fn take_warm(&mut self, profile: &str, image: &Image, now: Instant) -> WarmMatch {
         let mut found = WarmMatch::default();
         while found.found.is_none()
             && let Some(at) = self.warm.iter().position(|warm| warm.profile == profile)
@@ -89,6 +92,9 @@ impl PoolState {
             } else {
                 found.stale.push(warm.sandbox);
             }
+        }
+        if found.found.is_some() {
+            self.not_before = self.not_before.max(Some(now + HEAD_START));
         }
         found
     }

@@ -218,6 +218,20 @@ fn parked_vms_that_expire_or_end_are_removed() {
 }
 
 #[test]
+fn a_replacement_starts_only_some_time_after_a_warm_vm_was_taken() {
+    let fixture = Fixture::new(1, 0, Script::default());
+    fixture.wait_for_warm(1);
+    let mut state = fixture.pool.shared.lock();
+    state.succeeded();
+    let now = Instant::now();
+    let taken = state.take_warm("default", &image("new"), now);
+    assert!(taken.found.is_some());
+    assert_eq!(state.next_profile(now), None);
+    let later = state.next_deadline(now).unwrap();
+    assert!(state.next_profile(later).is_some());
+}
+
+#[test]
 fn the_pause_after_failed_starts_doubles() {
     let fixture = Fixture::new(0, 0, Script::default());
     let mut state = fixture.pool.shared.lock();
