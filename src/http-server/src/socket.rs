@@ -1,7 +1,7 @@
 //! A connection, with a deadline for each read and write.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -89,6 +89,12 @@ impl Socket {
             Ok(count) => count > 0,
             Err(_) => false,
         }
+    }
+}
+
+impl From<TcpStream> for Socket {
+    fn from(socket: TcpStream) -> Self {
+        Self::new(socket)
     }
 }
 

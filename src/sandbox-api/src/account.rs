@@ -14,9 +14,9 @@ const DEFAULT: &str = "user";
 /// The most users that are remembered.
 const MOST: usize = 64;
 
-/// Who makes a call.
+/// Who makes a call in a sandbox.
 #[derive(Debug, Clone)]
-pub(crate) struct Login {
+pub struct Login {
     /// `None` is root.
     pub(crate) user: Option<User>,
     pub(crate) account: Account,
@@ -57,7 +57,23 @@ fn ask(sandbox: &dyn Sandbox, user: Option<User>, deadline: Instant) -> Result<L
 }
 
 impl Login {
-    pub(crate) fn files<'a>(&self, sandbox: &'a dyn Sandbox) -> Files<'a> {
+    /// The user; `None` is root.
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
+    /// The user's ids and home.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The absolute path that the user means; `None` if it is empty or has a zero byte.
+    pub fn path(&self, path: &str) -> Option<String> {
+        files_proto::absolute(&self.account.home, path)
+    }
+
+    /// The files of a sandbox, as the user sees them.
+    pub fn files<'a>(&self, sandbox: &'a dyn Sandbox) -> Files<'a> {
         Files::with_account(sandbox, self.user.clone(), self.account.clone())
     }
 }

@@ -28,6 +28,8 @@ pub struct Api {
     envd: Envd,
     ports: Ports,
     domain: Option<String>,
+    /// What answers requests with another path than this API's.
+    other: Option<(&'static str, Arc<dyn Handler>)>,
 }
 
 impl Api {
@@ -39,7 +41,19 @@ impl Api {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (envd, ports) = (Envd::new(Arc::clone(&sandboxes)), Ports::new(Arc::clone(&sandboxes)));
-        Self { rest: Rest::new(sandboxes, keys, domain.clone(), clock), envd, ports, domain }
+        Self {
+            rest: Rest::new(sandboxes, keys, domain.clone(), clock),
+            envd,
+            ports,
+            domain,
+            other: None,
+        }
+    }
+
+    /// Has `handler` answer the requests for `path` that are not for a sandbox.
+    #[must_use]
+    pub fn with(self, path: &'static str, handler: Arc<dyn Handler>) -> Self {
+        Self { other: Some((path, handler)), ..self }
     }
 }
 
@@ -50,6 +64,11 @@ impl Handler for Api {
             Err(refused) => return refused.response(),
         };
         let path = request.head.path();
+        if let (None, Some((other, handler))) = (&target, &self.other)
+            && path == *other
+        {
+            return handler.handle(request);
+        }
         match target {
             Some(target) if target.port == envd::PORT => {
                 self.envd.answer(Some(&target.sandbox), request)

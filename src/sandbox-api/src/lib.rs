@@ -30,6 +30,7 @@ mod sandboxes;
 #[cfg(test)]
 mod testing;
 
+pub use account::Login;
 pub use api::Api;
 pub use clock::{Clock, SystemClock};
 pub use event_log::{EventLog, LoggedEvent};
@@ -39,6 +40,7 @@ pub use launcher::{
     Template,
 };
 pub use metrics::{MetricsError, Sample, Samples};
+pub use port::forward::forward;
 pub use rest::Rest;
 pub use sandboxes::{
     Caller, Connected, CreateRequest, Error, Filter, Lifecycle, Limits, ManagedSandbox, Order,

@@ -3,7 +3,7 @@
 //! A request's head is read here and sent on with `Connection: close`; what follows it goes through unread,
 //! both ways, until one side ends.
 
-mod forward;
+pub(crate) mod forward;
 mod head;
 mod page;
 mod target;

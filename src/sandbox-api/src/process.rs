@@ -71,6 +71,9 @@ pub struct StartRequest {
     pub stdin: bool,
     /// A name to find it by.
     pub tag: Option<String>,
+    /// Whether it goes on while its descendants hold its output. Else it ends with its own process; the
+    /// descendants live on, and what they write is dropped.
+    pub follows_descendants: bool,
     /// How long it may run.
     pub timeout: Option<Duration>,
 }
@@ -123,7 +126,8 @@ impl Processes {
         deadline: Instant,
     ) -> Result<Subscription> {
         let _place = self.place()?;
-        let StartRequest { command, env, cwd, user, pty, stdin, tag, timeout } = request;
+        let StartRequest { command, env, cwd, user, pty, stdin, tag, follows_descendants, timeout } =
+            request;
         let program = [&command.program].into_iter();
         let exec = ExecRequest {
             argv: program.chain(&command.arguments).map(Into::into).collect(),
@@ -134,7 +138,7 @@ impl Processes {
             pty,
             timeout,
             output_cap: None,
-            follow_descendants: true,
+            follow_descendants: follows_descendants,
         };
         let execution = sandbox.exec(&exec, deadline)?;
         let Some(pid) = execution.pid() else {
@@ -244,7 +248,7 @@ impl Drop for Processes {
         let entries = std::mem::take(&mut self.table.get_mut().entries);
         let deadline = Instant::now() + CANCEL;
         for entry in entries.iter().filter(|entry| !entry.thread.is_finished()) {
-            entry.process.cancel(deadline);
+            entry.process.kill(deadline);
         }
         for entry in entries {
             base::thread::join(entry.thread);

@@ -95,6 +95,11 @@ impl Sandboxes {
         self.launcher.templates()
     }
 
+    /// Its limits.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// The time of day, by the registry's clock.
     pub fn wall(&self) -> SystemTime {
         self.registry.clock.wall()

@@ -90,7 +90,7 @@ impl<'a, 'b> Call<'a, 'b> {
     }
 
     pub(super) fn login_as(&self, name: Option<&str>) -> files::Result<Login> {
-        self.sandbox.accounts().login(&**self.running, name, self.soon())
+        self.sandbox.login(&**self.running, name, self.soon())
     }
 
     fn user_name(&self) -> Result<Option<String>, Error> {

@@ -1,6 +1,5 @@
 //! The service `process.Process`.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use connect_rpc::{Code, EnvelopeReader, Error, STREAMING};
@@ -39,12 +38,13 @@ fn start(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let config = message.process.ok_or_else(|| invalid("the request names no process"))?;
     let (timeout, login) = (call.timeout()?, call.login()?);
     let request = StartRequest {
-        env: environment(call, &config.envs),
+        env: call.sandbox.environment(&config.envs),
         cwd: cwd(&login, config.cwd.as_deref())?,
         user: login.user,
         pty: message.pty.map(|pty| pty.size()).transpose()?,
         stdin: message.stdin.unwrap_or(true),
         tag: message.tag,
+        follows_descendants: true,
         timeout,
         command: Command {
             program: config.cmd,
@@ -58,19 +58,6 @@ fn start(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let closed = call.running.closed().clone();
     let on_timeout = OnTimeout::Killed;
     Ok(Follower { subscription, closed, ping: call.ping_interval(), on_timeout }.response())
-}
-
-/// The variables of the sandbox, those that say what it is, and those of the request.
-fn environment(call: &Call<'_, '_>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut env = call.sandbox.env().clone();
-    let own = [
-        ("E2B_SANDBOX", "true"),
-        ("E2B_SANDBOX_ID", call.sandbox.id()),
-        ("E2B_TEMPLATE_ID", &call.sandbox.template().name),
-    ];
-    env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    env.extend(asked.clone());
-    env
 }
 
 fn cwd(login: &Login, cwd: Option<&str>) -> Result<Option<String>, Error> {

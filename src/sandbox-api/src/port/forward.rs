@@ -24,13 +24,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long the client may take nothing of what it gets, and a port may be silent after the client's end.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Forwards until the port's end, the client's, or until `closed` disconnects. `begin` goes to the port first.
-pub(super) fn forward(
-    client: &Socket,
-    guest: &UnixStream,
-    begin: Vec<u8>,
-    closed: &Receiver<Infallible>,
-) {
+/// Forwards between a client and a port of a sandbox until the port's end, the client's, or until `closed` disconnects. `begin` goes to the port first.
+pub fn forward(client: &Socket, guest: &UnixStream, begin: Vec<u8>, closed: &Receiver<Infallible>) {
     match run(client, guest, begin, closed) {
         Ok(End::Complete) => linger(client),
         Ok(End::Cut) => {}

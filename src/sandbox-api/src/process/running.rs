@@ -189,9 +189,9 @@ impl Process {
     }
 
     /// Kills it with its descendants.
-    pub(super) fn cancel(&self, deadline: Instant) {
+    pub fn kill(&self, deadline: Instant) {
         if let Err(error) = self.execution.cancel(deadline) {
-            log::debug!("cannot cancel a process; pid={} error={error}", self.pid);
+            log::debug!("cannot kill a process; pid={} error={error}", self.pid);
         }
     }
 
@@ -268,7 +268,18 @@ impl Subscription {
 
     /// Waits for what comes next, until `deadline`. `closed` disconnects when the sandbox is paused or ended.
     pub fn next(&self, closed: &Receiver<Infallible>, deadline: Instant) -> Next {
-        if matches!(closed.try_recv(), Err(TryRecvError::Disconnected)) {
+        self.next_unless(closed, &crossbeam_channel::never(), deadline)
+    }
+
+    /// As [`Subscription::next`]; [`Next::Closed`] also once `cancelled` disconnects.
+    pub fn next_unless(
+        &self,
+        closed: &Receiver<Infallible>,
+        cancelled: &Receiver<Infallible>,
+        deadline: Instant,
+    ) -> Next {
+        let is_over = |end: &Receiver<_>| end.try_recv() == Err(TryRecvError::Disconnected);
+        if is_over(closed) || is_over(cancelled) {
             return Next::Closed;
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -281,6 +292,7 @@ impl Subscription {
                 }
             },
             recv(closed) -> _ => Next::Closed,
+            recv(cancelled) -> _ => Next::Closed,
             default(left) => Next::TimedOut,
         }
     }

@@ -20,7 +20,7 @@ fn start(factory: &Factory) -> Box<dyn Sandbox> {
 
 fn request(program: &str) -> StartRequest {
     let command = Command { program: program.into(), ..Command::default() };
-    StartRequest { command, ..StartRequest::default() }
+    StartRequest { command, follows_descendants: true, ..StartRequest::default() }
 }
 
 fn processes() -> Processes {

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use base::sync::Mutex;
 use crossbeam_channel::Receiver;
+use sandbox::Sandbox;
 
 use super::life::{End, Life, Status};
 use super::request::{CreateRequest, Lifecycle};
 use super::vm::{RunningSandbox, Vm};
-use crate::account::Accounts;
+use crate::account::{Accounts, Login};
 use crate::event_log::EventLog;
-use crate::files::Watchers;
+use crate::files::{self, Watchers};
 use crate::launcher::{NetworkRequest, Template};
 use crate::metrics::Samples;
 use crate::process::Processes;
@@ -157,9 +158,27 @@ impl ManagedSandbox {
         &self.processes
     }
 
-    /// The users that its calls named.
-    pub(crate) fn accounts(&self) -> &Accounts {
-        &self.accounts
+    /// The user of this name or number; if none is named, `user` where the image has that user, else root.
+    pub fn login(
+        &self,
+        running: &dyn Sandbox,
+        name: Option<&str>,
+        deadline: Instant,
+    ) -> files::Result<Login> {
+        self.accounts.login(running, name, deadline)
+    }
+
+    /// The environment of a command: the sandbox's variables, those that say what it is, and `asked`.
+    pub fn environment(&self, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let own = [
+            ("E2B_SANDBOX", "true"),
+            ("E2B_SANDBOX_ID", self.id()),
+            ("E2B_TEMPLATE_ID", &self.template().name),
+        ];
+        let mut env = self.env().clone();
+        env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        env.extend(asked.clone());
+        env
     }
 
     /// The folders that its calls watch.
