@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cp, doctor, exec, gc, image, key, logs, net, ps, run, sandbox, ssh_config, ssh_host_key,
-    ssh_proxy, start, stop, wait,
+    bench, cp, doctor, exec, gc, image, key, logs, mcp, net, ps, run, sandbox, ssh_config,
+    ssh_host_key, ssh_proxy, start, stop, wait,
 };
 #[cfg(feature = "platform")]
 use crate::command::{job, serve};
@@ -21,6 +21,7 @@ Examples:
   runner exec -it web -- bash                    a shell in a running VM
   runner start --local                           take agent jobs from the queue of this host
   runner sandbox serve                           serve sandboxes to programs with the E2B SDKs
+  runner mcp                                     serve sandboxes to an agent that starts this
   runner doctor                                  check whether this host can run VMs
 
 Most commands need root, for cgroups, users and namespaces.";
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     #[cfg(feature = "platform")]
     Serve(serve::Arguments),
     Sandbox(sandbox::Arguments),
+    Mcp(mcp::Arguments),
     Doctor(doctor::Arguments),
     Key(key::Arguments),
     Gc(gc::Arguments),
@@ -107,6 +109,7 @@ impl Cli {
             Command::Net(arguments) => net::run(global, &arguments),
             Command::Bench(arguments) => bench::run(global, &arguments),
             Command::Sandbox(arguments) => sandbox::run(global, arguments),
+            Command::Mcp(arguments) => mcp::run(global, &arguments),
             Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Key(arguments) => key::run(global, arguments),
             Command::Gc(arguments) => gc::run(global, &arguments),

@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod logs;
+pub(crate) mod mcp;
 pub(crate) mod net;
 pub(crate) mod ps;
 pub(crate) mod run;

@@ -8,7 +8,7 @@
 //! | how jobs of the platform are asked for | `operator`, `command/job` |
 //! | background commands (`-d`) | [`detach`], [`background`] |
 //! | what VMs may reach; the service that takes jobs | the crates `egress` and `service` |
-//! | sandboxes for programs | [`sandbox_server`]; the crate `sandbox-api` |
+//! | sandboxes for programs and agents | [`sandbox_server`]; the crates `sandbox-api` and `mcp` |
 //! | virtual machines | [`vmm`]: the only file that names the kinds of monitors |
 
 mod agent;

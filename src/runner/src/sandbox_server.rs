@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_server::{Endpoint, Limits, Server, tls};
+use http_server::{Endpoint, Handler, Limits, Server, tls};
 use rootfs::Store;
 use sandbox::{Cause, Image, SandboxConfig};
 use sandbox_api::{Api, Clock, Keys, Launcher, Sandboxes, Settings, SystemClock};
@@ -27,6 +27,7 @@ pub(crate) struct Listeners(Vec<(String, Endpoint)>);
 pub(crate) struct SandboxServer {
     // Dropped before the sandboxes: no call comes in while they end.
     server: Server,
+    mcp: Arc<mcp::Http>,
     sandboxes: Arc<Sandboxes>,
     keys: Arc<Keys>,
     addresses: Vec<String>,
@@ -62,12 +63,14 @@ impl SandboxServer {
         let sandboxes = Arc::new(Sandboxes::start(launcher, settings, Arc::clone(&clock))?);
         let keys = Arc::new(Keys::new(&global.state_dir));
         let (shared, domain) = (Arc::clone(&sandboxes), config.domain.clone());
-        let handler = Api::new(shared, Arc::clone(&keys), domain, clock);
+        let mcp = Arc::new(agents(config, &sandboxes, &keys, &clock));
+        let handler = Api::new(shared, Arc::clone(&keys), domain, clock)
+            .with("/mcp", Arc::clone(&mcp) as Arc<dyn Handler>);
         let (connections, per_peer) = LIMITS;
         let limits = Limits { connections, per_peer, ..Limits::default() };
         let (addresses, endpoints) = listeners.0.into_iter().unzip();
         let server = Server::start("sandbox", endpoints, Arc::new(handler), limits)?;
-        Ok(Self { server, sandboxes, keys, addresses })
+        Ok(Self { server, mcp, sandboxes, keys, addresses })
     }
 
     /// Prints where programs reach it, and how to make an API key if there is none.
@@ -83,10 +86,31 @@ impl SandboxServer {
 
     /// Ends all sandboxes.
     pub(crate) fn stop(mut self) -> Result<()> {
+        self.mcp.stop();
         let stopped = self.server.stop(GRACE);
         self.sandboxes.stop();
         Ok(stopped?)
     }
+}
+
+/// A command of an agent would keep its connection.
+impl Drop for SandboxServer {
+    fn drop(&mut self) {
+        self.mcp.stop();
+    }
+}
+
+/// The endpoint of agents.
+fn agents(
+    config: &SandboxesConfig,
+    sandboxes: &Arc<Sandboxes>,
+    keys: &Arc<Keys>,
+    clock: &Arc<dyn Clock>,
+) -> mcp::Http {
+    let options = mcp::Options { version: env!("CARGO_PKG_VERSION"), ..mcp::Options::default() };
+    let server = mcp::Server::remote(Arc::clone(sandboxes), options, config.domain.clone());
+    let hosts = mcp::Hosts::new(config.domain.iter().chain(&config.mcp_hosts).cloned());
+    mcp::Http::new(server, Arc::clone(keys), hosts, Arc::clone(clock))
 }
 
 /// Finds the files of a profile's image.

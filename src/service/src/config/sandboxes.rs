@@ -21,6 +21,8 @@ pub struct SandboxesConfig {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The domain below which sandboxes have host names.
     pub domain: Option<String>,
+    /// Further host names by which agents reach the server.
+    pub mcp_hosts: Vec<String>,
     /// The most sandboxes at once, paused ones included.
     pub max: usize,
     /// The time-out of a sandbox whose request has none.
@@ -36,6 +38,7 @@ pub(super) struct SandboxesTable {
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
     domain: Option<String>,
+    mcp_hosts: Vec<String>,
     max: Option<u32>,
     default_timeout: Option<Time>,
     max_timeout: Option<Time>,
@@ -62,10 +65,14 @@ impl SandboxesTable {
         if self.domain.as_deref().is_some_and(|domain| !is_domain(domain)) {
             return Err(invalid("sandboxes.domain", "a domain name, with or without a port"));
         }
+        if !self.mcp_hosts.iter().all(|host| is_domain(host)) {
+            return Err(invalid("sandboxes.mcp_hosts", "a list of host names"));
+        }
         Ok(SandboxesConfig {
             listen: self.listen,
             tls,
             domain: self.domain,
+            mcp_hosts: self.mcp_hosts,
             max: self.max.map_or(usual, |max| max as usize),
             default_timeout,
             max_timeout,

@@ -152,6 +152,7 @@ fn sandboxes_have_limits_and_are_not_served_unless_it_says_where() {
     assert!(error("[sandboxes]\nmax = 0\n").contains("sandboxes.max"));
     assert!(error("[sandboxes]\ntls_cert = \"c\"\n").contains("both or none"));
     assert!(error("[sandboxes]\ndomain = \"a b\"\n").contains("sandboxes.domain"));
+    assert!(error("[sandboxes]\nmcp_hosts = [\"a/b\"]\n").contains("sandboxes.mcp_hosts"));
     let text = error("[sandboxes]\ndefault_timeout = \"2h\"\nmax_timeout = \"1h\"\n");
     assert!(text.contains("sandboxes.default_timeout"), "{text}");
 }

@@ -44,6 +44,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = domain)]
     domain: Option<String>,
 
+    /// Host name of the server for MCP clients, beside addresses, localhost and --domain; others are refused
+    #[arg(long, value_name = "NAME", value_parser = domain)]
+    mcp_host: Vec<String>,
+
     /// Configuration file with `[sandboxes]` and profiles [default: all defaults]
     #[arg(long, value_name = "FILE", env = "RUNNER_CONFIG", value_parser = value::os(value::absolute))]
     config: Option<PathBuf>,
@@ -107,6 +111,7 @@ impl Arguments {
         if self.domain.is_some() {
             sandboxes.domain.clone_from(&self.domain);
         }
+        sandboxes.mcp_hosts.extend(self.mcp_host.iter().cloned());
         Ok(config)
     }
 }
