@@ -23,6 +23,7 @@ mod files;
 mod host_ca;
 mod intercept;
 mod job;
+mod mcp;
 mod network;
 mod pool;
 mod reclaim;

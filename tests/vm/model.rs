@@ -41,6 +41,11 @@ pub(crate) fn bash(command: &str) -> Block {
     Block::Tool { name: "Bash".to_owned(), input }
 }
 
+/// Asks for a tool to be called.
+pub(crate) fn tool(name: &str, input: Value) -> Block {
+    Block::Tool { name: name.to_owned(), input }
+}
+
 /// What the model was asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
