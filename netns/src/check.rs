@@ -72,8 +72,7 @@ fn probe() -> Result<()> {
     Namespace::make(|| {
         tap::make(guest::TAP)?;
         host::probe()?;
-        let TrafficConfig { policy, limits } = TrafficConfig::default();
-        let rules: Transaction = ruleset::make(guest::ADDRESS, &policy, &limits, 1);
+        let rules: Transaction = ruleset::make(guest::ADDRESS, &TrafficConfig::default(), 1);
         host::commit_rules(&rules)
     })
     .map(drop)

@@ -16,6 +16,7 @@
 //! | `reactor.rs` | the thread: its forwarders, and the loop |
 //! | `context.rs` | which socket belongs to which forwarder |
 //! | `dns.rs` | DNS queries |
+//! | `hosts.rs` | hosts of a policy: their addresses are opened when they are resolved |
 //! | `tcp.rs` | a published port, or a port of the gateway |
 //! | `drops.rs` | reports of dropped packets |
 //! | `acceptor.rs` | a listening socket |
@@ -28,6 +29,7 @@ mod context;
 mod dns;
 mod drops;
 mod handle;
+mod hosts;
 mod pair;
 mod question;
 mod reactor;
@@ -41,6 +43,7 @@ use mio::Poll;
 
 pub(crate) use self::handle::{Forwarding, Handle, Target};
 pub use self::handle::{GuestPorts, ListenerCallback};
+pub(crate) use self::hosts::Hosts;
 use crate::{Error, Result};
 
 /// The owner of the thread. Dropping it ends every forwarding.

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use sandbox::{Action, EgressObserver, Network, Protocol, Publish, Rule, Service};
 
 use crate::drop_log::DropLog;
-use crate::forwarder::{Forwarder, Forwarding, GuestPorts, Target};
+use crate::forwarder::{Forwarder, Forwarding, GuestPorts, Hosts, Target};
 use crate::guest;
 use crate::pool::PoolRequest;
 use crate::slot::{Counters, Slot, TrafficConfig};
@@ -24,6 +24,8 @@ use crate::{Error, Result};
 pub struct Lease {
     // Forwardings end before the network goes back to the pool.
     dns: Option<Forwarding>,
+    /// The policy has hosts, whose addresses `dns` opens.
+    has_hosts: bool,
     forwardings: Vec<Forwarding>,
     /// With the port in the guest.
     published: Vec<(u16, Forwarding)>,
@@ -58,7 +60,16 @@ impl Lease {
         let network = Borrowed { slot: Some(slot), back: back.clone() };
         let (forwardings, published) = Default::default();
         let forwarder = Arc::clone(forwarder);
-        Self { dns: None, forwardings, published, guest: None, observer: None, forwarder, network }
+        Self {
+            dns: None,
+            has_hosts: false,
+            forwardings,
+            published,
+            guest: None,
+            observer: None,
+            forwarder,
+            network,
+        }
     }
 
     /// The VM's address as the host sees it.
@@ -87,19 +98,26 @@ impl Lease {
     /// Applies a policy and limits atomically, also to open connections. After an error the lease must not
     /// be used.
     pub fn apply(&mut self, network: &Network) -> Result<()> {
-        let mut policy = network.policy.clone();
-        policy.rules.splice(0..0, network.reachable.iter().map(reaches));
-        let traffic = TrafficConfig { policy, limits: network.limits };
+        let exempt = network.reachable.iter().map(reaches).collect();
+        let policy = network.policy.clone();
+        let hosts = policy.only.as_ref().map(|only| only.hosts.clone());
+        let traffic = TrafficConfig { policy, exempt, limits: network.limits };
+        // The addresses of hosts are those of one policy.
+        if hosts.is_some() || self.has_hosts {
+            self.dns = None;
+        }
+        self.has_hosts = hosts.is_some();
         let slot = self.network.slot_mut()?;
         slot.reach(&network.reachable)?;
         slot.apply(&traffic)?;
-        self.dns = match (network.policy.dns, self.dns.take()) {
-            (true, None) => {
-                Some(self.forwarder.handle().forward_dns(&slot.names, self.observer.clone())?)
-            }
-            (true, served) => served,
-            (false, _) => None,
-        };
+        if !network.policy.dns {
+            self.dns = None;
+        } else if self.dns.is_none() {
+            let open = |names| Ok(Hosts::new(names, slot.open_netfilter()?));
+            let hosts = hosts.map(open).transpose()?;
+            let observer = self.observer.clone();
+            self.dns = Some(self.forwarder.handle().forward_dns(&slot.names, observer, hosts)?);
+        }
         Ok(())
     }
 
@@ -158,8 +176,8 @@ impl Lease {
         self.forwardings.push(self.forwarder.handle().report_drops(log, Arc::clone(&observer))?);
         self.observer = Some(observer);
         if self.dns.take().is_some() {
-            self.dns =
-                Some(self.forwarder.handle().forward_dns(&slot.names, self.observer.clone())?);
+            let observer = self.observer.clone();
+            self.dns = Some(self.forwarder.handle().forward_dns(&slot.names, observer, None)?);
         }
         Ok(())
     }

@@ -101,7 +101,11 @@ impl Pool {
         let (stop, stop_rx) = bounded(0);
         let size = config.size;
         let replenisher = Replenisher {
-            traffic: TrafficConfig { policy: config.policy, limits: config.limits },
+            traffic: TrafficConfig {
+                policy: config.policy,
+                limits: config.limits,
+                ..TrafficConfig::default()
+            },
             factory: SlotFactory {
                 range: config.range,
                 next: AtomicU32::new(0),

@@ -11,7 +11,8 @@
 //!
 //! The chain `forward` decides about a connection once, by the chain `decide`, and sets the number of the
 //! policy as the connection's mark. A new policy has a new number. So one transaction also revokes open
-//! connections, without a search for them.
+//! connections, without a search for them. A policy that is restricted to destinations has its rules in the chain
+//! `selected`, which only those reach; the forwarder adds the addresses of hosts to a set when they are resolved.
 //!
 //! INVARIANT: a packet passes only if the policy in force has accepted its connection.
 
@@ -24,6 +25,7 @@ use crate::guest::{ADDRESS, GATEWAY, MAC, TAP};
 use crate::nft::{
     Chain, ESTABLISHED_OR_RELATED, Family, Hook, INVALID, Rule, SetKind, Table, Transaction,
 };
+use crate::slot::TrafficConfig;
 
 /// The link of the namespace that leads to the host.
 pub(crate) const UPLINK: &str = "uplink";
@@ -66,6 +68,8 @@ const INPUT: Chain = filter("input", libc::NF_INET_LOCAL_IN);
 /// Connections beyond the limit.
 const LIMIT: Chain = Chain { name: "limit", hook: None };
 const DECIDE: Chain = Chain { name: "decide", hook: None };
+/// Decides about destinations that the policy is restricted to.
+const SELECTED: Chain = Chain { name: "selected", hook: None };
 const ADMIT: Chain = Chain { name: "admit", hook: None };
 const REJECT: Chain = Chain { name: "reject", hook: None };
 /// DNS queries.
@@ -74,6 +78,8 @@ const OUTPUT: Chain = filter("output", libc::NF_INET_LOCAL_OUT);
 
 /// The set of ports of the gateway that lead to services of the host.
 const SERVICE_PORTS: &str = "services";
+/// The set of addresses that hosts of the policy have.
+const RESOLVED: &str = "resolved";
 /// The limit of open connections to the gateway.
 const GATEWAY_CONNECTIONS: u32 = 512;
 
@@ -97,16 +103,18 @@ const fn filter(name: &'static str, number: libc::c_int) -> Chain {
 }
 
 /// All rules, in one transaction.
-pub(crate) fn make(slot: Ipv4Addr, policy: &Policy, limits: &Limits, number: u32) -> Transaction {
+pub(crate) fn make(slot: Ipv4Addr, traffic: &TrafficConfig, number: u32) -> Transaction {
     let transaction = add_ingress_table(Transaction::on(INGRESS_TABLE));
     let transaction = add_policy_table(transaction.then_on(POLICY_TABLE), slot);
-    let transaction = transaction.add_rule(LIMIT.name, &connection_limit(limits.connections));
-    add_policy(transaction, policy, number)
+    let transaction =
+        transaction.add_rule(LIMIT.name, &connection_limit(traffic.limits.connections));
+    add_policy(transaction, traffic, number)
 }
 
 /// Replaces the policy and the limits in one transaction. `number` must be new in this namespace.
-pub(crate) fn change(policy: &Policy, limits: &Limits, old: &Limits, number: u32) -> Transaction {
-    let mut emptied = [FORWARD, ADMIT, DECIDE, DNS_CHAIN]
+pub(crate) fn change(traffic: &TrafficConfig, old: &Limits, number: u32) -> Transaction {
+    let limits = &traffic.limits;
+    let mut emptied = [FORWARD, ADMIT, DECIDE, SELECTED, DNS_CHAIN]
         .iter()
         .fold(Transaction::on(POLICY_TABLE), |transaction, chain| {
             transaction.flush_chain(chain.name)
@@ -117,7 +125,23 @@ pub(crate) fn change(policy: &Policy, limits: &Limits, old: &Limits, number: u32
             .flush_chain(LIMIT.name)
             .add_rule(LIMIT.name, &connection_limit(limits.connections));
     }
-    add_policy(emptied, policy, number)
+    add_policy(emptied.flush_set(RESOLVED), traffic, number)
+}
+
+/// Opens addresses that hosts of the policy have.
+pub(crate) fn open_resolved(addresses: &[Ipv4Addr]) -> Transaction {
+    add_resolved(Transaction::on(POLICY_TABLE), addresses)
+}
+
+/// Opens these addresses of hosts, and closes all others to new connections.
+pub(crate) fn replace_resolved(addresses: &[Ipv4Addr]) -> Transaction {
+    add_resolved(Transaction::on(POLICY_TABLE).flush_set(RESOLVED), addresses)
+}
+
+fn add_resolved(transaction: Transaction, addresses: &[Ipv4Addr]) -> Transaction {
+    addresses.iter().fold(transaction, |transaction, address| {
+        transaction.add_element(RESOLVED, &address.octets())
+    })
 }
 
 /// Closes all ports of the gateway.
@@ -175,10 +199,13 @@ fn add_policy_table(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
     let mut transaction = transaction.create_table().add_set(INTERNAL_SET, SetKind::Networks);
     transaction = transaction.add_networks(INTERNAL_SET, &internal);
     transaction = transaction.add_set(SERVICE_PORTS, SetKind::Ports);
+    transaction = transaction.add_set(RESOLVED, SetKind::Addresses);
     for counter in [RECEIVED, REFUSED, OVER_LIMIT] {
         transaction = transaction.add_counter(counter);
     }
-    for chain in [LIMIT, DECIDE, ADMIT, REJECT, DNS_CHAIN, FORWARD, INPUT, OUTPUT, postrouting] {
+    for chain in
+        [LIMIT, DECIDE, SELECTED, ADMIT, REJECT, DNS_CHAIN, FORWARD, INPUT, OUTPUT, postrouting]
+    {
         transaction = transaction.add_chain(chain);
     }
     let to_gateway = || Rule::new().iifname(TAP).ip_daddr(Ipv4Net::from(GATEWAY));
@@ -212,7 +239,8 @@ fn add_policy_table(transaction: Transaction, slot: Ipv4Addr) -> Transaction {
 }
 
 /// The rules of the policy.
-fn add_policy(transaction: Transaction, policy: &Policy, number: u32) -> Transaction {
+fn add_policy(transaction: Transaction, traffic: &TrafficConfig, number: u32) -> Transaction {
+    let policy = &traffic.policy;
     let accepted = || Rule::new().ct_state(ESTABLISHED_OR_RELATED).ct_mark(number);
     let mut transaction = transaction
         .add_rule(FORWARD.name, &accepted().oifname(TAP).counter(RECEIVED).accept())
@@ -228,14 +256,30 @@ fn add_policy(transaction: Transaction, policy: &Policy, number: u32) -> Transac
             transaction = transaction.add_rule(DNS_CHAIN.name, &query.limit_rate(QUERIES).accept());
         }
     }
-    for rule in policy.rules.iter().flat_map(rules) {
+    for rule in traffic.exempt.iter().flat_map(rules) {
         transaction = transaction.add_rule(DECIDE.name, &rule);
+    }
+    let Some(only) = &policy.only else { return add_rules(transaction, DECIDE, policy) };
+    for net in &only.nets {
+        let selected = Rule::new().ip_daddr(*net).goto(SELECTED.name);
+        transaction = transaction.add_rule(DECIDE.name, &selected);
+    }
+    transaction = transaction
+        .add_rule(DECIDE.name, &Rule::new().ip_daddr_in(RESOLVED).goto(SELECTED.name))
+        .add_rule(DECIDE.name, &Rule::new().goto(REJECT.name));
+    add_rules(transaction, SELECTED, policy)
+}
+
+/// The rules of the policy and its default.
+fn add_rules(mut transaction: Transaction, chain: Chain, policy: &Policy) -> Transaction {
+    for rule in policy.rules.iter().flat_map(rules) {
+        transaction = transaction.add_rule(chain.name, &rule);
     }
     match policy.default {
         Action::Allow => transaction
-            .add_rule(DECIDE.name, &Rule::new().ip_daddr_in(INTERNAL_SET).goto(REJECT.name))
-            .add_rule(DECIDE.name, &Rule::new().goto(ADMIT.name)),
-        Action::Deny => transaction.add_rule(DECIDE.name, &Rule::new().goto(REJECT.name)),
+            .add_rule(chain.name, &Rule::new().ip_daddr_in(INTERNAL_SET).goto(REJECT.name))
+            .add_rule(chain.name, &Rule::new().goto(ADMIT.name)),
+        Action::Deny => transaction.add_rule(chain.name, &Rule::new().goto(REJECT.name)),
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use base::error::chain;
 use nix::errno::Errno;
-use sandbox::{Limits, Policy};
+use sandbox::{Limits, Policy, Rule};
 
 pub(crate) use self::namespace_parts::DnsSockets;
 use self::namespace_parts::NamespaceParts;
@@ -72,6 +72,8 @@ pub(crate) struct Slot {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TrafficConfig {
     pub(crate) policy: Policy,
+    /// Rules before those of the policy, for all destinations.
+    pub(crate) exempt: Vec<Rule>,
     pub(crate) limits: Limits,
 }
 
@@ -150,8 +152,7 @@ impl Slot {
         host.route().request(&outside).map_err(failed())?;
         self.route.request(&inside).map_err(failed())?;
         self.number = 1;
-        let rules =
-            ruleset::make(addresses.namespace(), &traffic.policy, &traffic.limits, self.number);
+        let rules = ruleset::make(addresses.namespace(), traffic, self.number);
         rules.commit(&mut self.netfilter).map_err(kernel("make rules for", addresses.link()))?;
         self.traffic = traffic.clone();
         self.shape(Limits::default(), traffic.limits)?;

@@ -65,13 +65,13 @@ pub(crate) fn pass_on(request: &Request, to: SocketAddr) -> Reply {
 }
 
 /// A name server for which every name is [`INTERNET`].
-struct Names {
+pub(crate) struct Names {
     address: SocketAddr,
     thread: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Names {
-    fn serve(runner: &Runner) -> Self {
+    pub(crate) fn serve(runner: &Runner) -> Self {
         let socket = runner.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
         let address = socket.local_addr().unwrap();
         let thread = Builder::new().name("names".into()).spawn(move || answer_all(&socket));

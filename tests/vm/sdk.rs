@@ -1,5 +1,6 @@
 //! E2B's SDKs and code interpreter, unchanged, against `runner sandbox serve`: the tests in `tests/sdk`.
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::process::Command;
 use netns::testing::INTERNET;
 
 use crate::host::Host;
+use crate::internet::Names;
 use crate::network::greet;
 use crate::runner::{Runner, text};
 use crate::sandboxes::SandboxServer;
@@ -28,6 +30,7 @@ fn tests() -> PathBuf {
 /// Runs tests that find the server by the environment alone.
 fn pass(mut command: Command) {
     let runner = Runner::new();
+    runner.world.set_hosts(runner.state(), &[("localhost", Ipv4Addr::LOCALHOST)]);
     let before = Host::look(runner.state());
     let config = runner.state().join("runner.toml");
     std::fs::write(&config, CONFIG).unwrap();
@@ -36,6 +39,7 @@ fn pass(mut command: Command) {
         &["--config", config.to_str().unwrap(), "--domain", "sandboxes.test"],
     );
     let internet = format!("{INTERNET}:{}", greet(&runner, INTERNET));
+    let _names = Names::serve(&runner);
     let url = format!("http://{}", server.address);
     command.env("E2B_API_URL", &url).env("E2B_SANDBOX_URL", &url).env("INTERNET", internet);
     command.env("E2B_API_KEY", &server.key).env_remove("E2B_DEBUG").env_remove("E2B_DOMAIN");

@@ -17,6 +17,7 @@ use sandbox::{Dropped, EgressObserver, SINKHOLE};
 
 use super::acceptor::Acceptor;
 use super::context::Context;
+use super::hosts::Hosts;
 use super::pair::{ConnectionPairs, reset_on_close};
 use super::question::{HEADER, QR, Question};
 use super::resolv_conf::dns_servers;
@@ -34,6 +35,8 @@ const MAX_CONNECTIONS: usize = 32;
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The response code "server failure".
 const SERVFAIL: u8 = 2;
+/// The response code "refused by policy".
+const REFUSED: u8 = 5;
 
 /// The DNS forwarder of one guest.
 pub(super) struct DnsForwarder {
@@ -42,6 +45,8 @@ pub(super) struct DnsForwarder {
     acceptor: Acceptor,
     /// Decides which names may be resolved.
     observer: Option<Arc<dyn EgressObserver>>,
+    /// The only names that are resolved.
+    hosts: Option<Hosts>,
     queries: HashMap<Token, Query>,
     /// The deadline of each query, in order, since all have the same time-out.
     deadlines: VecDeque<(Instant, Token)>,
@@ -62,6 +67,7 @@ impl DnsForwarder {
     pub(super) fn open(
         sockets: DnsSockets,
         observer: Option<Arc<dyn EgressObserver>>,
+        hosts: Option<Hosts>,
         context: &mut Context<'_>,
     ) -> Self {
         let mut udp = UdpSocket::from_std(sockets.udp);
@@ -69,7 +75,7 @@ impl DnsForwarder {
         let acceptor = Acceptor::open(sockets.tcp, context);
         let pairs = ConnectionPairs::default();
         let (queries, deadlines) = (HashMap::new(), VecDeque::new());
-        Self { udp, udp_token, acceptor, observer, queries, deadlines, pairs }
+        Self { udp, udp_token, acceptor, observer, hosts, queries, deadlines, pairs }
     }
 
     pub(super) fn ready(&mut self, token: Token, context: &mut Context<'_>) {
@@ -134,7 +140,7 @@ impl DnsForwarder {
     fn handle_query(&mut self, message: Vec<u8>, guest: SocketAddr, context: &mut Context<'_>) {
         if let Some(observer) = &self.observer {
             let Some(question) = Question::read(&message) else {
-                return self.respond(&failure(message), guest);
+                return self.respond(&error(message, SERVFAIL), guest);
             };
             let may_resolve = observer.may_resolve(&question.name);
             if question.is_service_binding() {
@@ -142,6 +148,17 @@ impl DnsForwarder {
             }
             if !may_resolve {
                 return self.respond(&question.response(&message, SINKHOLE), guest);
+            }
+        }
+        if let Some(hosts) = &self.hosts {
+            let Some(question) = Question::read(&message) else {
+                return self.respond(&error(message, SERVFAIL), guest);
+            };
+            if !hosts.have(&question.name) {
+                return self.respond(&error(message, REFUSED), guest);
+            }
+            if question.is_service_binding() {
+                return self.respond(&question.nodata(&message), guest);
             }
         }
         let servers = dns_servers(context.resolv_conf).into();
@@ -168,7 +185,7 @@ impl DnsForwarder {
                 }
             }
         }
-        self.respond(&failure(message), guest);
+        self.respond(&error(message, SERVFAIL), guest);
     }
 
     fn receive_response(&mut self, token: Token, context: &mut Context<'_>) {
@@ -180,7 +197,15 @@ impl DnsForwarder {
                     if response.len() < HEADER || response.get(..2) != query.message.get(..2) {
                         continue;
                     }
-                    self.respond(response, query.guest);
+                    let is_open = self
+                        .hosts
+                        .as_mut()
+                        .is_none_or(|hosts| hosts.open(&query.message, response));
+                    if is_open {
+                        self.respond(response, query.guest);
+                    } else {
+                        self.respond(&error(query.message.clone(), SERVFAIL), query.guest);
+                    }
                     true
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -204,7 +229,10 @@ impl DnsForwarder {
 
     fn accept_connections(&mut self, context: &mut Context<'_>) {
         for near in self.acceptor.accept(usize::MAX, context) {
-            // Queries by TCP are not inspected, so with an observer they are refused.
+            // Queries by TCP are not inspected, so with an observer or with hosts they are refused.
+            if self.hosts.is_some() {
+                continue;
+            }
             if let Some(observer) = &self.observer {
                 let (protocol, address) = (libc::IPPROTO_TCP as u8, GATEWAY.into());
                 observer.dropped(Dropped { protocol, address, port: DNS });
@@ -232,11 +260,11 @@ fn send(message: &[u8], server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// The response SERVFAIL, so that the guest need not wait for its time-out.
-fn failure(mut query: Vec<u8>) -> Vec<u8> {
+/// A response with this code, so that the guest need not wait for its time-out.
+fn error(mut query: Vec<u8>, rcode: u8) -> Vec<u8> {
     if let [_, _, flags, code, ..] = query.as_mut_slice() {
         *flags |= QR;
-        *code = *code & 0xf0 | SERVFAIL;
+        *code = *code & 0xf0 | rcode;
     }
     query
 }
@@ -248,7 +276,7 @@ mod tests {
     #[test]
     fn a_failure_is_a_response_to_the_query() {
         let query = [7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'x', 0, 0, 1, 0, 1];
-        let response = failure(query.to_vec());
+        let response = error(query.to_vec(), SERVFAIL);
         assert_eq!(response[..4], [7, 9, 0x81, SERVFAIL]);
         assert_eq!(response[4..], query[4..]);
     }

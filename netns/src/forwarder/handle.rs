@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::{Registry, Token, Waker};
 use sandbox::EgressObserver;
 
+use super::hosts::Hosts;
 use crate::drop_log::DropLog;
 use crate::namespace::Namespace;
 use crate::slot::DnsSockets;
@@ -58,7 +59,7 @@ pub(crate) struct Target {
 /// A request to the thread.
 pub(super) enum ForwarderRequest {
     /// Start a forwarding, and send its number back.
-    Dns(DnsSockets, Option<Arc<dyn EgressObserver>>, Sender<u64>),
+    Dns(DnsSockets, Option<Arc<dyn EgressObserver>>, Option<Hosts>, Sender<u64>),
     Drops(DropLog, Arc<dyn EgressObserver>, Sender<u64>),
     Tcp(TcpListener, Target, Sender<u64>),
     /// Use `ports` for connections that the guest's network refuses.
@@ -92,14 +93,15 @@ impl Handle {
     }
 
     /// Forwards the DNS queries that arrive at `sockets` to the host's DNS servers. An observer decides
-    /// which names may be resolved.
+    /// which names may be resolved. With `hosts`, other names are refused.
     pub(crate) fn forward_dns(
         &self,
         sockets: &DnsSockets,
         observer: Option<Arc<dyn EgressObserver>>,
+        hosts: Option<Hosts>,
     ) -> Result<Forwarding> {
         let sockets = sockets.duplicate()?;
-        self.start(|reply| ForwarderRequest::Dns(sockets, observer, reply))
+        self.start(|reply| ForwarderRequest::Dns(sockets, observer, hosts, reply))
     }
 
     /// Reports dropped packets to an observer.

@@ -92,6 +92,41 @@ impl Question {
     }
 }
 
+/// The IPv4 addresses in the answers of a response; `None` if it is malformed, or no response to this query.
+pub(super) fn addresses(query: &[u8], response: &[u8]) -> Option<Vec<Ipv4Addr>> {
+    let end = Question::read(query)?.end;
+    let (asked, answered) = (query.get(HEADER..end)?, response.get(HEADER..end)?);
+    let is_response = response.get(2)? & QR != 0 && response.get(4..6)? == [0, 1];
+    if !is_response || !asked.eq_ignore_ascii_case(answered) {
+        return None;
+    }
+    let count = u16::from_be_bytes(*response.get(6..8)?.first_chunk()?);
+    let (mut addresses, mut at) = (Vec::new(), end);
+    for _ in 0..count {
+        at = skip_name(response, at)?;
+        let [a, b, c, d, _, _, _, _, e, f] = *response.get(at..)?.first_chunk::<10>()?;
+        let (qtype, class) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let data = response.get(at + 10..at + 10 + usize::from(u16::from_be_bytes([e, f])))?;
+        at += 10 + data.len();
+        if let (A, IN, Ok(address)) = (qtype, class, <[u8; 4]>::try_from(data)) {
+            addresses.push(address.into());
+        }
+    }
+    Some(addresses)
+}
+
+/// The offset behind a name, which may end with a compression pointer.
+fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..=63 => at += 1 + usize::from(length),
+            0xc0.. => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +152,22 @@ mod tests {
             message[at] = byte;
             assert_eq!(Question::read(&message), None, "{at}");
         }
+    }
+
+    #[test]
+    fn the_addresses_of_a_response_are_read_behind_an_alias() {
+        let query = message(1);
+        let end = Question::read(&query).unwrap().end;
+        let mut response = query[..end].to_vec();
+        (response[2], response[7]) = (0x81, 2);
+        response.extend(b"\xc0\x0c\0\x05\0\x01\0\0\0\0\0\x04\x01b\xc0\x0e");
+        response.extend(b"\x01b\xc0\x0e\0\x01\0\x01\0\0\0\0\0\x04\x09\x08\x07\x06");
+        assert_eq!(addresses(&query, &response), Some(vec![Ipv4Addr::new(9, 8, 7, 6)]));
+        for length in 0..response.len() {
+            assert_eq!(addresses(&query, &response[..length]), None, "{length}");
+        }
+        let other = [&query[..13], b"x", &query[14..]].concat();
+        assert_eq!(addresses(&other, &response), None);
     }
 
     #[test]

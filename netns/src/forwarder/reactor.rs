@@ -98,9 +98,9 @@ impl Reactor {
                     AnyForwarder::Drops(DropReporter::open(log, observer, context))
                 }));
             }
-            ForwarderRequest::Dns(sockets, observer, reply) => {
+            ForwarderRequest::Dns(sockets, observer, hosts, reply) => {
                 let _ = reply.send(self.open(|context| {
-                    AnyForwarder::Dns(DnsForwarder::open(sockets, observer, context))
+                    AnyForwarder::Dns(DnsForwarder::open(sockets, observer, hosts, context))
                 }));
             }
             ForwarderRequest::Tcp(listener, target, reply) => {

@@ -48,6 +48,8 @@ pub(crate) struct Hook {
 pub(crate) enum SetKind {
     /// IPv4 networks.
     Networks,
+    /// IPv4 addresses.
+    Addresses,
     /// Ports.
     Ports,
     /// IPv4 address and port.
@@ -169,6 +171,7 @@ impl Transaction {
         const ADDRESS_AND_PORT: u32 = ADDRESS << 6 | PORT;
         let (flags, key, length) = match kind {
             SetKind::Networks => (libc::NFT_SET_INTERVAL, ADDRESS, 4),
+            SetKind::Addresses => (0, ADDRESS, 4),
             SetKind::Ports => (0, PORT, 2),
             SetKind::AddressesAndPorts => (0, ADDRESS_AND_PORT, 8),
             SetKind::PortsByAddress => (libc::NFT_SET_MAP, ADDRESS, 4),

@@ -11,6 +11,7 @@ use crate::error::kernel;
 use crate::guest::TAP;
 use crate::host::Host;
 use crate::link::{self, Assigned, Link, Route};
+use crate::netlink::Socket;
 use crate::nft::{self, Count, Transaction};
 use crate::{Error, Result, conntrack, ruleset, tap};
 
@@ -62,6 +63,12 @@ impl Slot {
         })
     }
 
+    /// A socket by which the forwarder opens addresses of hosts.
+    pub(crate) fn open_netfilter(&self) -> Result<Socket> {
+        let failed = |source| Error::Socket { kind: "netfilter", source };
+        self.namespace.within(|| Socket::netfilter().map_err(failed))
+    }
+
     /// Lets a user open the tap by its name.
     pub(crate) fn give_tap(&self, uid: u32) -> Result<()> {
         tap::give(&self.open_tap()?, uid)
@@ -74,7 +81,7 @@ impl Slot {
         }
         let number = self.next_number();
         let had = self.traffic.limits;
-        self.commit(&ruleset::change(&traffic.policy, &traffic.limits, &had, number))?;
+        self.commit(&ruleset::change(traffic, &had, number))?;
         self.traffic = traffic.clone();
         // Until the limits are applied as well, the network is half configured.
         self.is_damaged = true;
@@ -129,6 +136,10 @@ impl Slot {
     pub(crate) fn reset(&mut self, host: &mut Host, traffic: &TrafficConfig) -> Result<()> {
         // Fails if a monitor has the tap open.
         drop(self.open_tap()?);
+        // The addresses of hosts were added by the forwarder.
+        if self.traffic.policy.only.is_some() {
+            self.made.generation = self.generation()?;
+        }
         self.verify(host)?;
         self.clear(host, traffic)
     }

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use netns::guest::GATEWAY;
-use netns::testing::{Guest, INTERNET};
-use sandbox::Policy;
+use netns::testing::{Guest, HOST, INTERNET, PRIVATE};
+use sandbox::{Destinations, Policy};
 
-use crate::fixture::{Fixture, connect, lease_with, network};
+use crate::fixture::{Fixture, connect, is_forbidden, lease_with, network};
 
 const QUESTION: [u8; 17] = [7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1];
 
@@ -107,4 +107,103 @@ fn the_policy_enables_and_disables_dns() {
 
     assert!(!before);
     assert_eq!(ask(&guest)[3], 2);
+}
+
+/// A query for the address of a name of two labels.
+fn query(name: &str) -> Vec<u8> {
+    let (first, second) = name.split_once('.').unwrap();
+    let mut query = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [first, second] {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+/// Answers all queries with one address, until a message is empty.
+fn answer_until_empty(server: &UdpSocket, address: Ipv4Addr) {
+    let mut buffer = [0; 512];
+    loop {
+        let (count, from) = server.recv_from(&mut buffer).unwrap();
+        if count == 0 {
+            return;
+        }
+        let mut response = buffer[..count].to_vec();
+        (response[2], response[3], response[7]) = (0x81, 0x80, 1);
+        response.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        response.extend(address.octets());
+        server.send_to(&response, from).unwrap();
+    }
+}
+
+/// Resolves a name in a guest, by a server that knows one address; returns the response code.
+fn resolve(guest: &Guest, server: &UdpSocket, name: &str, address: Ipv4Addr) -> u8 {
+    let query = query(name);
+    std::thread::scope(|scope| {
+        let client = guest.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.connect((GATEWAY, 53)).unwrap();
+        scope.spawn(|| answer_until_empty(server, address));
+        client.send(&query).unwrap();
+        let mut buffer = [0; 512];
+        let count = client.recv(&mut buffer).unwrap();
+        let end = UdpSocket::bind((HOST, 0)).unwrap();
+        end.send_to(b"", server.local_addr().unwrap()).unwrap();
+        assert_eq!(buffer[..2], query[..2]);
+        assert!(count >= query.len());
+        buffer[3] & 0xf
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hosts_of_a_policy_are_reached_once_they_are_resolved_if_its_rules_allow_it() {
+    let fixture = Fixture::new();
+    fs::write(fixture.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n"))
+        .unwrap();
+    let pool = fixture.pool(1);
+    let hosts = ["a.example", "b.example"].map(str::to_owned).to_vec();
+    let only = Some(Destinations { hosts, ..Destinations::default() });
+    let mut lease = lease_with(&pool, Policy { only, ..Policy::open() });
+    let guest = Guest::behind(&lease);
+    let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
+    let _servers = [INTERNET, PRIVATE].map(|address| fixture.server(address, 80));
+    let reach = |address| guest.run(|| connect(address, 80));
+
+    assert!(is_forbidden(&reach(INTERNET)));
+    assert_eq!(resolve(&guest, &server, "c.example", INTERNET), 5);
+    assert!(is_forbidden(&reach(INTERNET)));
+    assert_eq!(resolve(&guest, &server, "b.example", PRIVATE), 0);
+    assert!(is_forbidden(&reach(PRIVATE)), "the rules hold for hosts");
+    assert_eq!(resolve(&guest, &server, "A.example", INTERNET), 0);
+    assert!(reach(INTERNET).is_ok());
+    // The next policy does not know the addresses.
+    let hosts = vec!["a.example".to_owned()];
+    let only = Some(Destinations { hosts, ..Destinations::default() });
+    lease.apply(&network(Policy { only, ..Policy::open() })).unwrap();
+    assert!(is_forbidden(&reach(INTERNET)));
+    assert_eq!(resolve(&guest, &server, "a.example", INTERNET), 0);
+    assert!(reach(INTERNET).is_ok());
+    let link = lease.link().unwrap();
+    drop(guest);
+    drop(lease);
+
+    let next = lease_with(&pool, Policy::open());
+
+    assert_eq!(next.link().unwrap(), link, "the network was not changed by others");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn networks_are_reached_beside_hosts() {
+    let fixture = Fixture::new();
+    let pool = fixture.pool(1);
+    let nets = vec![format!("{INTERNET}/32").parse().unwrap()];
+    let only = Some(Destinations { nets, hosts: vec!["a.example".to_owned()] });
+    let lease = lease_with(&pool, Policy { only, ..Policy::open() });
+    let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
+
+    assert!(guest.run(|| connect(INTERNET, 80)).is_ok());
+    assert!(is_forbidden(&guest.run(|| connect("1.1.1.1".parse::<Ipv4Addr>().unwrap(), 80))));
 }

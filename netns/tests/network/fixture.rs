@@ -70,7 +70,7 @@ pub(crate) fn deny(to: &str) -> Rule {
 }
 
 pub(crate) fn only(rules: Vec<Rule>) -> Policy {
-    Policy { rules, default: Action::Deny, dns: false }
+    Policy { rules, ..Policy::none() }
 }
 
 pub(crate) fn tcp(rule: Rule, port: u16) -> Rule {

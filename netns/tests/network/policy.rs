@@ -1,7 +1,7 @@
 //! Policies: which destinations a guest reaches.
 
 use netns::testing::{Guest, HOST, INTERNET, METADATA, PRIVATE};
-use sandbox::{Action, Limits, Network, Policy, Rule};
+use sandbox::{Limits, Network, Policy, Rule};
 
 use crate::fixture::{
     Fixture, allow, connect, deny, is_forbidden, lease, lease_with, network, only, passes, tcp,
@@ -84,7 +84,7 @@ fn internal_networks_open_only_if_a_rule_names_them() {
 fn deny_rules_precede_an_open_default() {
     let fixture = Fixture::new();
     let pool = fixture.pool(1);
-    let policy = Policy { rules: vec![deny("100.0.0.0/8")], default: Action::Allow, dns: true };
+    let policy = Policy { rules: vec![deny("100.0.0.0/8")], ..Policy::open() };
     let lease = lease_with(&pool, policy);
     let (guest, _server) = (Guest::behind(&lease), fixture.server(INTERNET, 80));
 

@@ -117,7 +117,7 @@ pub fn from_table<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Net
     let default = table.default.into();
     // DNS can leak data, so it is on by default only if everything is allowed.
     let dns = table.dns.unwrap_or(default == Action::Allow);
-    let policy = Policy { rules, default, dns };
+    let policy = Policy { rules, default, dns, only: None };
     Ok(Network { policy, limits: table.limits.over(Limits::default()), ..Network::default() })
 }
 
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn the_default_is_to_deny() {
         let network = parse("").unwrap();
-        assert_eq!(network.policy, Policy { rules: Vec::new(), default: Action::Deny, dns: false });
+        assert_eq!(network.policy, Policy::none());
         assert!(parse("default = \"allow\"").unwrap().policy.dns);
         assert_eq!(network.limits, Limits::default());
     }

@@ -1,13 +1,15 @@
 //! A network policy within another one: a destination is reached only if both allow it.
 
 use ipnet::Ipv4Net;
-use sandbox::{Action, Policy, Rule};
+use sandbox::{Action, Destinations, Policy, Rule};
 
 /// What a user of a VM asks for. `allow` takes precedence over `deny`.
 #[derive(Debug, Clone, Copy)]
 pub struct Restriction<'a> {
     /// Networks that are reached.
     pub allow: &'a [Ipv4Net],
+    /// Host names that are reached. They have an effect only if nothing else is reached but what is in `allow`.
+    pub allow_hosts: &'a [String],
     /// Networks that are not reached.
     pub deny: &'a [Ipv4Net],
     /// Whether other networks are reached.
@@ -15,10 +17,15 @@ pub struct Restriction<'a> {
 }
 
 impl Restriction<'_> {
-    /// The policy that allows what both `policy` and this allow. Names are resolved only if destinations
-    /// outside of both lists are reached: DNS can leak data.
+    /// The policy that allows what both `policy` and this allow. Names outside of `allow_hosts` are resolved only
+    /// if destinations outside of all lists are reached: DNS can leak data.
     #[must_use]
     pub fn within(&self, policy: &Policy) -> Policy {
+        let denies_others = !self.allow_others || self.deny.contains(&Ipv4Net::default());
+        if denies_others && !self.allow_hosts.is_empty() {
+            let (nets, hosts) = (self.allow.to_vec(), self.allow_hosts.to_vec());
+            return Policy { only: Some(Destinations { nets, hosts }), ..policy.clone() };
+        }
         let mut rules = Vec::new();
         for net in self.allow {
             restrict_to(*net, policy, &mut rules);
@@ -26,12 +33,11 @@ impl Restriction<'_> {
         let deny =
             |to: &Ipv4Net| Rule { action: Action::Deny, to: *to, protocol: None, ports: None };
         rules.extend(self.deny.iter().map(deny));
-        let denies_others = !self.allow_others || self.deny.contains(&Ipv4Net::default());
         if denies_others {
-            return Policy { rules, default: Action::Deny, dns: false };
+            return Policy { rules, ..Policy::none() };
         }
         rules.extend(policy.rules.iter().cloned());
-        Policy { rules, default: policy.default, dns: policy.dns }
+        Policy { rules, ..policy.clone() }
     }
 }
 
@@ -66,7 +72,8 @@ mod tests {
         Rule { action, to: net(to), protocol: None, ports: None }
     }
 
-    const OPEN: Restriction<'static> = Restriction { allow: &[], deny: &[], allow_others: true };
+    const OPEN: Restriction<'static> =
+        Restriction { allow: &[], allow_hosts: &[], deny: &[], allow_others: true };
 
     #[test]
     fn without_lists_the_policy_stays_or_nothing_is_reached() {
@@ -82,7 +89,20 @@ mod tests {
         let (allow, deny) = ([net("1.1.1.1/32")], [net("0.0.0.0/0")]);
         let policy = Restriction { allow: &allow, deny: &deny, ..OPEN }.within(&Policy::open());
         let rules = [rule(Action::Allow, "1.1.1.1/32"), rule(Action::Deny, "0.0.0.0/0")];
-        assert_eq!(policy, Policy { rules: rules.into(), default: Action::Deny, dns: false });
+        assert_eq!(policy, Policy { rules: rules.into(), ..Policy::none() });
+    }
+
+    #[test]
+    fn the_policy_decides_about_allowed_hosts() {
+        let (allow, hosts) = ([net("1.1.1.1/32")], ["example.com".to_owned()]);
+        let rules = vec![rule(Action::Deny, "8.8.0.0/16")];
+        let policy = Policy { rules, ..Policy::open() };
+        let restriction =
+            Restriction { allow: &allow, allow_hosts: &hosts, allow_others: false, ..OPEN };
+        let only = Some(Destinations { nets: allow.into(), hosts: hosts.clone().into() });
+        assert_eq!(restriction.within(&policy), Policy { only, ..policy });
+        let all = Restriction { allow_others: true, ..restriction };
+        assert_eq!(all.within(&Policy::open()).only, None);
     }
 
     #[test]
@@ -100,11 +120,10 @@ mod tests {
     #[test]
     fn a_user_opens_nothing_that_the_policy_denies() {
         let rules = vec![rule(Action::Deny, "8.8.0.0/16"), rule(Action::Allow, "10.1.0.0/16")];
-        let policy = Policy { rules, default: Action::Deny, dns: true };
+        let policy = Policy { rules, dns: true, ..Policy::none() };
         let allow = [net("8.0.0.0/8"), net("10.1.2.0/24")];
 
-        let restricted =
-            Restriction { allow: &allow, deny: &[], allow_others: false }.within(&policy);
+        let restricted = Restriction { allow: &allow, allow_others: false, ..OPEN }.within(&policy);
 
         let expected = [
             rule(Action::Deny, "8.8.0.0/16"),

@@ -34,7 +34,9 @@ pub use intercept::{
     Dropped, EgressObserver, HostFilter, HostSocket, Interception, Interceptor, PROXY_UID,
     PROXY_UID_MASK, Registration, SINKHOLE,
 };
-pub use network::{Action, Limits, Network, Policy, Protocol, Publish, Rule, Service};
+pub use network::{
+    Action, Destinations, Limits, Network, Policy, Protocol, Publish, Rule, Service,
+};
 pub use tree::{Entry, EntryKind, Owner, Special, TreeItem, TreeReader, TreeWriter, WriteRequest};
 
 /// Starts sandboxes of one kind.

@@ -36,17 +36,30 @@ pub struct Policy {
     pub default: Action,
     /// Whether names are resolved.
     pub dns: bool,
+    /// The only destinations that the rules and the default decide about. Others are refused, and other names
+    /// are not resolved.
+    pub only: Option<Destinations>,
+}
+
+/// Destinations by address and by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Destinations {
+    /// Networks.
+    pub nets: Vec<Ipv4Net>,
+    /// Host names in lower case; `*.` at the beginning stands for all names below. A host has the addresses that
+    /// the sandbox was told when it resolved the name.
+    pub hosts: Vec<String>,
 }
 
 impl Policy {
     /// The public internet.
     pub fn open() -> Self {
-        Self { rules: Vec::new(), default: Action::Allow, dns: true }
+        Self { rules: Vec::new(), default: Action::Allow, dns: true, only: None }
     }
 
     /// Nothing.
     pub fn none() -> Self {
-        Self { rules: Vec::new(), default: Action::Deny, dns: false }
+        Self { rules: Vec::new(), default: Action::Deny, dns: false, only: None }
     }
 
     /// The policy below an interceptor: TCP to the public internet and to `internal`.
@@ -55,7 +68,7 @@ impl Policy {
             |to| Rule { action: Action::Allow, to, protocol: Some(Protocol::Tcp), ports: None };
         let everywhere = [Ipv4Net::default(), Ipv4Net::from(SINKHOLE)];
         let rules = everywhere.iter().chain(internal).copied().map(tcp).collect();
-        Self { rules, default: Action::Deny, dns: true }
+        Self { rules, default: Action::Deny, dns: true, only: None }
     }
 }
 

@@ -154,19 +154,24 @@ fn network(
             return Err(unsupported(what));
         }
     };
-    let mut allow = Vec::new();
+    let (mut allow, mut allow_hosts) = (Vec::new(), Vec::new());
     for destination in &request.allow_out {
         match destination {
             Destination::Net(net) => allow.push(*net),
-            Destination::Host(name) => {
-                return Err(unsupported(format!(
-                    "host names in `allowOut`, such as `{name}`: use addresses or networks"
-                )));
-            }
+            Destination::Host(name) => allow_hosts.push(name.clone()),
         }
+    }
+    if let Some(host) = allow_hosts.first()
+        && !network.policy.dns
+    {
+        return Err(unsupported(format!(
+            "host names in `allowOut`, such as `{host}`, for sandboxes of `{}`, whose network resolves no names",
+            profile.name
+        )));
     }
     let restriction = Restriction {
         allow: &allow,
+        allow_hosts: &allow_hosts,
         deny: &request.deny_out,
         allow_others: request.allow_internet,
     };

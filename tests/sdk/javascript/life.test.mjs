@@ -32,10 +32,10 @@ test('metrics have CPUs, memory and disk', async () => {
   assert(sample.cpuCount >= 1 && sample.memTotal > sample.memUsed && sample.diskTotal > sample.diskUsed)
 })
 
+const [host, port] = process.env.INTERNET.split(':')
+const reach = (name = host) => sandbox.commands.run(`bash -c 'head -c 5 < /dev/tcp/${name}/${port}'`)
+
 test('a denied destination is not reached until the network is updated', async () => {
-  const [host, port] = process.env.INTERNET.split(':')
-  const script = `timeout 10 bash -c 'head -c 5 < /dev/tcp/${host}/${port}'`
-  const reach = () => sandbox.commands.run(script)
   assert.equal((await reach()).stdout, 'hello')
   await sandbox.updateNetwork({ denyOut: [host] })
   await assert.rejects(reach(), CommandExitError)
@@ -43,6 +43,14 @@ test('a denied destination is not reached until the network is updated', async (
   assert.equal((await reach()).stdout, 'hello')
   await sandbox.updateNetwork({})
   assert.equal((await reach()).stdout, 'hello')
+})
+
+test('an allowed host is reached by its name', async () => {
+  await sandbox.updateNetwork({ denyOut: ['0.0.0.0/0'], allowOut: ['greeter.test'] })
+  await assert.rejects(reach(), CommandExitError)
+  await assert.rejects(reach('other.test'), CommandExitError)
+  assert.equal((await reach('greeter.test')).stdout, 'hello')
+  await sandbox.updateNetwork({})
 })
 
 test('what is unknown is refused by name', async () => {

@@ -164,7 +164,21 @@ fn a_request_restricts_the_network_of_its_profile() {
     let host = vec![Destination::Host("example.com".into())];
     let request = NetworkRequest { allow_out: host, ..NetworkRequest::default() };
     let error = fixture.launcher.network(&config, &request).unwrap_err().to_string();
-    assert!(error.contains("`example.com`") && error.contains("use addresses"), "{error}");
+    assert!(error.contains("`example.com`") && error.contains("resolves no names"), "{error}");
+}
+
+#[test]
+fn host_names_are_decided_about_by_the_policy_of_the_profile() {
+    let fixture = Fixture::new(|_| {});
+    let config = fixture.launch("default").unwrap().config;
+    let allow_out = vec![Destination::Host("example.com".into())];
+    let request = NetworkRequest { allow_internet: false, allow_out, ..NetworkRequest::default() };
+
+    let policy = fixture.launcher.network(&config, &request).unwrap().policy;
+
+    let hosts = vec!["example.com".to_owned()];
+    let only = Some(sandbox::Destinations { hosts, ..Default::default() });
+    assert_eq!(policy, Policy { only, ..Policy::open() });
 }
 
 #[test]
