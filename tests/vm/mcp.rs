@@ -162,7 +162,7 @@ fn claude_code_adds_the_server_and_calls_its_tools() {
     let input = json!({"command": "echo \"it is $((6*7))\"; hostname"});
     let script = vec![vec![tool("mcp__sandbox__run_command", input)], vec![say("all done")]];
     let model = Model::serve(&runner.world, script);
-    let flags = ["--print", "--allowedTools", "mcp__sandbox__run_command", "say it"];
+    let flags = ["--print", "say it", "--allowedTools", "mcp__sandbox__run_command"];
     let said = claude.run(&flags, &[model.pair()]);
 
     assert_eq!(said, "all done\n");
