@@ -13,11 +13,13 @@
 mod claim;
 mod complete;
 mod context;
+mod lease;
 mod lose;
 mod offer;
 
 pub(crate) use self::claim::Claimant;
 pub use self::complete::Completed;
+pub(crate) use self::lose::Loss;
 pub use self::offer::Wanted;
 use crate::backend::Backend;
 use crate::db::{Outcome, Tx};
@@ -80,6 +82,12 @@ impl Caller {
     pub(crate) fn live(tx: &Tx<'_>, token: &Tag, run: &RunId) -> Outcome<Self> {
         let caller = Self::authorize(tx, token, run)?;
         if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
+    }
+
+    /// Records a sign of life.
+    pub(crate) fn touch(&self, tx: &Tx<'_>) -> Outcome<()> {
+        let set = "UPDATE attempts SET seen = ?3 WHERE job = ?1 AND attempt = ?2";
+        tx.execute(set, &[&self.job, &self.attempt, &tx.now()]).map(drop)
     }
 
     /// Rejects data that may contain the job's secrets if they cannot be masked any more.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use base::deadline::after;
 use http_server::Method;
 
+use uuid::Uuid;
+
 use crate::blob::Blobs;
 use crate::clock::millis;
 use crate::db::Db;
@@ -67,6 +69,15 @@ impl Backend {
         }
     }
 
+    /// The id of the runners in processes that serve this state folder, one after the other.
+    pub(crate) fn local_runner(&self) -> Result<Uuid> {
+        if !self.db.is_shared() {
+            return Ok(Uuid::nil());
+        }
+        // Others on this database have runners in their processes, too.
+        key::local_runner(&self.folder.local_runner())
+    }
+
     /// A presigned URL.
     pub(crate) fn url(&self, base: &str, method: Method, path: &str) -> String {
         let expires = self.db.now().saturating_add(millis(self.config.url_lifetime));
@@ -79,19 +90,36 @@ impl Backend {
         &self,
         topic: Topic,
         hold: Duration,
-        mut look: impl FnMut() -> Result<Option<T>>,
+        mut look: impl FnMut() -> Result<Look<T>>,
     ) -> Result<Option<T>> {
         let deadline = after(Instant::now(), hold);
         let mut subscription = self.notifier.subscribe(topic);
         loop {
-            if let Some(found) = look()? {
-                return Ok(Some(found));
-            }
-            match subscription.wait(deadline) {
+            let until = match look()? {
+                Look::Found(found) => return Ok(Some(found)),
+                Look::Again(delay) => deadline.min(Instant::now() + delay),
+                Look::Nothing => deadline,
+            };
+            match subscription.wait(until) {
                 Woken::Changed => {}
-                Woken::Deadline => return Ok(None),
+                Woken::Deadline if deadline <= Instant::now() => return Ok(None),
+                Woken::Deadline => {}
                 Woken::Stopped => return Err(Error::Stopped),
             }
         }
+    }
+}
+
+/// What was found.
+pub(crate) enum Look<T> {
+    Found(T),
+    /// Nothing yet, and there may be something after this time without a notification.
+    Again(Duration),
+    Nothing,
+}
+
+impl<T> From<Option<T>> for Look<T> {
+    fn from(found: Option<T>) -> Self {
+        found.map_or(Self::Nothing, Self::Found)
     }
 }

@@ -72,6 +72,16 @@ impl Db {
         self.run(operation, Mode::WriteOnce, work)
     }
 
+    /// As [`Db::write`], but a crash of the database's host may lose it: for what is soon written anew, like
+    /// heartbeats. What is written later survives only with it.
+    pub(crate) fn write_relaxed<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run(operation, Mode::WriteRelaxed, work)
+    }
+
     /// Runs `work` on one consistent snapshot of the database.
     pub(crate) fn read<T: Send + 'static>(
         &self,
@@ -101,6 +111,11 @@ impl Db {
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => postgres.now(),
         }
+    }
+
+    /// Whether other platforms may use the database.
+    pub(crate) fn is_shared(&self) -> bool {
+        !matches!(self, Self::Sqlite(_))
     }
 
     /// Ends all waits for the database: operations fail instead.

@@ -34,6 +34,8 @@ pub enum Error {
         "{path} is not a key of 32 bytes: remove it to get a new one, which invalidates URLs and tokens"
     )]
     BadKey { path: PathBuf },
+    #[error("{path} is not the id of a runner: remove it to get a new one")]
+    BadRunner { path: PathBuf },
     #[error("cannot parse {path}")]
     BadRecord { path: PathBuf, source: serde_json::Error },
     #[error("cannot get random bytes")]

@@ -103,14 +103,12 @@ impl Backend {
         };
         let is_masked = mask.is_some();
         let most = self.config.largest_record;
-        let attempt = self.db.write("store events", move |tx| {
+        self.db.write("store events", move |tx| {
             let caller = Caller::live(tx, &token, &run)?;
             caller.check_masked(is_masked)?;
             store(tx, &run, caller, &events)?;
-            charge(tx, caller, events.iter().map(|event| event.body.len()).sum(), most)?;
-            Ok(caller.attempt)
+            charge(tx, caller, events.iter().map(|event| event.body.len()).sum(), most)
         })?;
-        self.presence.touch(run, attempt);
         self.notifier.notify(Topic::Job(run));
         Ok(received)
     }
@@ -151,7 +149,7 @@ impl Backend {
             })
         };
         let found = self.held(Topic::Job(run), hold, || {
-            Ok(Some(read()?).filter(|page| page.is_last || !page.items.is_empty()))
+            Ok(Some(read()?).filter(|page| page.is_last || !page.items.is_empty()).into())
         })?;
         found.map_or_else(read, Ok)
     }
@@ -221,12 +219,12 @@ pub(crate) fn next_position(tx: &Tx<'_>, table: &'static str, job: i64) -> Outco
     tx.query_one(&query, &[&job], |row| row.get(0))
 }
 
-/// Counts the bytes that an attempt stores, and rejects those above the limit.
+/// Counts the bytes that an attempt stores, and rejects those above the limit. It is a sign of life.
 pub(crate) fn charge(tx: &Tx<'_>, caller: Caller, size: usize, limit: u64) -> Outcome<()> {
-    let set = "UPDATE attempts SET stored_bytes = stored_bytes + ?3
+    let set = "UPDATE attempts SET stored_bytes = stored_bytes + ?3, seen = ?4
                WHERE job = ?1 AND attempt = ?2 RETURNING stored_bytes";
-    let stored: u64 =
-        tx.query_one(set, &[&caller.job, &caller.attempt, &size], |row| row.get(0))?;
+    let row: [&dyn ToValue; 4] = [&caller.job, &caller.attempt, &size, &tx.now()];
+    let stored: u64 = tx.query_one(set, &row, |row| row.get(0))?;
     if stored > limit {
         return Err(Refusal::TooLarge { limit, unit: "bytes for a run" }.into());
     }

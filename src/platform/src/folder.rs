@@ -3,10 +3,11 @@
 //! ```text
 //! <state>/control/          0700
 //!     lock                  held by the process that serves
-//!     control.db -wal -shm  0600: jobs, attempts, events, telemetry, storages, checkpoints
+//!     control.db -wal -shm  0600: the embedded database: jobs, attempts, events, telemetry, storages, checkpoints
 //!     control.sock          0600: the operator's side
 //!     key                   0600: 32 random bytes; signs URLs, makes tokens
 //!     runner.token          0600: what runners of this host authenticate with
+//!     runner.id             0600: with a shared database: the id of runners in this process
 //!     secrets/<run>         0600: from a job's submission until its end
 //!     blobs/<2>/<digest>    archives, manifests and histories by their SHA-256
 //!     partial/              uploads under way; emptied at the start
@@ -56,6 +57,10 @@ impl Folder {
 
     pub(crate) fn runner_token(&self) -> PathBuf {
         self.path.join("runner.token")
+    }
+
+    pub(crate) fn local_runner(&self) -> PathBuf {
+        self.path.join("runner.id")
     }
 
     pub(crate) fn secrets(&self) -> PathBuf {

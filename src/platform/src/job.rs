@@ -143,7 +143,6 @@ impl Backend {
             // The next start removes it.
             log::error!("a job's secrets stay; run={run} error={}", base::error::chain(&error));
         }
-        self.presence.forget(run);
         self.notifier.notify(Topic::Job(run));
     }
 

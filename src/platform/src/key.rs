@@ -11,6 +11,7 @@ use base::hex;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
 use crate::error::file;
 use crate::{Error, Result, RunId, folder};
@@ -78,6 +79,19 @@ pub(crate) fn runner_token(path: &Path) -> Result<String> {
             let token = format!("runner_{}", hex::encode(&random()?));
             folder::write(path, token.as_bytes())?;
             Ok(token)
+        }
+        Err(error) => Err(file("read", path)(error)),
+    }
+}
+
+/// The id of this host's runners in a platform's process: read, or generated for a new state folder.
+pub(crate) fn local_runner(path: &Path) -> Result<Uuid> {
+    match fs::read_to_string(path) {
+        Ok(id) => id.trim().parse().map_err(|_| Error::BadRunner { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = Uuid::new_v4();
+            folder::write(path, id.to_string().as_bytes())?;
+            Ok(id)
         }
         Err(error) => Err(file("read", path)(error)),
     }

@@ -1,5 +1,7 @@
-//! When each runner and attempt was last seen. This is in memory only: after a restart of the platform
-//! each attempt gets a whole lease, as its heartbeats could not arrive meanwhile.
+//! Which runners are present, in the database: every platform that shares it has the same answer.
+//!
+//! What a process knows alone is in [`Presence`]: the runners within it, which are alive as long as
+//! it is, and what it wrote about polls lately.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -8,10 +10,22 @@ use base::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::RunId;
+use crate::Result;
+use crate::backend::Backend;
+use crate::clock::millis;
+use crate::db::{List, Outcome, Tx};
 
 /// For how long a runner counts as present after its last request. Polls are held for half of it.
 const RUNNER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a runner's polls are written down while they name the same profiles.
+const POLL_INTERVAL: Duration = Duration::from_secs(20);
+
+/// For how long a runner is listed after its last heartbeat.
+const LISTED: Duration = Duration::from_secs(60 * 60);
+
+/// The most runners whose polls are remembered.
+const MOST_REMEMBERED: usize = 10_000;
 
 /// One process of a runner. Its heartbeats keep the attempts alive that it claimed. The generation is
 /// 0 until a heartbeat has named it.
@@ -41,14 +55,6 @@ pub struct Runner {
     pub age_ms: u64,
 }
 
-#[derive(Default)]
-struct Sightings {
-    attempts: HashMap<(RunId, u32), Instant>,
-    runners: HashMap<Uuid, (Runner, Instant)>,
-    local: HashSet<Incarnation>,
-    profiles: HashMap<Uuid, (BTreeSet<String>, Instant)>,
-}
-
 /// Which profiles the present runners take.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Availability {
@@ -59,83 +65,26 @@ pub(crate) enum Availability {
     Profiles(BTreeSet<String>),
 }
 
-impl Sightings {
-    fn add_profiles(&mut self, runner: Uuid, profiles: &[String]) {
-        let (known, seen) =
-            self.profiles.entry(runner).or_insert_with(|| (BTreeSet::new(), Instant::now()));
-        known.extend(profiles.iter().cloned());
-        *seen = Instant::now();
-    }
+#[derive(Default)]
+struct Memory {
+    local: HashSet<Incarnation>,
+    polls: HashMap<Uuid, (BTreeSet<String>, Instant)>,
 }
 
-/// When each runner and attempt was last seen.
+/// What this process knows of runners.
 #[derive(Default)]
 pub(crate) struct Presence {
-    sightings: Mutex<Sightings>,
+    memory: Mutex<Memory>,
 }
 
 impl Presence {
-    /// Records a request of an attempt.
-    pub(crate) fn touch(&self, run: RunId, attempt: u32) {
-        self.lock().attempts.insert((run, attempt), Instant::now());
-    }
-
-    /// Removes the attempts of a run that has ended.
-    pub(crate) fn forget(&self, run: RunId) {
-        self.lock().attempts.retain(|(other, _), _| *other != run);
-    }
-
-    /// Records a heartbeat; `false` if a later one arrived first, so that it is ignored.
-    pub(crate) fn heartbeat(&self, runner: Runner) -> bool {
-        let mut sightings = self.lock();
-        let is_late = sightings.runners.get(&runner.runner_id).is_some_and(|(known, _)| {
-            (known.generation, known.sequence) > (runner.generation, runner.sequence)
-        });
-        if !is_late {
-            let before =
-                sightings.runners.get(&runner.runner_id).map(|(known, _)| known.generation);
-            if before.is_some_and(|generation| generation != runner.generation) {
-                // Its configuration may have changed.
-                sightings.profiles.remove(&runner.runner_id);
-            }
-            sightings.add_profiles(runner.runner_id, &runner.admittable_profiles);
-            sightings.runners.insert(runner.runner_id, (runner, Instant::now()));
-        }
-        !is_late
-    }
-
-    /// Records that a runner polls for jobs of these profiles.
-    pub(crate) fn record_profiles(&self, runner: Uuid, profiles: &[String]) {
-        self.lock().add_profiles(runner, profiles);
-    }
-
-    /// Which profiles the present runners take.
-    pub(crate) fn availability(&self) -> Availability {
-        let sightings = self.lock();
-        let is_local = |runner: &Uuid| sightings.local.iter().any(|here| here.runner == *runner);
-        let is_there = |(runner, (_, seen)): &(&Uuid, &(_, Instant))| {
-            is_local(runner) || seen.elapsed() < RUNNER_TIMEOUT
-        };
-        let there: Vec<_> =
-            sightings.profiles.iter().filter(is_there).map(|(_, (all, _))| all).collect();
-        match there[..] {
-            [] if sightings.local.is_empty() => Availability::NoRunner,
-            _ if there.is_empty() || there.iter().any(|all| all.is_empty()) => {
-                Availability::Unknown
-            }
-            _ => Availability::Profiles(there.into_iter().flatten().cloned().collect()),
-        }
-    }
-
-    /// The latest known process of a runner.
-    pub(crate) fn latest(&self, runner: Uuid) -> Incarnation {
-        let generation = self.lock().runners.get(&runner).map_or(0, |(known, _)| known.generation);
-        Incarnation { runner, generation }
-    }
-
     /// Counts a runner in this process as alive until [`Presence::leave`].
     pub(crate) fn join(&self, here: Incarnation) {
         self.lock().local.insert(here);
+    }
+
+    pub(crate) fn leave(&self, here: Incarnation) {
+        self.lock().local.remove(&here);
     }
 
     /// Whether it is a live runner in this process.
@@ -143,55 +92,168 @@ impl Presence {
         self.lock().local.contains(&one)
     }
 
-    pub(crate) fn leave(&self, here: Incarnation) {
-        self.lock().local.remove(&here);
+    /// The live runners in this process.
+    pub(crate) fn local(&self) -> Vec<Incarnation> {
+        self.lock().local.iter().copied().collect()
     }
 
-    /// When an attempt was last seen: by its own requests, or by heartbeats of the runner process that
-    /// claimed it. An attempt that was never seen counts as seen now.
-    pub(crate) fn last_seen(
-        &self,
-        run: RunId,
-        attempt: u32,
-        owner: Option<Incarnation>,
-    ) -> Instant {
-        let now = Instant::now();
-        let mut sightings = self.lock();
-        let from_attempt = *sightings.attempts.entry((run, attempt)).or_insert(now);
-        let Some(owner) = owner else {
-            return from_attempt;
-        };
-        if sightings.local.contains(&owner) {
-            return now;
+    /// Whether this process wrote down a poll like this lately. If not, it does now.
+    fn is_recorded(&self, runner: Uuid, profiles: &[String]) -> bool {
+        let mut memory = self.lock();
+        if let Some((known, at)) = memory.polls.get(&runner)
+            && at.elapsed() < POLL_INTERVAL
+            && profiles.iter().all(|profile| known.contains(profile))
+        {
+            return true;
         }
-        match sightings.runners.get(&owner.runner) {
-            Some((runner, seen)) if runner.generation == owner.generation => {
-                from_attempt.max(*seen)
+        if memory.polls.len() >= MOST_REMEMBERED {
+            memory.polls.clear();
+        }
+        let profiles = profiles.iter().cloned().collect();
+        memory.polls.insert(runner, (profiles, Instant::now()));
+        false
+    }
+
+    fn forget(&self, runner: Uuid) {
+        self.lock().polls.remove(&runner);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock()
+    }
+}
+
+/// A runner's row.
+#[derive(Default)]
+struct Known {
+    generation: i64,
+    sequence: i64,
+    profiles: BTreeSet<String>,
+}
+
+impl Known {
+    fn find(tx: &Tx<'_>, runner: Uuid) -> Outcome<Self> {
+        let query = tx.locking("SELECT generation, sequence, profiles FROM runners WHERE id = ?1");
+        let found = tx.query_opt(&query, &[&runner], |row| {
+            let profiles = serde_json::from_str(&row.get::<String>(2)?)?;
+            Ok(Self { generation: row.get(0)?, sequence: row.get(1)?, profiles })
+        })?;
+        Ok(found.unwrap_or_default())
+    }
+}
+
+impl Backend {
+    /// Records a heartbeat, unless a later one arrived first. Attempts that the runner claimed before its
+    /// generation was known now belong to this generation: a runner may claim before its first
+    /// heartbeat. Returns the latest known process of the runner.
+    pub(crate) fn record_heartbeat(&self, runner: Runner) -> Result<Incarnation> {
+        let id = runner.runner_id;
+        let generation = self.db.write_relaxed("record a heartbeat", move |tx| {
+            let mut known = Known::find(tx, id)?;
+            if (known.generation, known.sequence) > (runner.generation, runner.sequence) {
+                return Ok(known.generation);
             }
-            _ => from_attempt,
+            if known.generation != 0 && known.generation != runner.generation {
+                // Its configuration may have changed.
+                known.profiles.clear();
+            }
+            known.profiles.extend(runner.admittable_profiles.iter().cloned());
+            let set =
+                "INSERT INTO runners (id, generation, sequence, body, profiles, seen, present)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
+                       ON CONFLICT (id) DO UPDATE SET generation = ?2, sequence = ?3, body = ?4,
+                           profiles = ?5, seen = ?6, present = ?6";
+            let (body, profiles) =
+                (serde_json::to_string(&runner)?, serde_json::to_string(&known.profiles)?);
+            let (generation, sequence) = (runner.generation, runner.sequence);
+            tx.execute(set, &[&id, &generation, &sequence, &body, &profiles, &tx.now()])?;
+            let bind = "UPDATE attempts SET generation = ?2
+                        WHERE runner = ?1 AND generation = 0 AND state = 'live'
+                            AND (job, attempt) IN (
+                                SELECT id, attempt FROM jobs WHERE status = 'running')";
+            tx.execute(bind, &[&id, &generation])?;
+            Ok(generation)
+        })?;
+        self.presence.forget(id);
+        Ok(Incarnation { runner: id, generation })
+    }
+
+    /// Records that a runner polls for jobs of these profiles.
+    pub(crate) fn record_poll(&self, runner: Uuid, profiles: &[String]) -> Result<()> {
+        if self.presence.is_recorded(runner, profiles) {
+            return Ok(());
         }
+        let named: BTreeSet<_> = profiles.iter().cloned().collect();
+        self.db.write_relaxed("record a poll", move |tx| {
+            let mut known = Known::find(tx, runner)?;
+            known.profiles.extend(named.iter().cloned());
+            let set = "INSERT INTO runners (id, generation, sequence, profiles, seen, present)
+                       VALUES (?1, 0, 0, ?2, 0, ?3)
+                       ON CONFLICT (id) DO UPDATE SET profiles = ?2, present = ?3";
+            let profiles = serde_json::to_string(&known.profiles)?;
+            tx.execute(set, &[&runner, &profiles, &tx.now()]).map(drop)
+        })
     }
 
-    /// The runners that sent a heartbeat since the platform started.
-    pub(crate) fn runners(&self) -> Vec<Runner> {
-        let sightings = self.lock();
-        let with_age = |(runner, seen): &(Runner, Instant)| {
-            let age_ms = u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX);
-            Runner { age_ms, ..runner.clone() }
-        };
-        sightings.runners.values().map(with_age).collect()
+    /// Which profiles the present runners take.
+    pub(crate) fn availability(&self) -> Result<Availability> {
+        let local = self.presence.local();
+        let has_local = !local.is_empty();
+        let local = List::of(&local.iter().map(|one| one.runner).collect::<Vec<_>>());
+        let there: Vec<String> = self.db.read("look for runners", move |tx| {
+            let query = format!(
+                "SELECT profiles FROM runners WHERE present > ?1 OR id IN ({})",
+                tx.items("?2")
+            );
+            let since = tx.now().saturating_sub(millis(RUNNER_TIMEOUT));
+            tx.query_all(&query, &[&since, &local], |row| row.get(0))
+        })?;
+        let mut all = BTreeSet::new();
+        let mut is_unknown = there.is_empty();
+        for profiles in &there {
+            let profiles: BTreeSet<String> =
+                serde_json::from_str(profiles).map_err(|source| crate::Error::BadRow { source })?;
+            is_unknown |= profiles.is_empty();
+            all.extend(profiles);
+        }
+        Ok(match is_unknown {
+            true if there.is_empty() && !has_local => Availability::NoRunner,
+            true => Availability::Unknown,
+            false => Availability::Profiles(all),
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sightings> {
-        self.sightings.lock()
+    /// The latest known process of a runner.
+    pub(crate) fn latest(&self, runner: Uuid) -> Result<Incarnation> {
+        let known = self.db.read("look for a runner", move |tx| Known::find(tx, runner))?;
+        Ok(Incarnation { runner, generation: known.generation })
+    }
+
+    /// The runners that sent a heartbeat lately.
+    pub(crate) fn runners(&self) -> Result<Vec<Runner>> {
+        self.db.read("list runners", |tx| {
+            let query = "SELECT body, seen FROM runners
+                         WHERE body IS NOT NULL AND seen > ?1 ORDER BY id";
+            let since = tx.now().saturating_sub(millis(LISTED));
+            tx.query_all(query, &[&since], |row| {
+                let runner: Runner = serde_json::from_str(&row.get::<String>(0)?)?;
+                let age = tx.now().saturating_sub(row.get(1)?);
+                Ok(Runner { age_ms: u64::try_from(age).unwrap_or(0), ..runner })
+            })
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Config;
 
-    fn runner(generation: i64, sequence: i64) -> Runner {
+    fn backend(dir: &std::path::Path) -> Backend {
+        Backend::open(Config::new(dir)).unwrap()
+    }
+
+    fn runner(generation: i64, sequence: i64, profiles: &[&str]) -> Runner {
         Runner {
             runner_id: Uuid::nil(),
             runner_name: "one".into(),
@@ -203,50 +265,51 @@ mod tests {
             total_memory_mb: 1.0,
             max_concurrent: 1,
             running_count: 0,
-            admittable_profiles: Vec::new(),
+            admittable_profiles: profiles.iter().map(|name| (*name).to_owned()).collect(),
             age_ms: 0,
         }
     }
 
     #[test]
-    fn heartbeats_of_a_restarted_runner_do_not_extend_earlier_claims() {
-        let presence = Presence::default();
-        let run = RunId::random();
-        let owner = |generation| Some(Incarnation { runner: Uuid::nil(), generation });
-        let claimed = presence.last_seen(run, 1, owner(1));
-        presence.heartbeat(runner(2, 1));
-
-        assert_eq!(presence.last_seen(run, 1, owner(1)), claimed);
-        assert!(presence.last_seen(run, 1, owner(2)) > claimed);
-    }
-
-    #[test]
     fn profiles_of_a_runner_accumulate_until_it_restarts() {
-        let presence = Presence::default();
-        let of = |generation, sequence, profiles: &[&str]| Runner {
-            admittable_profiles: profiles.iter().map(|name| (*name).to_owned()).collect(),
-            ..runner(generation, sequence)
-        };
+        let dir = tempfile::tempdir().unwrap();
+        let backend = backend(dir.path());
         let there = |profiles: &[&str]| {
             Availability::Profiles(profiles.iter().map(|name| (*name).to_owned()).collect())
         };
-        assert_eq!(presence.availability(), Availability::NoRunner);
-        presence.heartbeat(of(1, 1, &[]));
-        assert_eq!(presence.availability(), Availability::Unknown);
-        presence.heartbeat(of(1, 2, &["big", "small"]));
-        presence.heartbeat(of(1, 3, &[]));
-        assert_eq!(presence.availability(), there(&["big", "small"]));
-        presence.heartbeat(of(2, 1, &["small"]));
-        assert_eq!(presence.availability(), there(&["small"]));
+        assert_eq!(backend.availability().unwrap(), Availability::NoRunner);
+        backend.record_heartbeat(runner(1, 1, &[])).unwrap();
+        assert_eq!(backend.availability().unwrap(), Availability::Unknown);
+        backend.record_heartbeat(runner(1, 2, &["big", "small"])).unwrap();
+        backend.record_heartbeat(runner(1, 3, &[])).unwrap();
+        backend.record_poll(Uuid::nil(), &["small".to_owned()]).unwrap();
+        assert_eq!(backend.availability().unwrap(), there(&["big", "small"]));
+        backend.record_heartbeat(runner(2, 1, &["small"])).unwrap();
+        assert_eq!(backend.availability().unwrap(), there(&["small"]));
     }
 
     #[test]
     fn an_overtaken_heartbeat_is_ignored() {
-        let presence = Presence::default();
-        presence.heartbeat(runner(2, 5));
-        presence.heartbeat(runner(2, 4));
-        presence.heartbeat(runner(1, 9));
+        let dir = tempfile::tempdir().unwrap();
+        let backend = backend(dir.path());
+        backend.record_heartbeat(runner(2, 5, &[])).unwrap();
+        backend.record_heartbeat(runner(2, 4, &[])).unwrap();
 
-        assert_eq!(presence.runners()[0].sequence, 5);
+        let latest = backend.record_heartbeat(runner(1, 9, &[])).unwrap();
+
+        assert_eq!(latest.generation, 2);
+        assert_eq!(backend.runners().unwrap()[0].sequence, 5);
+    }
+
+    #[test]
+    fn a_runner_that_is_silent_for_a_minute_is_not_present() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = backend(dir.path());
+        backend.record_heartbeat(runner(1, 1, &["small"])).unwrap();
+        let set = "UPDATE runners SET present = present - 60000, seen = seen - 60000";
+        backend.db.write("let time pass", move |tx| tx.execute(set, &[])).unwrap();
+
+        assert_eq!(backend.availability().unwrap(), Availability::NoRunner);
+        assert!(backend.runners().unwrap()[0].age_ms >= 60_000);
     }
 }

@@ -8,17 +8,13 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use serde_json::Value;
-use uuid::Uuid;
 
-use crate::attempt::Claimant;
+use crate::attempt::{Claimant, Loss};
 use crate::backend::Backend;
 use crate::key::{hash, random};
 use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Completed, Completion, Error, Offer, Refusal, Result, RunId, Wanted};
-
-/// The id of a runner in the platform's process, which is the same for all such processes.
-const RUNNER: Uuid = Uuid::nil();
 
 /// A claimed job.
 #[derive(Clone)]
@@ -55,7 +51,7 @@ impl Source {
     pub(crate) fn open(backend: Arc<Backend>, base: String) -> Result<Self> {
         let [a, b, c, d, e, f, ..] = random()?;
         let generation = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-        let here = Incarnation { runner: RUNNER, generation };
+        let here = Incarnation { runner: backend.local_runner()?, generation };
         backend.presence.join(here);
         let notifications = backend.notifier.subscribe_to_work();
         Ok(Self { backend, base, here, notifications })
@@ -70,9 +66,9 @@ impl Source {
     /// The oldest job that fits, as soon as there is one; `None` at the deadline, which may have
     /// passed.
     pub fn next(&self, wanted: &Wanted, deadline: Instant) -> Result<Option<Offer>> {
-        self.backend.presence.record_profiles(RUNNER, &wanted.profiles);
+        self.backend.record_poll(self.here.runner, &wanted.profiles)?;
         let hold = deadline.saturating_duration_since(Instant::now());
-        self.backend.held(Topic::Work, hold, || self.backend.offer(wanted))
+        self.backend.held(Topic::Work, hold, || Ok(self.backend.offer(wanted)?.into()))
     }
 
     /// Claims a job; `None` if it is not available any more.
@@ -107,14 +103,14 @@ impl Source {
     /// The jobs that were claimed before this process started. The caller gives each back, or
     /// completes it over HTTP with a saved token; otherwise it is lost at the end of its lease.
     pub fn orphans(&self) -> Result<Vec<Orphan>> {
-        let orphans = self.backend.orphans(RUNNER)?;
+        let orphans = self.backend.orphans(self.here.runner)?;
         Ok(orphans.into_iter().map(|(run_id, attempt)| Orphan { run_id, attempt }).collect())
     }
 
     /// Gives a job back: it is queued again, or fails after its last attempt. An attempt that has
     /// ended is ignored.
     pub fn give_back(&self, run: RunId, attempt: u32) -> Result<()> {
-        self.backend.lose(run, attempt, "its runner gave it back")
+        self.backend.lose(run, attempt, Loss::GivenBack)
     }
 }
 

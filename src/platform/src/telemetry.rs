@@ -79,7 +79,7 @@ impl Backend {
             None => rewrite(&body, &|_| None)?,
         };
         let most = self.config.largest_record;
-        let (caller, position) = self.db.write_once("store telemetry", move |tx| {
+        let position = self.db.write_once("store telemetry", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
             admit(tx, caller, is_masked)?;
             charge(tx, caller, body.len(), most)?;
@@ -89,11 +89,8 @@ impl Backend {
             let row: [&dyn ToValue; 5] =
                 [&caller.job, &position, &caller.attempt, &tx.now(), &body];
             tx.execute(add, &row)?;
-            Ok((caller, position))
+            Ok(position)
         })?;
-        if caller.ended.is_none() {
-            self.presence.touch(run, caller.attempt);
-        }
         self.notifier.notify(Topic::Job(run));
         Ok(TelemetryResponse { success: true, id: position.to_string() })
     }
@@ -122,9 +119,9 @@ impl Backend {
     /// A report of a guest proves that it is alive.
     pub(crate) fn take_heartbeat(&self, token: &Tag, run: RunId) -> Result<()> {
         let token = *token;
-        let caller = self.db.read("check a token", move |tx| Caller::live(tx, &token, &run))?;
-        self.presence.touch(run, caller.attempt);
-        Ok(())
+        self.db.write_relaxed("record a guest's heartbeat", move |tx| {
+            Caller::live(tx, &token, &run)?.touch(tx)
+        })
     }
 }
 

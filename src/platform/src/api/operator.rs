@@ -28,7 +28,7 @@ pub(super) fn answer(
 ) -> Result<Response> {
     let method = request.head.method;
     match (method, path) {
-        (Method::Get, ["runners"]) => Ok(reply::json(&backend.presence.runners())),
+        (Method::Get, ["runners"]) => Ok(reply::json(&backend.runners()?)),
         (Method::Get, ["jobs"]) => list(backend, &request.head),
         (Method::Post, ["jobs"]) => {
             let submission = json(request, SUBMISSION, Account::Trusted)?;

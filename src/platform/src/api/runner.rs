@@ -75,10 +75,10 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     if poll.supported_profiles.is_empty() {
         return Err(Refusal::bad("a runner must support at least one profile").into());
     }
-    backend.presence.record_profiles(poll.runner_id, &poll.supported_profiles);
+    backend.record_poll(poll.runner_id, &poll.supported_profiles)?;
     let wanted = Wanted { profiles: poll.supported_profiles, excluded };
     let hold = backend.config.poll_hold;
-    let runner = backend.presence.latest(poll.runner_id);
+    let runner = backend.latest(poll.runner_id)?;
     let (offer, cancelled) = backend.offer_held(&wanted, runner, hold)?;
     Ok(reply::json(&with_cancelled(json!({"job": offer}), &cancelled)))
 }
@@ -96,7 +96,7 @@ fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Resp
     let runner = session.and_then(|text| text.parse().ok());
     let runner =
         runner.filter(|runner: &Uuid| !runner.is_nil() && runner.as_bytes() != run.bytes());
-    let owner = runner.map(|runner| backend.presence.latest(runner));
+    let owner = runner.map(|runner| backend.latest(runner)).transpose()?;
     let request = request.head.header("x-client-request-id").filter(|id| !id.is_empty());
     let request = request.map(str::to_owned);
     let claim = backend.claim(run, Claimant { owner, request }, &base)?;
@@ -115,9 +115,8 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     if beat.held_session_states.len() > MOST_SESSIONS {
         return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
     }
-    let runner_id = beat.runner_id;
-    backend.record_heartbeat(Runner {
-        runner_id,
+    let runner = backend.record_heartbeat(Runner {
+        runner_id: beat.runner_id,
         runner_name: beat.runner_name,
         group: beat.group,
         mode: beat.mode,
@@ -130,7 +129,7 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
         admittable_profiles: beat.admittable_profiles,
         age_ms: 0,
     })?;
-    let cancelled = backend.cancelled(backend.presence.latest(runner_id))?;
+    let cancelled = backend.cancelled(runner)?;
     Ok(reply::json(&with_cancelled(json!({"ok": true}), &cancelled)))
 }
 

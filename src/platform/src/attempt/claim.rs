@@ -12,7 +12,7 @@ use crate::db::{Outcome, Tx};
 use crate::job::{Status, find};
 use crate::key::{Tag, hash, random};
 use crate::notifier::Topic;
-use crate::presence::{Incarnation, Runner};
+use crate::presence::Incarnation;
 use crate::secret::Values;
 use crate::{Error, Refusal, Result, RunId};
 
@@ -71,7 +71,6 @@ impl Backend {
             Refusal::Ended
         })?;
         log::info!("job claimed; run={run} attempt={attempt}");
-        self.presence.touch(run, attempt);
         self.notifier.notify(Topic::Deadline);
         self.notifier.notify(Topic::Job(run));
         let timeout_ms = context.timeout_ms;
@@ -99,23 +98,6 @@ impl Backend {
             Err(error) => Err(error),
         }
     }
-
-    /// Records a heartbeat. Attempts that the runner claimed before its generation was known now belong
-    /// to this generation: a runner may claim before its first heartbeat, and before the first one that
-    /// reaches a restarted platform.
-    pub(crate) fn record_heartbeat(&self, runner: Runner) -> Result<()> {
-        let one = Incarnation { runner: runner.runner_id, generation: runner.generation };
-        if !self.presence.heartbeat(runner) {
-            return Ok(());
-        }
-        self.db.write("bind attempts to a runner", move |tx| {
-            let set = "UPDATE attempts SET generation = ?2
-                       WHERE runner = ?1 AND generation = 0 AND state = 'live'
-                           AND (job, attempt) IN (
-                               SELECT id, attempt FROM jobs WHERE status = 'running')";
-            tx.execute(set, &[&one.runner, &one.generation]).map(drop)
-        })
-    }
 }
 
 /// The attempt that the same claim began already: an earlier request of it, or an earlier run of this
@@ -137,10 +119,11 @@ fn repeated(
 /// Binds the attempt to the runner process that claimed it last: the first one may have died before it
 /// got the reply.
 fn bind(tx: &Tx<'_>, (job, attempt): (i64, u32), claimant: &Claimant) -> Outcome<()> {
-    let set = "UPDATE attempts SET runner = ?3, generation = ?4 WHERE job = ?1 AND attempt = ?2";
+    let set = "UPDATE attempts SET runner = ?3, generation = ?4, seen = ?5
+               WHERE job = ?1 AND attempt = ?2";
     let owner = claimant.owner;
     let (runner, generation) = (owner.map(|owner| owner.runner), generation(owner));
-    tx.execute(set, &[&job, &attempt, &runner, &generation]).map(drop)
+    tx.execute(set, &[&job, &attempt, &runner, &generation, &tx.now()]).map(drop)
 }
 
 /// The generation of a claimant's process, as far as it is known.
@@ -160,8 +143,8 @@ fn begin(
 ) -> Outcome<()> {
     let now = tx.now();
     let add = "INSERT INTO attempts (job, attempt, state, runner, generation, claim_request, nonce,
-                   token_hash, claimed)
-               VALUES (?1, ?2, 'live', ?3, ?4, ?5, ?6, ?7, ?8)";
+                   token_hash, claimed, seen)
+               VALUES (?1, ?2, 'live', ?3, ?4, ?5, ?6, ?7, ?8, ?8)";
     let owner = claimant.owner;
     let (runner, generation) = (owner.map(|owner| owner.runner), generation(owner));
     let request = &claimant.request;

@@ -3,33 +3,21 @@
 
 use std::time::{Duration, Instant};
 
-use base::deadline::after;
 use uuid::Uuid;
 
 use super::complete::end_attempt;
+use super::lease::{Live, interval, is_expired, live, renew};
 use crate::backend::Backend;
-use crate::clock::{millis, now_ms};
+use crate::clock::millis;
 use crate::db::{Outcome, Tx};
 use crate::job::Status;
 use crate::notifier::Topic;
-use crate::presence::Incarnation;
 use crate::{Result, RunId};
-
-/// An attempt that is live according to the database.
-struct Live {
-    job: i64,
-    run: RunId,
-    attempt: u32,
-    owner: Option<Incarnation>,
-    started: i64,
-    timeout: Option<i64>,
-    cancelled: Option<i64>,
-}
 
 /// What to do about a live attempt.
 enum Verdict {
-    /// Nothing to do before this instant.
-    Alive(Instant),
+    /// Nothing to do before this time of the database.
+    Alive(i64),
     /// Its time-out has passed: cancel it.
     TimedOut,
     /// It was cancelled and has not ended in time.
@@ -38,13 +26,42 @@ enum Verdict {
     Lost,
 }
 
+/// Why an attempt is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// Its lease has expired.
+    Silent,
+    GivenBack,
+}
+
+impl Loss {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Silent => "no sign of life",
+            Self::GivenBack => "its runner gave it back",
+        }
+    }
+}
+
 impl Backend {
-    /// Ends or cancels the live attempts whose deadline has passed; returns the next deadline.
+    /// Ends or cancels the live attempts whose deadline has passed; returns when to look again. Any
+    /// number of platforms may do this at once: each judges an attempt again under its job's lock.
     pub(crate) fn enforce_deadlines(&self) -> Result<Option<Instant>> {
-        let mut next: Option<Instant> = None;
+        let (lease, local) = (self.config.lease, self.presence.local());
+        let (now, found) = self.db.write_relaxed("list live attempts", move |tx| {
+            // Nothing is written while no job runs.
+            if live(tx)?.is_empty() {
+                return Ok((tx.now(), Vec::new()));
+            }
+            renew(tx, lease, &local)?;
+            Ok((tx.now(), live(tx)?))
+        })?;
+        // Jobs that other platforms hand out come without a notification.
+        let is_watched = self.db.is_shared() || !found.is_empty();
+        let mut next = is_watched.then(|| now.saturating_add(millis(interval(lease))));
         let mut failed = Ok(());
-        for live in self.db.read("list live attempts", live)? {
-            let done = match self.assess(&live) {
+        for live in found {
+            let done = match self.assess(&live, now) {
                 Verdict::Alive(until) => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                     Ok(())
@@ -54,20 +71,25 @@ impl Backend {
                     &live,
                     "it did not end within its grace period after the cancellation",
                 ),
-                Verdict::Lost => self.lose(live.run, live.attempt, "no sign of life"),
+                Verdict::Lost => self.lose(live.run, live.attempt, Loss::Silent),
             };
             // A failure must not prevent the work for other attempts.
             failed = failed.and(done);
         }
-        failed.map(|()| next)
+        let left = |until: i64| Duration::from_millis(until.saturating_sub(now).max(0) as u64);
+        failed.map(|()| next.map(|next| Instant::now() + left(next)))
     }
 
     /// Marks an attempt as lost. The job is queued again, or fails after `Config::attempts` attempts. An
     /// attempt that has ended meanwhile stays as it is.
-    pub(crate) fn lose(&self, run: RunId, attempt: u32, reason: &'static str) -> Result<()> {
-        let most = self.config.attempts;
+    pub(crate) fn lose(&self, run: RunId, attempt: u32, loss: Loss) -> Result<()> {
+        let (most, lease, reason) = (self.config.attempts, self.config.lease, loss.reason());
         let status = self.db.write("give a job back", move |tx| {
             let Some(job) = running(tx, &run, attempt)? else { return Ok(None) };
+            // A sign of life may have arrived at another platform.
+            if loss == Loss::Silent && !is_expired(tx, job, lease)? {
+                return Ok(None);
+            }
             let query = "SELECT cancelled IS NOT NULL FROM jobs WHERE id = ?1";
             let is_cancelled: bool = tx.query_one(query, &[&job], |row| row.get(0))?;
             end_attempt(tx, job, "lost")?;
@@ -76,7 +98,7 @@ impl Backend {
                 end_job(tx, job, &error)?;
                 return Ok(Some(Status::Failed));
             }
-            let set = "UPDATE jobs SET status = 'queued', started = NULL WHERE id = ?1";
+            let set = "UPDATE jobs SET status = 'queued', started = NULL, offered_to = NULL WHERE id = ?1";
             tx.execute(set, &[&job])?;
             Ok(Some(Status::Queued))
         })?;
@@ -95,38 +117,26 @@ impl Backend {
         let owned = |live: &Live| {
             live.owner.is_some_and(|one| one.runner == runner && !self.presence.is_local(one))
         };
-        let all = self.db.read("list live attempts", live)?;
+        let all: Vec<Live> = self.db.read("list live attempts", live)?;
         Ok(all.into_iter().filter(owned).map(|live| (live.run, live.attempt)).collect())
     }
 
-    fn assess(&self, live: &Live) -> Verdict {
-        let (now, clock) = (Instant::now(), now_ms());
-        let until = |due: i64| now + Duration::from_millis(due.saturating_sub(clock).max(0) as u64);
-        let over = |due: i64| due <= clock;
-        let seen = self.presence.last_seen(live.run, live.attempt, live.owner);
-        let lease = after(seen, self.config.lease);
+    fn assess(&self, live: &Live, now: i64) -> Verdict {
+        let lease = live.seen.saturating_add(millis(self.config.lease));
         if lease <= now {
             return Verdict::Lost;
         }
         let due = match (live.cancelled, live.timeout) {
-            (Some(asked), _) => {
-                let due = asked.saturating_add(millis(self.config.cancel_grace));
-                if over(due) {
-                    return Verdict::Overdue;
-                }
-                Some(due)
-            }
-            (None, Some(timeout)) => {
-                let due = live.started.saturating_add(timeout);
-                if over(due) {
-                    return Verdict::TimedOut;
-                }
-                Some(due)
-            }
+            (Some(asked), _) => Some(asked.saturating_add(millis(self.config.cancel_grace))),
+            (None, Some(timeout)) => Some(live.started.saturating_add(timeout)),
             (None, None) => None,
         };
-        // The lease bounds the wait: the wall clock may have been set back.
-        Verdict::Alive(due.map_or(lease, |due| lease.min(until(due))))
+        match due {
+            Some(due) if due <= now && live.cancelled.is_some() => Verdict::Overdue,
+            Some(due) if due <= now => Verdict::TimedOut,
+            // The lease bounds the wait: the clock may be set back.
+            due => Verdict::Alive(due.map_or(lease, |due| lease.min(due))),
+        }
     }
 
     fn time_out(&self, live: &Live) -> Result<()> {
@@ -173,27 +183,6 @@ pub(super) fn end_job(tx: &Tx<'_>, job: i64, error: &str) -> Outcome<()> {
     tx.execute(set, &[&job, &tx.now(), &error]).map(drop)
 }
 
-fn live(tx: &Tx<'_>) -> Outcome<Vec<Live>> {
-    let query = "SELECT jobs.id, run, attempts.attempt, runner, generation, claimed, timeout,
-                     cancelled
-                 FROM jobs JOIN attempts
-                 ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
-                 WHERE status = 'running'";
-    tx.query_all(query, &[], |row| {
-        let owner: Option<Uuid> = row.get(3)?;
-        let generation = row.get(4)?;
-        Ok(Live {
-            job: row.get(0)?,
-            run: row.get(1)?,
-            attempt: row.get(2)?,
-            owner: owner.map(|runner| Incarnation { runner, generation }),
-            started: row.get(5)?,
-            timeout: row.get(6)?,
-            cancelled: row.get(7)?,
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,21 +207,53 @@ mod tests {
         }
     }
 
-    /// A job that an unknown runner claimed.
+    fn claim(backend: &Backend, run: RunId) {
+        let owner = Some(backend.latest(Uuid::from_u128(7)).unwrap());
+        let request = Some("r".to_owned());
+        assert_eq!(backend.claim(run, Claimant { owner, request }, "").unwrap().attempt, 1);
+    }
+
+    /// A job that a runner claimed.
     fn claimed(backend: &Backend) -> RunId {
         let submission = Submission { prompt: "x".into(), ..Submission::default() };
         let run = backend.submit(submission).unwrap().run_id;
-        let runner = Uuid::from_u128(7);
-        let owner = Some(backend.presence.latest(runner));
-        let request = Some("r".to_owned());
-        backend.claim(run, Claimant { owner, request }, "").unwrap();
+        claim(backend, run);
         run
     }
 
-    /// When the only attempt was last seen.
-    fn last_seen(backend: &Backend) -> Instant {
-        let live = backend.db.read("list", live).unwrap().remove(0);
-        backend.presence.last_seen(live.run, live.attempt, live.owner)
+    fn execute(backend: &Backend, statement: &'static str) {
+        backend.db.write("change it", move |tx| tx.execute(statement, &[])).unwrap();
+    }
+
+    /// Lets time pass without a sign of life, as the database sees it. The service was there.
+    fn wait(backend: &Backend, ms: i64) {
+        for (table, column) in [("attempts", "seen"), ("runners", "seen"), ("service", "since")] {
+            let set = format!("UPDATE {table} SET {column} = {column} - ?1");
+            backend.db.write("let time pass", move |tx| tx.execute(&set, &[&ms])).unwrap();
+        }
+    }
+
+    const LEASE: i64 = 150_000;
+
+    /// Whether the only attempt is still live after its deadlines were enforced.
+    fn is_alive(backend: &Backend) -> bool {
+        backend.enforce_deadlines().unwrap();
+        !backend.db.read("list", live).unwrap().is_empty()
+    }
+
+    #[test]
+    fn an_attempt_is_lost_a_lease_after_its_last_sign_of_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Backend::open(Config::new(dir.path())).unwrap();
+        claimed(&backend);
+        assert!(is_alive(&backend));
+
+        wait(&backend, LEASE - 30_000);
+        let before = is_alive(&backend);
+        wait(&backend, 30_000);
+
+        assert!(before);
+        assert!(!is_alive(&backend));
     }
 
     #[test]
@@ -240,14 +261,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
         claimed(&backend);
-        let claim = last_seen(&backend);
+        assert!(is_alive(&backend));
+        wait(&backend, LEASE);
 
         backend.record_heartbeat(runner(5, 1)).unwrap();
-        let first = last_seen(&backend);
-        backend.record_heartbeat(runner(5, 2)).unwrap();
 
-        assert!(first > claim);
-        assert!(last_seen(&backend) > first);
+        assert!(is_alive(&backend));
+        wait(&backend, LEASE);
+        assert!(!is_alive(&backend));
     }
 
     #[test]
@@ -257,14 +278,13 @@ mod tests {
         backend.record_heartbeat(runner(5, 1)).unwrap();
         let run = claimed(&backend);
         backend.record_heartbeat(runner(6, 1)).unwrap();
-        let owner = Some(backend.presence.latest(Uuid::from_u128(7)));
-        let again = Claimant { owner, request: Some("r".to_owned()) };
-        assert_eq!(backend.claim(run, again, "").unwrap().attempt, 1);
-        let claim = last_seen(&backend);
+        claim(&backend, run);
+        assert!(is_alive(&backend));
+        wait(&backend, LEASE);
 
         backend.record_heartbeat(runner(6, 2)).unwrap();
 
-        assert!(last_seen(&backend) > claim);
+        assert!(is_alive(&backend));
     }
 
     #[test]
@@ -272,12 +292,52 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
         claimed(&backend);
-        let claim = last_seen(&backend);
         backend.record_heartbeat(runner(5, 1)).unwrap();
+        assert!(is_alive(&backend));
+        wait(&backend, LEASE);
 
         backend.record_heartbeat(runner(6, 1)).unwrap();
         backend.record_heartbeat(runner(5, 2)).unwrap();
 
-        assert_eq!(last_seen(&backend), claim);
+        assert!(!is_alive(&backend));
+    }
+
+    #[test]
+    fn each_attempt_gets_a_lease_after_an_interruption_of_the_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Backend::open(Config::new(dir.path())).unwrap();
+        claimed(&backend);
+        assert!(is_alive(&backend));
+        wait(&backend, 2 * LEASE);
+        execute(&backend, "UPDATE service SET ticked = ticked - 60000");
+
+        assert!(is_alive(&backend));
+        wait(&backend, LEASE);
+        assert!(!is_alive(&backend));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_extends_no_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Backend::open(Config::new(dir.path())).unwrap();
+        claimed(&backend);
+        assert!(is_alive(&backend));
+        execute(&backend, "UPDATE service SET ticked = ticked + 3600000, since = 0");
+        execute(&backend, "UPDATE attempts SET seen = seen + 3600000");
+
+        assert!(is_alive(&backend));
+        wait(&backend, LEASE);
+        assert!(!is_alive(&backend));
+    }
+
+    #[test]
+    fn a_sign_of_life_at_another_platform_is_seen_under_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Backend::open(Config::new(dir.path())).unwrap();
+        let run = claimed(&backend);
+
+        backend.lose(run, 1, Loss::Silent).unwrap();
+
+        assert!(is_alive(&backend));
     }
 }

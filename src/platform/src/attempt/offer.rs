@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use contract::Offer;
 
-use crate::backend::Backend;
+use uuid::Uuid;
+
+use crate::backend::{Backend, Look};
 use crate::clock::millis;
-use crate::db::{List, ToValue};
+use crate::db::{List, Outcome, Row, ToValue, Tx};
 use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
@@ -14,6 +16,9 @@ use crate::{Result, RunId};
 /// For how long a lost attempt is listed as cancelled. After that its guest has ended anyway, as its
 /// requests are rejected.
 const LOST_LISTED: Duration = Duration::from_secs(60 * 60);
+
+/// For how long a job that was offered to one runner is not offered to another.
+const RESERVED: Duration = Duration::from_secs(1);
 
 /// Which jobs a runner can take.
 #[derive(Debug, Clone, Default)]
@@ -24,33 +29,76 @@ pub struct Wanted {
     pub excluded: Vec<RunId>,
 }
 
+impl Wanted {
+    /// The parameters of [`fits`].
+    fn lists(&self) -> (List, List) {
+        (List::of(&self.profiles), List::of(&self.excluded))
+    }
+}
+
+/// The columns of [`offer`].
+const OFFER: &str = "run, profile, session, COALESCE(reuse_key, run)";
+
+fn offer(row: &Row<'_>) -> Outcome<Offer> {
+    Ok(Offer {
+        run_id: row.get(0)?,
+        profile: row.get(1)?,
+        session: row.get(2)?,
+        reuse_key: Some(row.get(3)?),
+    })
+}
+
+/// The condition that a job waits, has one of the profiles `?1` or none, and is not among `?2`.
+fn fits(tx: &Tx<'_>) -> String {
+    let (profiles, excluded) = (tx.items("?1"), tx.items("?2"));
+    format!(
+        "status = 'queued' AND (profile IS NULL OR profile IN ({profiles})) AND run NOT IN ({excluded})"
+    )
+}
+
 impl Backend {
     /// The oldest job that fits. Another runner may claim it first.
     pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
-        let profiles = List::of(&wanted.profiles);
-        let excluded = List::of(&wanted.excluded);
+        let lists = wanted.lists();
         self.db.read("find a job", move |tx| {
-            let query = format!(
-                "SELECT run, profile, session, COALESCE(reuse_key, run) FROM jobs
-                 WHERE status = 'queued' AND (profile IS NULL OR profile IN ({}))
-                     AND run NOT IN ({})
-                 ORDER BY id LIMIT 1",
-                tx.items("?1"),
-                tx.items("?2")
-            );
-            tx.query_opt(&query, &[&profiles, &excluded], |row| {
-                Ok(Offer {
-                    run_id: row.get(0)?,
-                    profile: row.get(1)?,
-                    session: row.get(2)?,
-                    reuse_key: Some(row.get(3)?),
-                })
-            })
+            let query = format!("SELECT {OFFER} FROM jobs WHERE {} ORDER BY id LIMIT 1", fits(tx));
+            tx.query_opt(&query, &[&lists.0, &lists.1], offer)
         })
     }
 
-    /// As [`Backend::offer`], but waits up to `hold` for a job, or for the cancellation of a job that
-    /// `runner` may run. Each cancellation is returned once.
+    /// As [`Backend::offer`], but other runners are not offered the job for [`RESERVED`]: of many that
+    /// wait, each gets another job, and a new job does not wake all of them. `Err` is for how long
+    /// jobs that fit are reserved for others; `None` if there are none.
+    fn offer_to(
+        &self,
+        wanted: &Wanted,
+        runner: Uuid,
+    ) -> Result<std::result::Result<Offer, Option<Duration>>> {
+        let lists = wanted.lists();
+        self.db.write_relaxed("offer a job", move |tx| {
+            let fits = fits(tx);
+            let free = format!(
+                "SELECT id FROM jobs WHERE {fits} AND (offered_to IS NULL OR offered_to = ?4
+                     OR offered <= ?5 OR offered > ?3) ORDER BY id LIMIT 1"
+            );
+            let free = tx.skipping(&free);
+            let reserve = format!(
+                "UPDATE jobs SET offered = ?3, offered_to = ?4 WHERE id = ({free})
+                 RETURNING {OFFER}"
+            );
+            let lapsed = tx.now().saturating_sub(millis(RESERVED));
+            let row: [&dyn ToValue; 5] = [&lists.0, &lists.1, &tx.now(), &runner, &lapsed];
+            if let Some(offer) = tx.query_opt(&reserve, &row, offer)? {
+                return Ok(Ok(offer));
+            }
+            let query = format!("SELECT 1 FROM jobs WHERE {fits} LIMIT 1");
+            let is_reserved = tx.exists(&query, &[&lists.0, &lists.1])?;
+            Ok(Err(is_reserved.then_some(RESERVED)))
+        })
+    }
+
+    /// Waits up to `hold` for a job for a runner, or for the cancellation of a job that it may run. Each
+    /// cancellation is returned once.
     pub(crate) fn offer_held(
         &self,
         wanted: &Wanted,
@@ -59,11 +107,15 @@ impl Backend {
     ) -> Result<(Option<Offer>, Vec<RunId>)> {
         let known = self.cancelled(runner)?;
         let found = self.held(Topic::Work, hold, || {
-            let offer = self.offer(wanted)?;
+            let offered = self.offer_to(wanted, runner.runner)?;
             let mut cancelled = self.cancelled(runner)?;
             cancelled.retain(|run| !known.contains(run));
-            let is_something = offer.is_some() || !cancelled.is_empty();
-            Ok(is_something.then_some((offer, cancelled)))
+            Ok(match offered {
+                Ok(offer) => Look::Found((Some(offer), cancelled)),
+                Err(_) if !cancelled.is_empty() => Look::Found((None, cancelled)),
+                Err(Some(delay)) => Look::Again(delay),
+                Err(None) => Look::Nothing,
+            })
         })?;
         Ok(found.unwrap_or_default())
     }

@@ -31,6 +31,15 @@ impl Dialect {
         }
     }
 
+    /// As [`Dialect::locking`], but passes over locked rows.
+    pub(super) fn skipping(self, query: &str) -> Cow<'_, str> {
+        match self {
+            Self::Sqlite => query.into(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres => format!("{query} FOR NO KEY UPDATE SKIP LOCKED").into(),
+        }
+    }
+
     /// A statement that locks a name until the end of the transaction. SQLite has one writer.
     pub(super) fn lock_name(self) -> Option<&'static str> {
         match self {

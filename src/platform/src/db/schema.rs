@@ -1,12 +1,13 @@
-//! The tables. Times are milliseconds since 1970; JSON is text.
+//! The tables. Times are milliseconds since 1970; JSON is text; flags are 0 or 1. The definitions are those
+//! of SQLite; `dialect.rs` has the types of PostgreSQL.
 //!
 //! A released migration is never changed: a change is a new migration at the end.
 
 /// The application id of our databases.
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
-/// The migrations from an empty database; `user_version` is the number of those that ran.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL];
+/// The migrations from an empty database; their number is the schema's version.
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL, PRESENCE];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -208,4 +209,33 @@ CREATE TABLE warnings (
     body TEXT NOT NULL,
     PRIMARY KEY (job, attempt, position)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// `attempts.seen`: the last sign of life. `runners.seen`: the last heartbeat; `present`: the last
+/// request; `body`: the heartbeat; `profiles`: those that the process has named. `service`: since when
+/// platforms serve without interruption, and when one last wrote that it does. `jobs.offered`: when the
+/// job was last offered, and to which runner.
+const PRESENCE: &str = "
+ALTER TABLE attempts ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+UPDATE attempts SET seen = claimed;
+
+CREATE TABLE runners (
+    id TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    body TEXT,
+    profiles TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    present INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE service (
+    id INTEGER PRIMARY KEY,
+    ticked INTEGER NOT NULL,
+    since INTEGER NOT NULL
+) STRICT;
+INSERT INTO service (id, ticked, since) VALUES (1, 0, 0);
+
+ALTER TABLE jobs ADD COLUMN offered INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN offered_to TEXT;
 ";

@@ -56,11 +56,13 @@ impl Sqlite {
                 // Only this thread writes to the database.
                 return work(&Tx::new(connection, mode, now_ms()));
             }
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let result = work(&Tx::new(&*transaction, mode, now_ms()))?;
-            transaction.commit()?;
-            Ok(result)
+            if mode != Mode::WriteRelaxed {
+                return write(connection, mode, &work);
+            }
+            connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+            let result = write(connection, mode, &work);
+            connection.execute_batch("PRAGMA synchronous = FULL")?;
+            result
         })
     }
 
@@ -87,6 +89,17 @@ impl Drop for Sqlite {
         drop(self.tasks.take());
         self.thread.take().and_then(base::thread::join);
     }
+}
+
+fn write<T>(
+    connection: &mut Connection,
+    mode: Mode,
+    work: &dyn Fn(&Tx<'_>) -> Outcome<T>,
+) -> Outcome<T> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let result = work(&Tx::new(&*transaction, mode, now_ms()))?;
+    transaction.commit()?;
+    Ok(result)
 }
 
 fn run(mut connection: Connection, tasks: &Receiver<Task>) {

@@ -16,6 +16,8 @@ pub(super) enum Mode {
     Write,
     /// See [`Db::write_once`](super::Db::write_once).
     WriteOnce,
+    /// See [`Db::write_relaxed`](super::Db::write_relaxed).
+    WriteRelaxed,
 }
 
 /// A transaction. It ends with the closure that it was given to.
@@ -64,8 +66,13 @@ impl<'a> Tx<'a> {
     pub(crate) fn locking<'q>(&self, query: &'q str) -> Cow<'q, str> {
         match self.mode {
             Mode::Read => query.into(),
-            Mode::Write | Mode::WriteOnce => self.store.dialect().locking(query),
+            _ => self.store.dialect().locking(query),
         }
+    }
+
+    /// As [`Tx::locking`], for a subquery that passes over rows that others have locked.
+    pub(crate) fn skipping<'q>(&self, query: &'q str) -> Cow<'q, str> {
+        self.store.dialect().skipping(query)
     }
 
     /// Locks the rows of a query, as [`Tx::locking`] does, where that needs a statement of its own.

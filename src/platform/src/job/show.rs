@@ -32,13 +32,14 @@ impl Backend {
             job.warnings = warning::of_run(tx, &run)?;
             Ok(job)
         })?;
-        Ok(self.explained(job))
+        let explained = self.explained(vec![job])?.pop();
+        explained.ok_or_else(|| Refusal::NoJob { run }.into())
     }
 
     /// A job when it has ended, or its state after `hold`.
     pub(crate) fn ended_job(&self, run: RunId, hold: Duration) -> Result<Job> {
         let ended = self.held(Topic::Job(run), hold, || {
-            Ok(Some(self.job(run)?).filter(|job| job.status.is_final()))
+            Ok(Some(self.job(run)?).filter(|job| job.status.is_final()).into())
         })?;
         ended.map_or_else(|| self.job(run), Ok)
     }
@@ -53,7 +54,7 @@ impl Backend {
             );
             tx.query_all(&query, &[&before, &limit.min(MOST)], job)
         })?;
-        Ok(jobs.into_iter().map(|job| self.explained(job)).collect())
+        self.explained(jobs)
     }
 
     /// The job with this prefix of its id.

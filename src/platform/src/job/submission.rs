@@ -106,7 +106,7 @@ impl Backend {
             self.secrets.keep(&run, &submission.secrets)?;
         }
         let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);
-        let waits = self.waits(submission.profile.as_deref());
+        let waits = self.waits(submission.profile.as_deref())?;
         let submitted = self.db.write("submit a job", move |tx| {
             let key = submission.key.as_deref();
             let earlier = earlier(tx, key, &run, &fingerprint)?;

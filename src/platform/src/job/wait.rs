@@ -5,25 +5,34 @@
 //! rejected for this reason.
 
 use super::{Backend, Job, Status};
+use crate::Result;
 use crate::presence::Availability;
 
 impl Backend {
     /// The reason for which no runner takes a job of this profile; `None` if one may.
-    pub(crate) fn waits(&self, profile: Option<&str>) -> Option<String> {
-        match (self.presence.availability(), profile) {
-            (Availability::NoRunner, _) => Some("no runner is there".to_owned()),
-            (Availability::Profiles(known), Some(profile)) if !known.contains(profile) => {
-                let known: Vec<_> = known.into_iter().collect();
-                Some(format!("no runner has profile `{profile}`: there is {}", known.join(", ")))
-            }
-            _ => None,
-        }
+    pub(crate) fn waits(&self, profile: Option<&str>) -> Result<Option<String>> {
+        Ok(explain(&self.availability()?, profile))
     }
 
-    pub(super) fn explained(&self, mut job: Job) -> Job {
-        if job.status == Status::Queued {
-            job.waits = self.waits(job.profile.as_deref());
+    /// Jobs with the reason for which they wait.
+    pub(super) fn explained(&self, mut jobs: Vec<Job>) -> Result<Vec<Job>> {
+        if jobs.iter().any(|job| job.status == Status::Queued) {
+            let availability = self.availability()?;
+            for job in jobs.iter_mut().filter(|job| job.status == Status::Queued) {
+                job.waits = explain(&availability, job.profile.as_deref());
+            }
         }
-        job
+        Ok(jobs)
+    }
+}
+
+fn explain(availability: &Availability, profile: Option<&str>) -> Option<String> {
+    match (availability, profile) {
+        (Availability::NoRunner, _) => Some("no runner is there".to_owned()),
+        (Availability::Profiles(known), Some(profile)) if !known.contains(profile) => {
+            let known: Vec<_> = known.iter().map(String::as_str).collect();
+            Some(format!("no runner has profile `{profile}`: there is {}", known.join(", ")))
+        }
+        _ => None,
     }
 }

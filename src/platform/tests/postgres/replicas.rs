@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use platform::{Config, Error, Platform, Status};
 use serde_json::json;
 
 use crate::harness::{Guest, Host, done, take};
+use crate::jobs::{RUNNER, heartbeat};
 use crate::server::Server;
 use crate::store;
 
@@ -188,4 +190,126 @@ fn an_unreachable_database_is_named_without_its_password() {
     let text = format!("{error:?} {error}");
     assert!(matches!(error, Error::Unavailable { .. }), "{text}");
     assert!(text.contains("/nonexistent") && !text.contains("hunter22"), "{text}");
+}
+
+#[test]
+fn a_job_of_a_platform_that_ended_is_queued_again_by_another() {
+    let mut one = Host::with(|config| config.lease = Duration::from_millis(50));
+    let other = beside(&one);
+    let source = other.source();
+    let lost = one.running().run;
+    one.stop();
+
+    let job = take(&source);
+
+    assert_eq!((job.run_id, job.attempt), (lost, 2));
+}
+
+#[test]
+fn runners_that_poll_at_two_platforms_are_offered_different_jobs() {
+    let one = Host::start();
+    let other = beside(&one);
+    let runs = [one.submit("x"), one.submit("y")];
+    let poll = |host: &Host, runner: &str| host.poll(runner).ok()["job"]["runId"].clone();
+
+    let first = poll(&one, RUNNER);
+    let second = poll(&other, "22222222-2222-4333-8444-555555555555");
+    let again = poll(&other, RUNNER);
+
+    assert_eq!([first, second], runs.map(|run| json!(run)));
+    assert_eq!(again, json!(runs[0]));
+}
+
+#[test]
+fn a_job_that_its_runner_does_not_claim_is_offered_to_another() {
+    let one = Host::start();
+    let other = beside(&one);
+    let run = one.submit("x");
+    one.poll(RUNNER).ok();
+
+    let second = other.poll("22222222-2222-4333-8444-555555555555").ok();
+
+    assert_eq!(second["job"]["runId"], json!(run));
+}
+
+#[test]
+fn runners_in_two_platforms_have_orphans_of_their_own() {
+    let one = Host::start();
+    let mut other = beside(&one);
+    let (source, run) = (one.source(), one.submit("x"));
+    take(&source);
+    let lost = other.submit("y");
+    take(&other.source());
+
+    other.restart();
+
+    let orphans = other.source().orphans().unwrap();
+    assert_eq!(orphans, [platform::Orphan { run_id: lost, attempt: 1 }]);
+    assert_eq!(one.job(run).attempt, 1);
+}
+
+#[test]
+fn a_runner_at_one_platform_is_known_at_the_other() {
+    let one = Host::start();
+    let other = beside(&one);
+
+    one.post_runner("heartbeat", &heartbeat(RUNNER)).ok();
+
+    assert_eq!(other.client().runners().unwrap().len(), 1);
+    let submission = platform::Submission { prompt: "x".into(), ..Default::default() };
+    assert_eq!(other.client().submit(&submission).unwrap().waits, None);
+}
+
+/// A platform on a database whose clock is five minutes behind that of this host.
+fn behind() -> Host {
+    let (database, name) = store::named();
+    let clock = format!(
+        "CREATE SCHEMA clock;
+         CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+         AS 'SELECT pg_catalog.clock_timestamp() - interval ''5 minutes''';
+         ALTER DATABASE {name} SET search_path = clock, public, pg_catalog"
+    );
+    store::sql(&name, &clock);
+    Host::with(|config| config.database = database)
+}
+
+#[test]
+fn the_databases_clock_rules_on_a_host_whose_own_is_five_minutes_ahead() {
+    let host = behind();
+    host.post_runner("heartbeat", &heartbeat(RUNNER)).ok();
+    let guest = host.running();
+    let hash = guest.history("{}\n");
+    let request = json!({"cliAgentType": "claude-code", "cliAgentSessionId": "s",
+        "cliAgentSessionHistoryHash": hash});
+    guest.post("checkpoints", request).ok();
+    // Deadlines are enforced after each claim.
+    host.running().complete(0).ok();
+    guest.complete(0).ok();
+    let late = guest.post("telemetry", json!({"systemLog": "the end"}));
+
+    let job = host.job(guest.run);
+    assert_eq!((job.status, job.attempt), (Status::Completed, 1));
+    late.ok();
+    let minutes = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+        - job.created_ms)
+        / 60_000;
+    assert!((5..10).contains(&minutes), "{minutes}");
+    assert!(host.client().runners().unwrap()[0].age_ms < 60_000);
+}
+
+#[test]
+fn a_job_is_timed_out_by_the_databases_clock() {
+    let host = behind();
+    let source = host.source();
+    let submission =
+        platform::Submission { prompt: "x".into(), timeout_ms: Some(50), ..Default::default() };
+    let run = host.client().submit(&submission).unwrap().run_id;
+    let job = take(&source);
+
+    while source.cancelled().unwrap() != [run] {
+        source.notifications().recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+    source.complete(&job, done(1)).unwrap();
+
+    assert!(host.job(run).timed_out);
 }

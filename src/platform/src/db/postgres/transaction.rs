@@ -31,6 +31,9 @@ impl<'a> Transaction<'a> {
         let begin = match mode {
             Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
             Mode::Write | Mode::WriteOnce => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+            Mode::WriteRelaxed => {
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = off"
+            }
         };
         // In one message, so that the clock costs no round trip.
         let answers = client.borrow_mut().simple(&format!("{begin}; {CLOCK}"), deadline)?;
