@@ -17,8 +17,15 @@ mod tx;
 mod value;
 
 use std::path::Path;
+#[cfg(feature = "postgres")]
+use std::time::Instant;
+
+#[cfg(feature = "postgres")]
+use base::event::Event;
 
 pub(crate) use self::failure::Outcome;
+#[cfg(feature = "postgres")]
+pub(crate) use self::postgres::Listener;
 #[cfg(feature = "postgres")]
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
@@ -110,6 +117,38 @@ impl Db {
             Self::Sqlite(_) => now_ms(),
             #[cfg(feature = "postgres")]
             Self::Postgres(postgres) => postgres.now(),
+        }
+    }
+
+    /// A connection that listens to the notifications of other platforms.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn listen(&self) -> Result<Listener> {
+        self.shared()?.listen()
+    }
+
+    /// Notifies other platforms, with at most 7999 bytes.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn send(&self, listener: &mut Listener, payload: &str) -> Result<()> {
+        self.shared()?.send(listener, payload)
+    }
+
+    /// The notifications of other platforms. Waits for one until `event` is set, or until the deadline.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn hear(
+        &self,
+        listener: &mut Listener,
+        event: &Event,
+        deadline: Instant,
+    ) -> Result<Vec<String>> {
+        self.shared()?.hear(listener, event, deadline)
+    }
+
+    #[cfg(feature = "postgres")]
+    fn shared(&self) -> Result<&Postgres> {
+        match self {
+            Self::Postgres(postgres) => Ok(postgres),
+            // Who has no other platform asks for none.
+            Self::Sqlite(_) => Err(crate::Error::Stopped),
         }
     }
 

@@ -64,6 +64,8 @@ mod source;
 mod storage;
 mod telemetry;
 mod timer;
+#[cfg(feature = "postgres")]
+mod wakeup;
 mod warning;
 
 pub use attempt::{Completed, Wanted};

@@ -3,6 +3,8 @@
 //! A notification says only that something of a topic *may* have changed; the database holds the
 //! truth. A thread first makes its [`Subscription`], then reads the database, then waits: so it does
 //! not miss a change between the read and the wait. A topic without subscribers costs nothing.
+//!
+//! With a shared database, notifications also go to the other platforms: see `wakeup.rs`.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -50,11 +52,98 @@ struct TopicState {
 pub(crate) struct Notifier {
     topics: Mutex<Topics>,
     changed: Condvar,
+    /// For other platforms.
+    #[cfg(feature = "postgres")]
+    outbound: std::sync::OnceLock<std::sync::Arc<Outbound>>,
+}
+
+/// Topics that other platforms are notified of, until a thread has sent them.
+#[cfg(feature = "postgres")]
+pub(crate) struct Outbound {
+    topics: Mutex<std::collections::HashSet<Topic>>,
+    event: base::event::Event,
+}
+
+/// The most topics that wait to be sent. While the database is away, others ask it themselves.
+#[cfg(feature = "postgres")]
+const MOST_OUTBOUND: usize = 10_000;
+
+#[cfg(feature = "postgres")]
+impl Outbound {
+    fn add(&self, topic: Topic) {
+        let mut topics = self.topics.lock();
+        if topics.len() < MOST_OUTBOUND {
+            topics.insert(topic);
+        }
+        drop(topics);
+        self.event.set();
+    }
+
+    /// What is to be sent now.
+    pub(crate) fn take(&self) -> Vec<Topic> {
+        self.event.clear();
+        self.topics.lock().drain().collect()
+    }
+
+    /// Set when there is something to be sent, and at the stop.
+    pub(crate) fn event(&self) -> &base::event::Event {
+        &self.event
+    }
+
+    /// Drops what cannot be sent until the deadline or the stop.
+    pub(crate) fn wait(&self, deadline: Instant) {
+        use std::os::fd::AsFd;
+
+        use nix::poll::{PollFd, PollFlags, poll};
+
+        self.take();
+        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        // After an interruption the caller looks at its deadlines anew.
+        let _ = poll(&mut fds, base::deadline::poll_timeout(deadline));
+    }
 }
 
 impl Notifier {
-    /// Wakes all subscribers of the topic.
+    /// Wakes all subscribers of the topic, in other platforms as well.
     pub(crate) fn notify(&self, topic: Topic) {
+        self.wake(topic);
+        #[cfg(feature = "postgres")]
+        if let Some(outbound) = self.outbound.get().filter(|_| topic != Topic::Deadline) {
+            outbound.add(topic);
+        }
+    }
+
+    /// From here on notifications are collected for other platforms.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn forward(&self) -> nix::Result<std::sync::Arc<Outbound>> {
+        let event = base::event::Event::new()?;
+        let outbound = std::sync::Arc::new(Outbound { topics: Mutex::default(), event });
+        Ok(std::sync::Arc::clone(self.outbound.get_or_init(|| outbound)))
+    }
+
+    /// Whether somebody waits for work, and which jobs are waited for.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn waits(&self) -> (bool, Vec<RunId>) {
+        let topics = self.lock();
+        let is_work = topics.states.contains_key(&Topic::Work) || !topics.workers.is_empty();
+        let run = |topic: &Topic| match topic {
+            Topic::Job(run) => Some(*run),
+            Topic::Work | Topic::Deadline => None,
+        };
+        (is_work, topics.states.keys().filter_map(run).collect())
+    }
+
+    /// Wakes all subscribers of all topics in this process.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn wake_all(&self) {
+        let topics: Vec<_> = self.lock().states.keys().copied().collect();
+        for topic in topics.into_iter().chain([Topic::Work]) {
+            self.wake(topic);
+        }
+    }
+
+    /// Wakes all subscribers of the topic in this process.
+    pub(crate) fn wake(&self, topic: Topic) {
         let mut topics = self.lock();
         if let Some(state) = topics.states.get_mut(&topic) {
             state.notifications += 1;
@@ -93,6 +182,11 @@ impl Notifier {
         topics.stopped = true;
         topics.workers.clear();
         self.changed.notify_all();
+        drop(topics);
+        #[cfg(feature = "postgres")]
+        if let Some(outbound) = self.outbound.get() {
+            outbound.event.set();
+        }
     }
 
     /// Whether the platform stops, for long work to check.

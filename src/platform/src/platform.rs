@@ -2,7 +2,7 @@
 //!
 //! 1. The state folder with its lock, the database with its thread.
 //! 2. The server, over TCP and over the operator's socket.
-//! 3. The timer thread.
+//! 3. The timer thread; with a shared database also the thread that forwards notifications.
 //!
 //! It stops in the reverse order, after it has ended all long polls.
 
@@ -26,11 +26,16 @@ use crate::{Config, Error, Pruned, Result, Source, folder, timer};
 
 const TIMER: &str = "platform-timer";
 
+#[cfg(feature = "postgres")]
+const WAKEUP: &str = "platform-listen";
+
 /// A running platform. Dropping it stops it.
 pub struct Platform {
     backend: Arc<Backend>,
     server: Server,
     timer: Option<JoinHandle<()>>,
+    #[cfg(feature = "postgres")]
+    wakeup: Option<JoinHandle<()>>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -59,8 +64,24 @@ impl Platform {
         // A long poll would keep the server from stopping.
         let timer = timer.inspect_err(|_| backend.notifier.stop());
         let timer = timer.map_err(|source| Error::Thread { name: TIMER, source })?;
+        #[cfg(feature = "postgres")]
+        let wakeup = match backend.db.is_shared().then(|| forward(&backend)).transpose() {
+            Ok(wakeup) => wakeup,
+            Err(source) => {
+                backend.notifier.stop();
+                timer.join().map_err(|_| Error::Panicked { name: TIMER })?;
+                return Err(Error::Thread { name: WAKEUP, source });
+            }
+        };
         log::debug!("platform serves; addresses={addresses:?}");
-        Ok(Self { backend, server, timer: Some(timer), addresses })
+        Ok(Self {
+            backend,
+            server,
+            timer: Some(timer),
+            #[cfg(feature = "postgres")]
+            wakeup,
+            addresses,
+        })
     }
 
     /// The addresses for runners and guests.
@@ -101,6 +122,11 @@ impl Platform {
         self.backend.notifier.stop();
         self.backend.db.stop();
         let kept = timer.join().map_err(|_| Error::Panicked { name: TIMER });
+        #[cfg(feature = "postgres")]
+        let kept = kept.and(match self.wakeup.take().map(JoinHandle::join) {
+            Some(Err(_)) => Err(Error::Panicked { name: WAKEUP }),
+            _ => Ok(()),
+        });
         let served = self
             .server
             .stop(self.backend.config.stop_grace)
@@ -115,6 +141,14 @@ impl Drop for Platform {
             log::error!("cannot stop the platform; error={}", chain(&error));
         }
     }
+}
+
+/// Starts the thread that forwards notifications between the platforms of a database.
+#[cfg(feature = "postgres")]
+fn forward(backend: &Arc<Backend>) -> std::io::Result<JoinHandle<()>> {
+    let outbound = backend.notifier.forward()?;
+    let backend = Arc::clone(backend);
+    base::thread::spawn(WAKEUP, move || crate::wakeup::run(&backend, &outbound))
 }
 
 /// Removes old jobs and unreferenced content where no platform serves the state folder. Otherwise use

@@ -13,6 +13,7 @@
 
 mod client;
 mod error;
+mod listener;
 mod migration;
 mod pool;
 mod sys;
@@ -24,12 +25,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use base::backoff::Backoff;
+use base::event::Event;
 
 use self::error::{PgError, Remedy};
+pub(crate) use self::listener::Listener;
 use self::pool::Pool;
 use self::target::Target;
 use self::transaction::Transaction;
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::tx::{Mode, Tx};
 use crate::clock::now_ms;
 use crate::config::ConnectionString;
@@ -128,6 +131,32 @@ impl Postgres {
                 return Err(Error::Stopped);
             }
         }
+    }
+
+    /// A connection that listens to the notifications of other platforms.
+    pub(super) fn listen(&self) -> Result<Listener> {
+        self.named("listen", Listener::connect(self.pool.target()))
+    }
+
+    pub(super) fn send(&self, listener: &mut Listener, payload: &str) -> Result<()> {
+        self.named("notify others", listener.send(payload))
+    }
+
+    pub(super) fn hear(
+        &self,
+        listener: &mut Listener,
+        event: &Event,
+        deadline: Instant,
+    ) -> Result<Vec<String>> {
+        self.named("listen", listener.wait(event, deadline))
+    }
+
+    fn named<T>(
+        &self,
+        operation: &'static str,
+        done: std::result::Result<T, PgError>,
+    ) -> Result<T> {
+        done.map_err(|error| Failure::from(error).into_error(operation, &self.name))
     }
 
     /// The database's clock, in milliseconds since 1970, without asking it.

@@ -313,3 +313,82 @@ fn a_job_is_timed_out_by_the_databases_clock() {
 
     assert!(host.job(run).timed_out);
 }
+
+#[test]
+fn a_submission_ends_a_long_poll_at_another_platform() {
+    let one = Host::start();
+    let other = beside(&one);
+
+    let (run, offered) = std::thread::scope(|scope| {
+        let held = scope.spawn(|| other.poll(RUNNER));
+        (one.submit("now"), held.join().unwrap())
+    });
+
+    assert_eq!(offered.ok()["job"]["runId"], json!(run));
+}
+
+#[test]
+fn a_follower_at_another_platform_gets_each_event_once_and_the_end() {
+    let one = Host::start();
+    let other = beside(&one);
+    let guest = one.running();
+    let follow = other.client().follow(guest.run, 0);
+
+    let followed: Vec<i64> = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| follow.map(|event| event.unwrap().sequence).collect());
+        for number in 0..50 {
+            guest.events(&[number]).ok();
+        }
+        guest.complete(0).ok();
+        follower.join().unwrap()
+    });
+
+    assert_eq!(followed, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_cancellation_reaches_a_runner_at_another_platform() {
+    let one = Host::start();
+    let other = beside(&one);
+    let source = other.source();
+    let run = one.submit("x");
+    take(&source);
+
+    one.client().cancel(run).unwrap();
+
+    while source.cancelled().unwrap() != [run] {
+        source.notifications().recv_timeout(Duration::from_secs(20)).unwrap();
+    }
+}
+
+#[test]
+fn a_job_that_nobody_was_notified_of_is_found_by_asking() {
+    let (host, name) = host();
+    let run = host.submit("x");
+    store::sql(&name, "UPDATE jobs SET status = 'held'");
+
+    let offered = std::thread::scope(|scope| {
+        let held = scope.spawn(|| host.poll(RUNNER));
+        store::sql(&name, "UPDATE jobs SET status = 'queued'");
+        held.join().unwrap()
+    });
+
+    assert_eq!(offered.ok()["job"]["runId"], json!(run));
+}
+
+#[test]
+fn notifications_go_on_after_the_listening_connections_are_killed() {
+    let (one, name) = host();
+    let other = beside(&one);
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%')";
+    let source = other.source();
+
+    for _ in 0..3 {
+        store::sql(&name, kill);
+        let run = one.submit("x");
+        let job = take(&source);
+        assert_eq!(job.run_id, run);
+        source.complete(&job, done(0)).unwrap();
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use base::deadline::poll_timeout;
@@ -12,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::error::PgError;
-use super::sys::{Answer, Oid, Progress, RawConnection};
+use super::sys::{Answer, Oid, Progress, RawConnection, RawNotification};
 use super::target::Target;
 use super::wire;
 use crate::db::dialect::Dialect;
@@ -188,12 +189,29 @@ impl Client {
         self.is_idle() && self.raw.consume() && self.raw.is_usable()
     }
 
+    /// Reads what has arrived, and returns the notifications in it.
+    pub(super) fn notifications(&mut self) -> Result<Vec<RawNotification>> {
+        if !self.raw.consume() {
+            return Err(self.lost());
+        }
+        Ok(std::iter::from_fn(|| self.raw.notification()).collect())
+    }
+
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.raw.socket()
+    }
+
+    /// The number of the server's process for this connection.
+    pub(super) fn server_process(&self) -> i32 {
+        self.raw.server_process()
+    }
+
     /// Whether it is established, without a transaction or a statement under way.
     pub(super) fn is_idle(&self) -> bool {
         self.raw.is_usable() && self.raw.is_idle()
     }
 
-    fn lost(&self) -> PgError {
+    pub(super) fn lost(&self) -> PgError {
         PgError::Lost { message: self.raw.error() }
     }
 }

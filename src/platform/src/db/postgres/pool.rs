@@ -32,6 +32,10 @@ impl Pool {
         Self { target, state: Mutex::default(), changed: Condvar::new() }
     }
 
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// A connection, as soon as one is free.
     pub(super) fn take(&self, deadline: Instant) -> Result<Lease<'_>, PgError> {
         let mut lease = self.reserve(deadline)?;

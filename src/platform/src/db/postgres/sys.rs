@@ -1,4 +1,4 @@
-//! libpq, as safe types: a connection and a result. No call here blocks, except that the
+//! libpq, as safe types: a connection, a result, a notification. No call here blocks, except that the
 //! start of a connection resolves names.
 
 #![allow(unsafe_code)]
@@ -27,6 +27,13 @@ pub(super) enum Progress {
     Writable,
     Established,
     Failed,
+}
+
+/// A notification of another connection, or of this one.
+#[derive(Debug)]
+pub(super) struct RawNotification {
+    pub(super) sender: i32,
+    pub(super) payload: String,
 }
 
 impl RawConnection {
@@ -92,6 +99,12 @@ impl RawConnection {
     pub(super) fn server_version(&self) -> i32 {
         // SAFETY: see `progress`.
         unsafe { pq::PQserverVersion(self.0.as_ptr()) }
+    }
+
+    /// The number of the server's process for this connection.
+    pub(super) fn server_process(&self) -> i32 {
+        // SAFETY: see `progress`.
+        unsafe { pq::PQbackendPID(self.0.as_ptr()) }
     }
 
     /// The value of a parameter that the server reports, or an empty text.
@@ -176,6 +189,20 @@ impl RawConnection {
     pub(super) fn result(&mut self) -> Option<Answer> {
         // SAFETY: see `progress`; the result belongs to the caller, and its type frees it.
         NonNull::new(unsafe { pq::PQgetResult(self.0.as_ptr()) }).map(Answer)
+    }
+
+    /// The next notification that was received.
+    pub(super) fn notification(&mut self) -> Option<RawNotification> {
+        // SAFETY: see `progress`.
+        let raw = NonNull::new(unsafe { pq::PQnotifies(self.0.as_ptr()) })?;
+        // SAFETY: the notification is valid until it is freed below, once, and its texts with it; both are
+        // copied before.
+        unsafe {
+            let payload = text(raw.as_ref().extra);
+            let sender = raw.as_ref().be_pid;
+            pq::PQfreemem(raw.as_ptr().cast::<c_void>());
+            Some(RawNotification { sender, payload })
+        }
     }
 }
 
