@@ -57,15 +57,16 @@ impl Hosts {
     fn open_addresses(&mut self, mut addresses: Vec<Ipv4Addr>) -> Result<()> {
         let failed = kernel("change the rules of", "a network with hosts");
         addresses.retain(|address| !self.open.contains(address));
+        addresses.truncate(MAX_ADDRESSES);
         if addresses.is_empty() {
             return Ok(());
         }
-        let mut change = ruleset::open_resolved(&addresses);
         if self.open.len() + addresses.len() > MAX_ADDRESSES {
+            ruleset::replace_resolved(&addresses).commit(&mut self.netfilter).map_err(failed)?;
             self.open.clear();
-            change = ruleset::replace_resolved(&addresses);
+        } else {
+            ruleset::open_resolved(&addresses).commit(&mut self.netfilter).map_err(failed)?;
         }
-        change.commit(&mut self.netfilter).map_err(failed)?;
         self.open.extend(addresses);
         Ok(())
     }

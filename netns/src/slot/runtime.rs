@@ -76,7 +76,8 @@ impl Slot {
 
     /// Applies another configuration, also to open connections.
     pub(crate) fn apply(&mut self, traffic: &TrafficConfig) -> Result<()> {
-        if *traffic == self.traffic {
+        // The addresses of hosts are closed in any case: the forwarder counts them anew.
+        if *traffic == self.traffic && traffic.policy.only.is_none() {
             return Ok(());
         }
         let number = self.next_number();

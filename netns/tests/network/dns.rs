@@ -156,6 +156,13 @@ fn resolve(guest: &Guest, server: &UdpSocket, name: &str, address: Ipv4Addr) -> 
     })
 }
 
+/// The policy that reaches these hosts on the public internet.
+fn to_hosts(names: &[&str]) -> Policy {
+    let hosts = names.iter().map(|name| (*name).to_owned()).collect();
+    let only = Some(Destinations { hosts, ..Destinations::default() });
+    Policy { only, ..Policy::open() }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn hosts_of_a_policy_are_reached_once_they_are_resolved_if_its_rules_allow_it() {
@@ -163,9 +170,7 @@ fn hosts_of_a_policy_are_reached_once_they_are_resolved_if_its_rules_allow_it() 
     fs::write(fixture.folder.path().join("resolv.conf"), format!("nameserver {INTERNET}\n"))
         .unwrap();
     let pool = fixture.pool(1);
-    let hosts = ["a.example", "b.example"].map(str::to_owned).to_vec();
-    let only = Some(Destinations { hosts, ..Destinations::default() });
-    let mut lease = lease_with(&pool, Policy { only, ..Policy::open() });
+    let mut lease = lease_with(&pool, to_hosts(&["a.example", "b.example"]));
     let guest = Guest::behind(&lease);
     let server = fixture.world.on_the_internet(|| UdpSocket::bind((INTERNET, 53)).unwrap());
     let _servers = [INTERNET, PRIVATE].map(|address| fixture.server(address, 80));
@@ -179,12 +184,13 @@ fn hosts_of_a_policy_are_reached_once_they_are_resolved_if_its_rules_allow_it() 
     assert_eq!(resolve(&guest, &server, "A.example", INTERNET), 0);
     assert!(reach(INTERNET).is_ok());
     // The next policy does not know the addresses.
-    let hosts = vec!["a.example".to_owned()];
-    let only = Some(Destinations { hosts, ..Destinations::default() });
-    lease.apply(&network(Policy { only, ..Policy::open() })).unwrap();
+    lease.apply(&network(to_hosts(&["a.example"]))).unwrap();
     assert!(is_forbidden(&reach(INTERNET)));
     assert_eq!(resolve(&guest, &server, "a.example", INTERNET), 0);
     assert!(reach(INTERNET).is_ok());
+    // Nor does the same one, when it is applied again.
+    lease.apply(&network(to_hosts(&["a.example"]))).unwrap();
+    assert!(is_forbidden(&reach(INTERNET)));
     let link = lease.link().unwrap();
     drop(guest);
     drop(lease);
