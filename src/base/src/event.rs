@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// Readable from [`Event::set`] until [`Event::clear`].
@@ -23,6 +24,11 @@ impl Event {
         {
             log::error!("cannot set an event; error={errno}");
         }
+    }
+
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
     }
 
     /// Whether it was set; it is not any more.
@@ -47,7 +53,9 @@ mod tests {
         assert!(!event.clear());
         event.set();
         event.set();
+        assert!(event.is_set());
         assert!(event.clear());
+        assert!(!event.is_set());
         assert!(!event.clear());
     }
 }
