@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbox::{
@@ -140,6 +141,14 @@ impl Execution for Running {
 
     fn write_stdin(&self, data: &[u8], deadline: Option<Instant>) -> sandbox::Result<()> {
         self.execution.write_stdin(data, deadline).map_err(|error| self.failed(error))
+    }
+
+    fn write_some(&self, data: &[u8], deadline: Instant) -> sandbox::Result<usize> {
+        self.execution.write_some(data, deadline).map_err(|error| self.failed(error))
+    }
+
+    fn notify(&self, event: &Arc<base::event::Event>) {
+        self.execution.notify(event);
     }
 
     fn close_stdin(&self) -> sandbox::Result<()> {

@@ -41,6 +41,9 @@ pub enum Error {
     /// A port could not be connected to for another reason; the sandbox may be lost.
     #[error("cannot connect to port {port} of the sandbox")]
     Connect { port: u16, source: Cause },
+    /// A thread that is to wait for a sandbox could not.
+    #[error("cannot wait for the sandbox")]
+    Event { source: io::Error },
     /// An operation timed out; `phase` is what was being done.
     #[error("timed out after {after:.1?} {phase}")]
     TimedOut { phase: String, after: Duration },

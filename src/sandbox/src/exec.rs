@@ -2,7 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use base::event::Event as Wake;
 
 use crate::Result;
 
@@ -76,6 +79,15 @@ pub trait Execution: Send + Sync {
 
     /// Writes all of `data` to its standard input; what it no longer reads is dropped.
     fn write_stdin(&self, data: &[u8], deadline: Option<Instant>) -> Result<()>;
+
+    /// Writes as much of `data` as it takes now: perhaps nothing, so 0. `deadline` is for a guest that reads
+    /// nothing at all.
+    fn write_some(&self, data: &[u8], deadline: Instant) -> Result<usize>;
+
+    /// Sets `event` whenever it does something that another call could return, while both live: for a thread
+    /// that sleeps until this or something else happens. [`Execution::next`] with a deadline that has passed
+    /// and [`Execution::write_some`] do not wait.
+    fn notify(&self, event: &Arc<Wake>);
 
     /// Closes its standard input.
     fn close_stdin(&self) -> Result<()>;

@@ -12,6 +12,7 @@ mod tree;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,12 @@ impl Factory {
         }
     }
 
+    /// How many commands of a sandbox have a holder.
+    pub fn commands(&self, id: SandboxId) -> usize {
+        let commands = lock(&self.running).get(&id).cloned().unwrap_or_default();
+        commands.iter().filter(|command| command.strong_count() > 0).count()
+    }
+
     /// Kills a sandbox from outside: its commands are cancelled.
     pub fn unplug(&self, id: SandboxId) {
         let commands = lock(&self.running).remove(&id).unwrap_or_default();
@@ -204,6 +211,7 @@ impl Sandbox for FakeSandbox {
         };
         let program = request.argv.first().cloned().unwrap_or_default();
         let manner = self.script.held.get(&program).copied();
+        let room = self.script.input_limits.get(&program).copied().unwrap_or(usize::MAX);
         let answer = self
             .script
             .answers
@@ -218,7 +226,11 @@ impl Sandbox for FakeSandbox {
             events.first(),
             Some(Event::Exit(Exit { outcome: Outcome::FailedToStart { .. }, .. }))
         );
-        let ending = Arc::new(Ending { events: Mutex::new(events.into()), more: Condvar::new() });
+        let ending = Arc::new(Ending {
+            events: Mutex::new(events.into()),
+            more: Condvar::new(),
+            wakes: Mutex::default(),
+        });
         let mut running = lock(&self.running);
         let commands = running.entry(self.id).or_default();
         commands.push(Arc::downgrade(&ending));
@@ -228,6 +240,7 @@ impl Sandbox for FakeSandbox {
             pid,
             ending,
             manner,
+            room: AtomicUsize::new(room),
             act: Mutex::new(act),
             answer: Mutex::new(answer),
             record: Arc::clone(&self.record),

@@ -5,7 +5,7 @@
 //! All calls block, with a deadline, and may be made from several threads at once. The holder of a sandbox owns it: dropping it ends it and
 //! releases its resources.
 //!
-//! This crate depends on no other crate of the project and knows no kind of virtual machine. The feature
+//! This crate knows no kind of virtual machine. The feature
 //! `fake` adds a scripted sandbox for tests.
 
 mod cancellation;

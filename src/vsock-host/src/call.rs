@@ -16,6 +16,7 @@ mod tree;
 
 use std::sync::Arc;
 
+use base::event::Event as Wake;
 use vsock_proto::{HostBody, RequestId};
 
 pub(crate) use self::connection::{Connection, Identity, Route};
@@ -79,6 +80,11 @@ impl Call {
         take: impl FnMut(&mut State) -> Option<R>,
     ) -> Result<R, Halt> {
         self.request.wait(deadline, take)
+    }
+
+    /// Sets `event` at each answer of the guest, while it lives.
+    pub(crate) fn notify(&self, event: &Arc<Wake>) {
+        self.request.notify(event);
     }
 
     /// Waits for the guest's final answer.

@@ -1,12 +1,14 @@
 //! A value that threads wait for: a lock and a condition variable.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+use base::event::Event;
 
 use crate::deadline::Deadline;
 use crate::error::Halt;
 
 /// INVARIANT: no waiter misses a change: it checks the value before it sleeps, under the
-/// same lock, and every change wakes all waiters.
+/// same lock, and every change wakes all waiters. Events are for those who sleep elsewhere.
 #[derive(Debug)]
 pub(crate) struct Monitor<T> {
     state: Mutex<Watched<T>>,
@@ -18,11 +20,21 @@ struct Watched<T> {
     value: T,
     /// The number of waiters: without any, a change makes no system call.
     waiting: usize,
+    /// Set by each change.
+    events: Vec<Weak<Event>>,
 }
 
 impl<T> Monitor<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { state: Mutex::new(Watched { value, waiting: 0 }), changed: Condvar::new() }
+        let state = Watched { value, waiting: 0, events: Vec::new() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Sets `event` at each change from now on, while it lives.
+    pub(crate) fn notify(&self, event: &Arc<Event>) {
+        let mut state = lock(&self.state);
+        state.events.retain(|event| event.strong_count() > 0);
+        state.events.push(Arc::downgrade(event));
     }
 
     /// Changes the value and wakes all waiters.
@@ -30,7 +42,9 @@ impl<T> Monitor<T> {
         let mut state = lock(&self.state);
         let result = change(&mut state.value);
         let is_awaited = state.waiting > 0;
+        let events = state.events.clone();
         drop(state);
+        events.iter().filter_map(Weak::upgrade).for_each(|event| event.set());
         if is_awaited {
             self.changed.notify_all();
         }
@@ -92,6 +106,19 @@ mod tests {
         let monitor = Monitor::new(None::<u8>);
         let taken = monitor.wait(&Deadline::new(Instant::now()), Option::take);
         assert!(matches!(taken, Err(Halt::TimedOut { .. })));
+    }
+
+    #[test]
+    fn a_change_sets_the_events_that_live() {
+        let monitor = Monitor::new(0);
+        let (event, dropped) = (Arc::new(Event::new().unwrap()), Arc::new(Event::new().unwrap()));
+        monitor.notify(&dropped);
+        drop(dropped);
+        monitor.notify(&event);
+        assert_eq!(lock(&monitor.state).events.len(), 1);
+        assert!(!event.is_set());
+        monitor.update(|value| *value = 1);
+        assert!(event.is_set());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Commands of fake sandboxes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+
+use base::event::Event as Wake;
 
 use super::script::{Act, Answer, Manner};
 use super::{Record, exit, lock};
@@ -16,6 +19,8 @@ pub(super) struct FakeExecution {
     pub(super) ending: Arc<Ending>,
     /// How it ends, if not by itself.
     pub(super) manner: Option<Manner>,
+    /// How many bytes of input it still takes.
+    pub(super) room: AtomicUsize,
     /// What it does when it is waited for.
     pub(super) act: Mutex<Option<(Act, ExecRequest)>>,
     /// What it answers when its standard input is closed, and the input so far.
@@ -28,17 +33,28 @@ pub(super) struct FakeExecution {
 pub(super) struct Ending {
     pub(super) events: Mutex<VecDeque<Event>>,
     pub(super) more: Condvar,
+    /// Set by each new event.
+    pub(super) wakes: Mutex<Vec<Weak<Wake>>>,
 }
 
 impl Ending {
     pub(super) fn end(&self, outcome: Outcome) {
-        *lock(&self.events) = [Event::Exit(exit(outcome))].into();
+        self.replace([Event::Exit(exit(outcome))].into());
+    }
+
+    fn replace(&self, events: VecDeque<Event>) {
+        *lock(&self.events) = events;
+        self.notify();
+    }
+
+    fn notify(&self) {
         self.more.notify_all();
+        lock(&self.wakes).iter().filter_map(Weak::upgrade).for_each(|wake| wake.set());
     }
 
     pub(super) fn print(&self, text: &[u8]) {
         lock(&self.events).push_back(Event::Output(Stream::Stdout, text.to_vec()));
-        self.more.notify_all();
+        self.notify();
     }
 }
 
@@ -69,11 +85,27 @@ impl Execution for FakeExecution {
     }
 
     fn write_stdin(&self, data: &[u8], _deadline: Option<Instant>) -> Result<()> {
+        if self.write_some(data, Instant::now())? < data.len() {
+            let phase = "waiting for a fake command to take its input".to_owned();
+            return Err(crate::Error::TimedOut { phase, after: Duration::ZERO });
+        }
+        Ok(())
+    }
+
+    fn write_some(&self, data: &[u8], _deadline: Instant) -> Result<usize> {
+        let room = self.room.load(Ordering::Relaxed);
+        let count = data.len().min(room);
+        self.room.store(room - count, Ordering::Relaxed);
+        let data = data.get(..count).unwrap_or_default();
         lock(&self.record).stdin.extend_from_slice(data);
         if let Some((_, _, input)) = &mut *lock(&self.answer) {
             input.extend_from_slice(data);
         }
-        Ok(())
+        Ok(count)
+    }
+
+    fn notify(&self, event: &Arc<Wake>) {
+        lock(&self.ending.wakes).push(Arc::downgrade(event));
     }
 
     fn close_stdin(&self) -> Result<()> {
@@ -82,8 +114,7 @@ impl Execution for FakeExecution {
             let (output, code) = reply(&request, &input);
             let output = Event::Output(Stream::Stdout, output);
             let events = [output, Event::Exit(exit(Outcome::Exited(code)))];
-            *lock(&self.ending.events) = events.into();
-            self.ending.more.notify_all();
+            self.ending.replace(events.into());
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ pub struct Script {
     pub(super) held: HashMap<OsString, Manner>,
     pub(super) acts: HashMap<OsString, Act>,
     pub(super) answers: HashMap<OsString, Answer>,
+    pub(super) input_limits: HashMap<OsString, usize>,
     pub(super) ports: HashSet<u16>,
     pub(super) trees: HashMap<PathBuf, Vec<TreeItem>>,
     pub(super) is_stubborn: bool,
@@ -116,6 +117,13 @@ impl Script {
     ) -> Self {
         self.commands.insert(program.into(), Vec::new());
         self.answers.insert(program.into(), Answer(Arc::new(reply)));
+        self
+    }
+
+    /// Makes `program`, which is in the script, take no more than `limit` bytes of its standard input.
+    #[must_use]
+    pub fn take_input(mut self, program: &str, limit: usize) -> Self {
+        self.input_limits.insert(program.into(), limit);
         self
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use base::event::Event as Wake;
 use vsock_proto::{CHUNK, Exec, Exit, HostBody, PtySize, Stream};
 
 use super::handle::Handle;
@@ -140,6 +141,32 @@ impl Execution {
             data = rest;
         }
         Ok(())
+    }
+
+    /// Sends as much of `data` as the command takes now: perhaps nothing, so 0. `deadline` is for a guest
+    /// that reads nothing at all.
+    pub fn write_some(&self, data: &[u8], deadline: Instant) -> Result<usize> {
+        let failed = |halt: Halt| halt.during(Phase::Input { program: self.program.clone() });
+        let most = data.len().min(CHUNK);
+        if !self.has_input.load(Ordering::Relaxed) {
+            return Err(self.input_closed());
+        }
+        let now = Deadline::new(Instant::now());
+        let count = match self.call.reserve(1, most as u64, &now) {
+            // At most `most`.
+            Ok(Reserved::Granted(count)) => count as usize,
+            Ok(Reserved::Ended(_)) => return Err(self.input_closed()),
+            Err(Halt::TimedOut { .. }) => return Ok(0),
+            Err(halt) => return Err(failed(halt)),
+        };
+        let chunk = HostBody::Data(data.get(..count).unwrap_or_default());
+        self.call.send(chunk, &Deadline::new(deadline)).map_err(failed)?;
+        Ok(count)
+    }
+
+    /// Sets `event` whenever the command does something that another call could return, while both live.
+    pub fn notify(&self, event: &Arc<Wake>) {
+        self.call.notify(event);
     }
 
     /// Ends the command's standard input.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base::event::Event;
 use vsock_proto::{Exit, Failure, GuestBody, HostBody, Outcome, SendWindow};
 
 use super::queue::Queue;
@@ -70,6 +71,11 @@ impl Request {
             Some(result) => Some(Ok(result)),
             None => state.loss.clone().map(|loss| Err(Halt::Lost(loss))),
         })?
+    }
+
+    /// Sets `event` at each change, while it lives.
+    pub(crate) fn notify(&self, event: &Arc<Event>) {
+        self.state.notify(event);
     }
 
     /// Reads the state without waiting.
