@@ -47,18 +47,17 @@ pub(crate) fn replace(
     prefix: &str,
     attributes: &BTreeMap<String, String>,
 ) -> io::Result<()> {
-    let path = path.canonicalize()?;
-    let present = match names(&path) {
+    let present = match names(path) {
         Err(error) if error.kind() == ErrorKind::Unsupported && attributes.is_empty() => Vec::new(),
         names => names?,
     };
     for name in present.iter().filter_map(|name| name.strip_prefix(prefix)) {
         if !attributes.contains_key(name) {
-            xattr::remove(&path, format!("{NAMESPACE}{prefix}{name}"))?;
+            xattr::remove_deref(path, format!("{NAMESPACE}{prefix}{name}"))?;
         }
     }
     for (name, value) in attributes {
-        xattr::set(&path, format!("{NAMESPACE}{prefix}{name}"), value.as_bytes())?;
+        xattr::set_deref(path, format!("{NAMESPACE}{prefix}{name}"), value.as_bytes())?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The description of a file.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -11,6 +11,7 @@ use files_proto::{Entry, Kind, Link, Resolved};
 
 use crate::account::Names;
 use crate::attribute;
+use crate::open::path_of;
 use crate::output::{Lossy, shown, shown_path};
 
 /// The last second of the year 9999, the latest time that RFC 3339 can express.
@@ -45,6 +46,14 @@ pub(crate) fn describe(path: &Path, follow: Follow, names: &Names) -> io::Result
         link: (kind == Kind::Symlink).then(|| link(path)),
     };
     Ok((entry, is_lossy))
+}
+
+/// Describes an open file under the path that it was found by.
+pub(crate) fn describe_open(file: &File, path: &Path, names: &Names) -> io::Result<(Entry, Lossy)> {
+    let (entry, _) = describe(&path_of(file), Follow::Yes, names)?;
+    let (text, is_lossy) = shown_path(path);
+    let name = path.file_name().map_or_else(|| "/".to_owned(), |name| shown(name).0);
+    Ok((Entry { name, path: text, ..entry }, is_lossy))
 }
 
 fn kind(metadata: &Metadata) -> Kind {

@@ -1,7 +1,7 @@
 //! Errors: those that are reported to the host, and those for which there is no host any more.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use files_proto::{Code, Failure};
 
@@ -15,6 +15,14 @@ pub enum Error {
     /// The request cannot be read.
     #[error("cannot read the request")]
     Request {
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file cannot be read to its end, or its content cannot be written.
+    #[error("cannot copy {}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
         /// The cause.
         source: io::Error,
     },

@@ -12,8 +12,10 @@ mod change;
 mod entry;
 mod error;
 mod list;
+mod open;
 mod output;
 mod question;
+mod read;
 mod watch;
 mod write;
 
@@ -43,15 +45,20 @@ pub fn run(input: impl Read + AsFd, home: &str, output: impl Write) -> Result<bo
     let served = request(&mut input).and_then(|request| match request {
         Request::Watch { path, scope } => {
             let questions = Questions::new(input);
-            watch::watch(&mut context, &path, scope, questions)
+            watch::watch(&mut context, &path, scope, questions).map(Some)
         }
         Request::Write { path, attributes } => {
-            write::write(&mut context, &path, attributes.as_ref(), &mut input)
+            write::write(&mut context, &path, attributes.as_ref(), &mut input).map(Some)
         }
-        request => serve(&mut context, &request),
+        Request::Read { path, offset, length } => {
+            read::read(&mut context, &path, offset, length).map(|()| None)
+        }
+        request => serve(&mut context, &request).map(Some),
     });
     let ended = match served {
-        Ok(summary) => context.output.reply(&Reply::Done(summary)).map(|()| true),
+        Ok(Some(summary)) => context.output.reply(&Reply::Done(summary)).map(|()| true),
+        // A reply would be taken for content.
+        Ok(None) => Ok(true),
         Err(Error::Failed(failure)) => context.output.reply(&Reply::Error(failure)).map(|()| false),
         Err(error) => Err(error),
     };
@@ -106,8 +113,8 @@ fn serve<W: Write>(context: &mut Context<'_, W>, request: &Request) -> Result<Su
         Request::MakeDir { path } => change::make_dir(context, path),
         Request::Move { source, destination } => change::rename(context, source, destination),
         Request::Remove { path } => change::remove(context, path),
-        Request::Watch { .. } | Request::Write { .. } => {
-            Err(error::invalid("this operation needs the input".to_owned()))
+        Request::Watch { .. } | Request::Write { .. } | Request::Read { .. } => {
+            Err(error::invalid("this operation needs input or output of its own".to_owned()))
         }
         Request::SetAttributes { path, prefix, attributes } => {
             attribute::set(context, path, prefix, attributes)

@@ -1,7 +1,7 @@
 //! The replies, one a line.
 
 use std::ffi::OsStr;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use files_proto::{Entry, Reply, Summary};
@@ -26,6 +26,13 @@ impl<W: Write> Output<W> {
 
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.writer.flush().map_err(|source| Error::Reply { source })
+    }
+
+    /// Writes the content of a file, and nothing after it.
+    pub(crate) fn content(&mut self, begin: &[u8], mut rest: impl Read, path: &Path) -> Result<()> {
+        let written = self.writer.write_all(begin);
+        let copied = written.and_then(|()| io::copy(&mut rest, &mut self.writer));
+        copied.map(drop).map_err(|source| Error::Content { path: path.to_owned(), source })
     }
 
     /// Replies with the only entry of an operation.

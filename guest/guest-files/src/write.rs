@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 use nix::unistd::{fchown, getegid, geteuid};
 
-use crate::entry::{Follow, describe};
+use crate::entry::describe_open;
 use crate::error::{fail, failed, invalid};
+use crate::open::{self, Opened};
 use crate::{Context, Result, attribute};
 
 /// How many bytes are read at once.
@@ -31,18 +32,27 @@ pub(crate) fn write<W: Write>(
     own(&file).map_err(failed("change the owner of", &path))?;
     copy(content, &mut file, &path)?;
     if let Some(Attributes { prefix, values }) = attributes {
-        attribute::replace(&path, prefix, values)
+        attribute::replace(&open::path_of(&file), prefix, values)
             .map_err(failed("set the attributes of", &path))?;
     }
-    let described = describe(&path, Follow::Yes, &context.names);
+    let described = describe_open(&file, &path, &context.names);
     context.output.entry(described.map_err(failed("read", &path))?)
 }
 
 /// Opens a file, and empties or makes it.
 fn open(path: &Path) -> Result<File> {
-    // Non-blocking, since the path may be a FIFO.
-    let opened =
-        File::options().write(true).create(true).truncate(true).custom_flags(O_NONBLOCK).open(path);
+    let mut options = File::options();
+    options.write(true).truncate(true);
+    let opened = match open::look(path) {
+        Ok(Opened::File(found)) => options.open(open::path_of(&found)),
+        Ok(Opened::Dir) => Err(Errno::EISDIR.into()),
+        Ok(Opened::Other) => return Err(not_a_file(path)),
+        // Non-blocking, since it may be a FIFO by now.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            options.create(true).custom_flags(O_NONBLOCK).open(path)
+        }
+        Err(error) => Err(error),
+    };
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(number) if number == Errno::ENXIO as i32 => not_a_file(path),
         _ => failed("write", path)(error),

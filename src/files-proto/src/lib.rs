@@ -9,9 +9,10 @@
 //! | `stat`, `make_dir`, `move` | `entry`, `done` |
 //! | `list` | `entry` for each, folders before what is in them, `done` |
 //! | `remove`, `set_attributes` | `done` |
+//! | `read` | `entry`, followed by the content up to the end of the output; the exit code says whether it is complete |
 //! | `write`, followed by the content up to the end of the input | `entry`, `done` |
 //! | `watch` | `watching`, then `event` for each change; an error is its only end |
-//! | any | `error`, which is the last reply |
+//! | any | `error`, which is the last reply; none in the content of a `read` |
 //!
 //! A watch answers each further line of its input with `synced`, after the events of all changes that
 //! were made before.
@@ -95,6 +96,16 @@ pub enum Request {
         /// The attributes that replace those with their prefix.
         #[serde(default)]
         attributes: Option<Attributes>,
+    },
+    /// Reads a file.
+    Read {
+        /// The file; a link is followed.
+        path: String,
+        /// The first byte.
+        offset: u64,
+        /// How many bytes at most; all to the end if nothing is said.
+        #[serde(default)]
+        length: Option<u64>,
     },
     /// Reports changes in a folder until the program is ended.
     Watch {
