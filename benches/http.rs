@@ -5,14 +5,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_server::{Endpoint, Handler, Limits, Request, Response, Server, tls};
-use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -29,9 +26,7 @@ impl Handler for Idle {
     fn handle(&self, _: &mut Request<'_>) -> Response {
         Response::stream(|writer| {
             writer.write_all(b"begun")?;
-            let closed = PollFlags::from_bits_retain(libc::POLLRDHUP);
-            poll(&mut [PollFd::new(writer.as_fd(), closed)], PollTimeout::NONE)?;
-            Ok(())
+            writer.wait(&[], None).map(drop)
         })
     }
 }

@@ -1,9 +1,11 @@
 //! A request's body as it comes, in bounded time.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::deadline::after;
+use base::event::Event;
 
 use crate::chunked::Decoder;
 use crate::head::{Framing, Head};
@@ -77,6 +79,11 @@ impl<'a> Body<'a> {
     /// Replaces the deadline of the whole body by one for each 16 KiB: for an upload of any length.
     pub fn set_progress_timeout(&mut self, timeout: Duration) {
         self.clock = Clock::progress(timeout);
+    }
+
+    /// Makes reads fail with [`Refusal::Interrupted`] from when `event` is set, also those that wait.
+    pub fn interrupt_by(&mut self, event: Arc<Event>) {
+        self.wire.interrupt_by(event);
     }
 
     /// All of the body, if it has at most `limit` bytes and there is memory for it. The memory counts as
@@ -182,8 +189,11 @@ fn came(read: io::Result<usize>) -> Result<usize, Refusal> {
     match read {
         Ok(0) => Err(Refusal::CutShort),
         Ok(count) => Ok(count),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Refusal::TooSlow),
-        Err(_) => Err(Refusal::CutShort),
+        Err(error) => Err(match Refusal::of(&error) {
+            Some(refusal) => refusal.clone(),
+            None if error.kind() == io::ErrorKind::TimedOut => Refusal::TooSlow,
+            None => Refusal::CutShort,
+        }),
     }
 }
 

@@ -95,12 +95,11 @@ fn serve_one(mut wire: Wire, slot: &ConnectionSlot<'_>, shared: &Shared) -> Next
     let keeps_alive = keeps_alive && is_known && request.body.skip() && !shared.is_crowded();
     drop(request);
     wire.begin();
-    let is_stopping = || shared.is_stopping();
     let framing = Framing {
         has_body: method != Method::Head,
         is_chunked: is_1_1,
         keeps_alive: keeps_alive && (is_1_1 || !response.is_stream()),
-        is_stopping: &is_stopping,
+        stop: Some(&shared.stop),
     };
     // The memory of the request is free by now, as a stream may take long.
     match response.send(slot.socket(), &framing) {

@@ -53,7 +53,7 @@ pub use server::{Endpoint, Server};
 pub use shared::Limits;
 pub use socket::Socket;
 pub use upgrade::Upgraded;
-pub use writer::BodyWriter;
+pub use writer::{BodyWriter, Wake};
 
 /// Reads bytes as the head and the chunked body of a request, for a fuzz target. Not part of the interface.
 #[cfg(feature = "fuzz")]

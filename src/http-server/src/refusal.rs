@@ -23,6 +23,8 @@ pub enum Refusal {
     Busy,
     #[error("the server is stopping")]
     Stopping,
+    #[error("the request was interrupted")]
+    Interrupted,
 }
 
 impl Refusal {
@@ -59,6 +61,7 @@ impl Refusal {
             Self::UnknownCoding => (501, "UNKNOWN_CODING"),
             Self::Busy => (503, "BUSY"),
             Self::Stopping => (503, "STOPPING"),
+            Self::Interrupted => (503, "INTERRUPTED"),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use base::date::{http_date, since_epoch};
+use base::event::Event;
 use serde::Serialize;
 use serde_json::json;
 
@@ -42,7 +44,7 @@ pub type Stream = dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + Send;
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Headers beside those of the framing (Content-Length, Transfer-Encoding, Connection).
+    /// Headers beside Date and those of the framing (Content-Length, Transfer-Encoding, Connection).
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub content: Content,
@@ -102,7 +104,7 @@ impl Response {
             Content::Stream(write) if has_body => {
                 write_piece(socket, &bytes)?;
                 drop(bytes);
-                let mut writer = BodyWriter::new(socket, framing.is_chunked, framing.is_stopping);
+                let mut writer = BodyWriter::new(socket, framing.is_chunked, framing.stop);
                 write(&mut writer)?;
                 writer.end()
             }
@@ -112,6 +114,9 @@ impl Response {
 
     fn head(&self, framing: &Framing<'_>) -> String {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        if self.status >= 200 {
+            head.push_str(&format!("Date: {}\r\n", http_date(since_epoch())));
+        }
         let length = match &self.content {
             Content::Bytes(bytes) => Some(bytes.len() as u64),
             Content::Reader { length, .. } => Some(*length),
@@ -150,13 +155,14 @@ pub(crate) struct Framing<'a> {
     pub(crate) is_chunked: bool,
     /// The client may send another request.
     pub(crate) keeps_alive: bool,
-    pub(crate) is_stopping: &'a dyn Fn() -> bool,
+    /// Set when the server stops.
+    pub(crate) stop: Option<&'a Event>,
 }
 
 impl Framing<'_> {
     /// That of a reply after which the connection ends.
     pub(crate) const LAST: Self =
-        Self { has_body: true, is_chunked: false, keeps_alive: false, is_stopping: &|| false };
+        Self { has_body: true, is_chunked: false, keeps_alive: false, stop: None };
 }
 
 impl From<&Refusal> for Response {

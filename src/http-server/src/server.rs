@@ -35,7 +35,6 @@ pub enum Endpoint {
 pub struct Server {
     name: &'static str,
     shared: Arc<Shared>,
-    stop: Arc<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,14 +48,14 @@ impl Server {
     ) -> Result<Self> {
         let fail = |source| Error::Thread { name: format!("{name}-accept"), source };
         endpoints.iter().try_for_each(Endpoint::set_nonblocking).map_err(fail)?;
-        let shared = Arc::new(Shared::new(handler, limits));
-        let stop = Arc::new(Event::new().map_err(|errno| fail(errno.into()))?);
+        let stop = Event::new().map_err(|errno| fail(errno.into()))?;
+        let shared = Arc::new(Shared::new(handler, limits, stop));
         let thread = {
-            let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
-            let run = move || accept::run(name, &endpoints, &shared, &stop);
+            let shared = Arc::clone(&shared);
+            let run = move || accept::run(name, &endpoints, &shared);
             base::thread::spawn(format!("{name}-accept"), run).map_err(fail)?
         };
-        Ok(Self { name, shared, stop, thread: Some(thread) })
+        Ok(Self { name, shared, thread: Some(thread) })
     }
 
     /// Accepts no more requests. Those under way get `grace` to finish; then they are closed.
@@ -65,7 +64,6 @@ impl Server {
             return Ok(());
         };
         self.shared.close_idle();
-        self.stop.set();
         self.shared.close_all(after(Instant::now(), grace));
         // The thread joins those of the connections, whose sockets are shut down.
         thread.join().map_err(|_| Error::Panicked { name: format!("{}-accept", self.name) })

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::event::Event;
 use base::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::handler::{Handler, Peer};
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) memory: Memory,
     pub(crate) limits: Limits,
+    /// Set when the server stops.
+    pub(crate) stop: Event,
     connections: Mutex<Connections>,
     closed: Condvar,
 }
@@ -65,9 +68,16 @@ struct Connection {
 }
 
 impl Shared {
-    pub(crate) fn new(handler: Arc<dyn Handler>, limits: Limits) -> Self {
+    pub(crate) fn new(handler: Arc<dyn Handler>, limits: Limits, stop: Event) -> Self {
         let memory = Memory::new(limits.memory);
-        Self { handler, memory, limits, connections: Mutex::default(), closed: Condvar::new() }
+        Self {
+            handler,
+            memory,
+            limits,
+            stop,
+            connections: Mutex::default(),
+            closed: Condvar::new(),
+        }
     }
 
     /// Admits a connection and returns its id, unless a limit is reached or the server stops.
@@ -103,17 +113,14 @@ impl Shared {
         connections.is_stopping || connections.open.len() * 4 >= self.limits.connections * 3
     }
 
-    /// Whether the server stops.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.lock().is_stopping
-    }
-
-    /// Shuts down the connections without a request, and rejects new ones.
+    /// Rejects new connections, shuts down those without a request, and wakes the streams.
     pub(crate) fn close_idle(&self) {
         let mut connections = self.lock();
         connections.is_stopping = true;
         let idle = connections.open.values().filter(|open| !open.is_busy);
         idle.for_each(|open| open.socket.shutdown(Shutdown::Both));
+        drop(connections);
+        self.stop.set();
     }
 
     /// Waits for the connections to end until `deadline`, then shuts down the rest.
@@ -227,7 +234,7 @@ mod tests {
     fn shared(connections: usize) -> Shared {
         let limits =
             Limits { connections, per_peer: 2, memory: 0, request_timeout: Duration::ZERO };
-        Shared::new(Arc::new(Nothing), limits)
+        Shared::new(Arc::new(Nothing), limits, Event::new().unwrap())
     }
 
     const LOOPBACK: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));

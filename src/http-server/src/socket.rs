@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 /// A connected stream socket of any family. A clone is the same socket; it is closed when all clones are
@@ -78,17 +77,6 @@ impl Socket {
     /// Ends reading, writing, or both, in whatever thread they are. The peer may have done so.
     pub fn shutdown(&self, how: Shutdown) {
         let _ = self.0.shutdown(how);
-    }
-
-    /// Whether the peer has closed its end, or the connection has failed.
-    #[must_use]
-    pub fn peer_has_closed(&self) -> bool {
-        // `PollFlags` does not name POLLRDHUP: in the result it makes `revents` `None`.
-        let mut fds = [PollFd::new(self.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Ok(count) => count > 0,
-            Err(_) => false,
-        }
     }
 }
 

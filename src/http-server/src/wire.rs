@@ -1,8 +1,15 @@
 //! The byte stream of a connection: its socket, and the bytes that were read before they were needed.
 
 use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::deadline::poll_until;
+use base::event::Event;
+use nix::poll::{PollFd, PollFlags};
+
+use crate::refusal::Refusal;
 use crate::socket::Socket;
 
 /// How long a short write, such as `100 Continue`, may take.
@@ -19,11 +26,13 @@ pub(crate) struct Wire {
     head: usize,
     /// Where the bytes begin that are not consumed.
     start: usize,
+    /// Ends the reads of the current request.
+    interrupt: Option<Arc<Event>>,
 }
 
 impl Wire {
     pub(crate) fn new(socket: Socket) -> Self {
-        Self { socket, buffer: Vec::new(), head: 0, start: 0 }
+        Self { socket, buffer: Vec::new(), head: 0, start: 0, interrupt: None }
     }
 
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
@@ -44,6 +53,12 @@ impl Wire {
     pub(crate) fn begin(&mut self) {
         self.buffer = self.unread().to_vec();
         (self.head, self.start) = (0, 0);
+        self.interrupt = None;
+    }
+
+    /// Makes reads fail with [`Refusal::Interrupted`] from when `event` is set, until the next request.
+    pub(crate) fn interrupt_by(&mut self, event: Arc<Event>) {
+        self.interrupt = Some(event);
     }
 
     /// Marks the first bytes of [`Wire::unread`] as the head of the current request.
@@ -61,7 +76,7 @@ impl Wire {
         let end = self.buffer.len();
         self.buffer.resize(end + limit.clamp(1, PIECE), 0);
         let result = match self.buffer.get_mut(end..) {
-            Some(room) => self.socket.read_until(room, deadline),
+            Some(room) => receive(&self.socket, self.interrupt.as_deref(), room, deadline),
             None => Ok(0),
         };
         self.buffer.truncate(end + result.as_ref().copied().unwrap_or(0));
@@ -71,7 +86,7 @@ impl Wire {
     /// Takes the bytes that are not consumed, or reads some from the socket.
     pub(crate) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
         if self.unread().is_empty() {
-            return self.socket.read_until(buffer, deadline);
+            return receive(&self.socket, self.interrupt.as_deref(), buffer, deadline);
         }
         let count = io::Read::read(&mut self.unread(), buffer)?;
         self.consume(count);
@@ -84,4 +99,20 @@ impl Wire {
         self.buffer.truncate(self.head);
         (self.buffer, early, self.socket)
     }
+}
+
+fn receive(
+    socket: &Socket,
+    interrupt: Option<&Event>,
+    room: &mut [u8],
+    deadline: Instant,
+) -> io::Result<usize> {
+    if let Some(event) = interrupt {
+        let fds = [socket.as_fd(), event.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll_until(&mut { fds }, Some(deadline))?;
+        if event.is_set() {
+            return Err(Refusal::Interrupted.into());
+        }
+    }
+    socket.read_until(room, deadline)
 }

@@ -1,7 +1,13 @@
 //! The body of a streaming reply, as a handler writes it.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use base::deadline::poll_until;
+use base::event::Event;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags};
 
 use crate::response::{CHUNK, write_piece};
 use crate::socket::Socket;
@@ -11,22 +17,58 @@ use crate::socket::Socket;
 pub struct BodyWriter<'a> {
     socket: &'a Socket,
     is_chunked: bool,
-    is_stopping: &'a dyn Fn() -> bool,
+    /// Set when the server stops.
+    stop: Option<&'a Event>,
+    /// [`Wake::HalfClosed`] was returned.
+    is_half_closed: bool,
+}
+
+/// What ended a [`BodyWriter::wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// One of the events is set.
+    Event,
+    /// The client sends nothing more. Either it has gone, or it still reads: the two are the same until
+    /// something is written, after which a client that has gone is [`Wake::Gone`]. It is returned once.
+    HalfClosed,
+    /// The client has gone, or the server stops.
+    Gone,
+    /// The deadline has passed.
+    TimedOut,
 }
 
 impl<'a> BodyWriter<'a> {
-    pub(crate) fn new(
-        socket: &'a Socket,
-        is_chunked: bool,
-        is_stopping: &'a dyn Fn() -> bool,
-    ) -> Self {
-        Self { socket, is_chunked, is_stopping }
+    pub(crate) fn new(socket: &'a Socket, is_chunked: bool, stop: Option<&'a Event>) -> Self {
+        Self { socket, is_chunked, stop, is_half_closed: false }
     }
 
-    /// Whether more is written in vain: the client has closed the connection, or the server stops.
-    #[must_use]
-    pub fn peer_has_closed(&self) -> bool {
-        (self.is_stopping)() || self.socket.peer_has_closed()
+    /// Sleeps until one of `events` is set, the client goes, the server stops, or the deadline has passed.
+    pub fn wait(&mut self, events: &[&Event], deadline: Option<Instant>) -> io::Result<Wake> {
+        let ended = if self.is_half_closed { 0 } else { libc::POLLRDHUP };
+        // `PollFlags` does not name POLLRDHUP: in the result it makes `revents` `None`.
+        let mut fds = vec![PollFd::new(self.socket.as_fd(), PollFlags::from_bits_retain(ended))];
+        let events = self.stop.into_iter().chain(events.iter().copied());
+        fds.extend(events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN)));
+        poll_until(&mut fds, deadline)?;
+        let mut is_set = fds.iter().map(|fd| fd.any() != Some(false));
+        let is_closed = is_set.next() == Some(true);
+        let is_stopping = self.stop.is_some() && is_set.next() == Some(true);
+        Ok(if is_stopping || is_closed && self.has_gone()? {
+            Wake::Gone
+        } else if is_set.any(|is_set| is_set) {
+            Wake::Event
+        } else if is_closed {
+            self.is_half_closed = true;
+            Wake::HalfClosed
+        } else {
+            Wake::TimedOut
+        })
+    }
+
+    /// Whether both directions of the connection are closed, or it has failed.
+    fn has_gone(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        Ok(poll_until(&mut fds, Some(Instant::now()))? > 0)
     }
 
     /// Ends the body.
@@ -53,12 +95,5 @@ impl Write for BodyWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// For `poll`: POLLRDHUP says that the client has closed its end.
-impl AsFd for BodyWriter<'_> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

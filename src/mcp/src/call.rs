@@ -194,7 +194,7 @@ pub(crate) struct Entered {
 impl Entered {
     /// The user of this name, or the default one.
     pub(crate) fn login(&self, call: &Call<'_>, user: Option<&str>) -> Result<Login> {
-        let login = self.sandbox.login(&*self.running, user, call.deadline());
+        let login = self.sandbox.login(&self.running, user, call.deadline());
         login.map_err(|error| self.file_failure(&error))
     }
 

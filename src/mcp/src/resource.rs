@@ -87,7 +87,7 @@ enum Content {
 fn enter_and_read(call: &Call<'_>, id: &str, path: &str) -> Result<Option<Content>> {
     let entered = call.enter(Some(id), call.timeout())?;
     let login = entered.login(call, None)?;
-    let files = login.files(&*entered.running);
+    let files = login.files(&entered.running);
     let file = match files.read_file(path, Range::default(), call.timeout()) {
         Ok(file) => file,
         Err(error) if error.code() == Some(Code::NotFound) => return Ok(None),
@@ -109,7 +109,7 @@ fn enter_and_read(call: &Call<'_>, id: &str, path: &str) -> Result<Option<Conten
 
 fn folder(call: &Call<'_>, entered: &Entered, path: &str) -> Result<Content> {
     let login = entered.login(call, None)?;
-    let listing = login.files(&*entered.running).list(path, 1, call.deadline());
+    let listing = login.files(&entered.running).list(path, 1, call.deadline());
     let listing = listing.map_err(|error| entered.file_failure(&error))?;
     Ok(Content::Folder(folder_text(&listing, call.options().max_result)))
 }

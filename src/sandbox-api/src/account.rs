@@ -1,12 +1,14 @@
 //! The users of a sandbox, as its calls name them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use base::sync::Mutex;
-use sandbox::{Sandbox, User};
+use sandbox::User;
 
 use crate::files::{Account, Error, Files, Result};
+use crate::sandboxes::RunningSandbox;
 
 /// The user of calls that name none, if the image has it; else root.
 const DEFAULT: &str = "user";
@@ -30,7 +32,7 @@ impl Accounts {
     /// The user of this name or number, or the default user.
     pub(crate) fn login(
         &self,
-        sandbox: &dyn Sandbox,
+        running: &RunningSandbox,
         name: Option<&str>,
         deadline: Instant,
     ) -> Result<Login> {
@@ -39,9 +41,16 @@ impl Accounts {
             return Ok(login.clone());
         }
         let user = Some(User::Name(name.clone().unwrap_or_else(|| DEFAULT.to_owned())));
-        let login = match ask(sandbox, user, deadline) {
-            Err(Error::NoUser { .. }) if name.is_none() => ask(sandbox, None, deadline)?,
-            login => login?,
+        let ask = |user| {
+            let closed = Arc::clone(running.closed());
+            let files = Files::new(&**running, user).until(closed);
+            files.account(deadline)
+        };
+        let login = match ask(user.clone()) {
+            Err(Error::NoUser { .. }) if name.is_none() => {
+                Login { user: None, account: ask(None)? }
+            }
+            account => Login { user, account: account? },
         };
         let mut known = self.0.lock();
         if known.len() < MOST {
@@ -49,11 +58,6 @@ impl Accounts {
         }
         Ok(login)
     }
-}
-
-fn ask(sandbox: &dyn Sandbox, user: Option<User>, deadline: Instant) -> Result<Login> {
-    let account = Files::new(sandbox, user.clone()).account(deadline)?;
-    Ok(Login { user, account })
 }
 
 impl Login {
@@ -72,8 +76,9 @@ impl Login {
         files_proto::absolute(&self.account.home, path)
     }
 
-    /// The files of a sandbox, as the user sees them.
-    pub fn files<'a>(&self, sandbox: &'a dyn Sandbox) -> Files<'a> {
-        Files::with_account(sandbox, self.user.clone(), self.account.clone())
+    /// The files of a sandbox, as the user sees them, while it runs.
+    pub fn files<'a>(&self, running: &'a RunningSandbox) -> Files<'a> {
+        let files = Files::with_account(&**running, self.user.clone(), self.account.clone());
+        files.until(Arc::clone(running.closed()))
     }
 }

@@ -7,8 +7,8 @@
 //! | files | `envd/filesystem.rs`, `envd/entry.rs` |
 //! | download and upload, and signed URLs | `envd/download.rs`, `envd/upload.rs`, `envd/signature.rs` |
 //!
-//! A call holds the sandbox's VM, a stream does not. All streams end with the sandbox, and when it is paused:
-//! then without their last message, so that clients look at the sandbox's state.
+//! A call holds the sandbox's VM, a stream does not. Streams, and calls that wait, end with the sandbox and when it is
+//! paused: streams without their last message, so that clients look at the sandbox's state.
 
 mod call;
 mod download;
@@ -22,12 +22,11 @@ mod signature;
 mod upload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
 use connect_rpc::Code;
-use crossbeam_channel::TryRecvError;
 use http_server::{Head, Method, Request, Response};
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
@@ -175,7 +174,7 @@ fn connect(call: &mut Call<'_, '_>, path: &str) -> Response {
 
 /// Whether the sandbox was paused or ended meanwhile.
 pub(crate) fn is_closed(running: &RunningSandbox) -> bool {
-    matches!(running.closed().try_recv(), Err(TryRecvError::Disconnected))
+    running.closed().is_set()
 }
 
 fn plain(value: &serde_json::Value) -> Result<Response, Refused> {

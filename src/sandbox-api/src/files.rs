@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   stat, list, make_dir, move_entry, remove, watch ─▶ Sandbox::exec of guest-files, as the user
-//!   upload ─▶ guest-files too, in place
-//!   read_file, write_file ─▶ Sandbox::read and write, as root; what is new belongs to the user
+//!   read_file, upload ─▶ guest-files too, in place
+//!   write_file ─▶ Sandbox::write, as root; what is new belongs to the user
 //! ```
 //!
 //! Nothing that the sandbox sends is trusted: replies have a largest length, a list a largest size.
@@ -17,9 +17,10 @@ mod watcher;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use base::event::Event as Wake;
 pub use files_proto::{
     Account, Attributes, Code, Entry, Event, EventKind, Failure, Kind, Link, MAX_ENTRIES, Resolved,
     Summary, WatchScope,
@@ -43,6 +44,8 @@ pub struct Files<'a> {
     sandbox: &'a dyn Sandbox,
     user: Option<User>,
     account: OnceLock<Account>,
+    /// Set when the sandbox is paused or ended.
+    closed: Option<Arc<Wake>>,
 }
 
 /// The entries of a folder.
@@ -57,12 +60,18 @@ pub struct Listing {
 impl<'a> Files<'a> {
     /// The files as `user` sees them; root by default.
     pub fn new(sandbox: &'a dyn Sandbox, user: Option<User>) -> Self {
-        Self { sandbox, user, account: OnceLock::new() }
+        Self { sandbox, user, account: OnceLock::new(), closed: None }
     }
 
     /// The same with the user's account, which [`Files::account`] returned before.
     pub fn with_account(sandbox: &'a dyn Sandbox, user: Option<User>, account: Account) -> Self {
-        Self { sandbox, user, account: OnceLock::from(account) }
+        Self { sandbox, user, account: OnceLock::from(account), closed: None }
+    }
+
+    /// Makes operations fail with [`Error::Closed`] from when `closed` is set, also those that wait.
+    #[must_use]
+    pub fn until(self, closed: Arc<Wake>) -> Self {
+        Self { closed: Some(closed), ..self }
     }
 
     /// The user's ids and home. Asks the sandbox once.
@@ -181,7 +190,7 @@ impl<'a> Files<'a> {
     }
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Call> {
-        Call::start(self.sandbox, self.user.clone(), request, deadline)
+        Call::start(self.sandbox, self.user.clone(), request, self.closed.clone(), deadline)
     }
 }
 

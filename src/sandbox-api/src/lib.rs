@@ -12,6 +12,7 @@
 //! | servers in a sandbox, reached by host names | `port.rs` |
 //! | what a sandbox uses | `metrics.rs` |
 //! | what happened to a sandbox | `event_log.rs` |
+//! | how a thread waits for a command, a client and the sandbox's end at once | `wait.rs` |
 //! | files in a sandbox: describe, list, make, move, remove, watch, read, write | `files.rs` |
 
 mod account;
@@ -29,6 +30,7 @@ mod rest;
 mod sandboxes;
 #[cfg(test)]
 mod testing;
+mod wait;
 
 pub use account::Login;
 pub use api::Api;

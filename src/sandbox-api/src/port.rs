@@ -64,7 +64,7 @@ impl Ports {
                 return Refused::new(502, error.to_string()).response();
             }
         };
-        let closed = running.closed().clone();
+        let closed = Arc::clone(running.closed());
         let mask = sandbox.mask_request_host();
         let host = mask.map(|mask| mask.replace("${PORT}", &target.port.to_string()));
         let headers = head::headers(head, host.as_deref());

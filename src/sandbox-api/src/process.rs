@@ -153,7 +153,7 @@ impl Processes {
         let process =
             Arc::new(Process::new((pid, tag), command, &exec, execution, Arc::clone(&self.log)));
         self.record_start(&process);
-        let subscription = Process::subscribe(&process);
+        let subscription = Process::subscribe(&process)?;
         let thread = {
             let (process, closing) = (Arc::clone(&process), self.closing.clone());
             base::thread::spawn(format!("process-{pid}"), move || process.pump(&closing))
@@ -181,7 +181,7 @@ impl Processes {
     /// Follows a process that runs or ended a moment ago.
     pub fn connect(&self, selector: &Selector) -> Result<Subscription> {
         let process = self.recent(selector).ok_or_else(|| not_found(selector))?;
-        Ok(Process::subscribe(&process))
+        Process::subscribe(&process)
     }
 
     fn record_start(&self, process: &Process) {

@@ -127,6 +127,7 @@ impl Sandboxes {
             network: request.network.clone(),
             timezone: None,
         };
+        let closed = life::event()?;
         let _launch = self.registry.begin_launch()?;
         let launched = self.launcher.launch(&launch, &self.registry.cancellation)?;
         let vm = Vm::new(launched, share);
@@ -136,7 +137,7 @@ impl Sandboxes {
         let times = Times { started_at, timeout, end: self.registry.end_after(timeout) };
         let log = EventLog::new(Arc::clone(&self.registry.clock));
         log.record_sandbox("sandbox started");
-        let sandbox = Arc::new(ManagedSandbox::new(identity, request, times, vm, log));
+        let sandbox = Arc::new(ManagedSandbox::new(identity, request, times, (vm, closed), log));
         if !self.registry.add(Arc::clone(&sandbox)) {
             end(&sandbox);
             return Err(Error::Stopping);

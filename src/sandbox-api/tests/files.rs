@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use files_proto::PROGRAM;
 use sandbox::fake::{Factory, Manner, Script};
 use sandbox::{
-    Cancellation, DiskLimits, Entry, EntryKind, Image, Owner, Sandbox, SandboxConfig,
-    SandboxFactory, SandboxId, TreeItem, User,
+    Cancellation, DiskLimits, Image, Owner, Sandbox, SandboxConfig, SandboxFactory, SandboxId, User,
 };
 use sandbox_api::files::{
     Code, Error, EventKind, Files, Kind, Range, WatchItem, WatchScope, WriteOptions,
@@ -66,10 +65,6 @@ fn with_home(home: &TempDir) -> (Factory, Box<dyn Sandbox>) {
 fn that_answers(output: &'static str, code: u8) -> Box<dyn Sandbox> {
     let reply = move |_: &_, _: &[u8]| (output.as_bytes().to_vec(), code);
     start(&Script::default().answer(PROGRAM, reply).factory())
-}
-
-fn item(kind: EntryKind) -> TreeItem {
-    TreeItem::Entry(Entry { path: PathBuf::new(), kind, mode: 0o644, owner: None, modified: None })
 }
 
 #[test]
@@ -135,40 +130,21 @@ fn content_that_cannot_be_read_is_an_error_that_names_the_file() {
 }
 
 #[test]
-fn a_range_of_a_file_is_read_over_data_and_holes() {
+fn a_range_of_a_file_is_read() {
     let home = tempfile::tempdir().unwrap();
-    let path = home.path().join("sparse");
-    fs::write(&path, "").unwrap();
-    let items = vec![
-        item(EntryKind::File { size: 12 }),
-        TreeItem::Data(b"abc".to_vec()),
-        item(EntryKind::Hole { length: 5 }),
-        TreeItem::Data(b"de".to_vec()),
-        TreeItem::Data(b"fg".to_vec()),
-    ];
-    let (all, whole) = (b"abc\0\0\0\0\0defg", Range::default());
-    let text = home.path().to_str().unwrap().to_owned();
-    let factory = Script::default()
-        .answer(PROGRAM, move |_, request| {
-            let (input, mut end) = pipe().unwrap();
-            end.write_all(request).unwrap();
-            let mut output = Vec::new();
-            let success = guest_files::run(input, &text, &mut output).unwrap();
-            (output, u8::from(!success))
-        })
-        .tree(&path, items)
-        .factory();
-    let sandbox = start(&factory);
-    let files = Files::new(&*sandbox, None);
+    let all = b"abc\0\0\0\0\0defg";
+    fs::write(home.path().join("file"), all).unwrap();
+    let (factory, sandbox) = with_home(&home);
+    let files = Files::new(&*sandbox, Some(User::Name("user".into())));
     let read = |range: Range| {
-        let mut reader = files.read_file("sparse", range, TIMEOUT).unwrap();
+        let mut reader = files.read_file("file", range, TIMEOUT).unwrap();
         assert_eq!(reader.entry().size, 12);
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
         bytes
     };
 
-    assert_eq!(read(whole), all);
+    assert_eq!(read(Range::default()), all);
     for offset in 0..=13 {
         for length in 0..=13 {
             let (from, to) = (offset.min(12), (offset + length).min(12));
@@ -176,6 +152,8 @@ fn a_range_of_a_file_is_read_over_data_and_holes() {
             assert_eq!(read(range), all[from..to], "{range:?}");
         }
     }
+    let record = factory.record();
+    assert!(record.execs.iter().all(|exec| exec.user == Some(User::Name("user".into()))));
 }
 
 #[test]
@@ -190,21 +168,17 @@ fn a_folder_and_what_is_not_there_are_not_read() {
 }
 
 #[test]
-fn a_second_file_from_the_sandbox_is_an_error() {
-    let home = tempfile::tempdir().unwrap();
-    let path = home.path().join("file");
-    fs::write(&path, "").unwrap();
-    let entry = || item(EntryKind::File { size: 1 });
-    let stat = r#"{"entry":{"name":"f","path":"/f","type":"file","size":1,"mode":420,"permissions":"","owner":"","group":"","modified":""}}"#;
-    let output = format!("{stat}\n{{\"done\":{{}}}}\n");
-    let reply = move |_: &_, _: &[u8]| (output.clone().into_bytes(), 0);
-    let items = vec![entry(), entry()];
-    let factory = Script::default().answer(PROGRAM, reply).tree("/f", items).factory();
-    let sandbox = start(&factory);
-    let files = Files::new(&*sandbox, None);
-    let mut reader = files.read_file("f", Range::default(), TIMEOUT).unwrap();
-    let error = reader.read(&mut [0; 9]).unwrap_err();
-    assert_eq!(error.to_string(), "the sandbox sent a second file");
+fn content_that_is_not_complete_is_an_error() {
+    const ENTRY: &str = "{\"entry\":{\"name\":\"f\",\"path\":\"/f\",\"type\":\"file\",\"size\":9,\"mode\":420,\
+        \"permissions\":\"\",\"owner\":\"\",\"group\":\"\",\"modified\":\"\"}}\n{\"done\":{}}";
+    let sandbox = that_answers(ENTRY, 1);
+    let mut reader = Files::new(&*sandbox, None).read_file("f", Range::default(), TIMEOUT).unwrap();
+
+    let mut content = String::new();
+    let error = reader.read_to_string(&mut content).unwrap_err();
+
+    assert_eq!(content, "{\"done\":{}}", "what follows the entry is content");
+    assert_eq!(error.to_string(), "guest-files ended early with code 1: ");
 }
 
 #[test]

@@ -42,10 +42,10 @@ pub(super) struct Accepted {
 
 type Threads = HashMap<u64, JoinHandle<()>>;
 
-pub(super) fn run(name: &'static str, endpoints: &[Endpoint], shared: &Arc<Shared>, stop: &Event) {
+pub(super) fn run(name: &'static str, endpoints: &[Endpoint], shared: &Arc<Shared>) {
     let mut threads = Threads::new();
     let mut paused_until = None;
-    while wait(endpoints, stop, paused_until) {
+    while wait(endpoints, &shared.stop, paused_until) {
         reap(&mut threads, JoinHandle::is_finished);
         let mut accept = |endpoint| accept_all(name, endpoint, shared, &mut threads);
         let accepted = endpoints.iter().all(&mut accept);

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use base::event::Event;
 use http_server::{
     Account, Content, Endpoint, Handler, Head, Limits, Method, Refusal, Request, Response, Server,
-    websocket,
+    Wake, websocket,
 };
 use tungstenite::Message;
 
@@ -113,6 +114,13 @@ impl Routes {
                     Err(error) => Refusal::of(&error).unwrap().into(),
                 }
             }
+            "/interrupted" => {
+                let event = Arc::new(Event::new().unwrap());
+                request.body.interrupt_by(Arc::clone(&event));
+                request.body.read_some(&mut [0])?;
+                event.set();
+                text(lossy(request.body.read_to_limit(1 << 20)?))
+            }
             "/progress" => {
                 request.body.set_progress_timeout(Duration::from_millis(50));
                 text(lossy(request.body.read_to_limit(1 << 20)?))
@@ -144,13 +152,13 @@ impl Routes {
         })
     }
 
-    /// Streams nothing until the client has gone.
+    /// Streams nothing until the client has gone, but asks one that sends nothing more whether it reads.
     fn watch(&self) -> Response {
         let tell = self.tell.clone();
         Response::stream(move |writer| {
             writer.write_all(b"begun")?;
-            while !writer.peer_has_closed() {
-                std::thread::yield_now();
+            while writer.wait(&[], None)? == Wake::HalfClosed {
+                writer.write_all(b"there?")?;
             }
             tell.send("gone".to_owned()).map_err(std::io::Error::other)
         })

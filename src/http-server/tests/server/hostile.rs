@@ -210,6 +210,17 @@ fn a_body_sent_byte_by_byte_times_out_also_in_an_upload() {
 }
 
 #[test]
+fn a_body_whose_handler_is_interrupted_is_not_awaited() {
+    let host = Host::start();
+
+    for framing in ["Content-Length: 9\r\n\r\nab", "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"]
+    {
+        let reply = host.exchange(format!("POST /interrupted HTTP/1.1\r\n{framing}"));
+        assert_eq!(code(&reply), "INTERRUPTED", "{framing:?}");
+    }
+}
+
+#[test]
 fn an_upload_that_makes_progress_takes_longer_than_its_time_out() {
     let host = Host::hasty();
     let mut socket = host.connect();

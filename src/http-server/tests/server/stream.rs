@@ -53,9 +53,35 @@ fn a_silent_stream_learns_that_its_client_has_gone() {
     socket.write_all(b"GET /watch HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n").unwrap();
     until(&mut socket, "begun");
 
-    socket.shutdown(Shutdown::Both).unwrap();
+    drop(socket);
 
     assert_eq!(host.told.recv().unwrap(), "gone");
+}
+
+#[test]
+fn a_client_that_only_sends_nothing_more_keeps_its_stream() {
+    let host = Host::start();
+    let mut socket = host.connect();
+    socket.write_all(b"GET /watch HTTP/1.1\r\n\r\n").unwrap();
+    until(&mut socket, "begun");
+
+    socket.shutdown(Shutdown::Write).unwrap();
+
+    until(&mut socket, "there?");
+    drop(socket);
+    assert_eq!(host.told.recv().unwrap(), "gone");
+}
+
+#[test]
+fn a_reply_says_when_it_was_made() {
+    let host = Host::start();
+    let date = |reply: &str| {
+        let line = reply.lines().find(|line| line.starts_with("Date: ")).expect(reply);
+        assert_eq!((line.len(), &line[line.len() - 4..]), (35, " GMT"), "{line}");
+    };
+
+    date(&host.exchange("GET /none HTTP/1.0\r\n\r\n"));
+    date(&host.exchange("nonsense\r\n\r\n"));
 }
 
 #[test]

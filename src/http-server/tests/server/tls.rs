@@ -176,7 +176,7 @@ fn clients_that_vanish_in_the_handshake_or_after_it_leave_the_server_working() {
 
 #[test]
 fn a_stream_sees_the_close_notify_of_its_client() {
-    let host = TlsHost::start();
+    let mut host = TlsHost::start();
     let mut client = host.connect();
     client.write_all(b"GET /watch HTTP/1.1\r\n\r\n").unwrap();
     until(&mut client, "begun");
@@ -184,6 +184,9 @@ fn a_stream_sees_the_close_notify_of_its_client() {
     client.conn.send_close_notify();
     client.conn.complete_io(&mut client.sock).unwrap();
 
+    // The client may still read.
+    until(&mut client, "there?");
+    host.host.server.stop(Duration::from_secs(600)).unwrap();
     assert_eq!(host.host.told.recv().unwrap(), "gone");
 }
 

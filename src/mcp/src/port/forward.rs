@@ -142,7 +142,7 @@ fn connect(target: &Target, client: &Socket) {
         // The client sees the connection's end, as it would in front of any closed port.
         Err(error) => return log::debug!("a connection was refused; error={}", chain(&error)),
     };
-    let closed = running.closed().clone();
+    let closed = Arc::clone(running.closed());
     drop(running);
     forward(client, &guest, Vec::new(), &closed);
 }

@@ -3,9 +3,11 @@
 mod follow;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::error::chain;
+use base::event::Event;
 use sandbox_api::Login;
 use sandbox_api::process::{Command, Ending, Process, StartRequest, Subscription};
 use serde_json::json;
@@ -115,13 +117,15 @@ fn run(call: &Call<'_>, mut arguments: Arguments) -> Result<Output> {
     let how = How { script: SHELL.to_owned(), timeout: Some(timeout), outlives: false };
     let subscription = start(call, &entered, &login, asked, how)?;
     let Entered { sandbox, running } = entered;
-    let closed = running.closed().clone();
+    let closed = Arc::clone(running.closed());
     // From here on the sandbox may be paused or ended.
     drop(running);
     let (account, log) = (login.account().clone(), log(subscription.process().pid()));
+    let process = subscription.process();
+    let feed_until = Arc::clone(&closed);
     let command = Foreground { call, subscription: &subscription, sandbox: &sandbox, closed, log };
     let (text, ending) = match stdin {
-        Some(stdin) => feed(subscription.process(), &stdin, || command.follow(account))?,
+        Some(stdin) => feed(process, &stdin, &feed_until, || command.follow(account))?,
         None => command.follow(account)?,
     };
     result(&text, &ending, timeout, sandbox.id())
@@ -182,13 +186,19 @@ fn log(pid: u32) -> String {
     format!("/tmp/command-{pid}.log")
 }
 
-/// Writes a command's standard input while `follow` takes its output: it may write before it reads.
-fn feed<T: Send>(process: &Process, stdin: &str, follow: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Writes a command's standard input while `follow` takes its output: it may write before it reads. The end of the
+/// sandbox's run, `closed`, ends both.
+fn feed<T: Send>(
+    process: &Process,
+    stdin: &str,
+    closed: &Arc<Event>,
+    follow: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     std::thread::scope(|scope| {
         let write = || {
             let deadline = Instant::now() + INPUT;
             // A command need not read its input.
-            let _ = process.write_stdin(stdin.as_bytes(), deadline);
+            let _ = process.write_stdin(stdin.as_bytes(), closed, deadline);
             let _ = process.close_stdin();
         };
         let thread = base::thread::spawn_scoped(scope, "mcp-stdin", write);

@@ -51,7 +51,7 @@ fn edit(call: &Call<'_>, mut arguments: Arguments) -> Result<Output> {
     }
     let entered = call.enter(sandbox.as_deref(), call.timeout())?;
     let login = entered.login(call, user.as_deref())?;
-    let files = login.files(&*entered.running);
+    let files = login.files(&entered.running);
     let file = files.read_file(&path, Range::default(), call.timeout());
     let file = file.map_err(|error| entered.file_failure(&error))?;
     let path = file.entry().path.clone();

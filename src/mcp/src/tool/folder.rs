@@ -43,7 +43,7 @@ fn list(call: &Call<'_>, mut arguments: Arguments) -> Result<Output> {
     let entered = call.enter(sandbox.as_deref(), call.timeout())?;
     let login = entered.login(call, user.as_deref())?;
     let depth = u32::try_from(depth).unwrap_or(u32::MAX);
-    let listing = login.files(&*entered.running).list(&path, depth, call.deadline());
+    let listing = login.files(&entered.running).list(&path, depth, call.deadline());
     let listing = listing.map_err(|error| entered.file_failure(&error))?;
     Ok(Output::text(text(&listing, call.options().max_result)))
 }

@@ -70,7 +70,7 @@ fn read(call: &Call<'_>, mut arguments: Arguments) -> Result<Output> {
     arguments.finish()?;
     let entered = call.enter(sandbox.as_deref(), call.timeout())?;
     let login = entered.login(call, user.as_deref())?;
-    let file = login.files(&*entered.running).read_file(&path, Range::default(), call.timeout());
+    let file = login.files(&entered.running).read_file(&path, Range::default(), call.timeout());
     let file = file.map_err(|error| entered.file_failure(&error))?;
     let (path, size) = (file.entry().path.clone(), file.entry().size);
     let link = uri::format(entered.sandbox.id(), &path);

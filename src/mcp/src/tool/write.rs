@@ -49,7 +49,7 @@ fn write(call: &Call<'_>, mut arguments: Arguments) -> Result<Output> {
     let entered = call.enter(sandbox.as_deref(), call.timeout())?;
     let login = entered.login(call, user.as_deref())?;
     call.check()?;
-    let files = login.files(&*entered.running);
+    let files = login.files(&entered.running);
     let written = files.upload(&path, &mut &content[..], None, call.timeout());
     let entry = written.map_err(|error| entered.file_failure(&error))?;
     Ok(Output::text(format!("wrote {} bytes to {}", content.len(), entry.path)))

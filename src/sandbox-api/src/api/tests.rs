@@ -1,5 +1,8 @@
 //! The API over HTTP, against scripted sandboxes: which request goes where, and the ports of sandboxes.
 
+mod hostile;
+mod interrupted;
+
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -37,6 +40,19 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Everything until the end of the connection, as a reply.
+    pub(crate) fn of(mut stream: TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let is_chunked = head.contains("Transfer-Encoding: chunked");
+        let body = bytes.split_off(end + 4);
+        let body = if is_chunked { Chunks(&body[..]).all() } else { body };
+        Self { status, head, body }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -57,7 +73,7 @@ impl Lab {
     }
 
     pub(crate) fn with(script: Script, request: CreateRequest) -> Self {
-        let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = tempfile::tempdir().unwrap();
         let text = home.path().to_str().unwrap().to_owned();
         let script = script.answer(PROGRAM, move |_, request| {
             let mut input: File = tempfile::tempfile().unwrap();
@@ -67,6 +83,16 @@ impl Lab {
             let success = guest_files::run(input, &text, &mut output).unwrap();
             (output, u8::from(!success))
         });
+        Self::serve(script, request, home)
+    }
+
+    /// One in which guest-files does what the script says.
+    pub(crate) fn of(script: Script) -> Self {
+        Self::serve(script, CreateRequest::new("base"), tempfile::tempdir().unwrap())
+    }
+
+    fn serve(script: Script, request: CreateRequest, home: TempDir) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let keys = Arc::new(Keys::new(folder.path()));
         let (_, key) = keys.create(NewKey::default()).unwrap();
         let caller = keys.check(&key).unwrap().unwrap().caller();
@@ -91,28 +117,24 @@ impl Lab {
 
     /// Sends a request whose connection is to be closed after the reply.
     pub(crate) fn open(&self, line: &str, headers: &str, body: &[u8]) -> TcpStream {
+        let length = body.len();
+        self.begin(line, &format!("Content-Length: {length}\r\n{headers}"), body)
+    }
+
+    /// The same without a Content-Length: the headers say where the body ends.
+    fn begin(&self, line: &str, headers: &str, body: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         let host = if headers.contains("Host: ") { "" } else { "Host: localhost\r\n" };
-        let length = body.len();
-        let head = format!(
-            "{line} HTTP/1.1\r\n{host}Connection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
+        let head = format!("{line} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n");
+        // A server that refuses the head reads no more of it.
+        let _ = stream.write_all(head.as_bytes());
         // A server that refuses the head does not read the body.
         let _ = stream.write_all(body);
         stream
     }
 
     pub(crate) fn send(&self, line: &str, headers: &str, body: &[u8]) -> Reply {
-        let mut bytes = Vec::new();
-        self.open(line, headers, body).read_to_end(&mut bytes).unwrap();
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let is_chunked = head.contains("Transfer-Encoding: chunked");
-        let body = bytes.split_off(end + 4);
-        let body = if is_chunked { Chunks(&body[..]).all() } else { body };
-        Reply { status, head, body }
+        Reply::of(self.open(line, headers, body))
     }
 
     /// A call on the sandbox.

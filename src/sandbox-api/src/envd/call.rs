@@ -65,9 +65,10 @@ impl<'a, 'b> Call<'a, 'b> {
         Ok(self.received + self.timeout()?.unwrap_or(TIMEOUT).min(LONGEST))
     }
 
-    /// When an operation that begins a stream is given up.
+    /// When the begin of a stream, or of a longer call, is given up.
     pub(super) fn soon(&self) -> Instant {
-        self.received + TIMEOUT
+        let timeout = self.timeout().ok().flatten();
+        self.received + timeout.unwrap_or(TIMEOUT).min(TIMEOUT)
     }
 
     /// How often a silent stream says that it lives.
@@ -90,7 +91,7 @@ impl<'a, 'b> Call<'a, 'b> {
     }
 
     pub(super) fn login_as(&self, name: Option<&str>) -> files::Result<Login> {
-        self.sandbox.login(&**self.running, name, self.soon())
+        self.sandbox.login(self.running, name, self.soon())
     }
 
     fn user_name(&self) -> Result<Option<String>, Error> {
@@ -154,7 +155,7 @@ pub(super) fn refusal_error(refusal: &Refusal) -> Error {
         Refusal::TooLarge { .. } | Refusal::Busy => Code::ResourceExhausted,
         Refusal::TooSlow => Code::DeadlineExceeded,
         Refusal::CutShort => Code::Cancelled,
-        Refusal::Stopping => Code::Unavailable,
+        Refusal::Stopping | Refusal::Interrupted => Code::Unavailable,
         _ => Code::InvalidArgument,
     };
     Error::new(code, refusal.to_string())

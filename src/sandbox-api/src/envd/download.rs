@@ -41,7 +41,7 @@ pub(super) fn answer(call: &mut Call<'_, '_>) -> Result<Response, Refused> {
         return Err(Refused::new(406, "files are sent as they are: allow `identity`"));
     }
     let login = login(call)?;
-    let files = login.files(&**call.running);
+    let files = login.files(call.running);
     let open = |range| {
         files.read_file(&path, range, TIMEOUT).map_err(|error| match error.code() {
             Some(Code::NotFound) => Refused::new(404, format!("path '{path}' does not exist")),
@@ -49,28 +49,41 @@ pub(super) fn answer(call: &mut Call<'_, '_>) -> Result<Response, Refused> {
             _ => self::error(&error),
         })
     };
-    let asked = asked_range(&call.request.head);
+    if let Some(asked) = asked_range(&call.request.head) {
+        let reader = open(asked.begin())?;
+        // A file of the kernel says that it is empty: it has no ranges.
+        if reader.entry().size > 0 {
+            return part(asked, reader, open);
+        }
+    }
     let mut reader = open(Range::default())?;
     let entry = reader.entry().clone();
-    if let Some(asked) = asked
-        && entry.size > 0
-    {
-        let Some((first, last)) = asked.within(entry.size) else {
-            let size = format!("bytes */{}", entry.size);
-            let refused = Refused::new(416, "the range is not in the file");
-            return Ok(refused.response().with("Content-Range", size));
-        };
-        let length = last - first + 1;
-        let reader = open(Range { offset: first, length: Some(length) })?;
-        let content = Content::Reader { length, reader: Box::new(reader) };
-        let range = format!("bytes {first}-{last}/{}", entry.size);
-        let response = Response { content, ..Response::new(206) };
-        return Ok(described(response, &entry).with("Content-Range", range));
-    }
     let mut begin = Vec::new();
     let read = reader.by_ref().take(PIECE + 1).read_to_end(&mut begin);
     read.map_err(|error| Refused::internal(&error))?;
     Ok(described(Response { content: content(begin, reader), ..Response::new(200) }, &entry))
+}
+
+/// The reply with a part of a file. `reader` has the part, or what is needed to know it.
+fn part(
+    asked: Asked,
+    mut reader: FileReader,
+    open: impl Fn(Range) -> Result<FileReader, Refused>,
+) -> Result<Response, Refused> {
+    let entry = reader.entry().clone();
+    let Some((first, last)) = asked.within(entry.size) else {
+        let size = format!("bytes */{}", entry.size);
+        let refused = Refused::new(416, "the range is not in the file");
+        return Ok(refused.response().with("Content-Range", size));
+    };
+    let length = last - first + 1;
+    if let Asked::Last(_) = asked {
+        reader = open(Range { offset: first, length: Some(length) })?;
+    }
+    let content = Content::Reader { length, reader: Box::new(reader) };
+    let range = format!("bytes {first}-{last}/{}", entry.size);
+    let response = Response { content, ..Response::new(206) };
+    Ok(described(response, &entry).with("Content-Range", range))
 }
 
 /// The content of a file whose first bytes were read.
@@ -120,6 +133,16 @@ enum Asked {
 }
 
 impl Asked {
+    /// What is read before the file's size is known.
+    fn begin(self) -> Range {
+        match self {
+            Self::From { first, last } => {
+                Range { offset: first, length: last.map(|last| (last - first).saturating_add(1)) }
+            }
+            Self::Last(_) => Range { offset: 0, length: Some(0) },
+        }
+    }
+
     /// The first and the last byte in a file of this size, if there is one.
     fn within(self, size: u64) -> Option<(u64, u64)> {
         let end = size.checked_sub(1)?;

@@ -1,16 +1,17 @@
 //! The service `filesystem.Filesystem`. Operations have the rights of the call's user.
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
 use std::time::Instant;
 
+use base::event::Event;
 use connect_rpc::{Code, Error};
-use crossbeam_channel::TryRecvError;
-use http_server::{BodyWriter, Response};
+use http_server::{BodyWriter, Response, Wake};
 use serde_json::json;
 
 use super::call::{Answer, Call, Kind, file_error, reply, stream};
 use super::entry::{entry, event};
-use super::follow::{Pings, aborted, send};
+use super::follow::{Pings, aborted, send, timed_out};
 use super::message::OnPath;
 use crate::files::{self, Code as FileCode, Watch, WatchItem, WatchScope};
 
@@ -33,7 +34,7 @@ pub(super) fn find(path: &str) -> Option<(Kind, Answer)> {
 fn stat(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let OnPath { path, .. } = call.message()?;
     let (login, deadline) = (call.login()?, call.deadline()?);
-    let found = login.files(&**call.running).stat(or_home(&path), deadline);
+    let found = login.files(call.running).stat(or_home(&path), deadline);
     reply(&json!({"entry": entry(&found.map_err(|error| failed(&path, &error))?)}))
 }
 
@@ -41,7 +42,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let OnPath { path, depth, .. } = call.message()?;
     let (login, deadline) = (call.login()?, call.deadline()?);
     let depth = depth.unwrap_or(0).max(1);
-    let listing = login.files(&**call.running).list(or_home(&path), depth, deadline);
+    let listing = login.files(call.running).list(or_home(&path), depth, deadline);
     let listing = listing.map_err(|error| failed(&path, &error))?;
     let entries: Vec<_> = listing.entries.iter().map(entry).collect();
     reply(&json!({"entries": entries}))
@@ -50,7 +51,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<Response, Error> {
 fn make_dir(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let OnPath { path, .. } = call.message()?;
     let (login, deadline) = (call.login()?, call.deadline()?);
-    let made = login.files(&**call.running).make_dir(or_home(&path), deadline);
+    let made = login.files(call.running).make_dir(or_home(&path), deadline);
     let (made, is_new) = made.map_err(|error| failed(&path, &error))?;
     if !is_new {
         let message = format!("directory already exists: {}", made.path);
@@ -62,14 +63,14 @@ fn make_dir(call: &mut Call<'_, '_>) -> Result<Response, Error> {
 fn move_entry(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let OnPath { source, destination, .. } = call.message()?;
     let (login, deadline) = (call.login()?, call.deadline()?);
-    let moved = login.files(&**call.running).move_entry(&source, &destination, deadline);
+    let moved = login.files(call.running).move_entry(&source, &destination, deadline);
     reply(&json!({"entry": entry(&moved.map_err(|error| file_error(&error))?)}))
 }
 
 fn remove(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let OnPath { path, .. } = call.message()?;
     let (login, deadline) = (call.login()?, call.deadline()?);
-    match login.files(&**call.running).remove(&path, deadline) {
+    match login.files(call.running).remove(&path, deadline) {
         Err(error) if error.code() != Some(FileCode::NotFound) => Err(file_error(&error)),
         _ => reply(&json!({})),
     }
@@ -84,7 +85,8 @@ fn create_watcher(call: &mut Call<'_, '_>) -> Result<Response, Error> {
 
 fn watcher_events(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let OnPath { watcher_id, .. } = call.message()?;
-    let events = call.sandbox.watchers().events(&watcher_id, call.deadline()?);
+    let events =
+        call.sandbox.watchers().events(&watcher_id, call.running.closed(), call.deadline()?);
     let events = events.map_err(|error| file_error(&error))?;
     reply(&json!({"events": events.iter().map(event).collect::<Vec<_>>()}))
 }
@@ -101,49 +103,51 @@ fn remove_watcher(call: &mut Call<'_, '_>) -> Result<Response, Error> {
 fn watch_dir(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let message = call.first()?;
     let watch = begin_watch(call, &message)?;
-    let (closed, mut pings) = (call.running.closed().clone(), Pings::new(call.ping_interval()));
+    let (closed, pings) = (Arc::clone(call.running.closed()), Pings::new(call.ping_interval()));
     let ends_at = call.timeout()?.map(|timeout| Instant::now() + timeout);
-    Ok(stream(move |writer| {
-        let is_closed = || closed.try_recv() == Err(TryRecvError::Disconnected);
-        follow(writer, watch, &is_closed, &mut pings, ends_at)
-    }))
+    Ok(stream(move |writer| follow(Follow { writer, closed, pings, ends_at }, watch)))
+}
+
+/// The stream of a watch.
+struct Follow<'a, 'b> {
+    writer: &'a mut BodyWriter<'b>,
+    /// Set when the sandbox is paused or ended.
+    closed: Arc<Event>,
+    pings: Pings,
+    ends_at: Option<Instant>,
 }
 
 /// Sends changes until the client goes, or the sandbox is paused or ended.
-fn follow(
-    writer: &mut BodyWriter<'_>,
-    mut watch: Watch,
-    is_closed: &dyn Fn() -> bool,
-    pings: &mut Pings,
-    ends_at: Option<Instant>,
-) -> io::Result<()> {
+fn follow(stream: Follow<'_, '_>, mut watch: Watch) -> io::Result<()> {
+    let Follow { writer, closed, mut pings, ends_at } = stream;
     send(writer, &json!({"start": {}}))?;
     loop {
-        let next = watch.next(Some(pings.next(ends_at)));
-        if is_closed() || writer.peer_has_closed() {
-            return Err(aborted());
-        }
-        match next {
-            Ok(WatchItem::Event(changed)) => {
+        match watch.try_next() {
+            Ok(Some(WatchItem::Event(changed))) => {
                 send(writer, &json!({"filesystem": event(&changed)}))?;
                 pings.restart();
+                continue;
             }
-            Ok(WatchItem::Synced) => {}
-            Err(files::Error::Sandbox(sandbox::Error::TimedOut { .. })) => {
-                if ends_at.is_some_and(|time| time <= Instant::now()) {
-                    let error = Error::new(Code::DeadlineExceeded, "the time of the call is over");
-                    return writer.write_all(&connect_rpc::end(Err(&error)));
-                }
-                if pings.is_due() {
-                    send(writer, &json!({"keepalive": {}}))?;
-                    pings.restart();
-                }
-            }
+            Ok(Some(WatchItem::Synced)) => continue,
+            Ok(None) => {}
+            Err(_) if closed.is_set() => return Err(aborted()),
             Err(files::Error::Sandbox(_)) => return Err(aborted()),
             Err(error) if error.code() == Some(FileCode::Gone) => {
                 return writer.write_all(&connect_rpc::end(Ok(())));
             }
             Err(error) => return writer.write_all(&connect_rpc::end(Err(&file_error(&error)))),
+        }
+        let woken = writer.wait(&[watch.wake(), &closed], Some(pings.next(ends_at)))?;
+        if woken == Wake::Gone || closed.is_set() {
+            return Err(aborted());
+        }
+        if ends_at.is_some_and(|time| time <= Instant::now()) {
+            return writer.write_all(&connect_rpc::end(Err(&timed_out())));
+        }
+        // One who reads nothing any more is found out by writing.
+        if woken == Wake::HalfClosed || pings.is_due() {
+            send(writer, &json!({"keepalive": {}}))?;
+            pings.restart();
         }
     }
 }
@@ -155,7 +159,7 @@ fn begin_watch(call: &Call<'_, '_>, message: &OnPath) -> Result<Watch, Error> {
         allow_network: message.allow_network_mounts,
     };
     let login = call.login()?;
-    let watch = login.files(&**call.running).watch(or_home(&message.path), scope, call.soon());
+    let watch = login.files(call.running).watch(or_home(&message.path), scope, call.soon());
     watch.map_err(|error| failed(&message.path, &error))
 }
 

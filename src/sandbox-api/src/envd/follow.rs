@@ -1,28 +1,25 @@
 //! The stream of a process's output to a client.
 
-use std::convert::Infallible;
 use std::io::{self, ErrorKind, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::event::Event;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use connect_rpc::{Code, Error};
-use crossbeam_channel::Receiver;
-use http_server::{BodyWriter, Response};
+use http_server::{BodyWriter, Response, Wake};
 use sandbox::Stream;
 use serde_json::{Value, json};
 
 use super::call::stream;
 use crate::process::{Ending, Next, Output, Process, Subscription};
 
-/// How often a silent stream looks whether its client is there.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
-
 /// Sends the output of a process to a client.
 pub(super) struct Follower {
     pub(super) subscription: Subscription,
-    /// Disconnects when the sandbox is paused or ended.
-    pub(super) closed: Receiver<Infallible>,
+    /// Set when the sandbox is paused or ended.
+    pub(super) closed: Arc<Event>,
     pub(super) ping: Duration,
     pub(super) on_timeout: OnTimeout,
 }
@@ -45,32 +42,44 @@ impl Follower {
         send(writer, &json!({"event": {"start": {"pid": process.pid()}}}))?;
         let mut pings = Pings::new(self.ping);
         loop {
-            match self.subscription.next(&self.closed, pings.next(self.leaves_at())) {
-                Next::Output(output) => {
+            match self.subscription.try_next() {
+                Some(Next::Output(output)) => {
                     send(writer, &json!({"event": {"data": data(process, &output)}}))?;
                     pings.restart();
+                    continue;
                 }
-                Next::Ended(Ending::TimedOut) if matches!(self.on_timeout, OnTimeout::Killed) => {
-                    return writer.write_all(&connect_rpc::end(Err(&timed_out())));
-                }
-                // The client is to look at the sandbox's state.
-                Next::Ended(Ending::Lost) | Next::Closed => return Err(aborted()),
-                Next::Ended(ending) => {
-                    send(writer, &json!({"event": {"end": end(&ending)}}))?;
-                    return writer.write_all(&connect_rpc::end(Ok(())));
-                }
-                Next::TimedOut => {
-                    if writer.peer_has_closed() {
-                        return Err(aborted());
-                    }
-                    if self.leaves_at().is_some_and(|time| time <= Instant::now()) {
-                        return writer.write_all(&connect_rpc::end(Err(&timed_out())));
-                    }
-                    if pings.is_due() {
-                        send(writer, &json!({"event": {"keepalive": {}}}))?;
-                        pings.restart();
-                    }
-                }
+                // It may have ended with its sandbox.
+                Some(Next::Ended(_)) if self.closed.is_set() => return Err(aborted()),
+                Some(Next::Ended(ending)) => return self.end(writer, &ending),
+                Some(Next::Closed | Next::TimedOut) | None => {}
+            }
+            let events = [self.subscription.wake(), &self.closed];
+            let woken = writer.wait(&events, Some(pings.next(self.leaves_at())))?;
+            // The client is to look at the sandbox's state.
+            if woken == Wake::Gone || self.closed.is_set() {
+                return Err(aborted());
+            }
+            if self.leaves_at().is_some_and(|time| time <= Instant::now()) {
+                return writer.write_all(&connect_rpc::end(Err(&timed_out())));
+            }
+            // One who reads nothing any more is found out by writing.
+            if woken == Wake::HalfClosed || pings.is_due() {
+                send(writer, &json!({"event": {"keepalive": {}}}))?;
+                pings.restart();
+            }
+        }
+    }
+
+    fn end(&self, writer: &mut BodyWriter<'_>, ending: &Ending) -> io::Result<()> {
+        match ending {
+            Ending::TimedOut if matches!(self.on_timeout, OnTimeout::Killed) => {
+                writer.write_all(&connect_rpc::end(Err(&timed_out())))
+            }
+            // The client is to look at the sandbox's state.
+            Ending::Lost => Err(aborted()),
+            ending => {
+                send(writer, &json!({"event": {"end": end(ending)}}))?;
+                writer.write_all(&connect_rpc::end(Ok(())))
             }
         }
     }
@@ -102,10 +111,9 @@ impl Pings {
         self.due <= Instant::now()
     }
 
-    /// When the stream has to do something: look at its client, ping it, or leave.
+    /// When the stream has to do something: ping its client, or leave.
     pub(super) fn next(&self, leaves_at: Option<Instant>) -> Instant {
-        let next = self.due.min(Instant::now() + LOOK);
-        leaves_at.map_or(next, |time| next.min(time))
+        leaves_at.map_or(self.due, |time| self.due.min(time))
     }
 }
 
@@ -119,7 +127,7 @@ pub(super) fn aborted() -> io::Error {
     ErrorKind::ConnectionAborted.into()
 }
 
-fn timed_out() -> Error {
+pub(super) fn timed_out() -> Error {
     Error::new(Code::DeadlineExceeded, "the time of the call is over")
 }
 

@@ -1,7 +1,9 @@
 //! The service `process.Process`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base::event::Event;
 use connect_rpc::{Code, EnvelopeReader, Error, STREAMING};
 use http_server::Response;
 use serde_json::json;
@@ -55,7 +57,7 @@ fn start(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     };
     let started = call.sandbox.processes().start(&**call.running, request, call.soon());
     let subscription = started.map_err(|error| process_error(&error))?;
-    let closed = call.running.closed().clone();
+    let closed = Arc::clone(call.running.closed());
     let on_timeout = OnTimeout::Killed;
     Ok(Follower { subscription, closed, ping: call.ping_interval(), on_timeout }.response())
 }
@@ -70,7 +72,7 @@ fn connect(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let message: OnProcess = call.first()?;
     let subscription = call.sandbox.processes().connect(&message.selector()?);
     let subscription = subscription.map_err(|error| process_error(&error))?;
-    let closed = call.running.closed().clone();
+    let closed = Arc::clone(call.running.closed());
     let on_timeout = match call.timeout()? {
         Some(timeout) => OnTimeout::LeftAt(Instant::now() + timeout),
         None => OnTimeout::Killed,
@@ -99,7 +101,7 @@ fn list(call: &mut Call<'_, '_>) -> Result<Response, Error> {
 fn send_input(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     let message: OnProcess = call.message()?;
     let process = process_of(call, &message)?;
-    write(&process, message.input, call.deadline()?)?;
+    write(&process, message.input, call.running.closed(), call.deadline()?)?;
     reply(&json!({}))
 }
 
@@ -118,7 +120,8 @@ fn stream_input(call: &mut Call<'_, '_>) -> Result<Response, Error> {
 
 fn read_input(call: &mut Call<'_, '_>) -> Result<(), Error> {
     call.request.body.set_progress_timeout(SILENCE);
-    let (sandbox, mut process) = (call.sandbox, None);
+    let (sandbox, closed, mut process) = (call.sandbox, call.running.closed(), None);
+    call.request.body.interrupt_by(Arc::clone(closed));
     let mut reader = EnvelopeReader::new(&mut call.request.body, LARGEST_MESSAGE);
     while let Some(part) = reader.read::<InputPart>()? {
         if let Some(start) = part.start {
@@ -128,17 +131,22 @@ fn read_input(call: &mut Call<'_, '_>) -> Result<(), Error> {
         if let Some(data) = part.data {
             let process =
                 process.as_deref().ok_or_else(|| invalid("data came before the start"))?;
-            write(process, data.input, Instant::now() + INPUT)?;
+            write(process, data.input, closed, Instant::now() + INPUT)?;
         }
     }
     Ok(())
 }
 
-fn write(process: &Process, input: Option<Input>, deadline: Instant) -> Result<(), Error> {
+fn write(
+    process: &Process,
+    input: Option<Input>,
+    closed: &Arc<Event>,
+    deadline: Instant,
+) -> Result<(), Error> {
     let Input { stdin, pty } = input.unwrap_or_default();
     let written = match (stdin, pty) {
-        (Some(bytes), None) => process.write_stdin(&bytes.0, deadline),
-        (None, Some(bytes)) => process.write_terminal(&bytes.0, deadline),
+        (Some(bytes), None) => process.write_stdin(&bytes.0, closed, deadline),
+        (None, Some(bytes)) => process.write_terminal(&bytes.0, closed, deadline),
         _ => return Err(invalid("the input is either `stdin` or `pty`")),
     };
     written.map_err(|error| process_error(&error))
@@ -175,7 +183,7 @@ fn update(call: &mut Call<'_, '_>) -> Result<Response, Error> {
     reply(&json!({}))
 }
 
-fn process_of(call: &Call<'_, '_>, message: &OnProcess) -> Result<std::sync::Arc<Process>, Error> {
+fn process_of(call: &Call<'_, '_>, message: &OnProcess) -> Result<Arc<Process>, Error> {
     let found = call.sandbox.processes().find(&message.selector()?);
     found.map_err(|error| process_error(&error))
 }

@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::error::chain;
 use files_proto::Attributes;
 use flate2::read::MultiGzDecoder;
 use http_server::{Refusal, Response};
-use sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use super::call::Call;
 use super::entry::METADATA;
 use super::multipart::{self, Form};
-use crate::account::Login;
-use crate::files::{self, Code};
+use crate::files::{self, Code, Files};
 use crate::rest::refused::Refused;
 
 /// Within this time the client must send some, and the sandbox take it.
@@ -47,12 +46,14 @@ pub(super) fn answer(call: &mut Call<'_, '_>) -> Result<Response, Refused> {
     };
     let metadata = metadata(head.headers())?;
     let login = super::download::login(call)?;
-    let sandbox: &dyn Sandbox = &**call.running;
+    let files = login.files(call.running);
+    let closed = Arc::clone(call.running.closed());
     let body = &mut call.request.body;
     body.set_progress_timeout(PROGRESS);
+    body.interrupt_by(closed);
     let mut body: Box<dyn Read + '_> =
         if is_gzip { Box::new(MultiGzDecoder::new(body)) } else { Box::new(body) };
-    let writer = Writer { login: &login, sandbox, metadata };
+    let writer = Writer { home: &login.account.home, files, metadata };
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     let written = match media_type.to_ascii_lowercase().as_str() {
         "multipart/form-data" => writer.form(&mut body, &content_type, path)?,
@@ -94,8 +95,8 @@ fn metadata<'a>(
 }
 
 struct Writer<'a> {
-    login: &'a Login,
-    sandbox: &'a dyn Sandbox,
+    home: &'a str,
+    files: Files<'a>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -119,8 +120,7 @@ impl Writer<'_> {
             }
             let path = path.clone().or(part.file_name).filter(|path| !path.is_empty());
             let path = path.ok_or_else(|| Refused::bad("a file of the form has no name"))?;
-            let home = &self.login.account.home;
-            if !paths.insert(files_proto::absolute(home, &path)) {
+            if !paths.insert(files_proto::absolute(self.home, &path)) {
                 return Err(Refused::bad(format!("the form has several files for {path}")));
             }
             written.push(self.file(&path, &mut form)?);
@@ -131,8 +131,7 @@ impl Writer<'_> {
     fn file(&self, path: &str, content: &mut dyn Read) -> Result<Value, Refused> {
         let values = self.metadata.clone();
         let attributes = Attributes { prefix: METADATA.to_owned(), values };
-        let files = self.login.files(self.sandbox);
-        let entry = files.upload(path, content, Some(attributes), PROGRESS).map_err(error)?;
+        let entry = self.files.upload(path, content, Some(attributes), PROGRESS).map_err(error)?;
         let mut shown = json!({"name": entry.name, "type": "file", "path": entry.path});
         if !self.metadata.is_empty() {
             shown["metadata"] = json!(self.metadata);

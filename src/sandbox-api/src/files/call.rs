@@ -4,27 +4,31 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use base::event::Event as Wake;
 use files_proto::{Code, MAX_REPLY, MAX_REQUEST, PROGRAM, Reply, Request};
 use sandbox::{Event, ExecRequest, Execution, Exit, Outcome, Sandbox, Stream, User};
 
 use super::error::{Error, Result, failed};
+use crate::wait::{Waiter, try_next};
 
 /// How much of its standard error is kept.
 const MAX_STDERR: usize = 4 << 10;
 
 pub(super) struct Call {
     execution: Arc<dyn Execution>,
+    waiter: Waiter,
     /// Output that has no end of line yet, or is not parsed yet.
     output: VecDeque<u8>,
     stderr: Vec<u8>,
 }
 
 impl Call {
-    /// Starts the program and sends the request. Its input stays open.
+    /// Starts the program and sends the request. Its input stays open. All waits end when `closed` is set.
     pub(super) fn start(
         sandbox: &dyn Sandbox,
         user: Option<User>,
         request: &Request,
+        closed: Option<Arc<Wake>>,
         deadline: Instant,
     ) -> Result<Self> {
         let mut line = serde_json::to_vec(request).map_err(|_| Error::Malformed)?;
@@ -36,11 +40,27 @@ impl Call {
         let argv = vec![PROGRAM.into()];
         let exec = ExecRequest { argv, user, stdin: true, ..ExecRequest::default() };
         let execution: Arc<dyn Execution> = sandbox.exec(&exec, deadline)?.into();
-        let call = Self { execution, output: VecDeque::new(), stderr: Vec::new() };
+        let waiter = Waiter::new(&*execution, closed)?;
+        let call = Self { execution, waiter, output: VecDeque::new(), stderr: Vec::new() };
         if call.execution.has_started() {
-            call.execution.write_stdin(&line, Some(deadline))?;
+            call.write(&line, deadline)?;
         }
         Ok(call)
+    }
+
+    /// Writes to the program's input.
+    pub(super) fn write(&self, data: &[u8], deadline: Instant) -> Result<()> {
+        Ok(self.waiter.write(&*self.execution, data, deadline)?)
+    }
+
+    /// Replaces what ends all waits.
+    pub(super) fn end_waits_at(&mut self, closed: Arc<Wake>) {
+        self.waiter.end_at(closed);
+    }
+
+    /// Set when there may be more for [`Call::try_next`].
+    pub(super) fn changed(&self) -> &Wake {
+        self.waiter.changed()
     }
 
     pub(super) fn execution(&self) -> &Arc<dyn Execution> {
@@ -58,16 +78,48 @@ impl Call {
             if let Some(reply) = self.parse() {
                 return reply;
             }
-            match self.execution.next(deadline)? {
-                Event::Output(Stream::Stdout, data) => self.output.extend(data),
-                Event::Output(Stream::Stderr, data) => {
-                    let room = MAX_STDERR.saturating_sub(self.stderr.len());
-                    self.stderr.extend(data.into_iter().take(room));
-                }
-                Event::Ended(_) => {}
-                Event::Exit(exit) => return Err(self.end(exit)),
+            let event = self.waiter.wait(deadline, || try_next(&*self.execution))?;
+            self.take(event)?;
+        }
+    }
+
+    /// The next reply, if it is there.
+    pub(super) fn try_next(&mut self) -> Result<Option<Reply>> {
+        self.waiter.changed().clear();
+        loop {
+            if let Some(reply) = self.parse() {
+                return reply.map(Some);
+            }
+            match try_next(&*self.execution)? {
+                Some(event) => self.take(event)?,
+                None => return Ok(None),
             }
         }
+    }
+
+    /// What the program writes after its replies; nothing at its successful end.
+    pub(super) fn content(&mut self, deadline: Instant) -> Result<Vec<u8>> {
+        while self.output.is_empty() {
+            match self.waiter.wait(Some(deadline), || try_next(&*self.execution))? {
+                Event::Output(Stream::Stdout, data) if !data.is_empty() => return Ok(data),
+                Event::Exit(Exit { outcome: Outcome::Exited(0), .. }) => break,
+                event => self.take(event)?,
+            }
+        }
+        Ok(std::mem::take(&mut self.output).into())
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Output(Stream::Stdout, data) => self.output.extend(data),
+            Event::Output(Stream::Stderr, data) => {
+                let room = MAX_STDERR.saturating_sub(self.stderr.len());
+                self.stderr.extend(data.into_iter().take(room));
+            }
+            Event::Ended(_) => {}
+            Event::Exit(exit) => return Err(self.end(exit)),
+        }
+        Ok(())
     }
 
     /// The first reply of the output, if all of it is there.

@@ -4,6 +4,8 @@ use std::io;
 
 use files_proto::{Code, Failure};
 
+use crate::wait::Stopped;
+
 /// An error of an operation on files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,6 +17,9 @@ pub enum Error {
     /// The sandbox is lost, or did not answer in time.
     #[error(transparent)]
     Sandbox(sandbox::Error),
+    /// The sandbox was paused or ended in the middle of the operation.
+    #[error("the sandbox was paused or ended meanwhile")]
+    Closed,
     /// The sandbox has no such user.
     #[error("{message}")]
     NoUser { message: String },
@@ -55,6 +60,15 @@ impl From<sandbox::Error> for Error {
                 Self::Failed(Failure { code, message: base::error::chain(&error) })
             }
             _ => Self::Sandbox(error),
+        }
+    }
+}
+
+impl From<Stopped> for Error {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Sandbox(error) => error.into(),
+            Stopped::Closed => Self::Closed,
         }
     }
 }

@@ -29,9 +29,13 @@ impl Files<'_> {
             match content.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
-                    let sent = call.execution().write_stdin(&buffer[..count], Some(soon()));
-                    match sent {
-                        Err(error @ sandbox::Error::TimedOut { .. }) => return Err(error.into()),
+                    match call.write(&buffer[..count], soon()) {
+                        Err(
+                            error @ (Error::Closed
+                            | Error::Sandbox(sandbox::Error::TimedOut { .. })),
+                        ) => {
+                            return Err(error);
+                        }
                         // The program has ended; its last reply says why.
                         Err(_) => break,
                         Ok(()) => {}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use base::event::Event as Wake;
 use files_proto::{Event, Reply};
 use sandbox::Execution;
 
@@ -41,17 +42,36 @@ impl Watch {
     /// Waits for the next item. At the deadline it fails with [`sandbox::Error::TimedOut`], and may be called
     /// again. Any other error is final: the folder is gone, changes were lost, or the sandbox ended.
     pub fn next(&mut self, deadline: Option<Instant>) -> Result<WatchItem> {
-        match self.call.next(deadline)? {
-            Reply::Event(event) => Ok(WatchItem::Event(Box::new(event))),
-            Reply::Synced {} => Ok(WatchItem::Synced),
-            Reply::Error(failure) => Err(Error::Failed(failure)),
-            _ => Err(Error::Malformed),
-        }
+        item(self.call.next(deadline)?)
+    }
+
+    /// The next item, if it is there. Errors are as those of [`Watch::next`].
+    pub fn try_next(&mut self) -> Result<Option<WatchItem>> {
+        self.call.try_next()?.map(item).transpose()
+    }
+
+    /// Set by what comes after [`Watch::try_next`] has returned nothing.
+    pub fn wake(&self) -> &Wake {
+        self.call.changed()
+    }
+
+    /// Makes [`Watch::next`] fail with [`Error::Closed`] from when `closed` is set. It may be called again after that.
+    pub fn until(&mut self, closed: Arc<Wake>) {
+        self.call.end_waits_at(closed);
     }
 
     /// A handle for other threads.
     pub fn handle(&self) -> WatchHandle {
         WatchHandle { execution: Arc::clone(self.call.execution()) }
+    }
+}
+
+fn item(reply: Reply) -> Result<WatchItem> {
+    match reply {
+        Reply::Event(event) => Ok(WatchItem::Event(Box::new(event))),
+        Reply::Synced {} => Ok(WatchItem::Synced),
+        Reply::Error(failure) => Err(Error::Failed(failure)),
+        _ => Err(Error::Malformed),
     }
 }
 

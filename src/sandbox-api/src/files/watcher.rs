@@ -3,8 +3,10 @@
 //! A watcher has no thread: its changes wait in the sandbox until a call takes them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
+use base::event::Event as Wake;
 use base::sync::Mutex;
 use files_proto::{Code, Event};
 
@@ -55,13 +57,18 @@ impl Watchers {
         Ok(name)
     }
 
-    /// The changes since the last call.
-    pub(crate) fn events(&self, name: &str, deadline: Instant) -> Result<Vec<Event>> {
+    /// The changes since the last call. Fails when `closed` is set.
+    pub(crate) fn events(
+        &self,
+        name: &str,
+        closed: &Arc<Wake>,
+        deadline: Instant,
+    ) -> Result<Vec<Event>> {
         let mut watcher = self.take(name)?;
-        let events = watcher.events(deadline);
+        let events = watcher.events(closed, deadline);
         let is_broken = match &events {
             Ok(_) => false,
-            Err(error) => !is_timeout(error),
+            Err(error) => !is_temporary(error),
         };
         let mut slots = self.0.lock();
         if is_broken {
@@ -94,8 +101,9 @@ impl Watchers {
 }
 
 impl Watcher {
-    fn events(&mut self, deadline: Instant) -> Result<Vec<Event>> {
+    fn events(&mut self, closed: &Arc<Wake>, deadline: Instant) -> Result<Vec<Event>> {
         let Some(watch) = &mut self.watch else { return Ok(Vec::new()) };
+        watch.until(Arc::clone(closed));
         watch.handle().request_sync(deadline)?;
         self.owed += 1;
         let mut events = Vec::new();
@@ -107,7 +115,7 @@ impl Watcher {
                     self.watch = None;
                     return Ok(events);
                 }
-                Err(error) if is_timeout(&error) && !events.is_empty() => break,
+                Err(error) if is_temporary(&error) && !events.is_empty() => break,
                 Err(error) => return Err(error),
             }
         }
@@ -115,6 +123,6 @@ impl Watcher {
     }
 }
 
-fn is_timeout(error: &Error) -> bool {
-    matches!(error, Error::Sandbox(sandbox::Error::TimedOut { .. }))
+fn is_temporary(error: &Error) -> bool {
+    matches!(error, Error::Closed | Error::Sandbox(sandbox::Error::TimedOut { .. }))
 }

@@ -1,22 +1,18 @@
 //! Bytes between a client and a port of a sandbox, both ways, on one thread.
 
-use std::convert::Infallible;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use base::deadline::poll_until;
+use base::event::Event;
 use http_server::Socket;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 /// How many bytes wait in each direction.
 const BUFFER: usize = 32 << 10;
-
-/// How often a silent connection looks whether the sandbox was paused, in milliseconds.
-const LOOK: u16 = 1000;
 
 /// How long a client that still sends is read from after the end.
 const LINGER: Duration = Duration::from_secs(2);
@@ -24,8 +20,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long the client may take nothing of what it gets, and a port may be silent after the client's end.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Forwards between a client and a port of a sandbox until the port's end, the client's, or until `closed` disconnects. `begin` goes to the port first.
-pub fn forward(client: &Socket, guest: &UnixStream, begin: Vec<u8>, closed: &Receiver<Infallible>) {
+/// Forwards between a client and a port of a sandbox until the port's end, the client's, or until `closed` is set.
+/// `begin` goes to the port first.
+pub fn forward(client: &Socket, guest: &UnixStream, begin: Vec<u8>, closed: &Event) {
     match run(client, guest, begin, closed) {
         Ok(End::Complete) => linger(client),
         Ok(End::Cut) => {}
@@ -53,19 +50,17 @@ fn linger(client: &Socket) {
     }
 }
 
-fn run(
-    client: &Socket,
-    guest: &UnixStream,
-    begin: Vec<u8>,
-    closed: &Receiver<Infallible>,
-) -> io::Result<End> {
+fn run(client: &Socket, guest: &UnixStream, begin: Vec<u8>, closed: &Event) -> io::Result<End> {
     client.set_nonblocking(true)?;
     guest.set_nonblocking(true)?;
     let (mut up, mut down) = (Pipe::new(begin), Pipe::new(Vec::new()));
     let mut progress = Instant::now();
     loop {
-        let ready = wait(client, guest, &up, &down)?;
-        if closed.try_recv() == Err(TryRecvError::Disconnected) || ready.client_is_gone {
+        // Without progress to be made, time does not count.
+        let is_idle = down.is_empty() && !up.has_ended;
+        let deadline = (!is_idle).then(|| progress + PROGRESS_TIMEOUT);
+        let ready = wait((client, guest, closed), (&up, &down), deadline)?;
+        if ready.is_closed || ready.client_is_gone {
             return Ok(End::Cut);
         }
         if ready.client_in {
@@ -98,6 +93,7 @@ fn run(
 
 /// What can be done without waiting.
 struct Ready {
+    is_closed: bool,
     client_in: bool,
     client_out: bool,
     client_is_gone: bool,
@@ -105,7 +101,11 @@ struct Ready {
     guest_out: bool,
 }
 
-fn wait(client: &Socket, guest: &UnixStream, up: &Pipe, down: &Pipe) -> io::Result<Ready> {
+fn wait(
+    (client, guest, closed): (&Socket, &UnixStream, &Event),
+    (up, down): (&Pipe, &Pipe),
+    deadline: Option<Instant>,
+) -> io::Result<Ready> {
     let interest = |from: &Pipe, to: &Pipe| {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, from.wants_more());
@@ -114,18 +114,17 @@ fn wait(client: &Socket, guest: &UnixStream, up: &Pipe, down: &Pipe) -> io::Resu
     };
     let guest_interest = interest(down, up);
     let mut fds = [
+        PollFd::new(closed.as_fd(), PollFlags::POLLIN),
         PollFd::new(client.as_fd(), interest(up, down)),
         PollFd::new(guest.as_fd(), guest_interest),
     ];
     // An end that is of no interest now would be reported again and again.
-    let count = if guest_interest.is_empty() { 1 } else { 2 };
-    match poll(fds.get_mut(..count).unwrap_or_default(), PollTimeout::from(LOOK)) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    let [client, guest] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+    let count = if guest_interest.is_empty() { 2 } else { 3 };
+    poll_until(fds.get_mut(..count).unwrap_or_default(), deadline)?;
+    let [closed, client, guest] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
     let end = PollFlags::POLLHUP | PollFlags::POLLERR;
     Ok(Ready {
+        is_closed: !closed.is_empty(),
         client_in: client.contains(PollFlags::POLLIN),
         client_out: client.contains(PollFlags::POLLOUT),
         client_is_gone: client.intersects(end),

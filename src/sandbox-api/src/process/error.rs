@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::wait::Stopped;
+
 /// An error of a call on a process.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,9 +22,20 @@ pub enum Error {
     NoStdin,
     #[error("the process has {0}")]
     Terminal(&'static str),
+    #[error("the sandbox was paused or ended meanwhile")]
+    Closed,
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
 }
 
 /// The result of calls on processes.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<Stopped> for Error {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Sandbox(error) => Self::Sandbox(error),
+            Stopped::Closed => Self::Closed,
+        }
+    }
+}

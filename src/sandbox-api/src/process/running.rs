@@ -1,17 +1,22 @@
 //! One process, and those who follow it.
 
 use std::convert::Infallible;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use base::deadline::poll_until;
+use base::event::Event as Wake;
 use base::sync::Mutex;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use log::Level;
-use sandbox::{Event, ExecRequest, Execution, PtySize, Stream};
+use nix::poll::{PollFd, PollFlags};
+use sandbox::{Cancellation, Event, ExecRequest, Execution, PtySize, Stream};
 
 use super::{Command, Ending, Error, Result};
 use crate::event_log::EventLog;
+use crate::wait::{Waiter, event};
 
 /// The largest piece of output that is handed to subscribers.
 const PIECE: usize = 16 << 10;
@@ -38,13 +43,20 @@ pub struct Process {
 
 #[derive(Default)]
 struct State {
-    subscribers: Vec<(u64, Sender<Output>)>,
+    subscribers: Vec<Subscriber>,
     next_subscriber: u64,
     /// A call sent it a signal: the output of its descendants does not keep it any more.
     is_signalled: bool,
     /// Its own end, while its descendants hold its output.
     own: Option<Ending>,
     ended: Option<(Ending, Instant)>,
+}
+
+#[derive(Clone)]
+struct Subscriber {
+    number: u64,
+    output: Sender<Output>,
+    wake: Arc<Wake>,
 }
 
 /// A piece of output.
@@ -61,6 +73,7 @@ pub struct Subscription {
     number: u64,
     process: Arc<Process>,
     output: Receiver<Output>,
+    wake: Arc<Wake>,
 }
 
 /// What a subscriber gets.
@@ -118,33 +131,45 @@ impl Process {
         self.state.lock().ended.as_ref().is_some_and(|(_, ended)| ended.elapsed() > limit)
     }
 
-    pub(super) fn subscribe(process: &Arc<Self>) -> Subscription {
+    pub(super) fn subscribe(process: &Arc<Self>) -> Result<Subscription> {
         let (sender, output) = bounded(QUEUED);
+        let wake = Arc::new(event()?);
         let mut state = process.state.lock();
         let number = state.next_subscriber;
         state.next_subscriber += 1;
         if state.ended.is_none() {
-            state.subscribers.push((number, sender));
+            state.subscribers.push(Subscriber { number, output: sender, wake: Arc::clone(&wake) });
         }
         drop(state);
-        Subscription { number, process: Arc::clone(process), output }
+        Ok(Subscription { number, process: Arc::clone(process), output, wake })
     }
 
-    /// Writes to its standard input; waits while it takes nothing.
-    pub fn write_stdin(&self, data: &[u8], deadline: Instant) -> Result<()> {
+    /// Writes to its standard input; waits while it takes nothing, until `closed` is set.
+    pub fn write_stdin(&self, data: &[u8], closed: &Arc<Wake>, deadline: Instant) -> Result<()> {
         if self.has_terminal {
             return Err(Error::Terminal("a terminal: send its input as `pty`"));
         }
         if !self.has_stdin.load(Ordering::Relaxed) {
             return Err(Error::NoStdin);
         }
-        Ok(self.execution.write_stdin(data, Some(deadline))?)
+        self.write(data, closed, deadline)
     }
 
     /// Writes to its terminal.
-    pub fn write_terminal(&self, data: &[u8], deadline: Instant) -> Result<()> {
+    pub fn write_terminal(&self, data: &[u8], closed: &Arc<Wake>, deadline: Instant) -> Result<()> {
         self.need_terminal()?;
-        Ok(self.execution.write_stdin(data, Some(deadline))?)
+        self.write(data, closed, deadline)
+    }
+
+    fn write(&self, data: &[u8], closed: &Arc<Wake>, deadline: Instant) -> Result<()> {
+        let count = if data.is_empty() { 0 } else { self.execution.write_some(data, deadline)? };
+        match data.get(count..) {
+            None | Some([]) => Ok(()),
+            Some(rest) => {
+                let waiter = Waiter::new(&*self.execution, Some(Arc::clone(closed)))?;
+                Ok(waiter.write(&*self.execution, rest, deadline)?)
+            }
+        }
     }
 
     /// Ends its standard input, if that is not ended already.
@@ -229,9 +254,9 @@ impl Process {
     /// Waits for room in each subscriber's queue. One that goes makes room.
     fn publish(&self, output: &Output, closing: &Receiver<Infallible>) {
         let subscribers = self.state.lock().subscribers.clone();
-        for (_, subscriber) in subscribers {
+        for subscriber in subscribers {
             select! {
-                send(subscriber, output.clone()) -> _ => {}
+                send(subscriber.output, output.clone()) -> _ => subscriber.wake.set(),
                 recv(closing) -> _ => return,
             }
         }
@@ -250,7 +275,11 @@ impl Process {
         if is_first {
             self.record_end(&ending);
         }
-        drop(subscribers);
+        for Subscriber { output, wake, .. } in subscribers {
+            // First: whoever wakes finds no queue.
+            drop(output);
+            wake.set();
+        }
     }
 
     fn record_end(&self, ending: &Ending) {
@@ -266,34 +295,59 @@ impl Subscription {
         &self.process
     }
 
-    /// Waits for what comes next, until `deadline`. `closed` disconnects when the sandbox is paused or ended.
-    pub fn next(&self, closed: &Receiver<Infallible>, deadline: Instant) -> Next {
-        self.next_unless(closed, &crossbeam_channel::never(), deadline)
+    /// Set by what comes after [`Subscription::try_next`] has returned nothing.
+    pub fn wake(&self) -> &Wake {
+        &self.wake
     }
 
-    /// As [`Subscription::next`]; [`Next::Closed`] also once `cancelled` disconnects.
+    /// What came next, if anything did.
+    pub fn try_next(&self) -> Option<Next> {
+        self.take().or_else(|| {
+            self.wake.clear();
+            self.take()
+        })
+    }
+
+    /// Waits for what comes next, until `deadline`. `closed` is set when the sandbox is paused or ended.
+    pub fn next(&self, closed: &Wake, deadline: Instant) -> Next {
+        self.next_unless(closed, &Cancellation::new(), deadline)
+    }
+
+    /// As [`Subscription::next`]; [`Next::Closed`] also once `cancellation` is cancelled.
     pub fn next_unless(
         &self,
-        closed: &Receiver<Infallible>,
-        cancelled: &Receiver<Infallible>,
+        closed: &Wake,
+        cancellation: &Cancellation,
         deadline: Instant,
     ) -> Next {
-        let is_over = |end: &Receiver<_>| end.try_recv() == Err(TryRecvError::Disconnected);
-        if is_over(closed) || is_over(cancelled) {
-            return Next::Closed;
+        cancellation.notify(&self.wake);
+        loop {
+            if closed.is_set() || cancellation.is_cancelled() {
+                return Next::Closed;
+            }
+            if let Some(next) = self.try_next() {
+                return next;
+            }
+            // It may have been cancelled before the event was cleared.
+            if cancellation.is_cancelled() {
+                return Next::Closed;
+            }
+            let fds =
+                [&*self.wake, closed].map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN));
+            if !matches!(poll_until(&mut { fds }, Some(deadline)), Ok(1..)) {
+                return Next::TimedOut;
+            }
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        select! {
-            recv(self.output) -> output => match output {
-                Ok(output) => Next::Output(output),
-                Err(_) => match self.process.state.lock().ended.clone() {
-                    Some((ending, _)) => Next::Ended(ending),
-                    None => Next::Ended(Ending::Lost),
-                }
-            },
-            recv(closed) -> _ => Next::Closed,
-            recv(cancelled) -> _ => Next::Closed,
-            default(left) => Next::TimedOut,
+    }
+
+    fn take(&self) -> Option<Next> {
+        match self.output.try_recv() {
+            Ok(output) => Some(Next::Output(output)),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => {
+                let ended = self.process.state.lock().ended.clone();
+                Some(Next::Ended(ended.map_or(Ending::Lost, |(ending, _)| ending)))
+            }
         }
     }
 }
@@ -301,6 +355,6 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.process.state.lock();
-        state.subscribers.retain(|(number, _)| *number != self.number);
+        state.subscribers.retain(|subscriber| subscriber.number != self.number);
     }
 }

@@ -1,9 +1,8 @@
 //! Processes of scripted sandboxes.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use base::event::Event as Wake;
 use sandbox::fake::{Factory, Manner, Script, config};
 use sandbox::{Cancellation, SandboxFactory as _, Stream};
 
@@ -27,9 +26,9 @@ fn processes() -> Processes {
     Processes::new(Arc::new(EventLog::new(ManualClock::new())))
 }
 
-/// A sandbox that stays open.
-fn open() -> (crossbeam_channel::Sender<Infallible>, Receiver<Infallible>) {
-    bounded(0)
+/// That of a sandbox that runs.
+fn open() -> Wake {
+    Wake::new().unwrap()
 }
 
 #[test]
@@ -37,7 +36,7 @@ fn output_of_descendants_keeps_a_process_until_it_is_signalled() {
     let factory = Script::default().on("sh", &["a"], 0).leave("sh", &["b"]).factory();
     let sandbox = start(&factory);
     let processes = processes();
-    let (_open, closed) = open();
+    let closed = open();
     let subscription = processes.start(&*sandbox, request("sh"), soon()).unwrap();
     for expected in [b"a", b"b"] {
         match subscription.next(&closed, soon()) {
@@ -77,7 +76,7 @@ fn a_process_ends_with_the_table_of_processes() {
     let processes = processes();
     let subscription = processes.start(&*sandbox, request("sleep"), soon()).unwrap();
     drop(processes);
-    let (_open, closed) = open();
+    let closed = open();
     assert!(matches!(subscription.next(&closed, soon()), Next::Ended(_)));
 }
 
@@ -86,9 +85,9 @@ fn a_subscription_tells_when_the_sandbox_is_paused_and_when_nothing_happens() {
     let sandbox = start(&Script::default().hold("sleep", Manner::Deaf).factory());
     let processes = processes();
     let subscription = processes.start(&*sandbox, request("sleep"), soon()).unwrap();
-    let (open, closed) = open();
+    let closed = open();
     assert!(matches!(subscription.next(&closed, Instant::now()), Next::TimedOut));
-    drop(open);
+    closed.set();
     assert!(matches!(subscription.next(&closed, soon()), Next::Closed));
 }
 
@@ -96,7 +95,7 @@ fn a_subscription_tells_when_the_sandbox_is_paused_and_when_nothing_happens() {
 fn the_log_has_the_start_and_the_end_of_a_process() {
     let sandbox = start(&Script::default().on("sh", &[], 3).factory());
     let processes = processes();
-    let (_open, closed) = open();
+    let closed = open();
     let mut request = request("sh");
     request.command.arguments = vec!["-c".to_owned(), "exit 3".to_owned()];
     let subscription = processes.start(&*sandbox, request, soon()).unwrap();

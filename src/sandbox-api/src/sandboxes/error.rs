@@ -43,6 +43,8 @@ pub enum Error {
     Network { id: String, source: sandbox::Error },
     #[error("cannot read random bytes")]
     Entropy { source: base::random::Error },
+    #[error("cannot make an event: the server has too many open files")]
+    Event { source: std::io::Error },
     #[error("cannot start thread {name}")]
     Thread { name: String, source: std::io::Error },
 }

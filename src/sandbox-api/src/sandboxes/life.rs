@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use base::event::Event;
 use base::sync::{Condvar, Mutex, MutexGuard};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sandbox::{Network, SandboxConfig};
@@ -51,9 +52,8 @@ enum Phase {
 /// The time from a start or a resume to the next pause or the end.
 struct Run {
     vm: Arc<Vm>,
-    /// Dropped at its end.
-    _closing: Sender<Infallible>,
-    closed: Receiver<Infallible>,
+    /// Set at its end.
+    closed: Arc<Event>,
 }
 
 /// What a sandbox does, as callers see it.
@@ -91,9 +91,9 @@ pub(super) enum Expired {
 
 impl Life {
     /// That of a sandbox that runs until `end`.
-    pub(super) fn new(id: String, vm: Vm, end: End) -> Self {
+    pub(super) fn new(id: String, vm: Vm, closed: Arc<Event>, end: End) -> Self {
         let (ending, ended) = bounded(0);
-        let phase = Phase::Running(Run::new(Arc::new(vm)));
+        let phase = Phase::Running(Run { vm: Arc::new(vm), closed });
         let state = Mutex::new(Now { phase, end, ending: Some(ending) });
         Self { id, state, changed: Condvar::new(), ended }
     }
@@ -105,7 +105,7 @@ impl Life {
     pub(super) fn running(&self) -> Option<RunningSandbox> {
         match &self.state.lock().phase {
             Phase::Running(run) => {
-                Some(RunningSandbox::new(Arc::clone(&run.vm), run.closed.clone()))
+                Some(RunningSandbox::new(Arc::clone(&run.vm), Arc::clone(&run.closed)))
             }
             _ => None,
         }
@@ -153,6 +153,7 @@ impl Life {
 
     /// Resumes a paused sandbox until `end`; `false` if it runs already. Without room it stays paused.
     pub(super) fn resume(&self, end: End, deadline: Instant) -> Result<bool> {
+        let closed = event()?;
         let vm = {
             let mut now = self.settled()?;
             match std::mem::replace(&mut now.phase, Phase::Resuming) {
@@ -175,7 +176,7 @@ impl Life {
             self.end_with(vm);
             return Err(Error::Resume { id: self.id.clone(), source });
         }
-        self.put(vm, Some(end), |vm| Phase::Running(Run::new(vm)))?;
+        self.put(vm, Some(end), |vm| Phase::Running(Run { vm, closed }))?;
         Ok(true)
     }
 
@@ -203,7 +204,7 @@ impl Life {
     pub(super) fn end(&self) -> Option<Arc<Vm>> {
         let mut now = self.state.lock();
         let vm = match std::mem::replace(&mut now.phase, Phase::Ended) {
-            Phase::Running(run) => Some(run.vm),
+            Phase::Running(run) => Some(Arc::clone(&run.vm)),
             Phase::Paused(vm) => Some(vm),
             _ => None,
         };
@@ -295,9 +296,14 @@ impl Life {
     }
 }
 
-impl Run {
-    fn new(vm: Arc<Vm>) -> Self {
-        let (closing, closed) = bounded(0);
-        Self { vm, _closing: closing, closed }
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.closed.set();
     }
+}
+
+/// An event for the streams and calls of a sandbox that is to run.
+pub(super) fn event() -> Result<Arc<Event>> {
+    let event = Event::new().map_err(|errno| Error::Event { source: errno.into() })?;
+    Ok(Arc::new(event))
 }

@@ -5,9 +5,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use base::event::Event;
 use base::sync::Mutex;
 use crossbeam_channel::Receiver;
-use sandbox::Sandbox;
 
 use super::life::{End, Life, Status};
 use super::request::{CreateRequest, Lifecycle};
@@ -57,13 +57,13 @@ impl ManagedSandbox {
         identity: Identity,
         request: CreateRequest,
         times: Times,
-        vm: Vm,
+        (vm, closed): (Vm, Arc<Event>),
         log: EventLog,
     ) -> Self {
         let log = Arc::new(log);
         let Times { started_at, timeout, end } = times;
         let network = Mutex::new(request.network.clone());
-        let life = Life::new(identity.id.clone(), vm, end);
+        let life = Life::new(identity.id.clone(), vm, closed, end);
         Self {
             identity,
             request,
@@ -161,7 +161,7 @@ impl ManagedSandbox {
     /// The user of this name or number; if none is named, `user` where the image has that user, else root.
     pub fn login(
         &self,
-        running: &dyn Sandbox,
+        running: &RunningSandbox,
         name: Option<&str>,
         deadline: Instant,
     ) -> files::Result<Login> {

@@ -1,11 +1,11 @@
 //! A sandbox's VM, and the handle for calls on it.
 
-use std::convert::Infallible;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
 use base::error::chain;
+use base::event::Event;
 use base::sync::Mutex;
 use crossbeam_channel::Receiver;
 use sandbox::{Network, Sandbox, SandboxConfig};
@@ -85,16 +85,16 @@ impl Vm {
 #[derive(Clone)]
 pub struct RunningSandbox {
     vm: Arc<Vm>,
-    closed: Receiver<Infallible>,
+    closed: Arc<Event>,
 }
 
 impl RunningSandbox {
-    pub(super) fn new(vm: Arc<Vm>, closed: Receiver<Infallible>) -> Self {
+    pub(super) fn new(vm: Arc<Vm>, closed: Arc<Event>) -> Self {
         Self { vm, closed }
     }
 
-    /// Disconnects when the sandbox is paused or ended: streams to clients are then closed.
-    pub fn closed(&self) -> &Receiver<Infallible> {
+    /// Set when the sandbox is paused or ended: calls and streams then end.
+    pub fn closed(&self) -> &Arc<Event> {
         &self.closed
     }
 }

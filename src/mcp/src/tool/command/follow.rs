@@ -1,9 +1,9 @@
 //! A command that is waited for: its output, and reports of its progress.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use base::event::Event;
 use sandbox_api::ManagedSandbox;
 use sandbox_api::files::Account;
 use sandbox_api::process::{Ending, Next, Subscription};
@@ -29,8 +29,8 @@ pub(super) struct Foreground<'a> {
     pub(super) call: &'a Call<'a>,
     pub(super) subscription: &'a Subscription,
     pub(super) sandbox: &'a ManagedSandbox,
-    /// Disconnects when the sandbox is paused or ended.
-    pub(super) closed: Receiver<Infallible>,
+    /// Set when the sandbox is paused or ended.
+    pub(super) closed: Arc<Event>,
     /// Where all of the output goes, if it is much.
     pub(super) log: String,
 }
@@ -48,9 +48,9 @@ impl Foreground<'_> {
     pub(super) fn follow(&self, account: Account) -> Result<(String, Ending)> {
         let mut capture = Capture::new(self.call, self.log.clone(), account);
         let mut reports = Reports::new();
-        let cancelled = self.call.cancellation.cancelled();
         let ending = loop {
-            match self.subscription.next_unless(&self.closed, cancelled, reports.due()) {
+            match self.subscription.next_unless(&self.closed, self.call.cancellation, reports.due())
+            {
                 Next::Output(output) => {
                     capture.push(&output.bytes, || self.sandbox.running());
                     reports.add(&output.bytes);
