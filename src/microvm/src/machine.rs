@@ -133,6 +133,7 @@ impl Machine {
         self.folder.record(|record| record.assign(config, published))?;
         if std::mem::take(&mut self.is_parked) {
             self.remote.resume(deadline)?;
+            self.link.guest(deadline)?.release();
             balloon::deflate(self, deadline)?;
         }
         Ok(())
@@ -143,6 +144,8 @@ impl Machine {
         self.network.close()?;
         self.folder.record(VmRecord::park)?;
         balloon::inflate(self, deadline)?;
+        // Callers may still send; the guest gets it when it runs again.
+        self.link.guest(deadline)?.hold(deadline).map_err(Error::Link)?;
         self.remote.pause(deadline)?;
         self.is_parked = true;
         Ok(())

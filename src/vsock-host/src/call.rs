@@ -69,6 +69,19 @@ impl Call {
         Ok(Self { handle: Arc::clone(handle), id, request })
     }
 
+    /// As [`Call::start`], and holds all further messages to the guest.
+    pub(crate) fn start_last(handle: &Arc<Handle>, body: HostBody<'_>) -> Result<Self, Halt> {
+        let connection = &handle.connection;
+        let request = Arc::new(Request::new(&body));
+        let id = connection.next_id();
+        connection.add_route(id, Route::Call(Arc::clone(&request)))?;
+        if let Err(halt) = connection.send_last(id, body) {
+            connection.remove_route(id);
+            return Err(halt);
+        }
+        Ok(Self { handle: Arc::clone(handle), id, request })
+    }
+
     /// Sends a further message.
     pub(crate) fn send(&self, body: HostBody<'_>, deadline: &Deadline) -> Result<(), Halt> {
         self.handle.connection.send(self.id, body, deadline)

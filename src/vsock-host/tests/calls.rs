@@ -333,6 +333,24 @@ fn each_timeout_names_its_phase() {
 }
 
 #[test]
+fn what_is_sent_while_a_guest_is_held_reaches_it_after_that() {
+    let reactor = Reactor::start().unwrap();
+    let (sender, taken) = mpsc::channel();
+    let (guest, _) = guest(&reactor, move |mut script| {
+        let ping = script.request();
+        script.send(ping, GuestBody::Done);
+        while script.next(|_, body| sender.send(format!("{body:?}"))).is_some() {}
+    });
+    guest.hold(soon()).unwrap();
+    guest.quiesce(shortly()).unwrap_err();
+    assert!(taken.try_recv().is_err());
+
+    guest.release();
+
+    assert_eq!([taken.recv().unwrap(), taken.recv().unwrap()], ["Quiesce", "Cancel"]);
+}
+
+#[test]
 fn a_guest_that_reads_nothing_makes_callers_wait_not_memory_grow() {
     let reactor = Reactor::start().unwrap();
     let (done, wait) = mpsc::channel::<()>();

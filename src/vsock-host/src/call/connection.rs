@@ -129,6 +129,11 @@ impl Connection {
         self.outbox.send_now(&HostMessage { id, body })
     }
 
+    /// Sends without waiting, and holds what is sent after it.
+    pub(crate) fn send_last(&self, id: RequestId, body: HostBody<'_>) -> Result<(), Halt> {
+        self.outbox.send_last(&HostMessage { id, body })
+    }
+
     /// Fails all calls; the first reason is kept. The reactor closes the socket.
     pub(crate) fn fail(&self, loss: Loss) {
         let loss = Arc::new(loss);

@@ -105,6 +105,19 @@ impl Guest {
         self.request(HostBody::Quiesce, &Deadline::new(deadline), || Phase::Quiesce)
     }
 
+    /// Holds what is sent to the guest until [`Guest::release`], and waits until it has taken all before: its processors can
+    /// be stopped then.
+    pub fn hold(&self, deadline: Instant) -> Result<()> {
+        let halted = |halt: Halt| halt.during(Phase::Ping);
+        let call = Call::start_last(&self.handle, HostBody::Ping).map_err(halted)?;
+        call.end(&Deadline::new(deadline)).map(drop).map_err(halted)
+    }
+
+    /// Sends what was held. The guest runs again.
+    pub fn release(&self) {
+        self.handle.connection.outbox.release();
+    }
+
     /// Makes the guest end its processes and power off; returns when it has begun to.
     pub fn shutdown(&self, deadline: Instant) -> Result<()> {
         self.request(HostBody::Shutdown, &Deadline::new(deadline), || Phase::Shutdown)

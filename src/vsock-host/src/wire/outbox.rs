@@ -10,6 +10,8 @@
 //! It does so under the lock, which keeps frames whole and in order; the send never blocks, so
 //! the lock is held no longer than a copy of bytes takes.
 //!
+//! While the guest does not run, what is sent is held: a vsock device loses track of bytes that come while its queues are stopped.
+//!
 //! INVARIANT: if the buffer of an open outbox is not empty, then the socket is watched for
 //! being writable, and only the reactor sends.
 
@@ -54,6 +56,11 @@ impl Buffer {
 
     pub(crate) fn push<T: Serialize>(&mut self, message: &T) -> vsock_proto::Result<()> {
         encode(message, &mut self.bytes)
+    }
+
+    /// Adds what is in another one, of which nothing was sent.
+    fn append(&mut self, other: Self) {
+        self.bytes.extend(other.bytes);
     }
 
     pub(crate) fn push_hello(&mut self, hello: &Hello) -> vsock_proto::Result<()> {
@@ -102,8 +109,16 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Inner {
     buffer: Buffer,
+    /// What is sent while the guest does not run.
+    held: Option<Buffer>,
     is_watched: bool,
     loss: Option<Arc<Loss>>,
+}
+
+impl Inner {
+    fn backlog(&self) -> usize {
+        self.buffer.len() + self.held.as_ref().map_or(0, Buffer::len)
+    }
 }
 
 impl Outbox {
@@ -114,7 +129,7 @@ impl Outbox {
     /// Sends a message, or leaves it to the reactor; waits for room until the deadline.
     pub(crate) fn send(&self, message: &HostMessage<'_>, deadline: &Deadline) -> Result<(), Halt> {
         self.inner.wait(deadline, |inner| {
-            let has_room = inner.loss.is_some() || inner.buffer.len() <= HIGH_WATER;
+            let has_room = inner.loss.is_some() || inner.backlog() <= HIGH_WATER;
             has_room.then(|| self.push(inner, message))
         })?
     }
@@ -122,6 +137,25 @@ impl Outbox {
     /// The same without waiting, for messages whose number is bounded by other means.
     pub(crate) fn send_now(&self, message: &HostMessage<'_>) -> Result<(), Halt> {
         self.inner.with(|inner| self.push(inner, message))
+    }
+
+    /// Sends a message without waiting, and holds all that come after it until [`Outbox::release`].
+    pub(crate) fn send_last(&self, message: &HostMessage<'_>) -> Result<(), Halt> {
+        self.inner.with(|inner| {
+            self.push(inner, message)?;
+            inner.held.get_or_insert_default();
+            Ok(())
+        })
+    }
+
+    /// Sends what was held.
+    pub(crate) fn release(&self) {
+        self.inner.update(|inner| {
+            if let Some(held) = inner.held.take() {
+                inner.buffer.append(held);
+                self.flush(inner);
+            }
+        });
     }
 
     /// Sends the bytes that callers left; for the reactor.
@@ -138,7 +172,7 @@ impl Outbox {
 
     /// How many bytes are not sent.
     pub(crate) fn backlog(&self) -> usize {
-        self.inner.with(|inner| inner.buffer.len())
+        self.inner.with(|inner| inner.backlog())
     }
 
     /// Closes the outbox; callers that wait for room get the reason.
@@ -157,16 +191,24 @@ impl Outbox {
         if let Some(loss) = &inner.loss {
             return Err(Halt::Lost(Arc::clone(loss)));
         }
-        let is_first = inner.buffer.is_empty();
-        inner.buffer.push(message).map_err(Halt::Encode)?;
-        if is_first {
-            let flushed = inner.buffer.flush(&self.socket);
-            if flushed.is_err() || !inner.buffer.is_empty() {
-                // If the socket is broken, then the reactor finds out at once.
-                self.watch_writable(inner);
-            }
+        if let Some(held) = &mut inner.held {
+            return held.push(message).map_err(Halt::Encode);
         }
+        inner.buffer.push(message).map_err(Halt::Encode)?;
+        self.flush(inner);
         Ok(())
+    }
+
+    /// Sends what the socket takes, unless the reactor does.
+    fn flush(&self, inner: &mut Inner) {
+        if inner.is_watched {
+            return;
+        }
+        let flushed = inner.buffer.flush(&self.socket);
+        if flushed.is_err() || !inner.buffer.is_empty() {
+            // If the socket is broken, then the reactor finds out at once.
+            self.watch_writable(inner);
+        }
     }
 
     fn watch_writable(&self, inner: &mut Inner) {
