@@ -14,6 +14,13 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// What is here and was not before. Mounts that the namespace copied from the machine disappear with their
+    /// folders there, so only new ones count.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        self.mounts.extend(before.mounts.iter().cloned());
+        self
+    }
+
     /// What concerns the VMs under `state`: tests, and runners that are not theirs, run side by side.
     /// Mounts and networks are those of the calling thread's namespaces.
     pub(crate) fn look(state: &Path) -> Self {

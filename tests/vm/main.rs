@@ -30,6 +30,7 @@ mod reclaim;
 mod remote_platform;
 mod restores;
 mod run;
+mod sandbox_clients;
 mod sandboxes;
 mod sdk;
 mod snapshot;

@@ -99,7 +99,7 @@ impl Runner {
     /// Fails if anything of this runner's VMs is there.
     pub(crate) fn assert_nothing_left(&self, before: &Host) {
         assert_eq!(self.vms(), Vec::<String>::new());
-        assert_eq!(&Host::look(self.state()), before);
+        assert_eq!(&Host::look(self.state()).since(before), before);
     }
 }
 

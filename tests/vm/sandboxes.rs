@@ -170,7 +170,7 @@ impl SandboxServer {
     }
 
     /// The status and the body of a reply.
-    fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let key = &self.key;
@@ -186,10 +186,27 @@ impl SandboxServer {
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    fn create(&self, body: &Value) -> String {
+    pub(crate) fn create(&self, body: &Value) -> String {
+        self.create_with_token(body).0
+    }
+
+    /// The id and the token of a new sandbox.
+    pub(crate) fn create_with_token(&self, body: &Value) -> (String, String) {
         let (status, sandbox) = self.call("POST", "/v2/sandboxes", body);
         assert_eq!(status, 201, "{sandbox}");
-        sandbox["sandboxID"].as_str().unwrap().to_owned()
+        let text = |name: &str| sandbox[name].as_str().unwrap().to_owned();
+        (text("sandboxID"), text("envdAccessToken"))
+    }
+
+    /// Ends it by SIGKILL, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.running.signal(libc::SIGKILL);
+        self.running.child.wait().unwrap();
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.child.id()
     }
 
     /// Ends it by a signal.
