@@ -18,6 +18,9 @@ use crate::presence::Incarnation;
 /// The least interruption that counts, and how often a platform writes that it serves while jobs run.
 const SHORTEST_INTERRUPTION: Duration = Duration::from_secs(10);
 
+/// The condition that an attempt is the one of a running job: there are few of them.
+const RUNS: &str = "(job, attempt) IN (SELECT id, attempt FROM jobs WHERE status = 'running')";
+
 /// How long the service may be silent without being interrupted.
 pub(crate) fn interruption(lease: Duration) -> Duration {
     (lease / 3).max(SHORTEST_INTERRUPTION)
@@ -50,16 +53,17 @@ pub(super) fn renew(tx: &Tx<'_>, lease: Duration, local: &[Incarnation]) -> Outc
     if silent.saturating_abs() > longest {
         tx.execute("UPDATE service SET ticked = ?1, since = ?1 WHERE id = 1", &[&now])?;
         // The clock may have been set back.
-        let clamp = "UPDATE attempts SET seen = ?1 WHERE state = 'live' AND seen > ?1";
-        tx.execute(clamp, &[&now])?;
+        let clamp = format!("UPDATE attempts SET seen = ?1 WHERE seen > ?1 AND {RUNS}");
+        tx.execute(&clamp, &[&now])?;
         tx.execute("UPDATE runners SET seen = ?1 WHERE seen > ?1", &[&now])?;
     } else if silent >= millis(interval(lease)) / 2 {
         tx.execute("UPDATE service SET ticked = ?1 WHERE id = 1", &[&now])?;
     }
     for one in local {
-        let touch = "UPDATE attempts SET seen = ?3
-                     WHERE state = 'live' AND runner = ?1 AND generation = ?2";
-        tx.execute(touch, &[&one.runner, &one.generation, &now])?;
+        let touch = format!(
+            "UPDATE attempts SET seen = ?3 WHERE runner = ?1 AND generation = ?2 AND {RUNS}"
+        );
+        tx.execute(&touch, &[&one.runner, &one.generation, &now])?;
     }
     Ok(())
 }

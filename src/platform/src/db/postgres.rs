@@ -41,6 +41,9 @@ use crate::{Error, Result};
 /// How long an operation may take with all its repetitions: clients wait for the reply.
 const OPERATION: Duration = Duration::from_secs(20);
 
+/// How long the migrations may take, also those that another platform runs.
+const MIGRATION: Duration = Duration::from_secs(10 * 60);
+
 /// How often a transaction is run that others were in the way of.
 const MOST_CONFLICTS: u32 = 20;
 
@@ -62,7 +65,7 @@ impl Postgres {
         let target = parse(connection)?;
         let name = target.name.clone();
         let postgres = Self { pool: Pool::new(target), name, ahead: AtomicI64::new(0) };
-        let deadline = Instant::now() + OPERATION;
+        let deadline = Instant::now() + MIGRATION;
         // Not repeated: who starts a platform learns at once that its database cannot be used.
         let migrate = || {
             let client = postgres.pool.take(deadline)?;

@@ -381,7 +381,8 @@ fn notifications_go_on_after_the_listening_connections_are_killed() {
     let (one, name) = host();
     let other = beside(&one);
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                WHERE datname = current_database() AND (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%')";
+                WHERE pid <> pg_backend_pid() AND datname = current_database()
+                    AND (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%')";
     let source = other.source();
 
     for _ in 0..3 {

@@ -12,8 +12,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use nix::unistd::{User, geteuid};
 
-/// Starts a server, says so, stops it when the input has a line or ends, and removes the folder.
-/// SIGINT is PostgreSQL's fast shutdown.
+/// Starts a server, says so, and stops it when the input has a line or ends; at its end it also removes the
+/// folder, as this process may not have come to it. SIGINT is PostgreSQL's fast shutdown.
 const SCRIPT: &str = r#"
     "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c max_connections=500 \
         -c log_min_messages=warning >>"$2/log" 2>&1 &
@@ -22,9 +22,12 @@ const SCRIPT: &str = r#"
         sleep 0.05
     done
     echo ready
-    read -r _
+    cd /
+    again=
+    read -r again
     kill -INT $!
     wait $!
+    [ -n "$again" ] || rm -rf "$2"
 "#;
 
 /// A server. Dropping it stops it and removes its folder.
@@ -68,7 +71,7 @@ impl Server {
     /// Stops it: connections end at once.
     pub(crate) fn stop(&mut self) {
         let (mut shell, mut input) = self.shell.take().unwrap();
-        let _ = input.write_all(b"\n");
+        let _ = input.write_all(b"again\n");
         shell.wait().unwrap();
     }
 

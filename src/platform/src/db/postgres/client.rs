@@ -29,8 +29,9 @@ const MOST_PREPARED: usize = 512;
 const LEAST_VERSION: i32 = 140_000;
 
 /// Limits on the server's side, in case that this process dies or is cut off within a transaction.
-const SESSION: &str = "SET statement_timeout = '60s'; SET lock_timeout = '30s'; \
-                       SET idle_in_transaction_session_timeout = '60s'";
+const SESSION: &str = "SET statement_timeout = '25s'; SET lock_timeout = '25s'; \
+                       SET idle_in_transaction_session_timeout = '30s'; \
+                       SET client_connection_check_interval = '2s'";
 
 type Result<T> = std::result::Result<T, PgError>;
 

@@ -24,6 +24,7 @@ fn migrate(client: &mut Client, name: &str, deadline: Instant) -> Outcome<()> {
     // In a session whose default is another isolation, the version could be that before the wait.
     let begin = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+         SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
          SELECT pg_advisory_xact_lock({APPLICATION})"
     );
     client.simple(&begin, deadline)?;
