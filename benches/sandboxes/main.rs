@@ -64,6 +64,7 @@ fn through_the_sdk(server: &Server, state: &Path) {
         .arg(script)
         .env("RUNNER", env!("CARGO_BIN_EXE_runner"))
         .env("RUNNER_STATE_DIR", state)
+        .env("SERVER_LOG", server.log.path())
         .envs([("E2B_API_URL", &url), ("E2B_SANDBOX_URL", &url), ("E2B_API_KEY", &server.key)])
         .status();
     assert!(status.unwrap().success());
@@ -72,6 +73,7 @@ fn through_the_sdk(server: &Server, state: &Path) {
 /// `runner sandbox serve`. Dropping it ends it.
 struct Server {
     child: Child,
+    log: tempfile::NamedTempFile,
     address: String,
     key: String,
 }
@@ -80,13 +82,15 @@ impl Server {
     fn start(state: &Path, config: &Path) -> Self {
         let key = runner(state).args(["--quiet", "key", "create"]).output().unwrap();
         let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
+        let log = tempfile::NamedTempFile::new().unwrap();
         let mut serve = runner(state);
-        serve.args(["sandbox", "serve", "--config"]).arg(config).stdout(Stdio::piped());
+        serve.args(["sandbox", "serve", "--config"]).arg(config).env("RUST_LOG", "service=debug");
+        serve.stdout(Stdio::piped()).stderr(log.reopen().unwrap());
         let mut child = serve.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit_once("http://").expect(&line).1.to_owned();
-        Self { child, address, key }
+        Self { child, log, address, key }
     }
 
     /// The id and the token of a new sandbox.
