@@ -8,10 +8,11 @@ use http_server::{Endpoint, Handler, Limits, Server, tls};
 use rootfs::Store;
 use sandbox::{Cause, Image, SandboxConfig};
 use sandbox_api::{Api, Clock, Keys, Launcher, Sandboxes, Settings, SystemClock};
-use service::{Config, Profile, SandboxesConfig, base_config};
+use service::{Config, PoolLauncher, Profile, SandboxesConfig, base_config};
 
 use crate::error::{Error, Result};
 use crate::options::Global;
+use crate::vmm::{self, Host, Vmm};
 use crate::{image, output};
 
 /// Connections in all, and of one address: a program has one for each stream.
@@ -111,6 +112,20 @@ fn agents(
     let server = mcp::Server::remote(Arc::clone(sandboxes), options, config.domain.clone());
     let hosts = mcp::Hosts::new(config.domain.iter().chain(&config.mcp_hosts).cloned());
     mcp::Http::new(server, Arc::clone(keys), hosts, Arc::clone(clock))
+}
+
+/// A launcher with a pool of its own, beside which there are no jobs.
+pub(crate) fn launcher(
+    global: &Global,
+    config: &Config,
+    store: &Store,
+    vmm: Vmm,
+) -> Result<PoolLauncher> {
+    let host = Host::open(&global.state_dir)?;
+    let examples = examples(config, store)?;
+    let factory = host.factory_of(vmm, config.max_vms(), &examples, global)?;
+    let (images, names) = (images(store), image_names(store));
+    Ok(PoolLauncher::start(config, factory, vmm::kill_any(), images, names)?)
 }
 
 /// Finds the files of a profile's image.

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use rootfs::Store;
 use sandbox::Network;
 use sandbox_api::{Sandboxes, Settings, SystemClock};
-use service::{Config, PoolLauncher};
+use service::Config;
 
 use crate::error::{Error, Result};
 use crate::options::Global;
@@ -21,7 +21,7 @@ use crate::output::{self, Output};
 use crate::sandbox_server;
 use crate::signal::{self, Listener, Wake};
 use crate::value;
-use crate::vmm::{self, Host, Vmm};
+use crate::vmm::Vmm;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,16 +89,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let stop = Arc::new(Event::new().map_err(|errno| Error::Signals { source: errno.into() })?);
     let _listener = listen(&stop)?;
     let store = Store::open(&global.state_dir)?;
-    let host = Host::open(&global.state_dir)?;
-    let examples = sandbox_server::examples(&config, &store)?;
-    let factory = host.factory_of(arguments.vmm, config.max_vms(), &examples, global)?;
-    let launcher = PoolLauncher::start(
-        &config,
-        factory,
-        vmm::kill_any(),
-        sandbox_server::images(&store),
-        sandbox_server::image_names(&store),
-    )?;
+    let launcher = sandbox_server::launcher(global, &config, &store, arguments.vmm)?;
     let settings = Settings {
         default_timeout: arguments.timeout,
         max_timeout: config.sandboxes.max_timeout.max(arguments.timeout),

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rootfs::Store;
-use service::{Config, PoolLauncher};
+use service::Config;
 
 use crate::error::{Error, Result};
 use crate::options::Global;
 use crate::sandbox_server::{self, SandboxServer};
-use crate::vmm::{self, Host, Vmm};
+use crate::vmm::Vmm;
 use crate::{signal, value};
 
 const EXAMPLES: &str = "\
@@ -73,16 +73,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     }
     let (_listener, signals) = signal::until_end()?;
     let listeners = sandbox_server::listen(&config.sandboxes)?;
-    let host = Host::open(&global.state_dir)?;
-    let examples = sandbox_server::examples(&config, &store)?;
-    let factory = host.factory_of(arguments.vmm, config.max_vms(), &examples, global)?;
-    let launcher = PoolLauncher::start(
-        &config,
-        factory,
-        vmm::kill_any(),
-        sandbox_server::images(&store),
-        sandbox_server::image_names(&store),
-    )?;
+    let launcher = sandbox_server::launcher(global, &config, &store, arguments.vmm)?;
     let server = SandboxServer::start(global, &config.sandboxes, listeners, Arc::new(launcher))?;
     server.announce()?;
     if let Ok(signal) = signals.recv() {
