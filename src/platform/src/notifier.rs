@@ -6,12 +6,19 @@
 //!
 //! With a shared database, notifications also go to the other platforms: see `wakeup.rs`.
 
+#[cfg(feature = "postgres")]
+mod outbound;
+
 use std::collections::HashMap;
+#[cfg(feature = "postgres")]
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use base::sync::{Condvar, Mutex, MutexGuard};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::outbound::Outbound;
 use crate::RunId;
 
 /// A subject of notifications.
@@ -54,53 +61,7 @@ pub(crate) struct Notifier {
     changed: Condvar,
     /// For other platforms.
     #[cfg(feature = "postgres")]
-    outbound: std::sync::OnceLock<std::sync::Arc<Outbound>>,
-}
-
-/// Topics that other platforms are notified of, until a thread has sent them.
-#[cfg(feature = "postgres")]
-pub(crate) struct Outbound {
-    topics: Mutex<std::collections::HashSet<Topic>>,
-    event: base::event::Event,
-}
-
-/// The most topics that wait to be sent. While the database is away, others ask it themselves.
-#[cfg(feature = "postgres")]
-const MOST_OUTBOUND: usize = 10_000;
-
-#[cfg(feature = "postgres")]
-impl Outbound {
-    fn add(&self, topic: Topic) {
-        let mut topics = self.topics.lock();
-        if topics.len() < MOST_OUTBOUND {
-            topics.insert(topic);
-        }
-        drop(topics);
-        self.event.set();
-    }
-
-    /// What is to be sent now.
-    pub(crate) fn take(&self) -> Vec<Topic> {
-        self.event.clear();
-        self.topics.lock().drain().collect()
-    }
-
-    /// Set when there is something to be sent, and at the stop.
-    pub(crate) fn event(&self) -> &base::event::Event {
-        &self.event
-    }
-
-    /// Drops what cannot be sent until the deadline or the stop.
-    pub(crate) fn wait(&self, deadline: Instant) {
-        use std::os::fd::AsFd;
-
-        use nix::poll::{PollFd, PollFlags, poll};
-
-        self.take();
-        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
-        // After an interruption the caller looks at its deadlines anew.
-        let _ = poll(&mut fds, base::deadline::poll_timeout(deadline));
-    }
+    outbound: OnceLock<Arc<Outbound>>,
 }
 
 impl Notifier {
@@ -115,13 +76,12 @@ impl Notifier {
 
     /// From here on notifications are collected for other platforms.
     #[cfg(feature = "postgres")]
-    pub(crate) fn forward(&self) -> nix::Result<std::sync::Arc<Outbound>> {
-        let event = base::event::Event::new()?;
-        let outbound = std::sync::Arc::new(Outbound { topics: Mutex::default(), event });
-        Ok(std::sync::Arc::clone(self.outbound.get_or_init(|| outbound)))
+    pub(crate) fn forward(&self) -> nix::Result<Arc<Outbound>> {
+        let outbound = Arc::new(Outbound::new()?);
+        Ok(Arc::clone(self.outbound.get_or_init(|| outbound)))
     }
 
-    /// Whether somebody waits for work, and which jobs are waited for.
+    /// Whether a runner waits for work, and which jobs are waited for.
     #[cfg(feature = "postgres")]
     pub(crate) fn waits(&self) -> (bool, Vec<RunId>) {
         let topics = self.lock();
@@ -185,7 +145,7 @@ impl Notifier {
         drop(topics);
         #[cfg(feature = "postgres")]
         if let Some(outbound) = self.outbound.get() {
-            outbound.event.set();
+            outbound.event().set();
         }
     }
 

@@ -8,9 +8,8 @@ use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use base::deadline::poll_timeout;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use base::deadline::poll_until;
+use nix::poll::{PollFd, PollFlags};
 
 use super::error::PgError;
 use super::sys::{Answer, Oid, Progress, RawConnection, RawNotification};
@@ -227,14 +226,10 @@ fn wait(
     let Some(socket) = raw.socket() else {
         return Err(PgError::Lost { message: raw.error() });
     };
-    loop {
-        let mut fds = [PollFd::new(socket, flags)];
-        match poll(&mut fds, poll_timeout(deadline)) {
-            Ok(0) => return Err(PgError::Deadline { phase }),
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(PgError::Lost { message: errno.to_string() }),
-        }
+    match poll_until(&mut [PollFd::new(socket, flags)], Some(deadline)) {
+        Ok(0) => Err(PgError::Deadline { phase }),
+        Ok(_) => Ok(()),
+        Err(errno) => Err(PgError::Lost { message: errno.to_string() }),
     }
 }
 

@@ -3,10 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use base::deadline::poll_timeout;
+use base::deadline::poll_until;
 use base::event::Event;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 
 use super::client::Client;
 use super::error::PgError;
@@ -52,10 +51,9 @@ impl Listener {
                 PollFd::new(socket, PollFlags::POLLIN),
                 PollFd::new(event.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, poll_timeout(deadline)) {
-                Ok(_) | Err(Errno::EINTR) => fds[0].any().unwrap_or(false),
-                Err(errno) => return Err(PgError::Lost { message: errno.to_string() }),
-            }
+            poll_until(&mut fds, Some(deadline))
+                .map_err(|errno| PgError::Lost { message: errno.to_string() })?;
+            fds[0].any().unwrap_or(false)
         };
         if !is_readable {
             return Ok(Vec::new());
