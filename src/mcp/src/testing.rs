@@ -6,47 +6,17 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use base::event::Event;
 use files_proto::PROGRAM;
-use sandbox::fake::{Factory, Script, config};
-use sandbox::{Cancellation, SandboxConfig, SandboxFactory as _, SandboxId};
-use sandbox_api::{
-    LaunchError, LaunchRequest, Launched, Launcher, Sandboxes, Settings, SystemClock, Template,
-};
+use sandbox::fake::Script;
+use sandbox_api::fake::FakeLauncher;
+use sandbox_api::{Launcher, Sandboxes, Settings, SystemClock, Template};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::options::Options;
 use crate::server::Server;
-
-pub(crate) struct FakeLauncher {
-    pub(crate) factory: Factory,
-    pub(crate) vms: base::sync::Mutex<Vec<SandboxId>>,
-    pub(crate) requests: base::sync::Mutex<Vec<LaunchRequest>>,
-}
-
-impl Launcher for FakeLauncher {
-    fn templates(&self) -> Vec<Template> {
-        let named =
-            |name: &str| Template { name: name.to_owned(), vcpus: 1, ..Template::default() };
-        vec![named("base"), named("other")]
-    }
-
-    fn launch(
-        &self,
-        request: &LaunchRequest,
-        cancellation: &Cancellation,
-    ) -> Result<Launched, LaunchError> {
-        let config = SandboxConfig { name: Some(request.name.clone()), ..config() };
-        self.vms.lock().push(config.id);
-        self.requests.lock().push(request.clone());
-        let sandbox = self.factory.start(&config, cancellation, Instant::now());
-        let sandbox = sandbox.map_err(|error| LaunchError::Failed(error.into()))?;
-        Ok(Launched { sandbox, config, reservation: Box::new(()) })
-    }
-}
 
 /// Sandboxes in which guest-files has a home on this host.
 pub(crate) struct World {
@@ -67,11 +37,9 @@ impl World {
             let success = guest_files::run(input, &text, &mut output).unwrap();
             (output, u8::from(!success))
         });
-        let launcher = Arc::new(FakeLauncher {
-            factory: script.factory(),
-            vms: Default::default(),
-            requests: Default::default(),
-        });
+        let named =
+            |name: &str| Template { name: name.to_owned(), vcpus: 1, ..Template::default() };
+        let launcher = FakeLauncher::with_templates(script, vec![named("base"), named("other")]);
         let shared = Arc::clone(&launcher) as Arc<dyn Launcher>;
         let sandboxes =
             Sandboxes::start(shared, Settings::default(), Arc::new(SystemClock)).unwrap();

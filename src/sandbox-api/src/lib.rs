@@ -20,6 +20,8 @@ mod api;
 mod clock;
 mod envd;
 mod event_log;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod files;
 mod key;
 mod launcher;

@@ -183,7 +183,7 @@ mod tests {
     use sandbox::{Cancellation, SandboxFactory as _};
 
     use super::*;
-    use crate::testing::config;
+    use crate::fake::config;
 
     const PROC: &str = "cpu  10 0 20 60 10 0 0 0 0 0\ncpu0 10 0 20 60 10 0 0 0 0 0\n\
         MemTotal: 1000 kB\nMemFree: 500 kB\nBuffers: 10 kB\nCached: 90 kB\n";

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::fake::FakeLauncher;
 use crate::key::NewKey;
 use crate::sandboxes::{Caller, CreateRequest, ManagedSandbox};
-use crate::testing::{FakeLauncher, registry};
+use crate::testing::registry;
 
 /// A server with one sandbox, in which guest-files has a home on this host.
 pub(crate) struct Lab {

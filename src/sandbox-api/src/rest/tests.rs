@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::fake::FakeLauncher;
 use crate::key::{ApiKey, NewKey};
 use crate::launcher::Destination;
 use crate::sandboxes::{Caller, Limits};
-use crate::testing::{FakeLauncher, ManualClock, registry};
+use crate::testing::{ManualClock, registry};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
