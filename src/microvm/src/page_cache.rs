@@ -1,4 +1,4 @@
-//! The page cache of a guest that nobody waits for yet: a warm VM, a VM that will be saved.
+//! The page cache of a guest without a user yet: a warm VM, a VM that will be saved.
 
 use std::time::{Duration, Instant};
 

@@ -69,7 +69,7 @@ impl Db {
         self.run(operation, Mode::Write, work)
     }
 
-    /// As [`Db::write`], for work that would do it a second time. If nobody knows whether it is
+    /// As [`Db::write`], for work that would do it a second time. If it is unknown whether it is
     /// committed, this fails, and the client decides.
     pub(crate) fn write_once<T: Send + 'static>(
         &self,

@@ -101,7 +101,7 @@ fn create(call: &Call<'_>, mut arguments: Arguments) -> Result<Output> {
     };
     let sandbox = call.create(request)?;
     if call.cancellation.is_cancelled() {
-        // Nobody learns its id.
+        // No client learns its id.
         let _ = call.sandboxes().kill(&call.session.caller, sandbox.id());
         return Err(Failure::Cancelled);
     }

@@ -362,7 +362,7 @@ fn a_cancellation_reaches_a_runner_at_another_platform() {
 }
 
 #[test]
-fn a_job_that_nobody_was_notified_of_is_found_by_asking() {
+fn a_job_without_a_notification_is_found_by_asking() {
     let (host, name) = host();
     let run = host.submit("x");
     store::sql(&name, "UPDATE jobs SET status = 'held'");

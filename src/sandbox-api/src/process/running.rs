@@ -276,7 +276,7 @@ impl Process {
             self.record_end(&ending);
         }
         for Subscriber { output, wake, .. } in subscribers {
-            // First: whoever wakes finds no queue.
+            // First: a thread that wakes finds no queue.
             drop(output);
             wake.set();
         }

@@ -125,7 +125,7 @@ impl Lab {
         while Open::look() != *before
             || vms.iter().any(|vm| self.launcher.factory.commands(*vm) > 0)
         {
-            // A port that nobody serves any more is closed.
+            // A port without a server is closed.
             self.launcher.factory.record().connections.clear();
             std::thread::yield_now();
         }

@@ -51,7 +51,7 @@ impl<'a> Transaction<'a> {
         self.client.borrow_mut().run(sql, parameters, self.deadline)
     }
 
-    /// Commits. An error after which nobody knows whether it is committed is [`PgError::Uncertain`].
+    /// Commits. An error that leaves unknown whether it is committed is [`PgError::Uncertain`].
     pub(super) fn commit(self) -> Outcome<()> {
         let answers = self.client.borrow_mut().simple("COMMIT", self.deadline);
         match answers {
