@@ -4,8 +4,11 @@
 //! |---|---|
 //! | report that a test cannot run on this machine | [`skip`] |
 //! | mount, and compare mounts, unseen by the rest of the machine | [`enter_mount_namespace`], [`mounts`] |
+//! | have an object store | [`s3::S3`] |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+pub mod s3;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
