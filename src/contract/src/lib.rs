@@ -5,6 +5,7 @@
 //! |---|---|
 //! | a run's ID | [`RunId`] |
 //! | a job that a runner may claim | [`Offer`] |
+//! | the name of a group of runners | [`is_group`] |
 //! | a job's storages: platform to runner to guest | [`StorageManifest`] |
 //! | the end of a run: guest to runner, runner to platform | [`AgentOutcome`], [`Completion`] |
 //! | the environment variables of the guest's programs | [`mod@env`] |
@@ -16,6 +17,7 @@
 mod completion;
 pub mod env;
 pub mod exit_code;
+mod group;
 pub mod guest;
 mod manifest;
 mod offer;
@@ -24,6 +26,7 @@ mod outcome;
 mod run_id;
 
 pub use completion::{CompleteRequest, Completion, SandboxReuse};
+pub use group::is_group;
 pub use manifest::{InstructionCleanup, StorageManifest, StorageMount};
 pub use offer::Offer;
 pub use operation::Operation;

@@ -53,6 +53,10 @@ pub struct Config {
     /// default it is the address at which the claim arrived, or the first address for claims in
     /// this process.
     pub guest_url: Option<String>,
+    /// The group of jobs whose submission names none. Without one, runners of all groups take them.
+    pub group: Option<String>,
+    /// For how long a job is offered only to the runner that holds its session's VM, if that takes jobs.
+    pub affinity: Duration,
     /// For how long an attempt lives without requests of its guest or heartbeats of its runner. Guests
     /// send a heartbeat each minute.
     pub lease: Duration,
@@ -89,6 +93,8 @@ impl Config {
             database: Database::Embedded,
             listen: Vec::new(),
             guest_url: None,
+            group: None,
+            affinity: Duration::from_secs(2),
             lease: Duration::from_secs(150),
             attempts: 3,
             cancel_grace: Duration::from_secs(120),

@@ -79,6 +79,9 @@ pub struct Job {
     pub attempt: u32,
     pub agent: String,
     pub profile: Option<String>,
+    /// The group whose runners take it; all do, without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The reason for which no connected runner takes the job, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,

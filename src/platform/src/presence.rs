@@ -3,6 +3,8 @@
 //! What a process knows alone is in [`Presence`]: the runners within it, which are alive as long as
 //! it is, and what it wrote about polls lately.
 
+mod session;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -10,10 +12,13 @@ use base::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use uuid::Uuid;
 
+pub(crate) use self::session::HeldSession;
+
 use crate::Result;
 use crate::backend::Backend;
 use crate::clock::millis;
-use crate::db::{List, Outcome, Tx};
+use crate::db::{List, Outcome, ToValue, Tx};
+use crate::notifier::Topic;
 
 /// For how long a runner counts as present after its last request. Polls are held for half of it.
 const RUNNER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,20 +60,45 @@ pub struct Runner {
     pub age_ms: u64,
 }
 
-/// Which profiles the present runners take.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Availability {
-    NoRunner,
-    /// A runner is present that has not named its profiles.
-    Unknown,
-    /// The profiles that the runners have had room for.
-    Profiles(BTreeSet<String>),
+impl Runner {
+    /// Whether it takes jobs, by its own word.
+    fn takes_jobs(&self) -> bool {
+        self.mode == "running"
+    }
+
+    /// Whether it has room for the next job of a session that it holds.
+    fn would_resume(&self, session: &HeldSession) -> bool {
+        self.takes_jobs() && self.admittable_profiles.contains(&session.profile)
+    }
+}
+
+/// A runner that is present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Present {
+    /// A runner in this process may have none: it takes jobs of all groups.
+    pub(crate) group: Option<String>,
+    /// The profiles that it has had room for; none until it has named some.
+    pub(crate) profiles: BTreeSet<String>,
+}
+
+impl Present {
+    /// Whether it takes jobs of a group.
+    pub(crate) fn is_of(&self, group: Option<&str>) -> bool {
+        group.is_none() || self.group.is_none() || self.group.as_deref() == group
+    }
 }
 
 #[derive(Default)]
 struct Memory {
     local: HashSet<Incarnation>,
-    polls: HashMap<Uuid, (BTreeSet<String>, Instant)>,
+    polls: HashMap<Uuid, Poll>,
+}
+
+/// A runner's last poll that was written down.
+struct Poll {
+    group: Option<String>,
+    profiles: BTreeSet<String>,
+    at: Instant,
 }
 
 /// What this process knows of runners.
@@ -98,19 +128,20 @@ impl Presence {
     }
 
     /// Whether this process wrote down a poll like this lately. If not, it does now.
-    fn is_recorded(&self, runner: Uuid, profiles: &[String]) -> bool {
+    fn is_recorded(&self, runner: Uuid, group: Option<&str>, profiles: &[String]) -> bool {
         let mut memory = self.lock();
-        if let Some((known, at)) = memory.polls.get(&runner)
-            && at.elapsed() < POLL_INTERVAL
-            && profiles.iter().all(|profile| known.contains(profile))
+        if let Some(known) = memory.polls.get(&runner)
+            && known.at.elapsed() < POLL_INTERVAL
+            && known.group.as_deref() == group
+            && profiles.iter().all(|profile| known.profiles.contains(profile))
         {
             return true;
         }
         if memory.polls.len() >= MOST_REMEMBERED {
             memory.polls.clear();
         }
-        let profiles = profiles.iter().cloned().collect();
-        memory.polls.insert(runner, (profiles, Instant::now()));
+        let (group, profiles) = (group.map(str::to_owned), profiles.iter().cloned().collect());
+        memory.polls.insert(runner, Poll { group, profiles, at: Instant::now() });
         false
     }
 
@@ -146,81 +177,102 @@ impl Backend {
     /// Records a heartbeat, unless a later one arrived first. Attempts that the runner claimed before its
     /// generation was known now belong to this generation: a runner may claim before its first
     /// heartbeat. Returns the latest known process of the runner.
-    pub(crate) fn record_heartbeat(&self, runner: Runner) -> Result<Incarnation> {
+    pub(crate) fn record_heartbeat(
+        &self,
+        runner: Runner,
+        sessions: Vec<HeldSession>,
+    ) -> Result<Incarnation> {
         let id = runner.runner_id;
-        let generation = self.db.write_relaxed("record a heartbeat", move |tx| {
+        let (generation, is_released) = self.db.write_relaxed("record a heartbeat", move |tx| {
             let mut known = Known::find(tx, id)?;
             if (known.generation, known.sequence) > (runner.generation, runner.sequence) {
-                return Ok(known.generation);
+                return Ok((known.generation, false));
             }
             if known.generation != 0 && known.generation != runner.generation {
                 // Its configuration may have changed.
                 known.profiles.clear();
             }
             known.profiles.extend(runner.admittable_profiles.iter().cloned());
-            let set =
-                "INSERT INTO runners (id, generation, sequence, body, profiles, seen, present)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
+            let set = "INSERT INTO runners
+                           (id, generation, sequence, body, profiles, seen, present, runner_group, is_open)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8)
                        ON CONFLICT (id) DO UPDATE SET generation = ?2, sequence = ?3, body = ?4,
-                           profiles = ?5, seen = ?6, present = ?6";
+                           profiles = ?5, seen = ?6, present = ?6, runner_group = ?7, is_open = ?8";
             let (body, profiles) =
                 (serde_json::to_string(&runner)?, serde_json::to_string(&known.profiles)?);
-            let (generation, sequence) = (runner.generation, runner.sequence);
-            tx.execute(set, &[&id, &generation, &sequence, &body, &profiles, &tx.now()])?;
+            let (generation, group) = (runner.generation, &runner.group);
+            let row: [&dyn ToValue; 8] = [
+                &id,
+                &generation,
+                &runner.sequence,
+                &body,
+                &profiles,
+                &tx.now(),
+                group,
+                &runner.takes_jobs(),
+            ];
+            tx.execute(set, &row)?;
             let bind = "UPDATE attempts SET generation = ?2
                         WHERE runner = ?1 AND generation = 0 AND state = 'live'
                             AND (job, attempt) IN (
                                 SELECT id, attempt FROM jobs WHERE status = 'running')";
             tx.execute(bind, &[&id, &generation])?;
-            Ok(generation)
+            let is_usable = |session: &&HeldSession| runner.would_resume(session);
+            let usable: Vec<_> = sessions.iter().filter(is_usable).collect();
+            Ok((generation, session::replace(tx, id, &usable)?))
         })?;
         self.presence.forget(id);
+        if is_released {
+            // Another runner may have its jobs at once.
+            self.notifier.notify(Topic::Work);
+        }
         Ok(Incarnation { runner: id, generation })
     }
 
-    /// Records that a runner polls for jobs of these profiles.
-    pub(crate) fn record_poll(&self, runner: Uuid, profiles: &[String]) -> Result<()> {
-        if self.presence.is_recorded(runner, profiles) {
+    /// Records that a runner polls for jobs of this group and these profiles.
+    pub(crate) fn record_poll(
+        &self,
+        runner: Uuid,
+        group: Option<&str>,
+        profiles: &[String],
+    ) -> Result<()> {
+        if self.presence.is_recorded(runner, group, profiles) {
             return Ok(());
         }
         let named: BTreeSet<_> = profiles.iter().cloned().collect();
+        let group = group.map(str::to_owned);
         self.db.write_relaxed("record a poll", move |tx| {
             let mut known = Known::find(tx, runner)?;
             known.profiles.extend(named.iter().cloned());
-            let set = "INSERT INTO runners (id, generation, sequence, profiles, seen, present)
-                       VALUES (?1, 0, 0, ?2, 0, ?3)
-                       ON CONFLICT (id) DO UPDATE SET profiles = ?2, present = ?3";
+            let set = "INSERT INTO runners
+                           (id, generation, sequence, profiles, seen, present, runner_group)
+                       VALUES (?1, 0, 0, ?2, 0, ?3, ?4)
+                       ON CONFLICT (id) DO UPDATE SET profiles = ?2, present = ?3, runner_group = ?4";
             let profiles = serde_json::to_string(&known.profiles)?;
-            tx.execute(set, &[&runner, &profiles, &tx.now()]).map(drop)
+            tx.execute(set, &[&runner, &profiles, &tx.now(), &group]).map(drop)
         })
     }
 
-    /// Which profiles the present runners take.
-    pub(crate) fn availability(&self) -> Result<Availability> {
+    /// The runners that are present.
+    pub(crate) fn present(&self) -> Result<Vec<Present>> {
         let local = self.presence.local();
-        let has_local = !local.is_empty();
-        let local = List::of(&local.iter().map(|one| one.runner).collect::<Vec<_>>());
-        let there: Vec<String> = self.db.read("look for runners", move |tx| {
+        let ids = List::of(&local.iter().map(|one| one.runner).collect::<Vec<_>>());
+        let mut present = self.db.read("look for runners", move |tx| {
             let query = format!(
-                "SELECT profiles FROM runners WHERE present > ?1 OR id IN ({})",
+                "SELECT runner_group, profiles FROM runners WHERE present > ?1 OR id IN ({})",
                 tx.items("?2")
             );
             let since = tx.now().saturating_sub(millis(RUNNER_TIMEOUT));
-            tx.query_all(&query, &[&since, &local], |row| row.get(0))
+            tx.query_all(&query, &[&since, &ids], |row| {
+                let profiles = serde_json::from_str(&row.get::<String>(1)?)?;
+                Ok(Present { group: row.get(0)?, profiles })
+            })
         })?;
-        let mut all = BTreeSet::new();
-        let mut is_unknown = there.is_empty();
-        for profiles in &there {
-            let profiles: BTreeSet<String> =
-                serde_json::from_str(profiles).map_err(|source| crate::Error::BadRow { source })?;
-            is_unknown |= profiles.is_empty();
-            all.extend(profiles);
+        if present.is_empty() && !local.is_empty() {
+            // It has not asked for a job yet.
+            present.push(Present { group: None, profiles: BTreeSet::new() });
         }
-        Ok(match is_unknown {
-            true if there.is_empty() && !has_local => Availability::NoRunner,
-            true => Availability::Unknown,
-            false => Availability::Profiles(all),
-        })
+        Ok(present)
     }
 
     /// The latest known process of a runner.
@@ -253,6 +305,10 @@ mod tests {
         Backend::open(Config::new(dir)).unwrap()
     }
 
+    fn beat(backend: &Backend, runner: Runner) -> Incarnation {
+        backend.record_heartbeat(runner, Vec::new()).unwrap()
+    }
+
     fn runner(generation: i64, sequence: i64, profiles: &[&str]) -> Runner {
         Runner {
             runner_id: Uuid::nil(),
@@ -270,32 +326,34 @@ mod tests {
         }
     }
 
+    fn profiles(backend: &Backend) -> Vec<String> {
+        backend.present().unwrap().into_iter().flat_map(|one| one.profiles).collect()
+    }
+
     #[test]
     fn profiles_of_a_runner_accumulate_until_it_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let backend = backend(dir.path());
-        let there = |profiles: &[&str]| {
-            Availability::Profiles(profiles.iter().map(|name| (*name).to_owned()).collect())
-        };
-        assert_eq!(backend.availability().unwrap(), Availability::NoRunner);
-        backend.record_heartbeat(runner(1, 1, &[])).unwrap();
-        assert_eq!(backend.availability().unwrap(), Availability::Unknown);
-        backend.record_heartbeat(runner(1, 2, &["big", "small"])).unwrap();
-        backend.record_heartbeat(runner(1, 3, &[])).unwrap();
-        backend.record_poll(Uuid::nil(), &["small".to_owned()]).unwrap();
-        assert_eq!(backend.availability().unwrap(), there(&["big", "small"]));
-        backend.record_heartbeat(runner(2, 1, &["small"])).unwrap();
-        assert_eq!(backend.availability().unwrap(), there(&["small"]));
+        assert_eq!(backend.present().unwrap(), []);
+        beat(&backend, runner(1, 1, &[]));
+        assert_eq!(backend.present().unwrap().len(), 1);
+        assert_eq!(profiles(&backend), [""; 0]);
+        beat(&backend, runner(1, 2, &["big", "small"]));
+        beat(&backend, runner(1, 3, &[]));
+        backend.record_poll(Uuid::nil(), Some("a/b"), &["small".to_owned()]).unwrap();
+        assert_eq!(profiles(&backend), ["big", "small"]);
+        beat(&backend, runner(2, 1, &["small"]));
+        assert_eq!(profiles(&backend), ["small"]);
     }
 
     #[test]
     fn an_overtaken_heartbeat_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let backend = backend(dir.path());
-        backend.record_heartbeat(runner(2, 5, &[])).unwrap();
-        backend.record_heartbeat(runner(2, 4, &[])).unwrap();
+        beat(&backend, runner(2, 5, &[]));
+        beat(&backend, runner(2, 4, &[]));
 
-        let latest = backend.record_heartbeat(runner(1, 9, &[])).unwrap();
+        let latest = beat(&backend, runner(1, 9, &[]));
 
         assert_eq!(latest.generation, 2);
         assert_eq!(backend.runners().unwrap()[0].sequence, 5);
@@ -305,11 +363,11 @@ mod tests {
     fn a_runner_that_is_silent_for_a_minute_is_not_present() {
         let dir = tempfile::tempdir().unwrap();
         let backend = backend(dir.path());
-        backend.record_heartbeat(runner(1, 1, &["small"])).unwrap();
+        beat(&backend, runner(1, 1, &["small"]));
         let set = "UPDATE runners SET present = present - 60000, seen = seen - 60000";
         backend.db.write("let time pass", move |tx| tx.execute(set, &[])).unwrap();
 
-        assert_eq!(backend.availability().unwrap(), Availability::NoRunner);
+        assert_eq!(backend.present().unwrap(), []);
         assert!(backend.runners().unwrap()[0].age_ms >= 60_000);
     }
 }

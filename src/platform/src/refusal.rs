@@ -20,6 +20,8 @@ pub enum Refusal {
     Unauthenticated,
     #[error("the token is not for this run")]
     WrongRun,
+    #[error("the job is for runners of another group")]
+    WrongGroup,
     #[error("attempt {attempt} was lost, and its token is revoked")]
     Superseded { attempt: u32 },
     #[error("the URL has expired")]
@@ -105,6 +107,7 @@ impl Refusal {
             Self::WrongHash => (400, "WRONG_HASH"),
             Self::Unauthenticated => (401, "UNAUTHORIZED"),
             Self::WrongRun => (403, "WRONG_RUN"),
+            Self::WrongGroup => (403, "WRONG_GROUP"),
             Self::Superseded { .. } => (403, "ATTEMPT_SUPERSEDED"),
             Self::UrlExpired => (403, "URL_EXPIRED"),
             Self::BadSignature => (403, "BAD_SIGNATURE"),

@@ -66,9 +66,9 @@ impl Source {
     /// The oldest job that fits, as soon as there is one; `None` at the deadline, which may have
     /// passed.
     pub fn next(&self, wanted: &Wanted, deadline: Instant) -> Result<Option<Offer>> {
-        self.backend.record_poll(self.here.runner, &wanted.profiles)?;
+        self.backend.record_poll(self.here.runner, wanted.group.as_deref(), &wanted.profiles)?;
         let hold = deadline.saturating_duration_since(Instant::now());
-        self.backend.held(Topic::Work, hold, || Ok(self.backend.offer(wanted)?.into()))
+        self.backend.held(Topic::Work, hold, || self.backend.offer(wanted, self.here.runner))
     }
 
     /// Claims a job; `None` if it is not available any more.

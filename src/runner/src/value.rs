@@ -172,6 +172,12 @@ pub(crate) fn name(text: &str) -> Result<String, Refused> {
 
 /// `[ADDRESS:]HOST:GUEST`: ports of the host and of the VM. The IPv4 address of the host defaults to
 /// 127.0.0.1.
+#[cfg(feature = "platform")]
+pub(crate) fn group(text: &str) -> Result<String, Refused> {
+    let expected = "expected scope/name, of lower-case letters, digits and `-`";
+    if contract::is_group(text) { Ok(text.to_owned()) } else { Err(expected) }
+}
+
 pub(crate) fn publish(text: &str) -> Result<Publish, Refused> {
     let refused = "expected [ADDRESS:]HOST:GUEST, an IPv4 address of the host and two ports";
     let (host, guest) = text.rsplit_once(':').ok_or(refused)?;

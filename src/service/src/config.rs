@@ -202,7 +202,10 @@ impl Config {
             return Err(invalid("runner.parked", "a number up to 1024"));
         }
         let group = runner.group.unwrap_or_else(|| "local/default".to_owned());
-        check_group(&group)?;
+        if !contract::is_group(&group) {
+            let expected = "scope/name, of lower-case letters, digits and `-`";
+            return Err(invalid("runner.group", expected));
+        }
         Ok(Self {
             name: runner.name.unwrap_or_else(|| machine.name.clone()),
             group,
@@ -242,20 +245,6 @@ impl ApiTable {
 
 fn invalid(key: &str, expected: &'static str) -> Error {
     Usage::ConfigValue { key: key.to_owned(), expected }.into()
-}
-
-/// Checks for the form `scope/name`.
-fn check_group(group: &str) -> Result<()> {
-    let is_valid = |part: &str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    };
-    match group.split_once('/') {
-        Some((scope, name)) if is_valid(scope) && is_valid(name) => Ok(()),
-        _ => Err(invalid("runner.group", "scope/name, of lower-case letters, digits and `-`")),
-    }
 }
 
 /// The host's name and resources.

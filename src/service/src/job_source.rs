@@ -22,7 +22,7 @@ impl JobSource {
     /// The embedded platform, which this starts in the state folder.
     #[cfg(feature = "platform")]
     pub fn embedded(state_dir: &Path, config: &Config) -> Result<Self> {
-        Ok(Self(Arc::new(Local::start(state_dir, &config.local)?)))
+        Ok(Self(Arc::new(Local::start(state_dir, &config.local, &config.group)?)))
     }
 
     /// The platform's URL.

@@ -53,7 +53,8 @@ impl Fixture {
     }
 
     fn start(&self, factory: &Arc<Factory>) -> RunningService {
-        let source = Local::start(self.state.path(), &self.config.local).unwrap();
+        let source =
+            Local::start(self.state.path(), &self.config.local, &self.config.group).unwrap();
         self.start_with(Arc::new(source), factory)
     }
 
@@ -457,7 +458,9 @@ fn jobs_of_a_dead_runner_return_to_the_queue() {
     let journal = Journal::open(fixture.state.path()).unwrap();
     let runs = {
         // A runner that dies with two jobs, and has written only one claim to the journal.
-        let local = Local::start(fixture.state.path(), &fixture.config.local).unwrap();
+        let local =
+            Local::start(fixture.state.path(), &fixture.config.local, &fixture.config.group)
+                .unwrap();
         let run = fixture.submit(&prompt("do it"));
         let run_id = run;
         let claim = local.claim(&offer(run_id), &journal).unwrap().unwrap();
@@ -490,7 +493,8 @@ fn jobs_of_a_dead_runner_return_to_the_queue() {
 fn an_unsent_outcome_is_sent_after_the_next_start() {
     let fixture = Fixture::new();
     let journal = Journal::open(fixture.state.path()).unwrap();
-    let local = Local::start(fixture.state.path(), &fixture.config.local).unwrap();
+    let local =
+        Local::start(fixture.state.path(), &fixture.config.local, &fixture.config.group).unwrap();
     let run = fixture.submit(&prompt("do it"));
     let run_id = run;
     let claim = local.claim(&offer(run_id), &journal).unwrap().unwrap();

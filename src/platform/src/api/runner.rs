@@ -17,11 +17,14 @@ use uuid::Uuid;
 use super::{ORDINARY, json, only, reply};
 use crate::attempt::{Claimant, Wanted};
 use crate::backend::Backend;
-use crate::presence::Runner;
+use crate::presence::{HeldSession, Runner};
 use crate::{Refusal, Result, RunId};
 
 const MOST_EXCLUDED: usize = 128;
 const MOST_SESSIONS: usize = 1024;
+
+/// The most bytes of a session's id and profile that are stored.
+const LONGEST_SESSION: usize = 512;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,8 +48,21 @@ struct Heartbeat {
     max_concurrent: u64,
     running_count: u64,
     admittable_profiles: Vec<String>,
-    held_session_states: Vec<IgnoredAny>,
+    held_session_states: Vec<HeldSessionState>,
     mode: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeldSessionState {
+    session_id: String,
+    last_completed_at: i64,
+    reusable_sandbox: Option<ReusableSandbox>,
+}
+
+#[derive(Deserialize)]
+struct ReusableSandbox {
+    profile: String,
 }
 
 pub(super) fn answer(
@@ -75,8 +91,9 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     if poll.supported_profiles.is_empty() {
         return Err(Refusal::bad("a runner must support at least one profile").into());
     }
-    backend.record_poll(poll.runner_id, &poll.supported_profiles)?;
-    let wanted = Wanted { profiles: poll.supported_profiles, excluded };
+    backend.record_poll(poll.runner_id, Some(&poll.group), &poll.supported_profiles)?;
+    let group = Some(poll.group);
+    let wanted = Wanted { group, profiles: poll.supported_profiles, excluded };
     let hold = backend.config.poll_hold;
     let runner = backend.latest(poll.runner_id)?;
     let (offer, cancelled) = backend.offer_held(&wanted, runner, hold)?;
@@ -115,7 +132,8 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     if beat.held_session_states.len() > MOST_SESSIONS {
         return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
     }
-    let runner = backend.record_heartbeat(Runner {
+    let sessions = beat.held_session_states.into_iter().filter_map(held).collect();
+    let runner = Runner {
         runner_id: beat.runner_id,
         runner_name: beat.runner_name,
         group: beat.group,
@@ -128,7 +146,8 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
         running_count: beat.running_count,
         admittable_profiles: beat.admittable_profiles,
         age_ms: 0,
-    })?;
+    };
+    let runner = backend.record_heartbeat(runner, sessions)?;
     let cancelled = backend.cancelled(runner)?;
     Ok(reply::json(&with_cancelled(json!({"ok": true}), &cancelled)))
 }
@@ -142,14 +161,18 @@ fn with_cancelled(mut reply: Value, cancelled: &[RunId]) -> Value {
     reply
 }
 
-/// Checks `scope/name` of `[a-z0-9-]`. The value is not used, as there is one queue.
+/// A session whose VM is parked. One without a VM is no reason to wait for its runner.
+fn held(state: HeldSessionState) -> Option<HeldSession> {
+    let HeldSessionState { session_id: session, last_completed_at: completed, reusable_sandbox } =
+        state;
+    let profile = reusable_sandbox?.profile;
+    let is_short = session.len() <= LONGEST_SESSION && profile.len() <= LONGEST_SESSION;
+    is_short.then_some(HeldSession { session, profile, completed })
+}
+
 fn check_group(group: &str) -> Result<(), Refusal> {
-    let plain = |part: &str| {
-        let good = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-        !part.is_empty() && part.bytes().all(good)
-    };
-    match group.split_once('/') {
-        Some((scope, name)) if plain(scope) && plain(name) => Ok(()),
-        _ => Err(Refusal::bad("`group` is not of the form scope/name")),
+    if contract::is_group(group) {
+        return Ok(());
     }
+    Err(Refusal::bad("`group` is not of the form scope/name"))
 }

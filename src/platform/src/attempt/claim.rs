@@ -48,6 +48,7 @@ impl Backend {
             if again.is_none() && status != Status::Queued {
                 return Err(Refusal::Taken.into());
             }
+            check_group(tx, job, claimant.owner)?;
             let context = Context::read(tx, job)?;
             if let Some(reason) = unusable.or_else(|| context.flaw(has_found)) {
                 end_attempt(tx, job, "lost")?;
@@ -98,6 +99,17 @@ impl Backend {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Rejects a runner of another group than the job's.
+fn check_group(tx: &Tx<'_>, job: i64, owner: Option<Incarnation>) -> Outcome<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    let query = "SELECT 1 FROM jobs JOIN runners ON runners.id = ?2
+                 WHERE jobs.id = ?1 AND jobs.runner_group <> runners.runner_group";
+    if tx.exists(query, &[&job, &owner.runner])? {
+        return Err(Refusal::WrongGroup.into());
+    }
+    Ok(())
 }
 
 /// The attempt that the same claim began already: an earlier request of it, or an earlier run of this

@@ -207,6 +207,10 @@ mod tests {
         }
     }
 
+    fn beat(backend: &Backend, generation: i64, sequence: i64) {
+        backend.record_heartbeat(runner(generation, sequence), Vec::new()).unwrap();
+    }
+
     fn claim(backend: &Backend, run: RunId) {
         let owner = Some(backend.latest(Uuid::from_u128(7)).unwrap());
         let request = Some("r".to_owned());
@@ -264,7 +268,7 @@ mod tests {
         assert!(is_alive(&backend));
         wait(&backend, LEASE);
 
-        backend.record_heartbeat(runner(5, 1)).unwrap();
+        beat(&backend, 5, 1);
 
         assert!(is_alive(&backend));
         wait(&backend, LEASE);
@@ -275,14 +279,14 @@ mod tests {
     fn heartbeats_of_a_restarted_runner_keep_a_job_alive_that_it_claimed_again() {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
-        backend.record_heartbeat(runner(5, 1)).unwrap();
+        beat(&backend, 5, 1);
         let run = claimed(&backend);
-        backend.record_heartbeat(runner(6, 1)).unwrap();
+        beat(&backend, 6, 1);
         claim(&backend, run);
         assert!(is_alive(&backend));
         wait(&backend, LEASE);
 
-        backend.record_heartbeat(runner(6, 2)).unwrap();
+        beat(&backend, 6, 2);
 
         assert!(is_alive(&backend));
     }
@@ -292,12 +296,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let backend = Backend::open(Config::new(dir.path())).unwrap();
         claimed(&backend);
-        backend.record_heartbeat(runner(5, 1)).unwrap();
+        beat(&backend, 5, 1);
         assert!(is_alive(&backend));
         wait(&backend, LEASE);
 
-        backend.record_heartbeat(runner(6, 1)).unwrap();
-        backend.record_heartbeat(runner(5, 2)).unwrap();
+        beat(&backend, 6, 1);
+        beat(&backend, 5, 2);
 
         assert!(!is_alive(&backend));
     }

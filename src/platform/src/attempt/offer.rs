@@ -20,19 +20,44 @@ const LOST_LISTED: Duration = Duration::from_secs(60 * 60);
 /// For how long a job that was offered to one runner is not offered to another.
 const RESERVED: Duration = Duration::from_secs(1);
 
+/// After which silence a runner does not get the jobs of its sessions first: two heartbeats are missing.
+const SILENT: Duration = Duration::from_secs(25);
+
 /// Which jobs a runner can take.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
+    /// The runner's group: it takes jobs of this group, and those without one. Without a group it takes any.
+    pub group: Option<String>,
     /// The profiles that the runner has room for. A job without a profile fits any.
     pub profiles: Vec<String>,
     /// Jobs that the runner excludes.
     pub excluded: Vec<RunId>,
 }
 
-impl Wanted {
-    /// The parameters of [`fits`].
-    fn lists(&self) -> (List, List) {
-        (List::of(&self.profiles), List::of(&self.excluded))
+/// The parameters of [`fits`] and [`is_held_elsewhere`].
+struct Query {
+    profiles: List,
+    excluded: List,
+    group: Option<String>,
+    runner: Uuid,
+    affinity: i64,
+}
+
+impl Query {
+    fn of(wanted: &Wanted, runner: Uuid, affinity: Duration) -> Self {
+        Self {
+            profiles: List::of(&wanted.profiles),
+            excluded: List::of(&wanted.excluded),
+            group: wanted.group.clone(),
+            runner,
+            affinity: millis(affinity),
+        }
+    }
+
+    /// Whether a job fits that is not free now.
+    fn is_any_later(&self, tx: &Tx<'_>) -> Outcome<bool> {
+        let query = format!("SELECT 1 FROM jobs WHERE {} LIMIT 1", fits(tx));
+        tx.exists(&query, &[&self.profiles, &self.excluded, &self.group])
     }
 }
 
@@ -48,21 +73,55 @@ fn offer(row: &Row<'_>) -> Outcome<Offer> {
     })
 }
 
-/// The condition that a job waits, has one of the profiles `?1` or none, and is not among `?2`.
+/// The condition that a job waits, has one of the profiles `?1` or none, is not among `?2`, and is of the group
+/// `?3` or of none.
 fn fits(tx: &Tx<'_>) -> String {
     let (profiles, excluded) = (tx.items("?1"), tx.items("?2"));
     format!(
-        "status = 'queued' AND (profile IS NULL OR profile IN ({profiles})) AND run NOT IN ({excluded})"
+        "status = 'queued' AND (profile IS NULL OR profile IN ({profiles})) AND run NOT IN ({excluded})
+         AND (runner_group IS NULL OR CAST(?3 AS TEXT) IS NULL OR runner_group = ?3)"
     )
 }
 
+/// The condition that no runner but `?4` has the VM of the job's session. A runner that is silent since
+/// `?6`, is full, or takes no jobs does not count, and none does for a job that was queued before `?5`.
+/// The clock may have been set back.
+const IS_HERE: &str = "(session IS NULL OR created <= ?5 OR created > ?7 OR coalesce((
+    SELECT held_sessions.runner FROM held_sessions JOIN runners ON runners.id = held_sessions.runner
+    WHERE held_sessions.session = jobs.session
+        AND held_sessions.profile = coalesce(jobs.profile, 'default')
+        AND runners.seen > ?6 AND runners.is_open = 1
+        AND (jobs.runner_group IS NULL OR runners.runner_group IS NULL
+            OR runners.runner_group = jobs.runner_group)
+    ORDER BY held_sessions.completed DESC, held_sessions.runner LIMIT 1), ?4) = ?4)";
+
 impl Backend {
     /// The oldest job that fits. Another runner may claim it first.
-    pub(crate) fn offer(&self, wanted: &Wanted) -> Result<Option<Offer>> {
-        let lists = wanted.lists();
-        self.db.read("find a job", move |tx| {
-            let query = format!("SELECT {OFFER} FROM jobs WHERE {} ORDER BY id LIMIT 1", fits(tx));
-            tx.query_opt(&query, &[&lists.0, &lists.1], offer)
+    pub(crate) fn offer(&self, wanted: &Wanted, runner: Uuid) -> Result<Look<Offer>> {
+        let query = Query::of(wanted, runner, self.config.affinity);
+        let found = self.db.read("find a job", move |tx| {
+            let find = format!(
+                "SELECT {OFFER} FROM jobs WHERE {} AND {IS_HERE} ORDER BY id LIMIT 1",
+                fits(tx)
+            );
+            let row: [&dyn ToValue; 7] = [
+                &query.profiles,
+                &query.excluded,
+                &query.group,
+                &query.runner,
+                &tx.now().saturating_sub(query.affinity),
+                &tx.now().saturating_sub(millis(SILENT)),
+                &tx.now(),
+            ];
+            match tx.query_opt(&find, &row, offer)? {
+                Some(offer) => Ok(Ok(offer)),
+                None => Ok(Err(query.is_any_later(tx)?)),
+            }
+        })?;
+        Ok(match found {
+            Ok(offer) => Look::Found(offer),
+            Err(true) => Look::Again(self.config.affinity),
+            Err(false) => Look::Nothing,
         })
     }
 
@@ -74,26 +133,33 @@ impl Backend {
         wanted: &Wanted,
         runner: Uuid,
     ) -> Result<std::result::Result<Offer, Option<Duration>>> {
-        let lists = wanted.lists();
+        let query = Query::of(wanted, runner, self.config.affinity);
+        let again = RESERVED.min(self.config.affinity);
         self.db.write_relaxed("offer a job", move |tx| {
-            let fits = fits(tx);
             let free = format!(
-                "SELECT id FROM jobs WHERE {fits} AND (offered_to IS NULL OR offered_to = ?4
-                     OR offered <= ?5 OR offered > ?3) ORDER BY id LIMIT 1"
+                "SELECT id FROM jobs WHERE {} AND {IS_HERE} AND (offered_to IS NULL OR offered_to = ?4
+                     OR offered <= ?8 OR offered > ?7) ORDER BY id LIMIT 1",
+                fits(tx)
             );
             let free = tx.skipping(&free);
             let reserve = format!(
-                "UPDATE jobs SET offered = ?3, offered_to = ?4 WHERE id = ({free})
+                "UPDATE jobs SET offered = ?7, offered_to = ?4 WHERE id = ({free})
                  RETURNING {OFFER}"
             );
-            let lapsed = tx.now().saturating_sub(millis(RESERVED));
-            let row: [&dyn ToValue; 5] = [&lists.0, &lists.1, &tx.now(), &runner, &lapsed];
+            let row: [&dyn ToValue; 8] = [
+                &query.profiles,
+                &query.excluded,
+                &query.group,
+                &query.runner,
+                &tx.now().saturating_sub(query.affinity),
+                &tx.now().saturating_sub(millis(SILENT)),
+                &tx.now(),
+                &tx.now().saturating_sub(millis(RESERVED)),
+            ];
             if let Some(offer) = tx.query_opt(&reserve, &row, offer)? {
                 return Ok(Ok(offer));
             }
-            let query = format!("SELECT 1 FROM jobs WHERE {fits} LIMIT 1");
-            let is_reserved = tx.exists(&query, &[&lists.0, &lists.1])?;
-            Ok(Err(is_reserved.then_some(RESERVED)))
+            Ok(Err(query.is_any_later(tx)?.then_some(again)))
         })
     }
 

@@ -7,7 +7,7 @@
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The migrations from an empty database; their number is the schema's version.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL, PRESENCE];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -238,4 +238,21 @@ INSERT INTO service (id, ticked, since) VALUES (1, 0, 0);
 
 ALTER TABLE jobs ADD COLUMN offered INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN offered_to TEXT;
+";
+
+/// `jobs.runner_group`: the only group whose runners take the job. `runners.is_open`: whether its last heartbeat
+/// said that it takes jobs. `held_sessions`: those whose next job the runner would run in their parked VM now.
+const PLACEMENT: &str = "
+ALTER TABLE jobs ADD COLUMN runner_group TEXT;
+ALTER TABLE runners ADD COLUMN runner_group TEXT;
+ALTER TABLE runners ADD COLUMN is_open INTEGER NOT NULL DEFAULT 1;
+
+CREATE TABLE held_sessions (
+    runner TEXT NOT NULL REFERENCES runners ON DELETE CASCADE,
+    session TEXT NOT NULL,
+    profile TEXT NOT NULL,
+    completed INTEGER NOT NULL,
+    PRIMARY KEY (runner, session)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX session_holders ON held_sessions (session);
 ";

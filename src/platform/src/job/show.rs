@@ -15,7 +15,7 @@ const SHORTEST: usize = 4;
 const COLUMNS: &str = "run, status, jobs.attempt, jobs.agent, profile, jobs.created, started,
     finished, cancelled IS NOT NULL, timed_out, exit_code, error, resumed,
     coalesce(checkpoints.session, jobs.session), coalesce(events, 0),
-    coalesce(last_event + 1 - events, 0), checkpoints.id, coalesce(is_partial, 0)";
+    coalesce(last_event + 1 - events, 0), checkpoints.id, coalesce(is_partial, 0), jobs.runner_group";
 
 const TABLES: &str = "jobs
     LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
@@ -102,6 +102,7 @@ fn job(row: &Row<'_>) -> Outcome<Job> {
         checkpoint_id: row.get(16)?,
         checkpoint_partial: row.get(17)?,
         warnings: Vec::new(),
-        prompt: row.get(18)?,
+        group: row.get(18)?,
+        prompt: row.get(19)?,
     })
 }

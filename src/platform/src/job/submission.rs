@@ -51,6 +51,10 @@ pub struct Submission {
     pub agent: Option<String>,
     /// The profile of the VM. Default: any.
     pub profile: Option<String>,
+    /// The group whose runners may take the job. Default: that of the resumed job, else
+    /// [`Config::group`](crate::Config::group).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The agent's environment.
     pub environment: BTreeMap<String, String>,
     /// More environment variables, which are masked everywhere and are never in the database.
@@ -75,6 +79,7 @@ impl fmt::Debug for Submission {
         let names: Vec<_> = self.environment.keys().chain(self.secrets.keys()).collect();
         f.debug_struct("Submission")
             .field("profile", &self.profile)
+            .field("group", &self.group)
             .field("environment", &names)
             .finish_non_exhaustive()
     }
@@ -106,23 +111,32 @@ impl Backend {
             self.secrets.keep(&run, &submission.secrets)?;
         }
         let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);
-        let waits = self.waits(submission.profile.as_deref())?;
+        let default_group = self.config.group.clone();
         let submitted = self.db.write("submit a job", move |tx| {
             let key = submission.key.as_deref();
-            let earlier = earlier(tx, key, &run, &fingerprint)?;
-            if earlier.is_none() {
-                insert(tx, &run, &submission, (&fingerprint, millis(timeout)))?;
+            if let Some(run) = earlier(tx, key, &run, &fingerprint)? {
+                return Ok((run, None));
             }
-            let run_id = earlier.unwrap_or(run);
-            let is_new = run_id == run;
-            Ok(Submitted { run_id, is_new, waits: waits.clone().filter(|_| is_new) })
+            let group = default_group.as_deref();
+            let group = insert(tx, &run, &submission, (&fingerprint, millis(timeout), group))?;
+            Ok((run, Some((submission.profile.clone(), group))))
         });
-        if !matches!(&submitted, Ok(submitted) if submitted.is_new) {
+        let is_stored = matches!(&submitted, Ok((run_id, _)) if *run_id == run);
+        if !is_stored {
             // A file that cannot be removed now is removed at the next start.
             self.secrets.remove(&run).unwrap_or_else(|error| log::warn!("{}", chain(&error)));
         }
         self.notifier.notify(Topic::Work);
-        submitted
+        let (run_id, new) = submitted?;
+        // The job is queued, so a failure to explain it is none of the submission.
+        let waits = new.and_then(|(profile, group)| {
+            let waits = self.waits(profile.as_deref(), group.as_deref());
+            waits.unwrap_or_else(|error| {
+                log::debug!("cannot look for runners; error={}", chain(&error));
+                None
+            })
+        });
+        Ok(Submitted { run_id, is_new: run_id == run, waits })
     }
 }
 
@@ -142,12 +156,13 @@ fn earlier(
     }
 }
 
+/// Returns the group of the job.
 fn insert(
     tx: &Tx<'_>,
     run: &RunId,
     submission: &Submission,
-    (fingerprint, timeout): (&Tag, i64),
-) -> Outcome<()> {
+    (fingerprint, timeout, group): (&Tag, i64, Option<&str>),
+) -> Outcome<Option<String>> {
     let resumed = submission.resume.map(|run| Resumed::find(tx, &run)).transpose()?;
     let agent = submission.agent.as_deref();
     let agent = agent.or(resumed.as_ref().map(|resumed| resumed.agent.as_str()));
@@ -156,13 +171,16 @@ fn insert(
         return Err(Refusal::bad("a session can only be resumed by its own agent").into());
     }
     let all = resumed.as_ref().map(|resumed| resumed.artifacts.as_slice()).unwrap_or_default();
+    let of_resumed = resumed.as_ref().and_then(|resumed| resumed.group.as_deref());
+    let group = submission.group.as_deref().or(of_resumed).or(group);
     let artifacts = together(&submission.artifacts, all);
     let add = "INSERT INTO jobs (run, submission_key, fingerprint, status, agent, profile, prompt,
-                   environment, context, has_secrets, timeout, resumed, session, created, reuse_key)
+                   environment, context, has_secrets, timeout, resumed, session, created, reuse_key,
+                   runner_group)
                VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-                   ?14)
+                   ?14, ?15)
                RETURNING id";
-    let row: [&dyn ToValue; 14] = [
+    let row: [&dyn ToValue; 15] = [
         run,
         &submission.key,
         fingerprint,
@@ -177,12 +195,13 @@ fn insert(
         &resumed.as_ref().map(|resumed| &resumed.session),
         &tx.now(),
         &resumed.as_ref().map_or_else(|| run.to_string(), |resumed| resumed.reuse_key.clone()),
+        &group,
     ];
     let job: i64 = tx.query_one(add, &row, |row| row.get(0))?;
     for mount in artifacts {
         add_mount(tx, job, &mount)?;
     }
-    Ok(())
+    Ok(group.map(str::to_owned))
 }
 
 fn add_mount(tx: &Tx<'_>, job: i64, mount: &Mount) -> Outcome<()> {
@@ -212,6 +231,7 @@ struct Resumed {
     agent: String,
     session: String,
     reuse_key: String,
+    group: Option<String>,
     artifacts: Vec<Mount>,
 }
 
@@ -219,7 +239,7 @@ impl Resumed {
     fn find(tx: &Tx<'_>, run: &RunId) -> Outcome<Self> {
         let (job, _) = find(tx, run)?;
         let query = "SELECT checkpoints.id, checkpoints.agent, coalesce(checkpoints.session, ''),
-                         COALESCE(reuse_key, run)
+                         COALESCE(reuse_key, run), runner_group
                      FROM checkpoints JOIN jobs ON jobs.id = job WHERE job = ?1
                      ORDER BY checkpoints.attempt DESC LIMIT 1";
         let found = tx.query_opt(query, &[&job], |row| {
@@ -228,6 +248,7 @@ impl Resumed {
                 agent: row.get(1)?,
                 session: row.get(2)?,
                 reuse_key: row.get(3)?,
+                group: row.get(4)?,
                 artifacts: Vec::new(),
             })
         })?;
@@ -250,6 +271,9 @@ fn check(submission: &Submission) -> Result<(), Refusal> {
             "no agent `{agent}`: expected one of {}",
             AGENTS.join(", ")
         )));
+    }
+    if submission.group.as_deref().is_some_and(|group| !contract::is_group(group)) {
+        return Err(Refusal::bad("`group` is not of the form scope/name"));
     }
     if submission.timeout_ms == Some(0) {
         return Err(Refusal::bad("the timeout must be longer than 0"));

@@ -89,6 +89,23 @@ impl Host {
         self.claim(run)
     }
 
+    /// A job that has ended with this session.
+    pub(crate) fn with_session(&self, session: &str) -> RunId {
+        let guest = self.running();
+        let hash = guest.history("{}\n");
+        let body = json!({"cliAgentType": "claude-code", "cliAgentSessionId": session,
+            "cliAgentSessionHistoryHash": hash});
+        guest.post("checkpoints", body).ok();
+        guest.complete(0).ok();
+        guest.run
+    }
+
+    pub(crate) fn resume(&self, run: RunId) -> RunId {
+        let resume = Some(run);
+        let submission = Submission { prompt: "go on".into(), resume, ..Submission::default() };
+        self.client().submit(&submission).unwrap().run_id
+    }
+
     /// Claims over HTTP.
     pub(crate) fn claim(&self, run: RunId) -> Guest<'_> {
         let context = self.post_runner(&format!("jobs/{run}/claim"), &json!({})).ok();

@@ -203,7 +203,14 @@ fn a_malformed_heartbeat_is_rejected() {
     assert_eq!(status("mode", json!("asleep")), 400);
     assert_eq!(status("group", json!("no-scope")), 400);
     assert_eq!(status("snapshotSequence", json!(0)), 400);
-    assert_eq!(status("heldSessionStates", json!(vec![json!({}); 1025])), 413);
+    assert_eq!(status("heldSessionStates", json!([{}])), 400);
+    assert_eq!(
+        status(
+            "heldSessionStates",
+            json!(vec![json!({"sessionId": "s", "lastCompletedAt": 1}); 1025])
+        ),
+        413
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod events;
 mod folder;
 mod jobs;
 mod operator;
+mod placement;
 mod secrets;
 mod storages;
 mod telemetry;

@@ -17,6 +17,8 @@ mod events;
 mod jobs;
 #[path = "../platform/operator.rs"]
 mod operator;
+#[path = "../platform/placement.rs"]
+mod placement;
 #[path = "../platform/secrets.rs"]
 mod secrets;
 #[path = "../platform/storages.rs"]

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::harness::{Guest, Host, done, take};
 use crate::jobs::{RUNNER, heartbeat};
+use crate::placement::{OTHER, holding};
 use crate::server::Server;
 use crate::store;
 
@@ -392,4 +393,39 @@ fn notifications_go_on_after_the_listening_connections_are_killed() {
         assert_eq!(job.run_id, run);
         source.complete(&job, done(0)).unwrap();
     }
+}
+
+#[test]
+fn a_session_is_held_across_platforms_until_its_runner_is_silent() {
+    let (database, name) = store::named();
+    let one = Host::with(|config| {
+        config.database = database;
+        config.poll_hold = Duration::from_millis(50);
+        config.affinity = Duration::from_secs(3600);
+    });
+    let other = beside(&one);
+    one.post_runner("heartbeat", &holding(RUNNER, "s")).ok();
+    let run = one.resume(one.with_session("s"));
+
+    let elsewhere = other.poll(OTHER).ok()["job"].clone();
+    store::sql(&name, "UPDATE runners SET seen = seen - 26000");
+    let after_silence = other.poll(OTHER).ok()["job"]["runId"].clone();
+
+    assert_eq!(elsewhere, json!(null));
+    assert_eq!(after_silence, json!(run));
+}
+
+#[test]
+fn a_poll_of_a_sessions_runner_that_is_held_elsewhere_gets_its_job() {
+    let one = Host::with(|config| config.affinity = Duration::from_secs(3600));
+    let other = beside(&one);
+    one.post_runner("heartbeat", &holding(RUNNER, "s")).ok();
+    let ended = one.with_session("s");
+
+    let (run, offered) = std::thread::scope(|scope| {
+        let held = scope.spawn(|| other.poll(RUNNER).ok()["job"]["runId"].clone());
+        (one.resume(ended), held.join().unwrap())
+    });
+
+    assert_eq!(offered, json!(run));
 }

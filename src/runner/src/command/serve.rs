@@ -5,13 +5,14 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use platform::{Config, ConnectionString, Database, Platform};
 
 use crate::error::Result;
 use crate::operator;
 use crate::options::Global;
-use crate::{output, signal};
+use crate::{output, signal, value};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +40,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL")]
     guest_url: Option<String>,
 
+    /// Group of jobs whose submission names none, like `team/default` [default: none, so that runners of all
+    /// groups take them]
+    #[arg(long, value_name = "GROUP", value_parser = value::group)]
+    group: Option<String>,
+
+    /// Time for which a job is offered only to the runner that has its session's VM
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = base::duration::parse)]
+    affinity: Duration,
+
     /// Connection string of a PostgreSQL database, without a password [default: SQLite in the state folder]
     #[arg(long, value_name = "URL", conflicts_with = "database_file")]
     database: Option<String>,
@@ -53,6 +63,8 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let mut config = Config::new(&global.state_dir);
     config.listen = arguments.listen;
     config.guest_url = arguments.guest_url;
+    config.group = arguments.group;
+    config.affinity = arguments.affinity;
     config.database = match (arguments.database, arguments.database_file) {
         (Some(typed), _) => typed_database(typed)?,
         (None, Some(path)) => database_of(path)?,

@@ -23,13 +23,14 @@ use crate::journal::{ClaimRecord, ClaimState, Journal};
 /// The embedded platform.
 pub(crate) struct Local {
     source: platform::Source,
+    group: String,
     access: PlatformAccess,
     platform: Mutex<Option<Platform>>,
 }
 
 impl Local {
     /// Starts the platform of a state folder.
-    pub(crate) fn start(state_dir: &Path, config: &Config) -> Result<Self> {
+    pub(crate) fn start(state_dir: &Path, config: &Config, group: &str) -> Result<Self> {
         let guest_url = format!("http://{GATEWAY}:{}", config.guest_port);
         let mut settings = platform::Config::new(state_dir);
         // The first address is for guests and this process only.
@@ -48,7 +49,7 @@ impl Local {
             bypass: None,
             reachable: Vec::new(),
         };
-        Ok(Self { source, access, platform: Mutex::new(Some(platform)) })
+        Ok(Self { source, group: group.to_owned(), access, platform: Mutex::new(Some(platform)) })
     }
 }
 
@@ -68,8 +69,11 @@ impl Source for Local {
         if demand.profiles.is_empty() {
             return Ok(SourceUpdate { offer: None, cancelled });
         }
-        let wanted =
-            Wanted { profiles: demand.profiles.clone(), excluded: demand.excluded.clone() };
+        let wanted = Wanted {
+            group: Some(self.group.clone()),
+            profiles: demand.profiles.clone(),
+            excluded: demand.excluded.clone(),
+        };
         let offer = self.source.next(&wanted, Instant::now())?;
         let offer = offer.map(|offer| DiscoveredJob::of(offer, Discovery::Pushed));
         Ok(SourceUpdate { offer, cancelled })

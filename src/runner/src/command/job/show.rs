@@ -47,6 +47,7 @@ fn text(job: &Job) -> String {
     job.warnings.iter().for_each(|warning| add("warning", Some(warning.clone())));
     add("agent", Some(job.agent.clone()));
     add("profile", job.profile.clone());
+    add("group", job.group.clone());
     add("age", Some(table::age(u64::try_from(job.created_ms / 1000).unwrap_or(0))));
     add("took", took_ms(job).map(time));
     add("attempt", Some(job.attempt).filter(|attempt| *attempt > 0).map(|n| n.to_string()));

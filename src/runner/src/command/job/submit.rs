@@ -72,6 +72,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
 
+    /// Group whose runners may take the job, like `team/gpu`. Default: the resumed job's group, else
+    /// the platform's default
+    #[arg(long, value_name = "GROUP", value_parser = value::group)]
+    group: Option<String>,
+
     /// Environment variable for the agent; NAME alone takes the value from this process
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = value::os(|text| Ok(value::variable(text))))]
     env: Vec<Variable>,
@@ -231,6 +236,7 @@ impl Arguments {
             prompt: self.prompt()?,
             agent: self.agent.map(|agent| agent.name().to_owned()),
             profile: self.profile.clone(),
+            group: self.group.clone(),
             environment: given::environment(&self.env)?,
             secrets,
             timeout_ms: timeout_ms.and_then(std::result::Result::ok),
@@ -325,7 +331,8 @@ mod tests {
     #[test]
     fn flags_set_the_members_of_a_submission() {
         let flags = ["--prompt", "x", "--env", "A=1", "--secret", "S=hunter2", "--timeout", "5m"];
-        let submission = understood(&[&flags[..], &["--key", "k", "--profile", "p"]].concat());
+        let more = ["--key", "k", "--profile", "p", "--group", "a/b"];
+        let submission = understood(&[&flags[..], &more].concat());
         assert_eq!(submission.environment["A"], "1");
         assert_eq!(submission.secrets["S"], "hunter2");
         assert_eq!(submission.timeout_ms, Some(300_000));
@@ -333,5 +340,7 @@ mod tests {
             (submission.key.as_deref(), submission.profile.as_deref()),
             (Some("k"), Some("p"))
         );
+        assert_eq!(submission.group.as_deref(), Some("a/b"));
+        assert!(line(&["--prompt", "x", "--group", "gpu"]).is_err());
     }
 }
