@@ -63,7 +63,7 @@ fn separated(message: &str) -> String {
 }
 
 /// Converts an error of ureq, without the URL that it may hold.
-pub(crate) fn without_url(error: ureq::Error) -> io::Error {
+pub fn without_url(error: ureq::Error) -> io::Error {
     use io::ErrorKind;
     match error {
         ureq::Error::Io(source) => match source.downcast::<ureq::Error>() {

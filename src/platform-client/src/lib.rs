@@ -21,8 +21,9 @@ mod retry;
 
 pub use cancellation::RequestCancellation;
 pub use client::{ClientType, PlatformClient, PlatformCredentials};
-pub use error::{Error, Result};
+pub use error::{Error, Result, without_url};
 pub use http::{HttpClient, HttpResponse, RequestLimits};
+pub use resolver::SystemResolver;
 pub use retry::{RetryPolicy, pause_after};
 
 /// A random UUID of version 4, as the ID of a request that several attempts share.

@@ -13,8 +13,9 @@ use ureq::unversioned::transport::NextTimeout;
 /// The capacity of [`ResolvedSocketAddrs`].
 const MAX_ADDRESSES: usize = 16;
 
+/// ureq's resolver by `getaddrinfo` in the calling thread.
 #[derive(Debug)]
-pub(crate) struct SystemResolver;
+pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
     fn resolve(
