@@ -135,9 +135,9 @@ impl Dialer {
                     return Ok(link);
                 }
                 Action::Error if frame.channel.is_none() => {
-                    return Err(frame.into_refusal(Some(token)));
+                    return Err(frame.into_refusal(&[token]));
                 }
-                Action::Disconnected => return Err(frame.into_disconnection(Some(token))),
+                Action::Disconnected => return Err(frame.into_disconnection(&[token])),
                 Action::Closed => return Err(ConnectionError::Closed),
                 _ => {}
             }

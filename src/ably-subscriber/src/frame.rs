@@ -103,27 +103,27 @@ impl<'a> Frame<'a> {
         self.flags & flag != 0
     }
 
-    /// ERROR as a loss. The server may repeat the token in it.
-    pub(crate) fn into_refusal(self, token: Option<&Token>) -> ConnectionError {
+    /// ERROR as a loss. The server may repeat a token in it.
+    pub(crate) fn into_refusal(self, tokens: &[&Token]) -> ConnectionError {
         ConnectionError::Refused {
             code: self.error.code,
-            message: self.error.redacted_message(token),
+            message: self.error.redacted_message(tokens),
         }
     }
 
     /// DISCONNECTED as a loss.
-    pub(crate) fn into_disconnection(self, token: Option<&Token>) -> ConnectionError {
+    pub(crate) fn into_disconnection(self, tokens: &[&Token]) -> ConnectionError {
         ConnectionError::Disconnected {
             code: self.error.code,
-            message: self.error.redacted_message(token),
+            message: self.error.redacted_message(tokens),
         }
     }
 
     /// DETACHED as a loss.
-    pub(crate) fn into_detachment(self, token: Option<&Token>) -> ConnectionError {
+    pub(crate) fn into_detachment(self, tokens: &[&Token]) -> ConnectionError {
         ConnectionError::Detached {
             code: self.error.code,
-            message: self.error.redacted_message(token),
+            message: self.error.redacted_message(tokens),
         }
     }
 }
@@ -178,9 +178,9 @@ impl<'a> ErrorInfo<'a> {
         info
     }
 
-    fn redacted_message(&self, token: Option<&Token>) -> String {
-        let hidden = token.map(|token| token.secret.redact(self.message));
-        shortened(&hidden.unwrap_or_else(|| self.message.to_owned()))
+    fn redacted_message(&self, tokens: &[&Token]) -> String {
+        let redact = |text: String, token: &&Token| token.secret.redact(&text);
+        shortened(&tokens.iter().fold(self.message.to_owned(), redact))
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Worker {
     queue: Queue,
     channel: Channel,
     token: Option<Token>,
+    /// The token before it: the server may still refuse it by name after a renewal.
+    former: Option<Token>,
     renewal: Renewal,
     /// When a token was refused last.
     refused: Option<Instant>,
@@ -71,6 +73,7 @@ impl Worker {
             backoff: Backoff::new(timing.first_wait, timing.longest_wait),
             renewal: Renewal::new(timing),
             token: None,
+            former: None,
             refused: None,
             resume: None,
             state: State::Waiting { until: Instant::now() },
@@ -128,9 +131,12 @@ impl Worker {
     fn dial(&mut self, now: Instant) {
         self.backoff.attempt(now);
         if let Some(token) = self.renewal.ready() {
-            self.token = Some(token);
+            self.former = self.token.replace(token);
         }
-        let token = self.token.take().filter(|token| !token.is_expired(now));
+        if self.token.as_ref().is_some_and(|token| token.is_expired(now)) {
+            self.former = self.token.take();
+        }
+        let token = self.token.take();
         let resume = self.resume.take().filter(|resume| resume.until > now);
         let config = Arc::clone(&self.config);
         let task = BackgroundTask::start(&self.signal, move |signal| {
@@ -175,8 +181,9 @@ impl Worker {
     fn serve_link(&mut self, link: &mut Link, now: Instant) -> std::result::Result<bool, End> {
         if let Some(renewed) = self.renewal.result(now) {
             let token = renewed?;
-            link.send(frame::auth(&token))?;
-            self.token = Some(token);
+            let sent = link.send(frame::auth(&token));
+            self.former = self.token.replace(token);
+            sent?;
         }
         link.flush()?;
         let mut is_busy = true;
@@ -215,14 +222,14 @@ impl Worker {
         match frame.action {
             Action::Connected => link.accept(&frame),
             Action::Disconnected => {
-                return Err(frame.into_disconnection(self.redacted_token()).into());
+                return Err(frame.into_disconnection(&self.redacted_tokens()).into());
             }
             Action::Closed => return Err(ConnectionError::Closed.into()),
             Action::Error if frame.channel.is_none() => {
-                return Err(frame.into_refusal(self.redacted_token()).into());
+                return Err(frame.into_refusal(&self.redacted_tokens()).into());
             }
             Action::Error if is_ours => {
-                let loss = frame.into_refusal(self.redacted_token());
+                let loss = frame.into_refusal(&self.redacted_tokens());
                 let code = loss.code();
                 return Err(End::Failed(self.failure(code, &loss)));
             }
@@ -231,7 +238,7 @@ impl Worker {
                 self.backoff.succeed();
             }
             Action::Detached if is_ours => {
-                let loss = frame.into_detachment(self.redacted_token());
+                let loss = frame.into_detachment(&self.redacted_tokens());
                 self.channel.on_detached(&loss, now, &mut self.queue);
             }
             Action::Message if is_ours => self.channel.on_messages(&frame, &mut self.queue),
@@ -267,7 +274,7 @@ impl Worker {
         }
         let mut until = None;
         if remedy == Remedy::Renew {
-            self.token = None;
+            self.former = self.token.take().or(self.former.take());
             // At once, unless the previous token was refused just before.
             let wait = self.config.timing.longest_wait;
             until = self.refused.is_none_or(|refused| now - refused >= wait).then_some(now);
@@ -289,8 +296,8 @@ impl Worker {
         Failure::new(code, chain(loss), &self.config.channel)
     }
 
-    /// The token, to be redacted from the server's texts.
-    fn redacted_token(&self) -> Option<&Token> {
-        self.token.as_ref()
+    /// The tokens to be redacted from the server's texts.
+    fn redacted_tokens(&self) -> Vec<&Token> {
+        self.token.iter().chain(&self.former).collect()
     }
 }

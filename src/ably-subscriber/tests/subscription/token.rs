@@ -11,7 +11,7 @@ use crate::expect::Subscriber;
 use crate::server::{REQUEST, Server, request, timing};
 
 fn token_error(code: u32) -> Value {
-    json!({ "code": code, "statusCode": 401, "message": "token app.token-1:+/secret is bad" })
+    json!({ "code": code, "statusCode": 401, "message": "the token is bad" })
 }
 
 #[test]
@@ -272,6 +272,10 @@ fn no_token_is_in_any_log_event_or_debug() {
     let latest = server.command(&json!({ "op": "latest" }));
     let message = format!("bad {} or {}", latest[0].as_str().unwrap(), latest[1].as_str().unwrap());
     server.send(json!({ "action": 6, "error": { "code": 80003, "message": message } }));
+    events.extend([subscriber.next(), subscriber.next()]);
+    // The token before the renewal, too.
+    let former = json!({ "code": 80003, "message": "bad app.token-1:+/secret" });
+    server.send(json!({ "action": 6, "error": former }));
     events.extend([subscriber.next(), subscriber.next()]);
     server.command(&json!({ "op": "revoke" }));
     server.drop_all("destroy");
