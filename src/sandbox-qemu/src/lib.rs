@@ -67,6 +67,7 @@ impl Vmm for Qemu {
         let (errors, errors_tx) = pipe()?;
         let qemu = Tool::find(tool::QEMU)?;
         let device = vsock_device::start(launch, &errors, duplicate(&errors_tx)?)?;
+        let device_pid = device.child.pid();
         let (ours, qemus) = UnixStream::pair().map_err(descriptors)?;
         let mut monitor = confined(qemu.command(), launch, self.has_kvm)
             .descriptor(qemus)
@@ -81,7 +82,11 @@ impl Vmm for Qemu {
         Ok(Launched {
             monitor: Member { program: tool::QEMU, child: monitor },
             helpers: vec![device],
-            remote: Box::new(Vm { qmp: Qmp::new(ours), memory_mib: launch.config.memory_mib }),
+            remote: Box::new(Vm {
+                qmp: Qmp::new(ours),
+                memory_mib: launch.config.memory_mib,
+                device: device_pid,
+            }),
             console,
             errors,
         })

@@ -10,6 +10,8 @@ use std::time::Instant;
 use microvm::{Error, Remote, Result, time_left};
 use serde_json::{Value, json};
 
+use crate::vsock_device;
+
 /// The longest line. Usual replies and events have some hundred bytes.
 const MAX_LINE: usize = 64 << 10;
 /// The most lines before a reply.
@@ -120,15 +122,21 @@ fn of(error: QmpError) -> Error {
 pub(crate) struct Vm {
     pub(crate) qmp: Qmp,
     pub(crate) memory_mib: u32,
+    /// The process id of the vsock device.
+    pub(crate) device: u32,
 }
 
 impl Remote for Vm {
     fn pause(&mut self, deadline: Instant) -> Result<()> {
+        vsock_device::wait_until_idle(self.device, deadline);
         self.qmp.call("stop", &Value::Null, deadline).map(drop)
     }
 
     fn resume(&mut self, deadline: Instant) -> Result<()> {
-        self.qmp.call("cont", &Value::Null, deadline).map(drop)
+        self.qmp.call("cont", &Value::Null, deadline)?;
+        // QEMU has told the device to start its queues, and does not wait for that.
+        vsock_device::wait_until_idle(self.device, deadline);
+        Ok(())
     }
 
     /// QEMU's balloon value is the memory that the guest keeps.
@@ -161,7 +169,7 @@ mod tests {
         let (ours, mut qemus) = UnixStream::pair().unwrap();
         qemus.write_all(said.as_bytes()).unwrap();
         qemus.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512 };
+        let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512, device: 0 };
         let deadline = Instant::now() + Duration::from_secs(60);
         let reply = vm.balloon(deadline);
         drop(vm);
@@ -207,7 +215,7 @@ mod tests {
     #[test]
     fn a_call_without_a_reply_is_the_last_one() {
         let (ours, qemus) = UnixStream::pair().unwrap();
-        let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512 };
+        let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512, device: 0 };
         assert!(vm.pause(Instant::now()).is_err());
         let error = vm.pause(Instant::now() + Duration::from_secs(60)).unwrap_err().to_string();
         assert!(error.ends_with("QEMU did not answer before"), "{error}");
@@ -218,7 +226,7 @@ mod tests {
     fn a_guest_keeps_the_memory_that_the_balloon_does_not_take() {
         let (ours, mut qemus) = UnixStream::pair().unwrap();
         qemus.write_all(format!("{GREETING}{{\"return\": {{}}}}\n").as_bytes()).unwrap();
-        let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512 };
+        let mut vm = Vm { qmp: Qmp::new(ours), memory_mib: 512, device: 0 };
         let asked = thread::scope(|scope| {
             let qemu = scope.spawn(|| {
                 let mut asked = String::new();
