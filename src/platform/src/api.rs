@@ -5,7 +5,7 @@
 //! | `/api/runners/…` | runners, by the runners' token | `runner.rs` |
 //! | `/api/webhooks/agent/…` | guests (and runners for them), by their run's token | `guest.rs` |
 //! | `/blobs/…`, `/uploads/…` | holders of a presigned URL | `content.rs` |
-//! | `/v1/…` | the operator, over the Unix socket alone | `operator.rs` |
+//! | `/v1/…` | operators and submitters: over the Unix socket, or by their token | `operator.rs` |
 
 mod content;
 mod guest;
@@ -18,7 +18,7 @@ pub(crate) use self::operator::{Prune, escape};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_server::{Account, Handler, Head, Method, Peer, Request, Response};
+use http_server::{Account, Handler, Head, Method, Request, Response};
 use serde::de::DeserializeOwned;
 
 use crate::backend::Backend;
@@ -42,9 +42,7 @@ impl Handler for Api {
             ["api", "runners", ref rest @ ..] => runner::answer(&self.0, request, rest),
             ["api", "webhooks", "agent", ref rest @ ..] => guest::answer(&self.0, request, rest),
             ["blobs" | "uploads", ..] => content::answer(&self.0, request, &parts),
-            ["v1", ref rest @ ..] if request.peer == Peer::Unix => {
-                operator::answer(&self.0, request, rest)
-            }
+            ["v1", ref rest @ ..] => operator::answer(&self.0, request, rest),
             _ => Err(Refusal::NoRoute.into()),
         };
         answered.unwrap_or_else(|error| reply::error(&error))

@@ -17,7 +17,8 @@ use crate::key::{self, Key, Tag};
 use crate::notifier::{Notifier, Topic, Woken};
 use crate::presence::Presence;
 use crate::secret::Secrets;
-use crate::{Config, Error, Refusal, Result, sign};
+use crate::token::RecentTokens;
+use crate::{Config, Error, Result, sign};
 
 /// For how long after the end of a job its telemetry is accepted.
 pub(crate) const TELEMETRY_GRACE: Duration = Duration::from_secs(10 * 60);
@@ -32,7 +33,8 @@ pub(crate) struct Backend {
     pub(crate) notifier: Notifier,
     pub(crate) key: Arc<Key>,
     pub(crate) runner_token: String,
-    runner_token_hash: Tag,
+    pub(crate) runner_token_hash: Tag,
+    pub(crate) recent_tokens: RecentTokens,
     // Last, so that the lock is released after everything else is closed.
     pub(crate) folder: Folder,
 }
@@ -51,22 +53,13 @@ impl Backend {
             key: Arc::new(Key::open(&folder.key())?),
             runner_token_hash: key::hash(&runner_token),
             runner_token,
+            recent_tokens: RecentTokens::default(),
             folder,
             config,
         };
         let open = backend.open_runs()?;
         backend.secrets.remove_all_but(&open)?;
         Ok(backend)
-    }
-
-    /// Checks the runners' token.
-    pub(crate) fn check_runner(&self, token: Option<&str>) -> Result<(), Refusal> {
-        let hash = key::hash(token.ok_or(Refusal::Unauthenticated)?);
-        if key::same(&hash, &self.runner_token_hash) {
-            Ok(())
-        } else {
-            Err(Refusal::Unauthenticated)
-        }
     }
 
     /// The id of the runners in processes that serve this state folder, one after the other.

@@ -17,8 +17,8 @@ use crate::api::{Prune, escape};
 use crate::clock::{iso8601, now_ms};
 use crate::storage::{Committed, Manifest, Prepared, StorageRequest};
 use crate::{
-    Checkpoint, Error, Event, Job, Mount, Page, Pruned, Result, RunId, Runner, Submission,
-    Submitted, Telemetry, folder, pack,
+    Checkpoint, CreatedToken, Error, Event, Job, Mount, NewToken, Page, Pruned, Result, RunId,
+    Runner, Submission, Submitted, Telemetry, Token, folder, pack,
 };
 
 /// The maximum duration of one long poll.
@@ -93,9 +93,7 @@ impl Client {
 
     /// A job by its id or a unique prefix of it, of at least four digits.
     pub fn job(&self, id: &str) -> Result<Job> {
-        // Other characters could select another path.
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if id.is_empty() || !id.chars().all(plain) {
+        if !is_plain(id) {
             return Err(crate::Refusal::NoSuchPrefix { prefix: id.to_owned() }.into());
         }
         self.get(&format!("/v1/jobs/{id}"))
@@ -162,6 +160,24 @@ impl Client {
         self.get("/v1/runners")
     }
 
+    /// Makes a token. Its secret is in the reply only.
+    pub fn create_token(&self, new: &NewToken) -> Result<CreatedToken> {
+        self.post("/v1/tokens", new)
+    }
+
+    /// All tokens, by name.
+    pub fn tokens(&self) -> Result<Vec<Token>> {
+        self.get("/v1/tokens")
+    }
+
+    /// Revokes a token, for all platforms that share the database.
+    pub fn revoke_token(&self, name: &str) -> Result<()> {
+        if !is_plain(name) {
+            return Err(crate::Refusal::NoToken { name: name.to_owned() }.into());
+        }
+        self.ask("POST", &format!("/v1/tokens/{name}/revoke"), Payload::Empty)?.finish()
+    }
+
     /// Removes jobs that ended longer than `keep` ago, and unreferenced content. Unreferenced
     /// uploads of the last day stay, unless `keep` is shorter than that.
     pub fn prune(&self, keep: Duration) -> Result<Pruned> {
@@ -197,4 +213,10 @@ impl Client {
     fn ask(&self, method: &str, path: &str, payload: Payload<'_>) -> Result<Reply> {
         exchange::ask((&self.socket, &self.calls), method, path, payload)
     }
+}
+
+/// Whether a name is a segment of a path, and selects no other one.
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && name != "." && name != ".." && name.chars().all(plain)
 }

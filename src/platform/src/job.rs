@@ -10,6 +10,7 @@ pub use self::submission::{Submission, Submitted};
 use crate::backend::Backend;
 use crate::db::{FromValue, Outcome, ToValue, Tx, Value};
 use crate::notifier::Topic;
+use crate::principal::Principal;
 use crate::{Refusal, Result, RunId};
 
 /// The state of a job.
@@ -91,6 +92,12 @@ pub struct Job {
     pub started_ms: Option<i64>,
     pub finished_ms: Option<i64>,
     pub cancel_requested: bool,
+    /// The name of the token that it was submitted with; `None` for the operator's socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
+    /// The name of the token that it was cancelled with, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
     pub timed_out: bool,
     #[serde(default, deserialize_with = "contract::exit_code::if_any")]
     pub exit_code: Option<u8>,
@@ -114,19 +121,22 @@ pub struct Job {
 impl Backend {
     /// Cancels a job. A queued job ends at once; a running one ends when its runner reports the
     /// end, or after the grace period.
-    pub(crate) fn cancel(&self, run: RunId) -> Result<()> {
+    pub(crate) fn cancel(&self, run: RunId, by: &Principal) -> Result<()> {
+        let by = by.name().map(str::to_owned);
         let was_queued = self.db.write("cancel a job", move |tx| {
             let (job, status) = find(tx, &run)?;
             let now = tx.now();
             match status {
                 Status::Queued => {
-                    let end = "UPDATE jobs SET status = 'cancelled', cancelled = ?2, finished = ?2
+                    let end = "UPDATE jobs SET status = 'cancelled', cancelled = ?2, finished = ?2,
+                                   cancelled_by = ?3
                                WHERE id = ?1";
-                    tx.execute(end, &[&job, &now])?;
+                    tx.execute(end, &[&job, &now, &by])?;
                 }
                 Status::Running => {
-                    let ask = "UPDATE jobs SET cancelled = coalesce(cancelled, ?2) WHERE id = ?1";
-                    tx.execute(ask, &[&job, &now])?;
+                    let ask = "UPDATE jobs SET cancelled = ?2, cancelled_by = ?3
+                               WHERE id = ?1 AND cancelled IS NULL";
+                    tx.execute(ask, &[&job, &now, &by])?;
                 }
                 _ => return Err(Refusal::Ended.into()),
             }

@@ -32,6 +32,7 @@
 //! | the routes | `api.rs` |
 //! | limits for hostile or slow clients | the crate `http-server` |
 //! | secrets and keys | `secret.rs`, `key.rs` |
+//! | tokens, and what each may do | `token.rs`, `principal.rs` |
 
 mod api;
 mod attempt;
@@ -56,6 +57,7 @@ mod notifier;
 mod pack;
 mod platform;
 mod presence;
+mod principal;
 mod prune;
 mod refusal;
 mod secret;
@@ -64,6 +66,7 @@ mod source;
 mod storage;
 mod telemetry;
 mod timer;
+mod token;
 #[cfg(feature = "postgres")]
 mod wakeup;
 mod warning;
@@ -83,3 +86,4 @@ pub use prune::Pruned;
 pub use refusal::Refusal;
 pub use source::{Claimed, Orphan, Source};
 pub use telemetry::Telemetry;
+pub use token::{CreatedToken, NewToken, Role, Token};

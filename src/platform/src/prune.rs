@@ -143,7 +143,7 @@ mod tests {
     fn with_checkpoint(dir: &std::path::Path) -> (Backend, RunId) {
         let backend = Backend::open(Config::new(dir)).unwrap();
         let submission = Submission { prompt: "x".into(), ..Submission::default() };
-        let run = backend.submit(submission).unwrap().run_id;
+        let run = backend.submit(submission, &crate::principal::Principal::Host).unwrap().run_id;
         backend
             .db
             .write("end it", |tx| {
@@ -161,7 +161,7 @@ mod tests {
     fn resume(backend: &Backend, run: RunId) -> RunId {
         let resume = Some(run);
         let submission = Submission { prompt: "y".into(), resume, ..Submission::default() };
-        backend.submit(submission).unwrap().run_id
+        backend.submit(submission, &crate::principal::Principal::Host).unwrap().run_id
     }
 
     #[test]

@@ -18,6 +18,16 @@ pub enum Refusal {
     WrongHash,
     #[error("the token is missing or unknown")]
     Unauthenticated,
+    #[error("the token `{name}` has expired")]
+    TokenExpired { name: String },
+    #[error("the token `{name}` is for the role {found}, but this needs the role {wanted}")]
+    WrongRole { name: String, found: &'static str, wanted: &'static str },
+    #[error("the token `{name}` is for runners of group {group}, and not for those of {found}")]
+    WrongTokenGroup { name: String, group: String, found: String },
+    #[error("a token `{name}` exists: revoke it first, or choose another name")]
+    TokenExists { name: String },
+    #[error("no token `{name}`")]
+    NoToken { name: String },
     #[error("the token is not for this run")]
     WrongRun,
     #[error("the job is for runners of another group")]
@@ -106,8 +116,10 @@ impl Refusal {
             Self::WrongSize { .. } => (400, "WRONG_SIZE"),
             Self::WrongHash => (400, "WRONG_HASH"),
             Self::Unauthenticated => (401, "UNAUTHORIZED"),
+            Self::TokenExpired { .. } => (401, "TOKEN_EXPIRED"),
+            Self::WrongRole { .. } => (403, "WRONG_ROLE"),
             Self::WrongRun => (403, "WRONG_RUN"),
-            Self::WrongGroup => (403, "WRONG_GROUP"),
+            Self::WrongGroup | Self::WrongTokenGroup { .. } => (403, "WRONG_GROUP"),
             Self::Superseded { .. } => (403, "ATTEMPT_SUPERSEDED"),
             Self::UrlExpired => (403, "URL_EXPIRED"),
             Self::BadSignature => (403, "BAD_SIGNATURE"),
@@ -116,10 +128,12 @@ impl Refusal {
             Self::NoRealtime => (403, "REALTIME_UNAVAILABLE"),
             Self::NoRoute => (404, "NO_ROUTE"),
             Self::NoJob { .. } | Self::NoSuchPrefix { .. } => (404, "NO_JOB"),
+            Self::NoToken { .. } => (404, "NO_TOKEN"),
             Self::NotFound { .. } => (404, "NOT_FOUND"),
             Self::NoSession { .. } => (409, "NO_SESSION"),
             Self::Method { .. } => (405, "METHOD_NOT_ALLOWED"),
             Self::Ambiguous { .. } => (409, "AMBIGUOUS"),
+            Self::TokenExists { .. } => (409, "TOKEN_EXISTS"),
             Self::Taken => (409, "TAKEN"),
             Self::Ended => (409, "RUN_ENDED"),
             Self::SecretsGone => (409, "SECRETS_GONE"),

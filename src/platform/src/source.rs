@@ -73,7 +73,7 @@ impl Source {
 
     /// Claims a job; `None` if it is not available any more.
     pub fn claim(&self, run: RunId) -> Result<Option<Claimed>> {
-        let claimant = Claimant { owner: Some(self.here), request: None };
+        let claimant = Claimant { owner: Some(self.here), ..Claimant::default() };
         match self.backend.claim(run, claimant, &self.base) {
             Ok(claim) => Ok(Some(Claimed {
                 run_id: run,

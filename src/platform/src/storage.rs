@@ -24,15 +24,16 @@ use crate::bounded::list;
 use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
 use crate::db::{Outcome, ToValue, Tx};
 use crate::key::Tag;
+use crate::principal::Principal;
 use crate::{Refusal, Result, RunId};
 
 /// The client that prepares and commits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Writer {
     /// A guest, by its token: only artifacts of its job.
     Guest(Tag, RunId),
-    /// The operator: any storage. A missing one is created.
-    Operator,
+    /// An operator: any storage. A submitter: those of its own names. A missing one is created.
+    Principal(Principal),
 }
 
 /// The storage, by id or by name.
@@ -137,8 +138,8 @@ impl Backend {
     /// Makes an upload a version.
     pub(crate) fn commit(&self, writer: Writer, mut request: StorageRequest) -> Result<Committed> {
         let mut is_masked = false;
-        if let Writer::Guest(_, run) = writer
-            && let Some(mask) = self.secrets.mask(&run)?
+        if let Writer::Guest(_, run) = &writer
+            && let Some(mask) = self.secrets.mask(run)?
         {
             is_masked = true;
             let texts = request.message.iter_mut().chain(&mut request.parent_version_id);
@@ -198,7 +199,10 @@ impl Writer {
     /// Authorizes the writer, and returns the owner of its uploads.
     fn authorize(&self, tx: &Tx<'_>) -> Outcome<String> {
         match self {
-            Self::Operator => Ok("operator".to_owned()),
+            Self::Principal(principal) => Ok(match principal.submitter() {
+                Some(submitter) => format!("submitter:{submitter}"),
+                None => "operator".to_owned(),
+            }),
             Self::Guest(token, run) => {
                 Ok(format!("{run}/{}", Caller::live(tx, token, run)?.attempt))
             }
@@ -217,9 +221,12 @@ impl Writer {
 
     fn storage(&self, tx: &Tx<'_>, request: &StorageRequest) -> Outcome<String> {
         let (id, name) = (request.storage_id.as_deref(), request.storage_name.as_deref());
-        let Self::Guest(_, run) = self else {
-            let name = name.ok_or_else(|| Refusal::bad("`storageName` is missing"))?;
-            return find_or_make(tx, name);
+        let run = match self {
+            Self::Guest(_, run) => run,
+            Self::Principal(principal) => {
+                let name = name.ok_or_else(|| Refusal::bad("`storageName` is missing"))?;
+                return find_or_make(tx, &principal.scoped(name));
+            }
         };
         let (column, text) = match (id, name) {
             (Some(id), _) => ("mounts.storage", id),

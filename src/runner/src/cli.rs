@@ -7,7 +7,7 @@ use crate::command::{
     ssh_host_key, ssh_proxy, start, stop, wait,
 };
 #[cfg(feature = "platform")]
-use crate::command::{job, serve};
+use crate::command::{job, serve, token};
 use crate::error::Result;
 use crate::options::Global;
 
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Job(job::Arguments),
     #[cfg(feature = "platform")]
     Serve(serve::Arguments),
+    #[cfg(feature = "platform")]
+    Token(token::Arguments),
     Sandbox(sandbox::Arguments),
     Mcp(mcp::Arguments),
     Doctor(doctor::Arguments),
@@ -117,6 +119,8 @@ impl Cli {
             Command::Job(arguments) => job::run(global, arguments),
             #[cfg(feature = "platform")]
             Command::Serve(arguments) => serve::run(global, arguments),
+            #[cfg(feature = "platform")]
+            Command::Token(arguments) => token::run(global, arguments),
         }
     }
 }

@@ -22,4 +22,6 @@ pub(crate) mod ssh_host_key;
 pub(crate) mod ssh_proxy;
 pub(crate) mod start;
 pub(crate) mod stop;
+#[cfg(feature = "platform")]
+pub(crate) mod token;
 pub(crate) mod wait;

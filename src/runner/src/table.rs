@@ -20,8 +20,21 @@ pub(crate) fn render(rows: &[Vec<String>]) -> String {
 
 /// The time since a Unix time in seconds: `5s`, `3m`, `2h`, `4d`.
 pub(crate) fn age(since: u64) -> String {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-    match now.saturating_sub(since) {
+    duration(now().saturating_sub(since))
+}
+
+/// The time until a Unix time in seconds, likewise.
+#[cfg(feature = "platform")]
+pub(crate) fn time_until(time: u64) -> String {
+    duration(time.saturating_sub(now()))
+}
+
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs()
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
         seconds @ 0..60 => format!("{seconds}s"),
         seconds @ 60..3_600 => format!("{}m", seconds / 60),
         seconds @ 3_600..86_400 => format!("{}h", seconds / 3_600),

@@ -10,3 +10,4 @@ mod harness;
 mod serve;
 mod show;
 mod submit;
+mod token;

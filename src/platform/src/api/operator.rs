@@ -1,14 +1,17 @@
-//! The operator's API, over the Unix socket. [`Client`](crate::Client) is its client.
+//! The API of operators and submitters, over the Unix socket or with a token. [`Client`](crate::Client) is its
+//! client.
 
 use std::time::Duration;
 
-use http_server::{Account, Head, Method, Request, Response};
+use http_server::{Account, Head, Method, Peer, Request, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{ORDINARY, content, hold, json, reply};
 use crate::backend::Backend;
+use crate::principal::Principal;
 use crate::storage::{LARGEST_LIST, Writer};
+use crate::token::{NewToken, Role};
 use crate::{Refusal, Result, RunId};
 
 /// Prompts may be long.
@@ -26,41 +29,81 @@ pub(super) fn answer(
     request: &mut Request<'_>,
     path: &[&str],
 ) -> Result<Response> {
+    let by = &authenticate(backend, request)?;
     let method = request.head.method;
+    let account = by.account();
     match (method, path) {
-        (Method::Get, ["runners"]) => Ok(reply::json(&backend.runners()?)),
-        (Method::Get, ["jobs"]) => list(backend, &request.head),
+        (Method::Get, ["jobs"]) => list(backend, &request.head, by),
         (Method::Post, ["jobs"]) => {
-            let submission = json(request, SUBMISSION, Account::Trusted)?;
-            Ok(reply::json(&backend.submit(submission)?))
+            let submission = json(request, SUBMISSION, account)?;
+            Ok(reply::json(&backend.submit(submission, by)?))
         }
         (Method::Get, ["jobs", run, rest @ ..]) => {
-            job(backend, &request.head, backend.resolve(run)?, rest)
+            job(backend, &request.head, backend.resolve(run, by)?, rest)
         }
         (Method::Post, ["jobs", run, "cancel"]) => {
-            backend.cancel(backend.resolve(run)?)?;
+            backend.cancel(backend.resolve(run, by)?, by)?;
             Ok(reply::json(&json!({"ok": true})))
         }
+        // The URLs of uploads have no host: the client knows one that reaches the platform.
         (Method::Post, ["storages", "prepare"]) => {
-            let storage = json(request, LARGEST_LIST, Account::Trusted)?;
-            Ok(reply::json(&backend.prepare(Writer::Operator, storage, "")?))
+            let storage = json(request, LARGEST_LIST, account)?;
+            Ok(reply::json(&backend.prepare(Writer::Principal(by.clone()), storage, "")?))
         }
         (Method::Post, ["storages", "commit"]) => {
-            let storage = json(request, LARGEST_LIST, Account::Trusted)?;
-            Ok(reply::json(&backend.commit(Writer::Operator, storage)?))
+            let storage = json(request, LARGEST_LIST, account)?;
+            Ok(reply::json(&backend.commit(Writer::Principal(by.clone()), storage)?))
         }
+        _ => {
+            by.check_operator()?;
+            operate(backend, request, path)
+        }
+    }
+}
+
+/// Over the Unix socket the host's own user, or root; else the holder of a token.
+fn authenticate(backend: &Backend, request: &Request<'_>) -> Result<Principal> {
+    if request.peer == Peer::Unix {
+        return Ok(Principal::Host);
+    }
+    let grant = backend.grant(request.head.bearer().ok_or(Refusal::Unauthenticated)?)?;
+    match grant.role {
+        Role::Operator => Ok(Principal::Operator(grant.name)),
+        Role::Submitter => Ok(Principal::Submitter(grant.name)),
+        Role::Runner => Err(Refusal::WrongRole {
+            name: grant.name,
+            found: Role::Runner.name(),
+            wanted: "operator or submitter",
+        }
+        .into()),
+    }
+}
+
+/// The calls for operators only.
+fn operate(backend: &Backend, request: &mut Request<'_>, path: &[&str]) -> Result<Response> {
+    match (request.head.method, path) {
+        (Method::Get, ["runners"]) => Ok(reply::json(&backend.runners()?)),
         (Method::Post, ["prune"]) => {
             let prune: Prune = json(request, ORDINARY, Account::Trusted)?;
             Ok(reply::json(&backend.prune(Duration::from_millis(prune.keep_ms))?))
+        }
+        (Method::Get, ["tokens"]) => Ok(reply::json(&backend.tokens()?)),
+        (Method::Post, ["tokens"]) => {
+            let new: NewToken = json(request, ORDINARY, Account::Trusted)?;
+            Ok(reply::json(&backend.create_token(new)?))
+        }
+        (Method::Post, ["tokens", name, "revoke"]) => {
+            backend.revoke_token(name)?;
+            Ok(reply::json(&json!({"ok": true})))
         }
         _ => Err(Refusal::NoRoute.into()),
     }
 }
 
-fn list(backend: &Backend, head: &Head) -> Result<Response> {
-    let before = head.parameter("before").map(|text| backend.resolve(text)).transpose()?;
+fn list(backend: &Backend, head: &Head, by: &Principal) -> Result<Response> {
+    let before = head.parameter("before").map(|text| backend.resolve(text, by)).transpose()?;
     let limit = head.parameter("limit").and_then(|text| text.parse().ok()).unwrap_or(100);
-    Ok(reply::json(&backend.jobs(before, limit)?))
+    Ok(reply::json(&backend.jobs(before, limit, by)?))
 }
 
 fn job(backend: &Backend, head: &Head, run: RunId, path: &[&str]) -> Result<Response> {

@@ -18,6 +18,7 @@ use super::{ORDINARY, json, only, reply};
 use crate::attempt::{Claimant, Wanted};
 use crate::backend::Backend;
 use crate::presence::{HeldSession, Runner};
+use crate::token::Grant;
 use crate::{Refusal, Result, RunId};
 
 const MOST_EXCLUDED: usize = 128;
@@ -70,20 +71,25 @@ pub(super) fn answer(
     request: &mut Request<'_>,
     path: &[&str],
 ) -> Result<Response> {
-    backend.check_runner(request.head.bearer())?;
+    let token = request.head.bearer();
+    let grant = match *path {
+        ["poll" | "heartbeat"] => backend.recent_runner_grant(token),
+        _ => backend.runner_grant(token),
+    }?;
     only(&request.head, Method::Post)?;
     match *path {
-        ["poll"] => poll(backend, request),
-        ["heartbeat"] => heartbeat(backend, request),
-        ["jobs", run, "claim"] => claim(backend, request, run),
+        ["poll"] => poll(backend, request, &grant),
+        ["heartbeat"] => heartbeat(backend, request, &grant),
+        ["jobs", run, "claim"] => claim(backend, request, run, grant),
         ["realtime", "token"] => Err(Refusal::NoRealtime.into()),
         _ => Err(Refusal::NoRoute.into()),
     }
 }
 
-fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
+fn poll(backend: &Backend, request: &mut Request<'_>, grant: &Grant) -> Result<Response> {
     let poll: Poll = json(request, ORDINARY, Account::Trusted)?;
     check_group(&poll.group)?;
+    grant.check_group(&poll.group)?;
     let excluded = poll.excluded_run_ids.unwrap_or_default();
     if excluded.len() > MOST_EXCLUDED {
         return Err(Refusal::TooLarge { limit: MOST_EXCLUDED as u64, unit: "excluded runs" }.into());
@@ -100,7 +106,12 @@ fn poll(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
     Ok(reply::json(&with_cancelled(json!({"job": offer}), &cancelled)))
 }
 
-fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Response> {
+fn claim(
+    backend: &Backend,
+    request: &mut Request<'_>,
+    run: &str,
+    grant: Grant,
+) -> Result<Response> {
     let run: RunId = run.parse()?;
     // No member is needed, but the body must be JSON.
     let _: IgnoredAny = json(request, ORDINARY, Account::Trusted)?;
@@ -116,13 +127,14 @@ fn claim(backend: &Backend, request: &mut Request<'_>, run: &str) -> Result<Resp
     let owner = runner.map(|runner| backend.latest(runner)).transpose()?;
     let request = request.head.header("x-client-request-id").filter(|id| !id.is_empty());
     let request = request.map(str::to_owned);
-    let claim = backend.claim(run, Claimant { owner, request }, &base)?;
+    let claim = backend.claim(run, Claimant { owner, request, grant: Some(grant) }, &base)?;
     Ok(reply::json(&claim.context))
 }
 
-fn heartbeat(backend: &Backend, request: &mut Request<'_>) -> Result<Response> {
+fn heartbeat(backend: &Backend, request: &mut Request<'_>, grant: &Grant) -> Result<Response> {
     let beat: Heartbeat = json(request, ORDINARY, Account::Trusted)?;
     check_group(&beat.group)?;
+    grant.check_group(&beat.group)?;
     if !matches!(beat.mode.as_str(), "starting" | "running" | "draining" | "stopping") {
         return Err(Refusal::bad("`mode` is not a mode of a runner").into());
     }

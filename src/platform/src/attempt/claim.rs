@@ -14,6 +14,7 @@ use crate::key::{Tag, hash, random};
 use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::secret::Values;
+use crate::token::Grant;
 use crate::{Error, Refusal, Result, RunId};
 
 /// The sender of a claim.
@@ -23,6 +24,8 @@ pub(crate) struct Claimant {
     pub(crate) owner: Option<Incarnation>,
     /// The idempotency key of the claim.
     pub(crate) request: Option<String>,
+    /// Its token; `None` in this process.
+    pub(crate) grant: Option<Grant>,
 }
 
 /// A job that was claimed.
@@ -44,6 +47,7 @@ impl Backend {
         let (key, fresh) = (Arc::clone(&self.key), random()?);
         let claimed = self.db.write("claim a job", move |tx| {
             let (job, status) = find(tx, &run)?;
+            check_grant(tx, job, claimant.grant.as_ref())?;
             let again = repeated(tx, (job, status), claimant.request.as_deref(), &fresh)?;
             if again.is_none() && status != Status::Queued {
                 return Err(Refusal::Taken.into());
@@ -110,6 +114,14 @@ fn check_group(tx: &Tx<'_>, job: i64, owner: Option<Incarnation>) -> Outcome<()>
         return Err(Refusal::WrongGroup.into());
     }
     Ok(())
+}
+
+/// Checks that the token is good for the job's group.
+fn check_grant(tx: &Tx<'_>, job: i64, grant: Option<&Grant>) -> Outcome<()> {
+    let Some(grant) = grant.filter(|grant| grant.group.is_some()) else { return Ok(()) };
+    let query = "SELECT runner_group FROM jobs WHERE id = ?1";
+    let group: Option<String> = tx.query_one(query, &[&job], |row| row.get(0))?;
+    group.map_or(Ok(()), |group| grant.check_group(&group).map_err(Into::into))
 }
 
 /// The attempt that the same claim began already: an earlier request of it, or an earlier run of this

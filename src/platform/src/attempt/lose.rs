@@ -213,14 +213,14 @@ mod tests {
 
     fn claim(backend: &Backend, run: RunId) {
         let owner = Some(backend.latest(Uuid::from_u128(7)).unwrap());
-        let request = Some("r".to_owned());
-        assert_eq!(backend.claim(run, Claimant { owner, request }, "").unwrap().attempt, 1);
+        let claimant = Claimant { owner, request: Some("r".to_owned()), grant: None };
+        assert_eq!(backend.claim(run, claimant, "").unwrap().attempt, 1);
     }
 
     /// A job that a runner claimed.
     fn claimed(backend: &Backend) -> RunId {
         let submission = Submission { prompt: "x".into(), ..Submission::default() };
-        let run = backend.submit(submission).unwrap().run_id;
+        let run = backend.submit(submission, &crate::principal::Principal::Host).unwrap().run_id;
         claim(backend, run);
         run
     }

@@ -7,7 +7,7 @@
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The migrations from an empty database; their number is the schema's version.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -255,4 +255,22 @@ CREATE TABLE held_sessions (
     PRIMARY KEY (runner, session)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX session_holders ON held_sessions (session);
+";
+
+/// `tokens.runner_group`: the only group whose runners may use the token. `jobs.submitted_by`, `cancelled_by`: the
+/// names of the tokens; NULL for the operator's socket.
+const TOKENS: &str = "
+CREATE TABLE tokens (
+    name TEXT PRIMARY KEY,
+    role TEXT NOT NULL,
+    runner_group TEXT,
+    hash BLOB NOT NULL UNIQUE,
+    created INTEGER NOT NULL,
+    expires INTEGER,
+    used INTEGER
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE jobs ADD COLUMN submitted_by TEXT;
+ALTER TABLE jobs ADD COLUMN cancelled_by TEXT;
+CREATE INDEX submitted_jobs ON jobs (submitted_by, id) WHERE submitted_by IS NOT NULL;
 ";

@@ -1,8 +1,9 @@
 //! Jobs shown and listed.
 
 use super::{Backend, Job};
-use crate::db::{Outcome, Row};
+use crate::db::{Outcome, Row, Tx};
 use crate::notifier::Topic;
+use crate::principal::Principal;
 use crate::{Refusal, Result, RunId, warning};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ const SHORTEST: usize = 4;
 const COLUMNS: &str = "run, status, jobs.attempt, jobs.agent, profile, jobs.created, started,
     finished, cancelled IS NOT NULL, timed_out, exit_code, error, resumed,
     coalesce(checkpoints.session, jobs.session), coalesce(events, 0),
-    coalesce(last_event + 1 - events, 0), checkpoints.id, coalesce(is_partial, 0), jobs.runner_group";
+    coalesce(last_event + 1 - events, 0), checkpoints.id, coalesce(is_partial, 0), jobs.runner_group,
+    submitted_by, cancelled_by";
 
 const TABLES: &str = "jobs
     LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
@@ -44,22 +46,42 @@ impl Backend {
         ended.map_or_else(|| self.job(run), Ok)
     }
 
-    /// The latest jobs, newest first; with `before`, those older than that job.
-    pub(crate) fn jobs(&self, before: Option<RunId>, limit: u32) -> Result<Vec<Job>> {
+    /// The latest jobs that `by` may see, newest first; with `before`, those older than that job.
+    pub(crate) fn jobs(
+        &self,
+        before: Option<RunId>,
+        limit: u32,
+        by: &Principal,
+    ) -> Result<Vec<Job>> {
+        let submitter = by.submitter().map(str::to_owned);
         let jobs: Vec<Job> = self.db.read("list jobs", move |tx| {
-            let query = format!(
-                "SELECT {COLUMNS}, substr(prompt, 1, 200) FROM {TABLES}
-                 WHERE CAST(?1 AS TEXT) IS NULL OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)
-                 ORDER BY jobs.id DESC LIMIT ?2"
-            );
-            tx.query_all(&query, &[&before, &limit.min(MOST)], job)
+            let query = |visible| {
+                format!(
+                    "SELECT {COLUMNS}, substr(prompt, 1, 200) FROM {TABLES}
+                     WHERE (CAST(?1 AS TEXT) IS NULL
+                         OR jobs.id < (SELECT id FROM jobs WHERE run = ?1)) {visible}
+                     ORDER BY jobs.id DESC LIMIT ?2"
+                )
+            };
+            let limit = limit.min(MOST);
+            match &submitter {
+                Some(name) => {
+                    let query = query("AND submitted_by = ?3");
+                    tx.query_all(&query, &[&before, &limit, name], job)
+                }
+                None => tx.query_all(&query(""), &[&before, &limit], job),
+            }
         })?;
         self.explained(jobs)
     }
 
-    /// The job with this prefix of its id.
-    pub(crate) fn resolve(&self, prefix: &str) -> Result<RunId> {
+    /// The job with this id or prefix of it. A job that `by` may not see is not found.
+    pub(crate) fn resolve(&self, prefix: &str, by: &Principal) -> Result<RunId> {
+        let submitter = by.submitter().map(str::to_owned);
         if let Ok(run) = prefix.parse() {
+            if let Some(submitter) = submitter {
+                self.db.read("find a job", move |tx| check_submitter(tx, &run, &submitter))?;
+            }
             return Ok(run);
         }
         let prefix = prefix.to_ascii_lowercase();
@@ -68,8 +90,9 @@ impl Backend {
             return Err(Refusal::NoSuchPrefix { prefix }.into());
         }
         self.db.read("find a job", move |tx| {
-            let query = "SELECT run FROM jobs WHERE run >= ?1 AND run < ?1 || 'g' LIMIT 2";
-            let runs: Vec<RunId> = tx.query_all(query, &[&prefix], |row| row.get(0))?;
+            let query = "SELECT run FROM jobs WHERE run >= ?1 AND run < ?1 || 'g'
+                             AND (CAST(?2 AS TEXT) IS NULL OR submitted_by = ?2) LIMIT 2";
+            let runs: Vec<RunId> = tx.query_all(query, &[&prefix, &submitter], |row| row.get(0))?;
             let prefix = || prefix.clone();
             match runs[..] {
                 [] => Err(Refusal::NoSuchPrefix { prefix: prefix() }.into()),
@@ -78,6 +101,15 @@ impl Backend {
             }
         })
     }
+}
+
+/// Checks that a job is the submitter's.
+pub(super) fn check_submitter(tx: &Tx<'_>, run: &RunId, submitter: &str) -> Outcome<()> {
+    let query = "SELECT 1 FROM jobs WHERE run = ?1 AND submitted_by = ?2";
+    if tx.exists(query, &[run, &submitter])? {
+        return Ok(());
+    }
+    Err(Refusal::NoJob { run: *run }.into())
 }
 
 fn job(row: &Row<'_>) -> Outcome<Job> {
@@ -103,6 +135,8 @@ fn job(row: &Row<'_>) -> Outcome<Job> {
         checkpoint_partial: row.get(17)?,
         warnings: Vec::new(),
         group: row.get(18)?,
-        prompt: row.get(19)?,
+        submitted_by: row.get(19)?,
+        cancelled_by: row.get(20)?,
+        prompt: row.get(21)?,
     })
 }

@@ -9,12 +9,14 @@ use base::exec_limit;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::show::check_submitter;
 use super::{Backend, Mount, OF_CHECKPOINT, find, mounts};
 use crate::clock::millis;
 use crate::db::{Outcome, ToValue, Tx};
 use crate::key::Tag;
 use crate::mask::Mask;
 use crate::notifier::Topic;
+use crate::principal::{Principal, scope};
 use crate::{Error, Refusal, Result, RunId};
 
 /// The agents that a submission may name.
@@ -100,8 +102,10 @@ pub struct Submitted {
 
 impl Backend {
     /// Queues a job. It is on the disk when this returns.
-    pub(crate) fn submit(&self, submission: Submission) -> Result<Submitted> {
+    pub(crate) fn submit(&self, mut submission: Submission, by: &Principal) -> Result<Submitted> {
         check(&submission)?;
+        submission.key = submission.key.map(|key| by.scoped(&key));
+        let by = by.clone();
         let run = RunId::random();
         let bytes = serde_json::to_vec(&submission).map_err(|source| Error::BadRow { source })?;
         let fingerprint = self.key.fingerprint(&bytes);
@@ -118,7 +122,8 @@ impl Backend {
                 return Ok((run, None));
             }
             let group = default_group.as_deref();
-            let group = insert(tx, &run, &submission, (&fingerprint, millis(timeout), group))?;
+            let terms = (&fingerprint, millis(timeout), group);
+            let group = insert(tx, &run, &submission, terms, &by)?;
             Ok((run, Some((submission.profile.clone(), group))))
         });
         let is_stored = matches!(&submitted, Ok((run_id, _)) if *run_id == run);
@@ -162,7 +167,9 @@ fn insert(
     run: &RunId,
     submission: &Submission,
     (fingerprint, timeout, group): (&Tag, i64, Option<&str>),
+    by: &Principal,
 ) -> Outcome<Option<String>> {
+    check_owned(tx, submission, by)?;
     let resumed = submission.resume.map(|run| Resumed::find(tx, &run)).transpose()?;
     let agent = submission.agent.as_deref();
     let agent = agent.or(resumed.as_ref().map(|resumed| resumed.agent.as_str()));
@@ -176,11 +183,11 @@ fn insert(
     let artifacts = together(&submission.artifacts, all);
     let add = "INSERT INTO jobs (run, submission_key, fingerprint, status, agent, profile, prompt,
                    environment, context, has_secrets, timeout, resumed, session, created, reuse_key,
-                   runner_group)
+                   runner_group, submitted_by)
                VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-                   ?14, ?15)
+                   ?14, ?15, ?16)
                RETURNING id";
-    let row: [&dyn ToValue; 15] = [
+    let row: [&dyn ToValue; 16] = [
         run,
         &submission.key,
         fingerprint,
@@ -196,12 +203,30 @@ fn insert(
         &tx.now(),
         &resumed.as_ref().map_or_else(|| run.to_string(), |resumed| resumed.reuse_key.clone()),
         &group,
+        &by.name(),
     ];
     let job: i64 = tx.query_one(add, &row, |row| row.get(0))?;
     for mount in artifacts {
         add_mount(tx, job, &mount)?;
     }
     Ok(group.map(str::to_owned))
+}
+
+/// Checks that a submitter resumes its own jobs only, and uses its own artifacts only.
+fn check_owned(tx: &Tx<'_>, submission: &Submission, by: &Principal) -> Outcome<()> {
+    let Some(submitter) = by.submitter() else { return Ok(()) };
+    if let Some(run) = &submission.resume {
+        check_submitter(tx, run, submitter)?;
+    }
+    let scope = scope(submitter);
+    for Mount { name, storage_id, .. } in &submission.artifacts {
+        let query = "SELECT name FROM storages WHERE id = ?1";
+        let storage: Option<String> = tx.query_opt(query, &[storage_id], |row| row.get(0))?;
+        if !storage.is_some_and(|storage| storage.starts_with(&scope)) {
+            return Err(Refusal::NotFound { what: format!("version of artifact `{name}`") }.into());
+        }
+    }
+    Ok(())
 }
 
 fn add_mount(tx: &Tx<'_>, job: i64, mount: &Mount) -> Outcome<()> {

@@ -139,6 +139,7 @@ impl Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::principal::Principal;
     use crate::storage::{StorageRequest, Writer};
     use crate::{Config, Error};
 
@@ -148,7 +149,7 @@ mod tests {
         let backend = Backend::open(Config::new(dir.path())).unwrap();
         let request =
             StorageRequest { storage_name: Some("work".into()), ..StorageRequest::default() };
-        let prepared = backend.prepare(Writer::Operator, request, "").unwrap();
+        let prepared = backend.prepare(Writer::Principal(Principal::Host), request, "").unwrap();
         let target = Target {
             owner: "operator".into(),
             storage: prepared.storage_id,

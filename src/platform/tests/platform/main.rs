@@ -16,6 +16,7 @@ mod placement;
 mod secrets;
 mod storages;
 mod telemetry;
+mod tokens;
 mod wire;
 
 /// The database of a test.

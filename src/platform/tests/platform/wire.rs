@@ -245,7 +245,7 @@ fn unknown_paths_and_methods_are_refused() {
     let host = Host::start();
 
     assert_eq!(host.send("GET", "/", "", b"").refused(), refusal(404, "NO_ROUTE"));
-    assert_eq!(host.send("GET", "/v1/jobs", "", b"").refused(), refusal(404, "NO_ROUTE"));
+    assert_eq!(host.send("GET", "/v1/jobs", "", b"").refused(), refusal(401, "UNAUTHORIZED"));
     let get = host.send("GET", "/api/webhooks/agent/events", "", b"");
     assert_eq!(get.refused(), refusal(405, "METHOD_NOT_ALLOWED"));
 }

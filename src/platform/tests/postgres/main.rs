@@ -25,6 +25,8 @@ mod secrets;
 mod storages;
 #[path = "../platform/telemetry.rs"]
 mod telemetry;
+#[path = "../platform/tokens.rs"]
+mod tokens;
 #[path = "../platform/wire.rs"]
 mod wire;
 

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use platform::{Config, Error, Platform, Status};
+use platform::{Config, Error, Platform, Role, Status};
 use serde_json::json;
 
-use crate::harness::{Guest, Host, done, take};
+use crate::harness::{Guest, Host, done, refusal, take};
 use crate::jobs::{RUNNER, heartbeat};
 use crate::placement::{OTHER, holding};
 use crate::server::Server;
 use crate::store;
+use crate::tokens::{get, token};
 
 /// A platform, and the name of its database.
 fn host() -> (Host, String) {
@@ -75,6 +76,29 @@ fn a_job_of_one_platform_is_run_at_another() {
     let job = other.job(run);
     assert_eq!((job.status, job.events), (Status::Completed, 3));
     assert_eq!(guest.complete(1).ok()["status"], "completed");
+}
+
+#[test]
+fn a_token_of_one_platform_is_known_and_revoked_at_all() {
+    let one = Host::start();
+    let other = beside(&one);
+    let operator = token(&one, "op", Role::Operator);
+    let runner = token(&one, "r", Role::Runner);
+    let known = [
+        get(&other, "/v1/jobs", &operator),
+        other.post("/api/runners/heartbeat", &runner, &heartbeat(RUNNER)),
+    ];
+
+    one.client().revoke_token("op").unwrap();
+    one.client().revoke_token("r").unwrap();
+
+    assert_eq!(known.map(|reply| reply.status), [200, 200]);
+    let run = one.submit("x");
+    let refused = [
+        get(&other, "/v1/jobs", &operator),
+        other.post(&format!("/api/runners/jobs/{run}/claim"), &runner, &json!({})),
+    ];
+    assert_eq!(refused.map(|reply| reply.refused()), [0; 2].map(|_| refusal(401, "UNAUTHORIZED")));
 }
 
 #[test]

@@ -105,6 +105,7 @@ impl Error {
         match code.as_str() {
             "NO_JOB" => Some(": `runner job ls` lists them"),
             "AMBIGUOUS" => Some(": use a longer prefix"),
+            "NO_TOKEN" => Some(": `runner token ls` lists them"),
             "KEY_REUSED" => Some(": use another --key, or the same submission"),
             _ => None,
         }

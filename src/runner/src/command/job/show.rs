@@ -49,6 +49,8 @@ fn text(job: &Job) -> String {
     add("profile", job.profile.clone());
     add("group", job.group.clone());
     add("age", Some(table::age(u64::try_from(job.created_ms / 1000).unwrap_or(0))));
+    add("submitted by", job.submitted_by.clone());
+    add("cancelled by", job.cancelled_by.clone());
     add("took", took_ms(job).map(time));
     add("attempt", Some(job.attempt).filter(|attempt| *attempt > 0).map(|n| n.to_string()));
     add("session", job.session_id.clone());
@@ -73,6 +75,12 @@ mod tests {
         assert!(text.contains("status    failed, exit code 3\nerror     it broke\n"), "{text}");
         assert!(text.ends_with("prompt\n  do it\n  well\n"), "{text}");
         assert!(!text.contains("checkpoint"), "{text}");
+    }
+
+    #[test]
+    fn a_job_shows_the_tokens_of_who_submitted_and_cancelled_it() {
+        let text = text(&job("cancelled", json!({"submittedBy": "ci", "cancelledBy": "op"})));
+        assert!(text.contains("submitted by   ci\ncancelled by   op\n"), "{text}");
     }
 
     #[test]
