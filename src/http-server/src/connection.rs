@@ -121,7 +121,7 @@ fn linger(socket: &Socket) {
     while let Ok(1..) = socket.read_until(&mut buffer, deadline) {}
 }
 
-/// Reads the head of the next request; `None` if the client closed the connection.
+/// Reads the head of the next request; `None` if the client closed the connection, or the server to make room.
 fn read_head(
     wire: &mut Wire,
     slot: &ConnectionSlot<'_>,
@@ -130,7 +130,9 @@ fn read_head(
     let mut deadline = Instant::now() + IDLE;
     let mut is_idle = wire.unread().is_empty();
     if !is_idle {
-        slot.busy();
+        if !slot.busy() {
+            return Ok(None);
+        }
         deadline = after(Instant::now(), timeout);
     }
     loop {
@@ -147,7 +149,9 @@ fn read_head(
             Ok(_) => {}
         }
         if std::mem::take(&mut is_idle) {
-            slot.busy();
+            if !slot.busy() {
+                return Ok(None);
+            }
             deadline = after(Instant::now(), timeout);
         }
     }

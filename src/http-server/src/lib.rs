@@ -10,7 +10,7 @@
 //! | extensions and trailers of a chunked body | 8 KiB, lines of 1 KiB |
 //! | a reply's time | 60 s without any progress of 128 KiB; a stream may be silent for ever |
 //! | a TLS handshake | [`Limits::request_timeout`] |
-//! | an idle connection | 75 s |
+//! | an idle connection | 75 s; less if there are too many |
 //!
 //! A connection has one request at a time. A request whose body's end could be read in two ways is refused.
 //!

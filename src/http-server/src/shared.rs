@@ -16,6 +16,9 @@ use crate::socket::Socket;
 /// How many connections are reserved for clients of the Unix socket.
 const UNIX_CONNECTIONS: usize = 32;
 
+/// For how long a new connection may wait for its first request when there are too many.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Limits on connections, memory and time.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -65,6 +68,16 @@ struct Connection {
     tcp: Option<Socket>,
     peer: Peer,
     is_busy: bool,
+    /// Since when it waits for a request, and whether it had one before.
+    idle_since: Instant,
+    was_used: bool,
+}
+
+impl Connection {
+    /// Whether it may be closed so that another client is served: its own finds another way or is slow.
+    fn is_spare(&self) -> bool {
+        !self.is_busy && (self.was_used || self.idle_since.elapsed() >= FIRST_REQUEST)
+    }
 }
 
 impl Shared {
@@ -80,7 +93,8 @@ impl Shared {
         }
     }
 
-    /// Admits a connection and returns its id, unless a limit is reached or the server stops.
+    /// Admits a connection and returns its id, unless a limit is reached or the server stops. At a limit, the
+    /// connection that has been idle for longest makes room.
     pub(crate) fn admit(
         &self,
         socket: Socket,
@@ -96,14 +110,23 @@ impl Shared {
             Peer::Unix => (self.limits.connections + UNIX_CONNECTIONS, false),
             Peer::Tcp(address) => (self.limits.connections, !address.is_loopback()),
         };
-        let from_peer = connections.open.values().filter(|open| is_counted && open.peer == peer);
-        if connections.open.len() >= most || from_peer.count() >= self.limits.per_peer {
+        let is_of_peer = |open: &Connection| is_counted && open.peer == peer;
+        let from_peer = connections.open.values().filter(|open| is_of_peer(open)).count();
+        let has_room = if from_peer >= self.limits.per_peer {
+            connections.close_spare(is_of_peer)
+        } else {
+            connections.open.len() < most || connections.close_spare(|open| open.peer != Peer::Unix)
+        };
+        if !has_room {
             log::warn!("a connection was rejected: too many are open; peer={peer:?}");
             return Err(Refusal::Busy);
         }
         connections.next += 1;
         let id = connections.next;
-        connections.open.insert(id, Connection { socket, tcp, peer, is_busy: false });
+        let (is_busy, was_used, idle_since) = (false, false, Instant::now());
+        connections
+            .open
+            .insert(id, Connection { socket, tcp, peer, is_busy, idle_since, was_used });
         Ok(id)
     }
 
@@ -151,6 +174,17 @@ impl Shared {
     }
 }
 
+impl Connections {
+    /// Closes the connection that has been idle for longest of those that count. Its thread ends soon.
+    fn close_spare(&mut self, counts: impl Fn(&Connection) -> bool) -> bool {
+        let spare = self.open.iter().filter(|(_, open)| counts(open) && open.is_spare());
+        let spare = spare.min_by_key(|(_, open)| open.idle_since).map(|(id, _)| *id);
+        let Some(spare) = spare.and_then(|id| self.open.remove(&id)) else { return false };
+        spare.socket.shutdown(Shutdown::Both);
+        true
+    }
+}
+
 /// A connection's entry in the list. Dropping it removes the entry, also after a panic.
 pub(crate) struct ConnectionSlot<'a> {
     shared: &'a Shared,
@@ -188,20 +222,18 @@ impl<'a> ConnectionSlot<'a> {
         self.tcp.as_ref().unwrap_or(&self.socket).reset_at_close();
     }
 
-    /// Marks the connection as busy with a request.
-    pub(crate) fn busy(&self) {
-        self.set(true);
+    /// Marks the connection as busy with a request; `false` if it was closed while it was idle.
+    pub(crate) fn busy(&self) -> bool {
+        let mut connections = self.shared.lock();
+        let open = connections.open.get_mut(&self.id);
+        open.map(|open| open.is_busy = true).is_some()
     }
 
     /// Marks the connection as idle; `true` if the server stops.
     pub(crate) fn idle(&self) -> bool {
-        self.set(false)
-    }
-
-    fn set(&self, is_busy: bool) -> bool {
         let mut connections = self.shared.lock();
         if let Some(open) = connections.open.get_mut(&self.id) {
-            open.is_busy = is_busy;
+            (open.is_busy, open.was_used, open.idle_since) = (false, true, Instant::now());
         }
         connections.is_stopping
     }
@@ -255,6 +287,29 @@ mod tests {
         assert!(shared.admit(tcp(), None, one).is_err());
         assert!(shared.admit(tcp(), None, other).is_ok());
         assert!(shared.admit(tcp(), None, LOOPBACK).is_ok());
+    }
+
+    #[test]
+    fn a_connection_that_is_idle_makes_room_for_one_of_its_address() {
+        let shared = shared(10);
+        let (one, other) = (Peer::Tcp([10, 0, 0, 1].into()), Peer::Tcp([10, 0, 0, 2].into()));
+        let slot = |peer| {
+            let socket = tcp();
+            let id = shared.admit(socket.clone(), None, peer).unwrap();
+            ConnectionSlot::new(&shared, id, (socket, None), peer)
+        };
+        let (idle, busy, foreign) = (slot(one), slot(one), slot(other));
+        for slot in [&idle, &busy, &foreign] {
+            slot.busy();
+        }
+        idle.idle();
+        foreign.idle();
+
+        assert!(shared.admit(tcp(), None, one).is_ok());
+        assert!(!idle.busy());
+        assert!(busy.busy() && foreign.busy());
+        // The new one has not had the time for a request.
+        assert!(shared.admit(tcp(), None, one).is_err());
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl Platform {
         let request_timeout = backend.config.request_timeout;
         // A quarter of the memory, a guest's share, has room for the largest list of files.
         let memory = 4 * LARGEST_LIST;
-        let limits = Limits { connections: 512, per_peer: 16, memory, request_timeout };
+        // The guests of a host have its address.
+        let limits = Limits { memory, request_timeout, ..Limits::default() };
         let api = Arc::new(Api(Arc::clone(&backend)));
         let server = Server::start("platform", endpoints, api, limits)
             .map_err(|source| Error::Server { source })?;
