@@ -3,11 +3,13 @@
 //! | to | use |
 //! |---|---|
 //! | report that a test cannot run on this machine | [`skip`] |
+//! | a PostgreSQL server | [`postgres::Server`] |
 //! | mount, and compare mounts, unseen by the rest of the machine | [`enter_mount_namespace`], [`mounts`] |
 //! | have an object store | [`s3::S3`] |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+pub mod postgres;
 pub mod s3;
 
 use std::collections::BTreeSet;

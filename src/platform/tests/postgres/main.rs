@@ -4,7 +4,6 @@
 
 #[path = "../platform/harness.rs"]
 mod harness;
-mod server;
 mod store;
 
 #[path = "../platform/attempts.rs"]

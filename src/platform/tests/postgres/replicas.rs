@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use host_test::postgres::Server;
 use platform::{Config, Error, Platform, Role, Status};
 use serde_json::json;
 
 use crate::harness::{Guest, Host, done, refusal, take};
 use crate::jobs::{RUNNER, heartbeat};
 use crate::placement::{OTHER, holding};
-use crate::server::Server;
 use crate::store;
 use crate::tokens::{get, token};
 
@@ -185,7 +185,7 @@ fn events_are_stored_once_while_connections_are_killed() {
 #[test]
 fn a_request_waits_for_the_restart_of_the_database() {
     let mut server = Server::start();
-    let host = Host::with(|config| config.database = server.database("jobs"));
+    let host = Host::with(|config| config.database = store::create(&server, "jobs"));
     let run = host.submit("x");
     server.stop();
 

@@ -3,9 +3,8 @@
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use host_test::postgres::Server;
 use platform::{ConnectionString, Database};
-
-use crate::server::Server;
 
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
 
@@ -19,7 +18,7 @@ pub(crate) fn database() -> Database {
 /// A new database, and its name for [`sql`].
 pub(crate) fn named() -> (Database, String) {
     let name = format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    (SERVER.database(&name), name)
+    (create(&SERVER, &name), name)
 }
 
 /// Runs statements in a database, and returns what they print.
@@ -27,10 +26,8 @@ pub(crate) fn sql(name: &str, statements: &str) -> String {
     SERVER.sql(name, statements)
 }
 
-impl Server {
-    /// Creates a database of this server.
-    pub(crate) fn database(&self, name: &str) -> Database {
-        self.sql("postgres", &format!("CREATE DATABASE {name}"));
-        Database::Postgres(ConnectionString::new(self.url(name)))
-    }
+/// Creates a database of a server.
+pub(crate) fn create(server: &Server, name: &str) -> Database {
+    server.sql("postgres", &format!("CREATE DATABASE {name}"));
+    Database::Postgres(ConnectionString::new(server.url(name)))
 }
