@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use self::execution::{Ending, FakeExecution};
 use self::script::Act;
-pub use self::script::{Manner, Script};
+pub use self::script::{Files, Manner, Script};
 use self::tree::{FakeReader, FakeWriter};
 use crate::{
     Cancellation, DiskLimits, Entry, EntryKind, Event, ExecRequest, Execution, Exit, Image,
@@ -44,7 +44,7 @@ pub struct Record {
     /// The sandboxes' ends of connections to their ports, in order.
     pub connections: Vec<(u16, UnixStream)>,
     /// Files by path.
-    pub files: HashMap<PathBuf, Vec<u8>>,
+    pub files: Files,
     /// Sandboxes that were started.
     pub started: usize,
     /// Sandboxes that were prepared.
@@ -216,6 +216,7 @@ impl Sandbox for FakeSandbox {
             .answers
             .get(&program)
             .map(|answer| (answer.clone(), request.clone(), Vec::new()));
+        let work = self.script.works.get(&program).map(|work| (work.clone(), request.clone()));
         let mut act = self.script.acts.get(&program).map(|act| (act.clone(), request.clone()));
         if let Some((Act(act), request)) = act.take_if(|_| manner.is_none()) {
             act(&request, &mut lock(&self.record));
@@ -244,6 +245,7 @@ impl Sandbox for FakeSandbox {
             room: AtomicUsize::new(room),
             act: Mutex::new(act),
             answer: Mutex::new(answer),
+            work: Mutex::new(work),
             record: Arc::clone(&self.record),
         }))
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base::event::Event as Wake;
 
-use super::script::{Act, Answer, Manner};
+use super::script::{Act, Answer, Manner, Work};
 use super::{Record, exit, lock};
 use crate::{Event, ExecRequest, Execution, Outcome, PtySize, Result, Stream};
 
@@ -25,6 +25,8 @@ pub(super) struct FakeExecution {
     pub(super) act: Mutex<Option<(Act, ExecRequest)>>,
     /// What it answers when its standard input is closed, and the input so far.
     pub(super) answer: Mutex<Option<(Answer, ExecRequest, Vec<u8>)>>,
+    /// What it does when it is waited for, without the record's lock.
+    pub(super) work: Mutex<Option<(Work, ExecRequest)>>,
     pub(super) record: Arc<Mutex<Record>>,
 }
 
@@ -66,6 +68,13 @@ impl Execution for FakeExecution {
     fn next(&self, deadline: Option<Instant>) -> Result<Event> {
         if let Some((Act(act), request)) = lock(&self.act).take() {
             act(&request, &mut lock(&self.record));
+        }
+        let work = lock(&self.work).take();
+        if let Some((Work(task), request)) = work {
+            let files = lock(&self.record).files.clone();
+            let (files, code) = task(&request, &files);
+            lock(&self.record).files.extend(files);
+            self.ending.end(Outcome::Exited(code));
         }
         let mut events = lock(&self.ending.events);
         while events.is_empty() && (self.manner.is_some() || lock(&self.answer).is_some()) {

@@ -16,6 +16,7 @@ pub struct Script {
     pub(super) held: HashMap<OsString, Manner>,
     pub(super) acts: HashMap<OsString, Act>,
     pub(super) answers: HashMap<OsString, Answer>,
+    pub(super) works: HashMap<OsString, Work>,
     pub(super) input_limits: HashMap<OsString, usize>,
     pub(super) ports: HashSet<u16>,
     pub(super) trees: HashMap<PathBuf, Vec<TreeItem>>,
@@ -52,6 +53,22 @@ pub(super) type Reply = dyn Fn(&ExecRequest, &[u8]) -> (Vec<u8>, u8) + Send + Sy
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Answer")
+    }
+}
+
+/// What a command does: from the request and the sandbox's files to the files that it leaves, and its
+/// exit code.
+#[derive(Clone)]
+pub(super) struct Work(pub(super) Arc<Task>);
+
+/// The files of a sandbox by path.
+pub type Files = HashMap<PathBuf, Vec<u8>>;
+
+pub(super) type Task = dyn Fn(&ExecRequest, &Files) -> (Files, u8) + Send + Sync;
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Work")
     }
 }
 
@@ -117,6 +134,18 @@ impl Script {
     ) -> Self {
         self.commands.insert(program.into(), Vec::new());
         self.answers.insert(program.into(), Answer(Arc::new(reply)));
+        self
+    }
+
+    /// Makes `program` work when it is waited for. Other commands run meanwhile.
+    #[must_use]
+    pub fn work(
+        mut self,
+        program: &str,
+        task: impl Fn(&ExecRequest, &Files) -> (Files, u8) + Send + Sync + 'static,
+    ) -> Self {
+        self.commands.insert(program.into(), Vec::new());
+        self.works.insert(program.into(), Work(Arc::new(task)));
         self
     }
 

@@ -1,0 +1,86 @@
+//! Many platforms and runners on one database, of which each may fail: processes in network namespaces,
+//! PostgreSQL of the distribution, the programs of the guest, and hosts whose VMs are processes.
+//!
+//!     cargo build -p runner --features postgres
+//!     cargo build -p guest-agent -p guest-download -p guest-mock-claude
+//!     cargo test -p fleet-test -- --ignored
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should")]
+
+mod checker;
+mod network;
+mod process;
+mod world;
+
+use std::collections::BTreeMap;
+
+use platform::{Mount, Submission};
+
+use self::checker::{Expected, check};
+use self::world::Fleet;
+
+const JOBS: usize = 200;
+
+/// Jobs that are under way.
+struct Load {
+    data: Mount,
+    jobs: Vec<Expected>,
+}
+
+impl Load {
+    fn of(fleet: &Fleet) -> Self {
+        Self { data: fleet.upload(), jobs: Vec::new() }
+    }
+
+    /// Submits jobs to all platforms in turn. Each tenth fails, after it has sent its events.
+    fn submit(&mut self, fleet: &Fleet, count: usize) {
+        for number in self.jobs.len()..self.jobs.len() + count {
+            let exit_code = if number % 10 == 9 { 3 } else { 0 };
+            let mark = format!("job {number};");
+            let prompt = format!(
+                "echo '{mark}'; printf \"$NUMBER\" > data/result; sleep 0.2; exit {exit_code}"
+            );
+            let result = format!("the result of {number}");
+            let submission = Submission {
+                prompt,
+                environment: BTreeMap::from([("NUMBER".to_owned(), result.clone())]),
+                artifacts: vec![self.data.clone()],
+                key: Some(format!("job-{number}")),
+                ..Submission::default()
+            };
+            let run = fleet.submit(number, &submission);
+            self.jobs.push(Expected { run, exit_code, mark, result });
+        }
+    }
+
+    /// Submits more jobs, and waits until all but this many have ended.
+    fn leave(&mut self, fleet: &Fleet, more: usize, left: usize) {
+        self.submit(fleet, more);
+        for job in &self.jobs[..self.jobs.len() - left] {
+            fleet.end(job.run);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and PostgreSQL"]
+fn jobs_end_once_while_each_kind_of_process_is_killed() {
+    let mut fleet = Fleet::of(2, 3);
+    let mut load = Load::of(&fleet);
+
+    load.leave(&fleet, 60, 40);
+    fleet.replicas[0].kill();
+    load.submit(&fleet, 10);
+    fleet.replicas[0].start();
+    load.leave(&fleet, 30, 40);
+    fleet.hosts[0].kill();
+    load.leave(&fleet, 30, 40);
+    fleet.hosts[0].start();
+    load.leave(&fleet, 40, 40);
+    fleet.databases[0].kill();
+    fleet.databases[0].run();
+    load.leave(&fleet, JOBS - 170, 0);
+
+    fleet.stop();
+    check(&fleet, &load.jobs, 8);
+}
