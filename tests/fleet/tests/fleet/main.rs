@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use platform::{Mount, Submission};
 
 use self::checker::{Expected, check};
-use self::world::Fleet;
+use self::world::{Clock, Fleet, Replica};
 
 const JOBS: usize = 200;
 
@@ -83,4 +83,34 @@ fn jobs_end_once_while_each_kind_of_process_is_killed() {
 
     fleet.stop();
     check(&fleet, &load.jobs, 8);
+}
+
+#[test]
+#[ignore = "needs root and PostgreSQL"]
+fn jobs_end_once_through_a_partition_a_failover_and_wrong_clocks() {
+    let mut fleet = Fleet::new();
+    fleet.add_standby();
+    fleet.add_replica(Clock::Right).spawn();
+    fleet.add_replica(Clock::Ahead).spawn();
+    // Both have found the database empty, or one has waited for the other's migrations.
+    fleet.replicas.iter_mut().for_each(Replica::ready);
+    for clock in [Clock::Right, Clock::Right, Clock::Ahead] {
+        fleet.add_host(clock).start();
+    }
+    let mut load = Load::of(&fleet);
+
+    load.leave(&fleet, 60, 40);
+    fleet.hosts[1].node.cut();
+    fleet.expire(1);
+    load.leave(&fleet, 60, 40);
+    let lost = fleet.sql("SELECT count(*) FROM attempts WHERE state = 'lost'");
+    fleet.hosts[1].node.heal();
+    load.leave(&fleet, 40, 40);
+    fleet.databases[0].kill();
+    fleet.databases[1].promote();
+    load.leave(&fleet, JOBS - 160, 0);
+
+    fleet.stop();
+    check(&fleet, &load.jobs, 0);
+    assert_ne!(lost, "0", "the host that was cut off had no job");
 }
