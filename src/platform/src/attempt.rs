@@ -17,12 +17,15 @@ mod lease;
 mod lose;
 mod offer;
 
+use uuid::Uuid;
+
 pub(crate) use self::claim::Claimant;
 pub use self::complete::Completed;
 pub(crate) use self::lose::Loss;
 pub use self::offer::Wanted;
 use crate::backend::Backend;
 use crate::db::{Outcome, Tx};
+use crate::health;
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
@@ -54,6 +57,11 @@ pub(crate) struct Caller {
     pub(crate) ended: Option<i64>,
     /// Whether its job was submitted with secrets.
     has_secrets: bool,
+    /// The runner that claimed it, if it said who it is.
+    runner: Option<Uuid>,
+    claimed: i64,
+    /// Whether the guest has sent anything.
+    begun: bool,
 }
 
 impl Caller {
@@ -61,11 +69,19 @@ impl Caller {
     pub(crate) fn authorize(tx: &Tx<'_>, token: &Tag, run: &RunId) -> Outcome<Self> {
         let job = "SELECT 1 FROM jobs WHERE id = (SELECT job FROM attempts WHERE token_hash = ?1)";
         tx.lock(job, &[token])?;
-        let query = "SELECT job, attempts.attempt, state, ended, run, has_secrets
+        let query =
+            "SELECT job, attempts.attempt, state, ended, run, has_secrets, runner, claimed, begun
                      FROM attempts JOIN jobs ON jobs.id = job WHERE token_hash = ?1";
         let found = tx.query_opt(query, &[token], |row| {
-            let (job, attempt, ended) = (row.get(0)?, row.get(1)?, row.get(3)?);
-            let caller = Self { job, attempt, ended, has_secrets: row.get(5)? };
+            let caller = Self {
+                job: row.get(0)?,
+                attempt: row.get(1)?,
+                ended: row.get(3)?,
+                has_secrets: row.get(5)?,
+                runner: row.get(6)?,
+                claimed: row.get(7)?,
+                begun: row.get(8)?,
+            };
             Ok((caller, row.get::<String>(2)?, row.get::<RunId>(4)?))
         })?;
         let (caller, state, owner) = found.ok_or(Refusal::Unauthenticated)?;
@@ -82,6 +98,18 @@ impl Caller {
     pub(crate) fn live(tx: &Tx<'_>, token: &Tag, run: &RunId) -> Outcome<Self> {
         let caller = Self::authorize(tx, token, run)?;
         if caller.ended.is_some() { Err(Refusal::Ended.into()) } else { Ok(caller) }
+    }
+
+    /// Records that the guest is there: its runner starts VMs as it should.
+    pub(crate) fn begin(&self, tx: &Tx<'_>) -> Outcome<()> {
+        if self.begun {
+            return Ok(());
+        }
+        if let Some(runner) = self.runner {
+            health::clear(tx, runner)?;
+        }
+        let set = "UPDATE attempts SET begun = 1 WHERE job = ?1 AND attempt = ?2";
+        tx.execute(set, &[&self.job, &self.attempt]).map(drop)
     }
 
     /// Records a sign of life.

@@ -15,6 +15,7 @@ use self::exchange::{Calls, Payload, Reply};
 pub use self::follow::Follow;
 use crate::api::{Prune, escape};
 use crate::clock::{iso8601, now_ms};
+use crate::fleet::Order;
 use crate::storage::{Committed, Manifest, Prepared, StorageRequest};
 use crate::{
     Checkpoint, CreatedToken, Error, Event, Job, Mount, NewToken, Page, Pruned, Result, RunId,
@@ -155,7 +156,7 @@ impl Client {
         self.ask("GET", &path, Payload::Empty)?.copy(to)
     }
 
-    /// The runners that sent a heartbeat since the platform started.
+    /// The runners that sent a heartbeat in the last hour, and the drained ones.
     pub fn runners(&self) -> Result<Vec<Runner>> {
         self.get("/v1/runners")
     }
@@ -176,6 +177,26 @@ impl Client {
             return Err(crate::Refusal::NoToken { name: name.to_owned() }.into());
         }
         self.ask("POST", &format!("/v1/tokens/{name}/revoke"), Payload::Empty)?.finish()
+    }
+
+    /// A runner, by its name, its id or a prefix of that, gets no more jobs. What runs there ends there.
+    pub fn drain(&self, runner: &str) -> Result<Runner> {
+        self.rule(runner, Order::Drain)
+    }
+
+    /// A drained runner gets jobs again.
+    pub fn undrain(&self, runner: &str) -> Result<Runner> {
+        self.rule(runner, Order::Undrain)
+    }
+
+    /// An unhealthy runner gets jobs again at once.
+    pub fn clear(&self, runner: &str) -> Result<Runner> {
+        self.rule(runner, Order::Clear)
+    }
+
+    fn rule(&self, runner: &str, order: Order) -> Result<Runner> {
+        let path = format!("/v1/runners/{}/{}", escape(runner), order.name());
+        self.ask("POST", &path, Payload::Empty)?.json()
     }
 
     /// Removes jobs that ended longer than `keep` ago, and unreferenced content. Unreferenced

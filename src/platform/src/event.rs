@@ -106,6 +106,7 @@ impl Backend {
         self.db.write("store events", move |tx| {
             let caller = Caller::live(tx, &token, &run)?;
             caller.check_masked(is_masked)?;
+            caller.begin(tx)?;
             store(tx, &run, caller, &events)?;
             charge(tx, caller, events.iter().map(|event| event.body.len()).sum(), most)
         })?;

@@ -21,13 +21,13 @@ use crate::db::{List, Outcome, ToValue, Tx};
 use crate::notifier::Topic;
 
 /// For how long a runner counts as present after its last request. Polls are held for half of it.
-const RUNNER_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const RUNNER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a runner's polls are written down while they name the same profiles.
 const POLL_INTERVAL: Duration = Duration::from_secs(20);
 
 /// For how long a runner is listed after its last heartbeat.
-const LISTED: Duration = Duration::from_secs(60 * 60);
+pub(crate) const LISTED: Duration = Duration::from_secs(60 * 60);
 
 /// The most runners whose polls are remembered.
 const MOST_REMEMBERED: usize = 10_000;
@@ -41,7 +41,7 @@ pub(crate) struct Incarnation {
 }
 
 /// A runner according to its last heartbeat.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the contract's heartbeat has them")]
 pub struct Runner {
@@ -56,8 +56,36 @@ pub struct Runner {
     pub max_concurrent: u64,
     pub running_count: u64,
     pub admittable_profiles: Vec<String>,
+    #[serde(default)]
+    pub allocated_vcpu: f64,
+    #[serde(default)]
+    pub allocated_memory_mb: f64,
+    /// The number of its sessions with a parked VM.
+    #[serde(default)]
+    pub parked: u64,
+    #[serde(default)]
+    pub version: Option<String>,
     /// Milliseconds since the heartbeat.
     pub age_ms: u64,
+    /// Whether it has been silent for longer than a minute.
+    #[serde(default)]
+    pub lost: bool,
+    /// Whether the operator has it drained.
+    #[serde(default)]
+    pub drained: bool,
+    /// Why it gets no jobs, if too many did not start.
+    #[serde(default)]
+    pub unhealthy: Option<Unhealthy>,
+}
+
+/// A runner at which too many jobs in a row did not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unhealthy {
+    /// What happened, without secrets.
+    pub reason: String,
+    /// Milliseconds until it may try a job.
+    pub trial_in_ms: u64,
 }
 
 impl Runner {
@@ -79,6 +107,8 @@ pub(crate) struct Present {
     pub(crate) group: Option<String>,
     /// The profiles that it has had room for; none until it has named some.
     pub(crate) profiles: BTreeSet<String>,
+    /// Whether it is drained or unhealthy.
+    pub(crate) is_closed: bool,
 }
 
 impl Present {
@@ -259,18 +289,19 @@ impl Backend {
         let ids = List::of(&local.iter().map(|one| one.runner).collect::<Vec<_>>());
         let mut present = self.db.read("look for runners", move |tx| {
             let query = format!(
-                "SELECT runner_group, profiles FROM runners WHERE present > ?1 OR id IN ({})",
+                "SELECT runner_group, profiles, drained = 1 OR strikes > 0 FROM runners WHERE present > ?1 OR id IN ({})",
                 tx.items("?2")
             );
             let since = tx.now().saturating_sub(millis(RUNNER_TIMEOUT));
             tx.query_all(&query, &[&since, &ids], |row| {
                 let profiles = serde_json::from_str(&row.get::<String>(1)?)?;
-                Ok(Present { group: row.get(0)?, profiles })
+                Ok(Present { group: row.get(0)?, profiles, is_closed: row.get(2)? })
             })
         })?;
         if present.is_empty() && !local.is_empty() {
             // It has not asked for a job yet.
-            present.push(Present { group: None, profiles: BTreeSet::new() });
+            let profiles = BTreeSet::new();
+            present.push(Present { group: None, profiles, is_closed: false });
         }
         Ok(present)
     }
@@ -279,20 +310,6 @@ impl Backend {
     pub(crate) fn latest(&self, runner: Uuid) -> Result<Incarnation> {
         let known = self.db.read("look for a runner", move |tx| Known::find(tx, runner))?;
         Ok(Incarnation { runner, generation: known.generation })
-    }
-
-    /// The runners that sent a heartbeat lately.
-    pub(crate) fn runners(&self) -> Result<Vec<Runner>> {
-        self.db.read("list runners", |tx| {
-            let query = "SELECT body, seen FROM runners
-                         WHERE body IS NOT NULL AND seen > ?1 ORDER BY id";
-            let since = tx.now().saturating_sub(millis(LISTED));
-            tx.query_all(query, &[&since], |row| {
-                let runner: Runner = serde_json::from_str(&row.get::<String>(0)?)?;
-                let age = tx.now().saturating_sub(row.get(1)?);
-                Ok(Runner { age_ms: u64::try_from(age).unwrap_or(0), ..runner })
-            })
-        })
     }
 }
 
@@ -322,7 +339,7 @@ mod tests {
             max_concurrent: 1,
             running_count: 0,
             admittable_profiles: profiles.iter().map(|name| (*name).to_owned()).collect(),
-            age_ms: 0,
+            ..Runner::default()
         }
     }
 
@@ -368,6 +385,34 @@ mod tests {
         backend.db.write("let time pass", move |tx| tx.execute(set, &[])).unwrap();
 
         assert_eq!(backend.present().unwrap(), []);
-        assert!(backend.runners().unwrap()[0].age_ms >= 60_000);
+        let listed = &backend.runners().unwrap()[0];
+        assert!(listed.age_ms >= 60_000 && listed.lost);
+    }
+
+    #[test]
+    fn a_lost_runner_leaves_the_list_after_an_hour_and_the_database_after_a_day_unless_drained() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = backend(dir.path());
+        beat(&backend, runner(1, 1, &["small"]));
+        let pass = |ms: i64| {
+            let set = "UPDATE runners SET present = present - ?1, seen = seen - ?1";
+            backend.db.write("let time pass", move |tx| tx.execute(set, &[&ms])).unwrap();
+        };
+        pass(3_600_001);
+        let after_an_hour = backend.runners().unwrap().len();
+        let id = Uuid::nil();
+        let set = "UPDATE runners SET drained = ?2 WHERE id = ?1";
+        let drain = |to: bool| {
+            backend.db.write("drain it", move |tx| tx.execute(set, &[&id, &to])).unwrap();
+        };
+        drain(true);
+        pass(24 * 3_600_000);
+        backend.prune(Duration::ZERO).unwrap();
+        let drained = backend.runners().unwrap().len();
+        drain(false);
+        backend.prune(Duration::ZERO).unwrap();
+        drain(true);
+
+        assert_eq!((after_an_hour, drained, backend.runners().unwrap().len()), (0, 1, 0));
     }
 }

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Backend, TELEMETRY_GRACE};
 use crate::clock::millis;
 use crate::db::{Outcome, Tx};
-use crate::{Result, RunId};
+use crate::{Result, RunId, fleet};
 
 /// The time in which a started upload must be committed. Younger content without a reference is
 /// kept.
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long after its last request a runner is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The numbers of removed items.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ impl Backend {
             }
             pruned.jobs += self.db.write("remove a job", move |tx| remove(tx, job))?;
         }
+        self.db.write("remove lost runners", |tx| {
+            fleet::forget(tx, tx.now().saturating_sub(millis(FORGOTTEN)))
+        })?;
         pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
         for blob in self.blobs.older_than(keep.min(GRACE))? {
             if self.notifier.is_stopped() {

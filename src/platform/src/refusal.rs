@@ -50,6 +50,10 @@ pub enum Refusal {
     NoSuchPrefix { prefix: String },
     #[error("several jobs' ids begin with `{prefix}`")]
     Ambiguous { prefix: String },
+    #[error("no runner `{name}`")]
+    NoRunner { name: String },
+    #[error("several runners are named `{name}`, or have ids that begin so")]
+    SeveralRunners { name: String },
     #[error("no {what}")]
     NotFound { what: String },
     #[error("job {run} has no session to resume: `runner job artifact get` copies its artifacts")]
@@ -129,6 +133,8 @@ impl Refusal {
             Self::NoRoute => (404, "NO_ROUTE"),
             Self::NoJob { .. } | Self::NoSuchPrefix { .. } => (404, "NO_JOB"),
             Self::NoToken { .. } => (404, "NO_TOKEN"),
+            Self::NoRunner { .. } => (404, "NO_RUNNER"),
+            Self::SeveralRunners { .. } => (409, "SEVERAL_RUNNERS"),
             Self::NotFound { .. } => (404, "NOT_FOUND"),
             Self::NoSession { .. } => (409, "NO_SESSION"),
             Self::Method { .. } => (405, "METHOD_NOT_ALLOWED"),

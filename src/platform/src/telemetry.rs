@@ -120,7 +120,9 @@ impl Backend {
     pub(crate) fn take_heartbeat(&self, token: &Tag, run: RunId) -> Result<()> {
         let token = *token;
         self.db.write_relaxed("record a guest's heartbeat", move |tx| {
-            Caller::live(tx, &token, &run)?.touch(tx)
+            let caller = Caller::live(tx, &token, &run)?;
+            caller.begin(tx)?;
+            caller.touch(tx)
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::command::{
     ssh_host_key, ssh_proxy, start, stop, wait,
 };
 #[cfg(feature = "platform")]
-use crate::command::{job, serve, token};
+use crate::command::{fleet, job, serve, token};
 use crate::error::Result;
 use crate::options::Global;
 
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Start(start::Arguments),
     #[cfg(feature = "platform")]
     Job(job::Arguments),
+    #[cfg(feature = "platform")]
+    Fleet(fleet::Arguments),
     #[cfg(feature = "platform")]
     Serve(serve::Arguments),
     #[cfg(feature = "platform")]
@@ -117,6 +119,8 @@ impl Cli {
             Command::Gc(arguments) => gc::run(global, &arguments),
             #[cfg(feature = "platform")]
             Command::Job(arguments) => job::run(global, arguments),
+            #[cfg(feature = "platform")]
+            Command::Fleet(arguments) => fleet::run(global, arguments),
             #[cfg(feature = "platform")]
             Command::Serve(arguments) => serve::run(global, arguments),
             #[cfg(feature = "platform")]

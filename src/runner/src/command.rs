@@ -4,6 +4,8 @@ pub(crate) mod bench;
 pub(crate) mod cp;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+#[cfg(feature = "platform")]
+pub(crate) mod fleet;
 pub(crate) mod gc;
 pub(crate) mod image;
 #[cfg(feature = "platform")]

@@ -107,6 +107,21 @@ impl Host {
         Guest { host: self, claimed: self.source.claim(offer.run_id).unwrap().unwrap() }
     }
 
+    /// Sends a heartbeat of a runner in another process.
+    pub(crate) fn heartbeat(&self, beat: &Value) {
+        let mut socket = TcpStream::connect(self.platform.addresses()[0]).unwrap();
+        let (token, body) = (self.platform.runner_token(), beat.to_string());
+        let request = format!(
+            "POST /api/runners/heartbeat HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    }
+
     /// The guest of a job that the previous platform of this folder handed out.
     pub(crate) fn again(&self, claimed: Claimed) -> Guest<'_> {
         Guest { host: self, claimed }

@@ -6,6 +6,7 @@
 mod artifact;
 mod end;
 mod errors;
+mod fleet;
 mod harness;
 mod serve;
 mod show;

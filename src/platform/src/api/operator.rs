@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{ORDINARY, content, hold, json, reply};
 use crate::backend::Backend;
+use crate::fleet::Order;
 use crate::principal::Principal;
 use crate::storage::{LARGEST_LIST, Writer};
 use crate::token::{NewToken, Role};
@@ -83,6 +84,10 @@ fn authenticate(backend: &Backend, request: &Request<'_>) -> Result<Principal> {
 fn operate(backend: &Backend, request: &mut Request<'_>, path: &[&str]) -> Result<Response> {
     match (request.head.method, path) {
         (Method::Get, ["runners"]) => Ok(reply::json(&backend.runners()?)),
+        (Method::Post, ["runners", name, order]) => {
+            let order = Order::of(order).ok_or(Refusal::NoRoute)?;
+            Ok(reply::json(&backend.rule(&unescape(name)?, order)?))
+        }
         (Method::Post, ["prune"]) => {
             let prune: Prune = json(request, ORDINARY, Account::Trusted)?;
             Ok(reply::json(&backend.prune(Duration::from_millis(prune.keep_ms))?))
@@ -129,7 +134,7 @@ pub(crate) fn escape(name: &str) -> String {
 }
 
 fn unescape(text: &str) -> Result<String, Refusal> {
-    let malformed = || Refusal::bad("an artifact's name must be in hex");
+    let malformed = || Refusal::bad("a name must be in hex");
     let digits = text.as_bytes().chunks(2);
     let byte = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
     let bytes: Option<Vec<u8>> = digits.map(byte).collect();

@@ -27,6 +27,8 @@ const MOST_SESSIONS: usize = 1024;
 /// The most bytes of a session's id and profile that are stored.
 const LONGEST_SESSION: usize = 512;
 
+const LONGEST_VERSION: usize = 100;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Poll {
@@ -47,6 +49,10 @@ struct Heartbeat {
     total_vcpu: f64,
     total_memory_mb: f64,
     max_concurrent: u64,
+    #[serde(default)]
+    allocated_vcpu: f64,
+    #[serde(default)]
+    allocated_memory_mb: f64,
     running_count: u64,
     admittable_profiles: Vec<String>,
     held_session_states: Vec<HeldSessionState>,
@@ -144,6 +150,9 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>, grant: &Grant) -> Res
     if beat.held_session_states.len() > MOST_SESSIONS {
         return Err(Refusal::TooLarge { limit: MOST_SESSIONS as u64, unit: "sessions" }.into());
     }
+    let version = request.head.header("x-client-version").map(str::to_owned);
+    let has_vm = |state: &&HeldSessionState| state.reusable_sandbox.is_some();
+    let parked = beat.held_session_states.iter().filter(has_vm).count() as u64;
     let sessions = beat.held_session_states.into_iter().filter_map(held).collect();
     let runner = Runner {
         runner_id: beat.runner_id,
@@ -157,7 +166,11 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>, grant: &Grant) -> Res
         max_concurrent: beat.max_concurrent,
         running_count: beat.running_count,
         admittable_profiles: beat.admittable_profiles,
-        age_ms: 0,
+        allocated_vcpu: beat.allocated_vcpu,
+        allocated_memory_mb: beat.allocated_memory_mb,
+        parked,
+        version: version.filter(|version| version.len() <= LONGEST_VERSION),
+        ..Runner::default()
     };
     let runner = backend.record_heartbeat(runner, sessions)?;
     let cancelled = backend.cancelled(runner)?;

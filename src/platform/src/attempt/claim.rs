@@ -9,6 +9,7 @@ use super::context::Context;
 use super::lose::end_job;
 use crate::backend::Backend;
 use crate::db::{Outcome, Tx};
+use crate::health;
 use crate::job::{Status, find};
 use crate::key::{Tag, hash, random};
 use crate::notifier::Topic;
@@ -173,6 +174,9 @@ fn begin(
     let (runner, generation) = (owner.map(|owner| owner.runner), generation(owner));
     let request = &claimant.request;
     tx.execute(add, &[&job, &attempt, &runner, &generation, request, nonce, hash, &now])?;
+    if let Some(runner) = runner {
+        health::claimed(tx, runner)?;
+    }
     let set = "UPDATE jobs SET status = 'running', attempt = ?2, started = ?3 WHERE id = ?1";
     tx.execute(set, &[&job, &attempt, &now]).map(drop)
 }

@@ -3,12 +3,16 @@
 use base::error::chain;
 use contract::Completion;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::Caller;
+use super::lose::queue_again;
 use crate::backend::Backend;
 use crate::db::{Outcome, Tx};
+use crate::health::{self, Failure};
 use crate::job::Status;
 use crate::key::Tag;
+use crate::notifier::Topic;
 use crate::{Result, RunId};
 
 /// The most characters of an error text that are stored.
@@ -49,30 +53,79 @@ impl Backend {
             }
             *error = error.chars().take(LONGEST_ERROR).collect();
         }
+        let most = self.config.attempts;
+        let local: Vec<_> = self.presence.local().into_iter().map(|one| one.runner).collect();
         let (status, is_first) = self.db.write("complete a job", move |tx| {
             let caller = Caller::authorize(tx, &token, &run)?;
             if caller.ended.is_none() {
                 let is_shown = caller.check_masked(is_masked).is_ok();
                 let error = completion.error.as_deref();
-                end(
-                    tx,
-                    caller,
-                    &completion,
-                    error.map(|text| if is_shown { text } else { REDACTED }),
-                )?;
+                let error = error.map(|text| if is_shown { text } else { REDACTED });
+                let start = caller.failed_start(tx, &completion, &local)?;
+                let is_again = match start {
+                    Some(runner) => retry(tx, caller, runner, (error, caller.attempt < most))?,
+                    None => false,
+                };
+                if !is_again {
+                    end(tx, caller, &completion, error)?;
+                }
             }
             let query = "SELECT status FROM jobs WHERE id = ?1";
             let status = tx.query_one(query, &[&caller.job], |row| row.get(0))?;
             Ok((status, caller.ended.is_none()))
         })?;
+        if status == Status::Queued {
+            // Its secrets stay.
+            log::info!("job not started, and queued again; run={run}");
+            self.notifier.notify(Topic::Work);
+            self.notifier.notify(Topic::Job(run));
+            return Ok(Completed { success: true, status: Status::Failed });
+        }
         if is_first {
             log::info!("job ended; run={run} status={}", Status::name(status));
         }
-        // Also after a repeated completion: the first one may not have come to this.
-        self.ended(run);
+        if status.is_final() {
+            // Also after a repeated completion: the first one may not have come to this.
+            self.ended(run);
+        }
         let status = if status == Status::Completed { status } else { Status::Failed };
         Ok(Completed { success: true, status })
     }
+}
+
+impl Caller {
+    /// The runner to blame if a completion says that the attempt ended before its guest began. One in this
+    /// process is the only one as a rule, and its operator sees the error.
+    fn failed_start(
+        &self,
+        tx: &Tx<'_>,
+        completion: &Completion,
+        local: &[Uuid],
+    ) -> Outcome<Option<Uuid>> {
+        if completion.exit_code == 0 || self.begun {
+            return Ok(None);
+        }
+        let query = "SELECT 1 FROM jobs WHERE id = ?1 AND cancelled IS NOT NULL";
+        let is_cancelled = tx.exists(query, &[&self.job])?;
+        Ok(self.runner.filter(|runner| !is_cancelled && !local.contains(runner)))
+    }
+}
+
+/// Queues a job again that did not start, if another runner may try it.
+fn retry(
+    tx: &Tx<'_>,
+    caller: Caller,
+    runner: Uuid,
+    (error, may_repeat): (Option<&str>, bool),
+) -> Outcome<bool> {
+    let error = error.unwrap_or("no reason was given");
+    let failure = Failure { job: caller.job, runner, claimed: caller.claimed, error };
+    if !health::failed(tx, &failure, may_repeat)? {
+        return Ok(false);
+    }
+    end_attempt(tx, caller.job, "ended")?;
+    queue_again(tx, caller.job)?;
+    Ok(true)
 }
 
 /// A successful run counts as completed even if it was cancelled meanwhile.

@@ -98,8 +98,7 @@ impl Backend {
                 end_job(tx, job, &error)?;
                 return Ok(Some(Status::Failed));
             }
-            let set = "UPDATE jobs SET status = 'queued', started = NULL, offered_to = NULL WHERE id = ?1";
-            tx.execute(set, &[&job])?;
+            queue_again(tx, job)?;
             Ok(Some(Status::Queued))
         })?;
         let Some(status) = status else { return Ok(()) };
@@ -169,6 +168,11 @@ impl Backend {
     }
 }
 
+pub(super) fn queue_again(tx: &Tx<'_>, job: i64) -> Outcome<()> {
+    let set = "UPDATE jobs SET status = 'queued', started = NULL, offered_to = NULL WHERE id = ?1";
+    tx.execute(set, &[&job]).map(drop)
+}
+
 /// The job's row, if this attempt is still the one that runs.
 fn running(tx: &Tx<'_>, run: &RunId, attempt: u32) -> Outcome<Option<i64>> {
     let query = "SELECT id FROM jobs WHERE run = ?1 AND attempt = ?2 AND status = 'running'";
@@ -202,8 +206,7 @@ mod tests {
             total_memory_mb: 1.0,
             max_concurrent: 1,
             running_count: 0,
-            admittable_profiles: Vec::new(),
-            age_ms: 0,
+            ..Runner::default()
         }
     }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::backend::{Backend, Look};
 use crate::clock::millis;
 use crate::db::{List, Outcome, Row, ToValue, Tx};
+use crate::health::{self, AVOIDED, Admission};
 use crate::notifier::Topic;
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
@@ -84,27 +85,33 @@ fn fits(tx: &Tx<'_>) -> String {
 }
 
 /// The condition that no runner but `?4` has the VM of the job's session. A runner that is silent since
-/// `?6`, is full, or takes no jobs does not count, and none does for a job that was queued before `?5`.
-/// The clock may have been set back.
+/// `?6`, is full, unhealthy or drained, or takes no jobs does not count, and none does for a job that was queued before `?5`.
+/// The clock may have been set back. Nor did the job fail to start at `?4` since `?8`.
 const IS_HERE: &str = "(session IS NULL OR created <= ?5 OR created > ?7 OR coalesce((
     SELECT held_sessions.runner FROM held_sessions JOIN runners ON runners.id = held_sessions.runner
     WHERE held_sessions.session = jobs.session
         AND held_sessions.profile = coalesce(jobs.profile, 'default')
-        AND runners.seen > ?6 AND runners.is_open = 1
+        AND runners.seen > ?6 AND runners.is_open = 1 AND runners.drained = 0 AND runners.strikes = 0
         AND (jobs.runner_group IS NULL OR runners.runner_group IS NULL
             OR runners.runner_group = jobs.runner_group)
-    ORDER BY held_sessions.completed DESC, held_sessions.runner LIMIT 1), ?4) = ?4)";
+    ORDER BY held_sessions.completed DESC, held_sessions.runner LIMIT 1), ?4) = ?4)
+    AND NOT EXISTS (SELECT 1 FROM start_failures
+        WHERE start_failures.job = jobs.id AND start_failures.runner = ?4 AND failed > ?8)";
 
 impl Backend {
     /// The oldest job that fits. Another runner may claim it first.
     pub(crate) fn offer(&self, wanted: &Wanted, runner: Uuid) -> Result<Look<Offer>> {
         let query = Query::of(wanted, runner, self.config.affinity);
         let found = self.db.read("find a job", move |tx| {
+            // Whether it is healthy is not asked: there is no other one, as a rule.
+            if health::admission(tx, runner)? == Admission::Closed(None) {
+                return Ok(Err(false));
+            }
             let find = format!(
                 "SELECT {OFFER} FROM jobs WHERE {} AND {IS_HERE} ORDER BY id LIMIT 1",
                 fits(tx)
             );
-            let row: [&dyn ToValue; 7] = [
+            let row: [&dyn ToValue; 8] = [
                 &query.profiles,
                 &query.excluded,
                 &query.group,
@@ -112,6 +119,7 @@ impl Backend {
                 &tx.now().saturating_sub(query.affinity),
                 &tx.now().saturating_sub(millis(SILENT)),
                 &tx.now(),
+                &tx.now().saturating_sub(millis(AVOIDED)),
             ];
             match tx.query_opt(&find, &row, offer)? {
                 Some(offer) => Ok(Ok(offer)),
@@ -136,9 +144,14 @@ impl Backend {
         let query = Query::of(wanted, runner, self.config.affinity);
         let again = RESERVED.min(self.config.affinity);
         self.db.write_relaxed("offer a job", move |tx| {
+            if let Admission::Closed(until) = health::admission(tx, runner)? {
+                let left = |until: i64| until.saturating_sub(tx.now()).max(1);
+                let left = until.and_then(|until| u64::try_from(left(until)).ok());
+                return Ok(Err(left.map(Duration::from_millis)));
+            }
             let free = format!(
                 "SELECT id FROM jobs WHERE {} AND {IS_HERE} AND (offered_to IS NULL OR offered_to = ?4
-                     OR offered <= ?8 OR offered > ?7) ORDER BY id LIMIT 1",
+                     OR offered <= ?9 OR offered > ?7) ORDER BY id LIMIT 1",
                 fits(tx)
             );
             let free = tx.skipping(&free);
@@ -146,7 +159,7 @@ impl Backend {
                 "UPDATE jobs SET offered = ?7, offered_to = ?4 WHERE id = ({free})
                  RETURNING {OFFER}"
             );
-            let row: [&dyn ToValue; 8] = [
+            let row: [&dyn ToValue; 9] = [
                 &query.profiles,
                 &query.excluded,
                 &query.group,
@@ -154,9 +167,11 @@ impl Backend {
                 &tx.now().saturating_sub(query.affinity),
                 &tx.now().saturating_sub(millis(SILENT)),
                 &tx.now(),
+                &tx.now().saturating_sub(millis(AVOIDED)),
                 &tx.now().saturating_sub(millis(RESERVED)),
             ];
             if let Some(offer) = tx.query_opt(&reserve, &row, offer)? {
+                health::offered(tx, runner)?;
                 return Ok(Ok(offer));
             }
             Ok(Err(query.is_any_later(tx)?.then_some(again)))

@@ -7,7 +7,8 @@
 pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The migrations from an empty database; their number is the schema's version.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS];
+pub(super) const MIGRATIONS: &[&str] =
+    &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS, HEALTH];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -273,4 +274,23 @@ CREATE TABLE tokens (
 ALTER TABLE jobs ADD COLUMN submitted_by TEXT;
 ALTER TABLE jobs ADD COLUMN cancelled_by TEXT;
 CREATE INDEX submitted_jobs ON jobs (submitted_by, id) WHERE submitted_by IS NOT NULL;
+";
+
+/// `attempts.begun`: whether its guest has sent anything. `runners.strikes`: 0 while it is healthy; `retry`: when
+/// an unhealthy one may try a job; `marked`: when it was last found unhealthy.
+const HEALTH: &str = "
+ALTER TABLE attempts ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runners ADD COLUMN drained INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runners ADD COLUMN strikes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runners ADD COLUMN marked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runners ADD COLUMN retry INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runners ADD COLUMN reason TEXT;
+
+CREATE TABLE start_failures (
+    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    runner TEXT NOT NULL,
+    failed INTEGER NOT NULL,
+    PRIMARY KEY (job, runner)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runner_failures ON start_failures (runner);
 ";

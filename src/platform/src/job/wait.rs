@@ -41,6 +41,10 @@ fn explain(present: &[Present], profile: Option<&str>, group: Option<&str>) -> O
         let (group, known) = (group?, list(present.iter().filter_map(|one| one.group.as_deref())));
         return Some(format!("no runner is in group `{group}`: there is {known}"));
     }
+    if of_group.iter().all(|one| one.is_closed) {
+        let text = "all runners that may take it are drained or unhealthy: see `runner fleet ls`";
+        return Some(text.to_owned());
+    }
     let has_named_none = |one: &&Present| one.profiles.is_empty();
     let profile = profile.filter(|_| !of_group.iter().any(has_named_none))?;
     let known = of_group.iter().flat_map(|one| one.profiles.iter().map(String::as_str));
@@ -61,7 +65,16 @@ mod tests {
 
     fn present(group: Option<&str>, profiles: &[&str]) -> Present {
         let profiles = profiles.iter().map(|name| (*name).to_owned()).collect();
-        Present { group: group.map(str::to_owned), profiles }
+        Present { group: group.map(str::to_owned), profiles, is_closed: false }
+    }
+
+    #[test]
+    fn a_job_whose_runners_are_all_closed_waits() {
+        let closed = Present { is_closed: true, ..present(Some("a/b"), &["big"]) };
+        let there = [closed, present(Some("a/c"), &["big"])];
+        let text = explain(&there, Some("big"), Some("a/b")).unwrap();
+        assert!(text.contains("drained or unhealthy"), "{text}");
+        assert_eq!(explain(&there, Some("big"), None), None);
     }
 
     #[test]

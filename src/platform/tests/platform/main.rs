@@ -10,6 +10,7 @@ mod attempts;
 mod checkpoints;
 mod events;
 mod folder;
+mod health;
 mod jobs;
 mod operator;
 mod placement;

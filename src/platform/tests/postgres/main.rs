@@ -12,6 +12,8 @@ mod attempts;
 mod checkpoints;
 #[path = "../platform/events.rs"]
 mod events;
+#[path = "../platform/health.rs"]
+mod health;
 #[path = "../platform/jobs.rs"]
 mod jobs;
 #[path = "../platform/operator.rs"]

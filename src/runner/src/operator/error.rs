@@ -104,6 +104,8 @@ impl Error {
         };
         match code.as_str() {
             "NO_JOB" => Some(": `runner job ls` lists them"),
+            "NO_RUNNER" => Some(": `runner fleet ls` lists them"),
+            "SEVERAL_RUNNERS" => Some(": use the id"),
             "AMBIGUOUS" => Some(": use a longer prefix"),
             "NO_TOKEN" => Some(": `runner token ls` lists them"),
             "KEY_REUSED" => Some(": use another --key, or the same submission"),

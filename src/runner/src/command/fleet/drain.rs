@@ -1,0 +1,38 @@
+//! `runner fleet drain` and `undrain`: whether a runner gets jobs.
+
+use crate::error::Result;
+use crate::operator::OperatorClient;
+use crate::options::Global;
+use crate::output;
+
+/// Give a runner no more jobs, until `undrain`, also after restarts
+///
+/// Jobs that run there end there. The next job of a session whose VM is parked there goes to another
+/// runner, which resumes it from its checkpoint.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The runner
+    #[arg(value_name = "RUNNER")]
+    runner: String,
+}
+
+/// Give a drained runner jobs again
+#[derive(Debug, clap::Args)]
+pub(super) struct UndrainArguments {
+    /// The runner
+    #[arg(value_name = "RUNNER")]
+    runner: String,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+    let runner = OperatorClient::of(global).ask(|client| client.drain(&arguments.runner))?;
+    if runner.running_count > 0 && !global.quiet {
+        output::remark(format_args!("runner: {} jobs still run there", runner.running_count));
+    }
+    Ok(0)
+}
+
+pub(super) fn undrain(global: &Global, arguments: &UndrainArguments) -> Result<u8> {
+    OperatorClient::of(global).ask(|client| client.undrain(&arguments.runner))?;
+    Ok(0)
+}
