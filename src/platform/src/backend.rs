@@ -13,7 +13,7 @@ use crate::blob::Blobs;
 use crate::clock::millis;
 use crate::db::Db;
 use crate::folder::Folder;
-use crate::key::{self, Key, Tag};
+use crate::key::{self, Keys, Tag};
 use crate::notifier::{Notifier, Topic, Woken};
 use crate::presence::Presence;
 use crate::secret::Secrets;
@@ -26,12 +26,12 @@ pub(crate) const TELEMETRY_GRACE: Duration = Duration::from_secs(10 * 60);
 /// The platform without its server and its threads.
 pub(crate) struct Backend {
     pub(crate) config: Config,
-    pub(crate) db: Db,
+    pub(crate) db: Arc<Db>,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) secrets: Secrets,
     pub(crate) presence: Presence,
     pub(crate) notifier: Notifier,
-    pub(crate) key: Arc<Key>,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) runner_token: String,
     pub(crate) runner_token_hash: Tag,
     pub(crate) recent_tokens: RecentTokens,
@@ -44,22 +44,43 @@ impl Backend {
     pub(crate) fn open(config: Config) -> Result<Self> {
         let folder = Folder::open(&config.state)?;
         let runner_token = key::runner_token(&folder.runner_token())?;
+        let keys = Arc::new(Keys::open(&config, &folder)?);
+        let db = Arc::new(Db::open(&config.database, &folder.database())?);
+        let secrets = if db.is_shared() {
+            Secrets::records(Arc::clone(&db), Arc::clone(&keys))
+        } else {
+            Secrets::files(folder.secrets())
+        };
         let backend = Self {
-            db: Db::open(&config.database, &folder.database())?,
+            db,
             blobs: Arc::new(Blobs::new(folder.blobs(), folder.partial())),
-            secrets: Secrets::new(folder.secrets()),
+            secrets,
             presence: Presence::default(),
             notifier: Notifier::default(),
-            key: Arc::new(Key::open(&folder.key())?),
+            keys,
             runner_token_hash: key::hash(&runner_token),
             runner_token,
             recent_tokens: RecentTokens::default(),
             folder,
             config,
         };
+        backend.check_keys()?;
         let open = backend.open_runs()?;
         backend.secrets.remove_all_but(&open)?;
         Ok(backend)
+    }
+
+    /// Checks that other platforms of a shared database have no key that this one lacks.
+    fn check_keys(&self) -> Result<()> {
+        if !self.db.is_shared() {
+            return Ok(());
+        }
+        self.keys.check(&self.db, self.config.url_lifetime)
+    }
+
+    /// Says that the first key is in use, and seals with it what is sealed with another one.
+    pub(crate) fn look_after_keys(&self) -> Result<()> {
+        self.check_keys().and(self.secrets.renew())
     }
 
     /// The id of the runners in processes that serve this state folder, one after the other.
@@ -74,7 +95,7 @@ impl Backend {
     /// A presigned URL.
     pub(crate) fn url(&self, base: &str, method: Method, path: &str) -> String {
         let expires = self.db.now().saturating_add(millis(self.config.url_lifetime));
-        sign::url(&self.key, base, method, path, expires)
+        sign::url(&self.keys, base, method, path, expires)
     }
 
     /// Calls `look` at once and after each notification of the topic, until it finds something or

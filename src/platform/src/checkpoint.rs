@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::attempt::Caller;
 use crate::backend::Backend;
 use crate::db::{Outcome, ToValue, Tx};
-use crate::job::{Mount, OF_CHECKPOINT, find, mounts};
+use crate::job::{Mount, OF_CHECKPOINT, OF_JOB, find, mounts};
 use crate::key::Tag;
 use crate::{Refusal, Result, RunId};
 
@@ -210,7 +210,7 @@ fn store(tx: &Tx<'_>, caller: Caller, contents: &Contents) -> Outcome<String> {
     let history = contents.session.as_ref().map(|session| &session.history_hash);
     let query = "SELECT 1 FROM histories WHERE hash = ?1";
     if let Some(history) = history
-        && !tx.exists(query, &[history])?
+        && (!is_digest(history) || !tx.exists(query, &[history])?)
     {
         return Err(Refusal::Missing { what: "session history" }.into());
     }
@@ -241,13 +241,25 @@ fn whole(tx: &Tx<'_>, caller: Caller) -> Outcome<Option<String>> {
 /// Adds an artifact, which must be the job's and have this version.
 fn add_snapshot(tx: &Tx<'_>, job: i64, id: &str, snapshot: &Snapshot) -> Outcome<()> {
     let Snapshot { name, version, .. } = snapshot;
+    let missing = || Refusal::NotFound { what: format!("such version of artifact `{name}`") };
+    let artifacts = mounts(tx, OF_JOB, &job)?;
+    let is_there = is_digest(version) && artifacts.iter().any(|mount| mount.name == *name);
+    if !is_there {
+        return Err(missing().into());
+    }
     let add = "INSERT INTO snapshots (checkpoint, name, storage, version, mount_path)
                SELECT ?1, name, mounts.storage, versions.version, mount_path
                FROM mounts JOIN versions ON versions.storage = mounts.storage
                WHERE job = ?2 AND name = ?3 AND versions.version = ?4
                ON CONFLICT DO NOTHING";
     match tx.execute(add, &[&id, &job, name, version])? {
-        0 => Err(Refusal::NotFound { what: format!("such version of artifact `{name}`") }.into()),
+        0 => Err(missing().into()),
         _ => Ok(()),
     }
+}
+
+/// Whether a guest's text can be a hash or a version. Another one is no parameter of a query: a database
+/// may log those, and it may be a secret.
+fn is_digest(text: &str) -> bool {
+    base::hex::decode::<32>(text).is_some()
 }

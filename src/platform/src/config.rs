@@ -47,6 +47,9 @@ pub struct Config {
     pub state: PathBuf,
     /// Where jobs, events and all else but content are stored.
     pub database: Database,
+    /// The keys that the platforms of a shared database have in common: see [`add_key`](crate::add_key).
+    /// By default the key of the state folder, which no other platform has.
+    pub key_file: Option<PathBuf>,
     /// The addresses for runners and guests; port 0 selects a free port.
     pub listen: Vec<SocketAddr>,
     /// The base of URLs in execution contexts, which guests use: `http://192.168.241.1:8080`. By
@@ -91,6 +94,7 @@ impl Config {
         Self {
             state: state.to_owned(),
             database: Database::Embedded,
+            key_file: None,
             listen: Vec::new(),
             guest_url: None,
             group: None,

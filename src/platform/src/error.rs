@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use contract::InvalidRunId;
 
-use crate::Refusal;
+use crate::{Refusal, RunId};
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,6 +34,32 @@ pub enum Error {
         "{path} is not a key of 32 bytes: remove it to get a new one, which invalidates URLs and tokens"
     )]
     BadKey { path: PathBuf },
+    #[error("line {line} of {path} is not a key of 64 hex digits")]
+    BadKeyLine { path: PathBuf, line: usize },
+    #[error("{path} has no key: `runner serve --add-key {path}` makes one")]
+    NoKey { path: PathBuf },
+    #[error("{path} has more than {most} keys: remove those that are not used any more")]
+    ManyKeys { path: PathBuf, most: usize },
+    #[error("others than its owner may read the keys in {path}: chmod 600 {path}")]
+    KeyReadable { path: PathBuf },
+    #[error("the key file {path} is for a shared database, but the database is the embedded one")]
+    KeyFileOfOne { path: PathBuf },
+    #[error(
+        "{path} lacks key {key}, which platforms of this database use ({jobs} jobs have secrets sealed with \
+         it): give all of them the same key file"
+    )]
+    ForeignKey { key: String, path: PathBuf, jobs: u64 },
+    #[error(
+        "the secrets of job {run} are sealed with key {key}, which this platform lacks: give all platforms of \
+         the database the same key file"
+    )]
+    UnknownKey { run: RunId, key: String },
+    #[error("{bytes} bytes are too many to be sealed")]
+    TooLargeToSeal { bytes: usize },
+    #[error("the sealed secrets of job {run} were changed")]
+    Forged { run: RunId },
+    #[error("the secrets of job {run} are malformed")]
+    BadSecrets { run: RunId, source: serde_json::Error },
     #[error("{path} is not the id of a runner: remove it to get a new one")]
     BadRunner { path: PathBuf },
     #[error("cannot parse {path}")]

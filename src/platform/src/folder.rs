@@ -5,10 +5,10 @@
 //!     lock                  held by the process that serves
 //!     control.db -wal -shm  0600: the embedded database: jobs, attempts, events, telemetry, storages, checkpoints
 //!     control.sock          0600: the operator's side
-//!     key                   0600: 32 random bytes; signs URLs, makes tokens
+//!     key                   0600: 32 random bytes; signs URLs, makes tokens; unless there is a key file
 //!     runner.token          0600: what runners of this host authenticate with
 //!     runner.id             0600: with a shared database: the id of runners in this process
-//!     secrets/<run>         0600: from a job's submission until its end
+//!     secrets/<run>         0600: with the embedded database: from a job's submission until its end
 //!     blobs/<2>/<digest>    archives, manifests and histories by their SHA-256
 //!     partial/              uploads under way; emptied at the start
 //! ```

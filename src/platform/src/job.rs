@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::db::{FromValue, Outcome, ToValue, Tx, Value};
 use crate::notifier::Topic;
 use crate::principal::Principal;
-use crate::{Refusal, Result, RunId};
+use crate::{Refusal, Result, RunId, secret};
 
 /// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +132,7 @@ impl Backend {
                                    cancelled_by = ?3
                                WHERE id = ?1";
                     tx.execute(end, &[&job, &now, &by])?;
+                    secret::forget(tx, job)?;
                 }
                 Status::Running => {
                     let ask = "UPDATE jobs SET cancelled = ?2, cancelled_by = ?3
@@ -150,7 +151,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Removes the secrets of a job whose end is in the database.
+    /// Removes the secrets' file of a job whose end is in the database.
     pub(crate) fn ended(&self, run: RunId) {
         if let Err(error) = self.secrets.remove(&run) {
             // The next start removes it.

@@ -82,6 +82,7 @@ pub use contract::{Completion, Offer, RunId};
 pub use error::{Error, Result};
 pub use event::{Event, Page};
 pub use job::{Job, Mount, Status, Submission, Submitted};
+pub use key::add_key;
 pub use platform::{Platform, prune};
 pub use presence::{Runner, Unhealthy};
 pub use prune::Pruned;

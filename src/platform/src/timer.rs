@@ -43,4 +43,7 @@ fn prune(backend: &Backend) {
     if let Err(error) = pruned {
         log::error!("cannot prune old data; error={}", chain(&error));
     }
+    if let Err(error) = backend.look_after_keys() {
+        log::error!("the keys need attention; error={}", chain(&error));
+    }
 }

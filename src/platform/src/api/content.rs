@@ -17,7 +17,7 @@ pub(super) fn answer(
     path: &[&str],
 ) -> Result<Response> {
     // The signature covers the method, so other methods need no check.
-    sign::check(&backend.key, &request.head, backend.db.now())?;
+    sign::check(&backend.keys, &request.head, backend.db.now())?;
     let head = &request.head;
     match *path {
         ["blobs", digest] if head.method == Method::Get => blob(&backend.blobs, head, digest),

@@ -21,6 +21,10 @@ pub(super) fn error(error: &Error) -> Response {
         Error::Unavailable { .. } => {
             (503, "UNAVAILABLE", "the platform's database cannot be used now".to_owned())
         }
+        // Another platform may have it.
+        Error::UnknownKey { .. } => {
+            (503, "UNAVAILABLE", "the platform lacks the key of the job's secrets".to_owned())
+        }
         Error::Stopped => (503, "STOPPED", "the platform is stopping".to_owned()),
         _ => (500, "INTERNAL", "the platform failed: see its log".to_owned()),
     };

@@ -45,7 +45,7 @@ impl Backend {
         let secrets = self.secrets_to_hide(&run)?;
         let (unusable, has_found) =
             (secrets.as_ref().err().copied(), matches!(secrets, Ok(Some(_))));
-        let (key, fresh) = (Arc::clone(&self.key), random()?);
+        let (keys, fresh) = (Arc::clone(&self.keys), random()?);
         let claimed = self.db.write("claim a job", move |tx| {
             let (job, status) = find(tx, &run)?;
             check_grant(tx, job, claimant.grant.as_ref())?;
@@ -60,15 +60,21 @@ impl Backend {
                 end_job(tx, job, reason)?;
                 return Ok(Err(reason));
             }
-            let (attempt, nonce) = match again {
-                Some(known) => known,
-                None => (next(tx, job)?, fresh),
+            let (attempt, token) = match again {
+                Some((attempt, nonce, known)) => {
+                    let token = keys.known_run_token((&run, attempt), &nonce, &known);
+                    // Its key was removed, so nobody can have its token again.
+                    let token = token.ok_or(Refusal::Taken)?;
+                    bind(tx, (job, attempt), &claimant)?;
+                    (attempt, token)
+                }
+                None => {
+                    let attempt = next(tx, job)?;
+                    let token = keys.run_token(&run, attempt, &fresh);
+                    begin(tx, (job, attempt), &claimant, (&fresh, &hash(&token)))?;
+                    (attempt, token)
+                }
             };
-            let token = key.run_token(&run, attempt, &nonce);
-            match again {
-                Some(_) => bind(tx, (job, attempt), &claimant)?,
-                None => begin(tx, (job, attempt), &claimant, (&nonce, &hash(&token)))?,
-            }
             Ok(Ok((attempt, token, context)))
         })?;
         let (attempt, token, context) = claimed.map_err(|reason| {
@@ -95,7 +101,7 @@ impl Backend {
         });
         match known {
             Ok(values) => Ok(Ok(values)),
-            Err(Error::BadRecord { .. }) => {
+            Err(Error::BadRecord { .. } | Error::BadSecrets { .. } | Error::Forged { .. }) => {
                 Ok(Err("its stored secrets are malformed: submit it again"))
             }
             Err(Error::Refused(_)) => {
@@ -132,13 +138,13 @@ fn repeated(
     (job, status): (i64, Status),
     request: Option<&str>,
     fresh: &[u8; 32],
-) -> Outcome<Option<(u32, [u8; 32])>> {
+) -> Outcome<Option<(u32, [u8; 32], Tag)>> {
     if status != Status::Running {
         return Ok(None);
     }
-    let query = "SELECT attempt, nonce FROM attempts
+    let query = "SELECT attempt, nonce, token_hash FROM attempts
                  WHERE job = ?1 AND state = 'live' AND (claim_request = ?2 OR nonce = ?3)";
-    tx.query_opt(query, &[&job, &request, fresh], |row| Ok((row.get(0)?, row.get(1)?)))
+    tx.query_opt(query, &[&job, &request, fresh], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
 
 /// Binds the attempt to the runner process that claimed it last: the first one may have died before it

@@ -13,7 +13,7 @@ use crate::health::{self, Failure};
 use crate::job::Status;
 use crate::key::Tag;
 use crate::notifier::Topic;
-use crate::{Result, RunId};
+use crate::{Result, RunId, secret};
 
 /// The most characters of an error text that are stored.
 const LONGEST_ERROR: usize = 16 * 1024;
@@ -137,6 +137,7 @@ fn end(tx: &Tx<'_>, caller: Caller, completion: &Completion, error: Option<&str>
                WHERE id = ?1";
     let (code, last) = (&completion.exit_code, &completion.last_event_sequence);
     tx.execute(set, &[&caller.job, &tx.now(), code, &error, last])?;
+    secret::forget(tx, caller.job)?;
     end_attempt(tx, caller.job, "ended")
 }
 

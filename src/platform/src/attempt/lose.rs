@@ -12,7 +12,7 @@ use crate::clock::millis;
 use crate::db::{Outcome, Tx};
 use crate::job::Status;
 use crate::notifier::Topic;
-use crate::{Result, RunId};
+use crate::{Result, RunId, secret};
 
 /// What to do about a live attempt.
 enum Verdict {
@@ -184,7 +184,8 @@ pub(super) fn end_job(tx: &Tx<'_>, job: i64, error: &str) -> Outcome<()> {
                    status = CASE WHEN cancelled IS NOT NULL AND timed_out = 0 THEN 'cancelled'
                        ELSE 'failed' END
                WHERE id = ?1";
-    tx.execute(set, &[&job, &tx.now(), &error]).map(drop)
+    tx.execute(set, &[&job, &tx.now(), &error])?;
+    secret::forget(tx, job)
 }
 
 #[cfg(test)]

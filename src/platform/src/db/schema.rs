@@ -8,7 +8,7 @@ pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The migrations from an empty database; their number is the schema's version.
 pub(super) const MIGRATIONS: &[&str] =
-    &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS, HEALTH];
+    &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS, HEALTH, SEALED];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -293,4 +293,19 @@ CREATE TABLE start_failures (
     PRIMARY KEY (job, runner)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runner_failures ON start_failures (runner);
+";
+
+/// Of a shared database: the sealed secrets of jobs that have not ended, and which keys platforms seal
+/// with, and when one last said so.
+const SEALED: &str = "
+CREATE TABLE secrets (
+    job INTEGER PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    sealed BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    used INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";

@@ -150,6 +150,21 @@ impl FromValue for [u8; 32] {
     }
 }
 
+impl ToValue for Vec<u8> {
+    fn to_value(&self) -> Value<'_> {
+        Value::Blob(self.as_slice().into())
+    }
+}
+
+impl FromValue for Vec<u8> {
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        match value {
+            Value::Blob(bytes) => Some(bytes.into_owned()),
+            _ => None,
+        }
+    }
+}
+
 impl ToValue for RunId {
     fn to_value(&self) -> Value<'_> {
         Value::Text(self.to_string().into())

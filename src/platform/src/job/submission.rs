@@ -13,11 +13,11 @@ use super::show::check_submitter;
 use super::{Backend, Mount, OF_CHECKPOINT, find, mounts};
 use crate::clock::millis;
 use crate::db::{Outcome, ToValue, Tx};
-use crate::key::Tag;
+use crate::key::{Sealed, Tag};
 use crate::mask::Mask;
 use crate::notifier::Topic;
 use crate::principal::{Principal, scope};
-use crate::{Error, Refusal, Result, RunId};
+use crate::{Error, Refusal, Result, RunId, secret};
 
 /// The agents that a submission may name.
 const AGENTS: [&str; 2] = ["claude-code", "codex"];
@@ -59,7 +59,7 @@ pub struct Submission {
     pub group: Option<String>,
     /// The agent's environment.
     pub environment: BTreeMap<String, String>,
-    /// More environment variables, which are masked everywhere and are never in the database.
+    /// More environment variables, which are masked everywhere and are in no database in clear.
     pub secrets: BTreeMap<String, String>,
     /// Artifacts, from [`Client::upload`](crate::Client::upload).
     pub artifacts: Vec<Mount>,
@@ -108,22 +108,27 @@ impl Backend {
         let by = by.clone();
         let run = RunId::random();
         let bytes = serde_json::to_vec(&submission).map_err(|source| Error::BadRow { source })?;
-        let fingerprint = self.key.fingerprint(&bytes);
+        let fingerprints = self.keys.fingerprints(&bytes);
+        let mut sealed = None;
         if !submission.secrets.is_empty() {
             // Secrets that cannot be masked are rejected now, not at the claim.
             Mask::new(submission.secrets.values())?;
-            self.secrets.keep(&run, &submission.secrets)?;
+            sealed = self.secrets.keep(&run, &submission.secrets)?;
         }
         let timeout = submission.timeout_ms.map_or(self.config.timeout, Duration::from_millis);
         let default_group = self.config.group.clone();
         let submitted = self.db.write("submit a job", move |tx| {
             let key = submission.key.as_deref();
-            if let Some(run) = earlier(tx, key, &run, &fingerprint)? {
+            if let Some(run) = earlier(tx, key, &run, &fingerprints)? {
                 return Ok((run, None));
             }
-            let group = default_group.as_deref();
-            let terms = (&fingerprint, millis(timeout), group);
-            let group = insert(tx, &run, &submission, terms, &by)?;
+            let terms = Terms {
+                fingerprint: fingerprints.first(),
+                timeout: millis(timeout),
+                group: default_group.as_deref(),
+                sealed: sealed.as_ref(),
+            };
+            let group = insert(tx, &run, &submission, &terms, &by)?;
             Ok((run, Some((submission.profile.clone(), group))))
         });
         let is_stored = matches!(&submitted, Ok((run_id, _)) if *run_id == run);
@@ -150,15 +155,24 @@ fn earlier(
     tx: &Tx<'_>,
     key: Option<&str>,
     run: &RunId,
-    fingerprint: &Tag,
+    fingerprints: &[Tag],
 ) -> Outcome<Option<RunId>> {
     let query = "SELECT run, fingerprint FROM jobs WHERE submission_key = ?1 OR run = ?2";
     let found: Option<(RunId, Tag)> =
         tx.query_opt(query, &[&key, run], |row| Ok((row.get(0)?, row.get(1)?)))?;
     match found {
-        Some((_, other)) if other != *fingerprint => Err(Refusal::KeyReused.into()),
+        Some((_, other)) if !fingerprints.contains(&other) => Err(Refusal::KeyReused.into()),
         found => Ok(found.map(|(run, _)| run)),
     }
+}
+
+/// What a submission is completed with.
+struct Terms<'a> {
+    fingerprint: Option<&'a Tag>,
+    /// In milliseconds.
+    timeout: i64,
+    group: Option<&'a str>,
+    sealed: Option<&'a Sealed>,
 }
 
 /// Returns the group of the job.
@@ -166,7 +180,7 @@ fn insert(
     tx: &Tx<'_>,
     run: &RunId,
     submission: &Submission,
-    (fingerprint, timeout, group): (&Tag, i64, Option<&str>),
+    terms: &Terms<'_>,
     by: &Principal,
 ) -> Outcome<Option<String>> {
     check_owned(tx, submission, by)?;
@@ -179,7 +193,7 @@ fn insert(
     }
     let all = resumed.as_ref().map(|resumed| resumed.artifacts.as_slice()).unwrap_or_default();
     let of_resumed = resumed.as_ref().and_then(|resumed| resumed.group.as_deref());
-    let group = submission.group.as_deref().or(of_resumed).or(group);
+    let group = submission.group.as_deref().or(of_resumed).or(terms.group);
     let artifacts = together(&submission.artifacts, all);
     let add = "INSERT INTO jobs (run, submission_key, fingerprint, status, agent, profile, prompt,
                    environment, context, has_secrets, timeout, resumed, session, created, reuse_key,
@@ -190,14 +204,14 @@ fn insert(
     let row: [&dyn ToValue; 16] = [
         run,
         &submission.key,
-        fingerprint,
+        &terms.fingerprint,
         &agent,
         &submission.profile,
         &submission.prompt,
         &serde_json::to_string(&submission.environment)?,
         &serde_json::to_string(&submission.context)?,
         &!submission.secrets.is_empty(),
-        &timeout,
+        &terms.timeout,
         &resumed.as_ref().map(|resumed| &resumed.checkpoint),
         &resumed.as_ref().map(|resumed| &resumed.session),
         &tx.now(),
@@ -209,6 +223,7 @@ fn insert(
     for mount in artifacts {
         add_mount(tx, job, &mount)?;
     }
+    terms.sealed.map_or(Ok(()), |sealed| secret::store(tx, job, sealed))?;
     Ok(group.map(str::to_owned))
 }
 

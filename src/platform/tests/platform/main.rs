@@ -14,6 +14,7 @@ mod health;
 mod jobs;
 mod operator;
 mod placement;
+mod secret_files;
 mod secrets;
 mod storages;
 mod telemetry;

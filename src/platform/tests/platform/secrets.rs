@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, Once, PoisonError};
 
-use platform::{Error, RunId, Status, Submission};
+use platform::{Error, RunId, Submission};
 use serde_json::json;
 
-use crate::harness::{Guest, Host, contains, refusal};
+use crate::harness::{Guest, Host, contains};
 
-const SECRET: &str = "s3cret-\"value\"\n-8c1f";
+pub(crate) const SECRET: &str = "s3cret-\"value\"\n-8c1f";
 /// Its beginning, which no escaping changes.
-const TELLTALE: &str = "s3cret-";
+pub(crate) const TELLTALE: &str = "s3cret-";
 
 static LOG: Mutex<String> = Mutex::new(String::new());
 
@@ -38,7 +38,7 @@ fn record_log() {
     });
 }
 
-fn submit(host: &Host) -> RunId {
+pub(crate) fn submit(host: &Host) -> RunId {
     let submission = Submission {
         prompt: "use it".into(),
         environment: BTreeMap::from([("PLAIN".into(), "plain".into())]),
@@ -49,7 +49,7 @@ fn submit(host: &Host) -> RunId {
 }
 
 /// Says the secret wherever a guest can.
-fn blab(guest: &Guest<'_>) {
+pub(crate) fn blab(guest: &Guest<'_>) {
     let text = format!("it is {SECRET}!");
     guest
         .post(
@@ -74,18 +74,6 @@ fn a_claim_has_the_secrets_as_environment_and_as_values_to_mask() {
 
     assert_eq!(guest.context["environment"], json!({"PLAIN": "plain", "KEY": SECRET}));
     assert_eq!(guest.context["secretValues"], json!([SECRET]));
-}
-
-#[test]
-fn a_secret_is_in_no_file_but_its_own_while_the_job_runs() {
-    let host = Host::start();
-    let guest = host.claim(submit(&host));
-    blab(&guest);
-
-    let found = contains(host.state(), TELLTALE);
-
-    let own = host.state().join("control/secrets").join(guest.run.to_string());
-    assert_eq!(found, [own.display().to_string()]);
 }
 
 #[test]
@@ -167,50 +155,6 @@ fn debug_output_of_a_submission_has_no_values() {
     assert!(shown.contains("KEY") && !shown.contains(TELLTALE));
 }
 
-/// Where a job's secrets are.
-fn file(host: &Host, run: RunId) -> std::path::PathBuf {
-    host.state().join("control/secrets").join(run.to_string())
-}
-
-#[test]
-fn a_job_with_missing_secrets_fails_with_that_reason() {
-    let host = Host::start();
-    let run = submit(&host);
-    std::fs::remove_file(file(&host, run)).unwrap();
-
-    let refused = host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
-
-    assert_eq!(refused, refusal(409, "RUN_ENDED"));
-    let job = host.job(run);
-    assert_eq!(job.status, Status::Failed);
-    assert_eq!(job.error.unwrap(), "its secrets are gone: submit it again");
-}
-
-#[test]
-fn a_job_with_malformed_secrets_fails_with_that_reason() {
-    let host = Host::start();
-    let source = host.source();
-    let run = submit(&host);
-    std::fs::write(file(&host, run), "{").unwrap();
-
-    assert!(source.claim(run).unwrap().is_none());
-
-    let error = host.job(run).error.unwrap();
-    assert_eq!(error, "its stored secrets are malformed: submit it again");
-}
-
-#[test]
-fn a_job_with_secrets_that_cannot_be_masked_fails_with_that_reason() {
-    let host = Host::start();
-    let run = submit(&host);
-    std::fs::write(file(&host, run), json!({"KEY": "x".repeat(2 << 20)}).to_string()).unwrap();
-
-    host.post_runner(&format!("jobs/{run}/claim"), &json!({})).refused();
-
-    let error = host.job(run).error.unwrap();
-    assert_eq!(error, "its secrets are too large to be masked in its reports");
-}
-
 #[test]
 fn a_submission_with_secrets_that_cannot_be_masked_is_rejected() {
     let host = Host::start();
@@ -224,24 +168,6 @@ fn a_submission_with_secrets_that_cannot_be_masked_is_rejected() {
     let refused = host.client().submit(&submission).unwrap_err();
 
     assert!(matches!(refused, Error::Answered { status: 413, .. }), "{refused}");
-}
-
-#[test]
-fn no_data_of_a_running_job_is_stored_once_its_secrets_are_gone() {
-    let mut host = Host::start();
-    let guest = host.claim(submit(&host));
-    let (run, token) = (guest.run, guest.token.clone());
-    std::fs::remove_file(file(&host, run)).unwrap();
-    host.restart();
-    let guest = Guest { host: &host, run, token, context: json!(null) };
-    let gone = refusal(409, "SECRETS_GONE");
-
-    assert_eq!(guest.events(&[0]).refused(), gone);
-    assert_eq!(guest.post("telemetry", json!({"systemLog": SECRET})).refused(), gone);
-    guest.post("complete", json!({"exitCode": 1, "error": SECRET})).ok();
-    let error = host.job(run).error.unwrap();
-    assert!(error.contains("its secrets are gone and cannot be masked in it"), "{error}");
-    assert_eq!(contains(host.state(), TELLTALE), [""; 0]);
 }
 
 #[test]

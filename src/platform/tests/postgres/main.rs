@@ -32,3 +32,4 @@ mod tokens;
 mod wire;
 
 mod replicas;
+mod sealed;

@@ -39,9 +39,12 @@ fn platforms_that_start_together_migrate_once() {
     let dirs = [0; 4].map(|_| tempfile::tempdir().unwrap());
 
     let started = std::thread::scope(|scope| {
+        let keys = dirs[0].path().join("keys");
+        platform::add_key(&keys).unwrap();
         let start = |dir: &tempfile::TempDir| {
             let mut config = Config::new(dir.path());
             config.database = database.clone();
+            config.key_file = Some(keys.clone());
             scope.spawn(move || Platform::start(config).map(drop))
         };
         dirs.each_ref().map(start).map(|thread| thread.join().unwrap())

@@ -18,12 +18,15 @@ const EXAMPLES: &str = "\
 Examples:
   runner serve
   runner serve --listen 127.0.0.1:8480 --listen 10.0.0.5:8480 --guest-url http://10.0.0.5:8480
-  runner serve --listen 10.0.0.5:8480 --database postgresql://platform@db.example/jobs
+  runner serve --add-key /etc/sandbox-runner/platform.keys
+  runner serve --listen 10.0.0.5:8480 --database postgresql://platform@db.example/jobs \
+      --key-file /etc/sandbox-runner/platform.keys
   runner job submit --prompt 'run the tests'          from another terminal
 
 The server speaks plain HTTP: put a TLS proxy in front of an address that other hosts can reach.
 A database of --database is PostgreSQL 14 or later; several platforms may share it. libpq reads the
-connection string: a password belongs in PGPASSFILE or in --database-file.
+connection string: a password belongs in PGPASSFILE or in --database-file. Secrets of jobs are sealed
+in it with the first key of --key-file; all keys there open secrets and verify tokens.
 SIGTERM and SIGINT stop the server. It stores its jobs, and continues with them at the next start.";
 
 /// Serve the platform in the foreground, without running jobs in this process
@@ -56,15 +59,30 @@ pub(crate) struct Arguments {
     /// File with the connection string; one with a password must have mode 0600
     #[arg(long, value_name = "FILE")]
     database_file: Option<PathBuf>,
+
+    /// File with the keys that the platforms of a database share, mode 0600 [default: the state folder's key]
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// Add a new key to FILE, which is made if it is missing, print the names of its keys, and exit
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key_file", "database", "database_file"])]
+    add_key: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    if let Some(path) = &arguments.add_key {
+        for name in platform::add_key(path).map_err(operator::Error::from)? {
+            output::line(name)?;
+        }
+        return Ok(0);
+    }
     let (listener, signals) = signal::until_end()?;
     let mut config = Config::new(&global.state_dir);
     config.listen = arguments.listen;
     config.guest_url = arguments.guest_url;
     config.group = arguments.group;
     config.affinity = arguments.affinity;
+    config.key_file = arguments.key_file;
     config.database = match (arguments.database, arguments.database_file) {
         (Some(typed), _) => typed_database(typed)?,
         (None, Some(path)) => database_of(path)?,
