@@ -82,9 +82,29 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub(crate) quiet: bool,
 
+    /// Format of log lines on standard error
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "RUNNER_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text
+    )]
+    pub(crate) log_format: LogFormat,
+
     /// This process is the background runner of `run -d` or `exec -d`
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
+}
+
+/// How a log line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people; with priorities and without times if standard error is the journal
+    Text,
+    /// One JSON object per line: time, level, thread, target, message
+    Json,
 }
 
 /// `on` or `off`.
