@@ -6,8 +6,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use host_test::s3::{BUCKET, REGION, S3};
 use netns::testing::{HOST, INTERNET, PRIVATE};
-use platform::{Artifact, Client, Config, Platform, RunId, Status, Submission};
+use platform::{
+    Artifact, BucketConfig, BucketCredentials, BucketStyle, Client, Config, Content, Platform,
+    RunId, Status, Submission,
+};
 
 use crate::crash_point::LOG_FILTER;
 use crate::fault::{Fault, Way};
@@ -103,11 +107,24 @@ fn jobs_of_a_platform_at(
 
 #[test]
 #[ignore = "needs root, QEMU and mitmproxy"]
-fn a_platform_at_an_address_of_the_host_is_reached_at_its_port_only() {
+fn a_platform_and_its_object_store_at_addresses_of_the_host_are_reached_at_their_ports_only() {
     let runner = Runner::new();
     let before = Host::look(runner.state());
+    let Some(store) = S3::start_at(HOST.into()) else {
+        return host_test::skip("no `weed`: run scripts/test");
+    };
+    // Each job uploads its session's history there.
+    let bucket = BucketConfig {
+        endpoint: store.endpoint(),
+        region: REGION.into(),
+        bucket: BUCKET.into(),
+        style: BucketStyle::Path,
+        ca_file: None,
+        credentials: BucketCredentials::new(S3::KEY, store.secret()),
+    };
     let start = |state: &Path| {
         let mut config = Config::new(state);
+        config.content = Content::Bucket { bucket, prefix: String::new() };
         config.listen = vec![(HOST, 0).into()];
         config.stop_grace = Duration::from_millis(100);
         (Platform::start(config).unwrap(), std::net::TcpListener::bind((HOST, 0)).unwrap())

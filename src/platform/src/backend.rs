@@ -9,7 +9,6 @@ use http_server::Method;
 
 use uuid::Uuid;
 
-use crate::blob::Blobs;
 use crate::clock::millis;
 use crate::db::Db;
 use crate::folder::Folder;
@@ -17,6 +16,7 @@ use crate::key::{self, Keys, Tag};
 use crate::notifier::{Notifier, Topic, Woken};
 use crate::presence::Presence;
 use crate::secret::Secrets;
+use crate::store::Store;
 use crate::token::RecentTokens;
 use crate::{Config, Error, Result, sign};
 
@@ -27,7 +27,7 @@ pub(crate) const TELEMETRY_GRACE: Duration = Duration::from_secs(10 * 60);
 pub(crate) struct Backend {
     pub(crate) config: Config,
     pub(crate) db: Arc<Db>,
-    pub(crate) blobs: Arc<Blobs>,
+    pub(crate) store: Store,
     pub(crate) secrets: Secrets,
     pub(crate) presence: Presence,
     pub(crate) notifier: Notifier,
@@ -52,8 +52,8 @@ impl Backend {
             Secrets::files(folder.secrets())
         };
         let backend = Self {
+            store: Store::open(&config, &folder, &db)?,
             db,
-            blobs: Arc::new(Blobs::new(folder.blobs(), folder.partial())),
             secrets,
             presence: Presence::default(),
             notifier: Notifier::default(),
@@ -96,6 +96,14 @@ impl Backend {
     pub(crate) fn url(&self, base: &str, method: Method, path: &str) -> String {
         let expires = self.db.now().saturating_add(millis(self.config.url_lifetime));
         sign::url(&self.keys, base, method, path, expires)
+    }
+
+    /// A presigned URL of content. `base` is that of the platform's own URLs.
+    pub(crate) fn download_url(&self, base: &str, name: &str) -> String {
+        match &self.store {
+            Store::Files(_) => self.url(base, Method::Get, &format!("/blobs/{name}?")),
+            Store::Bucket(objects) => objects.download_url(name),
+        }
     }
 
     /// Calls `look` at once and after each notification of the topic, until it finds something or

@@ -132,6 +132,9 @@ impl Backend {
         if ids.into_iter().any(|length| !(1..=LONGEST_SESSION).contains(&length)) {
             return Err(Refusal::bad("a session's id must have 1 to 256 bytes").into());
         }
+        if let Some(session) = &contents.session {
+            self.adopt_history(&token, run, &session.history_hash)?;
+        }
         let mask = self.secrets.mask(&run)?;
         if let (Some(mask), Some(session)) = (&mask, &mut contents.session) {
             mask.text(&mut session.id);

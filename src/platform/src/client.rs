@@ -2,7 +2,9 @@
 
 mod exchange;
 mod follow;
+mod transfer;
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +15,13 @@ use serde::de::DeserializeOwned;
 
 use self::exchange::{Calls, Payload, Reply};
 pub use self::follow::Follow;
+use self::transfer::{Transfers, is_elsewhere};
 use crate::api::{Prune, escape};
 use crate::clock::{iso8601, now_ms};
 use crate::fleet::Order;
-use crate::storage::{Committed, Manifest, Prepared, StorageRequest};
+use crate::storage::{
+    Committed, Manifest, PartUploads, Parts, Prepared, StorageRequest, UploadUrl,
+};
 use crate::{
     Checkpoint, CreatedToken, Error, Event, Job, Mount, NewToken, Page, Pruned, Result, RunId,
     Runner, Submission, Submitted, Telemetry, Token, folder, pack,
@@ -42,13 +47,19 @@ pub struct Client {
     socket: PathBuf,
     /// Shared by all clones.
     calls: Arc<Calls>,
+    /// The requests to an object store.
+    transfers: Transfers,
 }
 
 impl Client {
     /// A client of the platform that serves a state folder, now or later.
     #[must_use]
     pub fn new(state: &Path) -> Self {
-        Self { socket: folder::socket(state), calls: Arc::default() }
+        Self {
+            socket: folder::socket(state),
+            calls: Arc::default(),
+            transfers: Transfers::default(),
+        }
     }
 
     /// Submits a job.
@@ -63,17 +74,21 @@ impl Client {
         let mut request = StorageRequest {
             storage_name: Some(artifact.name.clone()),
             archive_hash: Some(packed.hash),
+            archive_size: Some(packed.size),
             files: packed.files,
             ..StorageRequest::default()
         };
         let prepared: Prepared = self.post("/v1/storages/prepare", &request)?;
         if let Some(uploads) = prepared.uploads {
-            let archive = Payload::File(&packed.archive, packed.size);
-            self.ask("PUT", &uploads.archive.presigned_url, archive)?.finish()?;
+            request.parts = self.send_archive(&packed.archive, packed.size, uploads.archive)?;
             let created_at = iso8601(now_ms());
             let manifest = Manifest { version: 1, files: request.files, created_at };
             let url = &uploads.manifest.presigned_url;
-            self.ask("PUT", url, Payload::json(&manifest)?)?.finish()?;
+            if is_elsewhere(url) {
+                self.transfers.put_bytes(url, &Payload::to_json(&manifest)?)?;
+            } else {
+                self.ask("PUT", url, Payload::json(&manifest)?)?.finish()?;
+            }
             request.files = manifest.files;
             request.version_id = Some(prepared.version_id.clone());
             let _: Committed = self.post("/v1/storages/commit", &request)?;
@@ -153,7 +168,11 @@ impl Client {
     /// Copies the archive of an artifact (tar, gzip or zstd) as the job's checkpoint has it.
     pub fn artifact(&self, run: RunId, name: &str, to: &mut dyn Write) -> Result<u64> {
         let path = format!("/v1/jobs/{run}/artifacts/{}", escape(name));
-        self.ask("GET", &path, Payload::Empty)?.copy(to)
+        let reply = self.ask("GET", &path, Payload::Empty)?;
+        match reply.location() {
+            Some(url) => self.transfers.get(url, to),
+            None => reply.copy(to),
+        }
     }
 
     /// The runners that sent a heartbeat in the last hour, and the drained ones.
@@ -210,6 +229,27 @@ impl Client {
     /// later ones fail with [`Error::Cut`].
     pub fn cut(&self) {
         self.calls.cut();
+        self.transfers.cancel();
+    }
+
+    /// Uploads an archive to the platform, or to its object store: in parts if it is large.
+    fn send_archive(&self, archive: &File, size: u64, to: UploadUrl) -> Result<Option<Parts>> {
+        if let Some(PartUploads { parts, part_size, urls }) = to.parts {
+            let mut offset = 0;
+            for url in &urls {
+                let length = part_size.min(size.saturating_sub(offset));
+                self.transfers.put(url, (archive, offset), length)?;
+                offset += length;
+            }
+            return Ok(Some(parts));
+        }
+        let url = &to.presigned_url;
+        if is_elsewhere(url) {
+            self.transfers.put(url, (archive, 0), size)?;
+        } else {
+            self.ask("PUT", url, Payload::File(archive, size))?.finish()?;
+        }
+        Ok(None)
     }
 
     fn page<T: DeserializeOwned>(

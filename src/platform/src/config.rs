@@ -15,6 +15,20 @@ pub enum Database {
     Postgres(ConnectionString),
 }
 
+/// Where archives, manifests and histories are stored.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Files in the state folder.
+    Files,
+    /// Objects of a bucket, which several platforms share.
+    Bucket {
+        /// The bucket.
+        bucket: s3::Config,
+        /// What the keys of all objects begin with; empty, or a path like `fleet/`.
+        prefix: String,
+    },
+}
+
 /// A connection string of libpq, perhaps with a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectionString(String);
@@ -50,6 +64,8 @@ pub struct Config {
     /// The keys that the platforms of a shared database have in common: see [`add_key`](crate::add_key).
     /// By default the key of the state folder, which no other platform has.
     pub key_file: Option<PathBuf>,
+    /// Where archives, manifests and histories are stored.
+    pub content: Content,
     /// The addresses for runners and guests; port 0 selects a free port.
     pub listen: Vec<SocketAddr>,
     /// The base of URLs in execution contexts, which guests use: `http://192.168.241.1:8080`. By
@@ -95,6 +111,7 @@ impl Config {
             state: state.to_owned(),
             database: Database::Embedded,
             key_file: None,
+            content: Content::Files,
             listen: Vec::new(),
             guest_url: None,
             group: None,

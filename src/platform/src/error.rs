@@ -85,6 +85,21 @@ pub enum Error {
     #[error("a record in the database is malformed")]
     BadRow { source: serde_json::Error },
 
+    // The object store.
+    #[error("cannot use the object store")]
+    Store { source: Box<s3::Error> },
+    #[error("cannot read an object of the object store")]
+    StoreRead { source: io::Error },
+    #[error(
+        "`{prefix}` is not a prefix for keys: use names of letters, digits, `-`, `_` and `.`, separated by `/`"
+    )]
+    BadPrefix { prefix: String },
+    #[error(
+        "the content that the database names is in {content}, but another store is configured: configure \
+         that one"
+    )]
+    ContentElsewhere { content: &'static str },
+
     // The server.
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
@@ -114,6 +129,8 @@ pub enum Error {
     TooDeep { path: PathBuf },
     #[error("{path} changed while it was packed")]
     Changed { path: PathBuf },
+    #[error("cannot exchange content with the platform's object store")]
+    Transfer { source: platform_client::Error },
     #[error("the request to the platform was cancelled")]
     Cut,
     #[error("the job did not end before the deadline")]

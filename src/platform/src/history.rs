@@ -1,5 +1,7 @@
 //! Histories of agents' sessions, by the SHA-256 of their uncompressed content.
 
+mod object;
+
 use std::io::Write;
 use std::sync::Arc;
 
@@ -10,9 +12,10 @@ use sha2::{Digest, Sha256};
 
 use crate::attempt::Caller;
 use crate::backend::Backend;
-use crate::db::ToValue;
+use crate::db::{Outcome, ToValue, Tx};
 use crate::key::Tag;
 use crate::storage::length;
+use crate::store::{Store, Temporary};
 use crate::{Refusal, Result, RunId};
 
 /// The largest history, encoded and decoded.
@@ -99,14 +102,22 @@ impl Backend {
         if size > LARGEST_ENCODED || history.raw_size > LARGEST_RAW {
             return Err(Refusal::TooLarge { limit: LARGEST_ENCODED, unit: "bytes" }.into());
         }
-        let path = format!(
-            "/uploads/history/{}?owner={run}/{attempt}&raw={}&size={size}&encoding={}",
-            history.hash,
-            history.raw_size,
-            encoding.name()
-        );
-        let presigned_url = Some(self.url(base, Method::Put, &path));
-        Ok(Permission { existing, presigned_url, encoding: Some(encoding) })
+        let owner = format!("{run}/{attempt}");
+        let url = match &self.store {
+            Store::Files(_) => {
+                let (hash, raw) = (&history.hash, history.raw_size);
+                let parameters = format!("raw={raw}&size={size}&encoding={}", encoding.name());
+                let path = format!("/uploads/history/{hash}?owner={owner}&{parameters}");
+                self.url(base, Method::Put, &path)
+            }
+            Store::Bucket(objects) => {
+                // The store accepts no other length.
+                self.charge_upload(&owner, size)?;
+                let to = Temporary::History { owner, hash: history.hash };
+                objects.upload_url(&to, Some(size))
+            }
+        };
+        Ok(Permission { existing, presigned_url: Some(url), encoding: Some(encoding) })
     }
 
     /// Receives a history, and stores it if it matches its hash.
@@ -117,33 +128,38 @@ impl Backend {
         }
         self.charge_upload(&expected.owner, size)?;
         let mut raw = Raw::new(expected.raw_size);
+        let blobs = self.store.files()?;
         let incoming = match expected.encoding {
-            Encoding::Identity => self.blobs.receive(body, size, &mut |piece| raw.take(piece))?,
+            Encoding::Identity => blobs.receive(body, size, &mut |piece| raw.take(piece))?,
             Encoding::Zstd => {
                 let mut decoder = decoder(&mut raw)?;
                 let mut take = |piece: &[u8]| decode(|| decoder.write_all(piece));
-                let incoming = self.blobs.receive(body, size, &mut take)?;
+                let incoming = blobs.receive(body, size, &mut take)?;
                 decode(|| decoder.flush())?;
                 incoming
             }
         };
         raw.check(&expected)?;
         let blob = incoming.keep()?;
-        let blobs = Arc::clone(&self.blobs);
+        let blobs = Arc::clone(blobs);
         self.db.write("record a history", move |tx| {
             tx.lock_names(&[&blob.digest])?;
             if !blobs.has(&blob.digest) {
                 return Err(Refusal::Busy.into());
             }
-            let add =
-                "INSERT INTO histories (hash, encoding, raw_size, blob, encoded_size, created)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
-            let (encoding, now) = (expected.encoding.name(), tx.now());
-            let row: [&dyn ToValue; 6] =
-                [&expected.hash, &encoding, &expected.raw_size, &blob.digest, &blob.size, &now];
-            tx.execute(add, &row).map(drop)
+            record(tx, &expected, &blob.digest, blob.size)
         })
     }
+}
+
+/// Adds a history, unless it is there.
+fn record(tx: &Tx<'_>, history: &Expected, name: &str, encoded_size: u64) -> Outcome<()> {
+    let add = "INSERT INTO histories (hash, encoding, raw_size, blob, encoded_size, created)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
+    let (encoding, now) = (history.encoding.name(), tx.now());
+    let row: [&dyn ToValue; 6] =
+        [&history.hash, &encoding, &history.raw_size, &name, &encoded_size, &now];
+    tx.execute(add, &row).map(drop)
 }
 
 /// A writer that counts and hashes the decompressed history, and fails beyond the announced size.
@@ -173,10 +189,12 @@ impl Raw {
             let unit = "bytes unpacked";
             return Err(Refusal::WrongSize { found: self.size, expected: self.limit, unit });
         }
-        if hex::encode(&self.hasher.finalize()) != expected.hash {
-            return Err(Refusal::WrongHash);
-        }
-        Ok(())
+        self.check_hash(&expected.hash)
+    }
+
+    fn check_hash(self, hash: &str) -> Result<(), Refusal> {
+        let found = hex::encode(&self.hasher.finalize());
+        if found == hash { Ok(()) } else { Err(Refusal::WrongHash) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The embedded platform: the whole contract of the job platform in one process on one host.
 //!
 //! [`Platform`] serves jobs, attempts, events, telemetry, storages and checkpoints from SQLite, and
-//! archives from files named by their SHA-256. A runner in the same process takes jobs from a
+//! archives from files or an object store. A runner in the same process takes jobs from a
 //! [`Source`]; other runners and all guests use HTTP; the operator's commands use a [`Client`].
 //!
 //! ```no_run
@@ -28,6 +28,7 @@
 //! | to know | read |
 //! |---|---|
 //! | files on the disk | `folder.rs`, `db/schema.rs` |
+//! | objects in a bucket | `store.rs` |
 //! | the states of a job | `attempt.rs` |
 //! | the routes | `api.rs` |
 //! | limits for hostile or slow clients | the crate `http-server` |
@@ -66,6 +67,7 @@ mod secret;
 mod sign;
 mod source;
 mod storage;
+mod store;
 mod telemetry;
 mod timer;
 mod token;
@@ -76,7 +78,7 @@ mod warning;
 pub use attempt::{Completed, Wanted};
 pub use checkpoint::Checkpoint;
 pub use client::{Artifact, Client, Follow};
-pub use config::{Config, ConnectionString, Database};
+pub use config::{Config, ConnectionString, Content, Database};
 pub use content_hash::FileEntry;
 pub use contract::{Completion, Offer, RunId};
 pub use error::{Error, Result};
@@ -87,6 +89,7 @@ pub use platform::{Platform, prune};
 pub use presence::{Runner, Unhealthy};
 pub use prune::Pruned;
 pub use refusal::Refusal;
+pub use s3::{Config as BucketConfig, Credentials as BucketCredentials, Style as BucketStyle};
 pub use source::{Claimed, Orphan, Source};
 pub use telemetry::Telemetry;
 pub use token::{CreatedToken, NewToken, Role, Token};

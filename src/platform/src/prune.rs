@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, TELEMETRY_GRACE};
+use crate::blob::Blobs;
 use crate::clock::millis;
 use crate::db::{Outcome, Tx};
+use crate::store::{Objects, Page, Store};
 use crate::{Result, RunId, fleet};
 
 /// The time in which a started upload must be committed. Younger content without a reference is
@@ -47,11 +49,23 @@ impl Backend {
             fleet::forget(tx, tx.now().saturating_sub(millis(FORGOTTEN)))
         })?;
         pruned.versions = self.db.write("remove old versions", move |tx| old_content(tx, keep))?;
-        for blob in self.blobs.older_than(keep.min(GRACE))? {
+        match &self.store {
+            Store::Files(blobs) => self.prune_files(blobs, keep.min(GRACE), &mut pruned)?,
+            Store::Bucket(objects) => self.prune_objects(objects, keep.min(GRACE), &mut pruned)?,
+        }
+        if pruned != Pruned::default() {
+            let Pruned { jobs, versions, blobs, bytes } = pruned;
+            log::info!("pruned; jobs={jobs} versions={versions} blobs={blobs} bytes={bytes}");
+        }
+        Ok(pruned)
+    }
+
+    fn prune_files(&self, blobs: &Arc<Blobs>, age: Duration, pruned: &mut Pruned) -> Result<()> {
+        for blob in blobs.older_than(age)? {
             if self.notifier.is_stopped() {
                 break;
             }
-            let blobs = Arc::clone(&self.blobs);
+            let blobs = Arc::clone(blobs);
             let digest = blob.digest;
             // Who adds a reference locks the content, too: an earlier reference is seen, and a later one
             // finds the content missing.
@@ -66,11 +80,36 @@ impl Backend {
             pruned.blobs += usize::from(is_gone);
             pruned.bytes += if is_gone { blob.size } else { 0 };
         }
-        if pruned != Pruned::default() {
-            let Pruned { jobs, versions, blobs, bytes } = pruned;
-            log::info!("pruned; jobs={jobs} versions={versions} blobs={blobs} bytes={bytes}");
+        Ok(())
+    }
+
+    /// No lock is held while the store works: an object's name is in the database before the object exists,
+    /// and never again once it is gone from there.
+    fn prune_objects(&self, objects: &Objects, age: Duration, pruned: &mut Pruned) -> Result<()> {
+        let mut after = String::new();
+        loop {
+            let Page { old, last } = objects.page(&after, age)?;
+            let Some(last) = last else { break };
+            after = last;
+            let unnamed = self.db.read("find unreferenced content", move |tx| {
+                let named = old.iter().map(|(name, size)| Ok((is_named(tx, name)?, (name, *size))));
+                let unnamed = named.filter_map(|one| match one {
+                    Ok((true, _)) => None,
+                    Ok((false, (name, size))) => Some(Ok((name.clone(), size))),
+                    Err(failure) => Some(Err(failure)),
+                });
+                unnamed.collect::<Outcome<Vec<_>>>()
+            })?;
+            for (name, size) in unnamed {
+                if self.notifier.is_stopped() {
+                    return Ok(());
+                }
+                objects.remove(&name)?;
+                pruned.blobs += 1;
+                pruned.bytes += size;
+            }
         }
-        Ok(pruned)
+        objects.sweep(age, &|| self.notifier.is_stopped())
     }
 
     /// Drops the masks of jobs that may not report any more.
@@ -109,6 +148,7 @@ fn old_jobs(tx: &Tx<'_>, keep: Duration) -> Outcome<Vec<i64>> {
 fn old_content(tx: &Tx<'_>, keep: Duration) -> Outcome<usize> {
     let stale = tx.now().saturating_sub(millis(keep.min(GRACE)));
     tx.execute("DELETE FROM uploads WHERE created <= ?1", &[&stale])?;
+    tx.execute("DELETE FROM staged WHERE created <= ?1", &[&stale])?;
     let versions = tx.execute(
         "DELETE FROM versions WHERE created <= ?1
              AND NOT EXISTS (SELECT 1 FROM mounts AS m
@@ -134,7 +174,8 @@ fn old_content(tx: &Tx<'_>, keep: Duration) -> Outcome<usize> {
 fn is_named(tx: &Tx<'_>, digest: &str) -> Outcome<bool> {
     let query = "SELECT 1 FROM versions WHERE archive = ?1 OR manifest = ?1
                  UNION ALL SELECT 1 FROM histories WHERE blob = ?1
-                 UNION ALL SELECT 1 FROM uploads WHERE archive = ?1 OR manifest = ?1";
+                 UNION ALL SELECT 1 FROM uploads WHERE archive = ?1 OR manifest = ?1
+                 UNION ALL SELECT 1 FROM staged WHERE name = ?1";
     tx.exists(query, &[&digest])
 }
 

@@ -2,17 +2,15 @@
 //!
 //! ```text
 //!   prepare ──▶ uploads row ──PUT archive, PUT manifest──▶ commit ──▶ versions row
-//!      └─ the version exists: nothing to do
+//!      └─ the version exists: nothing to do   (a row per PUT only with files: see `store.rs`)
 //! ```
 //!
 //! INVARIANT: a version's archive and manifest exist as long as the version.
 
+mod commit;
 mod upload;
 
-use std::sync::Arc;
-
 use base::hex;
-use http_server::Method;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -25,7 +23,8 @@ use crate::content_hash::{FileEntry, MOST_FILES, content_hash};
 use crate::db::{Outcome, ToValue, Tx};
 use crate::key::Tag;
 use crate::principal::Principal;
-use crate::{Refusal, Result, RunId};
+use crate::store::stage;
+use crate::{Error, Refusal, Result, RunId};
 
 /// The client that prepares and commits.
 #[derive(Debug, Clone)]
@@ -61,6 +60,12 @@ pub(crate) struct StorageRequest {
     /// SHA-256 of the archive; only the operator sends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) archive_hash: Option<String>,
+    /// The archive's bytes; only the operator sends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) archive_size: Option<u64>,
+    /// What was uploaded in parts; only the operator sends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parts: Option<Parts>,
 }
 
 /// The reply to a prepare.
@@ -85,7 +90,35 @@ pub(crate) struct Uploads {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct UploadUrl {
+    /// Empty if there are parts.
     pub(crate) presigned_url: String,
+    /// A large archive of the operator.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) parts: Option<PartUploads>,
+}
+
+impl UploadUrl {
+    fn one(presigned_url: String) -> Self {
+        Self { presigned_url, parts: None }
+    }
+}
+
+/// An upload in parts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PartUploads {
+    pub(crate) parts: Parts,
+    /// The bytes of all parts but the last.
+    pub(crate) part_size: u64,
+    pub(crate) urls: Vec<String>,
+}
+
+/// The object that an upload in parts makes, and the upload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Parts {
+    pub(crate) name: String,
+    pub(crate) upload: String,
 }
 
 /// The reply to a commit.
@@ -96,11 +129,6 @@ pub(crate) struct Committed {
     pub(crate) version_id: String,
 }
 
-/// The path of a blob, without the signature.
-pub(crate) fn blob_path(digest: &str) -> String {
-    format!("/blobs/{digest}?")
-}
-
 impl Backend {
     /// Returns the version for a list of files, and URLs to upload it.
     pub(crate) fn prepare(
@@ -109,6 +137,10 @@ impl Backend {
         request: StorageRequest,
         base: &str,
     ) -> Result<Prepared> {
+        commit::check_names(&request)?;
+        let large = self.large(&request);
+        let reserved = large.clone();
+        let is_bucket = self.store.origin().is_some();
         let (owner, storage, version, existing) =
             self.db.write("prepare a version", move |tx| {
                 let owner = writer.authorize(tx)?;
@@ -120,85 +152,37 @@ impl Backend {
                 };
                 let existing = exists(tx, &storage, &version)?;
                 if !existing {
+                    if is_bucket && writer.is_guest() {
+                        check_number(tx, &owner)?;
+                    }
+                    if let Some((name, _)) = &reserved {
+                        stage(tx, name)?;
+                    }
                     let add = "INSERT INTO uploads (owner, storage, version, content, created)
                                VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
                     tx.execute(add, &[&owner, &storage, &version, &content, &tx.now()])?;
                 }
                 Ok((owner, storage, version, existing))
             })?;
-        let url = |kind: &str| {
-            let path = format!("/uploads/{kind}/{storage}/{version}?owner={owner}");
-            UploadUrl { presigned_url: self.url(base, Method::Put, &path) }
+        let large = large.as_ref().map(|(name, size)| (name.as_str(), *size));
+        let uploads = || {
+            let archive = ("archive", owner.as_str(), storage.as_str(), version.as_str());
+            let manifest = ("manifest", archive.1, archive.2, archive.3);
+            Ok::<_, Error>(Uploads {
+                archive: self.upload_url(base, archive, large)?,
+                manifest: self.upload_url(base, manifest, None)?,
+            })
         };
-        let uploads =
-            (!existing).then(|| Uploads { archive: url("archive"), manifest: url("manifest") });
+        let uploads = (!existing).then(uploads).transpose()?;
         Ok(Prepared { storage_id: storage, version_id: version, existing, uploads })
-    }
-
-    /// Makes an upload a version.
-    pub(crate) fn commit(&self, writer: Writer, mut request: StorageRequest) -> Result<Committed> {
-        let mut is_masked = false;
-        if let Writer::Guest(_, run) = &writer
-            && let Some(mask) = self.secrets.mask(run)?
-        {
-            is_masked = true;
-            let texts = request.message.iter_mut().chain(&mut request.parent_version_id);
-            texts.for_each(|text| mask.text(text));
-        }
-        let version = request.version_id.clone();
-        let version = version.ok_or_else(|| Refusal::bad("`versionId` is missing"))?;
-        if hex::decode::<32>(&version).is_none() {
-            return Err(Refusal::Missing { what: "archive and manifest" }.into());
-        }
-        let blobs = Arc::clone(&self.blobs);
-        self.db.write("commit a version", move |tx| {
-            let owner = writer.authorize(tx)?;
-            if let Writer::Guest(token, run) = &writer {
-                Caller::live(tx, token, run)?.check_masked(is_masked)?;
-            }
-            let storage = writer.storage(tx, &request)?;
-            let content = content_hash(&storage, &request.files)?;
-            if exists(tx, &storage, &version)? {
-                return Ok(Committed { success: true, version_id: version.clone() });
-            }
-            let key: [&dyn ToValue; 3] = [&owner, &storage, &version];
-            let upload = Upload::find(tx, key)?;
-            if upload.content != content {
-                return Err(Refusal::WrongHash.into());
-            }
-            let (Some(archive), size) = upload.archive else {
-                return Err(Refusal::Missing { what: "archive" }.into());
-            };
-            let manifest = upload.manifest.ok_or(Refusal::Missing { what: "manifest" })?;
-            tx.lock_names(&[&archive, &manifest])?;
-            // A prune may have removed it since the upload. From here on it is referenced.
-            if !blobs.has(&archive) || !blobs.has(&manifest) {
-                return Err(Refusal::Missing { what: "archive and manifest" }.into());
-            }
-            let add = "INSERT INTO versions (storage, version, content, archive, archive_size,
-                           manifest, files, parent, message, created)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-            let row: [&dyn ToValue; 10] = [
-                &storage,
-                &version,
-                &content,
-                &archive,
-                &size,
-                &manifest,
-                &request.files.len(),
-                &request.parent_version_id,
-                &request.message,
-                &tx.now(),
-            ];
-            tx.execute(add, &row)?;
-            let done = "DELETE FROM uploads WHERE owner = ?1 AND storage = ?2 AND version = ?3";
-            tx.execute(done, &key)?;
-            Ok(Committed { success: true, version_id: version.clone() })
-        })
     }
 }
 
 impl Writer {
+    fn is_guest(&self) -> bool {
+        matches!(self, Self::Guest(..))
+    }
+
     /// Authorizes the writer, and returns the owner of its uploads.
     fn authorize(&self, tx: &Tx<'_>) -> Outcome<String> {
         match self {
@@ -271,12 +255,24 @@ fn name(
     let query = "SELECT archive FROM versions WHERE storage = ?1 AND version = ?2";
     let plain: Option<String> = tx.query_opt(query, &[&storage, &content], |row| row.get(0))?;
     let apart = match (&request.archive_hash, plain) {
-        (Some(hash), Some(plain)) if *hash != plain => hash.as_str(),
+        // An object's name begins with the digest.
+        (Some(hash), Some(plain)) if !plain.starts_with(hash) => hash.as_str(),
         (None, _) if request.force == Some(true) => owner,
         _ => return Ok(content.to_owned()),
     };
     let digest = Sha256::new().chain_update("version\0").chain_update(content);
     Ok(hex::encode(&digest.chain_update(apart).finalize()))
+}
+
+/// Rejects more uploads of an attempt at once than the bucket should hold.
+fn check_number(tx: &Tx<'_>, owner: &str) -> Outcome<()> {
+    let query = "SELECT count(*) FROM uploads WHERE owner = ?1";
+    let count: u64 = tx.query_one(query, &[&owner], |row| row.get(0))?;
+    let limit = commit::MOST_UPLOADS as u64;
+    if count >= limit {
+        return Err(Refusal::TooLarge { limit, unit: "versions under upload" }.into());
+    }
+    Ok(())
 }
 
 fn exists(tx: &Tx<'_>, storage: &str, version: &str) -> Outcome<bool> {

@@ -24,6 +24,8 @@ pub(crate) struct ExecutionContext {
     #[serde(default, deserialize_with = "or_empty")]
     pub(crate) secret_values: Vec<String>,
     pub(crate) storage_manifest: Option<Value>,
+    /// Where the guest uploads, if not to the platform. An extension of the contract.
+    pub(crate) object_store_url: Option<String>,
     pub(crate) resume_session: Option<ResumeSession>,
     #[serde(default, deserialize_with = "or_empty")]
     pub(crate) debug_no_mock_claude: bool,

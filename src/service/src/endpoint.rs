@@ -5,7 +5,7 @@
 //! |---|---|
 //! | host and port of `[api] url` | always |
 //! | each of `[api] reachable` | always |
-//! | hosts of the archives in a job's context | if the platform has a private address |
+//! | the object store: hosts of the archives in a job's context, and its `objectStoreUrl` | public addresses always, private ones if the platform has a private address |
 //!
 //! A platform with a public address opens no private address, as its contexts could otherwise direct guests to
 //! any service in the runner's network. Names are resolved to IPv4 addresses once, when the job starts.
@@ -88,12 +88,15 @@ pub(super) fn of_job(context: &ExecutionContext, access: &PlatformAccess) -> Vec
     let platform = resolved(platform);
     let platform_is_private = platform.addresses.iter().any(|address| is_private(*address));
     let configured = access.reachable.iter().cloned().map(resolved);
-    let stores = stores(context).into_iter().filter(|_| platform_is_private).map(resolved);
     // Link-local addresses are those of cloud metadata services, never of an object store.
-    let stores = stores.map(|store| {
-        let addresses = store.addresses.into_iter().filter(|address| !address.is_link_local());
-        Reachable { addresses: addresses.collect(), ..store }
+    let may_open = |address: &Ipv4Addr| {
+        !address.is_link_local() && (platform_is_private || !is_private(*address))
+    };
+    let stores = stores(context).into_iter().map(resolved).map(|store| {
+        let addresses = store.addresses.into_iter().filter(may_open).collect();
+        Reachable { addresses, ..store }
     });
+    let stores = stores.filter(|store| !store.addresses.is_empty());
     let mut all = vec![platform.clone()];
     all.extend(configured.chain(stores).filter(|one| *one != platform));
     all
@@ -108,18 +111,19 @@ pub(super) fn sockets(reachable: &[Reachable]) -> Vec<SocketAddrV4> {
     reachable.iter().flat_map(at).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The endpoints of a job's archives.
+/// The endpoints of a job's object store.
 fn stores(context: &ExecutionContext) -> BTreeSet<Endpoint> {
-    archives(context).into_iter().filter_map(Endpoint::of_url).collect()
+    store_urls(context).into_iter().filter_map(Endpoint::of_url).collect()
 }
 
-/// The URLs of a job's archives.
-pub(super) fn archives(context: &ExecutionContext) -> Vec<&str> {
+/// The URLs of a job's archives, and that of its object store.
+pub(super) fn store_urls(context: &ExecutionContext) -> Vec<&str> {
     let manifest = context.storage_manifest.as_ref().unwrap_or(&Value::Null);
     let lists = ["storageMounts", "storages", "artifacts"];
     let mounts = lists.into_iter().filter_map(|list| manifest[list].as_array()).flatten();
     let all = mounts.chain(["artifact", "memory"].map(|name| &manifest[name]));
-    all.filter_map(|one| one["archiveUrl"].as_str()).collect()
+    let archives = all.filter_map(|one| one["archiveUrl"].as_str());
+    archives.chain(context.object_store_url.as_deref()).collect()
 }
 
 fn resolved(endpoint: Endpoint) -> Reachable {
@@ -191,6 +195,23 @@ mod tests {
         assert_eq!(of("http://10.9.9.9:9000/x", &access(public, &[])), ["192.0.2.9:443"]);
         let all = of("http://10.9.9.9:9000/x", &access(public, &["10.9.9.9:9000"]));
         assert_eq!(all, ["10.9.9.9:9000", "192.0.2.9:443"]);
+    }
+
+    #[test]
+    fn an_object_store_is_opened_for_a_job_without_archives() {
+        let of = |store: &str, platform: &str| {
+            let mut value = minimal_context();
+            value["objectStoreUrl"] = store.into();
+            let context: ExecutionContext = serde_json::from_value(value).unwrap();
+            let reachable = of_job(&context, &access(platform, &[]));
+            sockets(&reachable).into_iter().map(|socket| socket.to_string()).collect::<Vec<_>>()
+        };
+        let private = of("http://10.9.9.9:9000", "http://10.1.2.3:3000");
+        assert_eq!(private, ["10.1.2.3:3000", "10.9.9.9:9000"]);
+        let public = of("https://203.0.113.7", "https://192.0.2.9");
+        assert_eq!(public, ["192.0.2.9:443", "203.0.113.7:443"]);
+        assert_eq!(of("http://10.9.9.9:9000", "https://192.0.2.9"), ["192.0.2.9:443"]);
+        assert_eq!(of("http://169.254.169.254", "http://10.1.2.3:3000"), ["10.1.2.3:3000"]);
     }
 
     #[test]

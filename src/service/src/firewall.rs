@@ -179,13 +179,13 @@ fn with_variables(base: &str, vars: &BTreeMap<String, String>) -> String {
     text + rest
 }
 
-/// The hosts of the platform and of the job's archives, extracted from their URLs by `host_of`.
+/// The hosts of the platform and of the job's object store, extracted from their URLs by `host_of`.
 fn platform_hosts(
     context: &ExecutionContext,
     access: &PlatformAccess,
     host_of: fn(&str) -> Option<String>,
 ) -> Vec<String> {
-    let urls = endpoint::archives(context).into_iter().chain([access.guest_url.as_str()]);
+    let urls = endpoint::store_urls(context).into_iter().chain([access.guest_url.as_str()]);
     let mut hosts: Vec<_> = urls.filter_map(host_of).collect();
     hosts.sort();
     hosts.dedup();

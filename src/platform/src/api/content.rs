@@ -20,7 +20,9 @@ pub(super) fn answer(
     sign::check(&backend.keys, &request.head, backend.db.now())?;
     let head = &request.head;
     match *path {
-        ["blobs", digest] if head.method == Method::Get => blob(&backend.blobs, head, digest),
+        ["blobs", digest] if head.method == Method::Get => {
+            blob(backend.store.files()?, head, digest)
+        }
         ["uploads", "history", hash] => {
             let expected = expected(head, hash)?;
             backend.put_history(expected, &mut request.body)?;

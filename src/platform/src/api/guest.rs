@@ -107,8 +107,13 @@ fn checkpoint(
 }
 
 fn writer(token: Tag, request: &StorageRequest) -> Result<Writer, Refusal> {
-    if request.archive_hash.is_some() {
-        return Err(Refusal::bad("unknown field `archiveHash`"));
+    let operators = [
+        (request.archive_hash.is_some(), "archiveHash"),
+        (request.archive_size.is_some(), "archiveSize"),
+        (request.parts.is_some(), "parts"),
+    ];
+    if let Some((_, name)) = operators.into_iter().find(|(is_sent, _)| *is_sent) {
+        return Err(Refusal::bad(format!("unknown field `{name}`")));
     }
     let run = request.run_id.ok_or_else(|| Refusal::bad("missing field `runId`"))?;
     Ok(Writer::Guest(token, run))

@@ -12,6 +12,7 @@ use crate::backend::Backend;
 use crate::fleet::Order;
 use crate::principal::Principal;
 use crate::storage::{LARGEST_LIST, Writer};
+use crate::store::Store;
 use crate::token::{NewToken, Role};
 use crate::{Refusal, Result, RunId};
 
@@ -121,8 +122,13 @@ fn job(backend: &Backend, head: &Head, run: RunId, path: &[&str]) -> Result<Resp
         ["telemetry"] => Ok(reply::json(&backend.telemetry(run, after, hold)?)),
         ["checkpoint"] => Ok(reply::json(&backend.checkpoint(run)?)),
         ["artifacts", name] => {
-            let name = unescape(name)?;
-            content::blob(&backend.blobs, head, &backend.artifact(run, &name)?)
+            let archive = backend.artifact(run, &unescape(name)?)?;
+            match &backend.store {
+                Store::Files(blobs) => content::blob(blobs, head, &archive),
+                Store::Bucket(objects) => {
+                    Ok(Response::new(307).with("Location", objects.download_url(&archive)))
+                }
+            }
         }
         _ => Err(Refusal::NoRoute.into()),
     }

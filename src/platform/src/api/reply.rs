@@ -25,6 +25,12 @@ pub(super) fn error(error: &Error) -> Response {
         Error::UnknownKey { .. } => {
             (503, "UNAVAILABLE", "the platform lacks the key of the job's secrets".to_owned())
         }
+        Error::Store { source } if source.is_transient() => {
+            (503, "STORE_UNAVAILABLE", "the object store cannot be used now: try again".to_owned())
+        }
+        Error::StoreRead { .. } => {
+            (503, "STORE_UNAVAILABLE", "the object store cannot be used now: try again".to_owned())
+        }
         Error::Stopped => (503, "STOPPED", "the platform is stopping".to_owned()),
         _ => (500, "INTERNAL", "the platform failed: see its log".to_owned()),
     };

@@ -1,7 +1,6 @@
 //! The execution context of the contract: the reply to a claim.
 
 use contract::{StorageManifest, StorageMount};
-use http_server::Method;
 use serde_json::{Map, Value, json};
 
 use crate::RunId;
@@ -9,7 +8,6 @@ use crate::backend::Backend;
 use crate::db::{Outcome, Tx};
 use crate::job::{Mount, OF_JOB, mounts};
 use crate::secret::Values;
-use crate::storage::blob_path;
 
 /// The job's row in the database.
 pub(super) struct Context {
@@ -109,6 +107,7 @@ impl Context {
         };
         put("storageManifest", json!(self.manifest(backend, base)));
         put("resumeSession", self.session(backend, base));
+        put("objectStoreUrl", backend.store.origin().into());
         put("runId", json!(self.run));
         put("prompt", self.prompt.into());
         put("sandboxToken", token.into());
@@ -128,7 +127,7 @@ impl Context {
             storage_id: Some(mount.storage_id.clone()),
             version_id: Some(mount.version_id.clone()),
             mount_path: mount.mount_path.clone(),
-            archive_url: Some(backend.url(base, Method::Get, &blob_path(&archive.blob))),
+            archive_url: Some(backend.download_url(base, &archive.blob)),
             archive_size: Some(archive.size),
             writeback: Some(true),
             ..StorageMount::default()
@@ -149,7 +148,7 @@ impl Context {
             "historyRef": {
                 "kind": "blob",
                 "hash": history.hash,
-                "url": backend.url(base, Method::Get, &blob_path(&history.blob)),
+                "url": backend.download_url(base, &history.blob),
                 "encoding": history.encoding,
                 "rawSize": history.raw_size,
                 "encodedSize": history.encoded_size,

@@ -32,8 +32,12 @@ pub(super) enum Payload<'a> {
 
 impl Payload<'_> {
     pub(super) fn json(value: &impl Serialize) -> Result<Self> {
+        Self::to_json(value).map(Self::Bytes)
+    }
+
+    pub(super) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
         let bytes = serde_json::to_vec(value);
-        bytes.map(Self::Bytes).map_err(|error| Error::BadReply { reason: error.to_string() })
+        bytes.map_err(|error| Error::BadReply { reason: error.to_string() })
     }
 
     fn length(&self) -> u64 {
@@ -139,6 +143,7 @@ fn send(mut to: &UnixStream, method: &str, path: &str, payload: Payload<'_>) -> 
 /// A reply whose body is not read yet.
 pub(super) struct Reply {
     status: u16,
+    location: Option<String>,
     length: u64,
     rest: BufReader<Wire>,
 }
@@ -165,18 +170,27 @@ impl Reply {
         let length = parsed.headers.iter().find(named);
         let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok());
         let length = length.ok_or_else(|| malformed("it has no length"))?;
-        Ok(Self { status, length, rest })
+        let location =
+            parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case("location"));
+        let location =
+            location.and_then(|header| Some(std::str::from_utf8(header.value).ok()?.to_owned()));
+        Ok(Self { status, location, length, rest })
     }
 
     /// Turns a status of failure into an error.
     fn check(self) -> Result<Self> {
-        if (200..300).contains(&self.status) {
+        if (200..300).contains(&self.status) || self.location().is_some() {
             return Ok(self);
         }
         let status = self.status;
         let body: Value = self.json()?;
         let text = |name| body["error"][name].as_str().unwrap_or_default().to_owned();
         Err(Error::Answered { status, code: text("code"), message: text("message") })
+    }
+
+    /// Where the content is, if it is not here.
+    pub(super) fn location(&self) -> Option<&str> {
+        self.location.as_deref().filter(|_| self.status == 307)
     }
 
     pub(super) fn json<T: DeserializeOwned>(self) -> Result<T> {

@@ -8,7 +8,7 @@ pub(super) const APPLICATION: i64 = 0x7372_6370;
 
 /// The migrations from an empty database; their number is the schema's version.
 pub(super) const MIGRATIONS: &[&str] =
-    &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS, HEALTH, SEALED];
+    &[FIRST, LOST, REUSE, PARTIAL, PRESENCE, PLACEMENT, TOKENS, HEALTH, SEALED, STAGED];
 
 /// `jobs.status`: queued → running → completed | failed | cancelled; a lost attempt leads back
 /// from running to queued. `attempts.state`: live → ended | lost.
@@ -307,5 +307,13 @@ CREATE TABLE secrets (
 CREATE TABLE keys (
     id TEXT PRIMARY KEY,
     used INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Names of objects that a platform is about to make in a bucket.
+const STAGED: &str = "
+CREATE TABLE staged (
+    name TEXT PRIMARY KEY,
+    created INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";

@@ -41,16 +41,11 @@ impl Backend {
     /// Receives an archive. A second one for the same version replaces the first until the commit.
     pub(crate) fn put_archive(&self, target: Target, body: &mut Body<'_>) -> Result<()> {
         self.upload(&target)?;
-        let limit = self.config.largest_archive;
         let length = length(body)?;
-        if length == 0 {
-            return Err(Refusal::bad("the archive is empty").into());
-        }
-        if length > limit {
-            return Err(Refusal::TooLarge { limit, unit: "bytes" }.into());
-        }
+        self.check_archive(length)?;
+        let limit = self.config.largest_archive;
         self.charge_upload(&target.owner, length)?;
-        let blob = self.blobs.receive(body, limit, &mut |_| Ok(()))?.keep()?;
+        let blob = self.store.files()?.receive(body, limit, &mut |_| Ok(()))?.keep()?;
         self.uploaded(target, "archive", blob.digest, Some(blob.size))
     }
 
@@ -70,7 +65,8 @@ impl Backend {
             return Err(Refusal::WrongHash.into());
         }
         let mut bytes = loaded.bytes.as_slice();
-        let blob = self.blobs.receive(&mut bytes, LARGEST_LIST, &mut |_| Ok(()))?.keep()?;
+        let blobs = self.store.files()?;
+        let blob = blobs.receive(&mut bytes, LARGEST_LIST, &mut |_| Ok(()))?.keep()?;
         self.uploaded(target, "manifest", blob.digest, None)
     }
 
@@ -117,7 +113,7 @@ impl Backend {
         digest: String,
         size: Option<u64>,
     ) -> Result<()> {
-        let blobs = Arc::clone(&self.blobs);
+        let blobs = Arc::clone(self.store.files()?);
         self.db.write("record an upload", move |tx| {
             tx.lock_names(&[&digest])?;
             if !blobs.has(&digest) {
@@ -155,9 +151,10 @@ mod tests {
             storage: prepared.storage_id,
             version: prepared.version_id,
         };
-        let blob = backend.blobs.receive(&mut &b"archive"[..], 100, &mut |_| Ok(())).unwrap();
+        let blobs = backend.store.files().unwrap();
+        let blob = blobs.receive(&mut &b"archive"[..], 100, &mut |_| Ok(())).unwrap();
         let blob = blob.keep().unwrap();
-        backend.blobs.remove(&blob.digest).unwrap();
+        blobs.remove(&blob.digest).unwrap();
 
         let recorded = backend.uploaded(target, "archive", blob.digest, Some(blob.size));
 

@@ -7,7 +7,7 @@ use crate::harness::{Guest, Host, refusal, sha256};
 use crate::storages::{snapshot, upload, with_artifact};
 
 /// Stores a checkpoint with a session `s-1`.
-fn checkpoint(guest: &Guest<'_>, history: &str, version: &str) -> crate::harness::Reply {
+pub(crate) fn checkpoint(guest: &Guest<'_>, history: &str, version: &str) -> crate::harness::Reply {
     guest.post(
         "checkpoints",
         json!({
@@ -19,7 +19,7 @@ fn checkpoint(guest: &Guest<'_>, history: &str, version: &str) -> crate::harness
     )
 }
 
-fn announce(text: &[u8], encoded: &[u8], encoding: &str) -> serde_json::Value {
+pub(crate) fn announce(text: &[u8], encoded: &[u8], encoding: &str) -> serde_json::Value {
     json!({"hash": sha256(text), "rawSize": text.len(), "encodedSize": encoded.len(),
         "encoding": encoding})
 }
@@ -142,63 +142,6 @@ fn a_job_without_a_checkpoint_cannot_be_resumed() {
     let refused = host.client().submit(&resume);
 
     assert!(matches!(refused, Err(Error::Answered { status: 404, .. })));
-}
-
-#[test]
-fn a_compressed_history_is_stored_and_not_requested_again() {
-    let host = Host::start();
-    let guest = host.running();
-    let text = "{\"line\":1}\n".repeat(20_000);
-    let packed = zstd::encode_all(text.as_bytes(), 3).unwrap();
-    let announcement = announce(text.as_bytes(), &packed, "zstd");
-
-    let prepared = guest.post("checkpoints/prepare-history", announcement.clone()).ok();
-    host.put(&prepared["presignedUrl"], &packed).ok();
-    let again = guest.post("checkpoints/prepare-history", announcement).ok();
-
-    assert_eq!(prepared["encoding"], "zstd");
-    assert_eq!(again, json!({"existing": true}));
-}
-
-#[test]
-fn a_history_of_the_wrong_hash_or_size_is_refused() {
-    let host = Host::start();
-    let guest = host.running();
-    let prepare = |announcement| {
-        guest.post("checkpoints/prepare-history", announcement).ok()["presignedUrl"].clone()
-    };
-    let plain = prepare(announce(b"{}\n", b"{}\n", "identity"));
-
-    assert_eq!(host.put(&plain, b"[]\n").refused(), refusal(400, "WRONG_HASH"));
-    assert_eq!(host.put(&plain, b"{}").refused(), refusal(400, "WRONG_SIZE"));
-    host.put(&plain, b"{}\n").ok();
-}
-
-#[test]
-fn a_history_larger_than_announced_is_rejected() {
-    let host = Host::start();
-    let guest = host.running();
-    let bomb = zstd::encode_all(&vec![0; 10 << 20][..], 19).unwrap();
-    let garbage = vec![9; bomb.len()];
-    let announcement = announce(b"small", &bomb, "zstd");
-    let prepared = guest.post("checkpoints/prepare-history", announcement).ok();
-
-    let url = &prepared["presignedUrl"];
-    assert_eq!(host.put(url, &bomb).refused(), refusal(400, "BAD_REQUEST"));
-    assert_eq!(host.put(url, &garbage).refused(), refusal(400, "BAD_REQUEST"));
-}
-
-#[test]
-fn a_history_of_a_run_that_has_ended_is_refused() {
-    let host = Host::start();
-    let guest = host.running();
-    let announcement = announce(b"{}\n", b"{}\n", "identity");
-    let prepared = guest.post("checkpoints/prepare-history", announcement).ok();
-    guest.complete(1).ok();
-
-    let refused = host.put(&prepared["presignedUrl"], b"{}\n").refused();
-
-    assert_eq!(refused, refusal(409, "RUN_ENDED"));
 }
 
 #[test]

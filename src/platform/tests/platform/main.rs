@@ -1,9 +1,10 @@
 //! The platform as runners, guests and the operator see it: over real HTTP on loopback, over
-//! its Unix socket, and through a crash. With the embedded database; tests/postgres has the same tests
-//! with PostgreSQL.
+//! its Unix socket, and through a crash. With the embedded database and files; tests/postgres has the same
+//! tests with PostgreSQL, and tests/bucket those of content with an object store.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should")]
 
+mod content;
 mod harness;
 
 mod attempts;
@@ -21,9 +22,13 @@ mod telemetry;
 mod tokens;
 mod wire;
 
-/// The database of a test.
+/// The stores of a test.
 mod store {
     pub(crate) fn database() -> platform::Database {
         platform::Database::Embedded
+    }
+
+    pub(crate) fn content() -> platform::Content {
+        platform::Content::Files
     }
 }

@@ -10,6 +10,8 @@ mod store;
 mod attempts;
 #[path = "../platform/checkpoints.rs"]
 mod checkpoints;
+#[path = "../platform/content.rs"]
+mod content;
 #[path = "../platform/events.rs"]
 mod events;
 #[path = "../platform/health.rs"]

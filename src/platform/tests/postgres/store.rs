@@ -31,3 +31,7 @@ pub(crate) fn create(server: &Server, name: &str) -> Database {
     server.sql("postgres", &format!("CREATE DATABASE {name}"));
     Database::Postgres(ConnectionString::new(server.url(name)))
 }
+
+pub(crate) fn content() -> platform::Content {
+    platform::Content::Files
+}

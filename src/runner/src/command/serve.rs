@@ -1,5 +1,7 @@
 //! `runner serve`: the platform alone, for runners that take jobs over HTTP.
 
+mod bucket;
+
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -21,12 +23,16 @@ Examples:
   runner serve --add-key /etc/sandbox-runner/platform.keys
   runner serve --listen 10.0.0.5:8480 --database postgresql://platform@db.example/jobs \
       --key-file /etc/sandbox-runner/platform.keys
+  runner serve --listen 10.0.0.5:8480 --database-file /etc/runner/database --bucket jobs \
+      --bucket-endpoint https://s3.example --bucket-credentials /etc/runner/bucket
   runner job submit --prompt 'run the tests'          from another terminal
 
 The server speaks plain HTTP: put a TLS proxy in front of an address that other hosts can reach.
 A database of --database is PostgreSQL 14 or later; several platforms may share it. libpq reads the
 connection string: a password belongs in PGPASSFILE or in --database-file. Secrets of jobs are sealed
 in it with the first key of --key-file; all keys there open secrets and verify tokens.
+With --bucket, guests and runners upload and download by presigned URLs straight to the object store.
+Several platforms with one database need one bucket. Credentials are never on the command line.
 SIGTERM and SIGINT stop the server. It stores its jobs, and continues with them at the next start.";
 
 /// Serve the platform in the foreground, without running jobs in this process
@@ -67,6 +73,9 @@ pub(crate) struct Arguments {
     /// Add a new key to FILE, which is made if it is missing, print the names of its keys, and exit
     #[arg(long, value_name = "FILE", conflicts_with_all = ["key_file", "database", "database_file"])]
     add_key: Option<PathBuf>,
+
+    #[command(flatten)]
+    bucket: bucket::Arguments,
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
@@ -88,6 +97,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
         (None, Some(path)) => database_of(path)?,
         (None, None) => Database::Embedded,
     };
+    config.content = arguments.bucket.content().map_err(operator::Error::from)?;
     let platform = Platform::start(config).map_err(operator::Error::from)?;
     for address in platform.addresses() {
         output::line(format_args!("serves http://{address}"))?;

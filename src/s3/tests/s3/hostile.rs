@@ -60,9 +60,11 @@ fn a_redirect_is_not_followed() {
 #[test]
 fn a_broken_connection_is_tried_once_more() {
     let is_first = AtomicBool::new(true);
-    let server = Server::start(move |_| match is_first.swap(false, Ordering::Relaxed) {
-        true => Reply::dropped(),
-        false => Reply::bytes("<ListBucketResult></ListBucketResult>"),
+    let server = Server::start(move |_| {
+        if is_first.swap(false, Ordering::Relaxed) {
+            return Reply::dropped();
+        }
+        Reply::bytes("<ListBucketResult></ListBucketResult>")
     });
 
     assert_eq!(bucket(&server).list("", "").unwrap(), []);
