@@ -37,7 +37,7 @@ const SCRIPT: &str = r#"
         -bucket=jobs -webdav=false -admin.ui=false -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 \
         -master.telemetry=false -master.volumeSizeLimitMB=64 -filer.localSocket="$dir/filer.sock" \
         -s3.localSocket="$dir/s3.sock" "$@" >"$dir/log" 2>&1 &
-    until grep -q "running and ready to use" "$dir/log"; do
+    until grep -qs "running and ready to use" "$dir/log"; do
         kill -0 $! 2>/dev/null || { echo failed; cat "$dir/log" >&2; exit 1; }
         sleep 0.05
     done
