@@ -73,7 +73,8 @@ pub(crate) fn stage(tx: &Tx<'_>, name: &str) -> Outcome<()> {
     tx.execute(add, &[&name, &tx.now()]).map(drop)
 }
 
-pub(crate) fn is_reserved(tx: &Tx<'_>, name: &str) -> Outcome<bool> {
+/// Whether a name is reserved.
+pub(crate) fn staged(tx: &Tx<'_>, name: &str) -> Outcome<bool> {
     tx.exists("SELECT 1 FROM staged WHERE name = ?1", &[&name])
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use base::hex;
 use http_server::Method;
+use s3::Stat;
 
 use super::upload::Manifest;
 use super::{Committed, PartUploads, Parts, StorageRequest, Upload, UploadUrl, Writer, exists};
@@ -22,7 +23,7 @@ use crate::backend::Backend;
 use crate::clock::iso8601;
 use crate::content_hash::content_hash;
 use crate::db::{Outcome, ToValue, Tx};
-use crate::store::{Objects, Store, Temporary, is_large, is_reserved, part_size, stage, unstage};
+use crate::store::{Objects, Store, Temporary, is_large, part_size, stage, staged, unstage};
 use crate::{Refusal, Result};
 
 /// The most versions that an attempt may have under upload: a store limits one upload to 5 GiB.
@@ -43,6 +44,14 @@ struct Ready {
     content: String,
     archive: (Option<String>, i64),
     manifest: Option<String>,
+}
+
+/// Where an archive is that is committed to a bucket.
+enum Source {
+    /// An upload by one request.
+    Whole(Stat),
+    /// An upload in parts, of this size together.
+    Parts(Parts, u64),
 }
 
 /// What a version consists of.
@@ -100,43 +109,31 @@ impl Backend {
         let Some(ready) = found else { return Ok(()) };
         let [from, list] = ["archive", "manifest"].map(|kind| ready.upload(kind, &commit.version));
         // Before anything is reserved: a guest may ask for ever.
-        let parts = commit.request.parts.clone();
-        let stat = match parts {
-            Some(_) => None,
-            None => Some(objects.uploaded(&from)?.ok_or(Refusal::Missing { what: "archive" })?),
-        };
+        let source = self.source(objects, &commit.request, (&ready.owner, &from))?;
         if objects.uploaded(&list)?.is_none() {
             return Err(Refusal::Missing { what: "manifest" }.into());
         }
-        if let Some(stat) = &stat {
-            self.check_archive(stat.size)?;
-            self.charge_upload(&ready.owner, stat.size)?;
-        }
         // 1
         let digest = commit.request.archive_hash.as_deref();
-        let archive = parts.as_ref().map_or_else(|| Objects::name(digest), |it| it.name.clone());
+        let (archive, is_reserved) = match &source {
+            Source::Parts(parts, _) => (parts.name.clone(), true),
+            Source::Whole(_) => (Objects::name(digest), false),
+        };
         let manifest = Objects::name(None);
-        let (names, is_staged) = ([archive.clone(), manifest.clone()], parts.is_some());
-        self.db.write("reserve names", move |tx| {
-            let [archive, manifest] = &names;
-            if !is_staged {
-                stage(tx, archive)?;
-            } else if !is_reserved(tx, archive)? {
-                // That of an upload in parts was reserved when it was prepared.
-                return Err(Refusal::Missing { what: "archive" }.into());
-            }
-            stage(tx, manifest)
-        })?;
+        let names = [archive.clone(), manifest.clone()];
+        self.db.write("reserve names", move |tx| reserve(tx, &names, is_reserved))?;
         // 2
-        let size = match (stat, parts) {
-            (Some(stat), _) => {
-                objects.adopt(&from, &stat, &archive)?;
+        let size = match &source {
+            Source::Whole(stat) => {
+                objects.adopt(&from, stat, &archive)?;
                 stat.size
             }
-            (None, Some(parts)) => {
-                self.complete_parts(objects, &parts, commit.request.archive_size)?
+            Source::Parts(parts, size) => {
+                if !objects.complete(&parts.name, &parts.upload, *size)? {
+                    return Err(Refusal::Missing { what: "all parts of the archive" }.into());
+                }
+                *size
             }
-            (None, None) => return Err(Refusal::Missing { what: "archive" }.into()),
         };
         let files = commit.request.files.clone();
         let listed = Manifest { version: 1, files, created_at: iso8601(self.db.now()) };
@@ -158,14 +155,23 @@ impl Backend {
         Ok(())
     }
 
-    /// Completes an operator's upload in parts, and returns its size.
-    fn complete_parts(&self, objects: &Objects, parts: &Parts, size: Option<u64>) -> Result<u64> {
-        let size = size.ok_or_else(|| Refusal::bad("`archiveSize` is missing"))?;
-        self.check_archive(size)?;
-        if !objects.complete(&parts.name, &parts.upload, size)? {
-            return Err(Refusal::Missing { what: "all parts of the archive" }.into());
+    /// Where the archive is, if it may be committed.
+    fn source(
+        &self,
+        objects: &Objects,
+        request: &StorageRequest,
+        (owner, from): (&str, &Temporary),
+    ) -> Result<Source> {
+        if let Some(parts) = request.parts.clone() {
+            let size = request.archive_size;
+            let size = size.ok_or_else(|| Refusal::bad("`archiveSize` is missing"))?;
+            self.check_archive(size)?;
+            return Ok(Source::Parts(parts, size));
         }
-        Ok(size)
+        let stat = objects.uploaded(from)?.ok_or(Refusal::Missing { what: "archive" })?;
+        self.check_archive(stat.size)?;
+        self.charge_upload(owner, stat.size)?;
+        Ok(Source::Whole(stat))
     }
 
     pub(super) fn check_archive(&self, size: u64) -> Result<(), Refusal> {
@@ -212,6 +218,17 @@ impl Backend {
         let is_bucket = matches!(self.store, Store::Bucket(_));
         is_bucket.then(|| (Objects::name(request.archive_hash.as_deref()), size))
     }
+}
+
+/// Reserves the names of an archive and its manifest. That of an upload in parts was reserved when it was
+/// prepared.
+fn reserve(tx: &Tx<'_>, [archive, manifest]: &[String; 2], is_reserved: bool) -> Outcome<()> {
+    if !is_reserved {
+        stage(tx, archive)?;
+    } else if !staged(tx, archive)? {
+        return Err(Refusal::Missing { what: "archive" }.into());
+    }
+    stage(tx, manifest)
 }
 
 /// Rejects names that do not belong into a key.

@@ -3,7 +3,7 @@
 //! ```text
 //! <prefix>objects/<name>                            content, written by the platform alone
 //! <prefix>uploads/<run>/<attempt>/…                 what a guest uploads, until it is committed
-//! <prefix>uploads/operator/…                        what an operator uploads
+//! <prefix>uploads/operator/… submitter/<name>/…     what an operator and a submitter upload
 //! ```
 //!
 //! A guest's URL for an upload stays valid after its commit. So a commit copies the upload, within the store,
@@ -53,12 +53,14 @@ pub(crate) struct Page {
 
 impl Temporary {
     fn path(&self) -> String {
-        match self {
+        let (owner, rest) = match self {
             Self::Version { owner, kind, storage, version } => {
-                format!("uploads/{owner}/{kind}/{storage}/{version}")
+                (owner, format!("{kind}/{storage}/{version}"))
             }
-            Self::History { owner, hash } => format!("uploads/{owner}/history/{hash}"),
-        }
+            Self::History { owner, hash } => (owner, format!("history/{hash}")),
+        };
+        // `submitter:NAME`.
+        format!("uploads/{}/{rest}", owner.replace(':', "/"))
     }
 }
 
