@@ -75,7 +75,7 @@ pub(crate) struct Arguments {
     add_key: Option<PathBuf>,
 
     #[command(flatten)]
-    bucket: bucket::Arguments,
+    bucket: bucket::BucketArguments,
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {

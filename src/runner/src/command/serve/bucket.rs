@@ -14,7 +14,7 @@ enum Style {
 /// A bucket for archives, manifests and histories.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Object store")]
-pub(super) struct Arguments {
+pub(super) struct BucketArguments {
     /// Bucket of an S3 object store for archives and histories [default: files in the state folder]
     #[arg(long, value_name = "NAME", requires = "bucket_endpoint")]
     bucket: Option<String>,
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     bucket_credentials: Option<PathBuf>,
 }
 
-impl Arguments {
+impl BucketArguments {
     pub(super) fn content(self) -> Result<Content, Error> {
         let (Some(bucket), Some(endpoint)) = (self.bucket, self.bucket_endpoint) else {
             return Ok(Content::Files);
