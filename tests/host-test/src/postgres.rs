@@ -170,6 +170,13 @@ impl Server {
         succeed(psql).trim().to_owned()
     }
 
+    /// All that a database holds, as text.
+    pub fn dump(&self, database: &str) -> String {
+        let mut dump = self.program("pg_dump");
+        dump.arg("--username=postgres").arg("--host").arg(self.dir.path());
+        succeed(dump.arg(database))
+    }
+
     /// A program of PostgreSQL as the server's user.
     pub fn program(&self, name: &str) -> Command {
         self.command(&self.bin.join(name))

@@ -15,6 +15,9 @@ use crate::world::Fleet;
 /// The error of a job whose host died, from the runner's journal.
 const DIED: &str = "the runner died";
 
+/// What the secret of each job begins with.
+pub(crate) const SECRET: &str = "swordfish-of-";
+
 /// A job and its expected end.
 pub(crate) struct Expected {
     pub(crate) run: RunId,
@@ -23,19 +26,27 @@ pub(crate) struct Expected {
     pub(crate) mark: String,
     /// The content of the file `result` in its artifact.
     pub(crate) result: String,
+    /// Whether it printed a secret.
+    pub(crate) has_secret: bool,
 }
 
 /// Checks everything. At most `died` jobs may have ended with their host.
 #[track_caller]
 pub(crate) fn check(fleet: &Fleet, jobs: &[Expected], died: usize) {
+    let violations = violations(fleet, jobs, died).join("\n");
+    assert!(violations.is_empty(), "violations:\n{violations}");
+}
+
+/// What is not as it should be.
+pub(crate) fn violations(fleet: &Fleet, jobs: &[Expected], died: usize) -> Vec<String> {
     let mut checker = Checker { fleet, violations: Vec::new() };
     checker.jobs(jobs, died);
     checker.events(jobs);
     checker.checkpoints(jobs);
     checker.blobs();
+    checker.secrets(jobs);
     checker.remains();
-    let violations = checker.violations.join("\n");
-    assert!(violations.is_empty(), "violations:\n{violations}");
+    checker.violations
 }
 
 struct Checker<'a> {
@@ -201,11 +212,28 @@ impl Checker<'_> {
         println!("checked {} blobs, of which {} are referenced", stored.len(), referenced.len());
     }
 
+    /// No secret is in clear in the database or in a log. Histories and archives come back as they were.
+    fn secrets(&mut self, jobs: &[Expected]) {
+        let mut texts = vec![("the database".to_owned(), self.fleet.dump())];
+        for part in fs::read_dir(self.fleet.folder()).unwrap().flatten() {
+            let text = fs::read_to_string(part.path().join("log")).unwrap_or_default();
+            texts.push((format!("the log of {}", part.file_name().display()), text));
+        }
+        for (name, text) in &texts {
+            self.expect(!text.contains(SECRET), || format!("{name} has a secret in clear"));
+        }
+        let count = jobs.iter().filter(|job| job.has_secret).count();
+        println!(
+            "checked that no secret of {count} jobs is in a dump of the database, or in a log"
+        );
+    }
+
     /// Nothing is left of ended jobs in the database, at platforms and on hosts.
     fn remains(&mut self) {
         for query in [
             "SELECT * FROM attempts WHERE state = 'live'",
             "SELECT * FROM uploads WHERE owner LIKE '%/%'",
+            "SELECT * FROM secrets",
         ] {
             let rows = self.rows(query);
             self.expect(rows.is_empty(), || format!("{query}: {rows:?}"));

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use platform::{Mount, Submission};
 
-use self::checker::{Expected, check};
+use self::checker::{Expected, SECRET, check, violations};
 use self::world::{Clock, Fleet, Replica};
 
 const JOBS: usize = 200;
@@ -32,16 +32,20 @@ impl Load {
         Self { data: fleet.upload(), jobs: Vec::new() }
     }
 
-    /// Submits jobs to all platforms in turn. Each tenth fails, after it has sent its events.
+    /// Submits jobs to all platforms in turn. Each tenth fails, after it has sent its events; each fourth
+    /// prints its secret.
     fn submit(&mut self, fleet: &Fleet, count: usize) {
         for number in self.jobs.len()..self.jobs.len() + count {
             let exit_code = if number % 10 == 9 { 3 } else { 0 };
             let mark = format!("job {number};");
             let prompt = format!(
-                "echo '{mark}'; printf \"$NUMBER\" > data/result; sleep 0.2; exit {exit_code}"
+                "echo '{mark}' $PASSWORD; printf \"$NUMBER\" > data/result; sleep 0.2; exit {exit_code}"
             );
             let result = format!("the result of {number}");
+            let has_secret = number % 4 == 0;
+            let secret = has_secret.then(|| ("PASSWORD".to_owned(), format!("{SECRET}{number}")));
             let submission = Submission {
+                secrets: secret.into_iter().collect(),
                 prompt,
                 environment: BTreeMap::from([("NUMBER".to_owned(), result.clone())]),
                 artifacts: vec![self.data.clone()],
@@ -49,7 +53,7 @@ impl Load {
                 ..Submission::default()
             };
             let run = fleet.submit(number, &submission);
-            self.jobs.push(Expected { run, exit_code, mark, result });
+            self.jobs.push(Expected { run, exit_code, mark, result, has_secret });
         }
     }
 
@@ -83,6 +87,37 @@ fn jobs_end_once_while_each_kind_of_process_is_killed() {
 
     fleet.stop();
     check(&fleet, &load.jobs, 8);
+}
+
+#[test]
+#[ignore = "needs root and PostgreSQL"]
+fn the_checker_finds_what_is_lost_doubled_and_damaged() {
+    let mut fleet = Fleet::of(1, 1);
+    let mut load = Load::of(&fleet);
+    load.leave(&fleet, 5, 0);
+    fleet.stop();
+    check(&fleet, &load.jobs, 0);
+
+    let of = |number: usize| format!("SELECT id FROM jobs WHERE run = '{}'", load.jobs[number].run);
+    fleet.sql(&format!(
+        "DELETE FROM events WHERE sequence = 2 AND job = ({});
+         INSERT INTO events SELECT job, 9, attempt, 9, received, body FROM events
+             WHERE sequence = 1 AND job = ({});
+         UPDATE jobs SET exit_code = 1 WHERE id = ({});
+         UPDATE attempts SET state = 'live' WHERE job = ({})",
+        of(0),
+        of(1),
+        of(2),
+        of(3)
+    ));
+    let blob = fleet.sql("SELECT min(archive) FROM versions");
+    std::fs::write(fleet.blobs().join(&blob[..2]).join(&blob), "half").unwrap();
+    let found = violations(&fleet, &load.jobs, 0);
+
+    let of = |number: usize| load.jobs[number].run.to_string();
+    for needle in [of(0), of(1), of(2), of(3), format!("the blob {blob} is damaged")] {
+        assert!(found.iter().any(|one| one.contains(&needle)), "{needle} is not in {found:#?}");
+    }
 }
 
 #[test]

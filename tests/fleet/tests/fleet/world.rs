@@ -10,10 +10,11 @@ use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use host_test::postgres::Server;
-use platform::{Artifact, Client, Job, Mount, Submission};
+use platform::{Artifact, Client, Job, Mount, NewToken, Role, Submission};
 
 use crate::network::{Network, Node};
 use crate::process::Process;
@@ -46,6 +47,7 @@ pub(crate) struct Replica {
     pub(crate) node: Node,
     state: PathBuf,
     database: String,
+    key_file: PathBuf,
     clock: Clock,
     process: Option<Process>,
 }
@@ -88,6 +90,9 @@ impl Fleet {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("fleet-").tempdir().unwrap();
         fs::create_dir(dir.path().join("blobs")).unwrap();
+        let mut add_key = Command::new(beside("runner"));
+        let add_key = add_key.args(["serve", "--add-key"]).arg(dir.path().join("keys"));
+        assert!(add_key.output().unwrap().status.success(), "{add_key:?}");
         let mut network = Network::new();
         let node = network.node();
         let server = node.within(|| Server::listening(node.address));
@@ -118,30 +123,31 @@ impl Fleet {
         self.databases.push(Database { node, server });
     }
 
-    /// Adds a platform, which is not started yet. All have the same key, token and blobs.
+    /// Adds a platform, which is not started yet. All have the same keys and blobs.
     pub(crate) fn add_replica(&mut self, clock: Clock) -> &mut Replica {
         let state = self.dir.path().join(format!("replica-{}", self.replicas.len()));
         let control = state.join("control");
         fs::create_dir_all(&control).unwrap();
-        fs::write(control.join("key"), [7; 32]).unwrap();
-        fs::write(control.join("runner.token"), "runner_of-a-test").unwrap();
         symlink(self.dir.path().join("blobs"), control.join("blobs")).unwrap();
         let hosts = self.databases.iter().map(|one| one.node.address.to_string());
         let hosts = hosts.collect::<Vec<_>>().join(",");
         let database =
             format!("postgresql://postgres@{hosts}/{DATABASE}?target_session_attrs=read-write");
-        let node = self.network.node();
-        self.replicas.push(Replica { node, state, database, clock, process: None });
+        let (node, key_file) = (self.network.node(), self.dir.path().join("keys"));
+        self.replicas.push(Replica { node, state, database, key_file, clock, process: None });
         self.replicas.last_mut().unwrap()
     }
 
-    /// Adds a runner, which is not started yet. It talks to one of the platforms.
+    /// Adds a runner, which is not started yet. It talks to one of the platforms, with a token of its own.
     pub(crate) fn add_host(&mut self, clock: Clock) -> &mut Host {
         let number = self.hosts.len();
         let state = self.dir.path().join(format!("host-{number}"));
         fs::create_dir(&state).unwrap();
         let token = state.join("token");
-        fs::write(&token, "runner_of-a-test").unwrap();
+        let (name, group) = (format!("host-{number}"), Some("local/default".to_owned()));
+        let new = NewToken { name, role: Role::Runner, group, expires_in_ms: None };
+        let made = self.ask(number, |client| client.create_token(&new));
+        fs::write(&token, made.secret).unwrap();
         fs::set_permissions(token, Permissions::from_mode(0o600)).unwrap();
         let url = self.replicas[number % self.replicas.len()].url();
         let config = format!(
@@ -195,6 +201,12 @@ impl Fleet {
     pub(crate) fn sql(&self, statements: &str) -> String {
         let running = self.databases.iter().map(|one| &one.server).find(|one| one.is_running());
         running.unwrap().sql(DATABASE, statements)
+    }
+
+    /// All that the database holds, as text.
+    pub(crate) fn dump(&self) -> String {
+        let running = self.databases.iter().map(|one| &one.server).find(|one| one.is_running());
+        running.unwrap().dump(DATABASE)
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {
@@ -262,7 +274,9 @@ impl Replica {
     pub(crate) fn spawn(&mut self) {
         let listen = format!("{}:{PORT}", self.node.address);
         let program = beside("runner");
-        let words = ["serve", "--listen", &listen, "--database", &self.database];
+        let key_file = self.key_file.to_str().unwrap();
+        let words =
+            ["serve", "--listen", &listen, "--database", &self.database, "--key-file", key_file];
         let mut command = self.clock.command();
         command.extend([program.into(), "--state-dir".into(), self.state.clone().into()]);
         command.extend(words.map(OsString::from));
