@@ -10,7 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use contract::env;
-use platform_client::PlatformCredentials;
+use platform_client::{PlatformAddresses, PlatformCredentials};
 use serde::Deserialize;
 
 use self::variable::Variables;
@@ -100,6 +100,13 @@ pub(crate) enum MissingRoot {
     PreserveParentVersion,
 }
 
+/// The platform's addresses: several, or the one that each platform has.
+fn addresses(variables: &Variables) -> Result<PlatformAddresses> {
+    let first = variables.required(env::API_URL)?;
+    let all = variables.text(env::API_URLS)?.unwrap_or(first);
+    Ok(PlatformAddresses::new(&all.split_whitespace().map(str::to_owned).collect::<Vec<_>>()))
+}
+
 impl Config {
     /// Reads this process's environment and the files that it names. Removes files with secrets, since
     /// the CLI runs as the same user.
@@ -117,7 +124,7 @@ impl Config {
         let platform = match token {
             None => None,
             Some(token) => Some(PlatformCredentials {
-                url: variables.required(env::API_URL)?,
+                addresses: addresses(variables)?,
                 client_session: run_id.clone().ok_or(Error::Missing { name: env::RUN_ID })?,
                 token,
                 bypass,

@@ -228,7 +228,7 @@ mod tests {
         let folder = RunFolder::open(home.path(), "r").unwrap();
         let fake = FakePlatform::start();
         let credentials = PlatformCredentials {
-            url: fake.server.url(),
+            addresses: fake.server.url().into(),
             token: "t".into(),
             bypass: None,
             client_session: "r".into(),

@@ -45,8 +45,10 @@ impl Heartbeat {
         if self.stop.is_cancelled() {
             return Ok(());
         }
-        answer
-            .map_err(|source| Error::Unreachable { url: self.platform.url().to_owned(), source })?;
+        answer.map_err(|source| Error::Unreachable {
+            url: self.platform.addresses().names(),
+            source,
+        })?;
         is_reachable.store(true, Ordering::Release);
         waker.wake();
         let mut failures = 0;
@@ -83,7 +85,7 @@ mod tests {
     /// Heartbeats without delays.
     fn heartbeat(url: String, stop: &RequestCancellation) -> Heartbeat {
         let credentials = PlatformCredentials {
-            url,
+            addresses: url.into(),
             token: "t".into(),
             bypass: None,
             client_session: "r".into(),

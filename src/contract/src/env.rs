@@ -11,6 +11,8 @@ pub const PREFIX: &str = "VM0_";
 pub const API_START_TIME: &str = "VM0_API_START_TIME";
 pub const API_TOKEN: &str = "VM0_API_TOKEN";
 pub const API_URL: &str = "VM0_API_URL";
+/// Ours: all URLs of a platform that has several, separated by spaces.
+pub const API_URLS: &str = "VM0_API_URLS";
 pub const DISK_MIB: &str = "VM0_DISK_MIB";
 pub const FEATURE_FLAGS: &str = "VM0_FEATURE_FLAGS";
 pub const GUEST_RUNTIME_DIR: &str = "VM0_GUEST_RUNTIME_DIR";

@@ -1,13 +1,16 @@
 //! Calls of the platform's API: JSON requests and answers, authorized with the run's token.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use base::error::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::HeaderValue;
 
-use crate::{Error, HttpClient, RequestCancellation, RequestLimits, Result, RetryPolicy};
+use crate::{
+    Error, HttpClient, PlatformAddresses, RequestCancellation, RequestLimits, Result, RetryPolicy,
+};
 
 /// The longest answer that is accepted, unless set otherwise.
 const MAX_ANSWER: u64 = 4 << 20;
@@ -15,10 +18,10 @@ const MAX_ANSWER: u64 = 4 << 20;
 /// The limits of a request from the guest.
 const LIMITS: RequestLimits = RequestLimits::within(Duration::from_secs(30));
 
-/// The platform's URL and the caller's token.
+/// The platform's addresses and the caller's token.
 pub struct PlatformCredentials {
-    /// The platform's base URL: `https://api.example`.
-    pub url: String,
+    /// Where the platform is.
+    pub addresses: PlatformAddresses,
     /// The run's token.
     pub token: String,
     /// The bypass secret of a protected Vercel deployment.
@@ -40,7 +43,7 @@ pub enum ClientType {
 #[derive(Clone)]
 pub struct PlatformClient {
     client: HttpClient,
-    url: String,
+    addresses: PlatformAddresses,
     /// The headers of every request. Secret values are marked as sensitive.
     headers: Vec<(&'static str, HeaderValue)>,
     max_answer: u64,
@@ -59,17 +62,17 @@ impl PlatformClient {
         limits: RequestLimits,
         stop: &RequestCancellation,
     ) -> Result<Self> {
-        let client = HttpClient::new(limits, stop);
-        let url = credentials.url.trim_end_matches('/').to_owned();
+        let addresses = credentials.addresses.clone();
+        let client = HttpClient::of(&addresses, limits, stop);
         let headers = headers(kind, credentials)?;
-        Ok(Self { client, url, headers, max_answer: MAX_ANSWER })
+        Ok(Self { client, addresses, headers, max_answer: MAX_ANSWER })
     }
 
     /// A client for another caller that shares this one's connections.
     pub fn with(&self, kind: ClientType, credentials: &PlatformCredentials) -> Result<Self> {
-        let url = credentials.url.trim_end_matches('/').to_owned();
+        let (client, addresses) = (self.client.clone(), credentials.addresses.clone());
         let headers = headers(kind, credentials)?;
-        Ok(Self { client: self.client.clone(), url, headers, max_answer: MAX_ANSWER })
+        Ok(Self { client, addresses, headers, max_answer: MAX_ANSWER })
     }
 
     /// Accepts answers of up to `max_answer` bytes.
@@ -101,21 +104,55 @@ impl PlatformClient {
     }
 
     /// As [`PlatformClient::attempt`], with a request id that several attempts may share.
+    ///
+    /// An attempt goes to each address until one answers. So the platform may carry it out twice: each call of the
+    /// contract may be repeated.
     pub fn attempt_as<T: DeserializeOwned>(&self, id: &str, path: &str, body: &[u8]) -> Result<T> {
         let call = format!("POST {path}");
         let mut headers = self.headers.clone();
         headers.push(("x-client-request-id", header(id)?));
-        let url = format!("{}{path}", self.url);
-        let answer =
-            self.client.post(call.clone(), &url, &headers, body)?.bytes(self.max_answer)?;
+        let answer = self.exchange(&call, path, &headers, body)?;
         let text = if answer.is_empty() { b"null" } else { &answer[..] };
         serde_json::from_slice(text)
             .map_err(|source| Error::Answer { call, source: io::Error::other(source) })
     }
 
-    /// The platform's base URL.
-    pub fn url(&self) -> &str {
-        &self.url
+    fn exchange(
+        &self,
+        call: &str,
+        path: &str,
+        headers: &[(&'static str, HeaderValue)],
+        body: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut failed = None;
+        for index in self.addresses.order(Instant::now()) {
+            let Some(base) = self.addresses.urls().get(index) else { continue };
+            let url = format!("{base}{path}");
+            let sent = self.client.post(call.to_owned(), &url, headers, body);
+            match sent.and_then(|answer| answer.bytes(self.max_answer)) {
+                Err(error) if error.is_elsewhere() => {
+                    if self.client.stop().is_cancelled() {
+                        return Err(error);
+                    }
+                    log::debug!("the platform does not answer; url={base} error={}", chain(&error));
+                    self.addresses.record(index, false, Instant::now());
+                    failed = Some(error);
+                }
+                done => {
+                    self.addresses.record(index, true, Instant::now());
+                    return done;
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::Transport {
+            call: call.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, "the platform has no address"),
+        }))
+    }
+
+    /// Where the platform is.
+    pub fn addresses(&self) -> &PlatformAddresses {
+        &self.addresses
     }
 }
 

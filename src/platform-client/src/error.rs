@@ -38,6 +38,15 @@ impl Error {
         }
     }
 
+    /// Whether another address of the platform may answer: this one is not there, or is about to go.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => source.kind() != io::ErrorKind::InvalidInput,
+            Self::Status { status, .. } => matches!(status, 502..=504),
+            _ => false,
+        }
+    }
+
     /// Whether the peer rejected the request with a status that a retry will not change.
     pub fn is_refusal(&self) -> bool {
         self.status().is_some() && !self.is_retriable()

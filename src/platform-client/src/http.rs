@@ -1,4 +1,4 @@
-//! A blocking HTTP client with limits. TLS uses the system's certificate roots.
+//! A blocking HTTP client with limits. TLS uses the system's certificate roots, and others if told so.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use ureq::{Agent, SendBody};
 
 use crate::error::without_url;
 use crate::resolver::SystemResolver;
-use crate::{Error, RequestCancellation, Result};
+use crate::{Error, PlatformAddresses, RequestCancellation, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -60,10 +60,23 @@ pub struct HttpResponse {
 impl HttpClient {
     /// A client with these limits. `stop` ends its requests.
     pub fn new(limits: RequestLimits, stop: &RequestCancellation) -> Self {
+        Self::trusting(RootCerts::PlatformVerifier, limits, stop)
+    }
+
+    /// As [`HttpClient::new`], with the certificate authorities of a platform.
+    pub fn of(
+        platform: &PlatformAddresses,
+        limits: RequestLimits,
+        stop: &RequestCancellation,
+    ) -> Self {
+        Self::trusting(platform.roots(), limits, stop)
+    }
+
+    fn trusting(roots: RootCerts, limits: RequestLimits, stop: &RequestCancellation) -> Self {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-            .root_certs(RootCerts::PlatformVerifier)
+            .root_certs(roots)
             .build();
         let config = Agent::config_builder()
             .tls_config(tls)

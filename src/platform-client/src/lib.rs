@@ -4,14 +4,16 @@
 //! |---|---|
 //! | make requests that can be cancelled | [`HttpClient`], [`RequestCancellation`] |
 //! | call the platform | [`PlatformClient`] |
+//! | have several addresses of the platform | [`PlatformAddresses`] |
 //! | retry a request | [`RetryPolicy`] |
 //!
 //! # Invariants
 //!
 //! - All calls block, none for ever: each request has limits, and [`RequestCancellation::cancel`] ends all requests.
-//! - The certificate roots are the system's, read at the first TLS connection.
+//! - The certificate roots are the system's, read at the first TLS connection, and those of [`PlatformAddresses::trusting`].
 //! - No error text holds a URL: a presigned URL is a secret.
 
+mod address;
 mod cancellation;
 mod client;
 mod error;
@@ -19,6 +21,7 @@ mod http;
 mod resolver;
 mod retry;
 
+pub use address::PlatformAddresses;
 pub use cancellation::RequestCancellation;
 pub use client::{ClientType, PlatformClient, PlatformCredentials};
 pub use error::{Error, Result, without_url};

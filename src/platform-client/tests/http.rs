@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use guest_test::{Ending, FakePlatform, Reply, Server};
 use platform_client::{
-    Error, HttpClient, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+    Error, HttpClient, PlatformAddresses, PlatformClient, PlatformCredentials, RequestCancellation,
+    RequestLimits,
 };
 use serde_json::{Value, json};
 
@@ -20,9 +21,9 @@ fn client() -> HttpClient {
     HttpClient::new(limits(Duration::from_secs(60)), &RequestCancellation::new())
 }
 
-fn platform(url: String) -> PlatformClient {
+fn platform(addresses: impl Into<PlatformAddresses>) -> PlatformClient {
     let credentials = PlatformCredentials {
-        url,
+        addresses: addresses.into(),
         token: "the-token".into(),
         bypass: Some("the-bypass".into()),
         client_session: "the-run".into(),
@@ -170,5 +171,121 @@ fn no_error_holds_a_url() {
         let error = client().get(&url, &[]).map(drop).unwrap_err();
         let text = base::error::chain(&error);
         assert!(!text.contains("secret"), "{text}");
+    }
+}
+
+/// A client that prefers the first of these URLs.
+fn platform_at(urls: [String; 2]) -> PlatformClient {
+    platform(PlatformAddresses::preferring(0, &urls))
+}
+
+/// The URL of a port that nothing listens on.
+fn gone() -> String {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    format!("http://{address}")
+}
+
+#[test]
+fn a_request_goes_to_the_next_address_when_one_does_not_answer() {
+    let cut = Reply::json(&json!({"ok": 1})).ending(Ending::CutAfter(1));
+    let answers =
+        [Reply::status(502), Reply::status(503), Reply::status(504), Reply::dropped(), cut];
+    let mut urls = vec![gone()];
+    let failing = answers.map(|answer| Server::start(move |_| answer.clone()));
+    urls.extend(failing.iter().map(Server::url));
+
+    let answered = urls.into_iter().map(|url| {
+        let working = Server::start(|_| Reply::json(&json!({"ok": true})));
+        let answer: Value = platform_at([url, working.url()]).attempt("/x", b"{}").unwrap();
+        (answer, working.requests().len())
+    });
+
+    assert_eq!(answered.collect::<Vec<_>>(), vec![(json!({"ok": true}), 1); 6]);
+    assert!(failing.iter().all(|server| server.requests().len() == 1));
+}
+
+#[test]
+fn the_same_request_at_another_address_has_the_same_id() {
+    let first = Server::start(|_| Reply::dropped());
+    let second = Server::start(|_| Reply::json(&json!({})));
+    platform_at([first.url(), second.url()]).attempt::<Value>("/x", b"{}").unwrap();
+
+    let id = |server: &Server| {
+        server.requests()[0].header("x-client-request-id").map(str::to_owned).unwrap()
+    };
+
+    assert_eq!(id(&first), id(&second));
+}
+
+#[test]
+fn a_refusal_is_not_repeated_at_another_address() {
+    let first = Server::start(|_| Reply::refusal(409, "taken"));
+    let second = Server::start(|_| Reply::json(&json!({})));
+
+    let error = platform_at([first.url(), second.url()]).attempt::<Value>("/x", b"{}").unwrap_err();
+
+    assert_eq!(error.status(), Some(409));
+    assert!(second.requests().is_empty());
+}
+
+#[test]
+fn a_request_without_any_answer_fails_with_the_last_reason() {
+    let busy = Server::start(|_| Reply::refusal(503, "busy"));
+
+    let error = platform_at([gone(), busy.url()]).attempt::<Value>("/x", b"{}").unwrap_err();
+
+    assert_eq!(error.to_string(), "POST /x was answered with HTTP 503: busy");
+}
+
+#[test]
+fn a_cancelled_request_does_not_go_to_the_next_address() {
+    let mute = Server::start(|_| Reply::mute());
+    let second = Server::start(|_| Reply::json(&json!({})));
+    let stop = RequestCancellation::new();
+    let credentials = PlatformCredentials {
+        addresses: PlatformAddresses::preferring(0, &[mute.url(), second.url()]),
+        token: "t".into(),
+        bypass: None,
+        client_session: "r".into(),
+    };
+    let client = PlatformClient::new(&credentials, &stop).unwrap();
+
+    let result = thread::scope(|scope| {
+        let request = scope.spawn(|| client.attempt::<Value>("/x", b"{}"));
+        mute.wait_for(|requests| !requests.is_empty());
+        stop.cancel();
+        request.join().unwrap()
+    });
+
+    assert!(matches!(result, Err(Error::Stopped { .. })), "{result:?}");
+    assert!(second.requests().is_empty());
+}
+
+#[test]
+fn an_authority_of_a_file_is_trusted_and_no_expired_or_other_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = guest_test::Authority::new();
+    let ca = dir.path().join("ca.pem");
+    authority.install(&ca);
+    let served = |identity: &guest_test::Identity| {
+        let server = Server::start_tls(identity, |_| Reply::json(&json!({"ok": true})));
+        let addresses = PlatformAddresses::from(server.named_url()).trusting(&ca).unwrap();
+        let answer = platform(addresses).attempt::<Value>("/x", b"{}");
+        let unknowing = platform(server.named_url()).attempt::<Value>("/x", b"{}");
+        assert!(unknowing.is_err());
+        answer.map_err(|error| base::error::chain(&error))
+    };
+
+    let good = served(&authority.issue());
+    let expired = served(&authority.issue_expired());
+    let other = served(&guest_test::Authority::new().issue());
+    let misnamed = served(&authority.issue_for(&["elsewhere.example"]));
+
+    assert_eq!(good, Ok(json!({"ok": true})));
+    for (refused, reason) in
+        [(expired, "xpired"), (other, "invalid peer certificate"), (misnamed, "not valid for")]
+    {
+        let text = refused.unwrap_err();
+        assert!(text.contains(reason), "{text}");
     }
 }

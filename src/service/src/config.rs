@@ -3,6 +3,7 @@
 //! `examples/runner.toml` documents every key with its default; a test parses it.
 //! [`File`] mirrors the file, [`Config`] is its validated meaning.
 
+mod api;
 mod profile;
 mod sandboxes;
 #[cfg(test)]
@@ -11,18 +12,18 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use ably_subscriber::Hosts;
 use serde::Deserialize;
 
+pub(crate) use self::api::Api;
+use self::api::ApiTable;
 pub use self::profile::Profile;
 use self::profile::ProfileTable;
 use self::sandboxes::SandboxesTable;
 pub use self::sandboxes::{SandboxesConfig, is_domain};
 use super::admission::Resources;
-use super::endpoint::Endpoint;
 use crate::error::{Error, Result, Usage};
 
 /// The profile of jobs that name no profile.
@@ -55,19 +56,6 @@ pub struct Config {
     pub sandboxes: SandboxesConfig,
     /// The kinds of VMs, by name.
     pub profiles: BTreeMap<String, Profile>,
-}
-
-/// A remote platform.
-#[derive(Debug, Clone)]
-pub(crate) struct Api {
-    pub(crate) url: String,
-    pub(crate) token_file: PathBuf,
-    /// The environment variable with the bypass secret of a protected deployment.
-    pub(crate) bypass: Option<String>,
-    /// The realtime service that pushes jobs; `None` disables pushes.
-    pub(crate) push: Option<Hosts>,
-    /// Further endpoints that VMs may reach regardless of their profile's policy.
-    pub(crate) reachable: Vec<Endpoint>,
 }
 
 /// The embedded platform.
@@ -105,18 +93,6 @@ struct RunnerTable {
     cancel_grace: Option<Time>,
     parked: u32,
     parked_for: Option<Time>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ApiTable {
-    url: String,
-    token_file: PathBuf,
-    bypass_env: Option<String>,
-    push: Option<bool>,
-    realtime_host: Option<String>,
-    #[serde(default)]
-    reachable: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -219,27 +195,6 @@ impl Config {
             sandboxes: sandboxes.resolve(folder, max_concurrent as usize)?,
             profiles,
         })
-    }
-}
-
-impl ApiTable {
-    fn resolve(self, folder: &Path) -> Result<Api> {
-        let url = self.url.trim_end_matches('/');
-        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        if host.is_empty() || url.contains(|c: char| c.is_whitespace() || c == '?' || c == '#') {
-            return Err(invalid("api.url", "a URL like https://platform.example"));
-        }
-        let (url, token_file) = (url.to_owned(), folder.join(self.token_file));
-        let hosts = self.realtime_host.map(|host| Hosts::new(&host, &host)).transpose();
-        let hosts =
-            hosts.map_err(|_| invalid("api.realtime_host", "a host, with or without a port"));
-        let push = self.push.unwrap_or(true).then_some(hosts?.unwrap_or_default());
-        let reachable: Option<_> =
-            self.reachable.iter().map(|text| Endpoint::parse(text)).collect();
-        let expected = "a list of HOST or HOST:PORT, where HOST is a name or an IPv4 address";
-        let reachable = reachable.ok_or_else(|| invalid("api.reachable", expected))?;
-        Ok(Api { url, token_file, bypass: self.bypass_env, push, reachable })
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! | endpoint | opened |
 //! |---|---|
-//! | host and port of `[api] url` | always |
+//! | host and port of each `[api] url` | always |
 //! | each of `[api] reachable` | always |
 //! | the object store: hosts of the archives in a job's context, and its `objectStoreUrl` | public addresses always, private ones if the platform has a private address |
 //!
@@ -81,12 +81,14 @@ impl fmt::Display for Endpoint {
 /// The endpoints that a job may reach regardless of its profile's policy, with their addresses.
 pub(super) fn of_job(context: &ExecutionContext, access: &PlatformAccess) -> Vec<Reachable> {
     // Guests reach the embedded platform at a port of their gateway.
-    let Some(platform) = Endpoint::of_url(&access.guest_url).filter(|_| access.service.is_none())
-    else {
+    if access.service.is_some() {
         return Vec::new();
-    };
-    let platform = resolved(platform);
-    let platform_is_private = platform.addresses.iter().any(|address| is_private(*address));
+    }
+    let own: BTreeSet<_> =
+        access.guest_urls.iter().filter_map(|url| Endpoint::of_url(url)).collect();
+    let own: Vec<_> = own.into_iter().map(resolved).collect();
+    let mut addresses = own.iter().flat_map(|one| &one.addresses);
+    let platform_is_private = addresses.any(|address| is_private(*address));
     let configured = access.reachable.iter().cloned().map(resolved);
     // Link-local addresses are those of cloud metadata services, never of an object store.
     let may_open = |address: &Ipv4Addr| {
@@ -97,9 +99,8 @@ pub(super) fn of_job(context: &ExecutionContext, access: &PlatformAccess) -> Vec
         Reachable { addresses, ..store }
     });
     let stores = stores.filter(|store| !store.addresses.is_empty());
-    let mut all = vec![platform.clone()];
-    all.extend(configured.chain(stores).filter(|one| *one != platform));
-    all
+    let more: Vec<_> = configured.chain(stores).filter(|one| !own.contains(one)).collect();
+    own.into_iter().chain(more).collect()
 }
 
 /// The socket addresses of all endpoints.
@@ -148,13 +149,8 @@ mod tests {
     use crate::context::tests::minimal_context;
 
     fn access(url: &str, reachable: &[&str]) -> PlatformAccess {
-        PlatformAccess {
-            guest_url: url.into(),
-            url: url.into(),
-            service: None,
-            bypass: None,
-            reachable: reachable.iter().filter_map(|text| Endpoint::parse(text)).collect(),
-        }
+        let reachable = reachable.iter().filter_map(|text| Endpoint::parse(text)).collect();
+        PlatformAccess { reachable, ..PlatformAccess::at(url, url) }
     }
 
     fn of(archive: &str, access: &PlatformAccess) -> Vec<String> {
@@ -187,6 +183,17 @@ mod tests {
         assert_eq!(all, ["10.1.2.3:3000", "10.4.4.4:5", "10.9.9.9:9000"]);
         let metadata = of("http://169.254.169.254/x", &access("http://10.1.2.3:3000", &[]));
         assert_eq!(metadata, ["10.1.2.3:3000"]);
+    }
+
+    #[test]
+    fn all_addresses_of_a_platform_are_opened() {
+        let mut access = access("http://10.1.2.3:3000", &[]);
+        access.guest_urls.push("https://10.1.2.4".into());
+        access.guest_urls.push("http://10.1.2.3:3000".into());
+
+        let all = of("http://192.0.2.9:9000/x", &access);
+
+        assert_eq!(all, ["10.1.2.3:3000", "10.1.2.4:443", "192.0.2.9:9000"]);
     }
 
     #[test]

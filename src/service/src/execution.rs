@@ -142,6 +142,7 @@ fn config(
     let name = format!("job-{}", job.run.short());
     let mut config = base_config(&job.profile, image)?;
     config.labels.insert(label::COMMAND.to_owned(), AGENT.to_owned());
+    config.host_authorities.extend(job.shared.source.access().authorities.clone());
     Ok(SandboxConfig {
         name: Some(name.clone()),
         network,

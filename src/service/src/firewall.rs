@@ -185,7 +185,8 @@ fn platform_hosts(
     access: &PlatformAccess,
     host_of: fn(&str) -> Option<String>,
 ) -> Vec<String> {
-    let urls = endpoint::store_urls(context).into_iter().chain([access.guest_url.as_str()]);
+    let own = access.guest_urls.iter().map(String::as_str);
+    let urls = endpoint::store_urls(context).into_iter().chain(own);
     let mut hosts: Vec<_> = urls.filter_map(host_of).collect();
     hosts.sort();
     hosts.dedup();
@@ -235,13 +236,7 @@ mod tests {
     use crate::context::tests::minimal_context;
 
     fn access(url: &str) -> PlatformAccess {
-        PlatformAccess {
-            guest_url: url.into(),
-            url: url.into(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        }
+        PlatformAccess::at(url, url)
     }
 
     fn job_policy(more: Value, url: &str) -> Result<(JobPolicy, ExecutionContext)> {

@@ -36,7 +36,10 @@ impl Inbox {
         inbox.put("LANG", "C.UTF-8".to_owned());
         inbox.put("TZ", text(&context.timezone()));
         inbox.put(env::RUN_ID, context.run_id.to_string());
-        inbox.put(env::API_URL, access.guest_url.clone());
+        inbox.put(env::API_URL, access.guest_urls.first().cloned().unwrap_or_default());
+        if access.guest_urls.len() > 1 {
+            inbox.put(env::API_URLS, access.guest_urls.join(" "));
+        }
         inbox.put(env::API_TOKEN, context.sandbox_token.clone());
         inbox.put(env::PROMPT, context.prompt.clone());
         inbox.put(env::APPEND_SYSTEM_PROMPT, text(&context.append_system_prompt));
@@ -172,13 +175,7 @@ mod tests {
         let mut value = minimal_context();
         change(&mut value);
         let context: ExecutionContext = serde_json::from_value(value).unwrap();
-        let access = PlatformAccess {
-            guest_url: "http://platform".into(),
-            url: "http://here".into(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at("http://platform", "http://here");
         Inbox::of(&context, &access, mock)
     }
 
@@ -188,8 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn all_addresses_of_a_platform_with_several_are_in_a_variable_of_their_own() {
+        let context: ExecutionContext = serde_json::from_value(minimal_context()).unwrap();
+        let mut access = PlatformAccess::at("https://a", "https://a");
+        access.guest_urls.push("https://b:8480".into());
+
+        let inbox = Inbox::of(&context, &access, false);
+
+        assert_eq!(variable(&inbox, "VM0_API_URL").unwrap(), "https://a");
+        assert_eq!(variable(&inbox, "VM0_API_URLS").unwrap(), "https://a https://b:8480");
+    }
+
+    #[test]
     fn a_minimal_context_yields_the_required_variables() {
         let inbox = inbox(|_| {}, false);
+        assert_eq!(variable(&inbox, "VM0_API_URLS"), None);
         assert_eq!(variable(&inbox, "VM0_API_URL").unwrap(), "http://platform");
         assert_eq!(variable(&inbox, "VM0_WORKING_DIR").unwrap(), "/home/user/workspace");
         assert_eq!(variable(&inbox, "VM0_PROMPT").unwrap(), "do it");

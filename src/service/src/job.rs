@@ -180,14 +180,15 @@ impl Job {
     fn warn_if_unreachable(&self, completion: &Completion) {
         let error = completion.error.as_deref();
         let Some(error) = error.filter(|error| error.contains(UNREACHABLE)) else { return };
-        let url = &self.shared.source.access().guest_url;
-        let addresses = Endpoint::of_url(url).map(|it| it.resolve()).unwrap_or_default();
-        log::error!(
-            "a job cannot reach the platform from its vm; run={} profile={} url={url} \
-             addresses={addresses:?} error={error:?}",
-            self.run,
-            self.profile.name,
-        );
+        for url in &self.shared.source.access().guest_urls {
+            let addresses = Endpoint::of_url(url).map(|it| it.resolve()).unwrap_or_default();
+            log::error!(
+                "a job cannot reach the platform from its vm; run={} profile={} url={url} \
+                 addresses={addresses:?} error={error:?}",
+                self.run,
+                self.profile.name,
+            );
+        }
     }
 
     /// Parks the VM for its session after a success, if the pool accepts it, or kills it.

@@ -25,8 +25,8 @@ impl JobSource {
         Ok(Self(Arc::new(Local::start(state_dir, &config.local, &config.group)?)))
     }
 
-    /// The platform's URL.
-    pub fn url(&self) -> &str {
-        &self.0.access().url
+    /// The platform's URLs.
+    pub fn url(&self) -> String {
+        self.0.access().addresses.names()
     }
 }

@@ -252,7 +252,7 @@ impl Worker {
 
     fn post(&self, run: RunId, token: &str, entries: &[Value]) -> Result<()> {
         let credentials = PlatformCredentials {
-            url: self.access.url.clone(),
+            addresses: self.access.addresses.clone(),
             token: token.to_owned(),
             bypass: self.access.bypass.clone(),
             client_session: run.to_string(),
@@ -323,13 +323,7 @@ mod tests {
     fn a_log_is_uploaded_to_its_end_and_removed() {
         let state = tempfile::tempdir().unwrap();
         let server = Server::start(|_| Reply::json(&json!({"success": true, "id": "1"})));
-        let access = PlatformAccess {
-            guest_url: server.url(),
-            url: server.url(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at(&server.url(), &server.url());
         let log = NetworkLog::start(state.path(), access).unwrap();
         let run = "01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap();
         let job_log = log.open(run, "token");
@@ -359,13 +353,7 @@ mod tests {
             request.json()["networkLogs"].as_array().unwrap().clone()
         };
         let server = Server::start(move |request| answer(&list(request)));
-        let access = PlatformAccess {
-            guest_url: server.url(),
-            url: server.url(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at(&server.url(), &server.url());
         let log = NetworkLog::start(state.path(), access).unwrap();
         let job_log =
             log.open("01234567-89ab-4def-8123-456789abcdef".parse::<RunId>().unwrap(), "token");

@@ -94,7 +94,7 @@ impl Reporter {
         let stop = RequestCancellation::new();
         // Each report uses its run's credentials. These only share the connections.
         let credentials = PlatformCredentials {
-            url: source.access().url.clone(),
+            addresses: source.access().addresses.clone(),
             token: String::new(),
             bypass: None,
             client_session: String::new(),
@@ -280,7 +280,7 @@ impl ReportWorker {
     ) -> Result<T> {
         let access = self.source.access();
         let credentials = PlatformCredentials {
-            url: access.url.clone(),
+            addresses: access.addresses.clone(),
             token: token.to_owned(),
             bypass: access.bypass.clone(),
             client_session: run.to_string(),

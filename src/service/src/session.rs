@@ -40,7 +40,7 @@ pub(crate) fn restore(
         (Some(text), _) => put(sandbox, &path, text.as_bytes(), text.len() as u64, None),
         (None, Some(history)) => {
             let url = access.host_url(&history.url);
-            fetch(sandbox, &path, &url, history, &HttpClient::new(LIMITS, stop))
+            fetch(sandbox, &path, &url, history, &HttpClient::of(&access.addresses, LIMITS, stop))
         }
         (None, None) => Err(Error::History { problem: "is not in the context" }),
     }
@@ -166,13 +166,7 @@ mod tests {
         let sandbox = factory
             .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())
             .unwrap();
-        let access = PlatformAccess {
-            guest_url: "http://guest".into(),
-            url: url.into(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at("http://guest", url);
         restore(&*sandbox, &context(session), &access, &RequestCancellation::new())?;
         let files = &factory.record().files;
         Ok(String::from_utf8(files[Path::new(PLACE)].clone()).unwrap())
@@ -217,13 +211,7 @@ mod tests {
     #[test]
     fn stopping_a_job_ends_its_download_of_a_history() {
         let server = Server::start(|_| Reply::mute());
-        let access = PlatformAccess {
-            guest_url: "http://guest".into(),
-            url: server.url(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at("http://guest", &server.url());
         let factory = Script::default().factory();
         let sandbox = factory
             .start(&sandbox::fake::config(), &sandbox::Cancellation::new(), Instant::now())

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use platform_client::PlatformAddresses;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -188,12 +189,14 @@ pub(crate) enum Mode {
 }
 
 /// The addresses of the platform.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct PlatformAccess {
-    /// The URL for guests, which URLs in contexts may begin with.
-    pub(crate) guest_url: String,
-    /// The URL for this process.
-    pub(crate) url: String,
+    /// The URLs for guests, which URLs in contexts may begin with.
+    pub(crate) guest_urls: Vec<String>,
+    /// The URLs for this process, in the same order.
+    pub(crate) addresses: PlatformAddresses,
+    /// The certificates, as PEM, of authorities that the platform's own may be issued by, besides the host's.
+    pub(crate) authorities: Option<String>,
     /// The port of the guests' gateway that leads to the platform, if it is embedded.
     pub(crate) service: Option<sandbox::Service>,
     /// The bypass secret of a protected deployment.
@@ -205,9 +208,24 @@ pub(crate) struct PlatformAccess {
 impl PlatformAccess {
     /// Translates a URL of a context for this process.
     pub(crate) fn host_url<'a>(&self, url: &'a str) -> Cow<'a, str> {
-        match url.strip_prefix(self.guest_url.as_str()) {
-            Some(rest) if rest.starts_with('/') => format!("{}{rest}", self.url).into(),
-            _ => url.into(),
+        let known = self.guest_urls.iter().zip(self.addresses.urls());
+        let translated = known.filter_map(|(guest, own)| {
+            let rest = url.strip_prefix(guest.as_str()).filter(|rest| rest.starts_with('/'))?;
+            Some(format!("{own}{rest}"))
+        });
+        translated.into_iter().next().map_or(url.into(), Cow::from)
+    }
+
+    /// The access of a test to a platform at one URL for guests and one for the host.
+    #[cfg(test)]
+    pub(crate) fn at(guest_url: &str, url: &str) -> Self {
+        Self {
+            guest_urls: vec![guest_url.to_owned()],
+            addresses: url.into(),
+            authorities: None,
+            service: None,
+            bypass: None,
+            reachable: Vec::new(),
         }
     }
 }
@@ -218,13 +236,7 @@ mod tests {
 
     #[test]
     fn only_the_platforms_own_urls_are_translated_for_the_host() {
-        let access = PlatformAccess {
-            guest_url: "http://192.168.241.1:8700".into(),
-            url: "http://127.0.0.1:4000".into(),
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at("http://192.168.241.1:8700", "http://127.0.0.1:4000");
         let translated = |url| access.host_url(url).into_owned();
         assert_eq!(
             translated("http://192.168.241.1:8700/blobs/1"),

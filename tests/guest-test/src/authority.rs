@@ -17,6 +17,7 @@ pub struct Authority {
 pub struct Identity {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
+    pem: [String; 2],
 }
 
 impl Authority {
@@ -43,11 +44,23 @@ impl Authority {
 
     /// Issues a certificate for these names.
     pub fn issue_for(&self, names: &[&str]) -> Identity {
-        let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let params = CertificateParams::new(names).unwrap();
+        self.sign(&CertificateParams::new(names).unwrap())
+    }
+
+    /// Issues a certificate for `localhost` that expired years ago.
+    pub fn issue_expired(&self) -> Identity {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Identity {
+        let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Identity { certificate: certificate.der().clone(), key: key.serialize_der() }
+        let pem = [certificate.pem(), key.serialize_pem()];
+        Identity { certificate: certificate.der().clone(), key: key.serialize_der(), pem }
     }
 }
 
@@ -58,6 +71,12 @@ impl Default for Authority {
 }
 
 impl Identity {
+    /// Writes the certificate and its key as PEM.
+    pub fn write(&self, certificate: &Path, key: &Path) {
+        std::fs::write(certificate, &self.pem[0]).unwrap();
+        std::fs::write(key, &self.pem[1]).unwrap();
+    }
+
     pub(crate) fn server_config(&self) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = PrivateKeyDer::try_from(self.key.clone()).unwrap();

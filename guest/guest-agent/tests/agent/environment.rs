@@ -138,6 +138,20 @@ fn a_working_directory_that_cannot_be_created_is_an_error() {
 }
 
 #[test]
+fn a_run_goes_on_at_another_address_of_its_platform() {
+    let mut fixture = Fixture::new("echo hello");
+    let url = fixture.platform.server.url();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fixture.set("VM0_API_URL", &format!("http://{gone}"));
+    fixture.set("VM0_API_URLS", &format!("http://{gone} {url}"));
+
+    let run = fixture.run();
+
+    assert_eq!(run.code, Some(0), "{}", run.error());
+    assert!(!fixture.platform.sequences().is_empty());
+}
+
+#[test]
 fn only_the_certificate_roots_of_the_system_are_trusted() {
     let (known, unknown) = (guest_test::Authority::new(), guest_test::Authority::new());
     let serve =

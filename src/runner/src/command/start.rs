@@ -86,7 +86,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     let examples = sandbox_server::examples(&config, &store)?;
     let factory = host.factory_of(arguments.vmm, config.max_vms(), &examples, global)?;
     let source = arguments.source(&config, global)?;
-    let from = source.url().to_owned();
+    let from = source.url();
     let proxies = ProxyPool::open(&global.state_dir, &global.runtime_dir)?;
     if config.profiles.values().any(|profile| profile.interception.is_some()) {
         // Python takes a second to start, in which there is no job yet.

@@ -50,6 +50,10 @@ fn an_error_names_the_line_and_what_was_expected() {
         let text = error(&format!("[api]\nurl = \"{url}\"\ntoken_file = \"t\"\n"));
         assert!(text.contains("api.url"), "{url}: {text}");
     }
+    for urls in ["[]", "[\"https://x\", \"y\"]", "7"] {
+        let text = error(&format!("[api]\nurl = {urls}\ntoken_file = \"t\"\n"));
+        assert!(text.contains("url"), "{urls}: {text}");
+    }
     let text = error("[api]\nurl = \"https://x\"\ntoken_file = \"t\"\nreachable = [\"*.x\"]\n");
     assert!(text.contains("api.reachable") && text.contains("HOST:PORT"), "{text}");
     let text = error("[profiles.big]\nmemory_mib = 9000\n");
@@ -113,9 +117,16 @@ fn a_profile_sets_disk_limits_and_network_of_its_vms() {
 
 #[test]
 fn paths_are_relative_to_the_folder_of_the_file() {
+    let several =
+        "[api]\nurl = [\"https://x/\", \"http://y:1\"]\nca = \"ca.pem\"\ntoken_file = \"t\"\n";
+    let api = read(several).unwrap().api.unwrap();
+    assert_eq!(
+        (api.names().as_str(), api.ca),
+        ("https://x, http://y:1", Some("/etc/ca.pem".into()))
+    );
     let config = read("[api]\nurl = \"https://x/\"\ntoken_file = \"token\"\n").unwrap();
     let api = config.api.unwrap();
-    assert_eq!((api.url.as_str(), api.token_file), ("https://x", "/etc/token".into()));
+    assert_eq!((api.names().as_str(), api.token_file), ("https://x", "/etc/token".into()));
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Resolver {
         auths: Vec<Option<Auth>>,
     ) -> Result<Self> {
         let credentials = PlatformCredentials {
-            url: access.url.clone(),
+            addresses: access.addresses.clone(),
             token: context.sandbox_token.clone(),
             bypass: access.bypass.clone(),
             client_session: context.run_id.to_string(),

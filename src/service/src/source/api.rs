@@ -30,7 +30,8 @@ use base::sync::{Mutex, MutexGuard};
 use contract::RunId;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use platform_client::{
-    ClientType, PlatformClient, PlatformCredentials, RequestCancellation, RequestLimits,
+    ClientType, PlatformAddresses, PlatformClient, PlatformCredentials, RequestCancellation,
+    RequestLimits,
 };
 
 use self::claim::Claims;
@@ -85,7 +86,7 @@ impl Api {
         let access = access(config)?;
         let runner = RunnerIdentity::next(state_dir)?;
         let credentials = PlatformCredentials {
-            url: access.url.clone(),
+            addresses: access.addresses.clone(),
             token,
             bypass: access.bypass.clone(),
             client_session: runner.id.to_string(),
@@ -173,9 +174,16 @@ fn access(config: &Config) -> Result<PlatformAccess> {
         .bypass
         .as_ref()
         .map(|name| std::env::var(name).map_err(|_| Error::NoBypass { name: name.clone() }));
+    let mut addresses = PlatformAddresses::new(&config.urls);
+    let mut authorities = None;
+    if let Some(path) = &config.ca {
+        addresses = addresses.trusting(path).map_err(file("use the certificates of", path))?;
+        authorities = Some(fs::read_to_string(path).map_err(file("read", path))?);
+    }
     Ok(PlatformAccess {
-        guest_url: config.url.clone(),
-        url: config.url.clone(),
+        guest_urls: config.urls.clone(),
+        addresses,
+        authorities,
         service: None,
         bypass: bypass.transpose()?,
         reachable: config.reachable.clone(),

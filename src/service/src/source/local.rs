@@ -43,8 +43,9 @@ impl Local {
         let host = first.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, config.guest_port)));
         let service = Some(Service { port: config.guest_port, host });
         let access = PlatformAccess {
-            guest_url,
-            url: format!("http://{host}"),
+            guest_urls: vec![guest_url],
+            addresses: format!("http://{host}").into(),
+            authorities: None,
             service,
             bypass: None,
             reachable: Vec::new(),

@@ -56,8 +56,14 @@ pub(super) fn source_with(
 ) -> Arc<Api> {
     let token_file = runner.path().join("token");
     fs::write(&token_file, format!("{token}\n")).unwrap();
-    let config =
-        Config { url: url.to_owned(), token_file, bypass: None, push, reachable: Vec::new() };
+    let config = Config {
+        urls: vec![url.to_owned()],
+        ca: None,
+        token_file,
+        bypass: None,
+        push,
+        reachable: Vec::new(),
+    };
     let config = crate::Config { api: Some(config), ..fixture.config.clone() };
     Arc::new(Api::start(runner.path(), &config).unwrap())
 }

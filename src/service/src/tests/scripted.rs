@@ -35,13 +35,7 @@ impl ScriptedSource {
     fn new() -> Arc<Self> {
         let platform = Server::start(|_| Reply::json(&json!({"success": true})));
         let url = platform.url();
-        let access = PlatformAccess {
-            guest_url: url.clone(),
-            url,
-            service: None,
-            bypass: None,
-            reachable: Vec::new(),
-        };
+        let access = PlatformAccess::at(&url, &url);
         let ((notifier, notifications), (calls_tx, calls)) = (bounded(1), unbounded());
         Arc::new(Self {
             _platform: platform,

@@ -248,7 +248,7 @@ mod tests {
         fn claims(&self) -> Claims {
             let token = "t".to_owned();
             let credentials = PlatformCredentials {
-                url: self.server.url(),
+                addresses: self.server.url().into(),
                 token,
                 bypass: None,
                 client_session: "r".into(),

@@ -23,12 +23,12 @@ pub fn probe(whole: &Whole) -> Result<()> {
     let config = whole.remote()?;
     let access = access(config)?;
     let credentials = PlatformCredentials {
-        url: access.url.clone(),
+        addresses: access.addresses.clone(),
         token: token(&config.token_file)?,
         bypass: access.bypass,
         client_session: uuid::Uuid::nil().to_string(),
     };
-    let url = || config.url.clone();
+    let url = || config.names();
     let platform = PlatformClient::of(
         ClientType::Runner,
         &credentials,
@@ -74,7 +74,7 @@ fn poll(whole: &Whole, config: &Config, credentials: &PlatformCredentials) -> Re
 }
 
 fn refused(config: &Config, source: platform_client::Error) -> Error {
-    let (url, path) = (config.url.clone(), config.token_file.clone());
+    let (url, path) = (config.names(), config.token_file.clone());
     Error::PlatformRefuses { url, path, source }
 }
 
@@ -85,11 +85,13 @@ fn is_tls(error: &platform_client::Error) -> bool {
     }
 }
 
-/// An error if the platform's addresses are all loopback addresses, which a VM cannot reach.
+/// An error if a URL's addresses are all loopback addresses, which a VM cannot reach.
 fn reachable_from_vms(config: &Config) -> Result<()> {
-    let addresses = Endpoint::of_url(&config.url).map(|it| it.resolve()).unwrap_or_default();
-    if !addresses.is_empty() && addresses.iter().all(|address| address.is_loopback()) {
-        return Err(Error::PlatformOnLoopback { url: config.url.clone() });
+    for url in &config.urls {
+        let addresses = Endpoint::of_url(url).map(|it| it.resolve()).unwrap_or_default();
+        if !addresses.is_empty() && addresses.iter().all(|address| address.is_loopback()) {
+            return Err(Error::PlatformOnLoopback { url: url.clone() });
+        }
     }
     Ok(())
 }
@@ -107,7 +109,8 @@ mod tests {
         let token_file = folder.join("token");
         std::fs::write(&token_file, "the-token").unwrap();
         let (bypass, push, reachable) = (None, None, Vec::new());
-        let config = Config { url: url.to_owned(), token_file, bypass, push, reachable };
+        let (urls, ca) = (vec![url.to_owned()], None);
+        let config = Config { urls, ca, token_file, bypass, push, reachable };
         let whole = Whole { api: Some(config), ..Whole::default_for_host().unwrap() };
         probe(&whole).err().map(|error| error.chain()).unwrap_or_default()
     }

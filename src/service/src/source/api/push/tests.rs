@@ -11,7 +11,12 @@ fn thousands_of_pushes_are_queued_without_a_gap() {
     let realtime = server::Server::start();
     let platform = guest_test::Server::start(|_| Reply::bytes(server::REQUEST));
     let (url, token) = (platform.url(), "t".to_owned());
-    let credentials = PlatformCredentials { url, token, bypass: None, client_session: "r".into() };
+    let credentials = PlatformCredentials {
+        addresses: url.into(),
+        token,
+        bypass: None,
+        client_session: "r".into(),
+    };
     let time = Duration::from_secs(60);
     let limits = RequestLimits { whole: Some(time), silence: time, redirects: 0 };
     let caller =
