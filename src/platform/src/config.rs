@@ -68,6 +68,9 @@ pub struct Config {
     pub content: Content,
     /// The addresses for runners and guests; port 0 selects a free port.
     pub listen: Vec<SocketAddr>,
+    /// PEM files with a certificate chain and its private key: the addresses then speak TLS only. They are read again
+    /// when they change.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// The base of URLs in execution contexts, which guests use: `http://192.168.241.1:8080`. By
     /// default it is the address at which the claim arrived, or the first address for claims in
     /// this process.
@@ -113,6 +116,7 @@ impl Config {
             key_file: None,
             content: Content::Files,
             listen: Vec::new(),
+            tls: None,
             guest_url: None,
             group: None,
             affinity: Duration::from_secs(2),

@@ -103,6 +103,8 @@ pub enum Error {
     // The server.
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot serve TLS")]
+    Tls { source: Box<http_server::Error> },
     #[error("the HTTP server failed")]
     Server { source: http_server::Error },
     #[error("cannot start thread {name}")]

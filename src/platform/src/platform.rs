@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use base::error::chain;
-use http_server::{Endpoint, Limits, Server};
+use http_server::{Endpoint, Limits, Server, tls};
 
 use crate::api::Api;
 use crate::backend::Backend;
@@ -42,7 +42,7 @@ pub struct Platform {
 impl Platform {
     /// Opens the state folder, and serves it.
     pub fn start(config: Config) -> Result<Self> {
-        let (tcp, addresses) = listen(&config.listen)?;
+        let (tcp, addresses) = listen(&config)?;
         let socket = folder::socket(&config.state);
         // 1
         let backend = Arc::new(Backend::open(config)?);
@@ -91,6 +91,13 @@ impl Platform {
         &self.addresses
     }
 
+    /// The URLs of these addresses.
+    #[must_use]
+    pub fn urls(&self) -> Vec<String> {
+        let scheme = if self.backend.config.tls.is_some() { "https" } else { "http" };
+        self.addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
+    }
+
     /// The token for runners of other processes.
     #[must_use]
     pub fn runner_token(&self) -> &str {
@@ -105,7 +112,7 @@ impl Platform {
 
     /// A source of jobs for a runner in this process.
     pub fn source(&self) -> Result<Source> {
-        let first = self.addresses.first().map(|address| format!("http://{address}"));
+        let first = self.urls().into_iter().next();
         let base = self.backend.config.guest_url.clone().or(first).unwrap_or_default();
         Source::open(Arc::clone(&self.backend), base.trim_end_matches('/').to_owned())
     }
@@ -158,14 +165,19 @@ pub fn prune(config: Config, keep: Duration) -> Result<Pruned> {
     Backend::open(config)?.prune(keep)
 }
 
-fn listen(addresses: &[SocketAddr]) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> {
+fn listen(config: &Config) -> Result<(Vec<Endpoint>, Vec<SocketAddr>)> {
+    let tls = config.tls.as_ref().map(|(certificate, key)| tls::config(certificate, key));
+    let tls = tls.transpose().map_err(|source| Error::Tls { source: Box::new(source) })?;
     let mut endpoints = Vec::new();
     let mut bound = Vec::new();
-    for &address in addresses {
+    for &address in &config.listen {
         let fail = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(fail)?;
         bound.push(listener.local_addr().map_err(fail)?);
-        endpoints.push(Endpoint::Tcp(listener));
+        endpoints.push(match &tls {
+            Some(tls) => Endpoint::Tls(listener, Arc::clone(tls)),
+            None => Endpoint::Tcp(listener),
+        });
     }
     Ok((endpoints, bound))
 }

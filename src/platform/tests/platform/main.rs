@@ -19,6 +19,7 @@ mod secret_files;
 mod secrets;
 mod storages;
 mod telemetry;
+mod tls;
 mod tokens;
 mod wire;
 

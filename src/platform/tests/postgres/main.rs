@@ -33,5 +33,6 @@ mod tokens;
 #[path = "../platform/wire.rs"]
 mod wire;
 
+mod failover;
 mod replicas;
 mod sealed;

@@ -21,7 +21,7 @@ fn host() -> (Host, String) {
 }
 
 /// Another platform on the same database, as on another host. Its key and token are the same.
-fn beside(host: &Host) -> Host {
+pub(crate) fn beside(host: &Host) -> Host {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("control")).unwrap();
     for name in ["key", "runner.token"] {

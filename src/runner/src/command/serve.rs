@@ -20,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   runner serve
   runner serve --listen 127.0.0.1:8480 --listen 10.0.0.5:8480 --guest-url http://10.0.0.5:8480
+  runner serve --listen 10.0.0.5:443 --tls-cert fullchain.pem --tls-key privkey.pem
   runner serve --add-key /etc/sandbox-runner/platform.keys
   runner serve --listen 10.0.0.5:8480 --database postgresql://platform@db.example/jobs \
       --key-file /etc/sandbox-runner/platform.keys
@@ -27,7 +28,9 @@ Examples:
       --bucket-endpoint https://s3.example --bucket-credentials /etc/runner/bucket
   runner job submit --prompt 'run the tests'          from another terminal
 
-The server speaks plain HTTP: put a TLS proxy in front of an address that other hosts can reach.
+Without --tls-cert the server speaks plain HTTP: use that on the loopback device, on a network that you
+trust, or behind a TLS proxy. VMs of jobs reach the server too, so its certificate must be issued by an
+authority that they trust (docs/service.md).
 A database of --database is PostgreSQL 14 or later; several platforms may share it. libpq reads the
 connection string: a password belongs in PGPASSFILE or in --database-file. Secrets of jobs are sealed
 in it with the first key of --key-file; all keys there open secrets and verify tokens.
@@ -57,6 +60,14 @@ pub(crate) struct Arguments {
     /// Time for which a job is offered only to the runner that has its session's VM
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = base::duration::parse)]
     affinity: Duration,
+
+    /// TLS certificate chain, PEM; without one the server speaks plain HTTP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, PEM; both files are read again when they change
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 
     /// Connection string of a PostgreSQL database, without a password [default: SQLite in the state folder]
     #[arg(long, value_name = "URL", conflicts_with = "database_file")]
@@ -92,6 +103,8 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     config.group = arguments.group;
     config.affinity = arguments.affinity;
     config.key_file = arguments.key_file;
+    config.tls = arguments.tls_cert.zip(arguments.tls_key);
+    let is_tls = config.tls.is_some();
     config.database = match (arguments.database, arguments.database_file) {
         (Some(typed), _) => typed_database(typed)?,
         (None, Some(path)) => database_of(path)?,
@@ -99,9 +112,10 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     };
     config.content = arguments.bucket.content().map_err(operator::Error::from)?;
     let platform = Platform::start(config).map_err(operator::Error::from)?;
-    for address in platform.addresses() {
-        output::line(format_args!("serves http://{address}"))?;
+    for url in platform.urls() {
+        output::line(format_args!("serves {url}"))?;
     }
+    warn_of_plain_http(&platform, is_tls);
     let token = platform.runner_token_file();
     output::line(format_args!("runner token in {}", token.display()))?;
     if let Ok(signal) = signals.recv() {
@@ -111,6 +125,17 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     drop(listener);
     platform.stop().map_err(operator::Error::from)?;
     Ok(0)
+}
+
+/// Tokens and jobs must not cross a network in clear without the operator's knowledge.
+fn warn_of_plain_http(platform: &Platform, is_tls: bool) {
+    let others = platform.addresses().iter().filter(|address| !address.ip().is_loopback());
+    if let Some(address) = others.into_iter().next().filter(|_| !is_tls) {
+        log::warn!(
+            "tokens and jobs cross the network in clear unless a TLS proxy is in front: use --tls-cert and \
+             --tls-key; address={address}"
+        );
+    }
 }
 
 fn typed_database(text: String) -> std::result::Result<Database, operator::Error> {
