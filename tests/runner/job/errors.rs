@@ -34,6 +34,34 @@ fn prune_of_a_fresh_state_folder_creates_nothing() {
 }
 
 #[test]
+fn serve_refuses_a_bucket_whose_credentials_are_missing_readable_by_others_or_useless() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("credentials");
+    fs::write(&file, "aws_access_key_id = AK\naws_secret_access_key = the-secret\n").unwrap();
+    let serve = |more: &[&str]| {
+        let bucket = ["serve", "--listen", "127.0.0.1:0", "--bucket", "jobs"];
+        let endpoint = ["--bucket-endpoint", "http://127.0.0.1:1"];
+        let mut serve = runner(state.path(), &[&bucket, &endpoint[..], more].concat());
+        serve.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        let output = serve.output().unwrap();
+        (output.status.code(), stderr(&output))
+    };
+    let named = ["--bucket-credentials", file.to_str().unwrap()];
+    let modes = [0o644, 0o600].map(|mode| {
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        serve(&named)
+    });
+
+    let missing = serve(&[]);
+
+    assert!(missing.1.contains("no credentials for the object store"), "{}", missing.1);
+    assert!(modes[0].1.contains("run `chmod 600` on it"), "{}", modes[0].1);
+    assert!(modes[1].1.contains("cannot reach the object store 127.0.0.1"), "{}", modes[1].1);
+    assert!([&missing, &modes[0], &modes[1]].iter().all(|(code, _)| *code == Some(1)));
+    assert!(!modes[1].1.contains("the-secret"));
+}
+
+#[test]
 fn a_killed_platform_is_reported_as_absent() {
     let host = Host::start();
     let state = host.stop();
