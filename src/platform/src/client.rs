@@ -1,9 +1,18 @@
-//! The operator's client: commands on this host use it, in any process.
+//! The client of operators and submitters: over the Unix socket of the platform on this host, or over HTTP with a
+//! token.
+//!
+//! INVARIANT: the token is sent to the platform's addresses only, not to a store.
 
+mod address;
+mod connection;
 mod exchange;
 mod follow;
+mod remote;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,9 +21,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
-use self::exchange::{Calls, Payload, Reply};
+use self::connection::{Calls, Connection};
+use self::exchange::{Call, Payload, Reply, exchange};
 pub use self::follow::Follow;
+use self::remote::Remote;
+pub use self::remote::RemotePlatform;
 use self::transfer::{Transfers, is_elsewhere};
 use crate::api::{Prune, escape};
 use crate::clock::{iso8601, now_ms};
@@ -41,14 +54,29 @@ pub struct Artifact {
     pub mount_path: String,
 }
 
-/// A client of the platform of a state folder.
-#[derive(Debug, Clone)]
+/// A client of a platform.
+#[derive(Clone)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
     /// Shared by all clones.
     calls: Arc<Calls>,
     /// The requests to an object store.
     transfers: Transfers,
+}
+
+/// Where the platform is.
+#[derive(Clone)]
+enum Place {
+    /// On this host, at this socket.
+    Here(PathBuf),
+    Elsewhere(Arc<Remote>),
+}
+
+/// Prints no token.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
 }
 
 impl Client {
@@ -56,15 +84,30 @@ impl Client {
     #[must_use]
     pub fn new(state: &Path) -> Self {
         Self {
-            socket: folder::socket(state),
+            place: Place::Here(folder::socket(state)),
             calls: Arc::default(),
             transfers: Transfers::default(),
         }
     }
 
-    /// Submits a job.
+    /// A client of a platform elsewhere. It sends nothing yet.
+    pub fn remote(platform: RemotePlatform) -> Result<Self> {
+        let remote = Arc::new(Remote::new(platform)?);
+        let (calls, transfers) = (Arc::default(), Transfers::default());
+        Ok(Self { place: Place::Elsewhere(remote), calls, transfers })
+    }
+
+    /// Submits a job. From elsewhere it gets an idempotency key if it has none, so that another address of the
+    /// platform can be asked when one goes away.
     pub fn submit(&self, submission: &Submission) -> Result<Submitted> {
-        self.post("/v1/jobs", submission)
+        match &self.place {
+            Place::Here(_) => self.post("/v1/jobs", submission),
+            Place::Elsewhere(_) => {
+                let mut keyed = submission.clone();
+                keyed.key.get_or_insert_with(|| Uuid::new_v4().to_string());
+                self.post_repeatable("/v1/jobs", &keyed)
+            }
+        }
     }
 
     /// Packs a folder, and uploads it unless the platform has the same content. The mount is for
@@ -78,7 +121,7 @@ impl Client {
             files: packed.files,
             ..StorageRequest::default()
         };
-        let prepared: Prepared = self.post("/v1/storages/prepare", &request)?;
+        let prepared: Prepared = self.post_repeatable("/v1/storages/prepare", &request)?;
         if let Some(uploads) = prepared.uploads {
             request.parts = self.send_archive(&packed.archive, packed.size, uploads.archive)?;
             let created_at = iso8601(now_ms());
@@ -91,7 +134,7 @@ impl Client {
             }
             request.files = manifest.files;
             request.version_id = Some(prepared.version_id.clone());
-            let _: Committed = self.post("/v1/storages/commit", &request)?;
+            let _: Committed = self.post_repeatable("/v1/storages/commit", &request)?;
         }
         Ok(Mount {
             name: artifact.name.clone(),
@@ -271,8 +314,48 @@ impl Client {
         self.ask("POST", path, Payload::json(body)?)?.json()
     }
 
+    fn post_repeatable<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.ask("POST", path, Payload::repeatable(body)?)?.json()
+    }
+
     fn ask(&self, method: &str, path: &str, payload: Payload<'_>) -> Result<Reply> {
-        exchange::ask((&self.socket, &self.calls), method, path, payload)
+        match &self.place {
+            Place::Here(socket) => {
+                let connection = Connection::to_socket(socket, &self.calls)?;
+                let call = Call { method, host: "platform", path, headers: "" };
+                exchange(connection, &self.calls, &call, &payload)
+            }
+            Place::Elsewhere(remote) => self.ask_remote(remote, method, path, &payload),
+        }
+    }
+
+    /// Asks the first address that answers. If it goes away meanwhile, the next one is asked, unless the request
+    /// may have had its effect.
+    fn ask_remote(
+        &self,
+        remote: &Remote,
+        method: &str,
+        path: &str,
+        payload: &Payload<'_>,
+    ) -> Result<Reply> {
+        // What is presigned needs no token.
+        let authorization = path.starts_with("/v1/").then(|| remote.authorization());
+        let headers = authorization.as_deref().unwrap_or_default();
+        let mut left = remote.count();
+        loop {
+            let (address, connection) = remote.connect(&self.calls)?;
+            let call = Call { method, host: &address.authority, path, headers };
+            let error = match exchange(connection, &self.calls, &call, payload) {
+                Err(error) if error.is_of_the_connection() => error,
+                other => return other,
+            };
+            remote.pass_over(address);
+            left -= 1;
+            let is_repeatable = method == "GET" || matches!(payload, Payload::Repeatable(_));
+            if left == 0 || !is_repeatable {
+                return Err(error);
+            }
+        }
     }
 }
 

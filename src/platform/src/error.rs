@@ -119,6 +119,24 @@ pub enum Error {
         "no platform listens on {path}: start one with `runner start --local` or `runner serve`"
     )]
     NotServed { path: PathBuf, source: io::Error },
+    #[error("cannot reach {url}")]
+    Unreachable { url: String, source: io::Error },
+    #[error("cannot set up TLS with {url}")]
+    TlsHandshake { url: String, source: io::Error },
+    #[error("none of the platform's addresses answers: {reasons}")]
+    NoneReachable { reasons: String },
+    #[error(
+        "a platform's URL must be https://HOST or http://HOST, with a port if need be, and nothing else"
+    )]
+    BadUrl,
+    #[error("the token is not a text of one line")]
+    BadToken,
+    #[error("the certificate authorities cannot be used: {reason}")]
+    BadAuthorities { reason: String },
+    #[error(
+        "{url} is another host, and plain HTTP would show it and everyone on the way the token or content"
+    )]
+    NotEncrypted { url: String },
     #[error("cannot {operation} the platform")]
     Exchange { operation: &'static str, source: io::Error },
     #[error("the platform's reply is malformed: {reason}")]
@@ -137,6 +155,17 @@ pub enum Error {
     Cut,
     #[error("the job did not end before the deadline")]
     Deadline,
+}
+
+impl Error {
+    /// Whether the platform took a request and gave no answer, or will give none as it stops.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        match self {
+            Self::Exchange { .. } | Self::BadReply { .. } => true,
+            Self::Answered { status, .. } => *status == 503,
+            _ => false,
+        }
+    }
 }
 
 impl From<InvalidRunId> for Error {

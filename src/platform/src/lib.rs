@@ -77,7 +77,7 @@ mod warning;
 
 pub use attempt::{Completed, Wanted};
 pub use checkpoint::Checkpoint;
-pub use client::{Artifact, Client, Follow};
+pub use client::{Artifact, Client, Follow, RemotePlatform};
 pub use config::{Config, ConnectionString, Content, Database};
 pub use content_hash::FileEntry;
 pub use contract::{Completion, Offer, RunId};

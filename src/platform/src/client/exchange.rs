@@ -1,22 +1,14 @@
-//! One request and its reply: HTTP over the platform's Unix socket.
+//! One request and its reply: HTTP/1.1 over a connection that ends with the reply.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
 
-use base::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Error, Result, folder};
-
-/// The timeout of each read and write; longer than any long poll.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+use super::connection::{Calls, Connection};
+use crate::{Error, Result};
 
 /// The most bytes of a reply's head, and of a reply that is kept in memory.
 const LARGEST_HEAD: u64 = 16 * 1024;
@@ -26,6 +18,8 @@ const LARGEST: u64 = 256 << 20;
 pub(super) enum Payload<'a> {
     Empty,
     Bytes(Vec<u8>),
+    /// Of a request that has the same effect if it is sent twice.
+    Repeatable(Vec<u8>),
     /// A file from its current position, and the number of bytes.
     File(&'a File, u64),
 }
@@ -40,104 +34,68 @@ impl Payload<'_> {
         bytes.map_err(|error| Error::BadReply { reason: error.to_string() })
     }
 
+    /// As [`Payload::json`], of a request that has the same effect if it is sent twice.
+    pub(super) fn repeatable(value: &impl Serialize) -> Result<Self> {
+        Self::json(value).map(|payload| match payload {
+            Self::Bytes(bytes) => Self::Repeatable(bytes),
+            other => other,
+        })
+    }
+
     fn length(&self) -> u64 {
         match self {
             Self::Empty => 0,
-            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Bytes(bytes) | Self::Repeatable(bytes) => bytes.len() as u64,
             Self::File(_, length) => *length,
         }
     }
 }
 
-/// The requests under way.
-#[derive(Debug, Default)]
-pub(super) struct Calls {
-    state: Mutex<CallsState>,
-}
-
-#[derive(Debug, Default)]
-struct CallsState {
-    is_cut: bool,
-    open: Vec<Weak<UnixStream>>,
-}
-
-impl Calls {
-    /// Shuts down the requests under way, and rejects later ones.
-    pub(super) fn cut(&self) {
-        let mut state = self.lock();
-        state.is_cut = true;
-        for stream in state.open.drain(..).filter_map(|stream| stream.upgrade()) {
-            // `shutdown` fails on a socket that is not connected any more.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn add(&self, stream: &Arc<UnixStream>) -> Result<()> {
-        let mut state = self.lock();
-        if state.is_cut {
-            return Err(Error::Cut);
-        }
-        state.open.retain(|stream| stream.strong_count() > 0);
-        state.open.push(Arc::downgrade(stream));
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, CallsState> {
-        self.state.lock()
-    }
+/// One request. Its headers each end in CRLF.
+pub(super) struct Call<'a> {
+    pub(super) method: &'a str,
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a str,
 }
 
 /// Sends a request, and reads the head of the reply.
-pub(super) fn ask(
-    (socket, calls): (&Path, &Calls),
-    method: &str,
-    path: &str,
-    payload: Payload<'_>,
+pub(super) fn exchange(
+    mut connection: Connection,
+    calls: &Calls,
+    call: &Call<'_>,
+    payload: &Payload<'_>,
 ) -> Result<Reply> {
-    let stream = folder::at_socket(socket, |name| UnixStream::connect(name));
-    let stream = stream.map_err(|source| Error::NotServed { path: socket.to_owned(), source })?;
-    let fail = |source| Error::Exchange { operation: "send a request to", source };
-    stream.set_read_timeout(Some(IDLE_TIMEOUT)).map_err(fail)?;
-    stream.set_write_timeout(Some(IDLE_TIMEOUT)).map_err(fail)?;
-    let stream = Arc::new(stream);
-    calls.add(&stream)?;
-    let sent = send(&stream, method, path, payload);
+    let sent = send(&mut connection, call, payload);
     // A server may reject a request before it has all of it: its reply has the reason.
-    match (Reply::read(Wire(stream)), sent) {
+    match (Reply::read(connection), sent) {
         (Ok(reply), _) => reply.check(),
-        _ if calls.lock().is_cut => Err(Error::Cut),
-        (Err(_), Err(source)) => Err(fail(source)),
+        _ if calls.is_cut() => Err(Error::Cut),
+        (Err(_), Err(source)) => Err(Error::Exchange { operation: "send a request to", source }),
         (Err(error), Ok(())) => Err(error),
     }
 }
 
-/// A connection that another thread can shut down.
-struct Wire(Arc<UnixStream>);
-
-impl Read for Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
-}
-
-fn send(mut to: &UnixStream, method: &str, path: &str, payload: Payload<'_>) -> io::Result<()> {
+fn send(to: &mut Connection, call: &Call<'_>, payload: &Payload<'_>) -> io::Result<()> {
     let length = payload.length();
+    let Call { method, host, path, headers } = call;
     let mut bytes = format!(
-        "{method} {path} HTTP/1.1\r\nHost: platform\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\
          Content-Length: {length}\r\n\r\n"
     )
     .into_bytes();
     match payload {
-        Payload::Empty => to.write_all(&bytes),
-        Payload::Bytes(content) => {
-            bytes.extend_from_slice(&content);
-            to.write_all(&bytes)
+        Payload::Empty => to.write_all(&bytes)?,
+        Payload::Bytes(content) | Payload::Repeatable(content) => {
+            bytes.extend_from_slice(content);
+            to.write_all(&bytes)?;
         }
         Payload::File(file, length) => {
             to.write_all(&bytes)?;
-            io::copy(&mut file.take(length), &mut to).map(drop)
+            io::copy(&mut file.take(*length), to)?;
         }
     }
+    to.flush()
 }
 
 /// A reply whose body is not read yet.
@@ -145,11 +103,11 @@ pub(super) struct Reply {
     status: u16,
     location: Option<String>,
     length: u64,
-    rest: BufReader<Wire>,
+    rest: BufReader<Connection>,
 }
 
 impl Reply {
-    fn read(stream: Wire) -> Result<Self> {
+    fn read(stream: Connection) -> Result<Self> {
         let mut rest = BufReader::new(stream);
         let mut head = Vec::new();
         let mut limited = (&mut rest).take(LARGEST_HEAD);
