@@ -1,18 +1,20 @@
-//! The client of the platform that serves the state folder, as the commands use it.
+//! The client of a platform, as the commands use it: of the one that serves the state folder, or of one elsewhere.
 //!
 //! It turns the HTTP statuses and codes of the platform into errors for the operator.
 
 mod error;
+mod remote;
 mod retrying_client;
 
 use std::io::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use platform::{Client, Job, RunId};
 use serde::Serialize;
 
 pub(crate) use self::error::Error;
+use self::error::Target;
+pub(crate) use self::remote::PlatformOptions;
 pub(crate) use self::retrying_client::{Reconnect, RetryingClient};
 use crate::error::Result;
 use crate::interrupt::{FirstSignal, Interrupt};
@@ -20,22 +22,32 @@ use crate::options::Global;
 use crate::output::Output;
 use crate::signal;
 
-/// A client of the platform of a state folder.
+/// A client of a platform.
 pub(crate) struct OperatorClient<'a> {
-    state: &'a Path,
-    is_quiet: bool,
+    pub(crate) global: &'a Global,
+    target: Target,
     client: Client,
 }
 
 impl<'a> OperatorClient<'a> {
-    pub(crate) fn of(global: &'a Global) -> Self {
-        let state = &global.state_dir;
-        Self { state, is_quiet: global.quiet, client: Client::new(state) }
+    /// Of the platform elsewhere that the options name, else of the state folder's.
+    pub(crate) fn open(global: &'a Global, options: &PlatformOptions) -> Result<Self> {
+        let Some(urls) = options.urls() else {
+            let state = &global.state_dir;
+            return Ok(Self {
+                global,
+                target: Target::State(state.clone()),
+                client: Client::new(state),
+            });
+        };
+        let client = options.client()?;
+        let token_file = options.token_file().map(Into::into).unwrap_or_default();
+        Ok(Self { global, target: Target::Elsewhere { urls, token_file }, client })
     }
 
     /// Sends a request.
     pub(crate) fn ask<T>(&self, ask: impl FnOnce(&Client) -> platform::Result<T>) -> Result<T> {
-        Ok(ask(&self.client).map_err(|error| Error::explain(error, self.state))?)
+        Ok(ask(&self.client).map_err(|error| Error::explain(error, &self.target))?)
     }
 
     /// A job by its id or an unambiguous prefix of it.

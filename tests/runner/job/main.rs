@@ -8,6 +8,7 @@ mod end;
 mod errors;
 mod fleet;
 mod harness;
+mod remote;
 mod serve;
 mod show;
 mod submit;

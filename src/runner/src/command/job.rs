@@ -1,4 +1,4 @@
-//! `runner job`: the client of the platform that serves the state folder.
+//! `runner job`: the client of a platform, of the state folder's or of one elsewhere.
 
 mod artifact;
 mod cancel;
@@ -16,6 +16,7 @@ mod summary;
 mod wait;
 
 use crate::error::Result;
+use crate::operator::{OperatorClient, PlatformOptions};
 use crate::options::Global;
 
 const EXAMPLES: &str = "\
@@ -25,14 +26,19 @@ Examples:
   runner job events --follow 3f2a
   runner job artifact get 3f2a ./result
   runner job submit --resume 3f2a --prompt 'now add a test' --follow
+  runner job ls --platform https://platform.example --token-file ci.token
 
 JOB is a job's id or a unique prefix of it, of at least four characters. The commands need a
-platform that serves the state folder: `runner start --local` or `runner serve`.";
+platform: one that serves the state folder (`runner start --local` or `runner serve`), or one
+elsewhere, by --platform and a token. A token is in a file, never in an argument.";
 
 /// Submit jobs to the platform, follow them and get their results
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    platform: PlatformOptions,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -64,17 +70,18 @@ impl Arguments {
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let operator = &OperatorClient::open(global, &arguments.platform)?;
     match arguments.command {
-        Command::Submit(arguments) => submit::run(global, *arguments),
-        Command::Ls(arguments) => list::run(global, &arguments),
-        Command::Show(arguments) => show::run(global, &arguments),
-        Command::Events(arguments) => events::run(global, &arguments),
-        Command::Logs(arguments) => logs::run(global, &arguments),
-        Command::Network(arguments) => network::run(global, &arguments),
-        Command::Cancel(arguments) => cancel::run(global, &arguments),
-        Command::Wait(arguments) => wait::run(global, &arguments),
-        Command::Artifact(arguments) => artifact::run(global, &arguments),
-        Command::Checkpoint(arguments) => checkpoint::run(global, &arguments),
-        Command::Prune(arguments) => prune::run(global, &arguments),
+        Command::Submit(arguments) => submit::run(operator, *arguments),
+        Command::Ls(arguments) => list::run(operator, &arguments),
+        Command::Show(arguments) => show::run(operator, &arguments),
+        Command::Events(arguments) => events::run(operator, &arguments),
+        Command::Logs(arguments) => logs::run(operator, &arguments),
+        Command::Network(arguments) => network::run(operator, &arguments),
+        Command::Cancel(arguments) => cancel::run(operator, &arguments),
+        Command::Wait(arguments) => wait::run(operator, &arguments),
+        Command::Artifact(arguments) => artifact::run(operator, &arguments),
+        Command::Checkpoint(arguments) => checkpoint::run(operator, &arguments),
+        Command::Prune(arguments) => prune::run(operator, &arguments),
     }
 }

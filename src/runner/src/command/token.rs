@@ -5,7 +5,7 @@ use std::time::Duration;
 use platform::{NewToken, Role, Token};
 
 use crate::error::Result;
-use crate::operator::{OperatorClient, print, print_json};
+use crate::operator::{OperatorClient, PlatformOptions, print, print_json};
 use crate::options::Global;
 use crate::{output, table};
 
@@ -27,10 +27,14 @@ later with the same name has access to them.";
 
 /// Make, list and revoke the tokens of runners, operators and submitters
 ///
-/// The platform needs no token over its Unix socket: so the first one is made on its host.
+/// On its host the platform needs no token, as its Unix socket is used: so the first one is made there. With
+/// --platform and an operator's token it works from elsewhere.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    platform: PlatformOptions,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -92,7 +96,7 @@ struct RevokeArguments {
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+    let operator = OperatorClient::open(global, &arguments.platform)?;
     match arguments.command {
         Command::Create(arguments) => create(global, &operator, arguments)?,
         Command::Ls(arguments) => list(&operator, &arguments)?,

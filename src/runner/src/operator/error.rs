@@ -1,10 +1,21 @@
 //! Errors of commands that use the platform.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use platform::RunId;
+
+/// The platform that a command uses.
+#[derive(Debug)]
+pub(super) enum Target {
+    /// The one that serves this state folder.
+    State(PathBuf),
+    Elsewhere {
+        urls: String,
+        token_file: PathBuf,
+    },
+}
 
 /// The operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +28,10 @@ pub(crate) enum Error {
     Unreachable { state: PathBuf, source: io::Error },
     #[error("{message}")]
     Refused { code: String, message: String },
+    #[error("the platform at {urls} rejects the token in {path}: {message}")]
+    TokenRejected { urls: String, path: PathBuf, message: String },
+    #[error(transparent)]
+    Remote(platform::Error),
     #[error(transparent)]
     Platform(#[from] platform::Error),
 
@@ -47,6 +62,16 @@ pub(crate) enum Error {
     PasswordTyped,
     #[error("{path} has a password, and others than its owner may read it: chmod 600 {path}")]
     PasswordReadable { path: PathBuf },
+    #[error(
+        "--platform needs a token: name the file that has it with --token-file or RUNNER_TOKEN_FILE"
+    )]
+    NoTokenFile,
+    #[error("{path} has a token, and others than its owner may read it: chmod 600 {path}")]
+    TokenReadable { path: PathBuf },
+    #[error("{path} does not have a token: one line, as `runner token create` prints it")]
+    NoToken { path: PathBuf },
+    #[error("{path} does not have certificate authorities in PEM: {reason}")]
+    Authorities { path: PathBuf, reason: String },
     #[error("cannot read {path}")]
     File { path: PathBuf, source: io::Error },
     #[error("{what} is not UTF-8 text")]
@@ -59,8 +84,23 @@ pub(crate) enum Error {
 
 impl Error {
     /// The error for the operator.
-    pub(super) fn explain(error: platform::Error, state: &Path) -> Self {
-        let state = state.to_owned();
+    pub(super) fn explain(error: platform::Error, target: &Target) -> Self {
+        match target {
+            Target::State(state) => Self::explain_here(error, state.clone()),
+            Target::Elsewhere { urls, token_file } => match error {
+                platform::Error::Answered { status: 401, message, .. } => {
+                    let (urls, path) = (urls.clone(), token_file.clone());
+                    Self::TokenRejected { urls, path, message }
+                }
+                platform::Error::TlsHandshake { .. } | platform::Error::NotEncrypted { .. } => {
+                    Self::Remote(error)
+                }
+                other => Self::explain_here(other, PathBuf::new()),
+            },
+        }
+    }
+
+    fn explain_here(error: platform::Error, state: PathBuf) -> Self {
         match error {
             platform::Error::NotServed { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -94,15 +134,31 @@ impl Error {
             Self::NamelessSecret | Self::NoSuchVariable { .. } | Self::NotText { .. } => Some(2),
             Self::NamelessArtifact { .. } | Self::SameName { .. } => Some(2),
             Self::PasswordTyped | Self::PasswordReadable { .. } => Some(2),
+            Self::NoTokenFile | Self::TokenReadable { .. } | Self::NoToken { .. } => Some(2),
+            Self::Authorities { .. } => Some(2),
+            Self::Remote(platform::Error::BadUrl | platform::Error::NotEncrypted { .. }) => Some(2),
             _ => None,
         }
     }
 
     pub(crate) fn remedy(&self) -> Option<&'static str> {
-        let Self::Refused { code, .. } = self else {
-            return None;
+        let code = match self {
+            Self::Refused { code, .. } => code,
+            Self::TokenRejected { .. } => {
+                return Some(": ask an operator for another (`runner token create`)");
+            }
+            Self::Remote(platform::Error::TlsHandshake { .. }) => {
+                return Some(
+                    ": --platform-ca FILE trusts an authority that the system does not know",
+                );
+            }
+            Self::Remote(platform::Error::NotEncrypted { .. }) => {
+                return Some(": use https, or --allow-plain-http on a network that you trust");
+            }
+            _ => return None,
         };
         match code.as_str() {
+            "WRONG_ROLE" => Some(": `runner token create --role` makes one of another role"),
             "NO_JOB" => Some(": `runner job ls` lists them"),
             "NO_RUNNER" => Some(": `runner fleet ls` lists them"),
             "SEVERAL_RUNNERS" => Some(": use the id"),
@@ -118,9 +174,13 @@ impl Error {
 mod tests {
     use super::*;
 
+    fn state() -> Target {
+        Target::State("/s".into())
+    }
+
     fn not_served(kind: io::ErrorKind) -> Error {
         let path = PathBuf::from("/s/control/control.sock");
-        Error::explain(platform::Error::NotServed { path, source: kind.into() }, Path::new("/s"))
+        Error::explain(platform::Error::NotServed { path, source: kind.into() }, &state())
     }
 
     #[test]
@@ -145,7 +205,7 @@ mod tests {
             code: "NO_JOB".into(),
             message: "no job `abcd`".into(),
         };
-        let error = Error::explain(answered, Path::new("/s"));
+        let error = Error::explain(answered, &state());
         assert_eq!(error.to_string(), "no job `abcd`");
         assert_eq!(error.remedy(), Some(": `runner job ls` lists them"));
     }

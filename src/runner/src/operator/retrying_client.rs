@@ -80,7 +80,7 @@ impl RetryingClient<'_> {
             if self.is_cancelled_within(PAUSE.min(until - now))? {
                 return Err(Error::Platform(platform::Error::Cut).into());
             }
-            match lost(self.operator.ask(Client::runners)) {
+            match lost(self.operator.ask(|client| client.jobs(None, 0))) {
                 Ok(answer) => {
                     answer?;
                     self.remark("the platform is back");
@@ -103,7 +103,7 @@ impl RetryingClient<'_> {
     }
 
     fn remark(&self, text: &str) {
-        if !self.operator.is_quiet {
+        if !self.operator.global.quiet {
             // Who does not read it is not waited for.
             output::remark_if_ready(format_args!("runner: {text}"));
         }
@@ -125,6 +125,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::operator::PlatformOptions;
     use crate::options::Global;
 
     const LOST: platform::Error = platform::Error::BadReply { reason: String::new() };
@@ -140,7 +141,7 @@ mod tests {
     ) -> T {
         let (global, cancelled) = (global(state), Event::new().unwrap());
         let reconnect = Reconnect { reconnect_timeout: Duration::from_secs(3600) };
-        let operator = &OperatorClient::of(&global);
+        let operator = &OperatorClient::open(&global, &PlatformOptions::default()).unwrap();
         work(&RetryingClient { operator, cancelled: &cancelled, reconnect: &reconnect }, &cancelled)
     }
 

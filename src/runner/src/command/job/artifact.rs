@@ -10,7 +10,6 @@ use platform::Checkpoint;
 use crate::copy::unpack;
 use crate::error::{Result, file};
 use crate::operator::{Error, OperatorClient};
-use crate::options::Global;
 use crate::value;
 
 /// The most files, folders and links of an artifact. A small archive may hold very many empty files.
@@ -54,9 +53,8 @@ struct Get {
     folder: PathBuf,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let Command::Get(get) = &arguments.command;
-    let operator = OperatorClient::of(global);
     let run = operator.job(&get.job)?.run_id;
     let checkpoint = operator.ask(|client| client.checkpoint(run))?;
     let name = get.name.clone().map_or_else(|| only(&checkpoint), Ok)?;

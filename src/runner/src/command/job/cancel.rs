@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::operator::OperatorClient;
-use crate::options::Global;
 use crate::output;
 
 /// Cancel a job
@@ -15,8 +14,7 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let run = operator.job(&arguments.job)?.run_id;
     operator.ask(|client| client.cancel(run))?;
     output::line(run)?;

@@ -5,7 +5,6 @@ use platform::{Checkpoint, Mount};
 use super::summary::one_line;
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
-use crate::options::Global;
 use crate::table;
 
 /// Show a job's latest checkpoint: its session and its artifacts
@@ -23,8 +22,7 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let run = operator.job(&arguments.job)?.run_id;
     let checkpoint = operator.ask(|client| client.checkpoint(run))?;
     if arguments.json {

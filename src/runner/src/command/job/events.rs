@@ -9,7 +9,6 @@ use super::summary::print_waiting_reason;
 use crate::agent::Printer;
 use crate::error::{Error, Result};
 use crate::operator::{OperatorClient, Reconnect, RetryingClient, json_line};
-use crate::options::Global;
 use crate::output::Output;
 
 const NOTES: &str = "\
@@ -39,12 +38,11 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let job = operator.job(&arguments.job)?;
     let run = job.run_id;
     if arguments.follow {
-        print_waiting_reason(job.waits.as_deref(), global);
+        print_waiting_reason(job.waits.as_deref(), operator.global);
         operator.with_retries(run, &arguments.reconnect, |retrying, output| {
             let mut writer = EventWriter::new(output.stdout(), arguments.json);
             follow(retrying, run, arguments.after, &mut writer)
@@ -52,7 +50,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
     } else {
         let mut output = Output::open()?;
         let mut writer = EventWriter::new(output.stdout(), arguments.json);
-        stored(&operator, run, arguments.after, &mut writer)?;
+        stored(operator, run, arguments.after, &mut writer)?;
     }
     Ok(0)
 }

@@ -5,7 +5,6 @@ use platform::Job;
 use super::summary::{one_line, time, took_ms, word};
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
-use crate::options::Global;
 use crate::table;
 
 /// The maximum length of a prompt in the list.
@@ -27,8 +26,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let before = arguments.before.as_deref().map(|id| operator.job(id)).transpose()?;
     let mut before = before.map(|job| job.run_id);
     let mut jobs: Vec<Job> = Vec::new();

@@ -6,8 +6,7 @@ use serde_json::Value;
 use super::reports::Reports;
 use super::summary::one_line;
 use crate::error::Result;
-use crate::operator::json_line;
-use crate::options::Global;
+use crate::operator::{OperatorClient, json_line};
 use crate::terminal::harmless;
 
 /// Show the log of a job's guest, the operations of its runner and guest, and its connections
@@ -21,10 +20,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let is_json = arguments.json;
     let text = |report: &_| if is_json { json_line(report) } else { Ok(text(report)) };
-    arguments.reports.print(global, "", text)
+    arguments.reports.print(operator, "", text)
 }
 
 /// A report for people: its log as it is, and a line for each operation and connection.

@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::reports::Reports;
 use super::summary::one_line;
 use crate::error::Result;
-use crate::operator::json_line;
-use crate::options::Global;
+use crate::operator::{OperatorClient, json_line};
 
 /// Show a job's connections and requests, each with its verdict
 #[derive(Debug, clap::Args)]
@@ -21,10 +20,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let is_json = arguments.json;
     let head = if is_json { String::new() } else { head() };
-    arguments.reports.print(global, &head, |report| text(report, is_json))
+    arguments.reports.print(operator, &head, |report| text(report, is_json))
 }
 
 fn head() -> String {

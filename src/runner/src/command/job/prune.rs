@@ -24,9 +24,9 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
     let keep = arguments.older_than;
-    let operator = OperatorClient::of(global);
+    let global = operator.global;
     let pruned = match operator.ask(|client| client.prune(keep)) {
         Err(Error::Operator(operator::Error::NotServed { .. })) => prune_unserved(global, keep)?,
         other => other?,

@@ -8,7 +8,6 @@ use platform::Telemetry;
 use super::summary::print_waiting_reason;
 use crate::error::{Error, Result};
 use crate::operator::{OperatorClient, Reconnect};
-use crate::options::Global;
 use crate::output::Output;
 
 /// The arguments that select reports.
@@ -29,15 +28,14 @@ impl Reports {
     /// Prints the head, then each report as formatted by `text`.
     pub(super) fn print(
         &self,
-        global: &Global,
+        operator: &OperatorClient<'_>,
         head: &str,
         text: impl Fn(&Telemetry) -> Result<String>,
     ) -> Result<u8> {
-        let operator = OperatorClient::of(global);
         let job = operator.job(&self.job)?;
         let run = job.run_id;
         if self.follow {
-            print_waiting_reason(job.waits.as_deref(), global);
+            print_waiting_reason(job.waits.as_deref(), operator.global);
             operator.with_retries(run, &self.reconnect, |retrying, output| {
                 write(head, output)?;
                 let mut reports = retrying.ask(|client| Ok(client.follow_telemetry(run, 0)))?;

@@ -5,7 +5,6 @@ use platform::Job;
 use super::summary::{describe, one_line, time, took_ms};
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
-use crate::options::Global;
 use crate::table;
 use crate::terminal::harmless;
 
@@ -20,8 +19,8 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let job = OperatorClient::of(global).job(&arguments.job)?;
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
+    let job = operator.job(&arguments.job)?;
     if arguments.json {
         print_json(&job)?
     } else {

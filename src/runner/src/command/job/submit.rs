@@ -23,7 +23,6 @@ use super::summary::print_waiting_reason;
 use super::wait::print_outcome;
 use crate::error::{Error, Result, Usage, file};
 use crate::operator::{OperatorClient, Reconnect, RetryingClient, json_line, print};
-use crate::options::Global;
 use crate::output::{self, Output};
 use crate::value::{self, Variable};
 
@@ -153,8 +152,8 @@ impl Agent {
     }
 }
 
-pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: Arguments) -> Result<u8> {
+    let global = operator.global;
     // 1
     let mut submission = arguments.understand()?;
     let folders = given::artifacts(&arguments.artifact)?;
@@ -168,7 +167,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
     let submitted = operator.ask(|client| client.submit(&submission))?;
     print_waiting_reason(submitted.waits.as_deref(), global);
     if arguments.follow {
-        return follow_submitted(global, &operator, &submitted, &arguments);
+        return follow_submitted(operator, &submitted, &arguments);
     }
     if arguments.json {
         print(&json_line(&submitted)?)?;
@@ -180,12 +179,11 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
 
 /// 4
 fn follow_submitted(
-    global: &Global,
     operator: &OperatorClient<'_>,
     submitted: &Submitted,
     arguments: &Arguments,
 ) -> Result<u8> {
-    let (run, is_json) = (submitted.run_id, arguments.json);
+    let (run, is_json, global) = (submitted.run_id, arguments.json, operator.global);
     if !is_json && !global.quiet {
         let again = if submitted.is_new { "" } else { ", submitted before with this key" };
         output::remark(format_args!("job {run}{again}"));

@@ -35,8 +35,8 @@ pub(super) struct Arguments {
 }
 
 /// Returns the job's exit code.
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let operator = OperatorClient::of(global);
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
+    let global = operator.global;
     let job = operator.job(&arguments.job)?;
     let run = job.run_id;
     print_waiting_reason(job.waits.as_deref(), global);
