@@ -5,6 +5,7 @@ mod drain;
 mod list;
 
 use crate::error::Result;
+use crate::operator::{OperatorClient, PlatformOptions};
 use crate::options::Global;
 
 const EXAMPLES: &str = "\
@@ -20,6 +21,9 @@ RUNNER is a runner's name, its id, or a prefix of the id of at least four charac
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    platform: PlatformOptions,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -33,10 +37,11 @@ enum Command {
 }
 
 pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<u8> {
+    let operator = &OperatorClient::open(global, &arguments.platform)?;
     match arguments.command {
-        Command::Ls(arguments) => list::run(global, &arguments),
-        Command::Drain(arguments) => drain::run(global, &arguments),
-        Command::Undrain(arguments) => drain::undrain(global, &arguments),
-        Command::Clear(arguments) => clear::run(global, &arguments),
+        Command::Ls(arguments) => list::run(operator, &arguments),
+        Command::Drain(arguments) => drain::run(operator, &arguments),
+        Command::Undrain(arguments) => drain::undrain(operator, &arguments),
+        Command::Clear(arguments) => clear::run(operator, &arguments),
     }
 }

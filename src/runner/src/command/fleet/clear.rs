@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::operator::OperatorClient;
-use crate::options::Global;
 
 /// Give an unhealthy runner jobs again, before its next trial
 #[derive(Debug, clap::Args)]
@@ -12,7 +11,7 @@ pub(super) struct Arguments {
     runner: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    OperatorClient::of(global).ask(|client| client.clear(&arguments.runner))?;
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
+    operator.ask(|client| client.clear(&arguments.runner))?;
     Ok(0)
 }

@@ -2,7 +2,6 @@
 
 use crate::error::Result;
 use crate::operator::OperatorClient;
-use crate::options::Global;
 use crate::output;
 
 /// Give a runner no more jobs, until `undrain`, also after restarts
@@ -24,15 +23,15 @@ pub(super) struct UndrainArguments {
     runner: String,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let runner = OperatorClient::of(global).ask(|client| client.drain(&arguments.runner))?;
-    if runner.running_count > 0 && !global.quiet {
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
+    let runner = operator.ask(|client| client.drain(&arguments.runner))?;
+    if runner.running_count > 0 && !operator.global.quiet {
         output::remark(format_args!("runner: {} jobs still run there", runner.running_count));
     }
     Ok(0)
 }
 
-pub(super) fn undrain(global: &Global, arguments: &UndrainArguments) -> Result<u8> {
-    OperatorClient::of(global).ask(|client| client.undrain(&arguments.runner))?;
+pub(super) fn undrain(operator: &OperatorClient<'_>, arguments: &UndrainArguments) -> Result<u8> {
+    operator.ask(|client| client.undrain(&arguments.runner))?;
     Ok(0)
 }

@@ -6,7 +6,6 @@ use platform::Runner;
 
 use crate::error::Result;
 use crate::operator::{OperatorClient, print, print_json};
-use crate::options::Global;
 use crate::table;
 
 /// List runners that sent a heartbeat in the last hour, and drained ones
@@ -20,8 +19,8 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<u8> {
-    let runners = OperatorClient::of(global).ask(|client| client.runners())?;
+pub(super) fn run(operator: &OperatorClient<'_>, arguments: &Arguments) -> Result<u8> {
+    let runners = operator.ask(|client| client.runners())?;
     if arguments.json {
         print_json(&runners)?
     } else {
