@@ -140,28 +140,25 @@ fn a_command_line_without_a_usable_token_or_url_is_rejected_with_the_remedy() {
 
 #[test]
 fn no_output_log_or_command_line_has_a_token() {
-    let mut remote = Remote::start();
+    let remote = Remote::start();
     let ci = remote.token("ci", "submitter");
     let secret = fs::read_to_string(&ci).unwrap().trim_end().to_owned();
-    let mut follow = remote.command(&ci, &["job", "submit", "--prompt", "x", "--follow"]);
-    let mut follower = Background::start(follow.env("RUST_LOG", "trace"));
-    let job = loop {
-        let line = follower.remark();
-        assert!(!line.contains(&secret), "{line}");
-        if let Some(job) = line.strip_prefix("job ") {
-            break job.trim_end().to_owned();
-        }
+    let trace = |arguments: &[&str]| {
+        let mut command = remote.command(&ci, arguments);
+        command.env("RUST_LOG", "trace");
+        command
     };
+    let submitted = trace(&["job", "submit", "--prompt", "x"]).output().unwrap();
+    let job = stdout(&submitted).trim_end().to_owned();
+    let follower = Background::start(trace(&["job", "events", "--follow", &job]));
     let typed = fs::read(format!("/proc/{}/cmdline", follower.id())).unwrap();
-
-    let mut cancel = remote.command(&ci, &["job", "cancel", &job]);
-    let cancelled = cancel.env("RUST_LOG", "trace").output().unwrap();
+    let cancelled = trace(&["job", "cancel", &job]).output().unwrap();
     let followed = follower.end();
     remote.serve.signal(Signal::SIGTERM);
-    let served =
-        std::mem::replace(&mut remote.serve, Background::start(Command::new("true"))).end();
+    let served = remote.serve.end();
 
-    let texts = [cancelled, followed, served].map(|output| stdout(&output) + &stderr(&output));
+    let texts =
+        [submitted, cancelled, followed, served].map(|output| stdout(&output) + &stderr(&output));
     assert!(texts.iter().all(|text| !text.contains(&secret)), "{texts:?}");
     assert!(!String::from_utf8_lossy(&typed).contains(&secret));
 }
