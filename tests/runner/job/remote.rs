@@ -135,7 +135,7 @@ fn a_command_line_without_a_usable_token_or_url_is_rejected_with_the_remedy() {
     assert!(unsaid.is_empty(), "{unsaid:?}");
     assert_eq!(missing.status.code(), Some(2));
     assert!(stderr(&missing).contains("RUNNER_TOKEN_FILE"), "{}", stderr(&missing));
-    assert!(dead.1.contains("cannot reach http://127.0.0.1:1: connection refused"), "{}", dead.1);
+    assert!(dead.1.contains("cannot reach http://127.0.0.1:1: Connection refused"), "{}", dead.1);
 }
 
 #[test]
