@@ -36,10 +36,7 @@ impl Payload<'_> {
 
     /// As [`Payload::json`], of a request that has the same effect if it is sent twice.
     pub(super) fn repeatable(value: &impl Serialize) -> Result<Self> {
-        Self::json(value).map(|payload| match payload {
-            Self::Bytes(bytes) => Self::Repeatable(bytes),
-            other => other,
-        })
+        Self::to_json(value).map(Self::Repeatable)
     }
 
     fn length(&self) -> u64 {
