@@ -65,7 +65,7 @@ impl Server {
         server
     }
 
-    /// Starts a server that everybody in its network may use.
+    /// Starts a server that any client in its network may use.
     pub fn listening(address: Ipv4Addr) -> Self {
         let mut server = Self::stopped(Some(address));
         server.initialize();

@@ -63,7 +63,7 @@ impl Backend {
             let (attempt, token) = match again {
                 Some((attempt, nonce, known)) => {
                     let token = keys.known_run_token((&run, attempt), &nonce, &known);
-                    // Its key was removed, so nobody can have its token again.
+                    // Its key was removed, so no request can have its token again.
                     let token = token.ok_or(Refusal::Taken)?;
                     bind(tx, (job, attempt), &claimant)?;
                     (attempt, token)

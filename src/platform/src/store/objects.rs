@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A guest's URL for an upload stays valid after its commit. So a commit copies the upload, within the store,
-//! to a key that nobody else can write, and checks the copy.
+//! to a key that only the platform can write, and checks the copy.
 
 use std::io::Read;
 use std::time::{Duration, SystemTime};

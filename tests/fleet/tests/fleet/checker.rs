@@ -105,7 +105,7 @@ impl Checker<'_> {
             });
             self.expect(is_once, || format!("{run}: attempts {states:?}"));
         }
-        self.expect(rows.is_empty(), || format!("jobs that nobody submitted: {rows:?}"));
+        self.expect(rows.is_empty(), || format!("jobs that the test did not submit: {rows:?}"));
         let many = counts.get("died with their host").copied().unwrap_or_default();
         self.expect(many <= died, || format!("{many} jobs died with their host, not {died}"));
         println!("checked {} jobs, each ended once: {counts:?}; {lost} lost attempts", jobs.len());
