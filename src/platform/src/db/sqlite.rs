@@ -53,8 +53,11 @@ impl Sqlite {
     ) -> Result<T> {
         self.call(operation, move |connection| {
             if mode == Mode::Read {
-                // Only this thread writes to the database.
-                return work(&Tx::new(connection, mode, now_ms()));
+                // Only this thread writes to the database. A read that writes fails as with PostgreSQL.
+                connection.execute_batch("PRAGMA query_only = ON")?;
+                let result = work(&Tx::new(connection, mode, now_ms()));
+                connection.execute_batch("PRAGMA query_only = OFF")?;
+                return result;
             }
             if mode != Mode::WriteRelaxed {
                 return write(connection, mode, &work);

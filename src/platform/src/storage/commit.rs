@@ -105,7 +105,7 @@ impl Backend {
     fn commit_objects(&self, objects: &Objects, commit: Commit) -> Result<()> {
         let commit = Arc::new(commit);
         let looking = Arc::clone(&commit);
-        let found = self.db.read("find an upload", move |tx| looking.ready(tx))?;
+        let found = self.db.write("find an upload", move |tx| looking.ready(tx))?;
         let Some(ready) = found else { return Ok(()) };
         let [from, list] = ["archive", "manifest"].map(|kind| ready.upload(kind, &commit.version));
         // Before anything is reserved: a guest may ask for ever.
