@@ -23,6 +23,7 @@ pub(crate) use self::claim::Claimant;
 pub use self::complete::Completed;
 pub(crate) use self::lose::Loss;
 pub use self::offer::Wanted;
+pub(crate) use self::offer::{HOLDER, LOST_LISTED, RESERVED, SILENT};
 use crate::backend::Backend;
 use crate::db::{Outcome, Tx};
 use crate::health;

@@ -14,6 +14,7 @@ use crate::db::Db;
 use crate::folder::Folder;
 use crate::key::{self, Keys, Tag};
 use crate::notifier::{Notifier, Topic, Woken};
+use crate::placement::Placement;
 use crate::presence::Presence;
 use crate::secret::Secrets;
 use crate::store::Store;
@@ -31,6 +32,7 @@ pub(crate) struct Backend {
     pub(crate) secrets: Secrets,
     pub(crate) presence: Presence,
     pub(crate) notifier: Notifier,
+    pub(crate) placement: Placement,
     pub(crate) keys: Arc<Keys>,
     pub(crate) runner_token: String,
     pub(crate) runner_token_hash: Tag,
@@ -57,6 +59,7 @@ impl Backend {
             secrets,
             presence: Presence::default(),
             notifier: Notifier::default(),
+            placement: Placement::default(),
             keys,
             runner_token_hash: key::hash(&runner_token),
             runner_token,

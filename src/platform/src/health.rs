@@ -13,6 +13,7 @@
 //! A job that failed to start is queued again while there is a runner that has not tried it. If it failed at
 //! two or more, and ends so, it was the job: these runners are not blamed for it.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -59,6 +60,28 @@ pub(crate) fn admission(tx: &Tx<'_>, runner: Uuid) -> Outcome<Admission> {
         })
     })?;
     Ok(found.unwrap_or(Admission::Open))
+}
+
+/// All runners that are not open.
+pub(crate) fn closed(tx: &Tx<'_>) -> Outcome<HashMap<Uuid, Admission>> {
+    let query = "SELECT id, drained, retry FROM runners WHERE drained = 1 OR strikes > 0";
+    let all = tx.query_all(query, &[], |row| {
+        let retry: i64 = row.get(2)?;
+        let admission = match row.get::<bool>(1)? {
+            true => Admission::Closed(None),
+            false if retry <= tx.now() => Admission::Trial,
+            false => Admission::Closed(Some(retry)),
+        };
+        Ok((row.get(0)?, admission))
+    })?;
+    Ok(all.into_iter().collect())
+}
+
+/// The jobs, and the runners at which each failed to start since a time.
+pub(crate) fn avoided(tx: &Tx<'_>, since: i64) -> Outcome<HashSet<(i64, Uuid)>> {
+    let query = "SELECT job, runner FROM start_failures WHERE failed > ?1";
+    let all = tx.query_all(query, &[&since], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(all.into_iter().collect())
 }
 
 /// Keeps an unhealthy runner from a second trial until it has claimed the first.

@@ -30,6 +30,7 @@
 //! | files on the disk | `folder.rs`, `db/schema.rs` |
 //! | objects in a bucket | `store.rs` |
 //! | the states of a job | `attempt.rs` |
+//! | which runner gets which job | `placement.rs`, `health.rs` |
 //! | the routes | `api.rs` |
 //! | limits for hostile or slow clients | the crate `http-server` |
 //! | secrets and keys | `secret.rs`, `key.rs` |
@@ -58,6 +59,7 @@ mod key;
 mod mask;
 mod notifier;
 mod pack;
+mod placement;
 mod platform;
 mod presence;
 mod principal;

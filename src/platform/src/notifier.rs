@@ -45,6 +45,10 @@ struct Topics {
     states: HashMap<Topic, TopicState>,
     /// Runners in this process, which wait in a `select!` of their own.
     workers: Vec<Sender<()>>,
+    /// The thread that looks for jobs for held polls.
+    placer: Option<Sender<()>>,
+    /// How many notifications for [`Topic::Work`] there were.
+    work: u64,
     stopped: bool,
 }
 
@@ -109,6 +113,11 @@ impl Notifier {
             state.notifications += 1;
             self.changed.notify_all();
         }
+        if topic == Topic::Work {
+            topics.work += 1;
+            // A full channel already has a notification.
+            let _ = topics.placer.as_ref().map(|placer| placer.try_send(()));
+        }
         if topic == Topic::Work && !topics.workers.is_empty() {
             let workers = topics.workers.clone();
             drop(topics);
@@ -136,10 +145,24 @@ impl Notifier {
         notifications
     }
 
+    /// As [`Notifier::subscribe_to_work`], for the thread of held polls.
+    pub(crate) fn subscribe_placer(&self) -> Receiver<()> {
+        let (placer, notifications) = bounded(1);
+        let mut topics = self.lock();
+        topics.placer = Some(placer).filter(|_| !topics.stopped);
+        notifications
+    }
+
+    /// Changes with each notification for [`Topic::Work`].
+    pub(crate) fn work_version(&self) -> u64 {
+        self.lock().work
+    }
+
     /// Ends all waits, also later ones.
     pub(crate) fn stop(&self) {
         let mut topics = self.lock();
         topics.stopped = true;
+        topics.placer = None;
         topics.workers.clear();
         self.changed.notify_all();
         drop(topics);

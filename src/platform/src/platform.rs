@@ -2,7 +2,7 @@
 //!
 //! 1. The state folder with its lock, the database with its thread.
 //! 2. The server, over TCP and over the operator's socket.
-//! 3. The timer thread; with a shared database also the thread that forwards notifications.
+//! 3. The timer thread, and that of held polls; with a shared database also the thread that forwards notifications.
 //!
 //! It stops in the reverse order, after it has ended all long polls.
 
@@ -22,20 +22,28 @@ use crate::api::Api;
 use crate::backend::Backend;
 use crate::error::file;
 use crate::storage::LARGEST_LIST;
-use crate::{Config, Error, Pruned, Result, Source, folder, timer};
+use crate::{Config, Error, Pruned, Result, Source, folder, placement, timer};
 
 const TIMER: &str = "platform-timer";
 
+const PLACE: &str = "platform-place";
+
 #[cfg(feature = "postgres")]
 const WAKEUP: &str = "platform-listen";
+
+/// The most connections. Each runner has two: a held poll, and one for heartbeats.
+const CONNECTIONS: usize = 4096;
+
+/// Those of one address: a host's runner and its guests have the same.
+const PER_PEER: usize = 512;
 
 /// A running platform. Dropping it stops it.
 pub struct Platform {
     backend: Arc<Backend>,
     server: Server,
-    timer: Option<JoinHandle<()>>,
-    #[cfg(feature = "postgres")]
-    wakeup: Option<JoinHandle<()>>,
+    /// With their names; none after the end.
+    threads: Vec<(&'static str, JoinHandle<()>)>,
+    is_ended: bool,
     addresses: Vec<SocketAddr>,
 }
 
@@ -52,37 +60,37 @@ impl Platform {
         let request_timeout = backend.config.request_timeout;
         // A quarter of the memory, a guest's share, has room for the largest list of files.
         let memory = 4 * LARGEST_LIST;
-        // The guests of a host have its address.
-        let limits = Limits { memory, request_timeout, ..Limits::default() };
+        let limits =
+            Limits { connections: CONNECTIONS, per_peer: PER_PEER, memory, request_timeout };
         let api = Arc::new(Api(Arc::clone(&backend)));
         let server = Server::start("platform", endpoints, api, limits)
             .map_err(|source| Error::Server { source })?;
-        // 3
-        let timer = {
-            let backend = Arc::clone(&backend);
-            base::thread::spawn(TIMER, move || timer::run(&backend))
-        };
-        // A long poll would keep the server from stopping.
-        let timer = timer.inspect_err(|_| backend.notifier.stop());
-        let timer = timer.map_err(|source| Error::Thread { name: TIMER, source })?;
+        let mut platform =
+            Self { backend, server, threads: Vec::new(), is_ended: false, addresses };
+        // 3, and if one does not start the drop ends the others.
+        platform.spawn(TIMER, timer::run)?;
+        let work = platform.backend.notifier.subscribe_placer();
+        platform.spawn(PLACE, move |backend| placement::run(backend, &work))?;
         #[cfg(feature = "postgres")]
-        let wakeup = match backend.db.is_shared().then(|| forward(&backend)).transpose() {
-            Ok(wakeup) => wakeup,
-            Err(source) => {
-                backend.notifier.stop();
-                timer.join().map_err(|_| Error::Panicked { name: TIMER })?;
-                return Err(Error::Thread { name: WAKEUP, source });
-            }
-        };
-        log::debug!("platform serves; addresses={addresses:?}");
-        Ok(Self {
-            backend,
-            server,
-            timer: Some(timer),
-            #[cfg(feature = "postgres")]
-            wakeup,
-            addresses,
-        })
+        if platform.backend.db.is_shared() {
+            let outbound = platform.backend.notifier.forward();
+            let outbound =
+                outbound.map_err(|errno| Error::Thread { name: WAKEUP, source: errno.into() })?;
+            platform.spawn(WAKEUP, move |backend| crate::wakeup::run(backend, &outbound))?;
+        }
+        log::debug!("platform serves; addresses={:?}", platform.addresses);
+        Ok(platform)
+    }
+
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce(&Arc<Backend>) + Send + 'static,
+    ) -> Result<()> {
+        let backend = Arc::clone(&self.backend);
+        let thread = base::thread::spawn(name, move || work(&backend));
+        self.threads.push((name, thread.map_err(|source| Error::Thread { name, source })?));
+        Ok(())
     }
 
     /// The addresses for runners and guests.
@@ -124,22 +132,21 @@ impl Platform {
     }
 
     fn end(&mut self) -> Result<()> {
-        let Some(timer) = self.timer.take() else {
+        if std::mem::replace(&mut self.is_ended, true) {
             return Ok(());
-        };
+        }
+        // A long poll would keep the server from stopping.
         self.backend.notifier.stop();
         self.backend.db.stop();
-        let kept = timer.join().map_err(|_| Error::Panicked { name: TIMER });
-        #[cfg(feature = "postgres")]
-        let kept = kept.and(match self.wakeup.take().map(JoinHandle::join) {
-            Some(Err(_)) => Err(Error::Panicked { name: WAKEUP }),
-            _ => Ok(()),
-        });
+        let mut ended = Ok(());
+        for (name, thread) in self.threads.drain(..) {
+            ended = ended.and(thread.join().map_err(|_| Error::Panicked { name }));
+        }
         let served = self
             .server
             .stop(self.backend.config.stop_grace)
             .map_err(|source| Error::Server { source });
-        served.and(kept)
+        served.and(ended)
     }
 }
 
@@ -149,14 +156,6 @@ impl Drop for Platform {
             log::error!("cannot stop the platform; error={}", chain(&error));
         }
     }
-}
-
-/// Starts the thread that forwards notifications between the platforms of a database.
-#[cfg(feature = "postgres")]
-fn forward(backend: &Arc<Backend>) -> std::io::Result<JoinHandle<()>> {
-    let outbound = backend.notifier.forward()?;
-    let backend = Arc::clone(backend);
-    base::thread::spawn(WAKEUP, move || crate::wakeup::run(&backend, &outbound))
 }
 
 /// Removes old jobs and unreferenced content where no platform serves the state folder. Otherwise use

@@ -3,6 +3,7 @@
 //! What a process knows alone is in [`Presence`]: the runners within it, which are alive as long as
 //! it is, and what it wrote about polls lately.
 
+mod beat;
 mod session;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -12,6 +13,7 @@ use base::sync::{Mutex, MutexGuard};
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::beat::Beats;
 pub(crate) use self::session::HeldSession;
 
 use crate::Result;
@@ -41,7 +43,7 @@ pub(crate) struct Incarnation {
 }
 
 /// A runner according to its last heartbeat.
-#[derive(Debug, Clone, Default, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the contract's heartbeat has them")]
 pub struct Runner {
@@ -135,6 +137,7 @@ struct Poll {
 #[derive(Default)]
 pub(crate) struct Presence {
     memory: Mutex<Memory>,
+    beats: Beats,
 }
 
 impl Presence {
@@ -159,9 +162,11 @@ impl Presence {
 
     /// Whether this process wrote down a poll like this lately. If not, it does now.
     fn is_recorded(&self, runner: Uuid, group: Option<&str>, profiles: &[String]) -> bool {
+        // The heartbeats of a runner say that it is there.
+        let is_fresh = self.beats.is_fresh(runner);
         let mut memory = self.lock();
         if let Some(known) = memory.polls.get(&runner)
-            && known.at.elapsed() < POLL_INTERVAL
+            && (is_fresh || known.at.elapsed() < POLL_INTERVAL)
             && known.group.as_deref() == group
             && profiles.iter().all(|profile| known.profiles.contains(profile))
         {
@@ -213,10 +218,16 @@ impl Backend {
         sessions: Vec<HeldSession>,
     ) -> Result<Incarnation> {
         let id = runner.runner_id;
+        self.placement.hear();
+        if self.presence.beats.is_repeated(&runner, &sessions) {
+            self.placement.wake();
+            return Ok(Incarnation { runner: id, generation: runner.generation });
+        }
+        let (beat, held) = (runner.clone(), sessions.clone());
         let (generation, is_released) = self.db.write_relaxed("record a heartbeat", move |tx| {
             let mut known = Known::find(tx, id)?;
             if (known.generation, known.sequence) > (runner.generation, runner.sequence) {
-                return Ok((known.generation, false));
+                return Ok((known.generation, None));
             }
             if known.generation != 0 && known.generation != runner.generation {
                 // Its configuration may have changed.
@@ -249,10 +260,15 @@ impl Backend {
             tx.execute(bind, &[&id, &generation])?;
             let is_usable = |session: &&HeldSession| runner.would_resume(session);
             let usable: Vec<_> = sessions.iter().filter(is_usable).collect();
-            Ok((generation, session::replace(tx, id, &usable)?))
+            Ok((generation, Some(session::replace(tx, id, &usable)?)))
         })?;
         self.presence.forget(id);
-        if is_released {
+        match is_released {
+            Some(_) => self.presence.beats.remember(beat, held),
+            // A later one was written elsewhere.
+            None => self.presence.beats.forget(id),
+        }
+        if is_released == Some(true) {
             // Another runner may have its jobs at once.
             self.notifier.notify(Topic::Work);
         }

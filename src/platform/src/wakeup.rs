@@ -133,6 +133,7 @@ fn payloads(topics: Vec<Topic>) -> Vec<String> {
 /// Wakes those whose topic has another summary than before.
 fn compare(backend: &Backend, seen: &mut Seen) -> Result<()> {
     let (is_work, followed) = backend.notifier.waits();
+    let is_work = is_work || backend.placement.is_active();
     if !is_work && followed.is_empty() {
         return Ok(());
     }

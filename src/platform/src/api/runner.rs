@@ -107,8 +107,7 @@ fn poll(backend: &Backend, request: &mut Request<'_>, grant: &Grant) -> Result<R
     let group = Some(poll.group);
     let wanted = Wanted { group, profiles: poll.supported_profiles, excluded };
     let hold = backend.config.poll_hold;
-    let runner = backend.latest(poll.runner_id)?;
-    let (offer, cancelled) = backend.offer_held(&wanted, runner, hold)?;
+    let (offer, cancelled) = backend.offer_held(&wanted, poll.runner_id, hold)?;
     Ok(reply::json(&with_cancelled(json!({"job": offer}), &cancelled)))
 }
 
@@ -173,7 +172,7 @@ fn heartbeat(backend: &Backend, request: &mut Request<'_>, grant: &Grant) -> Res
         ..Runner::default()
     };
     let runner = backend.record_heartbeat(runner, sessions)?;
-    let cancelled = backend.cancelled(runner)?;
+    let cancelled = backend.cancelled_of(runner.runner)?;
     Ok(reply::json(&with_cancelled(json!({"ok": true}), &cancelled)))
 }
 

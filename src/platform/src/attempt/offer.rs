@@ -9,20 +9,19 @@ use uuid::Uuid;
 use crate::backend::{Backend, Look};
 use crate::clock::millis;
 use crate::db::{List, Outcome, Row, ToValue, Tx};
-use crate::health::{self, AVOIDED, Admission};
-use crate::notifier::Topic;
+use crate::health::{self, Admission};
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
 
 /// For how long a lost attempt is listed as cancelled. After that its guest has ended anyway, as its
 /// requests are rejected.
-const LOST_LISTED: Duration = Duration::from_secs(60 * 60);
+pub(crate) const LOST_LISTED: Duration = Duration::from_secs(60 * 60);
 
 /// For how long a job that was offered to one runner is not offered to another.
-const RESERVED: Duration = Duration::from_secs(1);
+pub(crate) const RESERVED: Duration = Duration::from_secs(1);
 
 /// After which silence a runner does not get the jobs of its sessions first: two heartbeats are missing.
-const SILENT: Duration = Duration::from_secs(25);
+pub(crate) const SILENT: Duration = Duration::from_secs(25);
 
 /// Which jobs a runner can take.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +34,7 @@ pub struct Wanted {
     pub excluded: Vec<RunId>,
 }
 
-/// The parameters of [`fits`] and [`is_held_elsewhere`].
+/// The parameters of [`fits`] and [`is_here`].
 struct Query {
     profiles: List,
     excluded: List,
@@ -84,19 +83,22 @@ fn fits(tx: &Tx<'_>) -> String {
     )
 }
 
-/// The condition that no runner but `?4` has the VM of the job's session. A runner that is silent since
-/// `?6`, is full, unhealthy or drained, or takes no jobs does not count, and none does for a job that was queued before `?5`.
-/// The clock may have been set back. Nor did the job fail to start at `?4` since `?8`.
-const IS_HERE: &str = "(session IS NULL OR created <= ?5 OR created > ?7 OR coalesce((
+/// The runner that has the VM of a job's session. One that is silent since `?6`, is full, unhealthy or drained, or takes
+/// no jobs does not count.
+pub(crate) const HOLDER: &str = "(
     SELECT held_sessions.runner FROM held_sessions JOIN runners ON runners.id = held_sessions.runner
     WHERE held_sessions.session = jobs.session
         AND held_sessions.profile = coalesce(jobs.profile, 'default')
         AND runners.seen > ?6 AND runners.is_open = 1 AND runners.drained = 0 AND runners.strikes = 0
         AND (jobs.runner_group IS NULL OR runners.runner_group IS NULL
             OR runners.runner_group = jobs.runner_group)
-    ORDER BY held_sessions.completed DESC, held_sessions.runner LIMIT 1), ?4) = ?4)
-    AND NOT EXISTS (SELECT 1 FROM start_failures
-        WHERE start_failures.job = jobs.id AND start_failures.runner = ?4 AND failed > ?8)";
+    ORDER BY held_sessions.completed DESC, held_sessions.runner LIMIT 1)";
+
+/// The condition that no runner but `?4` has the VM of the job's session. None counts for a job that was queued before
+/// `?5`. The clock may have been set back.
+fn is_here() -> String {
+    format!("(session IS NULL OR created <= ?5 OR created > ?7 OR coalesce({HOLDER}, ?4) = ?4)")
+}
 
 impl Backend {
     /// The oldest job that fits. Another runner may claim it first.
@@ -108,10 +110,11 @@ impl Backend {
                 return Ok(Err(false));
             }
             let find = format!(
-                "SELECT {OFFER} FROM jobs WHERE {} AND {IS_HERE} ORDER BY id LIMIT 1",
-                fits(tx)
+                "SELECT {OFFER} FROM jobs WHERE {} AND {} ORDER BY id LIMIT 1",
+                fits(tx),
+                is_here()
             );
-            let row: [&dyn ToValue; 8] = [
+            let row: [&dyn ToValue; 7] = [
                 &query.profiles,
                 &query.excluded,
                 &query.group,
@@ -119,7 +122,6 @@ impl Backend {
                 &tx.now().saturating_sub(query.affinity),
                 &tx.now().saturating_sub(millis(SILENT)),
                 &tx.now(),
-                &tx.now().saturating_sub(millis(AVOIDED)),
             ];
             match tx.query_opt(&find, &row, offer)? {
                 Some(offer) => Ok(Ok(offer)),
@@ -131,74 +133,6 @@ impl Backend {
             Err(true) => Look::Again(self.config.affinity),
             Err(false) => Look::Nothing,
         })
-    }
-
-    /// As [`Backend::offer`], but other runners are not offered the job for [`RESERVED`]: of many that
-    /// wait, each gets another job, and a new job does not wake all of them. `Err` is for how long
-    /// jobs that fit are reserved for others; `None` if there are none.
-    fn offer_to(
-        &self,
-        wanted: &Wanted,
-        runner: Uuid,
-    ) -> Result<std::result::Result<Offer, Option<Duration>>> {
-        let query = Query::of(wanted, runner, self.config.affinity);
-        let again = RESERVED.min(self.config.affinity);
-        self.db.write_relaxed("offer a job", move |tx| {
-            if let Admission::Closed(until) = health::admission(tx, runner)? {
-                let left = |until: i64| until.saturating_sub(tx.now()).max(1);
-                let left = until.and_then(|until| u64::try_from(left(until)).ok());
-                return Ok(Err(left.map(Duration::from_millis)));
-            }
-            let free = format!(
-                "SELECT id FROM jobs WHERE {} AND {IS_HERE} AND (offered_to IS NULL OR offered_to = ?4
-                     OR offered <= ?9 OR offered > ?7) ORDER BY id LIMIT 1",
-                fits(tx)
-            );
-            let free = tx.skipping(&free);
-            let reserve = format!(
-                "UPDATE jobs SET offered = ?7, offered_to = ?4 WHERE id = ({free})
-                 RETURNING {OFFER}"
-            );
-            let row: [&dyn ToValue; 9] = [
-                &query.profiles,
-                &query.excluded,
-                &query.group,
-                &query.runner,
-                &tx.now().saturating_sub(query.affinity),
-                &tx.now().saturating_sub(millis(SILENT)),
-                &tx.now(),
-                &tx.now().saturating_sub(millis(AVOIDED)),
-                &tx.now().saturating_sub(millis(RESERVED)),
-            ];
-            if let Some(offer) = tx.query_opt(&reserve, &row, offer)? {
-                health::offered(tx, runner)?;
-                return Ok(Ok(offer));
-            }
-            Ok(Err(query.is_any_later(tx)?.then_some(again)))
-        })
-    }
-
-    /// Waits up to `hold` for a job for a runner, or for the cancellation of a job that it may run. Each
-    /// cancellation is returned once.
-    pub(crate) fn offer_held(
-        &self,
-        wanted: &Wanted,
-        runner: Incarnation,
-        hold: Duration,
-    ) -> Result<(Option<Offer>, Vec<RunId>)> {
-        let known = self.cancelled(runner)?;
-        let found = self.held(Topic::Work, hold, || {
-            let offered = self.offer_to(wanted, runner.runner)?;
-            let mut cancelled = self.cancelled(runner)?;
-            cancelled.retain(|run| !known.contains(run));
-            Ok(match offered {
-                Ok(offer) => Look::Found((Some(offer), cancelled)),
-                Err(_) if !cancelled.is_empty() => Look::Found((None, cancelled)),
-                Err(Some(delay)) => Look::Again(delay),
-                Err(None) => Look::Nothing,
-            })
-        })?;
-        Ok(found.unwrap_or_default())
     }
 
     /// The jobs that a runner must end if it runs them: those with a requested cancellation, and
