@@ -42,7 +42,8 @@ fn main() {
     server.sql("postgres", "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'");
     server.stop();
     server.run();
-    server.sql("postgres", "CREATE EXTENSION pg_stat_statements; CREATE DATABASE jobs");
+    server.sql("postgres", "CREATE EXTENSION pg_stat_statements");
+    server.sql("postgres", "CREATE DATABASE jobs");
     let folder = tempfile::tempdir().unwrap();
     let replica = Replica::start(folder.path(), &server.url("jobs"));
     let empty = replica.memory_kib();
