@@ -7,6 +7,7 @@
 //! It stops in the reverse order, after it has ended all long polls.
 
 use std::fs::{self, Permissions};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -68,27 +69,21 @@ impl Platform {
         let mut platform =
             Self { backend, server, threads: Vec::new(), is_ended: false, addresses };
         // 3, and if one does not start the drop ends the others.
-        platform.spawn(TIMER, timer::run)?;
-        let work = platform.backend.notifier.subscribe_placer();
-        platform.spawn(PLACE, move |backend| placement::run(backend, &work))?;
+        let backend = Arc::clone(&platform.backend);
+        platform.keep(TIMER, base::thread::spawn(TIMER, move || timer::run(&backend)))?;
+        let backend = Arc::clone(&platform.backend);
+        let work = backend.notifier.subscribe_placer();
+        let place = base::thread::spawn(PLACE, move || placement::run(&backend, &work));
+        platform.keep(PLACE, place)?;
         #[cfg(feature = "postgres")]
         if platform.backend.db.is_shared() {
-            let outbound = platform.backend.notifier.forward();
-            let outbound =
-                outbound.map_err(|errno| Error::Thread { name: WAKEUP, source: errno.into() })?;
-            platform.spawn(WAKEUP, move |backend| crate::wakeup::run(backend, &outbound))?;
+            platform.keep(WAKEUP, forward(&platform.backend))?;
         }
         log::debug!("platform serves; addresses={:?}", platform.addresses);
         Ok(platform)
     }
 
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        work: impl FnOnce(&Arc<Backend>) + Send + 'static,
-    ) -> Result<()> {
-        let backend = Arc::clone(&self.backend);
-        let thread = base::thread::spawn(name, move || work(&backend));
+    fn keep(&mut self, name: &'static str, thread: io::Result<JoinHandle<()>>) -> Result<()> {
         self.threads.push((name, thread.map_err(|source| Error::Thread { name, source })?));
         Ok(())
     }
@@ -156,6 +151,14 @@ impl Drop for Platform {
             log::error!("cannot stop the platform; error={}", chain(&error));
         }
     }
+}
+
+/// Starts the thread that forwards notifications between the platforms of a database.
+#[cfg(feature = "postgres")]
+fn forward(backend: &Arc<Backend>) -> io::Result<JoinHandle<()>> {
+    let outbound = backend.notifier.forward()?;
+    let backend = Arc::clone(backend);
+    base::thread::spawn(WAKEUP, move || crate::wakeup::run(&backend, &outbound))
 }
 
 /// Removes old jobs and unreferenced content where no platform serves the state folder. Otherwise use

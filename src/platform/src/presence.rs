@@ -208,6 +208,48 @@ impl Known {
     }
 }
 
+/// Writes a heartbeat down, unless a later one was. Returns the runner's latest known process, and if it was written,
+/// whether the runner no longer holds a session.
+fn write(tx: &Tx<'_>, runner: &Runner, sessions: &[HeldSession]) -> Outcome<(i64, Option<bool>)> {
+    let id = runner.runner_id;
+    let mut known = Known::find(tx, id)?;
+    if (known.generation, known.sequence) > (runner.generation, runner.sequence) {
+        return Ok((known.generation, None));
+    }
+    if known.generation != 0 && known.generation != runner.generation {
+        // Its configuration may have changed.
+        known.profiles.clear();
+    }
+    known.profiles.extend(runner.admittable_profiles.iter().cloned());
+    let set = "INSERT INTO runners
+                   (id, generation, sequence, body, profiles, seen, present, runner_group, is_open)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8)
+               ON CONFLICT (id) DO UPDATE SET generation = ?2, sequence = ?3, body = ?4,
+                   profiles = ?5, seen = ?6, present = ?6, runner_group = ?7, is_open = ?8";
+    let (body, profiles) =
+        (serde_json::to_string(&runner)?, serde_json::to_string(&known.profiles)?);
+    let (generation, group) = (runner.generation, &runner.group);
+    let row: [&dyn ToValue; 8] = [
+        &id,
+        &generation,
+        &runner.sequence,
+        &body,
+        &profiles,
+        &tx.now(),
+        group,
+        &runner.takes_jobs(),
+    ];
+    tx.execute(set, &row)?;
+    let bind = "UPDATE attempts SET generation = ?2
+                WHERE runner = ?1 AND generation = 0 AND state = 'live'
+                    AND (job, attempt) IN (
+                        SELECT id, attempt FROM jobs WHERE status = 'running')";
+    tx.execute(bind, &[&id, &generation])?;
+    let is_usable = |session: &&HeldSession| runner.would_resume(session);
+    let usable: Vec<_> = sessions.iter().filter(is_usable).collect();
+    Ok((generation, Some(session::replace(tx, id, &usable)?)))
+}
+
 impl Backend {
     /// Records a heartbeat, unless a later one arrived first. Attempts that the runner claimed before its
     /// generation was known now belong to this generation: a runner may claim before its first
@@ -224,44 +266,8 @@ impl Backend {
             return Ok(Incarnation { runner: id, generation: runner.generation });
         }
         let (beat, held) = (runner.clone(), sessions.clone());
-        let (generation, is_released) = self.db.write_relaxed("record a heartbeat", move |tx| {
-            let mut known = Known::find(tx, id)?;
-            if (known.generation, known.sequence) > (runner.generation, runner.sequence) {
-                return Ok((known.generation, None));
-            }
-            if known.generation != 0 && known.generation != runner.generation {
-                // Its configuration may have changed.
-                known.profiles.clear();
-            }
-            known.profiles.extend(runner.admittable_profiles.iter().cloned());
-            let set = "INSERT INTO runners
-                           (id, generation, sequence, body, profiles, seen, present, runner_group, is_open)
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7, ?8)
-                       ON CONFLICT (id) DO UPDATE SET generation = ?2, sequence = ?3, body = ?4,
-                           profiles = ?5, seen = ?6, present = ?6, runner_group = ?7, is_open = ?8";
-            let (body, profiles) =
-                (serde_json::to_string(&runner)?, serde_json::to_string(&known.profiles)?);
-            let (generation, group) = (runner.generation, &runner.group);
-            let row: [&dyn ToValue; 8] = [
-                &id,
-                &generation,
-                &runner.sequence,
-                &body,
-                &profiles,
-                &tx.now(),
-                group,
-                &runner.takes_jobs(),
-            ];
-            tx.execute(set, &row)?;
-            let bind = "UPDATE attempts SET generation = ?2
-                        WHERE runner = ?1 AND generation = 0 AND state = 'live'
-                            AND (job, attempt) IN (
-                                SELECT id, attempt FROM jobs WHERE status = 'running')";
-            tx.execute(bind, &[&id, &generation])?;
-            let is_usable = |session: &&HeldSession| runner.would_resume(session);
-            let usable: Vec<_> = sessions.iter().filter(is_usable).collect();
-            Ok((generation, Some(session::replace(tx, id, &usable)?)))
-        })?;
+        let (generation, is_released) =
+            self.db.write_relaxed("record a heartbeat", move |tx| write(tx, &runner, &sessions))?;
         self.presence.forget(id);
         match is_released {
             Some(_) => self.presence.beats.remember(beat, held),

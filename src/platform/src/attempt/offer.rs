@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::backend::{Backend, Look};
 use crate::clock::millis;
 use crate::db::{List, Outcome, Row, ToValue, Tx};
-use crate::health::{self, Admission};
+use crate::health::{self, AVOIDED, Admission};
 use crate::presence::Incarnation;
 use crate::{Result, RunId};
 
@@ -95,9 +95,13 @@ pub(crate) const HOLDER: &str = "(
     ORDER BY held_sessions.completed DESC, held_sessions.runner LIMIT 1)";
 
 /// The condition that no runner but `?4` has the VM of the job's session. None counts for a job that was queued before
-/// `?5`. The clock may have been set back.
+/// `?5`. The clock may have been set back. Nor did the job fail to start at `?4` since `?8`.
 fn is_here() -> String {
-    format!("(session IS NULL OR created <= ?5 OR created > ?7 OR coalesce({HOLDER}, ?4) = ?4)")
+    format!(
+        "(session IS NULL OR created <= ?5 OR created > ?7 OR coalesce({HOLDER}, ?4) = ?4)
+         AND NOT EXISTS (SELECT 1 FROM start_failures
+             WHERE start_failures.job = jobs.id AND start_failures.runner = ?4 AND failed > ?8)"
+    )
 }
 
 impl Backend {
@@ -114,7 +118,7 @@ impl Backend {
                 fits(tx),
                 is_here()
             );
-            let row: [&dyn ToValue; 7] = [
+            let row: [&dyn ToValue; 8] = [
                 &query.profiles,
                 &query.excluded,
                 &query.group,
@@ -122,6 +126,7 @@ impl Backend {
                 &tx.now().saturating_sub(query.affinity),
                 &tx.now().saturating_sub(millis(SILENT)),
                 &tx.now(),
+                &tx.now().saturating_sub(millis(AVOIDED)),
             ];
             match tx.query_opt(&find, &row, offer)? {
                 Some(offer) => Ok(Ok(offer)),

@@ -1,12 +1,11 @@
 //! The hint which runners may have jobs to cancel: of a thousand, most have none, so one query is for all.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use base::error::chain;
 use uuid::Uuid;
 
-use super::News;
+use super::seat::{Hint, News};
 use crate::attempt::LOST_LISTED;
 use crate::backend::Backend;
 use crate::clock::millis;
@@ -16,22 +15,6 @@ use crate::{Result, RunId};
 /// How long a hint is good without a notification, and when it is renewed.
 const GOOD: Duration = Duration::from_secs(6);
 const RENEWED: Duration = Duration::from_secs(4);
-
-/// The runners with jobs to cancel.
-pub(super) struct Hint {
-    runners: HashSet<Uuid>,
-    /// Whether any attempt has no known runner: then it may be anyone's.
-    is_any: bool,
-    /// The notifications that it came after.
-    version: u64,
-    at: Instant,
-}
-
-impl Hint {
-    fn names(&self, runner: Uuid) -> bool {
-        self.is_any || self.runners.contains(&runner)
-    }
-}
 
 impl Backend {
     /// As [`Backend::cancelled`], without a query for a runner that has none.
@@ -63,7 +46,7 @@ impl Backend {
         match self.read_hint(version) {
             Ok(hint) => {
                 let seats = self.placement.seats();
-                let named = seats.iter().filter(|seat| hint.names(seat.runner));
+                let named = seats.iter().filter(|seat| hint.names(seat.ask.runner));
                 named.for_each(|seat| seat.tell(News::Cancelled));
                 *self.placement.hint.lock() = Some(hint);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use contract::Offer;
 use uuid::Uuid;
 
-use super::{Class, Seat};
+use super::seat::{Class, Seat};
 use crate::Result;
 use crate::attempt::{HOLDER, RESERVED, SILENT};
 use crate::backend::Backend;
@@ -58,8 +58,8 @@ impl Room {
         let mut classes = Vec::new();
         let mut class_of = Vec::new();
         for seat in seats {
-            let number = *numbers.entry(&seat.class).or_insert_with(|| {
-                classes.push(seat.class.clone());
+            let number = *numbers.entry(&seat.ask.class).or_insert_with(|| {
+                classes.push(seat.ask.class.clone());
                 classes.len() - 1
             });
             class_of.push(number);
@@ -166,7 +166,7 @@ fn place(
             continue;
         };
         let seat = free.remove(place);
-        let Some(runner) = room.seats.get(seat).map(|seat| seat.runner) else { continue };
+        let Some(runner) = room.seats.get(seat).map(|seat| seat.ask.runner) else { continue };
         if !reserve(tx, id, runner)? {
             // The seat may have the next one.
             free.insert(place, seat);
@@ -178,6 +178,8 @@ fn place(
             bars.admissions.insert(runner, Admission::Closed(None));
         }
         offers.push((seat, candidate.offer));
+        // The runner may not come for it.
+        again = again.or(Some(RESERVED));
     }
     Ok((offers, again))
 }
@@ -187,13 +189,13 @@ fn takes(room: &Room, number: usize, (job, candidate): (i64, &Candidate), bars: 
     let (Some(seat), Some(class)) = (room.seats.get(number), room.class_of.get(number)) else {
         return false;
     };
-    let is_for = |only: Option<Uuid>| only.is_none_or(|runner| runner == seat.runner);
+    let is_for = |only: Option<Uuid>| only.is_none_or(|runner| runner == seat.ask.runner);
     candidate.classes.contains(class)
         && is_for(candidate.only)
         && is_for(candidate.other)
-        && !seat.excluded.contains(&candidate.offer.run_id)
-        && !matches!(bars.admissions.get(&seat.runner), Some(Admission::Closed(_)))
-        && !bars.failures.contains(&(job, seat.runner))
+        && !seat.ask.excluded.contains(&candidate.offer.run_id)
+        && !matches!(bars.admissions.get(&seat.ask.runner), Some(Admission::Closed(_)))
+        && !bars.failures.contains(&(job, seat.ask.runner))
 }
 
 /// Keeps a job from other runners for [`RESERVED`]. Passes over one that is being claimed, or that another platform

@@ -221,3 +221,16 @@ fn a_resumed_job_that_is_queued_again_waits_for_no_runner() {
 
     assert_eq!(offered(&host, OTHER, "a/b"), json!(run));
 }
+
+#[test]
+fn a_job_that_is_offered_and_not_claimed_goes_to_the_other_held_poll() {
+    let host = &Host::start();
+
+    let (offered, run) = std::thread::scope(|scope| {
+        let held = [RUNNER, OTHER].map(|runner| scope.spawn(move || offered(host, runner, "a/b")));
+        let run = host.submit("x");
+        (held.map(|one| one.join().unwrap()), run)
+    });
+
+    assert_eq!(offered, [json!(run), json!(run)]);
+}
