@@ -168,20 +168,22 @@ impl Line {
         self.socket.write_all(request.as_bytes()).unwrap();
     }
 
-    /// Reads what is there; the reply once it is complete.
-    fn read(&mut self) -> Option<Value> {
+    /// Reads what is there; the replies that are complete. A late heartbeat's comes with the next one's.
+    fn read(&mut self) -> Vec<Value> {
         let mut piece = [0; 4096];
         let count = self.socket.read(&mut piece).unwrap();
         assert!(count > 0, "the platform closed a connection");
         self.reply.extend_from_slice(&piece[..count]);
+        std::iter::from_fn(|| self.take()).collect()
+    }
+
+    fn take(&mut self) -> Option<Value> {
         let text = String::from_utf8_lossy(&self.reply).into_owned();
         let (head, body) = text.split_once("\r\n\r\n")?;
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        if body.len() < length.unwrap().parse::<usize>().unwrap() {
-            return None;
-        }
+        let body = body.get(..length.unwrap().parse().unwrap())?;
         assert!(head.starts_with("HTTP/1.1 200"), "{text}");
-        self.reply.clear();
+        self.reply.drain(..head.len() + 4 + body.len());
         Some(serde_json::from_str(body).unwrap())
     }
 }
@@ -222,10 +224,10 @@ impl Fleet {
             for (number, is_poll) in self.readable() {
                 let runner = &mut self.runners[number];
                 if !is_poll {
-                    self.beats += u64::from(runner.beat.read().is_some());
+                    self.beats += runner.beat.read().len() as u64;
                     continue;
                 }
-                let Some(reply) = runner.poll.read() else { continue };
+                let Some(reply) = runner.poll.read().pop() else { continue };
                 self.polls += 1;
                 Self::poll(runner, &self.token);
                 if !reply["job"].is_null() && is_wanted(&reply["job"]["runId"]) {
