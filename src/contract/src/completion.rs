@@ -16,6 +16,9 @@ pub struct CompleteRequest {
     pub completion: Completion,
 }
 
+/// The error of a job whose runner was killed and reports it from its journal.
+pub const RUNNER_DIED: &str = "the runner died";
+
 /// The end of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -25,7 +25,7 @@ mod operation;
 mod outcome;
 mod run_id;
 
-pub use completion::{CompleteRequest, Completion, SandboxReuse};
+pub use completion::{CompleteRequest, Completion, RUNNER_DIED, SandboxReuse};
 pub use group::is_group;
 pub use manifest::{InstructionCleanup, StorageManifest, StorageMount};
 pub use offer::Offer;

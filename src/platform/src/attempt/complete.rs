@@ -1,7 +1,7 @@
 //! Completions. The first one decides the outcome; a repeated one gets the same reply.
 
 use base::error::chain;
-use contract::Completion;
+use contract::{Completion, RUNNER_DIED};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -95,14 +95,15 @@ impl Backend {
 
 impl Caller {
     /// The runner to blame if a completion says that the attempt ended before its guest began. One in this
-    /// process is the only one as a rule, and its operator sees the error.
+    /// process is the only one as a rule, and its operator sees the error. One that was killed says nothing about its VMs.
     fn failed_start(
         &self,
         tx: &Tx<'_>,
         completion: &Completion,
         local: &[Uuid],
     ) -> Outcome<Option<Uuid>> {
-        if completion.exit_code == 0 || self.begun {
+        let died = completion.error.as_deref() == Some(RUNNER_DIED);
+        if completion.exit_code == 0 || self.begun || died {
             return Ok(None);
         }
         let query = "SELECT 1 FROM jobs WHERE id = ?1 AND cancelled IS NOT NULL";

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use base::date::epoch_ms;
 use base::sync::{Mutex, MutexGuard};
-use contract::{Completion, RunId};
+use contract::{Completion, RUNNER_DIED, RunId};
 use platform_client::{PlatformClient, RequestCancellation, RetryPolicy};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,9 +25,6 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::journal::{ClaimRecord, ClaimState, Journal};
 use crate::source::{Claim, DiscoveredJob, Discovery, RecoveredJobs, SourceKind, token_of};
-
-/// The error of a job whose runner was killed.
-const RUNNER_DIED: &str = "the runner died";
 
 /// The claims at one platform.
 pub(super) struct Claims {
