@@ -204,13 +204,13 @@ fn a_drained_runner_ends_its_jobs_and_gets_no_more_also_after_a_restart() {
 #[test]
 fn an_unknown_runner_and_an_ambiguous_one_are_rejected() {
     let host = host();
-    let absent = host.client().drain("nobody").unwrap_err().to_string();
+    let absent = host.client().drain("absent").unwrap_err().to_string();
     let mut twin = heartbeat(OTHER);
     twin["runnerName"] = json!("host-1");
     host.post_runner("heartbeat", &twin).ok();
     let ambiguous = host.client().drain("host-1").unwrap_err().to_string();
 
-    assert!(absent.contains("no runner `nobody`"), "{absent}");
+    assert!(absent.contains("no runner `absent`"), "{absent}");
     assert!(ambiguous.contains("several runners"), "{ambiguous}");
     assert!(host.client().drain(RUNNER).unwrap().drained);
 }

@@ -25,7 +25,7 @@ const DATABASE: &str = "jobs";
 const PORT: u16 = 8480;
 
 /// Guards against a test that never ends.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// All parts. They end in this order.
 pub(crate) struct Fleet {
@@ -179,14 +179,14 @@ impl Fleet {
 
     /// Waits for the end of a job.
     pub(crate) fn end(&self, run: platform::RunId) -> Job {
-        let job = self.ask(0, |client| client.wait(run, Some(Instant::now() + PATIENCE)));
+        let job = self.ask(0, |client| client.wait(run, Some(Instant::now() + WAIT_TIMEOUT)));
         assert!(job.status.is_final(), "{job:?}");
         job
     }
 
     /// Asks one platform after the other until one replies.
     fn ask<T>(&self, first: usize, call: impl Fn(&Client) -> platform::Result<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let mut replicas = self.replicas.iter().cycle().skip(first);
         loop {
             match call(&replicas.next().unwrap().client()) {
